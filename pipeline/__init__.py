@@ -1,0 +1,61 @@
+"""Frozen BERT inside scikit-learn: the shop window; every public name, each imported on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.artifact import load_pipeline, save_pipeline
+    from pipeline.bert.catalogue import catalogue
+    from pipeline.bert.checkpoint import CheckpointError
+    from pipeline.bert.tokenizing import TruncationWarning
+    from pipeline.datasets import load_reviews, read_table
+    from pipeline.evaluation import compare, evaluate
+    from pipeline.sentiment import make_sentiment_pipeline
+    from pipeline.vectorizer import BertVectorizer
+    from pipeline.walk import walk_text
+
+__version__ = "0.1.0"
+
+# name -> module: torch, transformers and pandas are imported when one of these is first touched.
+_HOME = {
+    "BertVectorizer": "pipeline.vectorizer",
+    "CheckpointError": "pipeline.bert.checkpoint",
+    "TruncationWarning": "pipeline.bert.tokenizing",
+    "catalogue": "pipeline.bert.catalogue",
+    "compare": "pipeline.evaluation",
+    "evaluate": "pipeline.evaluation",
+    "load_pipeline": "pipeline.artifact",
+    "load_reviews": "pipeline.datasets",
+    "make_sentiment_pipeline": "pipeline.sentiment",
+    "read_table": "pipeline.datasets",
+    "save_pipeline": "pipeline.artifact",
+    "walk_text": "pipeline.walk",
+}
+
+__all__ = [
+    "BertVectorizer",
+    "CheckpointError",
+    "TruncationWarning",
+    "__version__",
+    "catalogue",
+    "compare",
+    "evaluate",
+    "load_pipeline",
+    "load_reviews",
+    "make_sentiment_pipeline",
+    "read_table",
+    "save_pipeline",
+    "walk_text",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

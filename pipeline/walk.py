@@ -1,0 +1,88 @@
+"""walk_text: what BERT does to one text, step by step: tokens, ids, mask, hidden states. Used by cli and the docs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.bert.checkpoint import resolve
+from pipeline.bert.encoder import load_encoder, read_shape
+from pipeline.bert.tokenizing import TextTokenizer
+from pipeline.texts import check_texts
+from pipeline.vectorizer import DEFAULT_MODEL
+
+
+@dataclass(frozen=True)
+class TextWalk:
+    """One text on its way through BERT.
+
+    Attributes
+    ----------
+    tokens : list of str, length n_tokens
+        [CLS], the word pieces, [SEP], then [PAD] up to the length asked for.
+    input_ids, attention_mask : ndarray of shape (n_tokens,), int64
+        Their numbers in the vocabulary; 1 for real tokens and 0 for padding.
+    hidden_states : ndarray of shape (n_layers + 1, 1, n_tokens, hidden_size), float32
+        Layer 0 is the embedding output, the last one is ``last_hidden_state``.
+    n_lost : int
+        Tokens that did not fit and were cut from the end.
+    """
+
+    tokens: list[str]
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    hidden_states: np.ndarray
+    n_lost: int
+
+    @property
+    def last_hidden_state(self) -> np.ndarray:
+        """One vector per token of the last layer, shape (1, n_tokens, hidden_size)."""
+        return np.asarray(self.hidden_states[-1])
+
+    @property
+    def cls_vector(self) -> np.ndarray:
+        """The hidden state of [CLS] in the last layer, shape (hidden_size,)."""
+        return np.asarray(self.hidden_states[-1, 0, 0])
+
+
+def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None = None) -> TextWalk:
+    """Take one text through tokeniser and encoder, padding it as a tutorial would.
+
+    Parameters
+    ----------
+    text : str
+        One text.
+    model : str
+        Hub id or folder.
+    max_length : int, optional
+        Pad or cut to this many tokens. None: as long as the text is.
+
+    Returns
+    -------
+    TextWalk
+        Tokens, ids, mask and the hidden states of all layers.
+
+    Examples
+    --------
+    >>> walk_text("I love Paris", max_length=7).tokens
+    ['[CLS]', 'i', 'love', 'paris', '[SEP]', '[PAD]', '[PAD]']
+    """
+    checkpoint = resolve(model)
+    shape = read_shape(checkpoint)
+    if max_length is not None and not 3 <= max_length <= shape.max_positions:
+        raise ValueError(
+            f"max_length={max_length}; allowed are 3 ([CLS], a token, [SEP]) to {shape.max_positions}, the limit of {model!r}."
+        )
+    tokenizer = TextTokenizer(checkpoint.tokenizer_json, max_length or shape.max_positions, "head")
+    tokenized = tokenizer(check_texts([text]))
+    real = tokenized.input_ids[0]
+    n_padding = max(0, (max_length or 0) - len(real))
+    input_ids = np.concatenate([real, np.full(n_padding, checkpoint.config.get("pad_token_id") or 0)])
+    mask = np.concatenate([np.ones(len(real), dtype=np.int64), np.zeros(n_padding, dtype=np.int64)])
+    states = load_encoder(checkpoint, shape.n_layers).hidden_states(input_ids[None], mask[None])
+    return TextWalk(
+        tokens=[tokenizer.token(i) for i in input_ids],
+        input_ids=input_ids,
+        attention_mask=mask,
+        hidden_states=np.stack([state.cpu().numpy() for state in states]),
+        n_lost=int(tokenized.n_lost[0]),
+    )
