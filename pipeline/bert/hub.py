@@ -69,8 +69,8 @@ def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Pat
         at = f" at revision {revision!r}" if revision else ""
         raise FetchError(
             f"Model {model!r}{at} is not here: it is no folder, no installed copy, not in the hub cache "
-            f"({constants.HF_HUB_CACHE}), and {reason}; endpoint {constants.ENDPOINT}. Check the spelling and the connection, or copy the model's files to "
-            "this machine and give their folder as model=."
+            f"({constants.HF_HUB_CACHE}), and {reason}; endpoint {constants.ENDPOINT}. Check the spelling and the connection, "
+            "or copy the model's files to this machine and give their folder as model=."
         ) from error
     return folder, "hub cache", folder.name if _COMMIT.fullmatch(folder.name) else None
 

@@ -1,0 +1,164 @@
+"""Tiny random models of every family, built here: no test needs a network or a hub."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: nothing in this suite asks the hub
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
+
+hf_logging.disable_progress_bar()
+
+CORPUS = [
+    "A quiet, lovely film that stayed with me for days.",
+    "Two hours of my life I want back!",
+    "The soup was cold and the waiter did not care, but the terrace is beautiful.",
+    "I love Paris in the spring, when it drizzles.",
+    "Not a dull minute; don't miss it.",
+    "Überraschend gut. 東京 は 楽しい. Très bien.",
+]
+TEXTS = [*CORPUS, "", "film", "A quiet, lovely film that stayed with me for days.", "unbelievably embeddable", "a " * 30]
+FAMILIES = ("bert", "bert-cased", "distilbert", "roberta", "xlm-roberta", "electra")
+
+
+def _wordpiece(lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=160, special_tokens=specials, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    # what real tokenizer.json files carry, and what must never be used here
+    tokenizer.enable_truncation(9)
+    tokenizer.enable_padding(length=9, pad_id=0, pad_token="[PAD]")
+    return tokenizer
+
+
+def _roberta_like(byte_level: bool) -> Tokenizer:
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if byte_level:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=150, special_tokens=specials, unk_token="<unk>", show_progress=False)
+        tokenizer.decoder = decoders.Metaspace()
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+def build_model(
+    folder: Path, family: str, *, seed: int = 0, n_layers: int = 3, max_positions: int = 64, **config: object
+) -> Path:
+    """Write a random model of a family, with a tokenizer trained on `CORPUS`, as a model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model_type = family.removesuffix("-cased")
+    if model_type in ("roberta", "xlm-roberta"):
+        tokenizer = _roberta_like(byte_level=model_type == "roberta")
+        # they count positions from padding_idx + 1
+        values = {"max_position_embeddings": max_positions + 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    else:
+        tokenizer = _wordpiece(lowercase=not family.endswith("-cased"))
+        values = {"max_position_embeddings": max_positions, "pad_token_id": 0}
+    if model_type == "distilbert":
+        values |= {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": n_layers}
+    else:
+        values |= {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": n_layers}
+    if model_type == "electra":
+        values["embedding_size"] = 16
+    tokenizer.save(str(folder / "tokenizer.json"))
+    vocabulary = tokenizer.get_vocab_size()
+    torch.manual_seed(seed)
+    settings = CONFIG_MAPPING[model_type](vocab_size=vocabulary, initializer_range=0.3, **(values | config))
+    MODEL_MAPPING[type(settings)](settings).eval().save_pretrained(folder)
+    names = (
+        ("<s>", "</s>", "<pad>", "<unk>") if model_type in ("roberta", "xlm-roberta") else ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+    )
+    keys = ("cls_token", "sep_token", "pad_token", "unk_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(zip(keys, names, strict=True))))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Give the folder of a tiny random model by family name; each is built once."""
+    built: dict[str, str] = {}
+
+    def get(family: str) -> str:
+        if family not in built:
+            built[family] = str(build_model(tmp_path_factory.mktemp("models") / family, family))
+        return built[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(model_folder: Callable[[str], str]) -> str:
+    """Give the folder of a random 3-layer BERT of width 32, uncased."""
+    return model_folder("bert")
+
+
+class HuggingFace:
+    """The outside oracle: transformers' own tokenizer and forward, one text at a time, nothing of ours."""
+
+    def __init__(self, folder: str) -> None:
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        config = json.loads((Path(folder) / "tokenizer_config.json").read_text())
+        self.tokenizer = PreTrainedTokenizerFast(
+            tokenizer_file=str(Path(folder) / "tokenizer.json"),
+            **{k: config[k] for k in ("cls_token", "sep_token", "pad_token", "unk_token")},
+        )
+
+    def ids(self, text: str, max_length: int = 64) -> list[int]:
+        return self.tokenizer(text, truncation=True, max_length=max_length, padding=False)["input_ids"]
+
+    def hidden_states(self, text: str, max_length: int = 64) -> np.ndarray:
+        """All layers of one text, shape (n_layers + 1, n_tokens, hidden_size)."""
+        return self.hidden_states_of_ids(self.ids(text, max_length))
+
+    def hidden_states_of_ids(self, ids: list[int]) -> np.ndarray:
+        input_ids = torch.tensor([ids])
+        with torch.inference_mode():
+            output = self.model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), output_hidden_states=True)
+        return torch.stack(output.hidden_states)[:, 0].numpy()
+
+    def sentence_vector(self, text: str, layer: int, pooling: str, max_length: int = 64) -> np.ndarray:
+        state = self.hidden_states(text, max_length)[layer]  # (n_tokens, hidden_size)
+        return {"cls": state[0], "mean": state.mean(axis=0), "max": state.max(axis=0)}[pooling]
+
+
+@pytest.fixture(scope="session")
+def hugging_face() -> Callable[[str], HuggingFace]:
+    """Give the oracle of a model folder."""
+    loaded: dict[str, HuggingFace] = {}
+
+    def get(folder: str) -> HuggingFace:
+        if folder not in loaded:
+            loaded[folder] = HuggingFace(folder)
+        return loaded[folder]
+
+    return get

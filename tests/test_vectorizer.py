@@ -1,0 +1,399 @@
+"""BertVectorizer: its vectors equal HF's own, its parameters do what they say, its errors say what to do."""
+
+import copy
+import pickle
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils._param_validation import InvalidParameterError
+
+from pipeline import BertVectorizer, CheckpointError, TruncationWarning
+from pipeline.bert.checkpoint import installed_folder
+from pipeline.vectorizer import DEFAULT_MODEL
+from tests.conftest import FAMILIES, TEXTS, build_model
+
+TOLERANCE = 1e-5  # the promise: float32 on CPU, whatever the batch
+
+
+def reference(oracle, texts, layers, pooling, combine, max_length=64):
+    """Slow and obvious: one text, one pooling, one layer at a time."""
+    rows = []
+    for text in texts:
+        parts = []
+        for p in pooling:
+            vectors = [oracle.sentence_vector(text, layer, p, max_length) for layer in layers]
+            if combine == "concat":
+                parts += vectors
+            else:
+                parts.append(np.mean(vectors, axis=0) if combine == "mean" else np.sum(vectors, axis=0))
+        rows.append(np.concatenate(parts))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_pooling_of_every_layer_equals_hugging_face_one_text_at_a_time(family, model_folder, hugging_face):
+    folder = model_folder(family)
+    vectorizer = BertVectorizer(folder, pooling=("cls", "mean", "max"), layers="all")
+    expected = reference(hugging_face(folder), TEXTS, range(4), ("cls", "mean", "max"), "concat")
+    assert np.abs(vectorizer.fit_transform(TEXTS) - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("combine", ["concat", "mean", "sum"])
+@pytest.mark.parametrize("layers", [-1, 0, 2, (-2, -1), (3, 0), "all"])
+def test_layers_are_combined_as_the_slow_reference_does(combine, layers, tiny_bert, hugging_face):
+    asked = {"all": (0, 1, 2, 3), -1: (3,), (-2, -1): (2, 3)}.get(layers, layers if isinstance(layers, tuple) else (layers,))
+    features = BertVectorizer(tiny_bert, layers=layers, combine=combine, pooling=("max", "cls")).fit_transform(TEXTS)
+    expected = reference(hugging_face(tiny_bert), TEXTS, asked, ("max", "cls"), combine)
+    assert features.shape == expected.shape
+    assert np.abs(features - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 7, 64, 100_000])
+def test_the_size_of_a_batch_changes_nothing(batch_tokens, tiny_bert, hugging_face):
+    features = BertVectorizer(tiny_bert, batch_tokens=batch_tokens).fit_transform(TEXTS)
+    assert np.abs(features - reference(hugging_face(tiny_bert), TEXTS, (3,), ("mean",), "concat")).max() <= TOLERANCE
+
+
+def test_the_default_model_equals_hugging_face(hugging_face):
+    folder = str(installed_folder(DEFAULT_MODEL))
+    texts = ["I love Paris", "", "Überraschend gut 😀", "don't", "word " * 300, "A quiet, lovely film.", "东京"]
+    features = BertVectorizer(pooling=("cls", "mean", "max"), layers="all").fit_transform(texts)
+    expected = reference(hugging_face(folder), texts, range(7), ("cls", "mean", "max"), "concat", max_length=512)
+    assert features.dtype == np.float32
+    assert np.abs(features - expected).max() <= TOLERANCE
+
+
+def test_only_the_layers_up_to_the_deepest_asked_for_are_run(tiny_bert, monkeypatch):
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    calls = []
+    forward = BertLayer.forward
+    monkeypatch.setattr(BertLayer, "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
+    BertVectorizer(tiny_bert, layers=(0, 1)).fit_transform(["one batch"])
+    assert len(calls) == 1
+
+
+def test_each_distinct_text_is_encoded_once_per_call(tiny_bert, monkeypatch):
+    from pipeline.bert.encoder import Encoder
+
+    rows = []
+    run = Encoder.hidden_states
+    monkeypatch.setattr(Encoder, "hidden_states", lambda self, ids, *a: rows.append(len(ids)) or run(self, ids, *a))
+    features = BertVectorizer(tiny_bert).fit_transform(["same", "other", "same", "same"])
+    assert sum(rows) == 2
+    assert np.array_equal(features[0], features[2])
+    assert not np.array_equal(features[0], features[1])
+
+
+def test_normalized_rows_have_length_one(tiny_bert):
+    rows = BertVectorizer(tiny_bert, normalize=True).fit_transform(TEXTS)
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1)
+
+
+# ---- the pooler
+
+
+def test_the_pooler_is_the_checkpoints_own_pooler_output(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    with torch.inference_mode():
+        expected = oracle.model(input_ids=torch.tensor([oracle.ids("I love Paris")])).pooler_output[0].numpy()
+    found = BertVectorizer(tiny_bert, pooling=("pooler", "cls")).fit_transform(["I love Paris"])[0]
+    assert np.abs(found[:32] - expected).max() <= TOLERANCE
+    assert not np.allclose(found[:32], found[32:])
+
+
+@pytest.mark.parametrize("family", ["distilbert", "electra"])
+def test_the_pooler_is_refused_where_the_checkpoint_has_no_trained_one(family, model_folder):
+    with pytest.raises(ValueError, match=r"needs a trained pooler.*has none.*random.*Use 'cls' or 'mean'"):
+        BertVectorizer(model_folder(family), pooling="pooler").fit(["text"])
+
+
+def test_a_masked_language_model_has_no_pooler_but_all_layers(tmp_path, hugging_face):
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = build_model(tmp_path / "mlm", "bert")
+    config = BertConfig.from_pretrained(folder)
+    torch.manual_seed(3)
+    BertForMaskedLM(config).eval().save_pretrained(folder)
+    features = BertVectorizer(str(folder), layers="all").fit_transform(["I love Paris"])
+    expected = reference(hugging_face(str(folder)), ["I love Paris"], range(4), ("mean",), "concat")
+    assert np.abs(features - expected).max() <= TOLERANCE
+    with pytest.raises(ValueError, match="needs a trained pooler"):
+        BertVectorizer(str(folder), pooling="pooler").fit(["text"])
+
+
+def test_the_pooler_is_refused_for_other_layers(tiny_bert):
+    with pytest.raises(ValueError, match=r"last layer only; layers=\(1, 2\)"):
+        BertVectorizer(tiny_bert, pooling="pooler", layers=(1, 2)).fit(["text"])
+
+
+# ---- truncation
+
+LONG = " ".join(f"{word} {i}" for i, word in enumerate(["film", "soup", "paris", "dull", "days", "hours", "life", "spring"]))
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+def test_cut_texts_are_encoded_as_hugging_face_encodes_the_tokens_that_are_left(truncation, tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    cls, *own, sep = oracle.ids(LONG)
+    kept = {"head": own[:8], "tail": own[-8:], "head_tail": own[:2] + own[-6:]}[truncation]
+    vectorizer = BertVectorizer(tiny_bert, max_length=10, truncation=truncation)
+    with pytest.warns(TruncationWarning, match=rf"1 of 2 texts.*max_length=10.*'{truncation}' cut {len(own) - 8} of "):
+        features = vectorizer.fit_transform([LONG, "film"])
+    expected = oracle.hidden_states_of_ids([cls, *kept, sep])[3].mean(axis=0)
+    assert np.abs(features[0] - expected).max() <= TOLERANCE
+    assert vectorizer.truncation_report_ == {
+        "n_texts": 2,
+        "texts_cut": 1,
+        "n_tokens": len(own) + 2 + len(oracle.ids("film")),
+        "tokens_lost": len(own) - 8,
+        "share_lost": pytest.approx((len(own) - 8) / (len(own) + 2 + len(oracle.ids("film")))),
+        "texts_in_windows": 0,
+    }
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_windows_are_those_of_hugging_face_and_averaged_by_their_tokens(pooling, tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    windows = oracle.tokenizer(LONG, truncation=True, max_length=10, stride=2, return_overflowing_tokens=True, padding=False)[
+        "input_ids"
+    ]
+    assert len(windows) > 2
+    states = [oracle.hidden_states_of_ids(ids)[2] for ids in windows]
+    vectors = [{"cls": s[0], "mean": s.mean(axis=0), "max": s.max(axis=0)}[pooling] for s in states]
+    expected = np.average(vectors, axis=0, weights=[len(ids) for ids in windows])
+    vectorizer = BertVectorizer(tiny_bert, max_length=10, truncation="window", pooling=pooling, layers=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is lost, so nothing is warned of
+        features = vectorizer.fit_transform(["film", LONG])
+    assert np.abs(features[1] - expected).max() <= TOLERANCE
+    assert vectorizer.truncation_report_["texts_in_windows"] == 1
+    assert vectorizer.truncation_report_["tokens_lost"] == 0
+
+
+def test_truncation_error_names_the_row_and_both_lengths(tiny_bert):
+    with pytest.raises(ValueError, match=r"text 1 has \d+ tokens, more than max_length=10.*'window'"):
+        BertVectorizer(tiny_bert, max_length=10, truncation="error").fit_transform(["film", LONG])
+
+
+def test_one_warning_per_call_and_none_for_texts_that_fit(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert, max_length=10).fit(["film"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vectorizer.transform([LONG, LONG + " more", "film"])
+    assert [w.category for w in caught] == [TruncationWarning]
+    assert vectorizer.truncation_report_["texts_cut"] == 0  # of the texts seen during fit
+
+
+def test_count_tokens_tells_which_texts_are_cut(tiny_bert, hugging_face):
+    vectorizer = BertVectorizer(tiny_bert, max_length=10).fit(["film"])
+    counts = vectorizer.count_tokens(pd.Series(["film", LONG], index=["a", "b"]))
+    n_long = len(hugging_face(tiny_bert).ids(LONG))
+    assert list(counts.index) == ["a", "b"]
+    assert counts["n_tokens"].tolist() == [len(hugging_face(tiny_bert).ids("film")), n_long]
+    assert counts["n_lost"].tolist() == [0, n_long - 10]
+
+
+# ---- token and word vectors
+
+
+def test_token_vectors_are_hugging_faces_hidden_states(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    frame = BertVectorizer(tiny_bert, layers=(1, 3)).fit(TEXTS).transform_tokens(TEXTS)
+    assert list(frame.columns[:4]) == ["text", "position", "token", "token_id"]
+    assert list(frame.columns[[4, -1]]) == ["layer1_00", "layer3_31"]
+    for i, text in enumerate(TEXTS):
+        rows = frame[frame["text"] == i]
+        assert rows["token_id"].tolist() == oracle.ids(text)
+        assert rows["token"].tolist() == oracle.tokenizer.convert_ids_to_tokens(oracle.ids(text))
+        assert rows["position"].tolist() == list(range(len(rows)))
+        states = oracle.hidden_states(text)
+        expected = np.concatenate([states[1], states[3]], axis=1)
+        assert np.abs(rows.iloc[:, 4:].to_numpy() - expected).max() <= TOLERANCE
+
+
+def test_word_vectors_are_the_means_of_their_word_pieces(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    text = "Unbelievably embeddable soup, don't"
+    frame = BertVectorizer(tiny_bert).fit([text]).transform_tokens([text], level="word")
+    assert frame["word"].tolist() == ["Unbelievably", "embeddable", "soup", ",", "don", "'", "t"]
+    encoding = oracle.tokenizer(text)
+    state = oracle.hidden_states(text)[3]
+    for number in range(len(frame)):
+        pieces = [i for i, word in enumerate(encoding.word_ids()) if word == number]
+        assert frame["n_tokens"][number] == len(pieces)
+        assert np.abs(frame.iloc[number, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max() <= TOLERANCE
+
+
+def test_words_that_are_split_already_keep_their_number(tiny_bert, hugging_face):
+    words = ["Unbelievably", "don't", "\u200b", "film"]  # the third is nothing to BERT
+    frame = BertVectorizer(tiny_bert).fit(["film"]).transform_tokens([words, ["soup"]], level="word")
+    assert frame["word"].tolist() == ["Unbelievably", "don't", "film", "soup"]
+    assert frame["position"].tolist() == [0, 1, 3, 0]
+    assert frame["text"].tolist() == [0, 0, 0, 1]
+    oracle = hugging_face(tiny_bert)
+    encoding = oracle.tokenizer(words, is_split_into_words=True)
+    state = oracle.hidden_states_of_ids(encoding["input_ids"])[3]
+    pieces = [i for i, word in enumerate(encoding.word_ids()) if word == 1]
+    assert np.abs(frame.iloc[1, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max() <= TOLERANCE
+
+
+def test_a_token_in_two_windows_gets_the_mean_of_its_vectors(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    vectorizer = BertVectorizer(tiny_bert, max_length=10, truncation="window").fit([LONG])
+    frame = vectorizer.transform_tokens([LONG])
+    windows = oracle.tokenizer(LONG, truncation=True, max_length=10, stride=2, return_overflowing_tokens=True)["input_ids"]
+    states = [oracle.hidden_states_of_ids(ids)[3] for ids in windows]
+    assert frame["token_id"].tolist() == oracle.ids(LONG)
+    shared = (states[0][7] + states[1][1]) / 2  # own token 6: last but one of the first window, first of the second
+    assert np.abs(frame.iloc[7, 4:].to_numpy(dtype=float) - shared).max() <= TOLERANCE
+    assert np.abs(frame.iloc[0, 4:].to_numpy(dtype=float) - np.mean([s[0] for s in states], axis=0)).max() <= TOLERANCE
+
+
+def test_positions_count_in_the_whole_text_where_it_was_cut(tiny_bert, hugging_face):
+    vectorizer = BertVectorizer(tiny_bert, max_length=6, truncation="tail").fit(["film"])
+    with pytest.warns(TruncationWarning):
+        frame = vectorizer.transform_tokens([LONG])
+    n_tokens = len(hugging_face(tiny_bert).ids(LONG))
+    assert frame["position"].tolist() == [0, *range(n_tokens - 5, n_tokens)]
+
+
+def test_token_frames_use_the_index_of_a_series_and_repeat_for_duplicates(tiny_bert):
+    frame = BertVectorizer(tiny_bert).fit(["film"]).transform_tokens(pd.Series(["film", "film"], index=["x", "y"]))
+    assert set(frame["text"]) == {"x", "y"}
+    assert np.array_equal(frame[frame["text"] == "x"].iloc[:, 4:], frame[frame["text"] == "y"].iloc[:, 4:])
+
+
+def test_no_texts_give_an_empty_frame_with_all_columns(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert).fit(["film"])
+    assert vectorizer.transform_tokens([]).shape == (0, 36)
+    assert vectorizer.transform_tokens([], level="word").shape == (0, 36)
+    assert vectorizer.transform_tokens([""], level="word").shape == (0, 36)
+
+
+def test_an_unknown_level_is_refused(tiny_bert):
+    with pytest.raises(ValueError, match="level='sentence'; allowed are 'token' and 'word'"):
+        BertVectorizer(tiny_bert).fit(["film"]).transform_tokens(["film"], level="sentence")
+
+
+# ---- parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"pooling": "clss"}, "'pooling' parameter of BertVectorizer must be"),
+        ({"pooling": ("cls", "cls")}, r"pooling=\('cls', 'cls'\); allowed are one or several different ones"),
+        ({"pooling": ()}, r"pooling=\(\); allowed"),
+        ({"pooling": ("cls", "average")}, "allowed are one or several different ones"),
+        ({"layers": "last"}, "'layers' parameter"),
+        ({"layers": 4}, r"asks for layer 4; this model has 3 layers, so allowed are 0 .* to 3, or -4 to -1"),
+        ({"layers": (1, -3)}, "names a layer twice"),
+        ({"layers": ()}, "layers is empty"),
+        ({"combine": "learnt"}, "'combine' parameter"),
+        ({"max_length": 2}, "'max_length' parameter"),
+        ({"max_length": 65}, r"max_length=65, but .* has positions for 64 tokens.*'window'"),
+        ({"max_length": "64"}, "'max_length' parameter"),
+        ({"truncation": "middle"}, "'truncation' parameter"),
+        ({"missing": "drop"}, "'missing' parameter"),
+        ({"on_invalid": "ignore"}, "'on_invalid' parameter"),
+        ({"batch_tokens": 0}, "'batch_tokens' parameter"),
+        ({"device": "cuda:9"}, r"device='cuda:9' is not on this machine; there is cpu"),
+        ({"device": "cpu", "dtype": "float16"}, "dtype='float16' needs an accelerator"),
+        ({"model": "no/such/folder"}, r"neither an existing folder .* nor a hub id"),
+        ({"model": 3}, "'model' parameter"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_fit_and_say_what_is_allowed(parameters, message, tiny_bert):
+    vectorizer = BertVectorizer(**{"model": tiny_bert, **parameters})  # __init__ only stores
+    with pytest.raises((ValueError, InvalidParameterError), match=message):
+        vectorizer.fit(["text"])
+
+
+def test_a_changed_model_is_used_by_the_next_fit(tiny_bert, tmp_path, hugging_face):
+    other = str(build_model(tmp_path / "other", "bert", seed=1))
+    vectorizer = BertVectorizer(tiny_bert).fit(["I love Paris"])
+    first = vectorizer.transform(["I love Paris"])
+    second = vectorizer.set_params(model=other).fit(["I love Paris"]).transform(["I love Paris"])
+    assert not np.allclose(first, second)
+    expected = reference(hugging_face(other), ["I love Paris"], (3,), ("mean",), "concat")
+    assert np.abs(second - expected).max() <= TOLERANCE
+
+
+def test_roberta_positions_leave_room_for_its_padding_index(model_folder, hugging_face):
+    folder = model_folder("roberta")
+    vectorizer = BertVectorizer(folder)
+    text = "film " * 100
+    with pytest.warns(TruncationWarning):
+        features = vectorizer.fit_transform([text])
+    assert vectorizer.max_length_ == 64
+    assert np.abs(features - reference(hugging_face(folder), [text], (3,), ("mean",), "concat")).max() <= TOLERANCE
+
+
+# ---- pickle and joblib
+
+
+def test_a_joblib_file_is_self_contained_and_gives_the_same_bits(tmp_path):
+    folder = build_model(tmp_path / "model", "bert")
+    vectorizer = BertVectorizer(str(folder), pooling=("cls", "pooler")).fit(TEXTS)
+    before = vectorizer.transform(TEXTS)
+    joblib.dump(vectorizer, tmp_path / "v.joblib")
+    for file in folder.iterdir():
+        file.rename(file.with_name(f"gone-{file.name}"))
+    for mmap_mode in (None, "c"):
+        assert np.array_equal(joblib.load(tmp_path / "v.joblib", mmap_mode=mmap_mode).transform(TEXTS), before)
+
+
+def test_the_state_holds_plain_values_and_the_same_array_each_time(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert).fit(TEXTS)
+    state = vectorizer.__getstate__()
+    assert state["_checkpoint"]["weights"] is vectorizer.__getstate__()["_checkpoint"]["weights"]
+    assert type(state["_checkpoint"]["weights"]) is np.ndarray
+
+    def kinds(value):
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        return (
+            {type(value).__module__.split(".")[0]}.union(*map(kinds, inner)) if inner else {type(value).__module__.split(".")[0]}
+        )
+
+    assert kinds(state) <= {"builtins", "numpy"}
+
+
+def test_without_weights_the_file_is_small_and_the_model_is_verified(tmp_path):
+    folder = build_model(tmp_path / "model", "bert")
+    vectorizer = BertVectorizer(str(folder), weights_in_artifact=False).fit(TEXTS)
+    before = vectorizer.transform(TEXTS)
+    data = pickle.dumps(vectorizer)
+    assert len(data) < 10_000
+    assert np.array_equal(pickle.loads(data).transform(TEXTS), before)
+    build_model(folder, "bert", seed=5)
+    with pytest.raises(CheckpointError, match=r"another .* than the one found now.*model.safetensors differ"):
+        pickle.loads(data).transform(TEXTS)
+
+
+def test_a_file_of_a_newer_format_asks_for_an_upgrade(tiny_bert):
+    state = BertVectorizer(tiny_bert).fit(["film"]).__getstate__()
+    state["_made_with"] = {"state_version": 99, "pipeline": "9.0"}
+    with pytest.raises(ValueError, match=r"saved by version 9\.0 of pipeline.*Upgrade"):
+        BertVectorizer().__setstate__(state)
+
+
+def test_copies_and_clones_work_and_clones_are_not_fitted(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert, layers=(0, 1)).fit(TEXTS)
+    assert np.array_equal(copy.deepcopy(vectorizer).transform(TEXTS), vectorizer.transform(TEXTS))
+    with pytest.raises(NotFittedError):
+        clone(vectorizer).transform(TEXTS)
+    assert clone(vectorizer).get_params() == vectorizer.get_params()
+    unfitted = pickle.loads(pickle.dumps(BertVectorizer(tiny_bert)))
+    assert unfitted.fit(["film"]).transform(["film"]).shape == (1, 32)
+
+
+def test_the_model_may_be_a_path_object(tiny_bert):
+    assert BertVectorizer(Path(tiny_bert)).fit_transform(["film"]).shape == (1, 32)
