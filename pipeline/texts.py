@@ -220,6 +220,8 @@ def _check_cell(cell: Any, i: int, table: TextColumns, missing: Missing, on_inva
                 f"{table.row(i)} of X is of type {type(cell).__name__}, {_shown(cell)}; each text's argument must be a "
                 f"string, not a number or another object: {_cure(cell)}."
             )
+        if isinstance(cell, float | np.floating) and np.isinf(cell):
+            raise ValueError(f"{table.row(i)} of X is {cell!r}: infinity is a calculation gone wrong, not a text. Drop it.")
         cell = str(cell)
     text = str.__str__(cell)  # np.str_ and other subclasses become plain str
     if text.isascii():

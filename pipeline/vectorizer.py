@@ -381,17 +381,16 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def _check_X(self, X: Any, *, reset: bool) -> list[str]:
         table = take_columns(X, on_invalid=self.on_invalid)
-        texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
-        if table.one_dimensional:
+        flat = table.one_dimensional or (not reset and len(table.columns) == 1 and "feature_names_in_" not in self.__dict__)
+        if flat:
             self._check_one_column(reset)
-        elif table.names is not None:
-            validate_data(self, X=X, skip_check_array=True, reset=reset)
-        else:
-            validate_data(self, X=np.empty((table.n_texts, len(table.columns))), skip_check_array=True, reset=reset)
-        return texts
+        else:  # of an array scikit-learn looks at the shape alone
+            columns = X if table.names is not None else np.empty((table.n_texts, len(table.columns)))
+            validate_data(self, X=columns, skip_check_array=True, reset=reset)
+        return check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
 
     def _check_one_column(self, reset: bool) -> None:
-        """Flat texts are one column without a name; scikit-learn's own check knows tables only."""
+        """Count flat texts as one column without a name; scikit-learn's own check knows tables only."""
         if reset:
             self.n_features_in_ = 1
             self.__dict__.pop("feature_names_in_", None)
@@ -504,8 +503,8 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = True
+        # one_d_array stays False although lists of texts are what we mostly get: scikit-learn's checks would then send nothing
+        # but 1-D numbers, and with two_d_array=False they would not run at all.
         tags.input_tags.allow_nan = self.missing == "empty"
         tags.transformer_tags.preserves_dtype = []
         return tags
