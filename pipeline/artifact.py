@@ -1,6 +1,7 @@
 """save_pipeline and load_pipeline: one fitted Pipeline, one joblib file. Used by cli."""
 
 import os
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import joblib
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
+
+from pipeline.bert.checkpoint import CheckpointError
 
 
 def save_pipeline(pipeline: Pipeline, path: str | Path) -> Path:
@@ -33,6 +36,8 @@ def save_pipeline(pipeline: Pipeline, path: str | Path) -> Path:
     NotFittedError
         Before ``fit``.
     """
+    if not isinstance(pipeline, Pipeline):
+        raise TypeError(f"pipeline is a {type(pipeline).__name__}; a fitted scikit-learn Pipeline is expected.")
     check_is_fitted(pipeline)
     path = Path(path)
     if path.is_dir():
@@ -77,7 +82,8 @@ def load_pipeline(path: str | Path) -> Pipeline:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}; train writes one.")
-    head = path.open("rb").read(64)
+    with path.open("rb") as file:
+        head = file.read(64)
     if not head.startswith(b"\x80"):  # every pickle of protocol 2 or later starts so
         raise ValueError(f"{path} is no saved pipeline: {_what_it_is(head)}.")
     try:
@@ -87,7 +93,13 @@ def load_pipeline(path: str | Path) -> Pipeline:
             f"{path} needs the module {error.name!r}, which is not to be had here. If that is 'pipeline...', another folder "
             "or file called 'pipeline' may stand in its place; start Python elsewhere."
         ) from error
-    except (EOFError, KeyError, ValueError, IndexError, MemoryError) as error:
+    except AttributeError as error:
+        raise ValueError(
+            f"{path} needs something that its module does not have here: {error}. Define or import it first."
+        ) from error
+    except CheckpointError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, IndexError, MemoryError) as error:
         raise ValueError(f"{path} is damaged or cut short ({type(error).__name__}: {error}). Copy or train it again.") from error
     if not isinstance(loaded, Pipeline):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, not a Pipeline.")
@@ -103,4 +115,6 @@ def _what_it_is(head: bytes) -> str:
         return "it is a web page; the download went wrong"
     if head.startswith(b"PK"):
         return "it is a zip archive"
+    if head.startswith((b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22M\x18")):
+        return "it is compressed, and a compressed file cannot be memory-mapped; load it with joblib.load and save it again"
     return "it is not a joblib file"

@@ -4,9 +4,10 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,15 +35,26 @@ def main() -> None:
     """Run the command line: one clear line and exit code 2 for a user's mistake, never a traceback."""
     warnings.showwarning = _show_warning
     try:
-        app()
-    except BrokenPipeError:  # the reader of our output went away, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a reader that went away can still be forgiven
+    except BrokenPipeError:  # as in `| head`
+        _forgive_reader()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer and rich make exit code 1 of it
+            _forgive_reader()
+        raise
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("PIPELINE_TRACEBACK"):
             raise
         Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"Error: {' '.join(str(error).split())}")
         sys.exit(2)
+
+
+def _forgive_reader() -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(0)
 
 
 @app.callback(invoke_without_command=True)
@@ -73,7 +85,9 @@ def train(
     from pipeline.evaluation import compare, evaluate
     from pipeline.sentiment import make_sentiment_pipeline
 
-    console = Console()
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder; name a file, such as {out / 'sentiment.joblib'}.")
     if data is None:
         train_set, test_set = load_reviews()
         text, label = "text", "label"
@@ -160,17 +174,15 @@ def tokens(
     from pipeline.walk import walk_text
 
     walk = walk_text(text, model=model or DEFAULT_MODEL, max_length=max_length)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print("tokens         ", " ".join(walk.tokens))
-    console.print("input_ids      ", " ".join(map(str, walk.input_ids)))
-    console.print("attention_mask ", " ".join(map(str, walk.attention_mask)))
+    n_states = len(walk.hidden_states)
+    print("tokens           ", *walk.tokens)
+    print("input_ids        ", *walk.input_ids)
+    print("attention_mask   ", *walk.attention_mask)
     if walk.n_lost:
-        console.print(f"cut             {walk.n_lost} tokens did not fit into max_length={max_length}")
-    console.print("last hidden state ", walk.last_hidden_state.shape, " (texts, tokens, hidden size): one vector per token")
-    console.print("[CLS] vector      ", walk.cls_vector.shape, " the first of them: one vector for the text")
-    console.print(
-        "all hidden states ", len(walk.hidden_states), f" = the embedding output and {len(walk.hidden_states) - 1} layers"
-    )
+        print(f"cut               {walk.n_lost} tokens did not fit into max_length={len(walk.tokens)}")
+    print("last hidden state", f"{walk.last_hidden_state.shape}: texts, tokens, hidden size; one vector per token")
+    print("[CLS] vector     ", f"{walk.cls_vector.shape}: the first of them, one vector for the text")
+    print("all hidden states", f"{n_states}: the embedding output and {n_states - 1} layers, each {walk.last_hidden_state.shape}")
 
 
 @app.command()
@@ -179,20 +191,17 @@ def models() -> None:
     from pipeline.bert.catalogue import catalogue
     from pipeline.bert.checkpoint import where
 
-    table = Table(title="Published BERT encoders; any other of these families works by its hub id or folder")
-    for name, justify in (("model", "left"), ("name", "left"), ("layers", "right"), ("width", "right"), ("heads", "right"),
-                          ("parameters", "right"), ("vocabulary", "right"), ("case", "left"), ("language", "left"),
-                          ("here", "left")):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=name == "model")  # type: ignore[arg-type]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("layers", "width", "heads", "parameters", "vocabulary"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("case", "language", "here", "name", "model"):  # ids last and unbroken, so that they can be copied
+        table.add_column(name, no_wrap=True)
     for entry in catalogue():
-        table.add_row(
-            entry.model, entry.name, str(entry.n_layers), str(entry.hidden_size), str(entry.n_heads),
-            f"{entry.n_parameters / 1e6:.1f} M", str(entry.n_vocabulary), entry.case, entry.languages,
-            where(entry.model) or "no",
-        )  # fmt: skip
-    console = Console()
-    # a pipe has no width of its own; eighty columns would cut the ids that people copy
-    console.print(table, width=None if console.is_terminal else 160)
+        numbers = (entry.n_layers, entry.hidden_size, entry.n_heads, f"{entry.n_parameters / 1e6:.1f} M", entry.n_vocabulary)
+        here = where(entry.model) or "no"
+        table.add_row(*map(str, numbers), entry.case, entry.languages, here, entry.name, entry.model)
+    Console(width=max(Console().width, 200)).print(table)  # a narrower terminal wraps the long ids, and only those
+    print("Any other encoder of these families works too, by its hub id or folder.")
 
 
 # ---- reading and printing
@@ -231,16 +240,28 @@ def _with_progress(pipeline: Any) -> Any:
     return pipeline.set_params(**{name: True}) if sys.stderr.isatty() and name in pipeline.get_params() else pipeline
 
 
+def _probabilities(fitted: Any, texts: Any) -> Any:
+    if not hasattr(fitted, "predict_proba"):
+        raise ValueError(
+            f"The saved {type(fitted[-1]).__name__} gives no probabilities (predict_proba); train another classifier."
+        )
+    if not len(texts):  # no classifier takes zero rows
+        import numpy as np
+
+        return np.empty((0, len(fitted.classes_)))
+    return fitted.predict_proba(texts)
+
+
 def _predict_table(fitted: Any, table: "pd.DataFrame", column: str, out: Path) -> None:
     from pipeline.datasets import add_predictions, write_table
 
-    labelled, added = add_predictions(table, fitted.predict_proba(table[column]), fitted.classes_)
+    labelled, added = add_predictions(table, _probabilities(fitted, table[column]), fitted.classes_)
     write_table(labelled, out)
     Console(soft_wrap=True).print(f"Wrote {len(labelled)} rows to {out}, with the new columns {', '.join(added)}.", markup=False)
 
 
 def _print_labels(console: Console, fitted: Any, texts: list[str]) -> None:
-    probabilities = fitted.predict_proba(texts)
+    probabilities = _probabilities(fitted, texts)
     labels = fitted.classes_[probabilities.argmax(axis=1)]
     if not console.is_terminal:  # one text a line, for the next program in the pipe
         for text, label, row in zip(texts, labels, probabilities, strict=True):

@@ -71,8 +71,10 @@ def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tu
         For labels that no classifier can be fitted to, and for a class of fewer than 5 texts.
     """
     check_labels(table[label], len(table))
+    if table.empty:
+        raise ValueError("the table has no rows, only a header; there is nothing to train on.")
     sizes = table[label].value_counts()
-    if len(sizes) and sizes.min() < 5:
+    if sizes.min() < 5:
         raise ValueError(
             f"label {sizes.idxmin()!r} has {sizes.min()} texts only; at least 5 of each are needed to train and to test."
         )
@@ -119,7 +121,13 @@ def add_predictions(table: pd.DataFrame, probabilities: np.ndarray, classes: Seq
         Their names: ``label`` and ``probability_<class>``, with ``predicted_`` in front where the table has that column already.
     """
     names = ["label", *(f"probability_{c}" for c in classes)]
-    added = [f"predicted_{name}" if name in table.columns else name for name in names]
+    taken = set(table.columns)
+    added = []
+    for name in names:
+        while name in taken:
+            name = f"predicted_{name}"
+        taken.add(name)
+        added.append(name)
     labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
     new = pd.DataFrame(dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index)
     return pd.concat([table, new], axis=1), added
@@ -193,7 +201,7 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str], path: str | Path)
             lower = {name.lower(): name for name in there}
             near = lower.get(column.lower()) or next(iter(difflib.get_close_matches(column, there, 1)), None)
             hint = f" Did you mean {near!r}?" if near else ""
-            if len(there) == 1 and any(mark in there[0] for mark in ";\t|"):
+            if len(there) == 1 and any(mark in there[0] for mark in ";\t|,"):
                 hint = " It looks as if its columns are separated by another character: set sep (--sep)."
             raise ValueError(f"{path} has no column {column!r}; its columns are {', '.join(map(repr, there))}.{hint}")
 
@@ -213,7 +221,7 @@ def _read_csv(path: Path, encoding: str, sep: str) -> pd.DataFrame:
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
             raise ValueError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
-        table: pd.DataFrame = pd.read_csv(path, index_col=False, **options)
+        table: pd.DataFrame = pd.read_csv(path, index_col=False, header=0, names=header, **options)
         return table
     except UnicodeError as error:
         raise ValueError(

@@ -58,7 +58,7 @@ def evaluate(model: BaseEstimator, X: Any, y: Any) -> dict[str, Any]:
     ValueError
         For labels the model does not know, and for lengths that differ.
     """
-    classes = list(model.classes_)
+    classes = np.asarray(model.classes_).tolist()
     labels = list(y)
     unknown = sorted({str(label) for label in labels} - {str(c) for c in classes})
     if unknown:

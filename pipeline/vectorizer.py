@@ -529,7 +529,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         state = dict(state)
         made_with = state.pop("_made_with", None)
         if made_with is not None and made_with["state_version"] > STATE_VERSION:
-            raise ValueError(
+            raise CheckpointError(
                 f"This BertVectorizer was saved by version {made_with['pipeline']} of pipeline, this is {__version__}, which "
                 "does not know its format. Upgrade to open it."
             )

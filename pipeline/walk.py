@@ -76,7 +76,7 @@ def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None =
     tokenized = tokenizer(check_texts([text]))
     real = tokenized.input_ids[0]
     n_padding = max(0, (max_length or 0) - len(real))
-    input_ids = np.concatenate([real, np.full(n_padding, checkpoint.config.get("pad_token_id") or 0)])
+    input_ids = np.concatenate([real, np.full(n_padding, shape.pad_token_id)])
     mask = np.concatenate([np.ones(len(real), dtype=np.int64), np.zeros(n_padding, dtype=np.int64)])
     states = load_encoder(checkpoint, shape.n_layers).hidden_states(input_ids[None], mask[None])
     return TextWalk(

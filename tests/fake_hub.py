@@ -58,7 +58,7 @@ class FakeHub:
 
 def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+        protocol_version = "HTTP/1.0"  # one request per connection: once stopped, nobody is served on an old one
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the tests' output clean."""
@@ -66,7 +66,9 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append(f"{self.command} {path}")
-            status, headers, body = _ill(hub, path) or _about_repository(hub, path) or _file(hub, path) or _refusal("RepoNotFound")
+            status, headers, body = (
+                _ill(hub, path) or _about_repository(hub, path) or _file(hub, path) or _refusal("RepoNotFound")
+            )
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
@@ -77,6 +79,10 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_GET
 
     return Handler
+
+
+def _hash(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -99,9 +105,15 @@ def _about_repository(hub: FakeHub, path: str) -> Answer | None:
         if start == f"/api/models/{model}":
             if (revision or "main") not in REVISIONS:
                 return _refusal("RevisionNotFound")
-            files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+            files = [{"rfilename": file.name, "size": file.stat().st_size} for file in sorted(folder.iterdir())]
             about = {"id": model, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": files}
             return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
+        if path.startswith(f"/api/models/{model}/tree/"):
+            entries = [
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": _hash(file.read_bytes())}
+                for file in sorted(folder.iterdir())
+            ]
+            return 200, {"Content-Type": "application/json"}, json.dumps(entries).encode()
     return None
 
 
@@ -116,5 +128,5 @@ def _file(hub: FakeHub, path: str) -> Answer | None:
                 status, headers, body = _refusal("EntryNotFound")
                 return status, {**headers, "X-Repo-Commit": COMMIT}, body
             body = (folder / name).read_bytes()
-            return 200, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}, body
+            return 200, {"X-Repo-Commit": COMMIT, "ETag": f'"{_hash(body)}"'}, body
     return None

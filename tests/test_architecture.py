@@ -1,0 +1,148 @@
+"""The house: imports go one way, rooms know only what they may, names say what is inside, importing costs little."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+TOP = Path(__file__).resolve().parent.parent
+MODULES = {
+    ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__"): path for path in TOP.glob("pipeline/**/*.py")
+}
+# Who may import whom among our own modules; a module that is not here may import nothing of ours.
+ARROWS = {
+    "pipeline.texts": set(),
+    "pipeline.datasets": {"texts"},
+    "pipeline.bert.hub": set(),
+    "pipeline.bert.catalogue": set(),
+    "pipeline.bert.checkpoint": {"bert.hub"},
+    "pipeline.bert.tokenizing": {"bert.checkpoint"},
+    "pipeline.bert.batching": set(),
+    "pipeline.bert.encoder": {"bert.checkpoint"},
+    "pipeline.bert.pooling": set(),
+    "pipeline.bert.embedding": {"bert.batching", "bert.encoder", "bert.pooling", "bert.tokenizing"},
+    "pipeline.bert.frozen": {"bert.checkpoint", "bert.embedding", "bert.encoder", "bert.pooling", "bert.tokenizing"},
+    "pipeline.token_frames": {"bert.embedding", "bert.pooling", "bert.tokenizing"},
+    "pipeline.vectorizer": {
+        "",  # __version__
+        "texts",
+        "token_frames",
+        "bert.checkpoint",
+        "bert.embedding",
+        "bert.encoder",
+        "bert.frozen",
+        "bert.pooling",
+        "bert.tokenizing",
+    },
+    "pipeline.walk": {"texts", "vectorizer", "bert.checkpoint", "bert.encoder", "bert.tokenizing"},
+    "pipeline.sentiment": {"vectorizer"},
+    "pipeline.artifact": {"bert.checkpoint"},
+    "pipeline.evaluation": {"sentiment", "texts"},
+    "pipeline.cli": {
+        "",
+        "artifact",
+        "bert.catalogue",
+        "bert.checkpoint",
+        "datasets",
+        "evaluation",
+        "sentiment",
+        "vectorizer",
+        "walk",
+    },
+}
+
+
+def own_imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pipeline":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else str(node.module) for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "pipeline"}
+    return {name.removeprefix("pipeline").removeprefix(".") for name in found}
+
+
+def top_level_imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"pipeline"}))
+def test_a_module_imports_only_those_below_it(module):
+    assert own_imports(MODULES[module]) <= ARROWS.get(module, set())
+
+
+def test_the_arrows_make_no_circle():
+    order: list[str] = []
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, f"a circle: {' -> '.join((*above, module))}"
+        if module not in order:
+            for below in ARROWS.get(module, set()) - {""}:
+                visit(f"pipeline.{below}", (*above, module))
+            order.append(module)
+
+    for module in ARROWS:
+        visit(module, ())
+    assert set(order) == set(ARROWS)
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("pipeline.bert")))
+def test_the_bert_room_knows_no_scikit_learn_and_no_pandas(module):
+    assert not {"sklearn", "pandas"} & {name.split(".")[0] for name in top_level_imports(MODULES[module])}
+
+
+@pytest.mark.parametrize("module", ["pipeline.texts", "pipeline.datasets", "pipeline.bert.hub", "pipeline.bert.catalogue"])
+def test_rooms_that_need_no_torch_import_none(module):
+    code = f"import sys, {module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP).stdout == "[]\n"
+
+
+def test_importing_the_package_imports_nothing_heavy_and_changes_nothing():
+    code = (
+        "import os, sys, warnings, logging; before = dict(os.environ), list(warnings.filters), logging.root.level\n"
+        "import pipeline; dir(pipeline); after = dict(os.environ), list(warnings.filters), logging.root.level\n"
+        "print([m for m in ('torch', 'transformers', 'sklearn', 'pandas') if m in sys.modules], before == after)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP).stdout == "[] True\n"
+
+
+def test_every_public_name_is_there_and_is_documented():
+    for name in set(pipeline.__all__) - {"__version__"}:
+        assert getattr(pipeline, name).__doc__, name
+    assert set(pipeline.__all__) <= set(dir(pipeline))
+    with pytest.raises(AttributeError, match="has no attribute 'BertTransformer'; it offers BertVectorizer"):
+        pipeline.BertTransformer  # noqa: B018
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES)))
+def test_every_module_says_in_one_line_what_it_is_for(module):
+    docstring = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    assert docstring
+    assert "\n" not in docstring.strip()
+
+
+def test_no_room_is_called_after_nothing():
+    assert not {path.stem for path in MODULES.values()} & {"utils", "helpers", "common", "base", "core", "misc"}
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if not MODULES[m].name.startswith("__")))
+def test_every_module_has_a_test_file_with_tests(module):
+    path = TOP / "tests" / f"test_{module.rsplit('.', 1)[1]}.py"
+    assert re.search(r"^def test_", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_class_stays_where_saved_files_look_for_it():
+    assert pipeline.BertVectorizer.__module__ == "pipeline.vectorizer"

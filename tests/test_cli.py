@@ -1,0 +1,733 @@
+"""The command line: what is printed, written and returned by each sub-command, and one clear line for every mistake."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import catalogue, compare, evaluate, load_pipeline, make_sentiment_pipeline, read_table, save_pipeline
+from pipeline.cli import main
+from pipeline.datasets import split_table
+from pipeline.evaluation import make_tfidf_baseline
+
+PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
+# unbuffered output would hide what is lost, or fails, when the program ends
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
+COMMANDS = ("train", "predict", "evaluate", "tokens", "models")
+WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
+ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody looks at."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Give a function that runs the whole program in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it for good
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["run_pipeline.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=stopped.value.code or 0, out=captured.out, err=captured.err)
+
+    return call
+
+
+def run_process(*arguments, **options):
+    command = [sys.executable, str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, encoding="utf-8", check=False, env=ENVIRONMENT, **options)
+
+
+def assert_one_error_line(result, *parts):
+    assert result.code == 2
+    assert result.err.startswith("Error: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in result.err
+
+
+def write_csv(path, header, rows, **options):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n", **options).writerows([header, *rows])
+    return path
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_csv(tmp_path / "reviews.csv", ["text", "label"], ROWS)
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_bert):
+    return make_sentiment_pipeline(model=tiny_bert).fit([text for text, _ in ROWS], [label for _, label in ROWS])
+
+
+@pytest.fixture(scope="module")
+def artifact(fitted, tmp_path_factory):
+    return save_pipeline(fitted, tmp_path_factory.mktemp("artifact") / "m.joblib")
+
+
+@pytest.fixture(scope="module")
+def light_artifact(tmp_path_factory):
+    """Give a saved pipeline that needs no torch: a process that opens it starts quickly."""
+    model = make_tfidf_baseline().fit([text for text, _ in ROWS], [label for _, label in ROWS])
+    return save_pipeline(model, tmp_path_factory.mktemp("light") / "m.joblib")
+
+
+# ---- train
+
+
+def test_train_compares_scores_saves_and_tries_the_saved_file(run, data, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    out = tmp_path / "new" / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    train, test = split_table(read_table(data), "label")
+    model = make_sentiment_pipeline(model=tiny_bert)
+    table = compare(train["text"], train["label"], model=model, cv=2)
+    scores = evaluate(model.fit(train["text"], train["label"]), test["text"], test["label"])
+    assert f"{len(train)} texts to train on, {len(test)} held out" in result.out
+    for name, row in table.iterrows():
+        line = next(line for line in result.out.splitlines() if str(name) in line)
+        for metric in ("accuracy", "f1", "roc_auc"):
+            assert f"{row[metric]:.3f} ± {row[f'{metric}_sd']:.3f}" in line
+    assert f"{scores['accuracy']:.3f}" in result.out.partition("held-out")[2]
+    assert f"Saved {out} (" in " ".join(result.out.split())
+    assert result.out.rstrip().endswith("I would not go again.")
+    assert np.array_equal(load_pipeline(out).predict_proba(test["text"]), model.predict_proba(test["text"]))
+
+
+def test_without_a_command_the_shipped_reviews_and_the_default_model_are_used(run, tmp_path, monkeypatch):
+    few = pd.DataFrame(ROWS[:10], columns=["text", "label"])
+    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
+    monkeypatch.chdir(tmp_path)
+    result = run()
+    assert (result.code, result.err) == (0, "")
+    assert "10 texts to train on, 10 held out (the shipped reviews)" in result.out
+    assert "5-fold cross-validation" in result.out
+    parameters = load_pipeline(tmp_path / "models" / "sentiment.joblib").get_params()
+    expected = make_sentiment_pipeline().get_params()
+    assert {k: v for k, v in parameters.items() if "vectorizer__" in k} == {
+        k: v for k, v in expected.items() if "vectorizer__" in k
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--layers", "-1"], {"layers": -1}),
+        (["--layers", "2"], {"layers": 2}),
+        (["--layers", "0"], {"layers": 0}),
+        (["--layers", "-2,-1"], {"layers": (-2, -1)}),
+        (["--layers=-2,-1"], {"layers": (-2, -1)}),
+        (["--layers", "-2, -1"], {"layers": (-2, -1)}),
+        (["--layers", "all"], {"layers": "all"}),
+        (["--pooling", "max"], {"pooling": "max"}),
+        (["--pooling", "cls,mean"], {"pooling": ("cls", "mean")}),
+        (["--pooling", "cls, mean"], {"pooling": ("cls", "mean")}),
+        (["--layers", "1,2", "--combine", "mean"], {"layers": (1, 2), "combine": "mean", "pooling": "mean"}),
+        (["--max-length", "40", "--truncation", "window"], {"max_length": 40, "truncation": "window"}),
+        ([], {"layers": "all", "pooling": "mean", "combine": "concat", "max_length": None, "truncation": "head"}),
+    ],
+)
+def test_options_become_parameters_of_the_vectorizer(arguments, expected, run, data, tiny_bert, tmp_path):
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", tmp_path / "m.joblib", *arguments)
+    assert (result.code, result.err) == (0, "")
+    assert "cross-validation" not in result.out
+    found = load_pipeline(tmp_path / "m.joblib")[0].get_params()
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--layers", "last"], ["--layers 'last'", "a number (-1)", "all"]),
+        (["--layers", "1,,2"], ["--layers '1,,2'"]),
+        (["--layers", ""], ["--layers ''"]),
+        (["--layers", "1.5"], ["--layers '1.5'"]),
+        (["--layers", "9"], ["layer 9", "3 layers", "0", "to 3"]),
+        (["--layers", "3,-1"], ["names a layer twice"]),
+        (["--pooling", "clss"], ["'pooling'", "'cls'", "'mean'"]),
+        (["--pooling", "cls,cls"], ["pooling=('cls', 'cls')", "different"]),
+        (["--pooling", "cls,"], ["pooling=('cls', '')", "'mean'"]),
+        (["--combine", "average"], ["'combine'", "'concat'"]),
+        (["--truncation", "middle"], ["'truncation'", "'window'"]),
+        (["--truncation", "error", "--max-length", "3"], ["more than max_length=3", "'window'"]),
+        (["--max-length", "2"], ["'max_length'", "[3, inf)"]),
+        (["--max-length", "65"], ["max_length=65", "64 tokens"]),
+        (["--model", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
+        (["--model", str(PROGRAM)], ["is a file; a folder"]),
+        (["--text", "txt"], ["no column 'txt'", "'text', 'label'", "Did you mean 'text'?"]),
+        (["--label", "stars"], ["no column 'stars'", "'text', 'label'"]),
+        (["--label", "text"], ["has 1 texts only; at least 5"]),
+        (["--sep", ";"], ["no column 'text'", "--sep"]),
+        (["--encoding", "utf-9"], ["encoding='utf-9' is unknown"]),
+        (["--cv", "1"], ["n_splits=1"]),
+        (["--cv", "-2"], ["n_splits=-2"]),
+        (["--cv", "100"], ["n_splits=100"]),
+    ],
+)
+def test_wrong_values_end_with_one_line_that_says_what_is_allowed(arguments, parts, run, data, tiny_bert, tmp_path):
+    out = tmp_path / "m.joblib"
+    options = ["--cv", 0] if "--cv" not in arguments else []
+    result = run("train", "--data", data, "--model", tiny_bert, "--out", out, *options, *arguments)
+    assert_one_error_line(result, *parts)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("arguments", [["--cv", "many"], ["--max-length", "short"], ["--layer", "1"], ["more"]])
+def test_what_the_parser_does_not_understand_is_named_with_a_way_to_help(arguments, run, data):
+    result = run("train", "--data", data, *arguments)
+    assert result.code == 2
+    assert arguments[-1].strip("1") in result.err or arguments[0] in result.err
+    assert "--help" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_an_unknown_command_is_named(run):
+    result = run("fit")
+    assert result.code == 2
+    assert "No such command 'fit'" in result.err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(run, data, tiny_bert, tmp_path):
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", tmp_path)
+    assert_one_error_line(result, f"{tmp_path} is a folder", "sentiment.joblib")
+    assert "cross-validation" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ([], ["no rows"]),
+        ([("A film.", "positive")] * 12, ["one class only, 'positive', in all 12 rows"]),
+        ([*ROWS[:20], ("A film.", "neutral")], ["label 'neutral' has 1 texts only", "at least 5"]),
+    ],
+)
+def test_tables_that_cannot_be_trained_on_say_why(rows, parts, run, tiny_bert, tmp_path):
+    data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
+    assert_one_error_line(run("train", "--data", data, "--model", tiny_bert, "--out", tmp_path / "m.joblib"), *parts)
+
+
+def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(run, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    data = write_csv(tmp_path / "reviews [red] [v2].csv", ["text", "label"], ROWS)
+    out = tmp_path / "m [bold].joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out)
+    assert result.code == 0
+    assert str(data) in result.out
+    assert f"Saved {out} (" in result.out
+
+
+def test_a_parquet_file_with_number_labels_and_other_column_names_can_be_trained_on(run, tiny_bert, tmp_path):
+    frame = pd.DataFrame({"review": [t for t, _ in ROWS], "stars": [5 if label == "positive" else 1 for _, label in ROWS]})
+    frame.to_parquet(tmp_path / "d.parquet")
+    out = tmp_path / "m.joblib"
+    arguments = ["--data", tmp_path / "d.parquet", "--text", "review", "--label", "stars"]
+    assert run("train", *arguments, "--model", tiny_bert, "--cv", 0, "--out", out).code == 0
+    assert load_pipeline(out).classes_.tolist() == [1, 5]
+    assert run("evaluate", *arguments, "--model", out).code == 0
+
+
+def test_texts_that_are_cut_give_one_line_of_warning(run, data, tiny_bert, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--max-length", 5, "--out", tmp_path / "m.joblib")
+    assert result.code == 0
+    lines = result.err.splitlines()
+    assert lines
+    assert all(line.startswith("Warning: ") and "longer than max_length=5 tokens" in line for line in lines)
+
+
+# ---- predict: texts and standard input
+
+
+def expected_lines(fitted, texts):
+    """One line per text: label, its probability, the text."""
+    rows = []
+    for text in texts:
+        probability = fitted.predict_proba([text])[0]
+        rows.append(f"{fitted.classes_[probability.argmax()]}\t{probability.max():.4f}\t{text}")
+    return rows
+
+
+def test_texts_of_the_command_line_are_labelled_one_a_line(run, artifact, fitted):
+    texts = ["A lovely film.", "Dull!", "東京 [bold]x[/bold] [/]", ""]
+    result = run("predict", "--model", artifact, *(part for text in texts for part in ("--text", text)))
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == expected_lines(fitted, texts)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_of_standard_input_are_labelled_one_a_line(end, run, artifact, fitted):
+    texts = ["A lovely film.", "", "  Dull, with\ta tab  ", "Überraschend gut 😀", "no newline at the end"]
+    result = run("predict", "--model", artifact, stdin=io.StringIO(end.join(texts), newline=""))
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == expected_lines(fitted, texts)
+
+
+def test_a_terminal_gets_a_table_and_markup_in_a_text_stays_text(run, artifact, fitted, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run("predict", "--model", artifact, "--text", "a [red]film[/red] [/]").code == 0
+    assert "probability" in terminal.getvalue()
+    assert "a [red]film[/red] [/]" in terminal.getvalue()
+    assert "\t" not in terminal.getvalue()
+    assert f"{fitted.predict_proba(['a [red]film[/red] [/]']).max():.3f}" in terminal.getvalue()
+
+
+def test_nothing_to_label_at_a_terminal_says_the_three_ways_to_give_something(run, artifact):
+    assert_one_error_line(run("predict", "--model", artifact, stdin=Terminal()), "Nothing to label", "--text", "--data", "pipe")
+
+
+def test_an_empty_pipe_gives_no_lines(run, artifact):
+    result = run("predict", "--model", artifact, stdin="")
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--text", "film", "--data", "in.csv", "--out", "out.csv"], ["--data or --text, not both"]),
+        (["--data", "in.csv"], ["--data and --out belong together"]),
+        (["--out", "out.csv"], ["--data and --out belong together"]),
+        (["--text", "film", "--out", "out.csv"], ["--data and --out belong together"]),
+        (["--text", "film", "--model", "none.joblib"], ["none.joblib does not exist", "train writes one"]),
+        (["--text", "film", "--model", "."], ["is a folder, not a file"]),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments, parts, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_error_line(run("predict", *arguments), *parts)
+
+
+def test_without_a_trained_model_the_default_path_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = str(Path("models") / "sentiment.joblib")
+    assert_one_error_line(run("predict", "--text", "film"), f"{path} does not exist; train writes one")
+    assert_one_error_line(run("evaluate"), f"{path} does not exist; train writes one")
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_model_file_that_is_something_else_is_named(command, run, data):
+    options = ["--text", "film"] if command == "predict" else ["--data", data]
+    assert_one_error_line(run(command, "--model", data, *options), f"{data} is no saved pipeline: it is not a joblib file")
+
+
+def test_a_classifier_without_probabilities_is_refused_in_one_line(run, tmp_path):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    path = save_pipeline(make_pipeline(TfidfVectorizer(), LinearSVC()).fit(*zip(*ROWS, strict=True)), tmp_path / "svm.joblib")
+    assert_one_error_line(run("predict", "--model", path, "--text", "film"), "predict_proba")
+
+
+# ---- predict: tables
+
+HEADER = ["id", "text", "note", "when"]
+CELLS = [
+    ["001", "A lovely film.", "NA", "2024-01-02"],
+    ["1e5", 'He said "quiet", then left.', "null", ""],
+    ["-0.0", "two\nlines, and a comma", "None", " padded "],
+    ["9007199254740993", "", "nan", "TRUE"],
+    ["0x1F", "Überraschend gut 😀", "N/A", "a\r\nb"],
+    ["1_000", "A lovely film.", "=SUM(A1)", "\t"],
+    ["+7", "dull", "'", 'quote " at the end"'],
+]
+
+
+def check_predictions(rows, fitted, text_column="text"):
+    """Each row has the label and the probabilities that its text has alone."""
+    for row in rows:
+        probability = fitted.predict_proba([row[text_column]])[0]
+        assert row["label"] == fitted.classes_[probability.argmax()]
+        assert float(row["probability_negative"]) == pytest.approx(probability[0], abs=1e-5)
+        assert float(row["probability_positive"]) == pytest.approx(probability[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_csv_table_keeps_every_cell_and_gets_label_and_probabilities(quoting, run, artifact, fitted, tmp_path):
+    source, out = write_csv(tmp_path / "in.csv", HEADER, CELLS, quoting=quoting), tmp_path / "out.csv"
+    before = source.read_bytes()
+    result = run("predict", "--model", artifact, "--data", source, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    added = ["label", "probability_negative", "probability_positive"]
+    assert result.out == f"Wrote 7 rows to {out}, with the new columns {', '.join(added)}.\n"
+    header, *rows = read_csv(out)
+    assert header == HEADER + added
+    assert [row[:4] for row in rows] == CELLS
+    check_predictions([dict(zip(header, row, strict=True)) for row in rows], fitted)
+    assert source.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+def test_a_csv_table_can_become_parquet(run, artifact, fitted, tmp_path):
+    source, out = write_csv(tmp_path / "in.csv", HEADER, CELLS), tmp_path / "out.parquet"
+    assert run("predict", "--model", artifact, "--data", source, "--out", out).code == 0
+    frame = pd.read_parquet(out)
+    assert frame[HEADER].to_numpy().tolist() == CELLS
+    check_predictions(frame.to_dict("records"), fitted)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".pq", ".csv"])
+def test_a_parquet_table_keeps_its_types_and_may_become_csv(ending, run, artifact, fitted, tmp_path):
+    frame = pd.DataFrame({"number": [1, 2, 3], "text": ["A lovely film.", "dull", ""], "flag": [True, False, True]})
+    frame.to_parquet(tmp_path / "in.parquet")
+    out = tmp_path / f"out{ending}"
+    assert run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", out).code == 0
+    if ending == ".csv":
+        header, *rows = read_csv(out)
+        assert [row[:3] for row in rows] == [[str(value) for value in row] for row in frame.to_numpy().tolist()]
+        check_predictions([dict(zip(header, row, strict=True)) for row in rows], fitted)
+    else:
+        found = pd.read_parquet(out)
+        pd.testing.assert_frame_equal(found[["number", "text", "flag"]], frame)
+        check_predictions(found.to_dict("records"), fitted)
+
+
+def test_columns_that_are_there_already_are_kept_and_the_new_ones_called_predicted(run, artifact, fitted, tmp_path):
+    source = write_csv(tmp_path / "in.csv", ["label", "text", "probability_positive"], [["mine", "A lovely film.", "7"]])
+    assert run("predict", "--model", artifact, "--data", source, "--out", tmp_path / "out.csv").code == 0
+    header, row = read_csv(tmp_path / "out.csv")
+    assert header == [
+        "label", "text", "probability_positive", "predicted_label", "probability_negative", "predicted_probability_positive",
+    ]  # fmt: skip
+    assert row[:4] == ["mine", "A lovely film.", "7", fitted.predict(["A lovely film."])[0]]
+
+
+def test_a_table_that_was_labelled_can_be_labelled_again(run, artifact, tmp_path):
+    first, second, third = (write_csv(tmp_path / f"{i}.csv", ["text"], [["A lovely film."]]) for i in range(3))
+    run("predict", "--model", artifact, "--data", first, "--out", second)
+    run("predict", "--model", artifact, "--data", second, "--out", third)
+    assert run("predict", "--model", artifact, "--data", third, "--out", tmp_path / "4.csv").code == 0
+    header, row = read_csv(tmp_path / "4.csv")
+    assert len(header) == len(set(header)) == 10
+    assert row[1] == row[4] == row[7]
+
+
+def test_a_column_without_a_name_keeps_having_none(run, artifact, tmp_path):
+    source = write_csv(tmp_path / "in.csv", ["", "text"], [["0", "A lovely film."], ["1", "dull"]])
+    assert run("predict", "--model", artifact, "--data", source, "--out", tmp_path / "out.csv").code == 0
+    header, *rows = read_csv(tmp_path / "out.csv")
+    assert header[:2] == ["", "text"]
+    assert [row[0] for row in rows] == ["0", "1"]
+
+
+def test_other_columns_separators_and_encodings_can_be_named(run, artifact, fitted, tmp_path):
+    source, out = tmp_path / "in.tsv", tmp_path / "out.csv"
+    source.write_text("id\treview\n007\tTrès bien, é\n", encoding="latin-1")
+    options = ["--column", "review", "--sep", "\\t", "--encoding", "latin-1"]
+    assert run("predict", "--model", artifact, "--data", source, "--out", out, *options).code == 0
+    header, row = read_csv(out)
+    assert row[:2] == ["007", "Très bien, é"]
+    check_predictions([dict(zip(header, row, strict=True))], fitted, "review")
+
+
+def test_a_table_without_rows_gives_a_table_without_rows(run, artifact, tmp_path):
+    source = write_csv(tmp_path / "in.csv", ["id", "text"], [])
+    result = run("predict", "--model", artifact, "--data", source, "--out", tmp_path / "out.csv")
+    assert (result.code, result.err) == (0, "")
+    assert read_csv(tmp_path / "out.csv") == [["id", "text", "label", "probability_negative", "probability_positive"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "parts"),
+    [
+        (b"id,Text\n1,film\n", [], ["no column 'text'", "'id', 'Text'", "Did you mean 'Text'?"]),
+        (b"id,text\n1,film\n", ["--column", "review"], ["no column 'review'", "'id', 'text'"]),
+        (b"id;text\n1;film\n", [], ["no column 'text'", "--sep"]),
+        (b"text\nTr\xe8s bien\n", [], ["is not utf-8 text", "byte 7 is 0xe8", "--encoding latin-1"]),
+        (b"text\nfilm\n", ["--encoding", "utf-9"], ["encoding='utf-9' is unknown"]),
+        (b"", [], ["is empty (0 bytes)"]),
+        (b"\n\n", [], ["holds no table"]),
+        (b"text,text\na,b\n", [], ["several columns called 'text'"]),
+        (b"id,text\n1,film\n2,film,3,4\n", [], ["not a well-formed CSV table", "line 3"]),
+        (b'id,text\n1,"film\n', [], ["not a well-formed CSV table"]),
+    ],
+)
+def test_tables_that_cannot_be_read_say_why_and_leave_no_output(content, arguments, parts, run, artifact, tmp_path):
+    (tmp_path / "in.csv").write_bytes(content)
+    result = run("predict", "--model", artifact, "--data", tmp_path / "in.csv", "--out", tmp_path / "out.csv", *arguments)
+    assert_one_error_line(result, str(tmp_path / "in.csv") if "utf-9" not in arguments else "Error", *parts)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_parquet_file_that_is_none_is_named(run, artifact, tmp_path):
+    (tmp_path / "in.parquet").write_bytes(b"text\nfilm\n")
+    result = run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", tmp_path / "out.csv")
+    assert_one_error_line(result, "in.parquet is not a readable Parquet file")
+
+
+def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path):
+    pd.DataFrame({"text": ["film", None]}).to_parquet(tmp_path / "in.parquet")
+    result = run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", tmp_path / "out.csv")
+    assert_one_error_line(result, "row 1 of X is", "missing")
+
+
+@pytest.mark.parametrize(
+    ("out", "parts"),
+    [
+        ("in.csv", ["is the input itself; name another file"]),
+        ("link.csv", ["is the input itself; name another file"]),
+        ("out.xlsx", ["has the ending '.xlsx'", ".csv, .parquet and .pq"]),
+        ("out", ["has the ending ''", ".csv, .parquet and .pq"]),
+        ("none/out.csv", ["cannot be written", "none does not exist"]),
+        ("folder.csv", ["cannot be written: it is a folder"]),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_and_the_input_is_kept(out, parts, run, artifact, tmp_path):
+    source = write_csv(tmp_path / "in.csv", ["text"], [["film"]])
+    (tmp_path / "link.csv").symlink_to(source)
+    (tmp_path / "folder.csv").mkdir()
+    before = source.read_bytes()
+    result = run("predict", "--model", artifact, "--data", source, "--out", tmp_path / out)
+    assert_one_error_line(result, *parts)
+    assert source.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.csv", "in.csv", "link.csv"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train"], ["evaluate"], ["predict", "--out", "out.csv"]], ids=["train", "evaluate", "predict"]
+)
+@pytest.mark.parametrize(("name", "message"), [("none.csv", "none.csv does not exist"), (".", "is a folder, not a file")])
+def test_a_table_that_is_not_there_is_named(name, message, arguments, run, artifact, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", artifact] if arguments[0] != "train" else []
+    assert_one_error_line(run(*arguments, "--data", name, *model), message)
+
+
+# ---- evaluate
+
+
+def test_evaluate_prints_the_scores_of_the_saved_pipeline(run, artifact, fitted, tmp_path):
+    rows = [*ROWS[:15], ("A lovely, beautiful film.", "negative"), ("A cold, dull film.", "positive"), ("film", "negative")]
+    data = write_csv(tmp_path / "d.csv", ["review", "stars"], [(text, label) for text, label in rows])
+    result = run("evaluate", "--model", artifact, "--data", data, "--text", "review", "--label", "stars")
+    assert (result.code, result.err) == (0, "")
+    scores = evaluate(fitted, [text for text, _ in rows], [label for _, label in rows])
+    values = [str(scores["n_texts"]), *(f"{scores[name]:.3f}" for name in ("accuracy", "f1", "roc_auc"))]
+    assert any([cell.strip() for cell in line.strip("│").split("│")] == values for line in result.out.splitlines())
+
+
+def test_a_roc_auc_that_is_not_defined_is_a_dash(run, artifact, tmp_path):
+    data = write_csv(tmp_path / "d.csv", ["text", "label"], ROWS[::2])
+    result = run("evaluate", "--model", artifact, "--data", data)
+    assert result.code == 0
+    assert any(line.strip("│").split("│")[-1].strip() == "-" for line in result.out.splitlines())
+
+
+def test_without_data_the_held_out_reviews_are_scored(run, artifact, fitted, monkeypatch):
+    train, test = (pd.DataFrame(ROWS[i : i + 9], columns=["text", "label"]) for i in (0, 9))
+    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (train, test))
+    result = run("evaluate", "--model", artifact)
+    assert result.code == 0
+    assert "held-out shipped reviews" in " ".join(result.out.split())
+    assert f"{evaluate(fitted, test['text'], test['label'])['roc_auc']:.3f}" in result.out
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "parts"),
+    [
+        (["text", "label"], [("film", "good"), ("film", "negative")], ["does not know: 'good'", "'negative', 'positive'"]),
+        (["text", "stars"], [("film", "good")], ["no column 'label'", "'text', 'stars'"]),
+    ],
+)
+def test_labels_that_cannot_be_scored_say_why(header, rows, parts, run, artifact, tmp_path):
+    data = write_csv(tmp_path / "d.csv", header, rows)
+    assert_one_error_line(run("evaluate", "--model", artifact, "--data", data), *parts)
+
+
+# ---- tokens and models
+
+
+def test_tokens_shows_what_bert_makes_of_a_text(run):
+    result = run("tokens", "I love Paris", "--max-length", 7)
+    assert (result.code, result.err) == (0, "")
+    tokens, ids, mask, *rest = result.out.splitlines()
+    assert tokens.split() == ["tokens", "[CLS]", "i", "love", "paris", "[SEP]", "[PAD]", "[PAD]"]
+    assert ids.split() == ["input_ids", *"101 1045 2293 3000 102 0 0".split()]
+    assert mask.split() == ["attention_mask", *"1 1 1 1 1 0 0".split()]
+    last, cls, every = rest
+    assert last.startswith("last hidden state")
+    assert "(1, 7, 384)" in last
+    assert cls.startswith("[CLS] vector")
+    assert "(384,)" in cls
+    assert every.startswith("all hidden states")
+    assert every.split()[3].rstrip(":") == "7"
+
+
+def test_tokens_of_a_long_text_stand_on_one_line_and_say_what_was_cut(run, tiny_bert):
+    result = run("tokens", "a lovely film " * 40, "--model", tiny_bert, "--max-length", 50)
+    assert result.code == 0
+    tokens, ids, mask, cut, *_ = result.out.splitlines()
+    assert len(tokens.split()) == len(ids.split()) == len(mask.split()) == 51
+    assert "did not fit into max_length=50" in cut
+
+
+def test_a_text_longer_than_the_model_says_which_limit_cut_it(run, tiny_bert):
+    result = run("tokens", "a lovely film " * 40, "--model", tiny_bert)
+    assert "max_length=None" not in result.out
+    assert "64" in next(line for line in result.out.splitlines() if line.startswith("cut"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--max-length", "2"], ["max_length=2; allowed are 3", "to 64"]),
+        (["--max-length", "65"], ["max_length=65; allowed are 3", "to 64"]),
+        (["--model", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
+    ],
+)
+def test_tokens_refuses_wrong_values_in_one_line(arguments, parts, run, tiny_bert):
+    assert_one_error_line(run("tokens", "film", "--model", tiny_bert, *arguments), *parts)
+
+
+@pytest.mark.parametrize("columns", ["80", "40", "200"])
+def test_models_lists_every_id_unbroken_with_its_numbers_and_where_it_is(columns, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    result = run("models")
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    for entry in catalogue():
+        line = next(line for line in lines if entry.model in line.replace("│", " ").split())
+        assert {str(entry.n_layers), str(entry.hidden_size), str(entry.n_vocabulary)} <= set(line.replace("│", " ").split())
+        assert entry.name in line
+    default = next(line for line in lines if "(default)" in line)
+    assert "sentence-transformers/all-MiniLM-L6-v2" in default
+    assert "installed copy" in default
+
+
+# ---- the program as a process
+
+
+EXPLAINED = {
+    "": COMMANDS,
+    "train": ("--data", "--layers", "--pooling", "--cv", "--out"),
+    "predict": ("--text", "--data", "--out", "--column"),
+    "evaluate": ("--data", "--label", "--model"),
+    "tokens": ("--max-length", "--model"),
+    "models": ("--help",),
+}
+
+
+@pytest.mark.parametrize("arguments", [[], *([command] for command in COMMANDS)], ids=lambda value: " ".join(value) or "program")
+def test_help_imports_neither_torch_nor_transformers(arguments):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['run_pipeline.py', *{arguments!r}, '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({str(PROGRAM)!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    print(*sorted({'torch', 'transformers', 'sklearn', 'pandas'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(PROGRAM.parent), "COLUMNS": "100", "TERM": "dumb"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert (result.returncode, result.stderr.strip()) == (0, "")
+    assert "Usage" in result.stdout
+    for word in EXPLAINED[" ".join(arguments)]:
+        assert word in result.stdout
+
+
+def test_a_pipe_of_lines_through_the_program(artifact, fitted):
+    texts = ["A lovely film.", "Überraschend gut 😀", "", "dull"]
+    result = run_process("predict", "--model", artifact, input="\n".join(texts) + "\n", stdout=subprocess.PIPE)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == expected_lines(fitted, texts)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "--data", "none.csv", "--out", "out.csv"],
+        ["predict", "--text", "film", "--model", "none.joblib"],
+        ["train", "--data", "none.csv"],
+    ],
+)
+def test_a_mistake_ends_the_process_with_code_2_and_one_line(arguments, tmp_path):
+    result = run_process(*arguments, cwd=tmp_path, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert_one_error_line(SimpleNamespace(code=result.returncode, err=result.stderr), "does not exist")
+    assert result.stdout == ""
+
+
+def test_a_traceback_is_there_for_those_who_ask(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIPELINE_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match=r"none\.csv does not exist"):
+        run("predict", "--data", tmp_path / "none.csv", "--out", tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("command", ["models", "predict", "evaluate", "help"])
+def test_a_reader_that_goes_away_is_no_error(command, light_artifact, data):
+    arguments = {
+        "models": ["models"],
+        "predict": ["predict", "--model", light_artifact],
+        "evaluate": ["evaluate", "--model", light_artifact, "--data", data],
+        "help": ["--help"],
+    }
+    reading, writing = os.pipe()
+    os.close(reading)  # what `| head -1` does, but always before the first line
+    try:
+        result = run_process(*arguments[command], input="A lovely film.\n" * 3, stdout=writing)
+    finally:
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_head_takes_the_first_of_many_lines(light_artifact, tmp_path):
+    (tmp_path / "lines.txt").write_text("A lovely film.\n" * 20_000, encoding="utf-8")
+    command = [sys.executable, str(PROGRAM), "predict", "--model", str(light_artifact)]
+    with (
+        (tmp_path / "lines.txt").open() as lines,
+        subprocess.Popen(
+            command, stdin=lines, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        ) as program,
+    ):
+        head = program.stdout.readline()
+        program.stdout.close()
+        error = program.stderr.read()
+        code = program.wait()
+    assert head.rstrip("\n") == expected_lines(load_pipeline(light_artifact), ["A lovely film."])[0]
+    assert (code, error) == (0, "")
+
+
+# ---- progress
+
+
+@pytest.mark.parametrize("somebody_looks", [True, False])
+def test_a_progress_bar_is_shown_where_somebody_looks(somebody_looks, run, artifact, data, tiny_bert, tmp_path, monkeypatch):
+    out = tmp_path / "m.joblib"
+    calls = [
+        ["train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out],
+        ["evaluate", "--data", data, "--model", artifact],
+        ["predict", "--data", data, "--model", artifact, "--out", tmp_path / "out.csv"],
+    ]
+    for arguments in calls:
+        stream = Terminal() if somebody_looks else io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert run(*arguments).code == 0
+        assert ("encoding" in stream.getvalue()) == somebody_looks
+        assert somebody_looks or stream.getvalue() == ""
+    assert load_pipeline(out).get_params()["bertvectorizer__progress"] is False

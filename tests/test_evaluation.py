@@ -1,0 +1,246 @@
+"""evaluate and compare: the numbers are scikit-learn's own, for any kind of labels; wrong labels cost no encoding."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+
+from pipeline import compare, evaluate, make_sentiment_pipeline, read_table
+from pipeline.bert.encoder import Encoder
+from pipeline.evaluation import make_tfidf_baseline
+
+WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
+LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(40)]
+REVIEWS = [f"A {WORDS[label][i % 4]} film, number {i % 7}, {'but' if i % 3 else 'and'} long." for i, label in enumerate(LABELS)]
+ROWS = ["majority", "TF-IDF + LogisticRegression", "frozen BERT + LogisticRegression"]
+
+
+class Echo(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose X is its probabilities: what `evaluate` must make of them is then known."""
+
+    def __init__(self, classes):
+        self.classes_ = np.array(classes)
+
+    def predict_proba(self, X):
+        return np.asarray(X)
+
+
+def random_case(classes, seed, n_texts=60):
+    """Make labels that lean to the first classes, and probabilities that lean to the labels."""
+    generator = np.random.default_rng(seed)
+    true = generator.choice(len(classes), size=n_texts, p=np.arange(len(classes), 0, -1) / sum(range(len(classes) + 1)))
+    probability = generator.random((n_texts, len(classes))) + 0.4 * np.eye(len(classes))[true]
+    return np.array(classes)[true], probability / probability.sum(axis=1, keepdims=True)
+
+
+# ---- evaluate
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("classes", [["negative", "positive"], [0, 1], [-1, 1], [False, True], ["b", "c"], [2.0, 3.0]])
+def test_two_classes_are_scored_as_scikit_learn_scores_them(classes, seed):
+    y, probability = random_case(classes, seed)
+    predicted = np.array(classes)[probability.argmax(axis=1)]
+    assert evaluate(Echo(classes), probability, y) == {
+        "n_texts": 60,
+        "classes": classes,
+        "accuracy": pytest.approx(accuracy_score(y, predicted)),
+        "f1": pytest.approx(f1_score(y, predicted, pos_label=classes[1])),
+        "roc_auc": pytest.approx(roc_auc_score(y, probability[:, 1])),
+        "confusion_matrix": confusion_matrix(y, predicted, labels=classes).tolist(),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("classes", [["bad", "good", "mixed"], [0, 1, 2], ["10", "2", "33", "4"]])
+def test_more_classes_are_scored_one_against_the_rest(classes, seed):
+    y, probability = random_case(classes, seed)
+    predicted = np.array(classes)[probability.argmax(axis=1)]
+    scores = evaluate(Echo(classes), probability, y)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(y, predicted))
+    assert scores["f1"] == pytest.approx(f1_score(y, predicted, average="macro"))
+    one_by_one = [roc_auc_score(y == c, probability[:, i]) for i, c in enumerate(classes)]
+    assert scores["roc_auc"] == pytest.approx(np.mean(one_by_one))
+    assert scores["roc_auc"] == pytest.approx(roc_auc_score(y, probability, multi_class="ovr", average="macro", labels=classes))
+    assert scores["confusion_matrix"] == confusion_matrix(y, predicted, labels=classes).tolist()
+
+
+def test_the_rows_of_the_confusion_matrix_are_true_and_its_columns_predicted():
+    probability = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]]
+    scores = evaluate(Echo(["no", "yes"]), probability, ["no", "no", "no", "yes"])
+    assert scores["confusion_matrix"] == [[1, 2], [0, 1]]
+
+
+@pytest.mark.parametrize("container", [list, tuple, np.array, pd.Series, lambda y: pd.Series(y, index=range(len(y), 0, -1))])
+def test_labels_may_come_in_any_container(container):
+    y, probability = random_case(["a", "b"], 0)
+    assert evaluate(Echo(["a", "b"]), probability, container(y)) == evaluate(Echo(["a", "b"]), probability, list(y))
+
+
+@pytest.mark.parametrize(
+    ("classes", "others"),
+    [([0, 1], ["0", "1"]), (["0", "1"], [0, 1]), ([False, True], ["False", "True"]), ([1, 2, 3], list("123"))],
+)
+def test_labels_of_another_type_with_the_same_name_give_the_same_scores(classes, others):
+    y, probability = random_case(classes, 3)
+    translated = [others[classes.index(label)] for label in y.tolist()]
+    assert evaluate(Echo(classes), probability, translated) == evaluate(Echo(classes), probability, y)
+
+
+def test_a_model_fitted_on_numbers_is_scored_on_the_labels_of_a_csv_file(tmp_path):
+    numbers = [int(label == "positive") for label in LABELS]
+    pd.DataFrame({"text": REVIEWS, "label": numbers}).to_csv(tmp_path / "reviews.csv", index=False)
+    table = read_table(tmp_path / "reviews.csv", columns=["text", "label"])
+    assert set(table["label"]) == {"0", "1"}
+    model = make_tfidf_baseline().fit(REVIEWS[:30], numbers[:30])
+    scores = evaluate(model, table["text"], table["label"])
+    assert scores["accuracy"] == pytest.approx(model.score(REVIEWS, numbers))
+    assert scores == evaluate(model, REVIEWS, numbers)
+
+
+@pytest.mark.parametrize(
+    ("classes", "present"), [(["a", "b"], ["b"]), (["a", "b", "c"], ["a", "c"]), (["a", "b", "c"], ["b"]), ([0, 1], [0])]
+)
+def test_where_a_class_is_absent_there_is_no_roc_auc_but_everything_else(classes, present):
+    y, probability = random_case(classes, 1)
+    kept = np.isin(y, present)
+    y, probability = y[kept], probability[kept]
+    predicted = np.array(classes)[probability.argmax(axis=1)]
+    scores = evaluate(Echo(classes), probability, y)
+    assert scores["roc_auc"] is None
+    assert scores["accuracy"] == pytest.approx(accuracy_score(y, predicted))
+    assert np.array(scores["confusion_matrix"]).shape == (len(classes), len(classes))
+    assert np.sum(scores["confusion_matrix"]) == len(y)
+
+
+def test_a_class_that_is_never_predicted_counts_as_zero_and_warns_of_nothing():
+    assert evaluate(Echo(["a", "b"]), [[0.9, 0.1], [0.8, 0.2]], ["a", "b"])["f1"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["pos", "negative"], r"labels the model does not know: 'pos'; it knows .*'negative', .*'positive'"),
+        (["b", "a"], "does not know: 'a', 'b'"),
+        ([1, 0], "does not know: '0', '1'"),
+        ([None, "positive"], "does not know: 'None'"),
+        ([float("nan"), "positive"], "does not know: 'nan'"),
+        (["Positive", "positive "], "does not know: 'Positive', 'positive '"),
+    ],
+)
+def test_labels_the_model_does_not_know_are_listed_beside_those_it_knows(y, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(Echo(["negative", "positive"]), [[0.5, 0.5]] * 2, y)
+
+
+@pytest.mark.parametrize("n_labels", [1, 3, 0])
+def test_texts_and_labels_of_different_number_are_refused(n_labels):
+    with pytest.raises(ValueError, match=f"inconsistent numbers of samples: 2 texts and {n_labels} labels"):
+        evaluate(Echo(["a", "b"]), [[0.5, 0.5]] * 2, ["a", "b", "b"][:n_labels])
+
+
+# ---- compare
+
+
+def slow_comparison(candidates, texts, y, cv, random_state):
+    """One model, one fold, one metric at a time."""
+    rows = {}
+    for name, candidate in candidates.items():
+        scores = []
+        for train, test in StratifiedKFold(cv, shuffle=True, random_state=random_state).split(texts, y):
+            model = clone(candidate).fit([texts[i] for i in train], y[train])
+            held_out = [texts[i] for i in test]
+            predicted, probability = model.predict(held_out), model.predict_proba(held_out)
+            positive = model.classes_[1]
+            scores.append((
+                accuracy_score(y[test], predicted),
+                f1_score(y[test], predicted, pos_label=positive, zero_division=0.0),
+                roc_auc_score(y[test] == positive, probability[:, 1]),
+            ))  # fmt: skip
+        rows[name] = [*np.mean(scores, axis=0), *np.std(scores, axis=0, ddof=1)]
+    metrics = ["accuracy", "f1", "roc_auc"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*metrics, *(f"{m}_sd" for m in metrics)])
+
+
+@pytest.mark.parametrize(("cv", "random_state"), [(2, 0), (4, 7)])
+def test_the_table_is_what_a_loop_over_the_folds_by_hand_gives(cv, random_state, tiny_bert):
+    y = np.array(LABELS)
+    bert = make_sentiment_pipeline(model=tiny_bert)
+    candidates = dict(zip(ROWS, [DummyClassifier(strategy="most_frequent"), make_tfidf_baseline(), bert], strict=True))
+    expected = slow_comparison(candidates, REVIEWS, y, cv, random_state)
+    table = compare(REVIEWS, y, model=bert, cv=cv, random_state=random_state)
+    assert list(table.index) == ROWS
+    pd.testing.assert_frame_equal(table.drop(columns="fit_seconds"), expected)
+    assert (table["fit_seconds"] > 0).all()
+
+
+def test_all_rows_are_scored_on_the_same_folds():
+    table = compare(REVIEWS, LABELS, model=make_tfidf_baseline(), cv=3, random_state=5).drop(columns="fit_seconds")
+    assert table.loc[ROWS[2]].tolist() == table.loc[ROWS[1]].tolist()
+    assert table.loc[ROWS[1], "accuracy"] != table.loc[ROWS[0], "accuracy"]
+
+
+def test_the_model_given_is_neither_fitted_nor_changed(tiny_bert):
+    model = make_sentiment_pipeline(model=tiny_bert, layers=1)
+    before = repr(model)
+    compare(REVIEWS, LABELS, model=model, cv=2)
+    assert repr(model) == before
+    assert not model.__sklearn_is_fitted__()
+
+
+@pytest.mark.parametrize("container", [np.array, pd.Series, lambda v: pd.Series(v, index=range(100, 100 - len(v), -1)), iter])
+def test_texts_may_come_in_any_container(container, tiny_bert):
+    y = pd.Series(LABELS, index=range(len(LABELS), 0, -1))
+    model = make_sentiment_pipeline(model=tiny_bert)
+    expected = compare(REVIEWS, LABELS, model=model, cv=2).drop(columns="fit_seconds")
+    found = compare(container(REVIEWS), y, model=model, cv=2).drop(columns="fit_seconds")
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_three_classes_and_number_labels_can_be_compared(tiny_bert):
+    y = [i % 3 for i in range(len(REVIEWS))]
+    table = compare(REVIEWS, y, model=make_sentiment_pipeline(model=tiny_bert), cv=2)
+    assert np.isfinite(table.to_numpy()).all()
+    assert table.loc["majority", "roc_auc"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (LABELS[:-1], "inconsistent numbers of samples: 40 texts and 39 labels"),
+        (["positive"] * 40, "one class only, 'positive', in all 40 rows"),
+        ([None, *LABELS[1:]], "label 0 is None .missing.*Drop the unlabelled rows"),
+        ([1, *LABELS[1:]], r"y mixes text with other labels: label 0 is 1 \(int\), label 1 is 'positive' \(str\)"),
+        ([*["rare"] * 2, *["positive"] * 3, *["negative"] * 3, *["odd"] * 32], None),
+    ],
+)
+def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_bert, monkeypatch):
+    encoded = []
+    run = Encoder.hidden_states
+    monkeypatch.setattr(Encoder, "hidden_states", lambda self, *a: encoded.append(1) or run(self, *a))
+    model = make_sentiment_pipeline(model=tiny_bert)
+    if message is None:
+        compare(REVIEWS, y, model=model, cv=2)
+        assert encoded
+        return
+    with pytest.raises(ValueError, match=message):
+        compare(REVIEWS, y, model=model, cv=2)
+    assert not encoded
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"), [(1, "n_splits=1"), (25, "n_splits=25 cannot be greater than the number of members in each class")]
+)
+def test_a_wrong_number_of_folds_is_refused_before_anything_is_encoded(cv, message, tiny_bert, monkeypatch):
+    monkeypatch.setattr(Encoder, "hidden_states", lambda *_: pytest.fail("a text was encoded"))
+    with pytest.raises(ValueError, match=message):
+        compare(REVIEWS, LABELS, model=make_sentiment_pipeline(model=tiny_bert), cv=cv)
+
+
+@pytest.mark.parametrize("texts", [["film", None], ["film", 3], "film"])
+def test_wrong_texts_are_refused_by_row(texts):
+    with pytest.raises((ValueError, TypeError), match=r"row 1 of X is|X is a single string"):
+        compare(texts, [0, 1])

@@ -1,0 +1,44 @@
+"""The README: its blocks run and print what it says, its commands exist, its numbers are those that were measured."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.markdown import run_page
+
+TOP = Path(__file__).resolve().parent.parent
+README = (TOP / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_block_prints_what_stands_below_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = run_page(TOP / "README.md")
+    assert len(results) >= 2
+    for code, printed, shown in results:
+        assert printed == (shown or ""), f"\n{code}\nprinted\n{printed}"
+
+
+def test_every_file_it_links_to_is_there():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert len(links) > 10
+    assert [link for link in links if not (TOP / link).exists()] == []
+
+
+@pytest.mark.parametrize("target", ["run", "test"])
+def test_its_make_commands_are_targets(target):
+    assert f"make {target}" in README
+    assert re.search(rf"^{target}:", (TOP / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_its_results_are_those_of_the_benchmark():
+    measured = pd.read_csv(TOP / "benchmarks" / "results" / "sst2.csv")
+    for model, accuracy in zip(measured["model"], measured["accuracy"], strict=True):
+        assert f"| {model} | {100 * accuracy:.1f} |" in README
+
+
+def test_it_names_the_pinned_torch():
+    pin = re.search(r"^torch==\S+", (TOP / "requirements.txt").read_text(), re.MULTILINE)
+    assert pin is not None
+    assert f"pip install {pin[0]}" in README

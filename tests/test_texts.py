@@ -1,0 +1,762 @@
+"""pipeline.texts: every container of texts gives the same list of str; whatever is no text is refused with row, type and cure."""
+
+import copy
+import pickle
+import re
+import types
+from collections import OrderedDict, UserDict, defaultdict, deque
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from pipeline.texts import check_labels, check_texts, check_words, take_columns
+
+TEXTS = ["A quiet film.", "", "Überraschend gut 😀", "A quiet film.", " NA\n", "nan", "001"]
+
+
+class Text(str):
+    """A str that lies about how it is shown, as an enum member does."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        return "not the text"
+
+
+def frozen(array):
+    array.setflags(write=False)
+    return array
+
+
+string_dtype = np.dtypes.StringDType()
+
+CONTAINERS = {
+    "list": lambda t: list(t),
+    "tuple": lambda t: tuple(t),
+    "deque": lambda t: deque(t),
+    "values of a dict": lambda t: dict(enumerate(t)).values(),
+    "list of str subclass": lambda t: [Text(x) for x in t],
+    "list of np.str_": lambda t: [np.str_(x) for x in t],
+    "object array": lambda t: np.array(t, dtype=object),
+    "U array": lambda t: np.array(t),
+    "StringDType array": lambda t: np.array(t, dtype=string_dtype),
+    "object array (n, 1)": lambda t: np.array(t, dtype=object)[:, None],
+    "U array (n, 1)": lambda t: np.array(t)[:, None],
+    "StringDType array (n, 1)": lambda t: np.array(t, dtype=string_dtype)[:, None],
+    "read-only object array": lambda t: frozen(np.array(t, dtype=object)),
+    "read-only U array (n, 1)": lambda t: frozen(np.array(t)[:, None]),
+    "strided view": lambda t: np.repeat(np.array(t, dtype=object), 2)[::2],
+    "Series object": lambda t: pd.Series(t, dtype=object),
+    "Series str": lambda t: pd.Series(t, dtype="str"),
+    "Series string[python]": lambda t: pd.Series(t, dtype="string[python]"),
+    "Series string[pyarrow]": lambda t: pd.Series(t, dtype="string[pyarrow]"),
+    "Series ArrowDtype": lambda t: pd.Series(t, dtype=pd.ArrowDtype(pa.string())),
+    "Series large ArrowDtype": lambda t: pd.Series(t, dtype=pd.ArrowDtype(pa.large_string())),
+    "Series category": lambda t: pd.Series(t, dtype="category"),
+    "Series, index backwards": lambda t: pd.Series(t, index=range(len(t))[::-1]),
+    "Series, index of duplicates": lambda t: pd.Series(t, index=[7] * len(t)),
+    "Series, index of mixed labels": lambda t: pd.Series(
+        t, index=pd.Index(["x", 0, None, 2.5, (1, 2), "x", 0][: len(t)], dtype=object)
+    ),
+    "Series, MultiIndex": lambda t: pd.Series(t, index=pd.MultiIndex.from_product([["a"], range(len(t))])),
+    "Index": lambda t: pd.Index(t),
+    "Categorical": lambda t: pd.Categorical(t),
+    "DataFrame": lambda t: pd.DataFrame({"text": t}),
+    "DataFrame of categories": lambda t: pd.DataFrame({"text": pd.Categorical(t)}),
+    "DataFrame, column 0, index of duplicates": lambda t: pd.DataFrame(t, index=[7] * len(t)),
+    "DataFrame ArrowDtype": lambda t: pd.DataFrame({"text": t}, dtype=pd.ArrowDtype(pa.string())),
+    "polars Series": lambda t: pl.Series(t),
+    "polars Categorical": lambda t: pl.Series(t, dtype=pl.Categorical),
+    "polars Enum": lambda t: pl.Series(t, dtype=pl.Enum(sorted(set(t)))),
+    "polars DataFrame": lambda t: pl.DataFrame({"text": t}),
+    "pyarrow Array": lambda t: pa.array(t),
+    "pyarrow large string": lambda t: pa.array(t, pa.large_string()),
+    "pyarrow string view": lambda t: pa.array(t, pa.string_view()),
+    "pyarrow dictionary": lambda t: pa.array(t).dictionary_encode(),
+    "pyarrow ChunkedArray": lambda t: pa.chunked_array([t[:2], [], t[2:]], pa.string()),
+    "pyarrow ChunkedArray dictionary": lambda t: pa.chunked_array([t[:2], t[2:]], pa.string()).dictionary_encode(),
+    "pyarrow Table": lambda t: pa.table({"text": t}),
+    "pyarrow Table dictionary": lambda t: pa.table({"text": pa.array(t).dictionary_encode()}),
+}
+
+
+# ---- what is accepted
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_every_container_gives_the_same_list_of_plain_str_and_is_left_as_it_was(name):
+    X = CONTAINERS[name](TEXTS)
+    before = [*X] if name == "values of a dict" else pickle.dumps(X)
+    found = check_texts(X)
+    assert found == TEXTS
+    assert {type(text) for text in found} == {str}
+    assert type(found) is list
+    found.append("more")  # the caller's own list must not be the one handed back
+    assert ([*X] if name == "values of a dict" else pickle.dumps(X)) == before
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_every_container_gives_the_same_texts_under_coerce(name):
+    assert check_texts(CONTAINERS[name](TEXTS), on_invalid="coerce", missing="empty") == TEXTS
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_one_text_is_one_row_in_every_container(name):
+    assert check_texts(CONTAINERS[name](["one"])) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        [],
+        (),
+        iter([]),
+        np.array([], dtype=object),
+        np.empty((0, 1), dtype=object),
+        pd.Series([], dtype="str"),
+        pd.DataFrame({"text": []}, dtype="str"),
+        pl.Series([], dtype=pl.String),
+        pl.DataFrame({"text": []}),
+        pa.table({"text": pa.array([], pa.string())}),
+        pa.chunked_array([], pa.string()),
+    ],
+    ids=lambda X: type(X).__module__ + "." + type(X).__name__,
+)
+def test_no_rows_are_no_texts(X):
+    assert check_texts(X) == []
+
+
+def test_a_generator_is_read_once_to_its_end():
+    seen = []
+    texts = (seen.append(text) or text for text in TEXTS)
+    assert check_texts(texts) == TEXTS
+    assert seen == TEXTS
+    assert check_texts(texts) == []
+
+
+def test_the_rows_of_a_slice_are_those_of_the_slice():
+    assert check_texts(pd.Series(TEXTS)[2:5]) == TEXTS[2:5]
+    assert check_texts(pa.array(TEXTS).slice(2, 3)) == TEXTS[2:5]
+    assert check_texts(pa.table({"text": TEXTS}).slice(2, 3)) == TEXTS[2:5]
+    assert check_texts(np.array([TEXTS, TEXTS], dtype=object).T[:, 1:]) == TEXTS
+
+
+def test_columns_that_were_taken_apart_already_are_accepted():
+    assert check_texts(take_columns(pd.Series(TEXTS))) == TEXTS
+
+
+def test_taking_columns_apart_keeps_names_and_index_and_tells_flat_input_from_a_table():
+    frame = pd.DataFrame({"a": ["x", "y"], "b": [1, 2]}, index=[5, 6])
+    table = take_columns(frame)
+    assert (table.names, table.n_texts, table.one_dimensional, list(table.index)) == (["a", "b"], 2, False, [5, 6])
+    assert table.columns == [["x", "y"], [1, 2]]
+    flat = take_columns(frame["a"])
+    assert (flat.names, flat.n_texts, flat.one_dimensional, list(flat.index)) == (None, 2, True, [5, 6])
+    array = take_columns(frame.to_numpy())
+    assert (array.names, array.n_texts, array.one_dimensional, array.index) == (None, 2, False, None)
+
+
+# ---- any text at all
+
+
+def reference_repair(text):
+    """Slow and obvious: a high surrogate and the low one after it make a character; any other surrogate is U+FFFD."""
+    repaired, i = [], 0
+    while i < len(text):
+        here, after = ord(text[i]), ord(text[i + 1]) if i + 1 < len(text) else 0
+        if 0xD800 <= here < 0xDC00 and 0xDC00 <= after < 0xE000:
+            repaired.append(chr(0x10000 + ((here - 0xD800) << 10) + (after - 0xDC00)))
+            i += 1
+        else:
+            repaired.append("\ufffd" if 0xD800 <= here < 0xE000 else text[i])
+        i += 1
+    return "".join(repaired)
+
+
+def has_surrogate(text):
+    return any(0xD800 <= ord(character) < 0xE000 for character in text)
+
+
+any_text = st.text() | st.text(st.characters()) | st.text(st.characters(categories=["Cs", "Lu"]), max_size=6)
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(any_text))
+@example(["fine", "\ud83d\ude00"])
+@example(["\ufeff", "\x00", "\U0010ffff"])
+def test_any_list_of_text_comes_back_exactly_or_is_refused_for_a_surrogate(texts):
+    before = list(texts)
+    wrong = [i for i, text in enumerate(texts) if has_surrogate(text)]
+    if wrong:
+        with pytest.raises(ValueError, match=rf"row {wrong[0]} of X, a str, holds a lone surrogate.*on_invalid='coerce'"):
+            check_texts(texts)
+    else:
+        found = check_texts(texts)
+        assert found == before
+        assert {type(text) for text in found} <= {str}
+    assert texts == before
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(any_text))
+@example(["\ud83d\ude00", "\ude00\ud83d", "\ud83d\ud83d\ude00", "a\ud800", "\udfffb", "\ufeff\ud800\ufeff"])
+def test_coerce_repairs_surrogates_as_the_slow_reference_does_and_leaves_every_other_text(texts):
+    found = check_texts(texts, on_invalid="coerce")
+    assert found == [reference_repair(text) for text in texts]
+    "".join(found).encode("utf-8")
+
+
+@pytest.mark.parametrize(("text", "position"), [("\ud800", 0), ("ab\udc80c", 2), ("ü\ud83d\ude00", 1)])
+@pytest.mark.parametrize("container", [list, lambda t: np.array(t, dtype=object), lambda t: pd.Series(t, dtype=object)])
+def test_a_surrogate_is_refused_with_its_place_and_the_repair_that_is_named_works(container, text, position):
+    with pytest.raises(ValueError, match=rf"row 1 of X.*lone surrogate, '\\u.{{4}}', at character {position}") as caught:
+        check_texts(container(["fine", text]))
+    repair = re.search(r"text\.encode\(.*?\)\.decode\(.*?\)", str(caught.value)).group()
+    assert check_texts([eval(repair, {"text": text})]) == [reference_repair(text)]
+
+
+# ---- missing values
+
+MISSING = {
+    "None": ["a", None, "c"],
+    "tuple with None": ("a", None, "c"),
+    "float nan": ["a", float("nan"), "c"],
+    "np.float32 nan": ["a", np.float32("nan"), "c"],
+    "pd.NA": ["a", pd.NA, "c"],
+    "pd.NaT": ["a", pd.NaT, "c"],
+    "np NaT": ["a", np.datetime64("NaT"), "c"],
+    "object array": np.array(["a", None, "c"], dtype=object),
+    "object array (n, 1)": np.array([["a"], [np.nan], ["c"]], dtype=object),
+    "StringDType na None": np.array(["a", None, "c"], dtype=np.dtypes.StringDType(na_object=None)),
+    "StringDType na nan": np.array(["a", np.nan, "c"], dtype=np.dtypes.StringDType(na_object=np.nan)),
+    "Series object": pd.Series(["a", None, "c"], dtype=object),
+    "Series str": pd.Series(["a", None, "c"], dtype="str"),
+    "Series string[python]": pd.Series(["a", None, "c"], dtype="string[python]"),
+    "Series string[pyarrow]": pd.Series(["a", None, "c"], dtype="string[pyarrow]"),
+    "Series ArrowDtype": pd.Series(["a", None, "c"], dtype=pd.ArrowDtype(pa.string())),
+    "Series category": pd.Series(["a", None, "c"], dtype="category"),
+    "DataFrame": pd.DataFrame({"text": ["a", None, "c"]}),
+    "DataFrame category": pd.DataFrame({"text": pd.Categorical(["a", None, "c"])}),
+    "polars Series": pl.Series(["a", None, "c"]),
+    "polars Categorical": pl.Series(["a", None, "c"], dtype=pl.Categorical),
+    "polars DataFrame": pl.DataFrame({"text": ["a", None, "c"]}),
+    "pyarrow Array": pa.array(["a", None, "c"]),
+    "pyarrow ChunkedArray": pa.chunked_array([["a"], [None, "c"]]),
+    "pyarrow Table": pa.table({"text": ["a", None, "c"]}),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("on_invalid", ["error", "coerce"])
+def test_a_missing_text_is_refused_with_its_row_or_read_as_empty(name, on_invalid):
+    with pytest.raises(ValueError, match=r"row 1 of X is (None|nan|<NA>|NaT|np\..*) \(missing; .*Drop or fill.*missing='empty'"):
+        check_texts(MISSING[name], on_invalid=on_invalid)
+    assert check_texts(MISSING[name], missing="empty", on_invalid=on_invalid) == ["a", "", "c"]
+
+
+def test_only_missing_values_are_read_as_empty():
+    with pytest.raises(TypeError, match="row 1 of X is of type int, 0"):
+        check_texts([None, 0], missing="empty")
+
+
+# ---- cells that are no text
+
+
+@pytest.mark.parametrize(
+    ("cell", "shown", "cure"),
+    [
+        (b"caf\xc3\xa9", r"bytes, b'caf\\xc3\\xa9'", r"decode it, as in data\.decode\('utf-8'\)"),
+        (bytearray(b"x"), "bytearray", "decode it"),
+        (np.bytes_(b"x"), "bytes_", "decode it"),
+        (3, "int, 3", r"column\.astype\(str\), or set on_invalid='coerce'"),
+        (np.int64(3), r"int64, np\.int64\(3\)", "on_invalid='coerce'"),
+        (1.5, "float, 1.5", "on_invalid='coerce'"),
+        (True, "bool, True", "on_invalid='coerce'"),
+        (np.True_, "bool, np.True_", "on_invalid='coerce'"),
+        (Decimal("1.50"), r"Decimal, Decimal\('1\.50'\)", "on_invalid='coerce'"),
+        (date(2024, 5, 1), "date", "on_invalid='coerce'"),
+        (Path("file.txt"), "Path, ", "on_invalid='coerce'"),
+        ({"text": "x"}, r"dict, \{'text': 'x'\}", "on_invalid='coerce'"),
+        ({"x"}, r"set, \{'x'\}", "on_invalid='coerce'"),
+        (["two", "words"], r"list, \['two', 'words'\]", r"' '\.join\(words\); only transform_tokens"),
+        (("a premise", "a claim"), r"tuple, \('a premise', 'a claim'\)", r"' '\.join\(words\)"),
+        (np.array(["two", "words"]), "ndarray", r"' '\.join\(words\)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("container", [list, tuple, iter, lambda cells: pd.Series(cells, dtype=object)])
+def test_a_cell_that_is_no_text_is_refused_with_row_type_value_and_cure(container, cell, shown, cure):
+    with pytest.raises(TypeError, match=rf"(?s)row 2 of X is of type \w*{shown}.*must be a string.*{cure}"):
+        check_texts(container(["a", "b", cell]))
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.array([1, 2]),
+        np.array([[1], [2]]),
+        pd.Series([1, 2]),
+        pd.Series([1, 2], dtype="Int64"),
+        pd.Series([1, 2], dtype="category"),
+        pd.DataFrame({"text": [1, 2]}),
+        pl.Series([1, 2]),
+        pl.DataFrame({"text": [1, 2]}),
+        pa.array([1, 2]),
+        pa.table({"text": [1, 2]}),
+    ],
+    ids=lambda X: type(X).__module__ + "." + type(X).__name__,
+)
+def test_a_column_of_numbers_is_refused(X):
+    with pytest.raises(TypeError, match=r"row 0 of X is of type int\d*, .*1.*not a number.*astype\(str\).*on_invalid='coerce'"):
+        check_texts(X)
+
+
+def test_a_long_value_is_cut_in_the_message():
+    with pytest.raises(TypeError, match=r"\.\.\.; each text") as caught:
+        check_texts([list(range(10_000))])
+    assert len(str(caught.value)) < 400
+
+
+def test_two_pairs_are_not_taken_for_a_table_of_two_columns():
+    with pytest.raises(TypeError, match="row 0 of X is of type tuple"):
+        check_texts([("a", "b"), ("c", "d")])
+
+
+# ---- index labels
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "\ud800"], ids=["missing", "number", "surrogate"])
+@pytest.mark.parametrize(
+    ("index", "label"),
+    [
+        (["p", "q", "r"], "'r'"),
+        ([7, 7, 7], "7"),
+        ([2, 1, 0], "0"),
+        ([10.5, 11.5, 12.5], r"12\.5"),
+        (["0", "1", "2"], "'2'"),
+        (pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)]), r"\('b', .*1.*\)"),
+        (pd.date_range("2024-05-01", periods=3), ".*2024-05-03.*"),
+        (pd.Index([1, 2, pd.NA], dtype=object), "<NA>"),
+        (pd.Index([1, 2, None], dtype="Int64"), "<NA>"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", ["Series", "DataFrame"])
+def test_the_index_label_is_named_where_the_index_is_not_0_1_2(shape, index, label, wrong):
+    X = pd.Series(["a", "b", wrong], index=index, dtype=object)
+    with pytest.raises((TypeError, ValueError), match=rf"^row 2 \(index label .*{label}.*\) of X"):
+        check_texts(X if shape == "Series" else X.to_frame("text"))
+
+
+def test_no_index_label_is_named_where_the_index_counts_the_rows():
+    with pytest.raises(ValueError, match=r"^row 1 of X is"):
+        check_texts(pd.Series(["a", None]))
+    with pytest.raises(ValueError, match=r"^row 1 of X is"):
+        check_texts(pl.DataFrame({"text": ["a", None]}))
+
+
+# ---- containers that are refused
+
+
+@pytest.mark.parametrize("X", ["one text", "", np.str_("one text"), Text("one text")], ids=lambda X: type(X).__name__)
+@pytest.mark.parametrize("on_invalid", ["error", "coerce"])
+def test_a_bare_string_is_refused_and_told_to_go_into_a_list(X, on_invalid):
+    with pytest.raises(ValueError, match=r"X is a single string.*Wrap it in a list: \[text\]"):
+        check_texts(X, on_invalid=on_invalid)
+
+
+@pytest.mark.parametrize("X", [b"text", bytearray(b"text")], ids=lambda X: type(X).__name__)
+def test_bare_bytes_are_refused_and_told_to_be_decoded(X):
+    with pytest.raises(TypeError, match=rf"X is a {type(X).__name__}; .*decode it and wrap it in a list: \[data\.decode"):
+        check_texts(X)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        {"a": "text"},
+        {},
+        OrderedDict(a="text"),
+        defaultdict(str, a="text"),
+        UserDict(a="text"),
+        types.MappingProxyType({"a": "text"}),
+    ],
+    ids=lambda X: type(X).__name__,
+)
+@pytest.mark.parametrize("on_invalid", ["error", "coerce"])
+def test_every_kind_of_dict_is_refused_and_pointed_to_its_values(X, on_invalid):
+    with pytest.raises(TypeError, match=rf"X is a {type(X).__name__}; a sequence of texts is expected: .*list\(X\.values\(\)\)"):
+        check_texts(X, on_invalid=on_invalid)
+
+
+@pytest.mark.parametrize("X", [{"text"}, set(), frozenset({"text"})], ids=lambda X: type(X).__name__)
+@pytest.mark.parametrize("on_invalid", ["error", "coerce"])
+def test_sets_are_refused_because_they_have_no_order(X, on_invalid):
+    with pytest.raises(TypeError, match=rf"X is a {type(X).__name__}; .*no fixed order of rows: pass a list"):
+        check_texts(X, on_invalid=on_invalid)
+
+
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+@pytest.mark.parametrize("format", ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"])
+@pytest.mark.parametrize("on_invalid", ["error", "coerce"])
+def test_sparse_input_of_every_format_is_refused(format, kind, on_invalid):
+    X = getattr(sparse, f"{format}_{kind}")(np.eye(2))
+    with pytest.raises(TypeError, match=r"X is a sparse matrix; .*Pass the raw texts, a list of str"):
+        check_texts(X, on_invalid=on_invalid)
+
+
+@pytest.mark.parametrize(
+    "X", [None, 3, 2.5, True, object, pa.scalar("a"), pl.LazyFrame({"text": ["a"]})], ids=lambda X: type(X).__name__
+)
+def test_what_is_no_sequence_is_refused_with_its_type(X):
+    with pytest.raises(TypeError, match=rf"X is a {type(X).__name__}, .*such as a list of str"):
+        check_texts(X)
+
+
+@pytest.mark.parametrize("X", [np.array("text"), np.array("text", dtype=object), np.array(3)], ids=lambda X: X.dtype.str)
+def test_a_0d_array_is_refused(X):
+    with pytest.raises(ValueError, match=r"X is a single value, .*; wrap it in a list"):
+        check_texts(X)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("on_invalid", ["error", "coerce"])
+def test_an_array_of_three_or_more_dimensions_is_refused_with_its_shape(shape, on_invalid):
+    with pytest.raises(ValueError, match=rf"array of {len(shape)} dimensions, shape {re.escape(str(shape))}; one column"):
+        check_texts(np.full(shape, "text", dtype=object), on_invalid=on_invalid)
+
+
+@pytest.mark.parametrize("on_invalid", ["error", "coerce"])
+@pytest.mark.parametrize(
+    "X",
+    [np.empty((2, 0), dtype=object), pd.DataFrame(index=[0, 1]), pl.DataFrame(), pa.table({})],
+    ids=lambda X: type(X).__module__,
+)
+def test_a_table_without_columns_is_refused(X, on_invalid):
+    with pytest.raises(ValueError, match=r"0 feature\(s\).*one column of text is expected"):
+        check_texts(X, on_invalid=on_invalid)
+
+
+@pytest.mark.parametrize("on_invalid", ["error", "coerce"])
+def test_complex_numbers_are_refused(on_invalid):
+    with pytest.raises(ValueError, match="Complex data not supported: X is an array of complex numbers; texts are expected"):
+        check_texts(np.array([[1j]]), on_invalid=on_invalid)
+
+
+TWO_COLUMNS = {
+    "pandas": pd.DataFrame({"title": ["a"], "body": ["b"]}),
+    "polars": pl.DataFrame({"title": ["a"], "body": ["b"]}),
+    "pyarrow": pa.table({"title": ["a"], "body": ["b"]}),
+    "pandas, columns 0 and 1": pd.DataFrame([["a", "b"]]),
+    "pandas, MultiIndex columns": pd.DataFrame([["a", "b"]], columns=pd.MultiIndex.from_tuples([("x", "y"), ("x", "z")])),
+    "object array": np.array([["a", "b"]], dtype=object),
+    "U array": np.array([["a", "b"]]),
+}
+
+
+@pytest.mark.parametrize("name", ["pandas", "polars", "pyarrow"])
+def test_several_columns_are_refused_with_their_names_and_a_column_transformer_as_the_cure(name):
+    cure = r"make_column_transformer\(\(BertVectorizer\(\), 'title'\)\)"
+    with pytest.raises(ValueError, match=rf"DataFrame with 2 columns, \['title', 'body'\]; one column of text .*{cure}"):
+        check_texts(TWO_COLUMNS[name])
+
+
+def test_several_columns_of_one_name_are_refused_as_others_are():
+    with pytest.raises(ValueError, match=r"2 columns, \['t', 't'\]; one column of text is expected"):
+        check_texts(pd.DataFrame([["a", "b"]], columns=["t", "t"]))
+
+
+def test_several_columns_of_an_array_are_refused_with_its_shape():
+    with pytest.raises(
+        ValueError, match=r"X has 3 columns, shape \(2, 3\); one column of text is expected. Choose one, as in X\[:, 0\]"
+    ):
+        check_texts(np.array([["a", "b", "c"]] * 2))
+
+
+@pytest.mark.parametrize("name", TWO_COLUMNS)
+def test_the_choice_of_a_column_that_the_error_names_can_be_pasted(name):
+    X = TWO_COLUMNS[name]
+    with pytest.raises(ValueError, match="Choose one, as in X") as caught:
+        check_texts(X)
+    choice = re.search(r"as in (X\[.*?\])(, or|\.$)", str(caught.value)).group(1)
+    assert check_texts(eval(choice, {"X": X})) == ["a"]
+
+
+# ---- on_invalid="coerce"
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [(3, "3"), (1.5, "1.5"), (True, "True"), (Decimal("1.50"), "1.50"), (date(2024, 5, 1), "2024-05-01"), (np.int64(3), "3")],
+)
+def test_coerce_turns_values_into_their_text(cell, text):
+    assert check_texts(["a", cell], on_invalid="coerce") == ["a", text]
+
+
+@pytest.mark.parametrize("cell", [b"caf\xc3\xa9", bytearray(b"x"), np.bytes_(b"x")], ids=lambda cell: type(cell).__name__)
+def test_coerce_never_takes_the_repr_of_bytes_for_a_text(cell):
+    with pytest.raises(TypeError, match=rf"row 1 of X is of type {type(cell).__name__}.*decode it"):
+        check_texts(["a", cell], on_invalid="coerce")
+
+
+@pytest.mark.parametrize("value", [float("inf"), -np.inf, np.float32("inf")], ids=repr)
+def test_infinity_is_refused_even_under_coerce(value):
+    with pytest.raises(ValueError, match=r"row 1 of X is .*inf.*infinity"):
+        check_texts([["a"], [value]], on_invalid="coerce")
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        pd.DataFrame({"title": ["a", "c"], "stars": [1, 2], "body": ["b", "d"]}),
+        pl.DataFrame({"title": ["a", "c"], "stars": [1, 2], "body": ["b", "d"]}),
+        pa.table({"title": ["a", "c"], "stars": [1, 2], "body": ["b", "d"]}),
+        np.array([["a", 1, "b"], ["c", 2, "d"]], dtype=object),
+        [["a", 1, "b"], ["c", 2, "d"]],
+        (("a", 1, "b"), ("c", 2, "d")),
+        iter([("a", 1, "b"), ("c", 2, "d")]),
+    ],
+    ids=lambda X: type(X).__module__ + "." + type(X).__name__,
+)
+def test_coerce_joins_several_columns_by_a_blank_row_by_row(X):
+    assert check_texts(X, on_invalid="coerce") == ["a 1 b", "c 2 d"]
+
+
+def test_coerce_joins_missing_cells_as_empty_ones_only_where_they_are_allowed():
+    X = pd.DataFrame({"title": ["a", None], "body": ["b", "d"]})
+    with pytest.raises(ValueError, match=r"row 1 of X is nan \(missing"):
+        check_texts(X, on_invalid="coerce")
+    assert check_texts(X, on_invalid="coerce", missing="empty") == ["a b", " d"]
+
+
+@pytest.mark.parametrize(
+    "X",
+    [[["a", "b"], ["c"]], [["a", "b"], "c"], ["c", ["a", "b"]], pd.Series([["a", "b"], ["c"]])],
+    ids=["ragged table", "a row that is none", "a text and a row", "Series of lists"],
+)
+def test_coerce_never_takes_the_repr_of_a_list_for_a_text(X):
+    with pytest.raises((TypeError, ValueError), match=r"row \d of X"):
+        check_texts(X, on_invalid="coerce")
+
+
+def test_coerce_refuses_flat_numbers_but_takes_a_column_of_them():
+    with pytest.raises(ValueError, match=r"Expected 2D array, got 1D array of numbers.*reshape\(-1, 1\)"):
+        check_texts(np.array([1.5, 2]), on_invalid="coerce")
+    assert check_texts(np.array([[1.5], [2]]), on_invalid="coerce") == ["1.5", "2.0"]
+    assert check_texts(pd.Series([1, 2]), on_invalid="coerce") == ["1", "2"]
+
+
+# ---- words
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        [["two", "words"], ["one"], []],
+        [("two", "words"), ["one"], ()],
+        iter([["two", "words"], ["one"], []]),
+        [np.array(["two", "words"]), np.array(["one"]), np.array([], dtype=str)],
+        pd.Series([["two", "words"], ["one"], []], index=[4, 4, 4]),
+        pd.DataFrame({"words": [["two", "words"], ["one"], []]}),
+        pl.Series([["two", "words"], ["one"], []]),
+        pl.DataFrame({"words": [["two", "words"], ["one"], []]}),
+        pa.array([["two", "words"], ["one"], []]),
+        pa.table({"words": [["two", "words"], ["one"], []]}),
+    ],
+    ids=lambda X: type(X).__module__ + "." + type(X).__name__,
+)
+def test_split_texts_come_back_as_tuples_of_words(X):
+    found = check_words(take_columns(X))
+    assert found == [("two", "words"), ("one",), ()]
+    assert {type(word) for row in found for word in row} == {str}
+
+
+@pytest.mark.parametrize("X", [TEXTS, [], pd.Series(TEXTS), pd.DataFrame({"a": [["x"]], "b": [["y"]]}), [None], [3]])
+def test_what_does_not_hold_lists_of_words_is_left_to_check_texts(X):
+    before = copy.deepcopy(X)
+    assert check_words(take_columns(X)) is None
+    assert str(X) == str(before)
+
+
+@pytest.mark.parametrize(("X", "type_name"), [([["a"], ["b"], "c"], "str"), ([["a"], ["b"], None], "NoneType")], ids=str)
+def test_a_text_among_split_texts_is_refused(X, type_name):
+    with pytest.raises(TypeError, match=rf"row 2 of X is of type {type_name}, row 0 is a list of words; use one kind"):
+        check_words(take_columns(X))
+
+
+def test_a_split_text_among_texts_is_refused():
+    with pytest.raises(TypeError, match=r"row 2 .*of X is .*list.*use one kind"):
+        check_words(take_columns(["a", "b", ["c"]]))
+
+
+@pytest.mark.parametrize(
+    ("word", "error", "message"),
+    [
+        (3, TypeError, "type int, 3"),
+        (b"x", TypeError, "type bytes, b'x'.*decode"),
+        (None, ValueError, "None"),
+        (float("nan"), ValueError, "nan"),
+        ("\ud800", ValueError, "lone surrogate"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_word_is_refused_with_the_row_it_is_in(word, error, message):
+    with pytest.raises(error, match=rf"\brow 3\b.*{message}"):
+        check_words(take_columns([["a"], ["b"], ["c"], ["d", word]]))
+    with pytest.raises(error, match=rf"index label 'q'.*{message}"):
+        check_words(take_columns(pd.Series([["a"], ["d", word]], index=["p", "q"])))
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        None,
+        ["pos", "neg", "pos"],
+        ("pos", "neg", "pos"),
+        [1, 0, 1],
+        [True, False, True],
+        [np.str_("pos"), "neg", "pos"],
+        [b"pos", b"neg", b"pos"],
+        np.array(["pos", "neg", "pos"]),
+        np.array(["pos", "neg", "pos"], dtype=object),
+        np.array(["pos", "neg", "pos"], dtype=string_dtype),
+        np.array([[1], [0], [1]]),
+        np.array([True, False, True]),
+        pd.Series(["pos", "neg", "pos"], index=[9, 9, 9]),
+        pd.Series(["pos", "neg", "pos"], dtype="category"),
+        pd.Series(["pos", "neg", "pos"], dtype=pd.ArrowDtype(pa.string())),
+        pd.Series([1, 0, 1], dtype="Int64"),
+        pd.DataFrame({"label": ["pos", "neg", "pos"]}),
+        pd.Categorical(["pos", "neg", "pos"]),
+        pl.Series(["pos", "neg", "pos"]),
+        pl.Series(["pos", "neg", "pos"], dtype=pl.Categorical),
+        pl.DataFrame({"label": [1, 0, 1]}),
+        pa.array([1, 0, 1]),
+        pa.chunked_array([["pos"], ["neg", "pos"]]),
+        [0.1, 2.5, -3.0],
+        np.array([0.5, 0.5, 0.5]),
+        np.array([[0, 1], [1, 0], [1, 1]]),
+        [[0, 1], [1, 0], [1, 1]],
+        np.array([[0.5, np.nan], [1, 0], [1, 1]]),
+        pd.DataFrame({"a": [1, 1, 1], "b": [1, 1, 1]}),
+        pl.DataFrame({"a": [0.5, 1, 1], "b": [1, 1, 1]}),
+    ],
+    ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
+)
+def test_labels_for_a_classifier_a_regressor_or_several_outputs_are_accepted_and_left_as_they_were(y):
+    before = pickle.dumps(y)
+    assert check_labels(y, 3) is None
+    assert pickle.dumps(y) == before
+
+
+@pytest.mark.parametrize("n_labels", [0, 1, 2, 4])
+@pytest.mark.parametrize(
+    "container", [list, np.array, pd.Series, pl.Series, lambda y: np.array(y)[:, None], lambda y: np.array([y, y]).T]
+)
+def test_a_wrong_number_of_labels_is_refused_with_both_numbers(container, n_labels):
+    with pytest.raises(ValueError, match=rf"inconsistent numbers of samples: 3 texts and {n_labels} labels. .*exactly one label"):
+        check_labels(container([0, 1, 0, 1][:n_labels]), 3)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        ["pos", "neg", None],
+        ["pos", "neg", float("nan")],
+        [1, 0, pd.NA],
+        [1, 0, pd.NaT],
+        np.array([1.0, 0.0, np.nan]),
+        np.array([[1.0], [0.0], [np.nan]]),
+        np.array(["pos", "neg", None], dtype=object),
+        pd.Series(["pos", "neg", None]),
+        pd.Series(["pos", "neg", None], dtype="category"),
+        pd.Series([1, 0, None], dtype="Int64"),
+        pd.DataFrame({"label": ["pos", "neg", None]}),
+        pl.Series(["pos", "neg", None]),
+        pl.DataFrame({"label": [1, 0, None]}),
+        pa.array(["pos", "neg", None]),
+    ],
+    ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
+)
+def test_a_missing_label_is_refused_with_its_place_and_cure(y):
+    with pytest.raises(ValueError, match=r"y contains NaN: label 2 is .*\(missing\)\. Drop the unlabelled rows before fit"):
+        check_labels(y, 3)
+
+
+@pytest.mark.parametrize(
+    ("y", "first", "other"),
+    [
+        (["pos", "neg", 1], r"'pos' \(str\)", r"label 2 is 1 \(int\)"),
+        ([1, 0, "pos"], r"1 \(int\)", r"label 2 is 'pos' \(str\)"),
+        (np.array(["pos", True, "neg"], dtype=object), r"'pos' \(str\)", r"label 1 is True \(bool\)"),
+        (pd.Series(["pos", 2.5, "neg"], dtype=object), r"'pos' \(str\)", r"label 1 is 2\.5 \(float\)"),
+        (["pos", b"neg", "pos"], r"'pos' \(str\)", r"label 1 is b'neg' \(bytes\)"),
+    ],
+    ids=str,
+)
+def test_text_mixed_with_other_labels_is_refused_with_one_of_each(y, first, other):
+    with pytest.raises(ValueError, match=rf"y mixes text with other labels: label 0 is {first}, {other}.*Use one type"):
+        check_labels(y, 3)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        ["pos"] * 3,
+        [1] * 3,
+        [True] * 3,
+        np.array(["pos"] * 3),
+        np.zeros(3, dtype=int),
+        np.ones((3, 1), dtype=bool),
+        pd.Series(["pos"] * 3),
+        pd.Series(["pos"] * 3, dtype=pd.CategoricalDtype(["pos", "neg"])),
+        pd.Series([1] * 3, dtype="Int64"),
+        pd.DataFrame({"label": ["pos"] * 3}),
+        pl.Series(["pos"] * 3),
+        pl.DataFrame({"label": [1] * 3}),
+        pa.array(["pos"] * 3),
+    ],
+    ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
+)
+def test_one_class_is_refused_before_anything_is_encoded(y):
+    with pytest.raises(
+        ValueError, match=r"y holds one class only, .*, in all 3 rows; a classifier needs at least two.*leave y out"
+    ):
+        check_labels(y, 3)
+
+
+def test_one_text_with_one_label_is_no_complaint_of_ours():
+    assert check_labels(["pos"], 1) is None
+    assert check_labels([], 0) is None
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        "abc",
+        b"abc",
+        3,
+        np.array(3),
+        {"a": 1, "b": 0, "c": 1},
+        {"a", "b", "c"},
+        (label for label in "abc"),
+        pl.LazyFrame({"label": [1, 0, 1]}),
+        sparse.csr_array([[1], [0], [1]]),
+    ],
+    ids=lambda y: type(y).__name__,
+)
+def test_labels_that_are_no_sequence_are_refused_as_what_they_are(y):
+    with pytest.raises((TypeError, ValueError), match=r"\by\b.*(list|array|sequence|dense)"):
+        check_labels(y, 3)

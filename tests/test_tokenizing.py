@@ -1,0 +1,255 @@
+"""TextTokenizer: ids are the model's own, cut by policies that a slow reference confirms, whatever threads do."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from pipeline.bert.checkpoint import CheckpointError
+from pipeline.bert.tokenizing import TextTokenizer, select_tokens
+from tests.conftest import FAMILIES, TEXTS
+
+NASTY = [
+    "",
+    " ",
+    "\t\n\r",
+    "\x00",
+    "a\x00b",
+    "\u200b",
+    "\ufeffbyte order mark",
+    "\u202eright to left\u202c",
+    "e\u0301 is \u00e9",
+    "ﬁlm ﬃ Ⅷ ½",
+    "İstanbul \u0131SPARTA ẞ ß",
+    "東京は楽しい 한국어 ไทย العربية हिन्दी",
+    "😀👩‍👩‍👧‍👦🏳️‍🌈🇫🇷",
+    "\U0010ffff\ue000\ufffd\ufffe",
+    "don't-stop'd e-mail's co\u00adop",
+    "[CLS] [SEP] [MASK] [PAD] [UNK] <s> </s> <pad> <mask>",
+    "##ing ▁film Ġfilm",
+    "film" * 60,
+    "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334\u0319\u0324\u031e\u0349\u035a\u032f\u031e\u0320\u034dA",
+    "\u3000wide　space\u00a0no-break\u2028line\u2029",
+    "1,000.50 $5 http://a.b/c?d=e&f a_b @you #tag",
+]
+
+
+def tokenizer_json(folder):
+    return Path(folder, "tokenizer.json").read_text(encoding="utf-8")
+
+
+def own_ids(encodings):
+    return [ids.tolist() for ids in encodings.input_ids]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ids_are_those_of_the_models_own_tokenizer(family, model_folder, hugging_face):
+    tokenizer = TextTokenizer(tokenizer_json(model_folder(family)), 512, "error")
+    texts = [*TEXTS, *NASTY]
+    tokenized = tokenizer(texts)
+    expected = [hugging_face(model_folder(family)).ids(text, 512) for text in texts]
+    assert own_ids(tokenized) == expected
+    assert own_ids(tokenizer.with_pieces(texts)[1]) == expected
+    assert tokenized.owner.tolist() == list(range(len(texts)))
+    assert tokenized.n_tokens.tolist() == [len(ids) for ids in expected]
+    assert tokenized.n_lost.tolist() == [0] * len(texts)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3))
+def test_any_valid_text_gets_the_ids_of_transformers(tiny_bert, hugging_face, texts):
+    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 512, "error")
+    assert own_ids(tokenizer(texts)) == [hugging_face(tiny_bert).ids(text, 512) for text in texts]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_empty_text_is_start_and_end_alone(family, model_folder, hugging_face):
+    tokenizer = TextTokenizer(tokenizer_json(model_folder(family)), 16, "head")
+    assert own_ids(tokenizer([""])) == [hugging_face(model_folder(family)).ids("")]
+    assert tokenizer([""]).n_tokens.tolist() == [2]
+
+
+def test_no_texts_give_no_sequences(tiny_bert):
+    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 16, "window")
+    for tokenized in (tokenizer([]), tokenizer.with_pieces([])[1]):
+        assert tokenized.input_ids == []
+        assert tokenized.owner.tolist() == tokenized.n_tokens.tolist() == tokenized.n_lost.tolist() == []
+
+
+def test_the_order_of_texts_and_their_number_change_nothing(tiny_bert):
+    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 512, "error")
+    together = own_ids(tokenizer(NASTY))
+    assert together == [own_ids(tokenizer([text]))[0] for text in NASTY]
+    assert together[::-1] == own_ids(tokenizer(NASTY[::-1]))
+
+
+# ---- truncation
+
+
+def slow_select(n_tokens, capacity, truncation):
+    """Decide token by token."""
+    tokens = list(range(n_tokens))
+    if len(tokens) <= capacity:
+        return [tokens]
+    if truncation == "window":
+        windows, start = [], 0
+        while True:
+            windows.append(tokens[start : start + capacity])
+            if start + capacity >= n_tokens:
+                return windows
+            start += capacity - capacity // 4
+    while len(tokens) > capacity:
+        tokens.pop({"head": len(tokens) - 1, "tail": 0, "head_tail": capacity // 4}[truncation])
+    return [tokens]
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail", "window"])
+@pytest.mark.parametrize("capacity", [1, 2, 3, 4, 5, 8, 13])
+def test_kept_tokens_are_those_of_the_slow_reference(capacity, truncation):
+    for n_tokens in range(60):
+        kept = select_tokens(n_tokens, capacity, truncation)
+        assert [index.tolist() for index in kept] == slow_select(n_tokens, capacity, truncation)
+
+
+def test_head_tail_has_the_proportion_of_the_paper():
+    [kept] = select_tokens(1000, 510, "head_tail")
+    assert np.count_nonzero(np.diff(kept) > 1) == 1
+    assert (kept < 500).sum() in (127, 128)  # a quarter of 510 is 127.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("max_length", [3, 4, 6, 7, 10, 18])
+def test_windows_and_head_are_those_of_transformers(max_length, family, model_folder, hugging_face):
+    text = " ".join(TEXTS)
+    capacity = max_length - 2
+    hf = hugging_face(model_folder(family)).tokenizer
+    windows = hf(text, truncation=True, max_length=max_length, stride=capacity // 4, return_overflowing_tokens=True)["input_ids"]
+    tokenizer = TextTokenizer(tokenizer_json(model_folder(family)), max_length, "window")
+    tokenized = tokenizer(["film", text])
+    assert own_ids(tokenized)[-len(windows) :] == windows
+    n_of_first = len(tokenized.input_ids) - len(windows)
+    assert tokenized.owner.tolist() == [0] * n_of_first + [1] * len(windows)
+    assert tokenized.n_lost.tolist() == [0, 0]
+    assert [index.tolist() for index in tokenizer.windows(50)] == slow_select(50, capacity, "window")
+    head = TextTokenizer(tokenizer_json(model_folder(family)), max_length, "head")
+    assert own_ids(head([text])) == [hugging_face(model_folder(family)).ids(text, max_length)]
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
+def test_cut_texts_keep_their_ends_and_count_what_was_lost(truncation, tiny_bert, hugging_face):
+    text = " ".join(TEXTS)
+    start, *own, end = hugging_face(tiny_bert).ids(text, 512)
+    tokenized = TextTokenizer(tokenizer_json(tiny_bert), 11, truncation)(["film", text])
+    [kept] = slow_select(len(own), 9, truncation)
+    assert own_ids(tokenized)[1] == [start, *(own[i] for i in kept), end]
+    assert tokenized.n_tokens[1] == len(own) + 2
+    assert tokenized.n_lost.tolist() == [0, len(own) - 9]
+
+
+def test_the_error_policy_names_the_text_and_the_choices(tiny_bert, hugging_face):
+    n_tokens = len(hugging_face(tiny_bert).ids(TEXTS[0]))
+    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), n_tokens - 1, "error")
+    message = rf"text 1 has {n_tokens} tokens, more than max_length={n_tokens - 1}.*'head', 'tail', 'head_tail' or 'window'"
+    with pytest.raises(ValueError, match=message):
+        tokenizer(["film", TEXTS[0]])
+    exact = TextTokenizer(tokenizer_json(tiny_bert), n_tokens, "error")
+    assert own_ids(exact([TEXTS[0]])) == [hugging_face(tiny_bert).ids(TEXTS[0])]
+
+
+# ---- the state of tokenizer.json
+
+
+def test_truncation_and_padding_in_tokenizer_json_are_ignored(tiny_bert):
+    stored = json.loads(tokenizer_json(tiny_bert))
+    assert stored["truncation"] is not None
+    assert stored["padding"] is not None
+    plain = json.dumps({**stored, "truncation": None, "padding": None})
+    found = own_ids(TextTokenizer(tokenizer_json(tiny_bert), 64, "head")(TEXTS))
+    assert found == own_ids(TextTokenizer(plain, 64, "head")(TEXTS))
+    assert len(found[0]) > stored["truncation"]["max_length"]
+    assert len({len(ids) for ids in found}) > 1
+
+
+@pytest.mark.parametrize(
+    "post_processor",
+    [
+        None,
+        {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}},
+        },
+    ],
+    ids=["nothing", "end-only"],
+)
+def test_a_tokenizer_that_puts_nothing_in_front_is_refused(post_processor, tiny_bert):
+    stored = json.loads(tokenizer_json(tiny_bert))
+    with pytest.raises(CheckpointError, match=r"adds no \[CLS\] in front of a text.*save the tokenizer again"):
+        TextTokenizer(json.dumps({**stored, "post_processor": post_processor}), 64, "head")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json", '{"version": "1.0", "model": {"type": "Unheard"}}'])
+def test_an_unreadable_tokenizer_is_refused_by_name(text):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read: .*Fetch the model again"):
+        TextTokenizer(text, 64, "head")
+
+
+def test_threads_with_different_lengths_get_the_ids_of_their_own_length(tiny_bert, hugging_face):
+    text = " ".join(TEXTS)
+    start = threading.Barrier(4)
+    wrong = []
+
+    def run(max_length):
+        expected = hugging_face(tiny_bert).ids(text, 512)
+        expected = [*expected[: max_length - 1], expected[-1]]
+        tokenizer = TextTokenizer(tokenizer_json(tiny_bert), max_length, "head")
+        start.wait(timeout=60)
+        wrong.extend(max_length for _ in range(100) if own_ids(tokenizer([text, text])) != [expected, expected])
+
+    hugging_face(tiny_bert).ids(text, 512)  # sets the shared state of the oracle once, before the threads read from it
+    threads = [threading.Thread(target=run, args=(max_length,)) for max_length in (5, 9, 20, 40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+# ---- pieces and vocabulary
+
+
+def test_pieces_are_of_the_whole_text_even_where_it_is_cut(tiny_bert, hugging_face):
+    text = TEXTS[0]
+    encodings, tokenized = TextTokenizer(tokenizer_json(tiny_bert), 6, "tail").with_pieces([text])
+    assert encodings[0].ids == hugging_face(tiny_bert).ids(text)[1:-1]
+    assert [text[a:b].lower() for a, b in encodings[0].offsets] == [token.removeprefix("##") for token in encodings[0].tokens]
+    assert tokenized.input_ids[0].tolist()[1:-1] == encodings[0].ids[-4:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_that_are_split_already_keep_the_ids_and_numbers_of_the_tokenizers_library(family, model_folder):
+    oracle = Tokenizer.from_str(tokenizer_json(model_folder(family)))
+    oracle.no_truncation()
+    oracle.no_padding()
+    texts = [["Unbelievably", "don't", "\u200b", "film"], [], [""], ["soup"]]
+    encodings, tokenized = TextTokenizer(tokenizer_json(model_folder(family)), 64, "head").with_pieces(texts)
+    for words, encoding, ids in zip(texts, encodings, tokenized.input_ids, strict=True):
+        expected = oracle.encode(words, is_pretokenized=True)
+        assert ids.tolist() == expected.ids
+        assert encoding.word_ids == [word for word in expected.word_ids if word is not None]
+
+
+def test_tokens_and_the_largest_id_are_those_of_the_vocabulary(tiny_bert):
+    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 64, "head")
+    vocabulary = Tokenizer.from_str(tokenizer_json(tiny_bert)).get_vocab()
+    assert tokenizer.largest_id == max(vocabulary.values())
+    for token, number in vocabulary.items():
+        assert tokenizer.token(number) == token
+    assert tokenizer.token(10_000) == "<10000>"
