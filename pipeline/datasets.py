@@ -1,14 +1,24 @@
 """Tables of texts and labels from CSV and Parquet, and the shipped reviews. Knows pandas; no torch, nobody above it."""
 
+import bz2
+import codecs
+import csv
 import difflib
+import gzip
 import hashlib
+import io
+import lzma
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from sklearn.model_selection import train_test_split
 
 from pipeline.texts import check_labels
@@ -73,7 +83,13 @@ def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tu
     check_labels(table[label], len(table))
     if table.empty:
         raise ValueError("the table has no rows, only a header; there is nothing to train on.")
+    empty = [i for i, value in enumerate(table[label]) if isinstance(value, str) and not value.strip()]
+    if empty:
+        raise ValueError(
+            f"column {label!r} is empty in {len(empty)} of {len(table)} rows, first in row {empty[0]}: drop the unlabelled rows."
+        )
     sizes = table[label].value_counts()
+    sizes = sizes[sizes > 0]  # categories that no row has
     if sizes.min() < 5:
         raise ValueError(
             f"label {sizes.idxmin()!r} has {sizes.min()} texts only; at least 5 of each are needed to train and to test."
@@ -141,7 +157,8 @@ def write_table(table: pd.DataFrame, out: str | Path) -> None:
         if out.suffix in PARQUET_SUFFIXES:
             table.to_parquet(temporary, index=False)
         else:
-            table.to_csv(temporary, index=False, lineterminator="\n")
+            # all strings in quotes: the writer would leave a lone \r and a line of blanks bare
+            table.to_csv(temporary, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -179,10 +196,10 @@ def read_table(path: str | Path, *, columns: Sequence[str] = (), encoding: str =
         raise FileNotFoundError(f"{path} {what}.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); a table with a header line is expected.")
-    if path.suffix in PARQUET_SUFFIXES:
+    if path.suffix.lower() in PARQUET_SUFFIXES:
         table = _read_parquet(path)
     else:
-        table = _read_csv(path, encoding, sep)
+        table = _read_csv(path, columns, encoding, sep)
     check_columns(table, columns, path)
     return table
 
@@ -201,28 +218,69 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str], path: str | Path)
             lower = {name.lower(): name for name in there}
             near = lower.get(column.lower()) or next(iter(difflib.get_close_matches(column, there, 1)), None)
             hint = f" Did you mean {near!r}?" if near else ""
-            if len(there) == 1 and any(mark in there[0] for mark in ";\t|,"):
-                hint = " It looks as if its columns are separated by another character: set sep (--sep)."
+            hint = _separator_hint(there) or hint
             raise ValueError(f"{path} has no column {column!r}; its columns are {', '.join(map(repr, there))}.{hint}")
+
+
+def _separator_hint(header: Sequence[str]) -> str:
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
+        return " It looks as if its columns are separated by another character: set sep (--sep)."
+    return ""
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are subclasses of these
+        _refuse_twice(pq.read_schema(path).names, path)
+        table = pd.read_parquet(path)
+    except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
+    # an index that has a name is a column of the file, and the user's
+    named = [name for name in table.index.names if name is not None]
+    return table.reset_index(level=named).reset_index(drop=True) if named else table.reset_index(drop=True)
 
 
-def _read_csv(path: Path, encoding: str, sep: str) -> pd.DataFrame:
-    encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    options: dict[str, Any] = {"sep": sep, "encoding": encoding, "dtype": str, "keep_default_na": False, "na_filter": False}
+def _refuse_twice(names: Sequence[str], path: Path) -> None:
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
+
+
+def _open_text(path: Path, encoding: str) -> TextIO:
+    if path.suffix == ".zip":
+        archive = zipfile.ZipFile(path)
+        if len(archive.namelist()) != 1:
+            raise ValueError(f"{path} holds {len(archive.namelist())} files; one is expected.")
+        return io.TextIOWrapper(archive.open(archive.namelist()[0]), encoding=encoding, newline="")
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
+    file: TextIO = opener(path, "rt", encoding=encoding, newline="")
+    return file
+
+
+def _read_csv(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
+    if len(sep) != 1:
+        raise ValueError(f"sep={sep!r}; a single character is expected, such as ',' or ';'.")
     try:
-        header = pd.read_csv(path, header=None, nrows=1, **options).iloc[0].tolist()
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise ValueError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
-        table: pd.DataFrame = pd.read_csv(path, index_col=False, header=0, names=header, **options)
-        return table
+        encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+        limit = csv.field_size_limit(2**31 - 1)
+        try:
+            with _open_text(path, encoding) as file:
+                reader = csv.reader(file, delimiter=sep, strict=True)
+                header = next((row for row in reader if row), None)
+                if header is None:
+                    raise ValueError(f"{path} holds no table; a header line is expected.")
+                _refuse_twice(header, path)
+                check_columns(pd.DataFrame(columns=header), columns, path)  # first: with a wrong sep no row is well-formed
+                rows = []
+                for row in reader:
+                    if row and len(row) != len(header):
+                        raise ValueError(
+                            f"{path} is not a well-formed CSV table: line {reader.line_num} has {len(row)} cells, the header "
+                            f"has {len(header)}.{_separator_hint(header) or f' Texts that hold {sep!r} belong in double quotes.'}"
+                        )
+                    if row:
+                        rows.append(row)
+        finally:
+            csv.field_size_limit(limit)
     except UnicodeError as error:
         raise ValueError(
             f"{path} is not {encoding.removesuffix('-sig')} text: {_first_bad_byte(path, encoding) or error}. Name its encoding, "
@@ -230,10 +288,11 @@ def _read_csv(path: Path, encoding: str, sep: str) -> pd.DataFrame:
         ) from error
     except LookupError as error:
         raise ValueError(f"encoding={encoding!r} is unknown: {error}.") from error
-    except pd.errors.EmptyDataError as error:
-        raise ValueError(f"{path} holds no table; a header line is expected.") from error
-    except pd.errors.ParserError as error:
-        raise ValueError(f"{path} is not a well-formed CSV table: {str(error).strip()}") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a well-formed CSV table: line {reader.line_num}: {error}") from error
+    except (gzip.BadGzipFile, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError) as error:
+        raise ValueError(f"{path} cannot be unpacked: {error}") from error
+    return pd.DataFrame(rows, columns=header, dtype="str")
 
 
 def _first_bad_byte(path: Path, encoding: str) -> str | None:

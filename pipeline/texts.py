@@ -21,8 +21,8 @@ class TextColumns:
     ----------
     columns : list of list
         One list of ``n_texts`` cells per column.
-    names : list of str or None
-        The column names of a DataFrame; None for everything else.
+    names : list or None
+        The column names of a DataFrame, as they are; None for everything else.
     index : pandas.Index or None
         The row labels of a pandas object, used in error messages; None for everything else.
     one_dimensional : bool
@@ -30,7 +30,7 @@ class TextColumns:
     """
 
     columns: list[list[Any]]
-    names: list[str] | None = None
+    names: list[Any] | None = None
     index: pd.Index | None = None
     one_dimensional: bool = True
 
@@ -41,9 +41,12 @@ class TextColumns:
 
     def row(self, i: int) -> str:
         """Name row ``i`` in an error message, with its label where the index is not 0, 1, 2, ..."""
-        if self.index is None or self.index[i] == i:
+        if self.index is None:
             return f"row {i}"
-        return f"row {i} (index label {self.index[i]!r})"
+        label = self.index[i]
+        if isinstance(label, np.generic):
+            label = label.item()
+        return f"row {i}" if pd.api.types.is_number(label) and label == i else f"row {i} (index label {label!r})"
 
 
 def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
@@ -68,40 +71,51 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
     ValueError
         For arrays of 0 or of more than 2 dimensions.
     """
+    _refuse_container(X)
+    native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True) if not isinstance(X, pd.DataFrame) else None
+    if isinstance(native, nw.Series):
+        return TextColumns([_cells(X, native)], index=X.index if isinstance(X, pd.Series) else None)
+    if isinstance(X, pd.DataFrame) or isinstance(native, nw.DataFrame):
+        return _take_frame(X, native)
+    if hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
+        return _take_array(np.asarray(X), on_invalid)
+    rows = list(X)
+    table = on_invalid == "coerce" and bool(rows) and all(isinstance(row, list | tuple | np.ndarray) for row in rows)
+    if table and len({len(row) for row in rows}) == 1:
+        return _take_array(np.array(rows, dtype=object), on_invalid)
+    return TextColumns([rows])
+
+
+def _refuse_container(X: Any) -> None:
     if isinstance(X, str):
         raise ValueError(f"X is a single string, {_shown(X)}; a sequence of texts is expected. Wrap it in a list: [text].")
     if sparse.issparse(X):  # before Mapping: scipy's dok_array is a dict
         raise TypeError("X is a sparse matrix; sparse input is not text. Pass the raw texts, a list of str.")
-    if isinstance(X, bytes | bytearray | Mapping | Set):
-        cure = {
-            bytes: "decode it and wrap it in a list: [data.decode('utf-8')]",
-            bytearray: "decode it and wrap it in a list: [data.decode('utf-8')]",
-            dict: "pass list(X.values()), or a DataFrame column",
-        }.get(type(X), "it has no fixed order of rows: pass a list")
-        raise TypeError(f"X is a {type(X).__name__}; a sequence of texts is expected: {cure}.")
-
-    native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
-    if isinstance(native, nw.Series):
-        index = X.index if isinstance(X, pd.Series) else None
-        return TextColumns([_cells(X, native)], index=index)
-    if isinstance(native, nw.DataFrame):
-        index = X.index if isinstance(X, pd.DataFrame) else None
-        names = [str(name) for name in native.columns]
-        columns = [_cells(None, native[:, j]) for j in range(len(names))]
-        if not columns:
-            raise ValueError(
-                f"Found array with 0 feature(s) (shape={native.shape}) while a minimum of 1 is required: "
-                "X is a DataFrame without columns; one column of text is expected."
-            )
-        return TextColumns(columns, names=names, index=index, one_dimensional=False)
-    if hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
-        return _take_array(np.asarray(X), on_invalid)
-    if not isinstance(X, Iterable):
+    if isinstance(X, Mapping):
+        cure = "pass list(X.values()), or a DataFrame column"
+    elif isinstance(X, Set):
+        cure = "it has no fixed order of rows: pass a list"
+    elif isinstance(X, bytes | bytearray):
+        cure = "decode it and wrap it in a list: [data.decode('utf-8')]"
+    elif isinstance(X, Iterable) or hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
+        return
+    else:
         raise TypeError(f"X is a {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such as a list of str.")
-    rows = list(X)
-    if on_invalid == "coerce" and rows and isinstance(rows[0], list | tuple | np.ndarray):
-        return _take_array(np.array(rows, dtype=object), on_invalid)
-    return TextColumns([rows])
+    raise TypeError(f"X is a {type(X).__name__}; a sequence of texts is expected: {cure}.")
+
+
+def _take_frame(X: Any, native: Any) -> TextColumns:
+    shape = X.shape
+    if shape[1] == 0:
+        raise ValueError(
+            f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is a DataFrame without columns; "
+            "one column of text is expected."
+        )
+    if isinstance(X, pd.DataFrame):  # by position: pandas allows two columns of one name, and names that are no str
+        columns = [list(X.iloc[:, j].to_numpy(dtype=object)) for j in range(shape[1])]
+        return TextColumns(columns, names=list(X.columns), index=X.index, one_dimensional=False)
+    columns = [_cells(None, native[:, j]) for j in range(shape[1])]
+    return TextColumns(columns, names=list(native.columns), one_dimensional=False)
 
 
 def _cells(X: Any, column: Any) -> list[Any]:
@@ -194,16 +208,28 @@ def check_words(table: TextColumns) -> list[tuple[str, ...]] | None:
     """
     rows = table.columns[0]
     split = list | tuple | np.ndarray
-    if len(table.columns) > 1 or not rows or not isinstance(rows[0], split):
+    if len(table.columns) > 1 or not any(isinstance(row, split) for row in rows):
         return None
+    if not isinstance(rows[0], split):
+        odd = next(i for i, row in enumerate(rows) if isinstance(row, split))
+        raise TypeError(
+            f"{table.row(odd)} of X is a list of words, row 0 is of type {type(rows[0]).__name__}; use one kind for all rows."
+        )
     words = []
     for i, row in enumerate(rows):
         if not isinstance(row, split):
             raise TypeError(
                 f"{table.row(i)} of X is of type {type(row).__name__}, row 0 is a list of words; use one kind for all rows."
             )
-        words.append(tuple(check_texts(list(row))))
+        words.append(tuple(_check_word(word, i, j, table) for j, word in enumerate(row)))
     return words
+
+
+def _check_word(word: Any, i: int, j: int, table: TextColumns) -> str:
+    try:
+        return check_texts([word])[0]
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{table.row(i)}, {str(error).replace('row 0', f'word {j}', 1)}") from None
 
 
 def _check_cell(cell: Any, i: int, table: TextColumns, missing: Missing, on_invalid: OnInvalid) -> str:
@@ -215,7 +241,7 @@ def _check_cell(cell: Any, i: int, table: TextColumns, missing: Missing, on_inva
                     "set missing='empty' to read them as the empty text."
                 )
             return ""
-        if on_invalid == "error":
+        if on_invalid == "error" or isinstance(cell, bytes | bytearray | list | tuple | np.ndarray):
             raise TypeError(
                 f"{table.row(i)} of X is of type {type(cell).__name__}, {_shown(cell)}; each text's argument must be a "
                 f"string, not a number or another object: {_cure(cell)}."
@@ -327,6 +353,8 @@ def _label_cells(y: Any) -> list[Any]:
     if isinstance(y, list | tuple):
         return list(y)
     array = np.asarray(y)
+    if array.ndim == 0:
+        raise TypeError(f"y is a {type(y).__name__}, {_shown(y)}; a list, array or Series with one label per text is expected.")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     return list(array)
