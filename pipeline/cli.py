@@ -18,7 +18,7 @@ DEFAULT_ARTIFACT = Path("models") / "sentiment.joblib"
 EXAMPLES = (
     "A quiet, lovely film that stayed with me for days.",
     "Two hours of my life I want back.",
-    "Not the worst meal I have had here, but I would not go again.",
+    "The food was cold and nobody cared.",
 )
 
 app = typer.Typer(

@@ -77,8 +77,8 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     normalize : bool, default=False
         Scale every row to Euclidean length 1.
 
-    device : str or None, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None takes CUDA where there is one, else the CPU.
+    device : str, default="auto"
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes CUDA where there is one, else the CPU.
 
     dtype : {"float32", "float16", "bfloat16"}, default="float32"
         Precision of the forward pass; half precision needs an accelerator. Features are float32 in any case.
@@ -153,7 +153,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "missing": [StrOptions({"error", "empty"})],
         "on_invalid": [StrOptions({"error", "coerce"})],
         "normalize": ["boolean"],
-        "device": [str, None],
+        "device": [str],
         "dtype": [StrOptions({"float32", "float16", "bfloat16"})],
         "batch_tokens": [Interval(Integral, 1, None, closed="left")],
         "weights_in_artifact": ["boolean"],
@@ -178,7 +178,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         missing: Missing = "error",
         on_invalid: OnInvalid = "error",
         normalize: bool = False,
-        device: str | None = None,
+        device: str = "auto",
         dtype: DType = "float32",
         batch_tokens: int = 1024,
         weights_in_artifact: bool = True,

@@ -10,7 +10,7 @@ from tests.markdown import run_page
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-@pytest.mark.parametrize("page", ["bert-features.md"])
+@pytest.mark.parametrize("page", ["bert-features.md", "defaults.md"])
 def test_every_block_of_the_page_prints_what_stands_below_it(page):
     results = run_page(DOCS / page)
     assert results

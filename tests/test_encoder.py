@@ -327,7 +327,9 @@ def test_a_tensor_of_a_type_that_is_not_read_is_named_with_its_type(folder):
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "cpu:7"])
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, tiny_bert):
     for use in (check_device, lambda device: load_encoder(resolve(tiny_bert), 1, device=device)):
-        with pytest.raises(ValueError, match=rf"device='{device}' is not on this machine; there is cpu.*None chooses by itself"):
+        with pytest.raises(
+            ValueError, match=rf"device='{device}' is not on this machine; there is cpu.*'auto' chooses by itself"
+        ):
             use(device)
 
 
@@ -338,7 +340,7 @@ def test_half_precision_is_refused_on_the_cpu(dtype, tiny_bert):
 
 
 def test_without_a_wish_the_device_is_one_that_is_there():
-    assert check_device(None) == ("cuda:0" if torch.cuda.is_available() else "cpu")
+    assert check_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
     assert check_device("cpu") == "cpu"
 
 

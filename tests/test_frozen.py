@@ -21,7 +21,7 @@ def choose(folder, **choice):
         "max_length": None,
         "truncation": "head",
         "batch_tokens": 1000,
-        "device": None,
+        "device": "auto",
         "dtype": "float32",
     }
     return FrozenBert.choose(resolve(str(folder)), **standard | choice)

@@ -167,7 +167,7 @@ _loaded: OrderedDict[tuple[str, int, str, str], Encoder] = OrderedDict()
 _loaded_lock = threading.Lock()
 
 
-def load_encoder(checkpoint: Checkpoint, depth: int, *, device: str | None = None, dtype: DType = "float32") -> Encoder:
+def load_encoder(checkpoint: Checkpoint, depth: int, *, device: str = "auto", dtype: DType = "float32") -> Encoder:
     """Return the encoder of a checkpoint, cut after ``depth`` layers; built at most once per process.
 
     On CPU in float32 the tensors are views of ``checkpoint.weights``: loading copies nothing, and encoders of several depths
@@ -179,8 +179,8 @@ def load_encoder(checkpoint: Checkpoint, depth: int, *, device: str | None = Non
         From `pipeline.bert.checkpoint.resolve` or from an artifact.
     depth : int
         Layers to run, 0 to the model's own number.
-    device : str, optional
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. None takes CUDA where there is one, else the CPU.
+    device : str, default="auto"
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes CUDA where there is one, else the CPU.
     dtype : {"float32", "float16", "bfloat16"}, default="float32"
         Precision of the forward pass; half precision needs an accelerator.
 
@@ -215,7 +215,7 @@ def _cure_fork() -> None:
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-def check_device(device: str | None, dtype: DType = "float32") -> str:
+def check_device(device: str, dtype: DType = "float32") -> str:
     """Return the device to use, or say which ones there are.
 
     Raises
@@ -226,10 +226,10 @@ def check_device(device: str | None, dtype: DType = "float32") -> str:
     there = ["cpu"]
     there += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     there += ["mps"] if torch.backends.mps.is_available() else []
-    where = ("cuda:0" if "cuda:0" in there else "cpu") if device is None else device
+    where = ("cuda:0" if "cuda:0" in there else "cpu") if device == "auto" else device
     where = "cuda:0" if where == "cuda" else where
     if where not in there:
-        raise ValueError(f"device={device!r} is not on this machine; there is {', '.join(there)}. None chooses by itself.")
+        raise ValueError(f"device={device!r} is not on this machine; there is {', '.join(there)}. 'auto' chooses by itself.")
     if where == "cpu" and dtype != "float32":
         raise ValueError(f"dtype={dtype!r} needs an accelerator; on the CPU it is emulated and very slow. Use dtype='float32'.")
     return where

@@ -33,7 +33,7 @@ class FrozenBert:
         What to do with longer texts.
     batch_tokens : int
         Token budget of one batch.
-    device : str or None
+    device : str
         As for `load_encoder`.
     dtype : {"float32", "float16", "bfloat16"}
         As for `load_encoder`.
@@ -47,7 +47,7 @@ class FrozenBert:
     max_length: int
     truncation: Truncation
     batch_tokens: int
-    device: str | None
+    device: str
     dtype: DType
 
     @classmethod
@@ -60,7 +60,7 @@ class FrozenBert:
         max_length: int | None,
         truncation: Truncation,
         batch_tokens: int,
-        device: str | None,
+        device: str,
         dtype: DType,
     ) -> Self:
         """Check a choice against what the model has.
