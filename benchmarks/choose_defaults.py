@@ -99,7 +99,11 @@ def main() -> None:
             print(rows[-1], flush=True)
     out = Path(__file__).parent / "results" / "defaults.csv"
     out.parent.mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_csv(out, index=False, lineterminator="\n")
+    table = pd.DataFrame(rows)
+    if out.exists():  # a set that was not run this time keeps the rows it has
+        before = pd.read_csv(out)
+        table = pd.concat([table, before[~before["data"].isin(table["data"])]])
+    table.to_csv(out, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from pipeline import catalogue, compare, evaluate, load_pipeline, make_sentiment_pipeline, read_table, save_pipeline
-from pipeline.cli import main
+from pipeline.cli import EXAMPLES, main
 from pipeline.datasets import split_table
 from pipeline.evaluation import make_tfidf_baseline
 
@@ -116,7 +116,7 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(run, data, tiny_be
             assert f"{row[metric]:.3f} ± {row[f'{metric}_sd']:.3f}" in line
     assert f"{scores['accuracy']:.3f}" in result.out.partition("held-out")[2]
     assert f"Saved {out} (" in " ".join(result.out.split())
-    assert result.out.rstrip().endswith("I would not go again.")
+    assert result.out.rstrip().endswith(EXAMPLES[-1])
     assert np.array_equal(load_pipeline(out).predict_proba(test["text"]), model.predict_proba(test["text"]))
 
 
