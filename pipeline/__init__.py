@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from pipeline.bert.checkpoint import CheckpointError
     from pipeline.bert.tokenizing import TruncationWarning
     from pipeline.datasets import load_reviews, read_table
+    from pipeline.embedding_cache import cache_info, clear_cache
     from pipeline.evaluation import compare, evaluate
     from pipeline.sentiment import make_sentiment_pipeline
+    from pipeline.vector_store import CacheWarning
     from pipeline.vectorizer import BertVectorizer
     from pipeline.walk import walk_text
 
@@ -19,9 +21,12 @@ __version__ = "0.1.0"
 # name -> module: torch, transformers and pandas are imported when one of these is first touched.
 _HOME = {
     "BertVectorizer": "pipeline.vectorizer",
+    "CacheWarning": "pipeline.vector_store",
     "CheckpointError": "pipeline.bert.checkpoint",
     "TruncationWarning": "pipeline.bert.tokenizing",
+    "cache_info": "pipeline.embedding_cache",
     "catalogue": "pipeline.bert.catalogue",
+    "clear_cache": "pipeline.embedding_cache",
     "compare": "pipeline.evaluation",
     "evaluate": "pipeline.evaluation",
     "load_pipeline": "pipeline.artifact",
@@ -34,10 +39,13 @@ _HOME = {
 
 __all__ = [
     "BertVectorizer",
+    "CacheWarning",
     "CheckpointError",
     "TruncationWarning",
     "__version__",
+    "cache_info",
     "catalogue",
+    "clear_cache",
     "compare",
     "evaluate",
     "load_pipeline",

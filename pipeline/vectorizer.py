@@ -22,6 +22,7 @@ from pipeline.bert.encoder import DType
 from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation, TruncationWarning
+from pipeline.embedding_cache import Lookup, complete, look_up, open_store
 from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, check_words, take_columns
 from pipeline.token_frames import token_frame, word_frame
 
@@ -85,6 +86,13 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     batch_tokens : int, default=1024
         Token budget of one batch. Changes speed and memory, never the result beyond 1e-5.
+
+    cache : {"memory"}, folder or None, default="memory"
+        Where the vectors of texts are kept, by text and everything that changes them, so that folds, grid points over layers,
+        poolings and C, and refits find them: in this process (up to 1 GiB, the least recently used leave first); in a folder
+        (SQLite), shared by processes and runs; or nowhere. A cache makes the first pass run all layers, so that later ones find
+        them. The folder is readable by its owner only: vectors tell something of the texts they were made from. Not saved: a
+        pipeline that comes from a file caches nothing, and runs only the layers it needs.
 
     weights_in_artifact : bool, default=True
         Whether a pickled (joblib) vectorizer carries the model's weights. If not, it carries their hashes, finds the model again
@@ -156,6 +164,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "device": [str],
         "dtype": [StrOptions({"float32", "float16", "bfloat16"})],
         "batch_tokens": [Interval(Integral, 1, None, closed="left")],
+        "cache": [str, Path, None],
         "weights_in_artifact": ["boolean"],
         "local_files_only": ["boolean"],
         "progress": ["boolean"],
@@ -181,6 +190,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         device: str = "auto",
         dtype: DType = "float32",
         batch_tokens: int = 1024,
+        cache: str | Path | None = "memory",
         weights_in_artifact: bool = True,
         local_files_only: bool = False,
         progress: bool = False,
@@ -198,6 +208,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self.device = device
         self.dtype = dtype
         self.batch_tokens = batch_tokens
+        self.cache = cache
         self.weights_in_artifact = weights_in_artifact
         self.local_files_only = local_files_only
         self.progress = progress
@@ -256,7 +267,8 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         texts = self._check_fit(X, y)
         bert = self._bert()
         made = bert.plan(texts)
-        context = self._init_callback_context(task_name="encode", max_subtasks=len(made.batches))
+        lookup = look_up(bert, made, open_store(self.cache, bert))
+        context = self._init_callback_context(task_name="encode", max_subtasks=lookup.n_batches)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._set_report(made)
 
@@ -265,7 +277,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             batch.call_on_fit_task_begin(estimator=self)
             batch.call_on_fit_task_end(estimator=self)
 
-        features = self._encode(bert, made, on_batch)
+        features = self._encode(bert, made, lookup, on_batch)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return features
 
@@ -292,7 +304,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         bert = self._bert()
         made = bert.plan(texts)
         self._warn_truncation(made)
-        return self._encode(bert, made)
+        return self._encode(bert, made, look_up(bert, made, open_store(self.cache, bert)))
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or per word, instead of one per text.
@@ -469,8 +481,8 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 stacklevel=3,
             )
 
-    def _encode(self, bert: FrozenBert, made: Plan, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        bar = _progress_bar(len(made.tokenized.input_ids), self.progress)
+    def _encode(self, bert: FrozenBert, made: Plan, lookup: Lookup, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
+        bar = _progress_bar(lookup.n_sequences, self.progress and lookup.n_sequences > 0)
 
         def step(n_sequences: int) -> None:
             bar.update(n_sequences)
@@ -478,7 +490,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 on_batch(n_sequences)
 
         with bar:
-            vectors = bert.embed(made, step)  # (n_texts, n_poolings, n_layers, hidden_size)
+            vectors = complete(bert, made, lookup, step)  # (n_texts, n_poolings, n_layers, hidden_size)
         features = combine_layers(vectors, self.combine)
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):
@@ -515,6 +527,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         state.pop("_skl_callbacks", None)
         checkpoint: Checkpoint | None = state.pop("_checkpoint", None)
         if self.__sklearn_is_fitted__():
+            state["cache"] = None
             state["_made_with"] = {"state_version": STATE_VERSION, "pipeline": __version__}
             if self.weights_in_artifact:
                 checkpoint = checkpoint or self._get_checkpoint()

@@ -15,6 +15,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
+from pipeline import clear_cache
+
 hf_logging.disable_progress_bar()
 
 CORPUS = [
@@ -120,6 +122,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], st
 def tiny_bert(model_folder: Callable[[str], str]) -> str:
     """Give the folder of a random 3-layer BERT of width 32, uncased."""
     return model_folder("bert")
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache() -> None:
+    """Let no test find what another one has encoded."""
+    clear_cache()
 
 
 class HuggingFace:

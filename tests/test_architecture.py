@@ -27,11 +27,14 @@ ARROWS = {
     "pipeline.bert.pooling": set(),
     "pipeline.bert.embedding": {"bert.batching", "bert.encoder", "bert.pooling", "bert.tokenizing"},
     "pipeline.bert.frozen": {"bert.checkpoint", "bert.embedding", "bert.encoder", "bert.pooling", "bert.tokenizing"},
+    "pipeline.vector_store": set(),
+    "pipeline.embedding_cache": {"vector_store", "bert.encoder", "bert.embedding", "bert.frozen", "bert.pooling"},
     "pipeline.token_frames": {"bert.embedding", "bert.pooling", "bert.tokenizing"},
     "pipeline.vectorizer": {
         "",  # __version__
         "texts",
         "token_frames",
+        "embedding_cache",
         "bert.checkpoint",
         "bert.embedding",
         "bert.encoder",

@@ -26,6 +26,8 @@ class Plan:
         Of the distinct texts.
     batches : list of ndarray of shape (n_in_batch,), int64
         Positions in ``tokenized.input_ids``, equal length within a batch.
+    texts : list of str or of tuples of str
+        The distinct texts.
     encodings : list of tokenizers.Encoding or None
         Pieces, offsets and word numbers of the whole distinct texts, where they were asked for.
     """
@@ -33,12 +35,40 @@ class Plan:
     row_of: np.ndarray
     tokenized: TokenizedTexts
     batches: list[np.ndarray]
+    texts: list[Any]
     encodings: list[Encoding] | None = None
 
     @property
     def n_distinct(self) -> int:
         """Number of distinct texts."""
         return len(self.tokenized.n_tokens)
+
+    def subset(self, distinct: np.ndarray, batch_tokens: int) -> "Plan":
+        """Return the plan of some of the distinct texts, in that order, without tokenising them again.
+
+        Parameters
+        ----------
+        distinct : ndarray of shape (n_chosen,), int64
+            Which of the distinct texts, each at most once.
+        batch_tokens : int
+            Token budget of one batch.
+
+        Returns
+        -------
+        Plan
+            Whose rows are the chosen texts.
+        """
+        starts = np.searchsorted(self.tokenized.owner, distinct)
+        stops = np.searchsorted(self.tokenized.owner, distinct, side="right")
+        input_ids = [ids for start, stop in zip(starts, stops, strict=True) for ids in self.tokenized.input_ids[start:stop]]
+        tokenized = TokenizedTexts(
+            input_ids,
+            np.repeat(np.arange(len(distinct)), stops - starts),
+            self.tokenized.n_tokens[distinct],
+            self.tokenized.n_lost[distinct],
+        )
+        batches = batch_by_length([len(ids) for ids in input_ids], batch_tokens)
+        return Plan(np.arange(len(distinct)), tokenized, batches, [self.texts[i] for i in distinct])
 
     def truncation_report(self) -> dict[str, Any]:
         """Count what truncation cut, over all rows.
@@ -91,7 +121,7 @@ def plan(
     else:
         tokenized = tokenizer(list(position))  # type: ignore[arg-type]
     batches = batch_by_length([len(ids) for ids in tokenized.input_ids], batch_tokens)
-    return Plan(row_of, tokenized, batches, encodings)
+    return Plan(row_of, tokenized, batches, list(position), encodings)
 
 
 def embed(

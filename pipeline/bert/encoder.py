@@ -165,6 +165,12 @@ class Encoder:
 
 _loaded: OrderedDict[tuple[str, int, str, str], Encoder] = OrderedDict()
 _loaded_lock = threading.Lock()
+_n_loads = 0
+
+
+def n_loads() -> int:
+    """Return how many encoders were built in this process so far."""
+    return _n_loads
 
 
 def load_encoder(checkpoint: Checkpoint, depth: int, *, device: str = "auto", dtype: DType = "float32") -> Encoder:
@@ -198,9 +204,11 @@ def load_encoder(checkpoint: Checkpoint, depth: int, *, device: str = "auto", dt
     """
     where = check_device(device, dtype)
     key = (checkpoint.fingerprint, depth, where, dtype)
+    global _n_loads
     with _loaded_lock:  # held while loading: two threads that want the same model load it once
         if key not in _loaded:
             _cure_fork()
+            _n_loads += 1
             _loaded[key] = _build(checkpoint, depth, where, dtype)
             while len(_loaded) > _MAX_LOADED:
                 _loaded.popitem(last=False)

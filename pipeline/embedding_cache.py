@@ -1,0 +1,247 @@
+"""Vectors by text and everything that changes them: no text is encoded twice. Used by vectorizer."""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.bert import encoder
+from pipeline.bert.embedding import Plan
+from pipeline.bert.frozen import FrozenBert
+from pipeline.bert.pooling import Pooling
+from pipeline.vector_store import FolderStore, MemoryStore, Store, clear_folder, text_key
+
+NUMERICS = 1  # part of every key: raised when a change of the encoder changes its numbers
+CHUNK_TEXTS = 1024  # texts looked up, encoded and stored at a time: what bounds the memory of a long run
+_FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")  # cost nothing beside the forward pass they come from
+
+
+class CacheInfo(NamedTuple):
+    """What the embedding caches of this process did, as of `cache_info`."""
+
+    hits: int
+    misses: int
+    texts_encoded: int
+    model_loads: int
+    current_bytes: int
+
+
+_memory = MemoryStore()
+_counts: Counter[str] = Counter()
+_counts_lock = threading.Lock()
+
+
+def cache_info() -> CacheInfo:
+    """Tell what the embedding caches of this process did so far, as ``functools.lru_cache`` does.
+
+    Returns
+    -------
+    CacheInfo
+        Named tuple: ``hits`` and ``misses`` (distinct texts per call that were, or were not, in a cache), ``texts_encoded``
+        (distinct texts sent through BERT, cached or not), ``model_loads`` (encoders built) and ``current_bytes`` (of the memory
+        cache). Other processes, such as those of ``n_jobs=2``, count for themselves.
+
+    Examples
+    --------
+    >>> from pipeline import BertVectorizer, cache_info, clear_cache
+    >>> clear_cache()
+    >>> features = BertVectorizer(layers=-1).fit_transform(["A lovely film.", "A dull film."])
+    >>> features = BertVectorizer(layers="all", pooling="cls").fit_transform(["A lovely film.", "A dull film."])
+    >>> cache_info()[:3]
+    (2, 2, 2)
+    """
+    with _counts_lock:
+        counts = dict(_counts)
+    return CacheInfo(
+        hits=counts.get("hits", 0),
+        misses=counts.get("misses", 0),
+        texts_encoded=counts.get("texts_encoded", 0),
+        model_loads=encoder.n_loads() - counts.get("loads_before", 0),
+        current_bytes=_memory.current_bytes,
+    )
+
+
+def clear_cache(folder: str | Path | None = None) -> None:
+    """Forget the vectors of the memory cache and start counting anew; with a folder, delete its cache files instead.
+
+    Parameters
+    ----------
+    folder : str or Path, optional
+        A folder given as ``BertVectorizer(cache=folder)``.
+    """
+    if folder is not None:
+        clear_folder(Path(folder).expanduser())
+        return
+    _memory.clear()
+    with _counts_lock:
+        _counts.clear()
+        _counts["loads_before"] = encoder.n_loads()
+
+
+def _count(**numbers: int) -> None:
+    with _counts_lock:
+        _counts.update(numbers)
+
+
+def fingerprint(bert: FrozenBert) -> str:
+    """Return one hash over all that changes a text's vectors, but the text, the pooling and the layer."""
+    device = encoder.check_device(bert.device, bert.dtype).partition(":")[0]
+    settings = (NUMERICS, bert.checkpoint.fingerprint, bert.max_length, bert.truncation, bert.dtype, device)
+    return hashlib.sha256(repr(settings).encode()).hexdigest()
+
+
+def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
+    """Return the store behind ``BertVectorizer(cache=...)``.
+
+    Parameters
+    ----------
+    cache : {"memory"}, folder or None
+        ``None`` is no store.
+    bert : FrozenBert
+        Whose vectors are kept.
+
+    Returns
+    -------
+    Store or None
+    """
+    if cache is None:
+        return None
+    return _memory if cache == "memory" else FolderStore(Path(cache).expanduser(), fingerprint(bert))
+
+
+@dataclass
+class Lookup:
+    """What a cache had of a plan, and what is left to encode.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (n_distinct, n_poolings, n_layers, hidden_size), float32
+        Filled in where the cache had it.
+    chunks : list of (ndarray of int, Plan)
+        Positions of the missing distinct texts, and a plan for each group of them.
+    wide : FrozenBert
+        What to take from their forward pass: more than was asked for, where it can be kept.
+    store : Store or None
+        Where to keep it.
+    """
+
+    vectors: np.ndarray
+    chunks: list[tuple[np.ndarray, Plan]]
+    wide: FrozenBert
+    store: Store | None
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches left to encode."""
+        return sum(len(plan.batches) for _, plan in self.chunks)
+
+    @property
+    def n_sequences(self) -> int:
+        """Number of sequences left to encode."""
+        return sum(len(plan.tokenized.input_ids) for _, plan in self.chunks)
+
+
+def look_up(bert: FrozenBert, made: Plan, store: Store | None) -> Lookup:
+    """Ask a cache for the vectors of a plan.
+
+    Parameters
+    ----------
+    bert : FrozenBert
+        What is asked for.
+    made : Plan
+        From ``bert.plan(texts)``.
+    store : Store or None
+        From `open_store`.
+
+    Returns
+    -------
+    Lookup
+        For `complete`.
+    """
+    vectors = np.empty((made.n_distinct, len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32)
+    there = np.zeros(made.n_distinct, dtype=bool)
+    if store is not None:
+        namespace = fingerprint(bert)
+        for start in range(0, made.n_distinct, CHUNK_TEXTS):
+            _take_found(bert, made, store, namespace, range(start, min(start + CHUNK_TEXTS, made.n_distinct)), vectors, there)
+        _count(hits=int(there.sum()), misses=int((~there).sum()))
+    missing = np.flatnonzero(~there)
+    _count(texts_encoded=len(missing))
+    wide = _widen(bert, len(missing), store)
+    if wide is None:
+        return Lookup(vectors, [(missing, made.subset(missing, bert.batch_tokens))] if len(missing) else [], bert, None)
+    by_length = missing[np.argsort(-made.tokenized.n_tokens[missing], kind="stable")]
+    groups = [by_length[start : start + CHUNK_TEXTS] for start in range(0, len(by_length), CHUNK_TEXTS)]
+    return Lookup(vectors, [(group, made.subset(group, bert.batch_tokens)) for group in groups], wide, store)
+
+
+def _take_found(
+    bert: FrozenBert, made: Plan, store: Store, namespace: str, chunk: range, vectors: np.ndarray, there: np.ndarray
+) -> None:
+    keys = {i: [text_key(namespace, p, made.texts[i]) for p in bert.poolings] for i in chunk}
+    found = store.get([key for of_text in keys.values() for key in of_text])
+    for i, of_text in keys.items():
+        if all(key in found for key in of_text):
+            there[i] = True
+            for j, (pooling, key) in enumerate(zip(bert.poolings, of_text, strict=True)):
+                vectors[i, j] = found[key][[0] if pooling == "pooler" else list(bert.layers)]
+
+
+def _widen(bert: FrozenBert, n_missing: int, store: Store | None) -> FrozenBert | None:
+    """Take all layers and, where there is room, all poolings: a search over them then finds everything. None: do not keep."""
+    if store is None:
+        return None
+    all_layers = tuple(range(bert.n_layers + 1))
+    per_pooling = n_missing * len(all_layers) * bert.hidden_size * 4  # bytes
+    extra: tuple[Pooling, ...] = tuple(p for p in _FREE_POOLINGS if p not in bert.poolings)
+    if store.room() >= per_pooling * (len(bert.poolings) + len(extra)):
+        return replace(bert, layers=all_layers, poolings=(*bert.poolings, *extra))
+    # what does not fit into the memory cache as a whole would push itself out again
+    return replace(bert, layers=all_layers) if store.room() >= per_pooling * len(bert.poolings) else None
+
+
+def complete(bert: FrozenBert, made: Plan, lookup: Lookup, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
+    """Encode what the cache did not have, keep it, and return all vectors.
+
+    Parameters
+    ----------
+    bert : FrozenBert
+        What is asked for.
+    made : Plan
+        The whole plan.
+    lookup : Lookup
+        From `look_up`.
+    on_batch : callable, optional
+        Called after each batch with the number of its sequences.
+
+    Returns
+    -------
+    ndarray of shape (n_texts, n_poolings, n_layers, hidden_size), float32
+    """
+    wide = lookup.wide
+    where = [wide.layers.index(layer) for layer in bert.layers]
+    namespace = fingerprint(bert)
+    for positions, plan in lookup.chunks:
+        computed = wide.embed(plan, on_batch)  # (n_missing, n_wide_poolings, n_wide_layers, hidden_size)
+        lookup.vectors[positions] = computed[:, : len(bert.poolings)][:, :, where]
+        if lookup.store is not None:
+            lookup.store.put(
+                {
+                    text_key(namespace, pooling, made.texts[i]): _kept(computed[row, j], pooling)
+                    for row, i in enumerate(positions)
+                    for j, pooling in enumerate(wide.poolings)
+                }
+            )
+    return np.asarray(lookup.vectors[made.row_of])
+
+
+def _kept(vectors: np.ndarray, pooling: str) -> np.ndarray:
+    """Copy one text's vectors, shape (n_layers, hidden_size), so that they do not keep the whole chunk alive."""
+    kept = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
+    kept.setflags(write=False)
+    return kept

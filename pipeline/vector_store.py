@@ -1,0 +1,221 @@
+"""Where vectors are kept, in memory (bounded) or in SQLite (shared): keys in, vectors out. Used by embedding_cache."""
+
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+import warnings
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+MEMORY_BYTES = 1 << 30  # what the memory cache may hold; the least recently used vectors leave first
+BUSY_SECONDS = 30  # how long to wait for another process that is writing to the same file
+_KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
+_broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
+
+
+class CacheWarning(UserWarning):
+    """The embedding cache could not be used; everything was computed all the same."""
+
+
+class Store(Protocol):
+    """Vectors of one encoder by key: ``get`` gives what is there, ``put`` keeps the first value of a key."""
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return the vectors of the keys that are there."""
+
+    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
+        """Keep vectors under keys that are not there yet."""
+
+    def room(self) -> float:
+        """Return the bytes that fit."""
+
+
+def text_key(namespace: str, pooling: str, text: str) -> bytes:
+    """Return the key of one text's vectors by one pooling.
+
+    Parameters
+    ----------
+    namespace : str
+        Fingerprint of everything else that changes the vector.
+    pooling : str
+        Which sentence vector.
+    text : str
+        Without lone surrogates.
+
+    Returns
+    -------
+    bytes of length 16
+        The text cannot be read back from it.
+    """
+    return hashlib.blake2b(f"{namespace}\0{pooling}\0{text}".encode(), digest_size=16).digest()
+
+
+class MemoryStore:
+    """Vectors of this process, bounded by bytes; the least recently used leave first. Safe for threads.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Bound on the vectors held.
+    """
+
+    def __init__(self, max_bytes: int = MEMORY_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.current_bytes = 0
+        self._vectors: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return the vectors of the keys that are there, and count them as used just now."""
+        with self._lock:
+            found = {key: self._vectors[key] for key in keys if key in self._vectors}
+            for key in found:
+                self._vectors.move_to_end(key)
+            return found
+
+    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
+        """Keep vectors under keys that are not there yet; older ones leave where they do not fit."""
+        with self._lock:
+            for key, vector in vectors.items():
+                if key not in self._vectors and vector.nbytes <= self.max_bytes:
+                    self._vectors[key] = vector
+                    self.current_bytes += vector.nbytes
+            while self.current_bytes > self.max_bytes:
+                self.current_bytes -= self._vectors.popitem(last=False)[1].nbytes
+
+    def room(self) -> float:
+        """Return the bytes that fit, if all older vectors leave."""
+        return self.max_bytes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._vectors.clear()
+            self.current_bytes = 0
+
+
+class FolderStore:
+    """Vectors of one encoder in one SQLite file, shared by processes and runs.
+
+    Any fault (a corrupt file, a full disk, a read-only folder, a locked database) costs one `CacheWarning` and the vectors
+    concerned; it never raises. Rows carry a checksum, and hold raw float32 numbers: no pickle, nothing that could execute.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it is missing, readable by its owner only: vectors tell something of the texts they were made from.
+    namespace : str
+        Fingerprint of the encoder and its settings; names the file.
+    """
+
+    def __init__(self, folder: Path, namespace: str) -> None:
+        self.folder = folder
+        self.path = folder / f"embeddings-{namespace[:16]}.sqlite"
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
+        """Return the vectors of the keys that are there and whose checksum holds."""
+        found: dict[bytes, np.ndarray] = {}
+        connection = self._open()
+        if connection is None:
+            return found
+        try:
+            for start in range(0, len(keys), _KEYS_PER_SELECT):
+                chunk = list(keys[start : start + _KEYS_PER_SELECT])
+                marks = ",".join("?" * len(chunk))
+                for key, width, value in connection.execute(f"SELECT k, width, v FROM e WHERE k IN ({marks})", chunk):
+                    vector = _unpack(width, value)
+                    if vector is not None:
+                        found[key] = vector
+        except sqlite3.Error as error:
+            self._give_up(error)
+        finally:
+            connection.close()
+        return found
+
+    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
+        """Keep vectors under keys that are not there yet, all of them or none."""
+        connection = self._open()
+        if connection is None:
+            return
+        try:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                rows = [(key, vector.shape[-1], _pack(vector)) for key, vector in vectors.items()]
+                connection.executemany("INSERT OR REPLACE INTO e (k, width, v) VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            self._give_up(error)
+        finally:
+            connection.close()
+
+    def room(self) -> float:
+        """Return infinity: the disk is the bound."""
+        return float("inf")
+
+    def _open(self) -> sqlite3.Connection | None:
+        """Open the file for one call: connections do not survive threads and forks, and opening one is cheap."""
+        if self.path in _broken:
+            return None
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            try:
+                connection.execute("PRAGMA page_size=16384")
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute("CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)")
+            except sqlite3.Error:
+                connection.close()
+                raise
+            return connection
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: Exception) -> None:
+        """Warn once, put a corrupt file aside, and go on without the cache."""
+        _broken.add(self.path)
+        aside = ""
+        text = str(error)
+        if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+            quarantine = self.path.with_name(f"{self.path.name}.corrupt-{int(time.time())}-{os.getpid()}")
+            try:
+                os.replace(self.path, quarantine)
+                for suffix in ("-wal", "-shm"):
+                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+                aside = f" The file was put aside as {quarantine.name}; the next run starts a new one."
+            except OSError:
+                aside = " It could not be put aside; delete it."
+        warnings.warn(
+            f"The embedding cache {self.path} cannot be used ({type(error).__name__}: {text}); texts are encoded without it."
+            f"{aside}",
+            CacheWarning,
+            stacklevel=2,
+        )
+
+
+def clear_folder(folder: Path) -> None:
+    """Delete the cache files of a folder; after a fault they are tried again."""
+    for path in folder.glob("embeddings-*.sqlite*"):
+        path.unlink(missing_ok=True)
+    for path in [path for path in _broken if path.parent == folder]:
+        _broken.discard(path)
+
+
+def _pack(vector: np.ndarray) -> bytes:
+    raw = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    return raw + zlib.crc32(raw).to_bytes(4, "little")
+
+
+def _unpack(width: int, value: bytes) -> np.ndarray | None:
+    """Return the vector of shape (n_layers, width), or None where its checksum does not hold."""
+    raw, check = value[:-4], value[-4:]
+    if len(value) < 4 or zlib.crc32(raw).to_bytes(4, "little") != check or width <= 0 or len(raw) % (4 * width):
+        return None
+    return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(-1, width)

@@ -1,0 +1,214 @@
+"""No text is encoded twice: the counts of grid searches, what the key holds, and what is kept of what."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+
+from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache
+from pipeline import embedding_cache as cache_module
+from pipeline.bert.encoder import Encoder
+from pipeline.vector_store import MemoryStore
+from tests.conftest import TEXTS, build_model
+
+TOP = Path(__file__).resolve().parent.parent
+FORTY = [f"{'lovely' if i % 2 else 'dull'} film number {i} " + "word " * (i % 7) for i in range(40)]
+LABELS = ["positive" if i % 2 else "negative" for i in range(40)]
+GRID_OVER_C = {"logisticregression__C": [0.1, 1, 10]}
+GRID_OVER_ALL = {"bertvectorizer__layers": [0, 1, 2, 3, -2, (1, 2), "all"], "bertvectorizer__pooling": ["cls", "mean", "max"]}
+
+
+def search(model, grid, cache, n_jobs=None):
+    pipeline = make_pipeline(BertVectorizer(model, cache=cache), LogisticRegression(max_iter=2000))
+    return GridSearchCV(pipeline, grid, cv=5, n_jobs=n_jobs).fit(FORTY, LABELS)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """List the texts that go through BERT, counted where they do."""
+    rows: list[int] = []
+    run = Encoder.hidden_states
+    monkeypatch.setattr(Encoder, "hidden_states", lambda self, ids, *a: rows.append(len(ids)) or run(self, ids, *a))
+    return rows
+
+
+# ---- the count
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+@pytest.mark.parametrize("grid", [GRID_OVER_C, GRID_OVER_ALL], ids=["over C", "over layers and poolings"])
+def test_a_grid_search_over_forty_texts_sends_forty_texts_and_loads_one_model(grid, where, tmp_path, sent):
+    model = str(build_model(tmp_path / "model", "bert", seed=11))  # a model no other test has loaded
+    search(model, grid, "memory" if where == "memory" else tmp_path / "cache")
+    assert sum(sent) == 40
+    info = cache_info()
+    assert (info.texts_encoded, info.misses, info.model_loads) == (40, 40, 1)
+    assert info.hits > 0
+
+
+def test_without_a_cache_every_fold_sends_its_texts_again(tiny_bert, sent):
+    search(tiny_bert, GRID_OVER_C, None)
+    assert sum(sent) == 640  # 3 values of C x 5 folds x (32 + 8), and 40 for the refit
+    assert cache_info().texts_encoded == 640
+
+
+def count_in_a_new_process(model, folder, n_texts=40, more=()):
+    code = (
+        "from pipeline import BertVectorizer, cache_info; from tests.test_embedding_cache import FORTY;"
+        f"BertVectorizer({model!r}, cache={str(folder)!r}).fit_transform(FORTY[:{n_texts}] + {list(more)!r});"
+        "print(cache_info().texts_encoded, cache_info().hits)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP, env=environment)
+    return tuple(map(int, run.stdout.split()))
+
+
+def test_a_rerun_in_a_new_process_sends_nothing_and_one_added_row_sends_one(tiny_bert, tmp_path):
+    search(tiny_bert, GRID_OVER_C, tmp_path)
+    assert count_in_a_new_process(tiny_bert, tmp_path) == (0, 40)
+    assert count_in_a_new_process(tiny_bert, tmp_path, more=["one added row"]) == (1, 40)
+
+
+def test_two_processes_share_the_folder(tiny_bert, tmp_path):
+    alone = search(tiny_bert, GRID_OVER_C, None)
+    both = search(tiny_bert, GRID_OVER_C, tmp_path, n_jobs=2)
+    assert np.allclose(alone.cv_results_["mean_test_score"], both.cv_results_["mean_test_score"])
+    assert count_in_a_new_process(tiny_bert, tmp_path) == (0, 40)
+
+
+# ---- the same numbers
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"layers": -1, "pooling": "cls"},
+        {"layers": (2, 0), "pooling": ("max", "mean"), "combine": "sum"},
+        {"layers": "all", "pooling": "mean", "normalize": True},
+        {"pooling": "pooler"},
+        {"pooling": ("pooler", "cls")},
+        {"max_length": 7, "truncation": "window"},
+    ],
+    ids=str,
+)
+def test_cached_features_are_bit_for_bit_those_that_were_computed_first(asked, where, tiny_bert, tmp_path):
+    cache = "memory" if where == "memory" else tmp_path
+    first = BertVectorizer(tiny_bert, cache=cache, **asked).fit_transform(TEXTS)
+    vectorizer = BertVectorizer(tiny_bert, cache=cache, **asked).fit(TEXTS)
+    assert np.array_equal(vectorizer.transform(TEXTS), first)
+    assert np.array_equal(vectorizer.transform(TEXTS[::-1]), first[::-1])
+    assert np.array_equal(vectorizer.transform(["nobody has seen this", TEXTS[0]])[1], first[0])
+    assert np.abs(first - BertVectorizer(tiny_bert, cache=None, **asked).fit_transform(TEXTS)).max() <= 1e-5
+
+
+def test_a_key_holds_everything_that_changes_the_vector(tiny_bert, tmp_path, sent):
+    other = str(build_model(tmp_path / "other", "bert", seed=1))
+    text = ["a film of more than seven words, that much is certain"]
+    kinds = [
+        {"model": tiny_bert},
+        {"model": other},
+        {"model": tiny_bert, "max_length": 12},
+        {"model": tiny_bert, "max_length": 12, "truncation": "window"},
+        {"model": tiny_bert, "max_length": 12, "truncation": "tail"},
+    ]
+    with pytest.warns(TruncationWarning, match="max_length=12"):
+        rows = [BertVectorizer(**kind).fit_transform(text)[0] for kind in kinds]
+    assert cache_info().hits == 0
+    assert len({row.tobytes() for row in rows}) == len(kinds)
+
+
+def test_what_cannot_change_the_vector_is_no_part_of_the_key(tiny_bert, sent):
+    BertVectorizer(tiny_bert, layers=1, pooling="cls").fit_transform(FORTY)
+    for asked in ({"layers": "all"}, {"pooling": ("max", "mean")}, {"combine": "mean", "layers": (1, 2)}, {"batch_tokens": 8}):
+        BertVectorizer(tiny_bert, normalize=True, **asked).fit_transform(FORTY)
+    assert sum(sent) == 40
+
+
+# ---- its bounds and its life
+
+
+def test_a_full_memory_cache_lets_the_least_recently_used_go():
+    store = MemoryStore(max_bytes=3 * 40)
+    vectors = {bytes([i]) * 16: np.full((1, 10), i, dtype=np.float32) for i in range(4)}
+    keys = list(vectors)
+    store.put({key: vectors[key] for key in keys[:3]})
+    store.get([keys[0]])
+    store.put({keys[3]: vectors[keys[3]]})
+    assert set(store.get(keys)) == {keys[0], keys[2], keys[3]}
+    assert store.current_bytes == 120
+
+
+def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked_for_are_run(tiny_bert, monkeypatch):
+    monkeypatch.setattr(cache_module, "_memory", MemoryStore(max_bytes=5 * 4 * 32 * 4))  # five texts of one pooling
+    depths = []
+    load = cache_module.FrozenBert._load
+    monkeypatch.setattr(cache_module.FrozenBert, "_load", lambda self, depth: depths.append(depth) or load(self, depth))
+    vectorizer = BertVectorizer(tiny_bert, layers=1).fit(FORTY)
+    vectorizer.transform(FORTY)
+    assert depths == [1]
+    assert cache_info().current_bytes == 0
+    vectorizer.transform(FORTY[:5])  # these fit by the pooling asked for, not by all of them
+    assert depths == [1, 3]
+    assert cache_info().current_bytes == 5 * 4 * 32 * 4
+
+
+def test_long_runs_are_encoded_in_chunks(tiny_bert, monkeypatch, sent):
+    monkeypatch.setattr(cache_module, "CHUNK_TEXTS", 7)
+    chunked = BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(FORTY + TEXTS)
+    clear_cache()
+    monkeypatch.undo()
+    assert (
+        np.abs(chunked - BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(FORTY + TEXTS)).max() <= 1e-5
+    )
+
+
+def test_a_saved_vectorizer_caches_nothing_and_runs_only_its_layers(tiny_bert, tmp_path):
+    vectorizer = BertVectorizer(tiny_bert, layers=1).fit(FORTY)
+    joblib.dump(vectorizer, tmp_path / "v.joblib")
+    loaded = joblib.load(tmp_path / "v.joblib")
+    assert loaded.cache is None
+    clear_cache()
+    loaded.transform(FORTY)
+    assert cache_info()[:2] == (0, 0)
+    assert cache_info().current_bytes == 0
+    assert clone(vectorizer).cache == "memory"
+
+
+def test_clearing_starts_the_counts_anew(tiny_bert):
+    BertVectorizer(tiny_bert).fit_transform(FORTY)
+    assert cache_info().current_bytes > 0
+    clear_cache()
+    assert cache_info() == (0, 0, 0, 0, 0)
+
+
+def test_threads_may_share_the_cache(tiny_bert):
+    expected = BertVectorizer(tiny_bert, cache=None).fit_transform(FORTY)
+    found: list[np.ndarray] = []
+
+    def work():
+        found.append(BertVectorizer(tiny_bert).fit_transform(FORTY))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert all(np.abs(rows - expected).max() <= 1e-5 for rows in found)
+
+
+def test_cross_validation_with_a_cache_gives_the_scores_without_one(tiny_bert):
+    def scores(cache):
+        return cross_val_score(make_pipeline(BertVectorizer(tiny_bert, cache=cache), LogisticRegression()), FORTY, LABELS, cv=4)
+
+    assert np.array_equal(scores(None), scores("memory"))

@@ -1,0 +1,151 @@
+"""The SQLite store: what was put comes back, whatever happens to the file costs one warning and never a result."""
+
+import os
+import sqlite3
+import stat
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import BertVectorizer, CacheWarning, cache_info, clear_cache, vector_store
+from pipeline.vector_store import FolderStore, MemoryStore, clear_folder, text_key
+from tests.conftest import TEXTS
+
+KEY, OTHER = b"k" * 16, b"o" * 16
+VECTOR = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_what_was_put_comes_back_in_its_shape_and_to_the_bit(kind, tmp_path):
+    store = MemoryStore() if kind == "memory" else FolderStore(tmp_path, "name")
+    values = {os.urandom(16): np.random.default_rng(i).normal(size=(1 + i % 4, 8)).astype(np.float32) for i in range(1000)}
+    values[KEY] = np.array([[np.inf, -0.0, np.nan, 1e-45]], dtype=np.float32)
+    store.put(values)
+    found = store.get([*values, OTHER])
+    assert set(found) == set(values)
+    assert all(found[key].tobytes() == value.tobytes() and found[key].shape == value.shape for key, value in values.items())
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+def test_keys_are_equal_for_equal_texts_only(a, b):
+    assert (text_key("n", "cls", a) == text_key("n", "cls", b)) == (a == b)
+    assert text_key("n", "cls", a) != text_key("n", "mean", a)
+    assert text_key("n", "cls", a) != text_key("m", "cls", a)
+
+
+def test_the_folder_is_for_its_owner_alone_and_holds_no_text(tmp_path, tiny_bert):
+    BertVectorizer(tiny_bert, cache=tmp_path / "new").fit_transform(["a secret sentence"])
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert all(b"secret" not in path.read_bytes() for path in (tmp_path / "new").iterdir())
+
+
+def test_a_row_whose_checksum_is_wrong_is_computed_again_and_mended(tmp_path, tiny_bert):
+    first = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
+    (path,) = tmp_path.glob("*.sqlite")
+    with sqlite3.connect(path) as connection:
+        key, value = connection.execute("SELECT k, v FROM e LIMIT 1").fetchone()
+        connection.execute("UPDATE e SET v = ? WHERE k = ?", (bytes([value[0] ^ 1]) + value[1:], key))
+    connection.close()
+    store = FolderStore(tmp_path, path.stem.removeprefix("embeddings-"))
+    assert store.get([key]) == {}
+    again = BertVectorizer(tiny_bert, cache=tmp_path, pooling=("cls", "mean", "max")).fit_transform(TEXTS)
+    assert np.allclose(again[:, 32:64], first, atol=1e-5)
+    assert set(store.get([key])) == {key}
+
+
+def break_garbage(path):
+    path.write_bytes(b"this is no database at all" * 100)
+
+
+def break_truncated(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def break_zeroed(path):
+    data = bytearray(path.read_bytes())
+    data[100 : len(data)] = bytes(len(data) - 100)
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [break_garbage, break_truncated, break_zeroed])
+def test_a_corrupt_file_is_put_aside_with_one_warning_and_the_result_is_right(damage, tmp_path, tiny_bert):
+    expected = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
+    (path,) = tmp_path.glob("*.sqlite")
+    for extra in tmp_path.glob("*.sqlite-*"):
+        extra.unlink()
+    damage(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            assert np.allclose(BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS), expected, atol=1e-5)
+    assert [w.category for w in caught] == [CacheWarning]
+    assert "put aside as" in str(caught[0].message)
+    assert len(list(tmp_path.glob("*.corrupt-*"))) == 1
+    clear_cache(tmp_path)  # as a new run
+    clear_cache()
+    BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
+    BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
+    assert cache_info().texts_encoded == len(set(TEXTS))
+
+
+def test_a_folder_that_cannot_be_made_costs_one_warning(tmp_path, tiny_bert):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(CacheWarning, match=r"cannot be used \(NotADirectoryError|cannot be used \(FileExistsError"):
+        rows = BertVectorizer(tiny_bert, cache=tmp_path / "file" / "cache").fit_transform(TEXTS)
+    assert np.array_equal(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS))
+
+
+def test_a_full_disk_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
+    connect = sqlite3.connect
+
+    def small(*args, **kwargs):
+        connection = connect(*args, **kwargs)
+        connection.execute("PRAGMA page_size=16384")
+        connection.execute("PRAGMA max_page_count=3")
+        return connection
+
+    monkeypatch.setattr(vector_store.sqlite3, "connect", small)
+    many = [f"text number {i}" for i in range(300)]
+    with pytest.warns(CacheWarning, match="full"):
+        rows = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(many)
+    assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(many), atol=1e-5)
+
+
+def test_a_database_that_stays_locked_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
+    BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(["make the file"])
+    monkeypatch.setattr(vector_store, "BUSY_SECONDS", 0.05)
+    (path,) = tmp_path.glob("*.sqlite")
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.warns(CacheWarning, match="locked"):
+            rows = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
+    assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
+
+
+def test_many_threads_may_write_at_once(tmp_path):
+    store = FolderStore(tmp_path, "name")
+    values = [{os.urandom(16): VECTOR + i for i in range(20)} for _ in range(8)]
+    threads = [threading.Thread(target=store.put, args=(value,)) for value in values]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for value in values:
+        found = store.get(list(value))
+        assert all(np.array_equal(found[key], vector) for key, vector in value.items())
+
+
+def test_clearing_a_folder_leaves_other_files_alone(tmp_path):
+    FolderStore(tmp_path, "name").put({KEY: VECTOR})
+    (tmp_path / "mine.txt").write_text("keep")
+    clear_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
