@@ -179,8 +179,8 @@ def test_windows_are_those_of_hugging_face_and_averaged_by_their_tokens(pooling,
 
 
 def test_truncation_error_names_the_row_and_both_lengths(tiny_bert):
-    with pytest.raises(ValueError, match=r"text 1 has \d+ tokens, more than max_length=10.*'window'"):
-        BertVectorizer(tiny_bert, max_length=10, truncation="error").fit_transform(["film", LONG])
+    with pytest.raises(ValueError, match=r"text 3 has \d+ tokens, more than max_length=10.*'window'"):
+        BertVectorizer(tiny_bert, max_length=10, truncation="error").fit_transform(["film", "film", "film", LONG])
 
 
 def test_one_warning_per_call_and_none_for_texts_that_fit(tiny_bert):

@@ -11,7 +11,7 @@ from tokenizers import Encoding
 from pipeline.bert.batching import batch_by_length
 from pipeline.bert.encoder import Encoder
 from pipeline.bert.pooling import Pooling, pool
-from pipeline.bert.tokenizing import TextTokenizer, TokenizedTexts
+from pipeline.bert.tokenizing import TextTokenizer, TextTooLongError, TokenizedTexts
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,23 @@ def plan(
     -------
     Plan
         For `embed` and `embed_tokens`.
+
+    Raises
+    ------
+    TextTooLongError
+        Under ``truncation="error"``, naming the first row that is too long.
     """
     position: dict[str | tuple[str, ...], int] = {}
     row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
     encodings = None
-    if pieces:
-        encodings, tokenized = tokenizer.with_pieces(list(position))  # type: ignore[arg-type]
-    else:
-        tokenized = tokenizer(list(position))  # type: ignore[arg-type]
+    try:
+        if pieces:
+            encodings, tokenized = tokenizer.with_pieces(list(position))  # type: ignore[arg-type]
+        else:
+            tokenized = tokenizer(list(position))  # type: ignore[arg-type]
+    except TextTooLongError as error:  # it counts the distinct texts; the user counts rows
+        row = int(np.flatnonzero(row_of == error.text)[0])
+        raise TextTooLongError(row, error.n_tokens, error.max_length) from None
     batches = batch_by_length([len(ids) for ids in tokenized.input_ids], batch_tokens)
     return Plan(row_of, tokenized, batches, list(position), encodings)
 

@@ -17,6 +17,25 @@ class TruncationWarning(UserWarning):
     """Texts were longer than ``max_length`` tokens and lost some of them."""
 
 
+class TextTooLongError(ValueError):
+    """A text has more than ``max_length`` tokens, and ``truncation="error"``.
+
+    Parameters
+    ----------
+    text : int
+        Position of the text.
+    n_tokens, max_length : int
+        Its tokens, [CLS] and [SEP] included, and how many are allowed.
+    """
+
+    def __init__(self, text: int, n_tokens: int, max_length: int) -> None:
+        super().__init__(
+            f"text {text} has {n_tokens} tokens, more than max_length={max_length}, and truncation='error'. Shorten it, raise "
+            "max_length, or choose truncation 'head', 'tail', 'head_tail' or 'window'."
+        )
+        self.text, self.n_tokens, self.max_length = text, n_tokens, max_length
+
+
 def select_tokens(n_tokens: int, capacity: int, truncation: Truncation) -> list[np.ndarray]:
     """Choose which of a text's own tokens are kept, as one index array per window.
 
@@ -137,7 +156,7 @@ class TextTokenizer:
 
         Raises
         ------
-        ValueError
+        TextTooLongError
             Under ``truncation="error"``, naming the first text that is too long.
         """
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -183,10 +202,7 @@ class TextTokenizer:
                 owner.append(i)
                 continue
             if self.truncation == "error":
-                raise ValueError(
-                    f"text {i} has {n_tokens[i]} tokens, more than max_length={self.max_length}, and truncation='error'. "
-                    "Shorten it, raise max_length, or choose truncation 'head', 'tail', 'head_tail' or 'window'."
-                )
+                raise TextTooLongError(i, int(n_tokens[i]), self.max_length)
             kept = self.windows(len(tokens))
             sequences.extend(np.concatenate([self.prefix, tokens[index], self.suffix]) for index in kept)
             owner.extend([i] * len(kept))
