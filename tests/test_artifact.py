@@ -43,7 +43,7 @@ def test_a_loaded_pipeline_gives_the_same_bits(fitted, tmp_path):
     assert np.array_equal(loaded[:-1].transform(TEXTS), fitted[:-1].transform(TEXTS))
     assert np.array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
     assert loaded.predict(TEXTS).tolist() == fitted.predict(TEXTS).tolist()
-    assert repr(loaded) == repr(fitted)
+    assert repr(loaded) == repr(fitted).replace("BertVectorizer(", "BertVectorizer(cache=None, ")
 
 
 def test_the_file_is_an_ordinary_joblib_file_that_needs_no_model_folder(tmp_path):
