@@ -72,8 +72,9 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         What None, NaN and pd.NA are: an error, or the empty text.
 
     on_invalid : {"error", "coerce"}, default="error"
-        What is done with cells that are no strings and with several columns: an error, or turn them into text and join the
-        columns by a space.
+        What is done with cells that are no strings, with several columns, and with lone surrogates (half of a UTF-16 pair, which
+        no tokenizer can encode): an error that names the row, or turn the cells into text, join the columns by a space, and put
+        U+FFFD for the surrogate.
 
     normalize : bool, default=False
         Scale every row to Euclidean length 1.
