@@ -38,6 +38,12 @@ def test_its_results_are_those_of_the_benchmark():
         assert f"| {model} | {100 * accuracy:.1f} |" in README
 
 
+def test_its_counts_are_those_of_the_benchmark():
+    measured = pd.read_csv(TOP / "benchmarks" / "results" / "grid_search.csv")
+    for row in measured.itertuples(index=False):
+        assert f"| {row[0]} | {row[1]} | {row[2]} |" in README
+
+
 def test_it_names_the_pinned_torch():
     pin = re.search(r"^torch==\S+", (TOP / "requirements.txt").read_text(), re.MULTILINE)
     assert pin is not None
