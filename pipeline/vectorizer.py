@@ -304,7 +304,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         texts = self._check_X(X, reset=False)
         bert = self._bert()
         made = bert.plan(texts)
-        self._warn_truncation(made)
+        self._warn_truncation(made.truncation_report())
         return self._encode(bert, made, look_up(bert, made, open_store(self.cache, bert)))
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
@@ -336,7 +336,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
         bert = self._bert()
         made = bert.plan(texts, pieces=True)
-        self._warn_truncation(made)
+        self._warn_truncation(made.truncation_report())
         vectors = bert.embed_tokens(made)
         labels = list(range(len(texts))) if table.index is None else list(table.index)
         names = [name.removeprefix("token_") for name in self._names(("token",))]
@@ -469,10 +469,9 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def _set_report(self, made: Plan) -> None:
         self.truncation_report_ = made.truncation_report()
-        self._warn_truncation(made)
+        self._warn_truncation(self.truncation_report_)
 
-    def _warn_truncation(self, made: Plan) -> None:
-        report = made.truncation_report()
+    def _warn_truncation(self, report: dict[str, Any]) -> None:
         if report["texts_cut"]:
             warnings.warn(
                 f"{report['texts_cut']} of {report['n_texts']} texts are longer than max_length={self.max_length_} tokens; "
