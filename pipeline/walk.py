@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.bert.checkpoint import resolve
-from pipeline.bert.encoder import load_encoder, read_shape
+from pipeline.bert.encoder import load_encoder
+from pipeline.bert.shape import read_shape
 from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.texts import check_texts
 from pipeline.vectorizer import DEFAULT_MODEL
@@ -78,7 +79,9 @@ def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None =
     n_padding = max(0, (max_length or 0) - len(real))
     input_ids = np.concatenate([real, np.full(n_padding, shape.pad_token_id)])
     mask = np.concatenate([np.ones(len(real), dtype=np.int64), np.zeros(n_padding, dtype=np.int64)])
-    states = load_encoder(checkpoint, shape.n_layers).hidden_states(input_ids[None], mask[None])
+    # transformers' own forward: the only one here that knows padding
+    encoder = load_encoder(checkpoint, shape.n_layers, device="cpu", packed=False)
+    states = encoder.hidden_states(input_ids[None], mask[None])
     return TextWalk(
         tokens=[tokenizer.token(i) for i in input_ids],
         input_ids=input_ids,

@@ -16,6 +16,8 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedTok
 from transformers.utils import logging as hf_logging
 
 from pipeline import clear_cache
+from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.bert.packed import PackedEncoder
 
 hf_logging.disable_progress_bar()
 
@@ -128,6 +130,20 @@ def tiny_bert(model_folder: Callable[[str], str]) -> str:
 def _empty_cache() -> None:
     """Let no test find what another one has encoded."""
     clear_cache()
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """List the numbers of texts that go through an encoder, batch by batch, counted where they do."""
+    counts: list[int] = []
+    for kind in (PackedEncoder, HuggingFaceEncoder):
+
+        def counted(self, batch, *arguments, run=kind.pooled):
+            counts.append(len(batch.lengths))
+            return run(self, batch, *arguments)
+
+        monkeypatch.setattr(kind, "pooled", counted)
+    return counts
 
 
 class HuggingFace:

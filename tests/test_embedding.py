@@ -1,10 +1,12 @@
 """plan, embed, embed_tokens: each distinct text once, windows weighted by their tokens, everything that is cut counted."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.bert.batching import batch_by_length, pack_by_length
 from pipeline.bert.checkpoint import resolve
 from pipeline.bert.embedding import embed, embed_tokens, plan
 from pipeline.bert.encoder import load_encoder
@@ -16,6 +18,10 @@ LONG = f"{TEXTS[0]} {TEXTS[4]}"
 SOME = ["film", LONG, "", "film", TEXTS[3], LONG]
 
 
+def within(batch_tokens):
+    return partial(pack_by_length, batch_tokens=batch_tokens)
+
+
 @pytest.fixture
 def tokenizer(tiny_bert):
     """Give a tokenizer of the tiny model by length and policy."""
@@ -23,9 +29,9 @@ def tokenizer(tiny_bert):
     return lambda max_length, truncation: TextTokenizer(text, max_length, truncation)
 
 
-@pytest.fixture
-def encoder(tiny_bert):
-    return load_encoder(resolve(tiny_bert), 3)
+@pytest.fixture(params=[True, False], ids=["packed", "hugging face"])
+def encoder(tiny_bert, request):
+    return load_encoder(resolve(tiny_bert), 3, packed=request.param)
 
 
 def pooled(state, pooling):
@@ -54,7 +60,7 @@ def slow_embed(oracle, text, poolings, layers, max_length):
 
 
 def test_each_distinct_text_is_planned_once_in_the_order_of_first_sight(tokenizer):
-    made = plan(SOME, tokenizer(64, "head"), 100)
+    made = plan(SOME, tokenizer(64, "head"), within(100))
     assert made.row_of.tolist() == [0, 1, 2, 0, 3, 1]
     assert made.n_distinct == 4
     assert len(made.tokenized.input_ids) == 4
@@ -63,28 +69,29 @@ def test_each_distinct_text_is_planned_once_in_the_order_of_first_sight(tokenize
 
 
 def test_texts_that_differ_in_anything_are_distinct(tokenizer):
-    assert plan(["film", "Film", "film ", "fi\u200blm"], tokenizer(64, "head"), 100).n_distinct == 4
+    assert plan(["film", "Film", "film ", "fi\u200blm"], tokenizer(64, "head"), within(100)).n_distinct == 4
 
 
-def test_every_batch_has_one_length_and_keeps_the_budget(tokenizer):
-    made = plan(TEXTS, tokenizer(10, "window"), 25)
+@pytest.mark.parametrize("group", [pack_by_length, batch_by_length])
+def test_every_batch_is_grouped_as_asked_and_keeps_the_budget(group, tokenizer):
+    made = plan(TEXTS, tokenizer(10, "window"), partial(group, batch_tokens=25))
     for batch in made.batches:
         lengths = [len(made.tokenized.input_ids[i]) for i in batch]
-        assert len(set(lengths)) == 1
+        assert group is pack_by_length or len(set(lengths)) == 1
         assert sum(lengths) <= 25
 
 
 def test_pieces_belong_to_the_distinct_texts(tokenizer):
-    made = plan(["film", "soup", "film"], tokenizer(64, "head"), 100, pieces=True)
+    made = plan(["film", "soup", "film"], tokenizer(64, "head"), within(100), pieces=True)
     assert len(made.encodings) == made.n_distinct == 2
-    split = plan([("the", "film"), ("soup",), ("the", "film")], tokenizer(64, "head"), 100, pieces=True)
+    split = plan([("the", "film"), ("soup",), ("the", "film")], tokenizer(64, "head"), within(100), pieces=True)
     assert split.row_of.tolist() == [0, 1, 0]
     assert [max(encoding.word_ids) for encoding in split.encodings] == [1, 0]
 
 
 @pytest.mark.parametrize("pieces", [False, True])
 def test_no_texts_make_an_empty_plan(pieces, tokenizer, encoder):
-    made = plan([], tokenizer(64, "window"), 100, pieces=pieces)
+    made = plan([], tokenizer(64, "window"), within(100), pieces=pieces)
     assert made.n_distinct == 0
     assert made.batches == []
     assert made.truncation_report() == {
@@ -115,7 +122,7 @@ def test_the_report_is_what_counting_row_by_row_gives(truncation, max_length, to
         elif length > max_length:
             cut += 1
             lost += length - max_length
-    assert plan(texts, tokenizer(max_length, truncation), 100).truncation_report() == {
+    assert plan(texts, tokenizer(max_length, truncation), within(100)).truncation_report() == {
         "n_texts": len(texts),
         "texts_cut": cut,
         "n_tokens": n_tokens,
@@ -133,7 +140,7 @@ def test_vectors_are_those_of_the_slow_windows_whatever_the_batches(
     max_length, batch_tokens, tokenizer, encoder, hugging_face, tiny_bert
 ):
     poolings, layers = ("max", "cls", "mean"), (3, 0, 2)
-    made = plan(SOME, tokenizer(max_length, "window"), batch_tokens)
+    made = plan(SOME, tokenizer(max_length, "window"), within(batch_tokens))
     found = embed(made, encoder, poolings=poolings, layers=layers, hidden_size=32)
     expected = {text: slow_embed(hugging_face(tiny_bert), text, poolings, layers, max_length) for text in set(SOME)}
     assert found.dtype == np.float32
@@ -143,7 +150,7 @@ def test_vectors_are_those_of_the_slow_windows_whatever_the_batches(
 
 
 def test_the_pooler_of_a_text_in_windows_is_their_weighted_mean(tokenizer, encoder, hugging_face, tiny_bert):
-    made = plan([LONG], tokenizer(10, "window"), 1000)
+    made = plan([LONG], tokenizer(10, "window"), within(1000))
     found = embed(made, encoder, poolings=["pooler"], layers=[3], hidden_size=32)
     windows = [ids[None] for ids in made.tokenized.input_ids]
     assert len(windows) > 2
@@ -153,7 +160,9 @@ def test_the_pooler_of_a_text_in_windows_is_their_weighted_mean(tokenizer, encod
 
 
 def test_duplicates_get_equal_rows_that_are_not_the_same_memory(tokenizer, encoder):
-    found = embed(plan(["film", "film"], tokenizer(64, "head"), 100), encoder, poolings=["mean"], layers=[3], hidden_size=32)
+    found = embed(
+        plan(["film", "film"], tokenizer(64, "head"), within(100)), encoder, poolings=["mean"], layers=[3], hidden_size=32
+    )
     assert np.array_equal(found[0], found[1])
     found[0] = 0
     assert found[1].any()
@@ -161,7 +170,7 @@ def test_duplicates_get_equal_rows_that_are_not_the_same_memory(tokenizer, encod
 
 @pytest.mark.parametrize("batch_tokens", [1, 30, 1000])
 def test_on_batch_is_told_of_every_sequence(batch_tokens, tokenizer, encoder):
-    made = plan(SOME, tokenizer(10, "window"), batch_tokens)
+    made = plan(SOME, tokenizer(10, "window"), within(batch_tokens))
     told = []
     embed(made, encoder, poolings=["cls"], layers=[0], hidden_size=32, on_batch=told.append)
     assert told == [len(batch) for batch in made.batches]
@@ -170,7 +179,7 @@ def test_on_batch_is_told_of_every_sequence(batch_tokens, tokenizer, encoder):
 
 @pytest.mark.parametrize("max_length", [10, 64])
 def test_token_vectors_are_the_hidden_states_of_every_sequence(max_length, tokenizer, encoder, hugging_face, tiny_bert):
-    made = plan(SOME, tokenizer(max_length, "window"), 40)
+    made = plan(SOME, tokenizer(max_length, "window"), within(40))
     found = embed_tokens(made, encoder, layers=(2, 0))
     assert len(found) == len(made.tokenized.input_ids)
     for ids, vectors in zip(made.tokenized.input_ids, found, strict=True):

@@ -1,4 +1,4 @@
-"""Encoder: hidden states are HF's at every depth, weights are never copied, and what disagrees is named."""
+"""Both encoders: hidden states are HF's at every depth, weights are views, and what disagrees is named."""
 
 import json
 import os
@@ -16,13 +16,28 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, BertConfig, BertForPreTr
 from transformers.models.bert.modeling_bert import BertModel
 
 from pipeline.bert.checkpoint import CheckpointError, resolve
-from pipeline.bert.encoder import FAMILIES as SUPPORTED
-from pipeline.bert.encoder import check_device, load_encoder, read_shape
+from pipeline.bert.encoder import choose_device, load_encoder, n_loads
+from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.bert.packed import PackedEncoder
+from pipeline.bert.shape import FAMILIES as SUPPORTED
+from pipeline.bert.shape import read_shape
 from tests.conftest import FAMILIES, TEXTS, build_model
 
 TOLERANCE = 1e-5
 SOME = [TEXTS[0], TEXTS[5], "", "film"]
 IDS = np.array([[2, 7, 9, 11, 3], [2, 30, 31, 7, 3]])
+
+
+@pytest.fixture(params=[True, False], ids=["packed", "hugging face"], autouse=True)
+def load(request):
+    """Load by either forward: every test here holds for both."""
+    return lambda checkpoint, depth, **where: load_encoder(checkpoint, depth, packed=request.param, **where)
+
+
+@pytest.fixture
+def last_layer(load):
+    """Give the last layer of a few texts by model folder."""
+    return lambda folder, depth=3: load(resolve(str(folder)), depth).hidden_states(IDS)[-1].numpy()
 
 
 @pytest.fixture
@@ -40,21 +55,17 @@ def change_weights(folder, change):
     save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
 
 
-def last_layer(folder, depth=3):
-    return load_encoder(resolve(str(folder)), depth).hidden_states(IDS)[-1].numpy()
-
-
 # ---- hidden states
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hidden_states_are_hugging_faces_up_to_every_depth(family, model_folder, hugging_face):
+def test_hidden_states_are_hugging_faces_up_to_every_depth(family, model_folder, hugging_face, load):
     oracle = hugging_face(model_folder(family))
     checkpoint = resolve(model_folder(family))
     for text in SOME:
         expected = oracle.hidden_states(text)
         for depth in range(4):
-            encoder = load_encoder(checkpoint, depth)
+            encoder = load(checkpoint, depth)
             states = encoder.hidden_states(np.array([oracle.ids(text)]))
             assert encoder.depth == depth
             assert len(states) == depth + 1
@@ -70,14 +81,14 @@ def test_padding_under_a_mask_changes_nothing_for_the_real_tokens(family, model_
     mask = np.array([[1] * len(ids) + [0] * (width - len(ids)) for ids in sequences])
     for padding in {oracle.tokenizer.pad_token_id, 5}:
         input_ids = np.array([ids + [padding] * (width - len(ids)) for ids in sequences])
-        states = torch.stack(load_encoder(resolve(model_folder(family)), 3).hidden_states(input_ids, mask)).numpy()
+        states = torch.stack(load_encoder(resolve(model_folder(family)), 3, packed=False).hidden_states(input_ids, mask)).numpy()
         for i, ids in enumerate(sequences):
             assert np.abs(states[:, i, : len(ids)] - expected[i]).max() <= TOLERANCE
 
 
-def test_a_forward_pass_keeps_no_gradient_and_drops_nothing_out(tmp_path):
+def test_a_forward_pass_keeps_no_gradient_and_drops_nothing_out(tmp_path, load):
     folder = build_model(tmp_path / "model", "bert", hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
-    encoder = load_encoder(resolve(str(folder)), 3)
+    encoder = load(resolve(str(folder)), 3)
     first, second = encoder.hidden_states(IDS), encoder.hidden_states(IDS)
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
@@ -85,15 +96,15 @@ def test_a_forward_pass_keeps_no_gradient_and_drops_nothing_out(tmp_path):
     assert torch.is_grad_enabled()
 
 
-def test_the_pooler_is_the_checkpoints_own(tiny_bert, hugging_face):
-    encoder = load_encoder(resolve(tiny_bert), 3)
+def test_the_pooler_is_the_checkpoints_own(tiny_bert, hugging_face, load):
+    encoder = load(resolve(tiny_bert), 3)
     with torch.inference_mode():
         expected = hugging_face(tiny_bert).model(torch.tensor(IDS)).pooler_output
     assert (encoder.pooler_output(encoder.hidden_states(IDS)[-1]) - expected).abs().max() <= TOLERANCE
 
 
-def test_ids_may_be_of_any_integer_type_and_memory_order(tiny_bert):
-    encoder = load_encoder(resolve(tiny_bert), 1)
+def test_ids_may_be_of_any_integer_type_and_memory_order(tiny_bert, load):
+    encoder = load(resolve(tiny_bert), 1)
     expected = encoder.hidden_states(IDS)[-1]
     for ids in (IDS.astype(np.int32), np.asfortranarray(IDS), np.repeat(IDS, 2, axis=1)[:, ::2]):
         assert torch.equal(encoder.hidden_states(ids)[-1], expected)
@@ -102,38 +113,46 @@ def test_ids_may_be_of_any_integer_type_and_memory_order(tiny_bert):
 # ---- loading
 
 
-def test_loading_copies_nothing(tmp_path):
+def test_loading_copies_nothing_but_what_is_fused(tmp_path):
     checkpoint = resolve(str(build_model(tmp_path / "model", "bert", seed=55)))
     begin = checkpoint.weights.ctypes.data
+
+    def is_view(tensor):
+        return begin <= tensor.data_ptr() < begin + checkpoint.weights.nbytes
+
     for depth in (0, 3):
-        parameters = list(load_encoder(checkpoint, depth)._model.parameters())
+        parameters = list(load_encoder(checkpoint, depth, packed=False)._model.parameters())
         assert len(parameters) == 5 + 16 * depth + 2  # embeddings, layers, pooler
-        for parameter in parameters:
-            assert begin <= parameter.data_ptr() < begin + checkpoint.weights.nbytes
-            assert not parameter.requires_grad
+        assert all(is_view(parameter) and not parameter.requires_grad for parameter in parameters)
+    packed = load_encoder(checkpoint, 3)
+    assert is_view(packed._words)
+    for layer in packed._layers:
+        assert is_view(layer.up)
+        assert is_view(layer.down)
+        assert is_view(layer.output)
+        assert not is_view(layer.qkv)
 
 
-def test_the_same_question_gets_the_same_encoder(tiny_bert, tmp_path):
+def test_the_same_question_gets_the_same_encoder(tiny_bert, tmp_path, load):
     copied = shutil.copytree(tiny_bert, tmp_path / "copied")
-    encoder = load_encoder(resolve(tiny_bert), 3)
-    assert load_encoder(resolve(str(copied)), 3) is encoder  # equal files are one model, wherever they lie
-    assert load_encoder(resolve(tiny_bert), 3, device="cpu", dtype="float32") is encoder
-    assert load_encoder(resolve(tiny_bert), 2) is not encoder
+    encoder = load(resolve(tiny_bert), 3)
+    assert load(resolve(str(copied)), 3) is encoder  # equal files are one model, wherever they lie
+    assert load(resolve(tiny_bert), 3, device="cpu", dtype="float32") is encoder
+    assert load(resolve(tiny_bert), 2) is not encoder
     change_weights(copied, lambda tensors: {name: tensor + 1 for name, tensor in tensors.items()})
-    assert load_encoder(resolve(str(copied)), 3) is not encoder
+    assert load(resolve(str(copied)), 3) is not encoder
 
 
-def test_many_threads_load_a_model_once_and_get_the_same_numbers(tmp_path, monkeypatch):
+def test_many_threads_load_a_model_once_and_get_the_same_numbers(tmp_path, load):
     folder = build_model(tmp_path / "model", "bert", seed=77)
     checkpoint = resolve(str(folder))
     expected = BertModel.from_pretrained(folder)(torch.tensor(IDS)).last_hidden_state.detach()
-    built, found, start = [], [], threading.Barrier(8)
-    make = BertModel.__init__
-    monkeypatch.setattr(BertModel, "__init__", lambda self, *a, **k: built.append(1) or make(self, *a, **k))
+    found, start = [], threading.Barrier(8)
+    before = n_loads()
 
     def run():
         start.wait(timeout=60)
-        encoder = load_encoder(checkpoint, 3)
+        encoder = load(checkpoint, 3)
         found.append((encoder, encoder.hidden_states(IDS)[-1]))
 
     threads = [threading.Thread(target=run) for _ in range(8)]
@@ -142,12 +161,12 @@ def test_many_threads_load_a_model_once_and_get_the_same_numbers(tmp_path, monke
     for thread in threads:
         thread.join(timeout=60)
     assert len(found) == 8
-    assert len(built) == 1
+    assert n_loads() == before + 1
     assert len({id(encoder) for encoder, _ in found}) == 1
     assert max(float((states - expected).abs().max()) for _, states in found) <= TOLERANCE
 
 
-def test_encoders_that_were_pushed_out_are_built_again(tmp_path):
+def test_encoders_that_were_pushed_out_are_built_again(tmp_path, last_layer):
     folders = [build_model(tmp_path / str(seed), "bert", seed=seed, n_layers=1) for seed in range(6)]
     first = [last_layer(folder, 1) for folder in folders]
     for folder, expected in zip(folders, first, strict=True):
@@ -158,7 +177,7 @@ def test_encoders_that_were_pushed_out_are_built_again(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_names_with_the_prefix_of_a_model_with_a_head_are_understood(family, model_folder, hugging_face, tmp_path):
+def test_names_with_the_prefix_of_a_model_with_a_head_are_understood(family, model_folder, hugging_face, tmp_path, last_layer):
     folder = Path(shutil.copytree(model_folder(family), tmp_path / "model"))
     model_type = family.removesuffix("-cased")
     head = {"cls.predictions.bias": torch.zeros(3), "classifier.weight": torch.zeros(2, 2)}
@@ -170,7 +189,7 @@ def test_names_with_the_prefix_of_a_model_with_a_head_are_understood(family, mod
         shutil.copy(Path(model_folder(family), "model.safetensors"), folder / "model.safetensors")
 
 
-def test_a_model_saved_with_its_pretraining_heads_is_the_same_encoder(folder, hugging_face, tiny_bert):
+def test_a_model_saved_with_its_pretraining_heads_is_the_same_encoder(folder, hugging_face, tiny_bert, last_layer):
     model = BertForPreTraining(BertConfig.from_pretrained(folder))
     model.bert.load_state_dict(load_file(folder / "model.safetensors"))
     model.save_pretrained(folder)
@@ -181,7 +200,7 @@ def test_a_model_saved_with_its_pretraining_heads_is_the_same_encoder(folder, hu
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
-def test_the_layer_norm_names_of_converted_checkpoints_are_understood(prefix, folder, hugging_face, tiny_bert):
+def test_the_layer_norm_names_of_converted_checkpoints_are_understood(prefix, folder, hugging_face, tiny_bert, last_layer):
     def rename(name):
         return prefix + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
@@ -192,10 +211,10 @@ def test_the_layer_norm_names_of_converted_checkpoints_are_understood(prefix, fo
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_checkpoints_of_other_precision_are_computed_in_float32(dtype, folder):
+def test_checkpoints_of_other_precision_are_computed_in_float32(dtype, folder, load):
     change_weights(folder, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
     change_config(folder, dtype=str(dtype).removeprefix("torch."))
-    states = load_encoder(resolve(str(folder)), 3).hidden_states(IDS)
+    states = load(resolve(str(folder)), 3).hidden_states(IDS)
     oracle = BertModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         expected = oracle(torch.tensor(IDS), output_hidden_states=True).hidden_states
@@ -204,7 +223,7 @@ def test_checkpoints_of_other_precision_are_computed_in_float32(dtype, folder):
         assert (found - right).abs().max() <= TOLERANCE
 
 
-def test_a_header_of_any_length_is_read(folder, hugging_face, tiny_bert):
+def test_a_header_of_any_length_is_read(folder, hugging_face, tiny_bert, last_layer):
     whole = (folder / "model.safetensors").read_bytes()
     length = int.from_bytes(whole[:8], "little")
     header = json.dumps(json.loads(whole[8 : 8 + length])).encode()
@@ -215,13 +234,13 @@ def test_a_header_of_any_length_is_read(folder, hugging_face, tiny_bert):
         assert np.abs(last_layer(folder) - expected).max() <= TOLERANCE
 
 
-def test_settings_of_the_config_that_shape_the_output_of_transformers_change_nothing(folder, tiny_bert):
+def test_settings_of_the_config_that_shape_the_output_of_transformers_change_nothing(folder, tiny_bert, last_layer):
     expected = last_layer(tiny_bert)
     change_config(folder, return_dict=False, output_attentions=True, output_hidden_states=False, use_cache=True)
     assert np.abs(last_layer(folder) - expected).max() <= TOLERANCE
 
 
-def test_more_tensors_than_the_config_asks_for_do_no_harm(folder, tiny_bert):
+def test_more_tensors_than_the_config_asks_for_do_no_harm(folder, tiny_bert, last_layer):
     expected = last_layer(tiny_bert)
     change_weights(folder, lambda tensors: tensors | {"embeddings.position_ids": torch.arange(64)[None], "extra": torch.ones(1)})
     assert np.array_equal(last_layer(folder), expected)
@@ -242,9 +261,9 @@ def test_the_shape_is_that_of_transformers_own_model(family, model_folder, huggi
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_longest_sequence_is_encoded_and_a_longer_one_is_not(family, model_folder):
+def test_the_longest_sequence_is_encoded_and_a_longer_one_is_not(family, model_folder, load):
     checkpoint = resolve(model_folder(family))
-    encoder = load_encoder(checkpoint, 1)
+    encoder = load(checkpoint, 1)
     n_tokens = read_shape(checkpoint).max_positions
     assert encoder.hidden_states(np.full((1, n_tokens), 7))[-1].shape == (1, n_tokens, 32)
     with pytest.raises((IndexError, RuntimeError)):
@@ -254,11 +273,11 @@ def test_the_longest_sequence_is_encoded_and_a_longer_one_is_not(family, model_f
 # ---- what is refused
 
 
-def test_a_family_that_is_no_bert_is_refused_with_those_that_are(tmp_path):
+def test_a_family_that_is_no_bert_is_refused_with_those_that_are(tmp_path, load):
     config = GPT2Config(vocab_size=160, n_embd=32, n_layer=1, n_head=4, n_positions=64)
     folder = build_model(tmp_path / "model", "bert")
     MODEL_MAPPING[type(config)](config).save_pretrained(folder)
-    for use in (read_shape, lambda checkpoint: load_encoder(checkpoint, 1)):
+    for use in (read_shape, lambda checkpoint: load(checkpoint, 1)):
         with pytest.raises(
             CheckpointError, match=r"family 'gpt2'; supported are bert, distilbert, roberta, xlm-roberta, .*electra"
         ):
@@ -279,10 +298,10 @@ def test_a_config_without_a_family_is_refused(folder):
         ({"hidden_act": "no_such_function"}, "no_such_function"),
     ],
 )
-def test_a_config_no_model_can_be_made_of_is_refused_by_name(values, message, folder):
+def test_a_config_no_model_can_be_made_of_is_refused_by_name(values, message, folder, load):
     change_config(folder, **values)
     with pytest.raises(CheckpointError, match=rf"(?s)config\.json of '{folder}' .*{message}"):
-        load_encoder(resolve(str(folder)), 3)
+        load(resolve(str(folder)), 3)
 
 
 def test_a_roberta_without_a_padding_id_is_refused(tmp_path):
@@ -295,53 +314,70 @@ def test_a_roberta_without_a_padding_id_is_refused(tmp_path):
 MISSING = "encoder.layer.2.output.dense.weight"
 
 
-def test_a_missing_tensor_is_named_and_never_filled_in(folder):
+def test_a_missing_tensor_is_named_and_never_filled_in(folder, load):
     change_weights(folder, lambda tensors: {k: v for k, v in tensors.items() if k != MISSING})
     with pytest.raises(
         CheckpointError, match=rf"'{folder}' disagree: .* asks for 1 tensors .*first '{MISSING}'.*nothing is filled in"
     ):
-        load_encoder(resolve(str(folder)), 3)
-    assert len(load_encoder(resolve(str(folder)), 2).hidden_states(IDS)) == 3  # the layers below are whole
+        load(resolve(str(folder)), 3)
+    assert len(load(resolve(str(folder)), 2).hidden_states(IDS)) == 3  # the layers below are whole
 
 
-def test_more_layers_by_the_config_than_in_the_weights_are_refused(folder):
+def test_more_layers_by_the_config_than_in_the_weights_are_refused(folder, load):
     change_config(folder, num_hidden_layers=4)
     with pytest.raises(CheckpointError, match=r"disagree: .* asks for 16 tensors .*first 'encoder\.layer\.3\."):
-        load_encoder(resolve(str(folder)), 4)
+        load(resolve(str(folder)), 4)
 
 
-def test_a_tensor_of_another_shape_is_named_with_both(folder):
+def test_a_tensor_of_another_shape_is_named_with_both(folder, load):
     change_config(folder, vocab_size=500)
     with pytest.raises(
         CheckpointError, match=r"'embeddings\.word_embeddings\.weight' is \(500, 32\) by the config and \(160, 32\) in"
     ):
-        load_encoder(resolve(str(folder)), 3)
+        load(resolve(str(folder)), 3)
 
 
-def test_a_tensor_of_a_type_that_is_not_read_is_named_with_its_type(folder):
+def test_a_tensor_of_a_type_that_is_not_read_is_named_with_its_type(folder, load):
     change_weights(folder, lambda tensors: {k: v.to(torch.int8) if k == MISSING else v for k, v in tensors.items()})
     with pytest.raises(CheckpointError, match=rf"{MISSING}.*I8"):
-        load_encoder(resolve(str(folder)), 3)
+        load(resolve(str(folder)), 3)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "", "cpu:7"])
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, tiny_bert):
-    for use in (check_device, lambda device: load_encoder(resolve(tiny_bert), 1, device=device)):
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, tiny_bert, load):
+    for use in (choose_device, lambda device: load(resolve(tiny_bert), 1, device=device)):
         with pytest.raises(
-            ValueError, match=rf"device='{device}' is not on this machine; there is cpu.*'auto' chooses by itself"
+            ValueError, match=rf"device='{device}' is not on this machine; there is .*cpu.*'auto' chooses by itself"
         ):
             use(device)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_refused_on_the_cpu(dtype, tiny_bert):
-    with pytest.raises(ValueError, match=rf"dtype='{dtype}' needs an accelerator.*Use dtype='float32'"):
-        load_encoder(resolve(tiny_bert), 1, device="cpu", dtype=dtype)
+def test_half_precision_is_refused_on_the_cpu(dtype, tiny_bert, load):
+    with pytest.raises(ValueError, match=rf"dtype='{dtype}' needs an accelerator.*Use dtype='auto'"):
+        load(resolve(tiny_bert), 1, device="cpu", dtype=dtype)
 
 
-def test_without_a_wish_the_device_is_one_that_is_there():
-    assert check_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
-    assert check_device("cpu") == "cpu"
+def test_without_a_wish_device_and_precision_suit_the_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == (torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == (torch.device("mps"), torch.float32)
+    assert choose_device("mps", "float16") == (torch.device("mps"), torch.float16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == choose_device("cuda") == (torch.device("cuda:0"), torch.float16)
+    assert choose_device("cuda:1", "float32") == (torch.device("cuda:1"), torch.float32)
+    assert choose_device("cpu") == (torch.device("cpu"), torch.float32)
+    with pytest.raises(ValueError, match="there is cuda:0, cuda:1, mps, cpu"):
+        choose_device("cuda:2")
+
+
+def test_a_plain_bert_is_packed_and_every_other_family_is_not(model_folder):
+    for family in FAMILIES:
+        expected = PackedEncoder if family.startswith("bert") else HuggingFaceEncoder
+        assert type(load_encoder(resolve(model_folder(family)), 1)) is expected
 
 
 def test_every_supported_family_is_known_to_transformers():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bert.pooling import combine_layers, pool, resolve_layers
+from pipeline.bert.batching import TokenBatch
+from pipeline.bert.pooling import combine_layers, pool, pool_packed, resolve_layers
 
 SHAPES = [(1, 1, 1), (3, 5, 4), (2, 9, 7)]
 
@@ -51,6 +52,18 @@ def test_padding_counts_for_nothing(shape, pooling, dtype):
 def test_a_mask_of_ones_changes_nothing(pooling):
     state = torch.from_numpy(states((3, 5, 4)))
     assert torch.allclose(pool(state, pooling, torch.ones(3, 5)), pool(state, pooling), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+@pytest.mark.parametrize("lengths", [[5], [3, 3, 3], [7, 4, 4, 1], [1, 9, 1]])
+def test_packed_texts_are_pooled_one_by_one_by_either_way(lengths, pooling):
+    state = states((1, sum(lengths), 6))[0]
+    batch = TokenBatch(np.zeros(sum(lengths), dtype=np.int64), np.array(lengths))
+    expected = [slow_pool(part[None], pooling)[0] for part in np.split(state, np.cumsum(lengths)[:-1])]
+    for starts in (None, torch.from_numpy(batch.starts).int()):  # the CPU's way and the accelerators'
+        found = pool_packed(torch.from_numpy(state), batch, pooling, starts)
+        assert found.dtype == torch.float32
+        assert np.allclose(found.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])

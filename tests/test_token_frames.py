@@ -1,8 +1,11 @@
 """Token and word tables: windows merged, duplicates repeated, words averaged."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
+from pipeline.bert.batching import pack_by_length
 from pipeline.bert.checkpoint import resolve
 from pipeline.bert.embedding import embed_tokens, plan
 from pipeline.bert.encoder import load_encoder
@@ -15,7 +18,7 @@ NAMES = [f"v{i}" for i in range(32)]
 def prepared(folder, texts, max_length=64, truncation="head"):
     checkpoint = resolve(folder)
     tokenizer = TextTokenizer(checkpoint.tokenizer_json, max_length, truncation)
-    made = plan(texts, tokenizer, 1024, pieces=True)
+    made = plan(texts, tokenizer, partial(pack_by_length, batch_tokens=1024), pieces=True)
     return made, embed_tokens(made, load_encoder(checkpoint, 2), layers=(2,)), tokenizer
 
 

@@ -1,8 +1,58 @@
-"""Token ids -> batches of equal length under a token budget. Knows numbers only; used by embedding."""
+"""Token ids -> batches under a token budget, of equal length or packed. Knows numbers only; used all over the bert room."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple, Self
 
 import numpy as np
+
+
+class Run(NamedTuple):
+    """Neighbouring texts of equal length in a batch: ``n_texts`` texts of ``length`` tokens."""
+
+    first_text: int
+    first_token: int
+    n_texts: int
+    length: int
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """The tokens of several texts, one after the other, without padding.
+
+    Attributes
+    ----------
+    input_ids : ndarray of shape (n_tokens,), int64
+        [CLS] of the first text to [SEP] of the last one.
+    lengths : ndarray of shape (n_texts,), int64
+        Tokens per text.
+    """
+
+    input_ids: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: Sequence[np.ndarray]) -> Self:
+        """Put sequences one after the other; few runs come of them where they are sorted by length."""
+        return cls(np.concatenate(sequences), np.array([len(ids) for ids in sequences], dtype=np.int64))
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First token of each text and the end of the last one, shape (n_texts + 1,), int64."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    @cached_property
+    def position_ids(self) -> np.ndarray:
+        """Position of each token in its text, from 0, shape (n_tokens,), int64."""
+        return np.asarray(np.arange(len(self.input_ids)) - np.repeat(self.starts[:-1], self.lengths))
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The batch as runs of equal length."""
+        edges = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self.lengths)]
+        return [Run(i, int(self.starts[i]), j - i, int(self.lengths[i])) for i, j in pairwise(edges) if j > i]
 
 
 def batch_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> list[np.ndarray]:
@@ -33,4 +83,37 @@ def batch_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> l
         if len(run):
             size = max(1, int(batch_tokens // max(1, lengths[run[0]])))
             batches.extend(run[start : start + size] for start in range(0, len(run), size))
+    return batches
+
+
+def pack_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+    """Group sequences of similar length into batches that are as full as they can be.
+
+    Parameters
+    ----------
+    lengths : sequence of int, length n_sequences
+        Tokens per sequence.
+    batch_tokens : int
+        Most tokens in one batch; a sequence longer than that is a batch of its own.
+
+    Returns
+    -------
+    list of ndarray of shape (n_in_batch,), int64
+        Positions in ``lengths``; every position once, longest first, within a batch too.
+
+    Examples
+    --------
+    >>> pack_by_length([3, 5, 3, 3], batch_tokens=9)
+    [array([1, 0]), array([2, 3])]
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    batches: list[np.ndarray] = []
+    start = 0
+    while start < len(order):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + batch_tokens, side="right")))
+        batches.append(order[start:stop])
+        start = stop
     return batches

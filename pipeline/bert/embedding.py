@@ -5,13 +5,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from tokenizers import Encoding
 
-from pipeline.bert.batching import batch_by_length
+from pipeline.bert.batching import TokenBatch
 from pipeline.bert.encoder import Encoder
-from pipeline.bert.pooling import Pooling, pool
+from pipeline.bert.inference import run_batches
+from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TextTokenizer, TextTooLongError, TokenizedTexts
+
+Group = Callable[[Sequence[int]], list[np.ndarray]]  # lengths of sequences -> batches, as `batch_by_length` with its budget
+
+
+def truncation_report(n_tokens: np.ndarray, n_lost: np.ndarray, n_windows: np.ndarray) -> dict[str, Any]:
+    """Count what truncation cut.
+
+    Parameters
+    ----------
+    n_tokens, n_lost, n_windows : ndarray of shape (n_texts,), int64
+        Tokens of each whole text with [CLS] and [SEP], how many of them were cut, and how many sequences it became.
+
+    Returns
+    -------
+    dict
+        ``n_texts``, ``texts_cut``, ``n_tokens`` (of the whole texts, [CLS] and [SEP] included), ``tokens_lost``,
+        ``share_lost`` (of ``n_tokens``), and ``texts_in_windows`` (longer than one window, nothing lost).
+    """
+    total = int(n_tokens.sum())
+    return {
+        "n_texts": len(n_tokens),
+        "texts_cut": int((n_lost > 0).sum()),
+        "n_tokens": total,
+        "tokens_lost": int(n_lost.sum()),
+        "share_lost": float(n_lost.sum() / total) if total else 0.0,
+        "texts_in_windows": int((n_windows > 1).sum()),
+    }
 
 
 @dataclass(frozen=True)
@@ -25,7 +52,7 @@ class Plan:
     tokenized : TokenizedTexts
         Of the distinct texts.
     batches : list of ndarray of shape (n_in_batch,), int64
-        Positions in ``tokenized.input_ids``, equal length within a batch.
+        Positions in ``tokenized.input_ids``, longest first.
     texts : list of str or of tuples of str
         The distinct texts.
     encodings : list of tokenizers.Encoding or None
@@ -43,15 +70,20 @@ class Plan:
         """Number of distinct texts."""
         return len(self.tokenized.n_tokens)
 
-    def subset(self, distinct: np.ndarray, batch_tokens: int) -> "Plan":
+    @property
+    def n_windows(self) -> np.ndarray:
+        """Number of sequences of each distinct text, shape (n_distinct,), int64."""
+        return np.bincount(self.tokenized.owner, minlength=self.n_distinct)
+
+    def subset(self, distinct: np.ndarray, group: Group) -> "Plan":
         """Return the plan of some of the distinct texts, in that order, without tokenising them again.
 
         Parameters
         ----------
         distinct : ndarray of shape (n_chosen,), int64
             Which of the distinct texts, each at most once.
-        batch_tokens : int
-            Token budget of one batch.
+        group : callable
+            Lengths of sequences -> batches.
 
         Returns
         -------
@@ -67,33 +99,17 @@ class Plan:
             self.tokenized.n_tokens[distinct],
             self.tokenized.n_lost[distinct],
         )
-        batches = batch_by_length([len(ids) for ids in input_ids], batch_tokens)
+        batches = group([len(ids) for ids in input_ids])
         return Plan(np.arange(len(distinct)), tokenized, batches, [self.texts[i] for i in distinct])
 
     def truncation_report(self) -> dict[str, Any]:
-        """Count what truncation cut, over all rows.
-
-        Returns
-        -------
-        dict
-            ``n_texts``, ``texts_cut``, ``n_tokens`` (of the whole texts, [CLS] and [SEP] included), ``tokens_lost``,
-            ``share_lost`` (of ``n_tokens``), and ``texts_in_windows`` (longer than one window, nothing lost).
-        """
-        n_tokens, n_lost = self.tokenized.n_tokens[self.row_of], self.tokenized.n_lost[self.row_of]
-        n_windows = np.bincount(self.tokenized.owner, minlength=self.n_distinct)[self.row_of]
-        total = int(n_tokens.sum())
-        return {
-            "n_texts": len(self.row_of),
-            "texts_cut": int((n_lost > 0).sum()),
-            "n_tokens": total,
-            "tokens_lost": int(n_lost.sum()),
-            "share_lost": float(n_lost.sum() / total) if total else 0.0,
-            "texts_in_windows": int((n_windows > 1).sum()),
-        }
+        """Count what truncation cut, over all rows; see `truncation_report`."""
+        rows = self.row_of
+        return truncation_report(self.tokenized.n_tokens[rows], self.tokenized.n_lost[rows], self.n_windows[rows])
 
 
 def plan(
-    texts: Sequence[str] | Sequence[tuple[str, ...]], tokenizer: TextTokenizer, batch_tokens: int, *, pieces: bool = False
+    texts: Sequence[str] | Sequence[tuple[str, ...]], tokenizer: TextTokenizer, group: Group, *, pieces: bool = False
 ) -> Plan:
     """Tokenise each distinct text once and group the sequences into batches.
 
@@ -103,8 +119,8 @@ def plan(
         Checked texts; tuples are texts that are split into words already (with ``pieces=True`` only).
     tokenizer : TextTokenizer
         With its length and truncation set.
-    batch_tokens : int
-        Token budget of one batch.
+    group : callable
+        Lengths of sequences -> batches.
     pieces : bool, default=False
         Keep the pieces, offsets and word numbers too.
 
@@ -129,7 +145,7 @@ def plan(
     except TextTooLongError as error:  # it counts the distinct texts; the user counts rows
         row = int(np.flatnonzero(row_of == error.text)[0])
         raise TextTooLongError(row, error.n_tokens, error.max_length) from None
-    batches = batch_by_length([len(ids) for ids in tokenized.input_ids], batch_tokens)
+    batches = group([len(ids) for ids in tokenized.input_ids])
     return Plan(row_of, tokenized, batches, list(position), encodings)
 
 
@@ -166,30 +182,21 @@ def embed(
     """
     tokenized = plan.tokenized
     weight = np.array([len(ids) for ids in tokenized.input_ids], dtype=np.float64)
-    n_windows = np.bincount(tokenized.owner, minlength=plan.n_distinct)
     share = weight / np.bincount(tokenized.owner, weights=weight, minlength=plan.n_distinct)[tokenized.owner]
+    alone = plan.n_windows[tokenized.owner] == 1
     vectors = np.zeros((plan.n_distinct, len(poolings), len(layers), hidden_size), dtype=np.float32)
-    for batch in plan.batches:
-        input_ids = np.stack([tokenized.input_ids[i] for i in batch])  # (n_in_batch, n_tokens)
-        states = encoder.hidden_states(input_ids)
-        pooled = torch.stack(
-            [torch.stack([_pool_layer(encoder, states, layer, pooling) for layer in layers], 1) for pooling in poolings], 1
-        )
-        values = pooled.cpu().numpy()  # (n_in_batch, n_poolings, n_layers, hidden_size)
-        owner = tokenized.owner[batch]
-        alone = n_windows[owner] == 1
-        vectors[owner[alone]] = values[alone]
-        for j in np.flatnonzero(~alone):  # several windows of one text may sit in one batch: add them one by one
-            vectors[owner[j]] += (share[batch[j]] * values[j]).astype(np.float32)
+
+    def compute(batch: TokenBatch, workspace: Any) -> Any:
+        return encoder.pooled(batch, poolings, layers, workspace)
+
+    for batch, values in run_batches(encoder, tokenized.input_ids, plan.batches, compute):
+        single = alone[batch]
+        vectors[tokenized.owner[batch[single]]] = values[single]  # (n_in_batch, n_poolings, n_layers, hidden_size)
+        for j in np.flatnonzero(~single):  # several windows of one text may sit in one batch: add them one by one
+            vectors[tokenized.owner[batch[j]]] += (share[batch[j]] * values[j]).astype(np.float32)
         if on_batch is not None:
             on_batch(len(batch))
     return np.asarray(vectors[plan.row_of])
-
-
-def _pool_layer(encoder: Encoder, states: list[torch.Tensor], layer: int, pooling: Pooling) -> torch.Tensor:
-    if pooling == "pooler":
-        return encoder.pooler_output(states[-1])
-    return pool(states[layer], pooling)
 
 
 def embed_tokens(plan: Plan, encoder: Encoder, *, layers: Sequence[int]) -> list[np.ndarray]:
@@ -210,10 +217,12 @@ def embed_tokens(plan: Plan, encoder: Encoder, *, layers: Sequence[int]) -> list
         One per sequence of ``plan.tokenized``: of the distinct texts, window by window.
     """
     vectors: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(plan.tokenized.input_ids)
-    for batch in plan.batches:
-        states = encoder.hidden_states(np.stack([plan.tokenized.input_ids[i] for i in batch]))
-        # (n_in_batch, n_tokens, n_layers, hidden_size)
-        stacked = torch.stack([states[layer] for layer in layers], dim=2).cpu().numpy()
-        for i, of_one in zip(batch, stacked, strict=True):
-            vectors[i] = of_one
+
+    def compute(batch: TokenBatch, workspace: Any) -> Any:
+        return encoder.token_states(batch, layers, workspace)
+
+    for batch, values in run_batches(encoder, plan.tokenized.input_ids, plan.batches, compute):
+        ends = np.cumsum([len(plan.tokenized.input_ids[i]) for i in batch])
+        for i, of_one in zip(batch, np.split(values, ends[:-1]), strict=True):
+            vectors[i] = of_one.copy()  # (n_tokens, n_layers, hidden_size)
     return vectors

@@ -6,10 +6,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from pipeline.bert.batching import batch_by_length, pack_by_length
 from pipeline.bert.checkpoint import Checkpoint, CheckpointError
 from pipeline.bert.embedding import Plan, embed, embed_tokens, plan
-from pipeline.bert.encoder import DType, check_device, load_encoder, read_shape
+from pipeline.bert.encoder import BATCH_TOKENS, DType, choose_device, load_encoder
+from pipeline.bert.packed import can_pack
 from pipeline.bert.pooling import Pooling, resolve_layers
+from pipeline.bert.shape import read_shape
 from pipeline.bert.tokenizing import TextTokenizer, Truncation
 
 
@@ -31,12 +34,10 @@ class FrozenBert:
         Most tokens per sequence, [CLS] and [SEP] included.
     truncation : {"head", "tail", "head_tail", "window", "error"}
         What to do with longer texts.
-    batch_tokens : int
-        Token budget of one batch.
-    device : str
-        As for `load_encoder`.
-    dtype : {"float32", "float16", "bfloat16"}
-        As for `load_encoder`.
+    batch_tokens : int or None
+        Token budget of one batch. None is what suits the device, `BATCH_TOKENS`.
+    device, dtype : str
+        As for `choose_device`.
     """
 
     checkpoint: Checkpoint
@@ -46,7 +47,7 @@ class FrozenBert:
     poolings: tuple[Pooling, ...]
     max_length: int
     truncation: Truncation
-    batch_tokens: int
+    batch_tokens: int | None
     device: str
     dtype: DType
 
@@ -59,7 +60,7 @@ class FrozenBert:
         poolings: tuple[Pooling, ...],
         max_length: int | None,
         truncation: Truncation,
-        batch_tokens: int,
+        batch_tokens: int | None,
         device: str,
         dtype: DType,
     ) -> Self:
@@ -87,7 +88,7 @@ class FrozenBert:
             Where tokenizer and weights belong to different models.
         """
         name = checkpoint.source["model"]
-        check_device(device, dtype)
+        choose_device(device, dtype)
         shape = read_shape(checkpoint)
         chosen = resolve_layers(layers, shape.n_layers)
         length = shape.max_positions if max_length is None else int(max_length)
@@ -122,7 +123,13 @@ class FrozenBert:
 
     def plan(self, texts: Sequence[str] | Sequence[tuple[str, ...]], *, pieces: bool = False) -> Plan:
         """Tokenise and batch texts, see `pipeline.bert.embedding.plan`."""
-        return plan(texts, self.tokenizer, self.batch_tokens, pieces=pieces)
+        return plan(texts, self.tokenizer, self.group, pieces=pieces)
+
+    def group(self, lengths: Sequence[int]) -> list[np.ndarray]:
+        """Group sequences into batches: packed to the budget, or of equal length where the encoder does not pack."""
+        device, dtype = choose_device(self.device, self.dtype)
+        budget = self.batch_tokens or BATCH_TOKENS[device.type]
+        return (pack_by_length if can_pack(self.checkpoint, device, dtype) else batch_by_length)(lengths, budget)
 
     def embed(self, made: Plan, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Return the vectors of a plan, shape (n_texts, n_poolings, n_layers, hidden_size), float32."""

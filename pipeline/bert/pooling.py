@@ -1,4 +1,4 @@
-"""Hidden states -> one vector per text and layer (cls, mean, max); layers -> features. Knows torch and numpy only."""
+"""Hidden states -> one vector per text and layer (cls, mean, max); layers -> features. Used by the encoders and vectorizer."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,8 +6,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from pipeline.bert.batching import TokenBatch
+
 Pooling = Literal["cls", "mean", "max", "pooler"]
-Combine = Literal["concat", "mean", "sum"]
+Combine = Literal["concat", "mean", "sum", "learned"]
 
 
 def pool(hidden_state: torch.Tensor, pooling: Pooling, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -35,6 +37,39 @@ def pool(hidden_state: torch.Tensor, pooling: Pooling, attention_mask: torch.Ten
     if pooling == "mean":
         return hidden_state.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)
     return hidden_state.masked_fill(~real, -torch.inf).amax(dim=1)
+
+
+def pool_packed(
+    hidden_state: torch.Tensor, batch: TokenBatch, pooling: Pooling, starts: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Make one vector per text of one layer of packed texts.
+
+    Parameters
+    ----------
+    hidden_state : Tensor of shape (n_tokens, hidden_size)
+        One layer of a batch.
+    batch : TokenBatch
+        Which token is whose.
+    pooling : {"cls", "mean", "max"}
+        As for `pool`.
+    starts : Tensor of shape (n_texts + 1,), int32, optional
+        ``batch.starts`` on the device of ``hidden_state``: all texts are then pooled by one kernel, which is what an accelerator
+        needs. None goes run by run of equal length, which is faster on the CPU.
+
+    Returns
+    -------
+    Tensor of shape (n_texts, hidden_size), float32
+    """
+    if starts is not None:
+        if pooling == "cls":
+            return hidden_state[starts[:-1].long()].float()
+        lengths = starts.diff().long()
+        return torch.segment_reduce(hidden_state.float(), pooling, lengths=lengths, axis=0, unsafe=True)
+    pooled = []
+    for run in batch.runs:
+        tokens = hidden_state[run.first_token : run.first_token + run.n_texts * run.length]
+        pooled.append(pool(tokens.view(run.n_texts, run.length, -1), pooling))  # (n_texts of the run, hidden_size)
+    return torch.cat(pooled).float()
 
 
 def resolve_layers(layers: int | Sequence[int] | str, n_layers: int) -> tuple[int, ...]:

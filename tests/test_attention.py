@@ -1,0 +1,124 @@
+"""Attention within each packed text equals torch's own, one text at a time, whatever the lengths and however large the scores."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from pipeline.bert import attention
+from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
+from pipeline.bert.batching import TokenBatch
+
+HEADS, SIZE = 4, 8
+
+
+def packed(lengths, scale=1.0, seed=0):
+    """Random query, key and value of packed texts, with their bias, as the encoder hands them over."""
+    batch = TokenBatch(np.zeros(sum(lengths), dtype=np.int64), np.array(lengths))
+    generator = torch.Generator().manual_seed(seed)
+    qkv = scale * torch.randn(sum(lengths), 3, HEADS, SIZE, generator=generator)
+    bias = torch.randn(3, HEADS, 1, SIZE, generator=generator)
+    return batch, qkv, bias
+
+
+def slow(batch, qkv, bias):
+    """One text at a time by torch's own attention."""
+    out = []
+    for start, stop in zip(batch.starts[:-1], batch.starts[1:], strict=True):
+        q, k, v = (qkv[start:stop] + bias[:, :, 0]).permute(1, 2, 0, 3)  # (n_heads, n_tokens, head_size)
+        out.append(scaled_dot_product_attention(q[None], k[None], v[None], scale=1.0)[0].transpose(0, 1).flatten(1))
+    return torch.cat(out)
+
+
+def run(batch, qkv, bias, *, cls_only=False, workspace=None):
+    query = qkv[torch.from_numpy(batch.starts[:-1]), 0] if cls_only else qkv[:, 0]
+    space = workspace or Workspace(torch.device("cpu"), torch.float32)
+    return attend_runs(query, qkv[:, 1:], bias, batch.runs, space).clone()
+
+
+@pytest.mark.parametrize("lengths", [[5], [7, 7, 7], [9, 4, 4, 1], [1], [3, 5, 3], [64, 17, 16, 15, 2]])
+def test_every_text_attends_to_itself_alone(lengths):
+    found, expected = run(*packed(lengths)), slow(*packed(lengths))
+    assert (found - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 5.0, 30.0])
+def test_scores_of_any_size_are_safe(scale):
+    arguments = packed([9, 9, 6], scale=scale)
+    found, expected = run(*arguments), slow(*arguments)
+    assert torch.isfinite(found).all()
+    assert (found - expected).abs().max() <= 1e-5 * max(1.0, scale)
+
+
+def test_large_and_small_scores_take_different_ways_to_the_same_weights():
+    small, large = torch.randn(3, 4, 5), 200 * torch.randn(3, 4, 5)
+    for scores in (small, large):
+        numerators = scores.clone()
+        sums = attention._exponentiate(numerators)  # in place
+        assert (numerators / sums - torch.softmax(scores, -1)).abs().max() <= 1e-6
+
+
+def test_not_a_number_stays_one():
+    batch, qkv, bias = packed([4, 3])
+    qkv[0, 0, 0, 0] = torch.nan
+    found = run(batch, qkv, bias)
+    assert torch.isnan(found[0, :SIZE]).all()
+    assert torch.isfinite(found[4:]).all()
+
+
+@pytest.mark.parametrize("max_scores", [1, 100, 10_000])
+def test_many_scores_are_computed_a_few_texts_at_a_time(max_scores, monkeypatch):
+    monkeypatch.setattr(attention, "_MAX_SCORES", max_scores)
+    arguments = packed([8] * 7 + [3] * 5)
+    assert (run(*arguments) - slow(*arguments)).abs().max() <= 1e-5
+
+
+def test_the_first_token_alone_attends_as_it_does_among_all():
+    batch, qkv, bias = packed([9, 4, 4, 1])
+    found = run(batch, qkv, bias, cls_only=True)
+    assert (found - slow(batch, qkv, bias)[torch.from_numpy(batch.starts[:-1])]).abs().max() <= 1e-5
+
+
+def test_a_workspace_used_before_changes_nothing():
+    space = Workspace(torch.device("cpu"), torch.float32)
+    for lengths in ([64, 64], [3], [9, 4, 4], [70]):
+        arguments = packed(lengths)
+        assert torch.equal(run(*arguments, workspace=space), run(*arguments))
+    assert space.take("a", 2, 3).shape == (2, 3)
+    assert space.take("a", 3).data_ptr() == space.take("a", 2, 3).data_ptr()
+
+
+# ---- CUDA's way, as far as it goes without CUDA
+
+
+def test_the_varlen_kernel_is_asked_in_its_own_terms(monkeypatch):
+    """The kernel is replaced by a slow one with the same signature; what is tested is what it is given."""
+    batch, qkv, bias = packed([9, 4, 4, 1])
+    biased = qkv + bias[:, :, 0]
+
+    def varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
+        assert (cu_q.dtype, cu_k.dtype, max_k, num_splits) == (torch.int32, torch.int32, 9, 1)
+        assert max_q == int(cu_q.diff().max())
+        out = []
+        for i in range(len(cu_q) - 1):
+            q = query[cu_q[i] : cu_q[i + 1]].transpose(0, 1)[None]
+            k, v = (x[cu_k[i] : cu_k[i + 1]].transpose(0, 1)[None] for x in (key, value))
+            out.append(scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
+        return torch.cat(out)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    starts = torch.from_numpy(batch.starts).int()
+    expected = slow(batch, qkv, bias)
+    found = attend_varlen(biased[:, 0], biased[:, 1:], starts, starts, 9, 9)
+    assert (found - expected).abs().max() <= 1e-5
+    first = torch.from_numpy(batch.starts[:-1])
+    of_first = attend_varlen(biased[first, 0], biased[:, 1:], torch.arange(5, dtype=torch.int32), starts, 1, 9)
+    assert (of_first - expected[first]).abs().max() <= 1e-5
+
+
+def test_the_varlen_kernel_is_for_half_precision_on_recent_cuda(monkeypatch):
+    assert not has_varlen(torch.device("cpu"), torch.float16)
+    assert not has_varlen(torch.device("cuda"), torch.float32)
+    for capability, expected in (((9, 0), True), ((8, 0), True), ((7, 5), False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert has_varlen(torch.device("cuda"), torch.float16) is expected

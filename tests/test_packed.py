@@ -1,0 +1,155 @@
+"""The packed forward equals transformers', text by text, for every batch, pooling, layer, activation and depth."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoModel
+
+from pipeline.bert.batching import TokenBatch
+from pipeline.bert.checkpoint import resolve
+from pipeline.bert.packed import PackedEncoder, can_pack
+from pipeline.bert.shape import ACTIVATIONS
+from tests.conftest import TEXTS, build_model
+
+TOLERANCE = 1e-5
+CPU = torch.device("cpu")
+POOLINGS = ("cls", "mean", "max")
+
+
+def encoder(folder, depth=3, **kind):
+    return PackedEncoder(resolve(str(folder)), depth, CPU, torch.float32, **kind)
+
+
+def batch_of(oracle, texts):
+    return TokenBatch.of([np.array(oracle.ids(text)) for text in texts])
+
+
+def slow(oracle, texts, poolings, layers):
+    return np.array([[[oracle.sentence_vector(t, k, p) for k in layers] for p in poolings] for t in texts])
+
+
+@pytest.mark.parametrize("family", ["bert", "bert-cased"])
+@pytest.mark.parametrize("texts", [TEXTS, TEXTS[::-1], TEXTS[:1], [""], ["film"] * 5 + [TEXTS[0]] * 2], ids=len)
+def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(texts, family, model_folder, hugging_face):
+    oracle = hugging_face(model_folder(family))
+    found = encoder(model_folder(family)).pooled(batch_of(oracle, texts), POOLINGS, range(4)).numpy()
+    assert found.dtype == np.float32
+    assert found.shape == (len(texts), 3, 4, 32)
+    assert np.abs(found - slow(oracle, texts, POOLINGS, range(4))).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("layers", [(0,), (1,), (3,), (3, 0, 2), (2, 1)])
+@pytest.mark.parametrize("poolings", [("cls",), ("mean",), ("max", "cls")])
+def test_layers_and_poolings_come_in_the_order_asked_for(layers, poolings, tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    found = encoder(tiny_bert).pooled(batch_of(oracle, TEXTS), poolings, layers).numpy()
+    assert np.abs(found - slow(oracle, TEXTS, poolings, layers)).max() <= TOLERANCE
+
+
+def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(tiny_bert, hugging_face, monkeypatch):
+    oracle, rows = hugging_face(tiny_bert), []
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b, **out: rows.append((len(a), b.shape[1])) or mm(a, b, **out))
+    batch = batch_of(oracle, TEXTS)
+    found = encoder(tiny_bert).pooled(batch, ("cls",), (2,)).numpy()
+    assert np.abs(found - slow(oracle, TEXTS, ("cls",), (2,))).max() <= TOLERANCE
+    n_tokens, n_texts = len(batch.input_ids), len(TEXTS)
+    # first layer: query, key and value, then up; second: key and value of all tokens, then up for one row per text
+    assert rows == [(n_tokens, 96), (n_tokens, 64), (n_tokens, 64), (n_texts, 64)]
+
+
+def test_the_pooler_is_applied_to_the_last_cls(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    with torch.inference_mode():
+        expected = [oracle.model(torch.tensor([oracle.ids(text)])).pooler_output[0].numpy() for text in TEXTS]
+    batch = batch_of(oracle, TEXTS)
+    alone = encoder(tiny_bert).pooled(batch, ("pooler",), (3,)).numpy()[:, 0, 0]
+    beside = encoder(tiny_bert).pooled(batch, ("mean", "pooler"), (3,)).numpy()[:, 1, 0]
+    assert np.abs(alone - expected).max() <= TOLERANCE
+    assert np.abs(beside - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_is_hugging_faces(activation, tmp_path):
+    folder = build_model(tmp_path / "model", "bert", hidden_act=activation)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = np.array([[2, 7, 9, 11, 3], [2, 30, 31, 7, 3]])
+    with torch.inference_mode():
+        expected = model(torch.tensor(ids), output_hidden_states=True).hidden_states
+    for found, right in zip(encoder(folder).hidden_states(ids), expected, strict=True):
+        assert (found - right).abs().max() <= TOLERANCE
+
+
+def test_token_states_are_hidden_states_of_every_token(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    found = encoder(tiny_bert).token_states(batch_of(oracle, TEXTS), (3, 0)).numpy()
+    expected = np.concatenate([oracle.hidden_states(text)[[3, 0]].transpose(1, 0, 2) for text in TEXTS])
+    assert np.abs(found - expected).max() <= TOLERANCE
+
+
+def test_more_tokens_than_the_feed_forward_layer_takes_at_once(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    texts = TEXTS * 10
+    batch = batch_of(oracle, texts)
+    assert len(batch.input_ids) > 1024
+    found = encoder(tiny_bert).pooled(batch, ("mean",), (3,)).numpy()
+    assert np.abs(found[: len(TEXTS)] - slow(oracle, TEXTS, ("mean",), (3,))).max() <= TOLERANCE
+    assert np.abs(found.reshape(10, len(TEXTS), -1) - found[: len(TEXTS)].reshape(len(TEXTS), -1)).max() <= TOLERANCE
+
+
+def test_a_workspace_used_before_changes_nothing(tiny_bert, hugging_face):
+    oracle, packed = hugging_face(tiny_bert), encoder(tiny_bert)
+    space = packed.workspace()
+    for texts in (TEXTS, TEXTS[:1], TEXTS[2:], TEXTS * 2):
+        batch = batch_of(oracle, texts)
+        assert torch.equal(packed.pooled(batch, POOLINGS, (3, 1), space), packed.pooled(batch, POOLINGS, (3, 1)))
+
+
+def test_an_encoder_of_all_layers_gives_those_below_too(tiny_bert, hugging_face):
+    batch = batch_of(hugging_face(tiny_bert), TEXTS)
+    for depth in range(4):
+        cut = encoder(tiny_bert, depth)
+        assert cut.depth == depth
+        for poolings in (("cls",), POOLINGS):
+            assert torch.equal(cut.pooled(batch, poolings, (depth,)), encoder(tiny_bert).pooled(batch, poolings, (depth,)))
+
+
+def test_varlen_attention_gives_the_same_vectors(tiny_bert, hugging_face, monkeypatch):
+    """CUDA's kernel is replaced by a slow one, so that the way to it is tested where there is no CUDA."""
+
+    def varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
+        out = []
+        for i in range(len(cu_q) - 1):
+            q = query[cu_q[i] : cu_q[i + 1]].transpose(0, 1)[None]
+            k, v = (x[cu_k[i] : cu_k[i + 1]].transpose(0, 1)[None] for x in (key, value))
+            out.append(scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
+        return torch.cat(out)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    oracle = hugging_face(tiny_bert)
+    for poolings in (("cls",), POOLINGS):
+        found = encoder(tiny_bert, varlen=True).pooled(batch_of(oracle, TEXTS), poolings, (1, 3)).numpy()
+        assert np.abs(found - slow(oracle, TEXTS, poolings, (1, 3))).max() <= TOLERANCE
+
+
+def test_what_can_be_packed_is_a_plain_bert_in_full_precision_on_the_cpu(model_folder, tmp_path):
+    assert can_pack(resolve(model_folder("bert")), CPU, torch.float32)
+    assert not can_pack(resolve(model_folder("bert")), CPU, torch.float16)
+    assert not can_pack(resolve(model_folder("bert")), torch.device("mps"), torch.float32)
+    assert not can_pack(resolve(model_folder("distilbert")), CPU, torch.float32)
+    assert not can_pack(resolve(str(build_model(tmp_path / "silu", "bert", hidden_act="silu"))), CPU, torch.float32)
+
+
+def test_an_unusual_bert_is_run_by_transformers_with_the_same_result(tmp_path):
+    from pipeline import BertVectorizer
+
+    folder = build_model(tmp_path / "silu", "bert", hidden_act="silu")
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    vectorizer = BertVectorizer(str(folder), pooling="cls")
+    features = vectorizer.fit_transform(TEXTS[:3])
+    tokenized = vectorizer._bert().plan(TEXTS[:3]).tokenized.input_ids
+    for row, ids in zip(features, tokenized, strict=True):
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(ids)[None]).last_hidden_state[0, 0].numpy()
+        assert np.abs(row - expected).max() <= TOLERANCE

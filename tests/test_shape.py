@@ -1,0 +1,72 @@
+"""What a config says: the packed forward's own reading of it agrees with transformers', and leaves what is unusual to it."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from transformers import BertConfig as HFConfig
+
+from pipeline.bert.checkpoint import resolve
+from pipeline.bert.shape import BertConfig, bare_name, read_shape
+from tests.conftest import FAMILIES
+
+
+def test_what_a_config_leaves_out_is_what_transformers_takes():
+    theirs = HFConfig().to_dict()
+    assert asdict(BertConfig.read({"model_type": "bert"})) == {name: theirs[name] for name in asdict(BertConfig())}
+
+
+@pytest.mark.parametrize("family", ["bert", "bert-cased"])
+def test_a_stored_config_is_read_as_transformers_reads_it(family, model_folder):
+    with open(f"{model_folder(family)}/config.json", encoding="utf-8") as file:
+        config = BertConfig.read(json.load(file))
+    theirs = HFConfig.from_pretrained(model_folder(family)).to_dict()
+    assert asdict(config) == {name: theirs[name] for name in asdict(config)}
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"model_type": "electra"},
+        {"model_type": None},
+        {"position_embedding_type": "relative_key"},
+        {"is_decoder": True},
+        {"add_cross_attention": True},
+        {"pruned_heads": {"0": [1]}},
+        {"hidden_act": "silu"},
+        {"hidden_act": None},
+        {"num_hidden_layers": "three"},
+        {"num_hidden_layers": True},
+        {"hidden_size": 33, "num_attention_heads": 4},
+        {"hidden_size": 0},
+        {"intermediate_size": -1},
+        {"layer_norm_eps": "small"},
+    ],
+)
+def test_what_is_unusual_is_left_to_transformers(unusual):
+    assert BertConfig.read({"model_type": "bert"}) is not None
+    assert BertConfig.read({"model_type": "bert", **unusual}) is None
+
+
+def test_a_missing_padding_id_is_zero():
+    assert BertConfig.read({"model_type": "bert", "pad_token_id": None}).pad_token_id == 0
+    assert BertConfig.read({"model_type": "bert", "pad_token_id": 7}).pad_token_id == 7
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_shape_names_family_and_sizes(family, model_folder):
+    shape = read_shape(resolve(model_folder(family)))
+    assert (shape.family, shape.n_layers, shape.hidden_size) == (family.removesuffix("-cased"), 3, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "bare"),
+    [
+        ("bert.encoder.layer.0.output.LayerNorm.gamma", "bert", "encoder.layer.0.output.LayerNorm.weight"),
+        ("discriminator.electra.embeddings.LayerNorm.beta", "electra", "embeddings.LayerNorm.bias"),
+        ("roberta.pooler.dense.weight", "camembert", "pooler.dense.weight"),
+        ("cls.predictions.bias", "bert", "cls.predictions.bias"),
+    ],
+)
+def test_names_lose_the_prefix_of_a_head_and_the_old_norm_names(name, family, bare):
+    assert bare_name(name, family) == bare
