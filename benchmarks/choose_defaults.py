@@ -1,9 +1,9 @@
 """Choose the defaults of make_sentiment_pipeline: cross-validate poolings, layers, combinations, scaling and C.
 
-    python benchmarks/choose_defaults.py [--sst2 sst2.csv]
+    python -m benchmarks.choose_defaults [--sst2 sst2.csv]
 
-Writes results/defaults.csv. Only training texts are used: those of the shipped reviews, and the rows with split == "train" of
-SST-2 (columns text, label, split), where its file is given.
+Writes results/defaults_reviews.json and, where the file of SST-2 is given, results/defaults_sst2.json. Only training texts are
+used: those of the shipped reviews, and the rows of SST-2 (columns text, label, split) with split == "train".
 """
 
 import argparse
@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.results_file import write_result
 from pipeline import BertVectorizer, load_reviews, read_table
 from pipeline.bert.pooling import Pooling
 
@@ -92,18 +93,12 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     arguments = parser.parse_args()
     folds = StratifiedKFold(arguments.folds, shuffle=True, random_state=0)
-    rows = []
     for data, texts, labels in training_sets(arguments.sst2):
+        rows = []
         for row in itertools.chain(tfidf_rows(texts, labels, folds), feature_rows(texts, labels, folds)):
             rows.append({"data": data, **row})
             print(rows[-1], flush=True)
-    out = Path(__file__).parent / "results" / "defaults.csv"
-    out.parent.mkdir(exist_ok=True)
-    table = pd.DataFrame(rows)
-    if out.exists():  # a set that was not run this time keeps the rows it has
-        before = pd.read_csv(out)
-        table = pd.concat([table, before[~before["data"].isin(table["data"])]])
-    table.to_csv(out, index=False, lineterminator="\n")
+        write_result(f"defaults_{data}", rows)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Count the texts that a grid search sends through BERT, and the models it loads: ours, and the peers that are installed.
 
-    python benchmarks/grid_search.py
+    python -m benchmarks.grid_search
 
 GridSearchCV over 3 values of C, 5 folds, refit, 40 distinct texts. Peers (pip install embetter skrub) are run with the same model
-files, and counted where they call SentenceTransformer. Counts, not times. Writes results/grid_search.csv.
+files, and counted where they call SentenceTransformer. Counts, not times. Writes results/grid_search.json.
 """
 
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
+from benchmarks.results_file import write_result
 from pipeline import BertVectorizer, cache_info
 from pipeline.bert.checkpoint import installed_folder
 from pipeline.vectorizer import DEFAULT_MODEL
@@ -105,11 +105,8 @@ def main() -> None:
         for arguments in searches:  # a process each: what one has loaded must not help the next
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
                 rows.append(process.submit(ours, *arguments).result())
-    table = pd.DataFrame(rows)
-    print(table.to_string(index=False))
-    out = Path(__file__).parent / "results" / "grid_search.csv"
-    out.parent.mkdir(exist_ok=True)
-    table.to_csv(out, index=False, lineterminator="\n")
+    print(pd.DataFrame(rows).to_string(index=False))
+    write_result("grid_search", rows, peers=("embetter", "skrub"))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
 """Train on SST-2 train, score on SST-2 test: the default pipeline beside TF-IDF and the majority class.
 
-    python benchmarks/sst2.py sst2.csv
+    python -m benchmarks.sst2 sst2.csv
 
 The file has the columns text, label and split (full sentences of the Stanford Sentiment Treebank: 6,920 train, 1,821 test).
-Nothing is tuned on it: the defaults come from choose_defaults.py, which never sees a test row. Writes results/sst2.csv.
+Nothing is tuned on it: the defaults come from choose_defaults.py, which never sees a test row. Writes results/sst2.json.
 """
 
 import argparse
 import time
 from pathlib import Path
 
-import pandas as pd
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from benchmarks.results_file import write_result
 from pipeline import evaluate, make_sentiment_pipeline, read_table
 from pipeline.evaluation import make_tfidf_baseline
 
@@ -45,9 +45,7 @@ def main() -> None:
             {"model": name, **{m: round(scores[m], 4) for m in ("accuracy", "f1", "roc_auc")}, "fit_seconds": round(seconds, 1)}
         )
         print(rows[-1], flush=True)
-    out = Path(__file__).parent / "results" / "sst2.csv"
-    out.parent.mkdir(exist_ok=True)
-    pd.DataFrame(rows).to_csv(out, index=False, lineterminator="\n")
+    write_result("sst2", rows)
 
 
 if __name__ == "__main__":

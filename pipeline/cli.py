@@ -71,7 +71,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
     pooling: Annotated[str | None, typer.Option(help="cls, mean, max, pooler, or several: cls,mean.")] = None,
     layers: Annotated[str | None, typer.Option(help="A layer (-1), several (-4,-3,-2,-1) or all.")] = None,
-    combine: Annotated[str | None, typer.Option(help="concat, mean or sum of the layers.")] = None,
+    combine: Annotated[str | None, typer.Option(help="concat, mean, sum or learned (a weighted sum) of the layers.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
     truncation: Annotated[str | None, typer.Option(help="head, tail, head_tail, window or error.")] = None,
     out: Annotated[Path, typer.Option(help="Where the trained pipeline is written.")] = DEFAULT_ARTIFACT,

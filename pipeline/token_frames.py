@@ -1,14 +1,15 @@
 """Token vectors -> one DataFrame row per token or word. Knows bert.embedding and pandas; used by vectorizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.bert.embedding import Plan
-from pipeline.bert.pooling import Combine, combine_layers
 from pipeline.bert.tokenizing import TextTokenizer
+
+CombineLayers = Callable[[np.ndarray], np.ndarray]
 
 
 def merge_windows(
@@ -47,7 +48,12 @@ def merge_windows(
 
 
 def token_frame(
-    plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer, combine: Combine, labels: Sequence[Any], names: list[str]
+    plan: Plan,
+    vectors: Sequence[np.ndarray],
+    tokenizer: TextTokenizer,
+    combine: CombineLayers,
+    labels: Sequence[Any],
+    names: list[str],
 ) -> pd.DataFrame:
     """One row per token of every text, [CLS] and [SEP] included.
 
@@ -59,8 +65,8 @@ def token_frame(
         From `pipeline.bert.embedding.embed_tokens`.
     tokenizer : TextTokenizer
         The one of the plan.
-    combine : {"concat", "mean", "sum"}
-        What to do over the layers.
+    combine : callable
+        Vectors of shape (n_rows, 1, n_layers, hidden_size) -> features of shape (n_rows, n_features).
     labels : sequence, length n_texts
         What to call each text in the column ``text``.
     names : list of str
@@ -93,7 +99,7 @@ def word_frame(
     plan: Plan,
     vectors: Sequence[np.ndarray],
     tokenizer: TextTokenizer,
-    combine: Combine,
+    combine: CombineLayers,
     labels: Sequence[Any],
     names: list[str],
     texts: Sequence[str] | Sequence[tuple[str, ...]],
@@ -153,7 +159,7 @@ def _word(text: str | tuple[str, ...], encoding: Any, number: int) -> str:
 
 
 def _assemble(
-    columns: dict[str, list[Any]], rows: list[np.ndarray], combine: Combine, labels: Sequence[Any], names: list[str]
+    columns: dict[str, list[Any]], rows: list[np.ndarray], combine: CombineLayers, labels: Sequence[Any], names: list[str]
 ) -> pd.DataFrame:
     n_rows = [len(row) for row in rows]
     head: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
@@ -162,5 +168,5 @@ def _assemble(
     if sum(n_rows) == 0:
         values = np.zeros((0, len(names)), dtype=np.float32)
     else:
-        values = combine_layers(np.concatenate(rows)[:, None], combine)  # (n_rows, n_features)
+        values = combine(np.concatenate(rows)[:, None])  # (n_rows, n_features)
     return pd.concat([pd.DataFrame(head), pd.DataFrame(values, columns=names)], axis=1)

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,12 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from pipeline import __version__
 from pipeline.bert.checkpoint import Checkpoint, CheckpointError, resolve
-from pipeline.bert.embedding import Plan
 from pipeline.bert.encoder import DType
 from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation, TruncationWarning
 from pipeline.embedding_cache import encode, open_store
+from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, check_words, take_columns
 from pipeline.token_frames import token_frame, word_frame
 
@@ -59,8 +59,9 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     layers : int, tuple of int, or "all", default=-1
         Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder layer, -1 the last.
 
-    combine : {"concat", "mean", "sum"}, default="concat"
-        How several layers become one vector.
+    combine : {"concat", "mean", "sum", "learned"}, default="concat"
+        How several layers become one vector. ``"learned"`` is a weighted sum whose weights (softmax) and scale are fitted to the
+        labels given to `fit`, together with a linear classifier that is thrown away; every other way learns nothing.
 
     max_length : int or None, default=None
         Most tokens per sequence, [CLS] and [SEP] included. None is the model's own limit, 512 for BERT.
@@ -132,6 +133,12 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     source_ : dict
         Where the model came from: ``model``, ``kind``, ``revision`` (commit) and the ``sha256`` of its files.
 
+    layer_weights_ : ndarray of shape (len(layers_),), float64
+        With ``combine="learned"``: the weight of each layer; they are positive and their sum is 1.
+
+    layer_scale_ : float
+        With ``combine="learned"``: what the weighted sum is multiplied by.
+
     truncation_report_ : dict
         Of the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``, ``share_lost``,
         ``texts_in_windows``.
@@ -160,7 +167,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "revision": [str, None],
         "pooling": [StrOptions(set(_POOLINGS)), tuple, list],
         "layers": [Integral, StrOptions({"all"}), tuple, list, Hidden(np.ndarray)],
-        "combine": [StrOptions({"concat", "mean", "sum"})],
+        "combine": [StrOptions({"concat", "mean", "sum", "learned"})],
         "max_length": [Interval(Integral, 3, None, closed="left"), None],
         "truncation": [StrOptions({"head", "tail", "head_tail", "window", "error"})],
         "missing": [StrOptions({"error", "empty"})],
@@ -186,7 +193,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         revision: str | None = None,
         pooling: Pooling | tuple[Pooling, ...] = "mean",
         layers: int | tuple[int, ...] | str = -1,
-        combine: Combine = "concat",
+        combine: Combine | Literal["learned"] = "concat",
         max_length: int | None = None,
         truncation: Truncation = "head",
         missing: Missing = "error",
@@ -223,14 +230,14 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
-        """Check the parameters and the texts, and find the model. Nothing is learnt and nothing encoded.
+        """Check the parameters and the texts, and find the model. Nothing is encoded or learnt, unless layer weights are.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
             List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas, polars or pyarrow.
         y : array-like of shape (n_texts,), optional
-            Labels; not used, but refused where no classifier could use them.
+            Labels; needed for ``combine="learned"``, else not used, but refused where no classifier could use them.
 
         Returns
         -------
@@ -245,10 +252,13 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             Where the model is not to be had or cannot be used.
         """
         texts = self._check_fit(X, y)
-        made = self._bert().plan(texts)
+        if self.combine == "learned":
+            self._encode_and_learn(texts, X, y)
+            return self
         context = self._init_callback_context(task_name="fit")
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self._set_report(made)
+        self.truncation_report_ = self._bert().plan(texts).truncation_report()
+        self._warn_truncation(self.truncation_report_)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -269,19 +279,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n_texts, n_features), float32
             A DataFrame where `set_output` says so.
         """
-        texts = self._check_fit(X, y)
-        context = self._init_callback_context(task_name="encode", max_subtasks=None)  # batches are known chunk by chunk
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-
-        def on_batch(_: int) -> None:
-            batch = context.subcontext(task_name="batch")
-            batch.call_on_fit_task_begin(estimator=self)
-            batch.call_on_fit_task_end(estimator=self)
-
-        vectors, self.truncation_report_ = self._encode(texts, on_batch)
-        features = self._combine(vectors)
-        context.call_on_fit_task_end(estimator=self, X=X, y=y)
-        return features
+        return self._features(self._encode_and_learn(self._check_fit(X, y), X, y))
 
     def transform(self, X: Iterable[str]) -> np.ndarray:
         """Return one row of features per text.
@@ -302,7 +300,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             Before `fit`.
         """
         check_is_fitted(self)
-        return self._combine(self._encode(self._check_X(X, reset=False))[0])
+        return self._features(self._encode(self._check_X(X, reset=False))[0])
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or per word, instead of one per text.
@@ -338,8 +336,8 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         labels = list(range(len(texts))) if table.index is None else list(table.index)
         names = [name.removeprefix("token_") for name in self._names(("token",))]
         if level == "token":
-            return token_frame(made, vectors, bert.tokenizer, self.combine, labels, names)
-        return word_frame(made, vectors, bert.tokenizer, self.combine, labels, names, texts)
+            return token_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names)
+        return word_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names, texts)
 
     def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
         """Count the tokens of each text and how many of them truncation would cut, without encoding anything.
@@ -370,7 +368,8 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_features,), object
-            Layers that were combined are called ``layermean`` and ``layersum``. Numbers are zero-padded, so names sort.
+            Layers that were combined are called ``layermean``, ``layersum`` or ``layerlearned``. Numbers are zero-padded:
+            names sort.
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features, generate_names=False)
@@ -386,6 +385,8 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 "text to fit on."
             )
         check_labels(y, len(texts))
+        if self.combine == "learned":
+            class_codes(y, len(texts))  # wrong labels are refused before anything is encoded
         self._find_model()
         return texts
 
@@ -464,10 +465,6 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self._checkpoint = found
         return found
 
-    def _set_report(self, made: Plan) -> None:
-        self.truncation_report_ = made.truncation_report()
-        self._warn_truncation(self.truncation_report_)
-
     def _warn_truncation(self, report: dict[str, Any]) -> None:
         if report["texts_cut"]:
             warnings.warn(
@@ -496,15 +493,43 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self._warn_truncation(encoded.truncation_report)
         return encoded.vectors, encoded.truncation_report
 
-    def _combine(self, vectors: np.ndarray) -> np.ndarray:
-        features = combine_layers(vectors, self.combine)
+    def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
+        """Return the vectors of the texts of fit, tell callbacks of every batch, and learn the layer weights where asked for."""
+        context = self._init_callback_context(task_name="encode", max_subtasks=None)  # batches are known group by group
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+        def on_batch(_: int) -> None:
+            batch = context.subcontext(task_name="batch")
+            batch.call_on_fit_task_begin(estimator=self)
+            batch.call_on_fit_task_end(estimator=self)
+
+        vectors, self.truncation_report_ = self._encode(texts, on_batch)
+        if self.combine == "learned":
+            self._refuse_not_finite(vectors)
+            mix = learn_layer_mix(vectors, y)
+            self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return vectors
+
+    def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
+        """Turn vectors of shape (n_rows, n_poolings, n_layers, hidden_size) into features."""
+        if self.combine == "learned":
+            return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
+        return combine_layers(vectors, self.combine)
+
+    def _features(self, vectors: np.ndarray) -> np.ndarray:
+        features = self._combine_layers(vectors)
+        self._refuse_not_finite(features)
+        return l2_normalize(features, copy=False) if self.normalize else features
+
+    def _refuse_not_finite(self, features: np.ndarray) -> None:
+        features = features.reshape(len(features), -1)
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):
             raise ValueError(
                 f"The features of text {bad[0]} are not finite (dtype={self.dtype!r}, {len(bad)} such texts). Half precision "
                 "overflows on some models: use dtype='float32'; if it is, the weights are damaged."
             )
-        return l2_normalize(features, copy=False) if self.normalize else features
 
     def _names(self, poolings: tuple[str, ...]) -> list[str]:
         digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
@@ -525,6 +550,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         # but 1-D numbers, and with two_d_array=False they would not run at all.
         tags.input_tags.allow_nan = self.missing == "empty"
         tags.transformer_tags.preserves_dtype = []
+        tags.target_tags.required = self.combine == "learned"
         return tags
 
     def __getstate__(self) -> dict[str, Any]:

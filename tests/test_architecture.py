@@ -50,6 +50,7 @@ ARROWS = {
         "bert.tokenizing",
     },
     "pipeline.vector_store": set(),
+    "pipeline.layer_mix": set(),
     "pipeline.embedding_cache": {
         "vector_store",
         "bert.encoder",
@@ -58,14 +59,14 @@ ARROWS = {
         "bert.pooling",
         "bert.tokenizing",
     },
-    "pipeline.token_frames": {"bert.embedding", "bert.pooling", "bert.tokenizing"},
+    "pipeline.token_frames": {"bert.embedding", "bert.tokenizing"},
     "pipeline.vectorizer": {
         "",  # __version__
         "texts",
         "token_frames",
         "embedding_cache",
+        "layer_mix",
         "bert.checkpoint",
-        "bert.embedding",
         "bert.encoder",
         "bert.frozen",
         "bert.pooling",

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.bert import attention
-from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
+from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.batching import TokenBatch
 
 HEADS, SIZE = 4, 8
@@ -31,9 +31,11 @@ def slow(batch, qkv, bias):
 
 
 def run(batch, qkv, bias, *, cls_only=False, workspace=None):
-    query = qkv[torch.from_numpy(batch.starts[:-1]), 0] if cls_only else qkv[:, 0]
     space = workspace or Workspace(torch.device("cpu"), torch.float32)
-    return attend_runs(query, qkv[:, 1:], bias, batch.runs, space).clone()
+    if not cls_only:
+        return attend_runs(qkv, bias, batch.runs, space).clone()
+    first = qkv[torch.from_numpy(batch.starts[:-1]), 0]
+    return attend_first(first, qkv[:, 1:].contiguous(), bias, batch.runs, space).clone()
 
 
 @pytest.mark.parametrize("lengths", [[5], [7, 7, 7], [9, 4, 4, 1], [1], [3, 5, 3], [64, 17, 16, 15, 2]])

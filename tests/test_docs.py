@@ -1,13 +1,17 @@
-"""The pages under docs/: their blocks run and print what the page says."""
+"""The pages under docs/: their blocks run and print what the page says. The benchmarks' results: all of one form, all named."""
 
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from benchmarks.results_file import RESULTS, read_rows
 from tests.markdown import run_page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESULT_FILES = sorted(RESULTS.iterdir())
 
 
 @pytest.mark.parametrize("page", ["bert-features.md", "defaults.md"])
@@ -19,10 +23,28 @@ def test_every_block_of_the_page_prints_what_stands_below_it(page):
 
 
 def test_the_table_of_defaults_is_the_one_that_was_measured():
-    measured = pd.read_csv(DOCS.parent / "benchmarks" / "results" / "defaults.csv")
+    measured = pd.DataFrame(read_rows("defaults_reviews") + read_rows("defaults_sst2"))
     page = (DOCS / "defaults.md").read_text(encoding="utf-8")
     best = measured.sort_values("accuracy", ascending=False).groupby(["data", "features"], sort=False).first().reset_index()
     for (features,), rows in best.groupby(["features"]):
         line = next(line for line in page.splitlines() if line.startswith(f"| {features} |"))
         for accuracy in rows["accuracy"]:
             assert f"{accuracy:.3f}" in line, f"{features}: {accuracy:.3f} is not in {line!r}"
+
+
+@pytest.mark.parametrize("path", RESULT_FILES, ids=[path.name for path in RESULT_FILES])
+def test_a_result_says_what_was_run_and_on_what_and_names_no_path(path):
+    text = path.read_text(encoding="utf-8")
+    result = json.loads(text)
+    assert list(result) == ["benchmark", "command", "date", "machine", "versions", "repeats", "rows"]
+    assert result["benchmark"] == path.stem
+    assert list(result["machine"]) == ["cpu", "cores", "threads", "ram_gib", "cpu_capability", "accelerator"]
+    assert {"python", "torch", "transformers", "sentence-transformers", "scikit-learn", "pipeline"} <= set(result["versions"])
+    assert result["rows"]
+    assert text.endswith("}\n")
+    assert not re.search(r"""[\s"'=(](/|\w:\\)\w""", text), "a path of some machine"
+
+
+@pytest.mark.parametrize("path", RESULT_FILES, ids=[path.name for path in RESULT_FILES])
+def test_the_page_of_the_benchmarks_names_every_result(path):
+    assert f"`{path.name}`" in (RESULTS.parent / "README.md").read_text(encoding="utf-8")

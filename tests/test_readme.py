@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from benchmarks.results_file import read_rows
 from tests.markdown import run_page
 
 TOP = Path(__file__).resolve().parent.parent
@@ -33,15 +33,13 @@ def test_its_make_commands_are_targets(target):
 
 
 def test_its_results_are_those_of_the_benchmark():
-    measured = pd.read_csv(TOP / "benchmarks" / "results" / "sst2.csv")
-    for model, accuracy in zip(measured["model"], measured["accuracy"], strict=True):
-        assert f"| {model} | {100 * accuracy:.1f} |" in README
+    for row in read_rows("sst2"):
+        assert f"| {row['model']} | {100 * row['accuracy']:.1f} |" in README
 
 
 def test_its_counts_are_those_of_the_benchmark():
-    measured = pd.read_csv(TOP / "benchmarks" / "results" / "grid_search.csv")
-    for row in measured.itertuples(index=False):
-        assert f"| {row[0]} | {row[1]} | {row[2]} |" in README
+    for row in read_rows("grid_search"):
+        assert f"| {row['set-up']} | {row['texts encoded']} | {row['model loads']} |" in README
 
 
 def test_it_names_the_pinned_torch():

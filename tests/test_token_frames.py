@@ -9,10 +9,12 @@ from pipeline.bert.batching import pack_by_length
 from pipeline.bert.checkpoint import resolve
 from pipeline.bert.embedding import embed_tokens, plan
 from pipeline.bert.encoder import load_encoder
+from pipeline.bert.pooling import combine_layers
 from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.token_frames import merge_windows, token_frame, word_frame
 
 NAMES = [f"v{i}" for i in range(32)]
+CONCAT = partial(combine_layers, combine="concat")
 
 
 def prepared(folder, texts, max_length=64, truncation="head"):
@@ -45,7 +47,7 @@ def test_a_single_window_is_passed_on_as_it_is():
 def test_duplicates_have_rows_of_their_own_in_the_order_of_the_texts(tiny_bert):
     texts = ["film", "soup soup", "film"]
     made, vectors, tokenizer = prepared(tiny_bert, texts)
-    frame = token_frame(made, vectors, tokenizer, "concat", ["a", "b", "c"], NAMES)
+    frame = token_frame(made, vectors, tokenizer, CONCAT, ["a", "b", "c"], NAMES)
     assert list(dict.fromkeys(frame["text"])) == ["a", "b", "c"]
     first, last = (frame[frame["text"] == label].drop(columns="text").reset_index(drop=True) for label in "ac")
     assert first.equals(last)
@@ -54,10 +56,10 @@ def test_duplicates_have_rows_of_their_own_in_the_order_of_the_texts(tiny_bert):
 
 def test_the_tables_are_lossless_about_columns_and_kinds(tiny_bert):
     made, vectors, tokenizer = prepared(tiny_bert, ["A quiet film"])
-    frame = token_frame(made, vectors, tokenizer, "concat", [0], NAMES)
+    frame = token_frame(made, vectors, tokenizer, CONCAT, [0], NAMES)
     assert list(frame.columns) == ["text", "position", "token", "token_id", *NAMES]
     assert {frame[name].dtype for name in NAMES} == {np.dtype("float32")}
-    words = word_frame(made, vectors, tokenizer, "concat", [0], NAMES, ["A quiet film"])
+    words = word_frame(made, vectors, tokenizer, CONCAT, [0], NAMES, ["A quiet film"])
     assert list(words.columns) == ["text", "position", "word", "n_tokens", *NAMES]
     assert words["n_tokens"].sum() + 2 == len(frame)
 
@@ -66,8 +68,8 @@ def test_the_tables_are_lossless_about_columns_and_kinds(tiny_bert):
 def test_word_rows_of_a_cut_text_are_those_of_the_tokens_that_are_left(truncation, tiny_bert):
     text = "film soup paris dull days hours life spring"
     made, vectors, tokenizer = prepared(tiny_bert, [text], max_length=7, truncation=truncation)
-    tokens = token_frame(made, vectors, tokenizer, "concat", [0], NAMES).iloc[1:-1]
-    words = word_frame(made, vectors, tokenizer, "concat", [0], NAMES, [text])
+    tokens = token_frame(made, vectors, tokenizer, CONCAT, [0], NAMES).iloc[1:-1]
+    words = word_frame(made, vectors, tokenizer, CONCAT, [0], NAMES, [text])
     assert words["n_tokens"].sum() == len(tokens)
     start = 0
     for row in range(len(words)):

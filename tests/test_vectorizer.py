@@ -12,11 +12,15 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_validate
+from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
 import pipeline.bert.frozen
-from pipeline import BertVectorizer, CheckpointError, TruncationWarning
+from pipeline import BertVectorizer, CheckpointError, TruncationWarning, clear_cache
 from pipeline.bert.checkpoint import installed_folder
+from pipeline.layer_mix import learn_layer_mix
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model
 
@@ -90,6 +94,96 @@ def test_each_distinct_text_is_encoded_once_per_call(tiny_bert, encoded):
 def test_normalized_rows_have_length_one(tiny_bert):
     rows = BertVectorizer(tiny_bert, normalize=True).fit_transform(TEXTS)
     assert np.allclose(np.linalg.norm(rows, axis=1), 1)
+
+
+# ---- learned layer weights
+
+
+def carried_by_one_layer(folder, layer, texts):
+    """Label texts by the sign of one direction of one layer, so that this layer tells the label best."""
+    vectors = BertVectorizer(folder, layers=layer, cache=None).fit_transform(texts)
+    scores = vectors @ np.random.default_rng(0).normal(size=vectors.shape[1])
+    return np.where(scores > np.median(scores), "positive", "negative")
+
+
+@pytest.fixture(scope="module")
+def many_texts():
+    words = "a quiet lovely film two hours of my life i want back the soup was cold and dull".split()
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(words, size=rng.integers(2, 9))) + f" {i}" for i in range(300)]
+
+
+def test_learned_weights_are_those_of_the_training_vectors_and_features_the_weighted_sum(tiny_bert, many_texts):
+    y = carried_by_one_layer(tiny_bert, 2, many_texts)
+    vectorizer = BertVectorizer(tiny_bert, pooling=("mean", "cls"), layers="all", combine="learned")
+    features = vectorizer.fit_transform(many_texts, y)
+    vectors = BertVectorizer(tiny_bert, pooling=("mean", "cls"), layers="all").fit_transform(many_texts).reshape(300, 2, 4, 32)
+    mix = learn_layer_mix(vectors, y)
+    assert np.array_equal(vectorizer.layer_weights_, mix.weights)
+    assert vectorizer.layer_scale_ == mix.scale
+    assert vectorizer.layer_weights_.shape == (4,)
+    assert vectorizer.layer_weights_.sum() == pytest.approx(1)
+    expected = mix.scale * np.einsum("k,npkd->npd", mix.weights, vectors).reshape(300, 64)
+    assert np.abs(features - expected).max() <= TOLERANCE
+    assert features.dtype == np.float32
+    names = vectorizer.get_feature_names_out()
+    assert (names[0], names[32], len(names)) == ("mean_layerlearned_00", "cls_layerlearned_00", 64)
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_the_layer_that_carries_the_label_gets_the_largest_weight(layer, tiny_bert, many_texts):
+    y = carried_by_one_layer(tiny_bert, layer, many_texts)
+    vectorizer = BertVectorizer(tiny_bert, layers=(0, 3), combine="learned").fit(many_texts, y)
+    assert vectorizer.layer_weights_[(0, 3).index(layer)] > 0.5
+
+
+def test_fit_and_fit_transform_learn_the_same_bits_twice(tiny_bert, many_texts):
+    y = carried_by_one_layer(tiny_bert, 1, many_texts)
+    vectorizer = BertVectorizer(tiny_bert, layers=(1, 3), combine="learned")
+    features = vectorizer.fit_transform(many_texts, y)
+    assert np.array_equal(vectorizer.transform(many_texts), features)
+    again = clone(vectorizer).fit(many_texts, y)
+    assert np.array_equal(again.layer_weights_, vectorizer.layer_weights_)
+    assert np.array_equal(pickle.loads(pickle.dumps(again)).layer_weights_, again.layer_weights_)
+
+
+def test_every_fold_learns_from_its_own_training_texts_and_no_text_is_encoded_twice(tiny_bert, many_texts, encoded):
+    y = carried_by_one_layer(tiny_bert, 2, many_texts)
+    model = make_pipeline(BertVectorizer(tiny_bert, layers="all", combine="learned"), LogisticRegression(max_iter=2000))
+    clear_cache()
+    encoded.clear()
+    folds = cross_validate(model, many_texts, y, cv=3, return_estimator=True)["estimator"]
+    weights = [fold[0].layer_weights_ for fold in folds]
+    assert sum(encoded) == 300
+    assert not np.array_equal(weights[0], weights[1])
+
+
+def test_token_vectors_take_the_learned_weights(tiny_bert, many_texts):
+    vectorizer = BertVectorizer(tiny_bert, layers=(1, 3), combine="learned")
+    vectorizer.fit(many_texts, carried_by_one_layer(tiny_bert, 1, many_texts))
+    frame = vectorizer.transform_tokens(["a quiet film"])
+    by_layer = BertVectorizer(tiny_bert, layers=(1, 3)).fit(many_texts).transform_tokens(["a quiet film"])
+    layers = by_layer.iloc[:, 4:].to_numpy().reshape(-1, 2, 32)
+    expected = vectorizer.layer_scale_ * (vectorizer.layer_weights_[:, None] * layers).sum(axis=1)
+    assert np.abs(frame.iloc[:, 4:].to_numpy() - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, r"combine='learned' needs labels y .*fit\(X, y\)"),
+        ([0.1, 0.7, 2.5], "needs class labels, and y is continuous.*regression is not supported"),
+        (["a", "a", "a"], "at least two"),
+    ],
+)
+def test_layer_weights_without_useful_labels_are_refused_before_anything_is_encoded(y, message, tiny_bert, encoded):
+    vectorizer = BertVectorizer(tiny_bert, layers="all", combine="learned")
+    for method in (vectorizer.fit, vectorizer.fit_transform):
+        with pytest.raises(ValueError, match=message):
+            method(["one", "two", "three"], y)
+    assert not encoded
+    assert vectorizer.__sklearn_tags__().target_tags.required
+    assert not BertVectorizer(tiny_bert).__sklearn_tags__().target_tags.required
 
 
 # ---- the pooler

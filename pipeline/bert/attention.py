@@ -36,21 +36,17 @@ class Workspace:
         return self._buffers[name][:size].view(shape)
 
 
-def attend_runs(
-    query: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor, runs: Sequence[Run], workspace: Workspace
-) -> torch.Tensor:
+def attend_runs(qkv: torch.Tensor, bias: torch.Tensor, runs: Sequence[Run], workspace: Workspace) -> torch.Tensor:
     """Attend within each text, run by run of equal length, by plain batched products.
 
-    softmax(q k^T) v of Vaswani et al. 2017, eq. 1, the factor 1/sqrt(d) being in q already.
+    softmax(q k^T) v of Vaswani et al. 2017, equation 1, the factor 1/sqrt(d) being in q already.
 
     Parameters
     ----------
-    query : Tensor of shape (n_tokens, n_heads, head_size), or (n_texts, n_heads, head_size)
-        Scaled, without bias. One row per text: only its [CLS] attends.
-    key_value : Tensor of shape (n_tokens, 2, n_heads, head_size)
-        Without bias.
+    qkv : Tensor of shape (n_tokens, 3, n_heads, head_size)
+        Query (scaled), key and value, without bias.
     bias : Tensor of shape (3, n_heads, 1, head_size)
-        Of query (scaled), key and value; added where the heads are copied apart.
+        Theirs; added where the heads are copied apart.
     runs : sequence of Run
         The texts.
     workspace : Workspace
@@ -58,55 +54,86 @@ def attend_runs(
 
     Returns
     -------
-    Tensor of shape (n_tokens or n_texts, n_heads * head_size)
+    Tensor of shape (n_tokens, n_heads * head_size)
         In the workspace; valid until the next call.
     """
-    n_rows, n_heads, size = query.shape
-    out = workspace.take("context", n_rows, n_heads, size)
-    whole = n_rows == len(key_value)
+    n_tokens, _, n_heads, size = qkv.shape
+    out = workspace.take("context", n_tokens, n_heads, size)
     for run in runs:
-        step = max(1, _MAX_SCORES // (n_heads * run.length * (run.length if whole else 1)))
-        for i in range(0, run.n_texts, step):
-            n = min(step, run.n_texts - i)
-            first = run.first_token + i * run.length
-            length = run.length if whole else 1
-            rows = slice(first, first + n * length) if whole else slice(run.first_text + i, run.first_text + i + n)
-            # (n, n_heads, length, head_size)
-            q = torch.add(
-                query[rows].view(n, length, n_heads, size).transpose(1, 2),
-                bias[0],
-                out=workspace.take("query", n, n_heads, length, size),
-            )
-            # (2, n, n_heads, run.length, head_size)
-            kv = torch.add(
-                key_value[first : first + n * run.length].view(n, run.length, 2, n_heads, size).permute(2, 0, 3, 1, 4),
-                bias[1:, None],
-                out=workspace.take("key and value", 2, n, n_heads, run.length, size),
-            )
-            k, v = kv.view(2, n * n_heads, run.length, size)
-            scores = workspace.take("scores", n * n_heads, length, run.length)
-            torch.bmm(q.view(n * n_heads, length, size), k.transpose(1, 2), out=scores)
-            sums = _exponentiate(scores)  # (n * n_heads, length, 1)
-            mixed = torch.bmm(scores, v, out=workspace.take("mixed", n * n_heads, length, size))
-            torch.div(
-                mixed.view(n, n_heads, length, size).transpose(1, 2),
-                sums.view(n, n_heads, length, 1).transpose(1, 2),
-                out=out[rows].view(n, length, n_heads, size),
-            )
-    return out.view(n_rows, n_heads * size)
+        for first, _, n in _portions(run, n_heads * run.length * run.length):
+            rows = slice(first, first + n * run.length)
+            apart = workspace.take("heads", 3, n, n_heads, run.length, size)
+            torch.add(qkv[rows].view(n, run.length, 3, n_heads, size).permute(2, 0, 3, 1, 4), bias[:, None], out=apart)
+            _attend(apart[0], apart[1:], out[rows].view(n, run.length, n_heads, size), workspace)
+    return out.view(n_tokens, n_heads * size)
+
+
+def attend_first(
+    query: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor, runs: Sequence[Run], workspace: Workspace
+) -> torch.Tensor:
+    """Attend from the first token of each text alone, [CLS], to all tokens of its text.
+
+    Parameters
+    ----------
+    query : Tensor of shape (n_texts, n_heads, head_size)
+        Scaled, without bias.
+    key_value : Tensor of shape (n_tokens, 2, n_heads, head_size)
+        Without bias.
+    bias, runs, workspace
+        As for `attend_runs`.
+
+    Returns
+    -------
+    Tensor of shape (n_texts, n_heads * head_size)
+        In the workspace; valid until the next call.
+    """
+    n_texts, n_heads, size = query.shape
+    out = workspace.take("context", n_texts, n_heads, size)
+    for run in runs:
+        for first, text, n in _portions(run, n_heads * run.length):
+            rows = slice(first, first + n * run.length)
+            q = torch.add(query[text : text + n], bias[0, :, 0], out=workspace.take("query", n, n_heads, size))
+            apart = workspace.take("heads", 2, n, n_heads, run.length, size)
+            torch.add(key_value[rows].view(n, run.length, 2, n_heads, size).permute(2, 0, 3, 1, 4), bias[1:, None], out=apart)
+            _attend(q[:, :, None], apart, out[text : text + n, None], workspace)
+    return out.view(n_texts, n_heads * size)
+
+
+def _portions(run: Run, scores_per_text: int) -> list[tuple[int, int, int]]:
+    """Cut a run into parts of bounded memory: first token, first text and number of texts of each."""
+    step = max(1, _MAX_SCORES // scores_per_text)
+    return [
+        (run.first_token + i * run.length, run.first_text + i, min(step, run.n_texts - i)) for i in range(0, run.n_texts, step)
+    ]
+
+
+def _attend(query: torch.Tensor, key_value: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> None:
+    """Attend within texts of one length.
+
+    ``query`` is (n_texts, n_heads, n_queries, head_size), ``key_value`` (2, n_texts, n_heads, n_tokens, head_size), ``out``
+    (n_texts, n_queries, n_heads, head_size).
+    """
+    n, n_heads, n_queries, size = query.shape
+    length = key_value.shape[3]
+    k, v = key_value.view(2, n * n_heads, length, size)
+    scores = workspace.take("scores", n * n_heads, n_queries, length)
+    torch.bmm(query.reshape(n * n_heads, n_queries, size), k.transpose(1, 2), out=scores)
+    sums = _exponentiate(scores).view(n, n_heads, n_queries, 1)
+    mixed = torch.bmm(scores, v, out=workspace.take("mixed", n * n_heads, n_queries, size))
+    torch.div(mixed.view(n, n_heads, n_queries, size).transpose(1, 2), sums.transpose(1, 2), out=out)
 
 
 def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
-    """Turn scores into softmax numerators in place, and return what to divide by.
+    """Turn scores into softmax numerators in place, and return what to divide by, with a last axis of 1.
 
     torch's softmax goes row by row, slow for the short rows of short texts; exp over everything at once and a sum are several
     times as fast, and safe where no score is large.
     """
     low, high = torch.aminmax(scores)
-    if low > -_SAFE_SCORE and high < _SAFE_SCORE:
+    if low.item() > -_SAFE_SCORE and high.item() < _SAFE_SCORE:
         return scores.exp_().sum(-1, keepdim=True)
     torch.softmax(scores, -1, out=scores)  # NaN comes here too, and stays
-    return scores.new_ones(()).expand(*scores.shape[:2], 1)
+    return scores.new_ones((*scores.shape[:2], 1))
 
 
 def attend_varlen(

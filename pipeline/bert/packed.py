@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
+from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.batching import TokenBatch
 from pipeline.bert.checkpoint import Checkpoint
 from pipeline.bert.pooling import Pooling, pool_packed
@@ -250,22 +250,22 @@ class PackedEncoder:
     def _attention(
         self, x: torch.Tensor, layer: _Layer, batch: TokenBatch, starts: torch.Tensor, workspace: Workspace, *, cls_only: bool
     ) -> torch.Tensor:
-        n, d, heads = len(x), self._hidden_size, self._n_heads
-        if cls_only:
-            query = x[starts[:-1].long()] @ layer.qkv[:, :d]  # (n_texts, hidden)
-            key_value = torch.mm(x, layer.qkv[:, d:], out=workspace.take("qkv", n, 2 * d))
-        else:
-            qkv = torch.mm(x, layer.qkv, out=workspace.take("qkv", n, 3 * d))
-            query, key_value = qkv[:, :d], qkv[:, d:]
-        query = query.view(len(query), heads, d // heads)
-        key_value = key_value.view(n, 2, heads, d // heads)
+        n, d, heads, size = len(x), self._hidden_size, self._n_heads, self._hidden_size // self._n_heads
+        longest = int(batch.lengths.max())
+        if not cls_only:
+            qkv = torch.mm(x, layer.qkv, out=workspace.take("qkv", n, 3 * d)).view(n, 3, heads, size)
+            if not self._varlen:
+                return attend_runs(qkv, layer.qkv_bias, batch.runs, workspace)
+            qkv += layer.qkv_bias[:, :, 0]
+            return attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, longest, longest)
+        query = (x[starts[:-1].long()] @ layer.qkv[:, :d]).view(-1, heads, size)  # (n_texts, n_heads, head_size)
+        key_value = torch.mm(x, layer.qkv[:, d:], out=workspace.take("qkv", n, 2 * d)).view(n, 2, heads, size)
         if not self._varlen:
-            return attend_runs(query, key_value, layer.qkv_bias, batch.runs, workspace)
+            return attend_first(query, key_value, layer.qkv_bias, batch.runs, workspace)
         query += layer.qkv_bias[0, :, 0]
         key_value += layer.qkv_bias[1:, :, 0]
-        longest = int(batch.lengths.max())
-        query_starts = torch.arange(len(starts), dtype=torch.int32, device=self.device) if cls_only else starts
-        return attend_varlen(query, key_value, query_starts, starts, 1 if cls_only else longest, longest)
+        query_starts = torch.arange(len(starts), dtype=torch.int32, device=self.device)
+        return attend_varlen(query, key_value, query_starts, starts, 1, longest)
 
     def _to_device(self, batch: TokenBatch) -> _Tokens:
         """Copy a batch to the device, without waiting for it where that helps."""

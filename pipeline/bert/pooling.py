@@ -9,7 +9,7 @@ import torch
 from pipeline.bert.batching import TokenBatch
 
 Pooling = Literal["cls", "mean", "max", "pooler"]
-Combine = Literal["concat", "mean", "sum", "learned"]
+Combine = Literal["concat", "mean", "sum"]
 
 
 def pool(hidden_state: torch.Tensor, pooling: Pooling, attention_mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,0 +1,233 @@
+"""Time encoding, from a list of texts to an array: ours, sentence-transformers, and the matrix products that neither can avoid.
+
+    python -m benchmarks.encode [--texts sst2.csv] [--device cuda] [--threads 2] [--rounds 5]
+    python -m benchmarks.encode --texts sst2.csv --sweep
+
+One process, the same model files, threads and precision, one result (mean of the last layer, checked before anything is timed);
+the contenders take turns, and every round begins with another one. The limit is the time of the encoder's linear layers as bare
+matrix products, for as many tokens at their own shapes, plus the products inside attention at the same FLOP/s. The models are the
+default one and a bert-base with random weights. --texts has the columns text, label and split. Writes results/encode.json, with
+--device cuda results/encode_cuda.json; --sweep times ours over batch_tokens alone and writes results/batch_tokens.json.
+"""
+
+import argparse
+import gc
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.results_file import spread, write_result
+from benchmarks.workloads import LENGTHS, generated, make_bert_base, minilm, sst2_sentences
+from pipeline import BertVectorizer
+
+# model -> workload -> number of texts on a CPU
+N_TEXTS = {
+    "minilm": {"sst2": 2000, "short": 2000, "mixed": 1000, "long": 200},
+    "bert-base": {"sst2": 250, "short": 250, "mixed": 100, "long": 30},
+}
+ST_BATCH_SIZES = (8, 16, 32, 64, 128)
+# What depends on the device: how many times as many texts, the type, rows of the matrix products, budgets of the sweep.
+TIMES_TEXTS = {"cpu": 1, "cuda": 20}
+DTYPES = {"cpu": torch.float32, "cuda": torch.float16}
+PRODUCT_ROWS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 16384, 65536)}
+BATCH_TOKENS = {"cpu": (512, 1024, 2048, 4096, 8192), "cuda": (8192, 16384, 32768, 65536, 131072)}
+
+
+class MatrixProducts:
+    """The linear layers of an encoder as bare matrix products: no bias, no attention, no activation, nothing allocated."""
+
+    def __init__(self, config: dict[str, int], device: str) -> None:
+        self.layers, self.d, self.f = (config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
+        self.device = device
+        shapes = ((self.d, 3 * self.d), (self.d, self.d), (self.d, self.f), (self.f, self.d))
+        self.weights = [[self._new(*shape) / shape[0] ** 0.5 for shape in shapes] for _ in range(self.layers)]
+        self.rows = min(PRODUCT_ROWS[device], key=self._seconds)
+
+    def prepare(self, n_tokens: int, rows: int | None = None) -> Callable[[], None]:
+        """Return what runs all layers over ``n_tokens`` rows, ``rows`` at a time, by default the best number of them."""
+        rows = rows or self.rows
+        x, y, qkv, hidden = (self._new(rows, width) for width in (self.d, self.d, 3 * self.d, self.f))
+
+        def run() -> None:
+            for start in range(0, n_tokens, rows):
+                n = min(rows, n_tokens - start)
+                for to_qkv, to_output, up, down in self.weights:
+                    torch.mm(x[:n], to_qkv, out=qkv[:n])
+                    torch.mm(x[:n], to_output, out=y[:n])
+                    torch.mm(x[:n], up, out=hidden[:n])
+                    torch.mm(hidden[:n], down, out=y[:n])
+
+        return run
+
+    def flop(self, lengths: np.ndarray) -> tuple[int, int]:
+        """Return the floating point operations of texts of these lengths: in the linear layers, and inside attention."""
+        linear = int(lengths.sum()) * self.layers * (8 * self.d * self.d + 4 * self.d * self.f)
+        return linear, int((lengths**2).sum()) * self.layers * 4 * self.d
+
+    def _new(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=self.device, dtype=DTYPES[self.device])
+
+    def _seconds(self, rows: int) -> float:
+        run = self.prepare(max(PRODUCT_ROWS[self.device]), rows)
+        return min(timed(run) for _ in range(2))  # the slower one warms up
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Return the seconds of one call, with the garbage collector off and the accelerator waited for."""
+    wait: Callable[[], None] = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    gc.collect()
+    gc.disable()
+    try:
+        wait()
+        start = time.perf_counter()
+        run()
+        wait()
+        return time.perf_counter() - start
+    finally:
+        gc.enable()
+
+
+def take_turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time every contender once per round; each round begins with the next one."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for _ in range(rounds):
+        for name in names:
+            seconds[name].append(timed(contenders[name]))
+        names = names[1:] + names[:1]
+    return seconds
+
+
+def sentence_transformer(folder: Path, device: str) -> Any:
+    """Load the same files in sentence-transformers, with mean pooling and without the step that normalises."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    transformer = Transformer(str(folder), max_seq_length=512)
+    width = json.loads((folder / "config.json").read_text())["hidden_size"]
+    model = SentenceTransformer(modules=[transformer, Pooling(width, "mean")], device=device)
+    return model.half() if DTYPES[device] == torch.float16 else model
+
+
+def same_result(ours: np.ndarray, theirs: np.ndarray, device: str) -> dict[str, float]:
+    """Return how far the two results are from each other; stop where that is too far."""
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    found = {"max_difference": np.abs(ours - theirs).max(), "min_cosine": ((ours * theirs).sum(axis=1) / norms).min()}
+    if not (found["min_cosine"] >= 0.9999 if device == "cuda" else found["max_difference"] <= 1e-5):
+        raise RuntimeError(f"ours and sentence-transformers give different vectors: {found}")
+    return found
+
+
+def compare(folder: Path, workloads: dict[str, list[str]], device: str, rounds: int) -> list[dict[str, Any]]:
+    """Time ours, sentence-transformers as it comes and at its best batch size, and the matrix products."""
+    ours = vectorizer(folder, device)
+    theirs = partial(sentence_transformer(folder, device).encode, show_progress_bar=False, convert_to_numpy=True)
+    products = MatrixProducts(json.loads((folder / "config.json").read_text()), device)
+    rows = []
+    for workload, texts in workloads.items():
+        lengths = np.minimum(ours.count_tokens(texts)["n_tokens"].to_numpy(), 512)
+        found = same_result(ours.transform(texts), theirs(texts, batch_size=32), device)  # and everything is warm
+        sample = texts[:: max(1, len(texts) // 500)]
+        best = min(ST_BATCH_SIZES, key=lambda size: timed(partial(theirs, sample, batch_size=size)))
+        contenders: dict[str, Callable[[], object]] = {
+            "ours": partial(ours.transform, texts),
+            "st_default": partial(theirs, texts, batch_size=32),
+            "products": products.prepare(int(lengths.sum())),
+        }
+        if best != 32:
+            contenders["st_best"] = partial(theirs, texts, batch_size=best)
+        seconds = take_turns(contenders, rounds)
+        seconds.setdefault("st_best", seconds["st_default"])
+        linear, attention = products.flop(lengths)
+        limit = median(seconds["products"]) * (1 + attention / linear)
+        row: dict[str, Any] = {"workload": workload, "n_texts": len(texts), "n_tokens": int(lengths.sum()), **found}
+        row |= {"st_best_batch_size": best, "product_rows": products.rows}
+        row |= {"gflop_per_s": linear / median(seconds["products"]) / 1e9, "limit_s": limit}
+        row |= {"share_of_limit": limit / median(seconds["ours"])}
+        row |= {f"{name}_s": spread(values) for name, values in seconds.items()}
+        for name in ("ours", "st_default", "st_best"):
+            row[f"{name}_tokens_per_s"] = round(row["n_tokens"] / median(seconds[name]))
+        row["limit_tokens_per_s"] = round(row["n_tokens"] / limit)
+        for peer in ("st_default", "st_best"):
+            row[f"{peer}_over_ours"] = median(seconds[peer]) / median(seconds["ours"])
+            row[f"{peer}_over_ours_by_round"] = spread([a / b for a, b in zip(seconds[peer], seconds["ours"], strict=True)])
+        rows.append(row)
+    return rows
+
+
+def sweep(folder: Path, workloads: dict[str, list[str]], device: str, rounds: int) -> list[dict[str, Any]]:
+    """Time ours over ``batch_tokens``."""
+    vectorizers = {budget: vectorizer(folder, device, batch_tokens=budget) for budget in BATCH_TOKENS[device]}
+    rows = []
+    for workload, texts in workloads.items():
+        n_tokens = int(vectorizers[BATCH_TOKENS[device][0]].count_tokens(texts)["n_tokens"].clip(upper=512).sum())
+        runs: dict[str, Callable[[], object]] = {str(b): partial(v.transform, texts) for b, v in vectorizers.items()}
+        for run in runs.values():
+            run()
+        for budget, values in take_turns(runs, rounds).items():
+            row = {"workload": workload, "n_texts": len(texts), "n_tokens": n_tokens, "batch_tokens": int(budget)}
+            rows.append({**row, "ours_s": spread(values), "ours_tokens_per_s": round(n_tokens / median(values))})
+    return rows
+
+
+def vectorizer(folder: Path, device: str, **parameters: Any) -> BertVectorizer:
+    """Return ours, fitted: mean of the last layer, nothing remembered."""
+    dtype: Literal["float16", "float32"] = "float16" if DTYPES[device] == torch.float16 else "float32"
+    made = BertVectorizer(folder, pooling="mean", layers=-1, cache=None, device=device, dtype=dtype, **parameters)
+    made.fit(["A quiet, lovely film."])
+    return made
+
+
+def main() -> None:
+    """Time everything, print a table and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=Path, help="CSV of SST-2; without it the workload sst2 is left out")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="for torch and the tokenizer; default torch's"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workloads", nargs="+", choices=["sst2", *LENGTHS])
+    parser.add_argument("--models", nargs="+", choices=list(N_TEXTS), default=list(N_TEXTS))
+    parser.add_argument("--sweep", action="store_true", help="ours alone, over batch_tokens")
+    parser.add_argument("--n-texts", type=int, help="a trial: at most so many texts per workload, and nothing is written")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    os.environ["RAYON_NUM_THREADS"] = str(arguments.threads)  # read when the tokenizer first works in parallel
+    names = arguments.workloads or (["sst2", "mixed"] if arguments.sweep else ["sst2", *LENGTHS])
+    if "sst2" in names and arguments.texts is None:
+        print("sst2 is left out: no file is given with --texts")
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for model in arguments.models:
+            folder = minilm() if model == "minilm" else Path(temporary)
+            if model == "bert-base":
+                make_bert_base(folder)
+            counter, workloads = vectorizer(folder, arguments.device), {}
+            for name in names:
+                n_texts = min(N_TEXTS[model][name] * TIMES_TEXTS[arguments.device], arguments.n_texts or 10**9)
+                if name != "sst2":
+                    workloads[name] = generated(name, n_texts, counter)
+                elif arguments.texts is not None:
+                    workloads[name] = sst2_sentences(arguments.texts, n_texts)
+            measure = sweep if arguments.sweep else compare
+            rows += [{"model": model, **row} for row in measure(folder, workloads, arguments.device, arguments.rounds)]
+    print(pd.DataFrame([{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows]).T.to_string())
+    if not arguments.n_texts:
+        name = "batch_tokens" if arguments.sweep else "encode"
+        write_result(name if arguments.device == "cpu" else f"{name}_cuda", rows, repeats=arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
