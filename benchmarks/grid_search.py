@@ -6,10 +6,13 @@ GridSearchCV over 3 values of C, 5 folds, refit, 40 distinct texts. Peers (pip i
 files, and counted where they call SentenceTransformer. Counts, not times. Writes results/grid_search.json.
 """
 
+import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -43,6 +46,29 @@ def ours(name: str, cache: str | None, grid: dict[str, list[Any]], n_texts: int)
     """Count one of our own searches."""
     search(BertVectorizer(cache=cache), grid, n_texts)
     return {"set-up": name, "texts encoded": cache_info().texts_encoded, "model loads": cache_info().model_loads}
+
+
+def counted_score(model: Any, X: Any, y: Any, *, log: Path) -> float:
+    """Score as GridSearchCV does by itself, and note what this process has encoded and loaded so far."""
+    with log.open("a") as file:
+        file.write(f"{os.getpid()} {cache_info().texts_encoded} {cache_info().model_loads}\n")
+    return float(model.score(X, y))
+
+
+def ours_in_two_processes(name: str, cache: str) -> dict[str, Any]:
+    """Count one of our own searches under ``n_jobs=2``, over all processes."""
+    log = Path(cache, "counts.txt")
+    steps = [("features", BertVectorizer(cache=cache)), ("classifier", LogisticRegression(max_iter=2000))]
+    search = GridSearchCV(Pipeline(steps), OVER_C, cv=5, n_jobs=2, scoring=partial(counted_score, log=log))
+    search.fit(TEXTS[:N_TEXTS], LABELS[:N_TEXTS])
+    lines = [list(map(int, line.split())) for line in log.read_text().splitlines()]
+    workers = pd.DataFrame(lines, columns=["process", "texts", "loads"]).groupby("process").max().sum()
+    here = cache_info()  # the refit is done in this process
+    return {
+        "set-up": name,
+        "texts encoded": int(workers["texts"]) + here.texts_encoded,
+        "model loads": int(workers["loads"]) + here.model_loads,
+    }
 
 
 def peers() -> dict[str, Callable[[str], Any]]:
@@ -105,6 +131,8 @@ def main() -> None:
         for arguments in searches:  # a process each: what one has loaded must not help the next
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
                 rows.append(process.submit(ours, *arguments).result())
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        rows.append(process.submit(ours_in_two_processes, "BertVectorizer(cache=folder), n_jobs=2", folder).result())
     print(pd.DataFrame(rows).to_string(index=False))
     write_result("grid_search", rows, peers=("embetter", "skrub"))
 

@@ -25,6 +25,8 @@ MODELS = {
     "TF-IDF + LogisticRegression, tuned": make_tfidf_baseline(),
     "default model, last layer [CLS]": make_sentiment_pipeline(pooling="cls", layers=-1),
     "default model, last layer mean": make_sentiment_pipeline(pooling="mean", layers=-1),
+    "default model, mean of all layers (combine='mean')": make_sentiment_pipeline(combine="mean"),
+    "default model, learned mix of all layers (combine='learned')": make_sentiment_pipeline(combine="learned"),
     "default pipeline (mean of all layers, concatenated)": make_sentiment_pipeline(),
 }
 

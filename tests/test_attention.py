@@ -119,8 +119,10 @@ def test_the_varlen_kernel_is_asked_in_its_own_terms(monkeypatch):
 
 
 def test_the_varlen_kernel_is_for_half_precision_on_recent_cuda(monkeypatch):
-    assert not has_varlen(torch.device("cpu"), torch.float16)
-    assert not has_varlen(torch.device("cuda"), torch.float32)
+    assert not has_varlen(torch.device("cpu"), torch.float16, 64)
+    assert not has_varlen(torch.device("cuda"), torch.float32, 64)
+    assert not has_varlen(torch.device("cuda"), torch.float16, 20)
+    assert not has_varlen(torch.device("cuda"), torch.float16, 264)
     for capability, expected in (((9, 0), True), ((8, 0), True), ((7, 5), False)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
-        assert has_varlen(torch.device("cuda"), torch.float16) is expected
+        assert has_varlen(torch.device("cuda"), torch.float16, 64) is expected

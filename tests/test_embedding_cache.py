@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -74,6 +75,25 @@ def test_two_processes_share_the_folder(tiny_bert, tmp_path):
     both = search(tiny_bert, GRID_OVER_C, tmp_path, n_jobs=2)
     assert np.allclose(alone.cv_results_["mean_test_score"], both.cv_results_["mean_test_score"])
     assert count_in_a_new_process(tiny_bert, tmp_path) == (0, 40)
+
+
+def noted_score(model, X, y, log):
+    with log.open("a") as file:
+        file.write(f"{os.getpid()} {cache_info().texts_encoded}\n")
+    return model.score(X, y)
+
+
+def test_two_processes_send_a_text_twice_at_most_where_both_see_it_first(tiny_bert, tmp_path):
+    """README: two workers that meet a new text at the same time both encode it, once each."""
+    log = tmp_path / "counts.txt"
+    model = make_pipeline(BertVectorizer(tiny_bert, cache=tmp_path), LogisticRegression(max_iter=2000))
+    GridSearchCV(model, GRID_OVER_C, cv=5, n_jobs=2, scoring=partial(noted_score, log=log)).fit(FORTY, LABELS)
+    most: dict[str, int] = {}
+    for line in log.read_text().splitlines():
+        process, texts = line.split()
+        most[process] = max(most.get(process, 0), int(texts))
+    assert 40 <= sum(most.values()) <= 40 * len(most) <= 80
+    assert cache_info().texts_encoded == 0  # the refit, here, finds all of them
 
 
 # ---- the same numbers

@@ -7,9 +7,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModel
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.checkpoint import resolve
+from pipeline.bert.checkpoint import installed_folder, resolve
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.bert.shape import ACTIVATIONS
+from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import TEXTS, build_model
 
 TOLERANCE = 1e-5
@@ -115,8 +116,9 @@ def test_an_encoder_of_all_layers_gives_those_below_too(tiny_bert, hugging_face)
             assert torch.equal(cut.pooled(batch, poolings, (depth,)), encoder(tiny_bert).pooled(batch, poolings, (depth,)))
 
 
-def test_varlen_attention_gives_the_same_vectors(tiny_bert, hugging_face, monkeypatch):
-    """CUDA's kernel is replaced by a slow one, so that the way to it is tested where there is no CUDA."""
+@pytest.fixture
+def slow_varlen(monkeypatch):
+    """Replace CUDA's kernel by a slow one, so that the way to it is tested where there is no CUDA."""
 
     def varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
         out = []
@@ -127,6 +129,25 @@ def test_varlen_attention_gives_the_same_vectors(tiny_bert, hugging_face, monkey
         return torch.cat(out)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+
+
+@pytest.mark.usefixtures("slow_varlen")
+@pytest.mark.parametrize(("dtype", "largest", "cosine"), [(torch.float16, 0.02, 0.9999), (torch.bfloat16, 0.15, 0.999)])
+def test_half_precision_keeps_the_tolerance_that_the_docs_state(dtype, largest, cosine, hugging_face):
+    """docs/performance.md; the default model, every layer and pooling, in half precision as CUDA would run it."""
+    checkpoint = resolve(DEFAULT_MODEL)
+    oracle = hugging_face(str(installed_folder(DEFAULT_MODEL)))
+    texts = [*TEXTS, "word " * 300]
+    batch = TokenBatch.of([np.array(oracle.ids(text, 512)) for text in texts])
+    full = PackedEncoder(checkpoint, 6, CPU, torch.float32).pooled(batch, POOLINGS, range(7))
+    half = PackedEncoder(checkpoint, 6, CPU, dtype, varlen=True).pooled(batch, POOLINGS, range(7))
+    assert half.dtype == torch.float32
+    assert (half - full).abs().max() <= largest
+    assert torch.cosine_similarity(half, full, dim=-1).min() >= cosine
+
+
+@pytest.mark.usefixtures("slow_varlen")
+def test_varlen_attention_gives_the_same_vectors(tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     for poolings in (("cls",), POOLINGS):
         found = encoder(tiny_bert, varlen=True).pooled(batch_of(oracle, TEXTS), poolings, (1, 3)).numpy()

@@ -42,6 +42,22 @@ def test_its_counts_are_those_of_the_benchmark():
         assert f"| {row['set-up']} | {row['texts encoded']} | {row['model loads']} |" in README
 
 
+def test_its_speeds_are_those_of_the_benchmark():
+    model = {"minilm": "default model", "bert-base": "bert-base, random weights"}
+    rows = read_rows("encode")
+    assert {row["model"] for row in rows} == set(model)
+    for row in rows:
+        cells = (
+            model[row["model"]],
+            f"{row['workload']} ({row['n_texts']:,})",
+            f"{row['ours_tokens_per_s']:,}",
+            f"{row['st_default_over_ours']:.2f}",
+            f"{row['st_best_over_ours']:.2f} ({row['st_best_batch_size']})",
+            f"{100 * row['share_of_limit']:.0f} %",
+        )
+        assert f"| {' | '.join(cells)} |" in README
+
+
 def test_it_names_the_pinned_torch():
     pin = re.search(r"^torch==\S+", (TOP / "requirements.txt").read_text(), re.MULTILINE)
     assert pin is not None

@@ -116,6 +116,28 @@ def test_a_full_disk_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
     assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(many), atol=1e-5)
 
 
+def test_a_file_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
+    BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(["make the file"])
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        vector_store.sqlite3, "connect", lambda path, **kwargs: connect(f"file:{path}?mode=ro", uri=True, **kwargs)
+    )
+    with pytest.warns(CacheWarning, match="readonly database") as caught:
+        rows = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
+    assert len(caught) == 1
+    assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_folder_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert):
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o500)
+    with pytest.warns(CacheWarning, match="unable to open database file") as caught:
+        rows = BertVectorizer(tiny_bert, cache=folder).fit_transform(TEXTS)
+    assert len(caught) == 1
+    assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
+
+
 def test_a_database_that_stays_locked_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
     BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(["make the file"])
     monkeypatch.setattr(vector_store, "BUSY_SECONDS", 0.05)

@@ -170,9 +170,9 @@ def attend_varlen(
     return mixed.flatten(1)
 
 
-def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether `attend_varlen` runs there: CUDA of Ampere or later, half precision, a torch that has it."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Tell whether `attend_varlen` runs there: CUDA of Ampere or later, half precision, heads it takes, a torch that has it."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or head_size % 8 or head_size > 256:
         return False
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: F401

@@ -278,8 +278,12 @@ class PackedEncoder:
 
 def can_pack(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether `PackedEncoder` runs a checkpoint there; HF's own forward runs what it does not."""
-    plain = BertConfig.read(checkpoint.config) is not None
-    return plain and ((device.type == "cpu" and dtype == torch.float32) or has_varlen(device, dtype))
+    config = BertConfig.read(checkpoint.config)
+    if config is None:
+        return False
+    if device.type == "cpu":
+        return dtype == torch.float32
+    return has_varlen(device, dtype, config.hidden_size // config.num_attention_heads)
 
 
 def _expected_tensors(config: BertConfig, depth: int, *, with_pooler: bool) -> dict[str, tuple[int, ...]]:
