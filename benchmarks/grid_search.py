@@ -57,6 +57,8 @@ def counted_score(model: Any, X: Any, y: Any, *, log: Path) -> float:
 
 def ours_in_two_processes(name: str, cache: str) -> dict[str, Any]:
     """Count one of our own searches under ``n_jobs=2``, over all processes."""
+    from benchmarks.grid_search import counted_score  # by its own name: workers cannot import what is __main__ here
+
     log = Path(cache, "counts.txt")
     steps = [("features", BertVectorizer(cache=cache)), ("classifier", LogisticRegression(max_iter=2000))]
     search = GridSearchCV(Pipeline(steps), OVER_C, cv=5, n_jobs=2, scoring=partial(counted_score, log=log))

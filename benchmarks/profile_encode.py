@@ -2,8 +2,8 @@
 
     python -m benchmarks.profile_encode [--texts sst2.csv]
 
-torch's profiler over one warm `transform` on a CPU, mean of the last layer of the default model: 2,000 SST-2 sentences with --texts,
-else generated short texts. Profiling itself slows small operators down a little. Writes results/profile_encode.json.
+torch's profiler over one warm `transform` on a CPU, mean of the last layer of the default model: 2,000 SST-2 sentences with
+--texts, else generated short texts. Profiling itself slows small operators down a little. Writes results/profile_encode.json.
 """
 
 import argparse

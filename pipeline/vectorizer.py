@@ -523,7 +523,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return l2_normalize(features, copy=False) if self.normalize else features
 
     def _refuse_not_finite(self, features: np.ndarray) -> None:
-        features = features.reshape(len(features), -1)
+        features = features.reshape(len(features), int(np.prod(features.shape[1:])))
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):
             raise ValueError(

@@ -58,6 +58,12 @@ def test_its_speeds_are_those_of_the_benchmark():
         assert f"| {' | '.join(cells)} |" in README
 
 
+def test_its_cold_start_is_that_of_the_benchmark():
+    (row,) = [row for row in read_rows("cold_start") if row["set_up"] == "load_pipeline, predict"]
+    ratio = row["wall_over"]["SentenceTransformer, encode"]
+    assert f"takes {row['wall_s']['median']:.1f} s, {ratio:.2f} of what" in README
+
+
 def test_it_names_the_pinned_torch():
     pin = re.search(r"^torch==\S+", (TOP / "requirements.txt").read_text(), re.MULTILINE)
     assert pin is not None
