@@ -172,7 +172,7 @@ def encode(
     counts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # tokens, tokens lost and windows of each distinct text
     try:
         for made in _planned_ahead(bert, groups):
-            lookup = look_up(bert, made, store)
+            lookup = look_up(bert, made, store, len(distinct))
             if on_plan is not None:
                 on_plan(lookup.n_sequences)
             parts.append(complete(bert, made, lookup, on_batch))
@@ -224,7 +224,7 @@ class Lookup:
         return sum(len(plan.tokenized.input_ids) for _, plan in self.chunks)
 
 
-def look_up(bert: FrozenBert, made: Plan, store: Store | None) -> Lookup:
+def look_up(bert: FrozenBert, made: Plan, store: Store | None, n_texts: int) -> Lookup:
     """Ask a cache for the vectors of a plan.
 
     Parameters
@@ -235,6 +235,8 @@ def look_up(bert: FrozenBert, made: Plan, store: Store | None) -> Lookup:
         From ``bert.plan(texts)``.
     store : Store or None
         From `open_store`.
+    n_texts : int
+        Distinct texts of the whole call, of which the plan may hold a group: all of them are kept or none.
 
     Returns
     -------
@@ -250,7 +252,7 @@ def look_up(bert: FrozenBert, made: Plan, store: Store | None) -> Lookup:
         _count(hits=int(there.sum()), misses=int((~there).sum()))
     missing = np.flatnonzero(~there)
     _count(texts_encoded=len(missing))
-    wide = _widen(bert, len(missing), store)
+    wide = _widen(bert, n_texts, store)
     if wide is None:
         return Lookup(vectors, [(missing, made.subset(missing, bert.group))] if len(missing) else [], bert, None)
     by_length = missing[np.argsort(-made.tokenized.n_tokens[missing], kind="stable")]
@@ -270,12 +272,12 @@ def _take_found(
                 vectors[i, j] = found[key][[0] if pooling == "pooler" else list(bert.layers)]
 
 
-def _widen(bert: FrozenBert, n_missing: int, store: Store | None) -> FrozenBert | None:
+def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | None:
     """Take all layers and, where there is room, all poolings: a search over them then finds everything. None: do not keep."""
     if store is None:
         return None
     all_layers = tuple(range(bert.n_layers + 1))
-    per_pooling = n_missing * len(all_layers) * bert.hidden_size * 4  # bytes
+    per_pooling = n_texts * len(all_layers) * bert.hidden_size * 4  # bytes
     extra: tuple[Pooling, ...] = tuple(p for p in _FREE_POOLINGS if p not in bert.poolings)
     if store.room() >= per_pooling * (len(bert.poolings) + len(extra)):
         return replace(bert, layers=all_layers, poolings=(*bert.poolings, *extra))
