@@ -146,6 +146,16 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+def slow_varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
+    """Do what CUDA's kernel of this signature does, one text at a time on any device."""
+    out = []
+    for i in range(len(cu_q) - 1):
+        q = query[cu_q[i] : cu_q[i + 1]].transpose(0, 1)[None]
+        k, v = (x[cu_k[i] : cu_k[i + 1]].transpose(0, 1)[None] for x in (key, value))
+        out.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
+    return torch.cat(out)
+
+
 class HuggingFace:
     """The outside oracle: transformers' own tokenizer and forward, one text at a time, nothing of ours."""
 

@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipeline.bert import attention
 from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.batching import TokenBatch
+from tests.conftest import slow_varlen_attn
 
 HEADS, SIZE = 4, 8
 
@@ -101,12 +102,7 @@ def test_the_varlen_kernel_is_asked_in_its_own_terms(monkeypatch):
     def varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
         assert (cu_q.dtype, cu_k.dtype, max_k, num_splits) == (torch.int32, torch.int32, 9, 1)
         assert max_q == int(cu_q.diff().max())
-        out = []
-        for i in range(len(cu_q) - 1):
-            q = query[cu_q[i] : cu_q[i + 1]].transpose(0, 1)[None]
-            k, v = (x[cu_k[i] : cu_k[i + 1]].transpose(0, 1)[None] for x in (key, value))
-            out.append(scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
-        return torch.cat(out)
+        return slow_varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, scale=scale, num_splits=num_splits)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     starts = torch.from_numpy(batch.starts).int()

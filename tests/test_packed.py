@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModel
 
 from pipeline.bert.batching import TokenBatch
@@ -11,7 +10,7 @@ from pipeline.bert.checkpoint import installed_folder, resolve
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.bert.shape import ACTIVATIONS
 from pipeline.vectorizer import DEFAULT_MODEL
-from tests.conftest import TEXTS, build_model
+from tests.conftest import TEXTS, build_model, slow_varlen_attn
 
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
@@ -119,16 +118,7 @@ def test_an_encoder_of_all_layers_gives_those_below_too(tiny_bert, hugging_face)
 @pytest.fixture
 def slow_varlen(monkeypatch):
     """Replace CUDA's kernel by a slow one, so that the way to it is tested where there is no CUDA."""
-
-    def varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
-        out = []
-        for i in range(len(cu_q) - 1):
-            q = query[cu_q[i] : cu_q[i + 1]].transpose(0, 1)[None]
-            k, v = (x[cu_k[i] : cu_k[i + 1]].transpose(0, 1)[None] for x in (key, value))
-            out.append(scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
-        return torch.cat(out)
-
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", slow_varlen_attn)
 
 
 @pytest.mark.usefixtures("slow_varlen")
