@@ -4,13 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.artifact import load_pipeline, save_pipeline
+    from pipeline.artifact import ArtifactWarning, inspect_artifact, load_pipeline, save_pipeline, verify_artifact
     from pipeline.bert.catalogue import catalogue
     from pipeline.bert.checkpoint import CheckpointError
     from pipeline.bert.tokenizing import TruncationWarning
     from pipeline.datasets import load_reviews, read_table
     from pipeline.embedding_cache import cache_info, clear_cache
     from pipeline.evaluation import compare, evaluate
+    from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
     from pipeline.vectorizer import BertVectorizer
@@ -20,6 +21,8 @@ __version__ = "0.1.0"
 
 # name -> module: torch, transformers and pandas are imported when one of these is first touched.
 _HOME = {
+    "ArtifactError": "pipeline.saved.file_kind",
+    "ArtifactWarning": "pipeline.artifact",
     "BertVectorizer": "pipeline.vectorizer",
     "CacheWarning": "pipeline.vector_store",
     "CheckpointError": "pipeline.bert.checkpoint",
@@ -29,15 +32,19 @@ _HOME = {
     "clear_cache": "pipeline.embedding_cache",
     "compare": "pipeline.evaluation",
     "evaluate": "pipeline.evaluation",
+    "inspect_artifact": "pipeline.artifact",
     "load_pipeline": "pipeline.artifact",
     "load_reviews": "pipeline.datasets",
     "make_sentiment_pipeline": "pipeline.sentiment",
     "read_table": "pipeline.datasets",
     "save_pipeline": "pipeline.artifact",
+    "verify_artifact": "pipeline.artifact",
     "walk_text": "pipeline.walk",
 }
 
 __all__ = [
+    "ArtifactError",
+    "ArtifactWarning",
     "BertVectorizer",
     "CacheWarning",
     "CheckpointError",
@@ -48,11 +55,13 @@ __all__ = [
     "clear_cache",
     "compare",
     "evaluate",
+    "inspect_artifact",
     "load_pipeline",
     "load_reviews",
     "make_sentiment_pipeline",
     "read_table",
     "save_pipeline",
+    "verify_artifact",
     "walk_text",
 ]
 

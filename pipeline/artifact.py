@@ -1,23 +1,52 @@
-"""save_pipeline and load_pipeline: one fitted Pipeline, one joblib file. Used by cli."""
+"""One fitted Pipeline, one file that is verified when it is opened: save, load, inspect, verify. Used by cli."""
 
-import os
-import pickle
-import tempfile
+import io
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import joblib
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.bert.checkpoint import CheckpointError
+from pipeline.saved.allow_list import not_allowed
+from pipeline.saved.description import describe, plain, vectorizers_in
+from pipeline.saved.estimators import holds_memmap
+from pipeline.saved.file_kind import ArtifactError, file_kind
+from pipeline.saved.joblib_contents import ContentsError, read_contents
+from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, put_in_place, sha256_of, temporary_beside
+from pipeline.saved.opening import open_file
+from pipeline.saved.outline import outline_of, outline_of_skops
+from pipeline.saved.probes import ProbeError, check_probes, make_probes
+from pipeline.saved.skops_file import skops_names, skops_refused, skops_schema, write_skops
+from pipeline.saved.versions import differing_versions, installed_versions
+
+Format = Literal["joblib", "skops"]
+Verify = Literal["probes", "sha256", "size"]
 
 
-def save_pipeline(pipeline: Pipeline, path: str | Path) -> Path:
-    """Write a fitted pipeline to one file: whole or not at all.
+class ArtifactWarning(UserWarning):
+    """A saved pipeline was opened, or written, with less certainty than it could have."""
 
-    The file is an ordinary joblib file, written beside its target under another name, flushed to the disk and then renamed, so
-    that no reader ever sees half of it, and one that has the old file open keeps it.
+
+def save_pipeline(
+    pipeline: Pipeline,
+    path: str | Path,
+    *,
+    format: Format = "joblib",
+    probes: Any = None,
+    n_training_texts: int | None = None,
+    scores: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a fitted pipeline to one file, with a manifest beside it: whole or not at all.
+
+    The file is written under another name, flushed to the disk and renamed: no reader ever sees half of it, and one that has the
+    old file open keeps it. The manifest, ``<file>.json``, holds its hash, its versions, what is inside, and what it says of three
+    probe texts; `load_pipeline` compares. The file alone is enough to predict.
 
     Parameters
     ----------
@@ -25,6 +54,16 @@ def save_pipeline(pipeline: Pipeline, path: str | Path) -> Path:
         Fitted.
     path : str or Path
         Such as ``models/sentiment.joblib``; missing folders are made.
+    format : {"joblib", "skops"}, default="joblib"
+        ``"joblib"`` is an ordinary joblib file, whose weights are memory-mapped when it is opened. ``"skops"`` executes nothing
+        when it is opened, by anyone's loader, and is read into memory as a whole.
+    probes : list of str, DataFrame or array, optional
+        A few rows of what the pipeline predicts on, for the self-test; they are stored as they are. Three texts by default, which
+        do for every pipeline that takes texts.
+    n_training_texts : int, optional
+        For the manifest; by default the number of texts that the vectorizer was fitted on.
+    scores : mapping, optional
+        For the manifest: whatever numbers tell how good it is.
 
     Returns
     -------
@@ -35,37 +74,62 @@ def save_pipeline(pipeline: Pipeline, path: str | Path) -> Path:
     ------
     NotFittedError
         Before ``fit``.
+    ValueError
+        For probes that the pipeline cannot predict on.
     """
     if not isinstance(pipeline, Pipeline):
         raise TypeError(f"pipeline is a {type(pipeline).__name__}; a fitted scikit-learn Pipeline is expected.")
+    if format not in ("joblib", "skops"):
+        raise ValueError(f"format={format!r}; allowed are 'joblib' and 'skops'.")
     check_is_fitted(pipeline)
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file, such as {path / 'sentiment.joblib'}.")
+    described = describe(pipeline)
+    described["probes"] = _probes(pipeline, probes, described["vectorizers"])
+    if n_training_texts is not None:
+        described["n_training_texts"] = int(n_training_texts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            joblib.dump(pipeline, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with temporary_beside(path) as temporary:
+        if format == "skops":
+            write_skops(_without_memmaps(pipeline), temporary)
+        else:
+            with temporary.open("wb") as file:
+                joblib.dump(pipeline, file)
+        manifest = Manifest(
+            file=path.name,
+            format=format,
+            size=temporary.stat().st_size,
+            sha256=sha256_of(temporary),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=installed_versions(),
+            scores=None if scores is None else plain(scores, "scores"),
+            **described,
+        )
+        put_in_place(temporary, path, manifest)
     return path
 
 
-def load_pipeline(path: str | Path) -> Pipeline:
-    """Open a file written by `save_pipeline`; its weights are memory-mapped, so opening is fast and processes share them.
+def load_pipeline(
+    path: str | Path, *, verify: Verify = "probes", sha256: str | None = None, trusted: Iterable[str] = ()
+) -> Pipeline:
+    """Open a file written by `save_pipeline`, and be sure of it.
 
-    A joblib file is a pickle: opening one runs what its author put into it. Open only files you trust.
+    In this order: what kind of file it is; its size and hash by the manifest; every name in it, against a list of what a saved
+    pipeline may name; only then is it unpickled, by an unpickler that follows no other name; then its versions; and last a
+    self-test: it must say of the probe texts what it said when it was saved. Large arrays, so the weights, are memory-mapped:
+    opening is fast, and processes share them.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        The file; of ``joblib.dump`` or skops too, which then has no manifest to be compared with.
+    verify : {"probes", "sha256", "size"}, default="probes"
+        How far to go: self-test, hash and size; hash and size; or size alone. The names are always checked.
+    sha256 : str, optional
+        The file's hash as you know it from elsewhere; the manifest beside a file is as trustworthy as the file.
+    trusted : iterable of str
+        Names that this file may use beside those of the list, such as ``"my_package.MyTransformer"``.
 
     Returns
     -------
@@ -76,45 +140,176 @@ def load_pipeline(path: str | Path) -> Pipeline:
     ------
     FileNotFoundError
         Where there is no such file.
-    ValueError
-        Where the file is empty, damaged, or no pipeline.
+    ArtifactError
+        Where it is another kind of file, damaged, not the one that was saved, names what is not allowed, is of a newer version,
+        or fails its self-test; the message says which.
+
+    Warns
+    -----
+    ArtifactWarning
+        Where there is no manifest, or it was made with other versions.
+    """
+    if verify not in ("probes", "sha256", "size"):
+        raise ValueError(f"verify={verify!r}; allowed are 'probes', 'sha256' and 'size'.")
+    path = Path(path)
+    pipeline, manifest = _open(path, hashed=verify != "size", sha256=sha256, trusted=trusted)
+    differing = differing_versions(_made_with(pipeline, manifest))
+    difference = None
+    if verify == "probes" and manifest is not None and manifest.probes is not None:
+        try:
+            difference = check_probes(pipeline, manifest.probes)
+        except ProbeError as error:
+            versions = f" It was made with {'; '.join(differing)}." if differing else ""
+            raise ArtifactError(f"{path} fails its self-test: {error}.{versions}") from error
+    if manifest is None:
+        warnings.warn(
+            f"{path} has no manifest ({manifest_path(path).name}): the names in it were checked, but not whether it is the file "
+            "that was saved. save_pipeline writes one.",
+            ArtifactWarning,
+            stacklevel=2,
+        )
+    if differing:
+        tested = (
+            "It was not tested on its probe texts."
+            if difference is None
+            else f"Its probe texts come out as they did then (to {difference:.1g})."
+        )
+        warnings.warn(f"{path} was made with {'; '.join(differing)}. {tested}", ArtifactWarning, stacklevel=2)
+    return pipeline
+
+
+def verify_artifact(path: str | Path, *, sha256: str | None = None, trusted: Iterable[str] = ()) -> dict[str, Any]:
+    """Check everything about a saved file that can be checked: hashes, names, weights, probe texts.
+
+    Parameters
+    ----------
+    path, sha256, trusted
+        As for `load_pipeline`.
+
+    Returns
+    -------
+    dict
+        ``size``, ``sha256`` (of the file), ``names`` (how many, all allowed), ``weights`` (the sha256 of each model's weights),
+        ``versions`` (those that differ) and ``probes``: ``n``, ``difference`` and ``tolerance``, or None where it has none.
+
+    Raises
+    ------
+    ArtifactError
+        At the first thing that is wrong; also where there is no manifest to compare with.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}; train writes one.")
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head.startswith(b"\x80"):  # every pickle of protocol 2 or later starts so
-        raise ValueError(f"{path} is no saved pipeline: {_what_it_is(head)}.")
+    pipeline, manifest = _open(path, hashed=True, sha256=sha256, trusted=trusted)
+    if manifest is None:
+        raise ArtifactError(f"{path} has no manifest ({manifest_path(path).name}), so there is nothing to verify it by.")
+    weights = {}
     try:
-        loaded: Any = joblib.load(path, mmap_mode="c")  # "c": a stray write stays in this process
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{path} needs the module {error.name!r}, which is not to be had here. If that is 'pipeline...', another folder "
-            "or file called 'pipeline' may stand in its place; start Python elsewhere."
-        ) from error
-    except AttributeError as error:
-        raise ValueError(
-            f"{path} needs something that its module does not have here: {error}. Define or import it first."
-        ) from error
-    except CheckpointError as error:
-        raise ValueError(f"{path}: {error}") from error
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, IndexError, MemoryError) as error:
-        raise ValueError(f"{path} is damaged or cut short ({type(error).__name__}: {error}). Copy or train it again.") from error
-    if not isinstance(loaded, Pipeline):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a Pipeline.")
-    return loaded
+        for vectorizer in vectorizers_in(pipeline):
+            weights[vectorizer.source_["model"]] = vectorizer.verify_weights()
+        difference = None if manifest.probes is None else check_probes(pipeline, manifest.probes)
+    except (CheckpointError, ProbeError) as error:
+        raise ArtifactError(f"{path} fails its self-test: {error}.") from error
+    return {
+        "size": manifest.size,
+        "sha256": manifest.sha256,
+        "names": len(inspect_artifact(path)["names"]),
+        "weights": weights,
+        "versions": differing_versions(_made_with(pipeline, manifest)),
+        "probes": None
+        if manifest.probes is None
+        else {"n": len(manifest.probes["inputs"]), "difference": difference, "tolerance": manifest.probes["tolerance"]},
+    }
 
 
-def _what_it_is(head: bytes) -> str:
-    if not head:
-        return "it is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer; run git lfs pull"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page; the download went wrong"
-    if head.startswith(b"PK"):
-        return "it is a zip archive"
-    if head.startswith((b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22M\x18")):
-        return "it is compressed, and a compressed file cannot be memory-mapped; load it with joblib.load and save it again"
-    return "it is not a joblib file"
+def inspect_artifact(path: str | Path) -> dict[str, Any]:
+    """Look into a saved file without unpickling it: nothing in it is called or trusted, nothing imported but scikit-learn's own.
+
+    Parameters
+    ----------
+    path : str or Path
+        A joblib or skops file, also one that `load_pipeline` refuses.
+
+    Returns
+    -------
+    dict
+        ``path``, ``format``, ``size``, ``names`` (every class and function that it names), ``refused`` (those of them that
+        `load_pipeline` would refuse; None for a .skops file where skops is not installed), ``arrays`` (shape, dtype and bytes of
+        each; joblib only), ``contents`` (the objects as nested dicts and lists, long values cut) and ``manifest`` (a dict as it
+        stands beside the file, or None; nobody checked it here).
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ArtifactError
+        Where it is another kind of file, or damaged.
+    """
+    path = Path(path)
+    kind = file_kind(path)
+    try:
+        found = Manifest.read(path)
+        manifest = None if found is None else json.loads(found.to_json())
+    except ManifestError as error:
+        manifest = {"error": str(error)}
+    if kind == "skops":
+        schema = skops_schema(path)
+        names, refused, arrays, contents = skops_names(schema), skops_refused(path), [], outline_of_skops(schema)
+    else:
+        try:
+            read = read_contents(path)
+        except ContentsError as error:
+            raise ArtifactError(f"{path} cannot be read: {error}. Copy or train it again.") from error
+        names, refused, contents = list(read.names), not_allowed(read.names), outline_of(read.root)
+        arrays = [{"shape": a.shape, "dtype": a.dtype, "n_bytes": a.n_bytes} for a in read.arrays]
+    return {
+        "path": str(path),
+        "format": kind,
+        "size": path.stat().st_size,
+        "names": names,
+        "refused": refused,
+        "arrays": arrays,
+        "contents": contents,
+        "manifest": manifest,
+    }
+
+
+# ---- the parts
+
+
+def _open(path: Path, *, hashed: bool, sha256: str | None, trusted: Iterable[str]) -> tuple[Pipeline, Manifest | None]:
+    opened, manifest = open_file(path, hashed=hashed, sha256=sha256, trusted=frozenset(trusted))
+    if not isinstance(opened, Pipeline):
+        raise ArtifactError(f"{path} holds a {type(opened).__name__}, not a Pipeline.")
+    return opened, manifest
+
+
+def _made_with(pipeline: Pipeline, manifest: Manifest | None) -> Mapping[str, str]:
+    if manifest is not None:
+        return manifest.versions
+    return next((vectorizer.made_with for vectorizer in vectorizers_in(pipeline) if vectorizer.made_with), {})
+
+
+def _probes(pipeline: Pipeline, rows: Any, vectorizers: list[dict[str, Any]]) -> dict[str, Any] | None:
+    half = any(vectorizer["dtype"] != "float32" for vectorizer in vectorizers)
+    try:
+        return dict(plain(make_probes(pipeline, rows, half=half), "probes"))
+    except Exception as error:
+        if rows is not None:
+            raise ValueError(f"The pipeline cannot predict on these probes ({type(error).__name__}: {error}).") from error
+        warnings.warn(
+            f"The pipeline does not predict on plain texts ({type(error).__name__}: {error}), so its file has no self-test. "
+            "Give it a few rows: save_pipeline(..., probes=X[:3]).",
+            ArtifactWarning,
+            stacklevel=3,
+        )
+        return None
+
+
+def _without_memmaps(pipeline: Pipeline) -> Pipeline:
+    """Return a pipeline without numpy.memmap, which skops writes and cannot read: by way of a joblib file in memory."""
+    if not holds_memmap(pipeline):
+        return pipeline
+    file = io.BytesIO()
+    joblib.dump(pipeline, file)
+    file.seek(0)
+    copy: Pipeline = joblib.load(file)
+    return copy

@@ -103,9 +103,10 @@ def train(
         table = compare(train_set[text], train_set[label], model=candidate, cv=cv)
         _print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
     candidate.fit(train_set[text], train_set[label])
-    _print_scores(console, evaluate(candidate, test_set[text], test_set[label]), "On the held-out texts")
+    scores = evaluate(candidate, test_set[text], test_set[label])
+    _print_scores(console, scores, "On the held-out texts")
     candidate.set_params(bertvectorizer__progress=False)
-    path = save_pipeline(candidate, out)
+    path = save_pipeline(candidate, out, scores={"held out": scores})
     console.print(f"Saved {path} ({path.stat().st_size / 1e6:.0f} MB). Loaded again, it says:")
     _print_labels(console, load_pipeline(path), list(EXAMPLES))
 
@@ -161,6 +162,38 @@ def evaluate(
         table = _read(data, [text, label], encoding, sep)
     scores = evaluation.evaluate(_with_progress(load_pipeline(model)), table[text], table[label])
     _print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A saved pipeline, .joblib or .skops.")] = DEFAULT_ARTIFACT,
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Show what is in a saved pipeline without unpickling it: also one that is not to be trusted."""
+    from pipeline.artifact import inspect_artifact
+    from pipeline.saved.printing import describe_inspection
+
+    found = inspect_artifact(file)
+    if json:
+        from json import dumps
+
+        print(dumps(found, indent=2))
+        return
+    for line in describe_inspection(found):
+        print(line)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A saved pipeline.")] = DEFAULT_ARTIFACT,
+    sha256: Annotated[str | None, typer.Option(help="The hash it must have, as you know it from elsewhere.")] = None,
+) -> None:
+    """Check a saved pipeline: the hashes of file and weights, every name in it, and its answers to the probe texts."""
+    from pipeline.artifact import verify_artifact
+    from pipeline.saved.printing import describe_verification
+
+    for line in describe_verification(file, verify_artifact(file, sha256=sha256)):
+        print(line)
 
 
 @app.command()

@@ -276,7 +276,7 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     """Take all layers and, where there is room, all poolings: a search over them then finds everything. None: do not keep."""
     if store is None:
         return None
-    all_layers = tuple(range(bert.n_layers + 1))
+    all_layers = tuple(range(bert.deepest_layer + 1))
     per_pooling = n_texts * len(all_layers) * bert.hidden_size * 4  # bytes
     extra: tuple[Pooling, ...] = tuple(p for p in _FREE_POOLINGS if p not in bert.poolings)
     if store.room() >= per_pooling * (len(bert.poolings) + len(extra)):

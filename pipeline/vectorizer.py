@@ -17,14 +17,15 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from pipeline import __version__
 from pipeline.bert.checkpoint import Checkpoint, CheckpointError, resolve
-from pipeline.bert.encoder import DType
+from pipeline.bert.cut import cut
+from pipeline.bert.encoder import DType, choose_device, device_here
 from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation, TruncationWarning
 from pipeline.embedding_cache import encode, open_store
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
+from pipeline.saved.versions import installed_versions
 from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, check_words, take_columns
 from pipeline.token_frames import token_frame, word_frame
 
@@ -430,9 +431,18 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self.max_length_ = bert.max_length
         self.source_ = checkpoint.source
         self._checkpoint: Checkpoint | None = checkpoint
+        self._to_save: Checkpoint | None = None
+        self._made_with: dict[str, Any] | None = None
 
     def _bert(self) -> FrozenBert:
         """Return the fitted choice; device, dtype and batch_tokens may have changed since fit."""
+        device, dtype = device_here(self.device, self.dtype) if self.made_with is not None else (self.device, self.dtype)
+        if device != self.device or dtype != self.dtype:
+            warnings.warn(
+                f"Fitted with device={self.device!r}, dtype={self.dtype!r}, which this machine cannot do; running with 'auto'. "
+                "Features differ in the last digits. set_params(device='auto', dtype='auto') makes it so for good.",
+                stacklevel=4,
+            )
         return FrozenBert(
             self._get_checkpoint(),
             self.n_layers_,
@@ -442,8 +452,8 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             self.max_length_,
             self.truncation,
             self.batch_tokens,
-            self.device,
-            self.dtype,
+            device,
+            dtype,
         )
 
     def _poolings(self) -> tuple[Pooling, ...]:
@@ -538,6 +548,43 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             layers = [f"layer{self.combine}"]
         return [f"{p}_{layer}_{i:0{width}d}" for p in poolings for layer in layers for i in range(self.hidden_size_)]
 
+    # ---- for artifacts
+
+    @property
+    def made_with(self) -> dict[str, str] | None:
+        """The versions that a vectorizer from a file was fitted with; None of one that was fitted here."""
+        return self.__dict__.get("_made_with")
+
+    def runs_on(self) -> tuple[str, str]:
+        """Return the device and the precision that `transform` runs in on this machine.
+
+        Returns
+        -------
+        device, dtype : str
+            Such as ``"cuda:0"`` and ``"float16"``.
+        """
+        asked = device_here(self.device, self.dtype) if self.made_with is not None else (self.device, self.dtype)
+        device, dtype = choose_device(*asked)
+        return str(device), str(dtype).removeprefix("torch.")
+
+    def verify_weights(self) -> str:
+        """Compare the bytes of the weights with their hash.
+
+        Returns
+        -------
+        str
+            The sha256 of the weights that are here.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        CheckpointError
+            Where the model is not to be had, or is another one.
+        """
+        check_is_fitted(self)
+        return self._get_checkpoint().verify()
+
     # ---- scikit-learn's hooks
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -556,32 +603,36 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
         state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("_skl_callbacks", None)
-        checkpoint: Checkpoint | None = state.pop("_checkpoint", None)
+        for name in ("_skl_callbacks", "_checkpoint", "_to_save"):
+            state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
-            state["_made_with"] = {"state_version": STATE_VERSION, "pipeline": __version__}
+            state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
             if self.weights_in_artifact:
-                checkpoint = checkpoint or self._get_checkpoint()
-                state["_checkpoint"] = {
-                    "config_json": checkpoint.config_json,
-                    "tokenizer_json": checkpoint.tokenizer_json,
-                    "weights": checkpoint.weights,
-                }
+                state["_checkpoint"] = self._checkpoint_to_save().to_state()
         return state
+
+    def _checkpoint_to_save(self) -> Checkpoint:
+        """Return the model without what is never run, where that saves space; the same object each time."""
+        if self._to_save is None:
+            depth = self.n_layers_ if "pooler" in self._poolings() else max(self.layers_)
+            self._to_save = cut(self._get_checkpoint(), depth, with_pooler="pooler" in self._poolings())
+        return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        made_with = state.pop("_made_with", None)
+        made_with = state.get("_made_with")
         if made_with is not None and made_with["state_version"] > STATE_VERSION:
             raise CheckpointError(
-                f"This BertVectorizer was saved by version {made_with['pipeline']} of pipeline, this is {__version__}, which "
-                "does not know its format. Upgrade to open it."
+                f"This BertVectorizer was saved by version {made_with['pipeline']} of pipeline, in state "
+                f"{made_with['state_version']}; this is version {installed_versions()['pipeline']}, which knows states up to "
+                f"{STATE_VERSION}. Upgrade to open it."
             )
         carried = state.pop("_checkpoint", None)
         super().__setstate__(state)
         if made_with is not None:
-            self._checkpoint = None if carried is None else Checkpoint(**carried, source=self.source_)
+            self._checkpoint = None if carried is None else Checkpoint.from_state(carried, self.source_)
+            self._to_save = self._checkpoint
 
 
 def _progress_bar(show: bool) -> Any:

@@ -49,7 +49,27 @@ ARROWS = {
         "bert.shape",
         "bert.tokenizing",
     },
+    "pipeline.bert.cut": {"bert.checkpoint", "bert.shape"},
     "pipeline.vector_store": set(),
+    "pipeline.saved.versions": {""},
+    "pipeline.saved.joblib_contents": set(),
+    "pipeline.saved.allow_list": {"saved.joblib_contents"},
+    "pipeline.saved.skops_file": {"saved.allow_list"},
+    "pipeline.saved.file_kind": {"saved.skops_file"},
+    "pipeline.saved.manifest": set(),
+    "pipeline.saved.opening": {
+        "bert.checkpoint",
+        "saved.allow_list",
+        "saved.file_kind",
+        "saved.joblib_contents",
+        "saved.manifest",
+        "saved.skops_file",
+    },
+    "pipeline.saved.outline": {"saved.joblib_contents"},
+    "pipeline.saved.estimators": set(),
+    "pipeline.saved.description": {"saved.estimators"},
+    "pipeline.saved.probes": set(),
+    "pipeline.saved.printing": set(),
     "pipeline.layer_mix": set(),
     "pipeline.embedding_cache": {
         "vector_store",
@@ -61,12 +81,13 @@ ARROWS = {
     },
     "pipeline.token_frames": {"bert.embedding", "bert.tokenizing"},
     "pipeline.vectorizer": {
-        "",  # __version__
         "texts",
         "token_frames",
         "embedding_cache",
         "layer_mix",
+        "saved.versions",
         "bert.checkpoint",
+        "bert.cut",
         "bert.encoder",
         "bert.frozen",
         "bert.pooling",
@@ -74,7 +95,15 @@ ARROWS = {
     },
     "pipeline.walk": {"texts", "vectorizer", "bert.checkpoint", "bert.encoder", "bert.shape", "bert.tokenizing"},
     "pipeline.sentiment": {"vectorizer"},
-    "pipeline.artifact": {"bert.checkpoint"},
+    "pipeline.artifact": {
+        "bert.checkpoint",
+        *(
+            f"saved.{room}"
+            for room in (
+                "allow_list description estimators file_kind joblib_contents manifest opening outline probes skops_file versions"
+            ).split()
+        ),
+    },
     "pipeline.evaluation": {"sentiment", "texts"},
     "pipeline.cli": {
         "",
@@ -83,6 +112,7 @@ ARROWS = {
         "bert.checkpoint",
         "datasets",
         "evaluation",
+        "saved.printing",
         "sentiment",
         "vectorizer",
         "walk",
@@ -137,7 +167,17 @@ def test_the_bert_room_knows_no_scikit_learn_and_no_pandas(module):
     assert not {"sklearn", "pandas"} & {name.split(".")[0] for name in top_level_imports(MODULES[module])}
 
 
-@pytest.mark.parametrize("module", ["pipeline.texts", "pipeline.datasets", "pipeline.bert.hub", "pipeline.bert.catalogue"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pipeline.texts",
+        "pipeline.datasets",
+        "pipeline.bert.hub",
+        "pipeline.bert.catalogue",
+        "pipeline.artifact",
+        *sorted(m for m in MODULES if m.startswith("pipeline.saved")),
+    ],
+)
 def test_rooms_that_need_no_torch_import_none(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP).stdout == "[]\n"

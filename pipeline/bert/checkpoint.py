@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -57,12 +57,22 @@ class Checkpoint:
     source : dict
         ``model`` (as asked for), ``kind`` (``"folder"``, ``"installed copy"``, ``"hub cache"``, ``"hub"``), ``revision``
         (the hub's commit, or None) and ``sha256`` (file name -> hash of the three files).
+    depth : int or None
+        Encoder layers whose weights are here; None is all of the model's.
+    weights_sha256 : str or None
+        Of ``weights``, where they are not the whole file; None is that of ``source``.
+    verified : bool
+        Whether the hashes were taken from these very bytes. What comes out of an artifact is verified by `verify`, when its
+        encoder is built.
     """
 
     config_json: str
     tokenizer_json: str
     weights: np.ndarray
     source: dict[str, Any]
+    depth: int | None = None
+    weights_sha256: str | None = None
+    verified: bool = True
 
     @property
     def config(self) -> dict[str, Any]:
@@ -72,8 +82,63 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """One hash over config, tokenizer and weights."""
-        return hashlib.sha256(json.dumps(self.source["sha256"], sort_keys=True).encode()).hexdigest()
+        """One hash over config, tokenizer and the weights that are here."""
+        hashes = self.source["sha256"] if self.weights_sha256 is None else {**self.source["sha256"], "here": self.weights_sha256}
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what an artifact carries: strings, numbers and the one array."""
+        return {
+            "config_json": self.config_json,
+            "tokenizer_json": self.tokenizer_json,
+            "weights": self.weights,
+            "depth": self.depth,
+            "weights_sha256": self.weights_sha256,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], source: dict[str, Any]) -> Self:
+        """Take what an artifact carried, and compare config and tokenizer with their hashes; the weights are left to `verify`.
+
+        Raises
+        ------
+        CheckpointError
+            Where they are not those that the vectorizer was fitted with.
+        """
+        for name, text in ((CONFIG, state["config_json"]), (TOKENIZER, state["tokenizer_json"])):
+            if not isinstance(text, str) or hashlib.sha256(text.encode()).hexdigest() != source["sha256"][name]:
+                raise CheckpointError(
+                    f"The {name} in this file is not the one that the vectorizer was fitted with (sha256 "
+                    f"{source['sha256'][name]}). The file is damaged or was tampered with: copy or train it again."
+                )
+        # asarray: a plain array over the file's mapping, which skops and loky understand
+        return cls(**{**state, "weights": np.asarray(state["weights"])}, source=source, verified=False)
+
+    def verify(self) -> str:
+        """Compare the weights with their hash, where that was not done yet.
+
+        Returns
+        -------
+        str
+            The sha256 of the weights that are here.
+
+        Raises
+        ------
+        CheckpointError
+            Where they differ.
+        """
+        expected: str = self.weights_sha256 or self.source["sha256"][WEIGHTS]
+        if self.verified:
+            return expected
+        found = hashlib.sha256(self.weights.data).hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"The weights of {self.source['model']!r} in this file have sha256 {found}; it was made with {expected}. "
+                f"The file is "
+                "damaged, or was written over in place while it was open: copy or train it again."
+            )
+        object.__setattr__(self, "verified", True)
+        return expected
 
     def tensor_table(self) -> dict[str, dict[str, Any]]:
         """Read the header of the weights: tensor name -> ``dtype``, ``shape``, ``data_offsets``.

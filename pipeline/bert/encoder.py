@@ -97,6 +97,7 @@ def load_encoder(
     with _loaded_lock:  # held while loading: two threads that want the same model load it once
         if key not in _loaded:
             _cure_fork()
+            checkpoint.verify()  # encoders are shared by content: no other bytes may come under this name
             _n_loads += 1
             _loaded[key] = (
                 PackedEncoder(checkpoint, depth, where, precision, varlen=where.type != "cpu")
@@ -114,6 +115,26 @@ def _cure_fork() -> None:
     """Keep forked children from hanging: libgomp's thread pool dies in a fork, and a forward pass would wait for it."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+def device_here(device: str, dtype: DType) -> tuple[str, DType]:
+    """Return device and dtype for a vectorizer that was fitted on another machine: as asked for, or else what suits this one.
+
+    Parameters
+    ----------
+    device, dtype : str
+        As for `choose_device`.
+
+    Returns
+    -------
+    device, dtype : str
+        Both ``"auto"`` where this machine has no such device.
+    """
+    try:
+        choose_device(device, dtype)
+    except ValueError:
+        return "auto", "auto"
+    return device, dtype
 
 
 def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, torch.dtype]:

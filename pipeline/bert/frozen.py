@@ -117,6 +117,11 @@ class FrozenBert:
         )
 
     @property
+    def deepest_layer(self) -> int:
+        """The deepest layer whose weights are here: an artifact may carry fewer than the model has."""
+        return self.n_layers if self.checkpoint.depth is None else self.checkpoint.depth
+
+    @property
     def tokenizer(self) -> TextTokenizer:
         """Texts -> token ids, cut to length."""
         return TextTokenizer(self.checkpoint.tokenizer_json, self.max_length, self.truncation)

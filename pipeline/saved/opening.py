@@ -1,0 +1,125 @@
+"""Opening a saved file: the manifest that fits it, the names in it, then the object; every failure named. Used by artifact."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.bert.checkpoint import CheckpointError
+from pipeline.saved.allow_list import NotAllowedError, not_allowed, unpickle_allowed
+from pipeline.saved.file_kind import ArtifactError, file_kind
+from pipeline.saved.joblib_contents import ContentsError, read_contents
+from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, sha256_of
+from pipeline.saved.skops_file import read_skops
+
+_ATTEMPTS = 20  # to find a file and its manifest as a pair, while others save
+
+
+def open_file(path: Path, *, hashed: bool, sha256: str | None, trusted: frozenset[str]) -> tuple[Any, Manifest | None]:
+    """Open a saved file and the manifest that fits it; while others save, until both are of one moment.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    hashed : bool
+        Whether to compare its hash with the manifest's, or its size alone.
+    sha256 : str or None
+        The hash it must have.
+    trusted : frozenset of str
+        Names allowed on top of the list.
+
+    Returns
+    -------
+    object : Any
+        What it holds.
+    manifest : Manifest or None
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ArtifactError
+        Where it is another kind of file, damaged, another one than the manifest says, or names what is not allowed.
+    """
+    for attempt in range(_ATTEMPTS):
+        before = _moment(path)
+        try:
+            kind = file_kind(path)
+            manifest = _matching_manifest(path, hashed, sha256)
+            opened = _read(path, kind, trusted)
+        except ArtifactError:
+            if _moment(path) != before and attempt < _ATTEMPTS - 1:
+                continue
+            raise
+        if _moment(path) == before or attempt == _ATTEMPTS - 1:
+            break
+    return opened, manifest
+
+
+def _moment(path: Path) -> tuple[Any, ...]:
+    """Return what changes when the file or its manifest is replaced."""
+    found = []
+    for one in (path, manifest_path(path)):
+        try:
+            stat = one.stat()
+            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        except OSError:
+            found.append((0, 0, 0))
+    return tuple(found)
+
+
+def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest | None:
+    try:
+        manifest = Manifest.read(path)
+        size = path.stat().st_size
+        found = sha256_of(path) if hashed or sha256 is not None else None
+        if sha256 is not None and found != sha256.lower():
+            raise ArtifactError(f"{path} has sha256 {found}, not {sha256}, which you asked for: it is another file.")
+        if manifest is None:
+            return None
+        matching = manifest.matching(size, found)
+    except ManifestError as error:
+        raise ArtifactError(str(error)) from error
+    if matching is None:
+        told = f"{size} bytes, not {manifest.size}" if size != manifest.size else f"sha256 {found}, not {manifest.sha256}"
+        raise ArtifactError(
+            f"{path} is not the file that was saved: it has {told}, as {manifest_path(path).name} says. It is damaged, "
+            f"cut short or "
+            "was changed: copy or train it again. If another program wrote it on purpose, delete the manifest."
+        )
+    return matching if matching.versions else None  # of a file that had none, and is being replaced
+
+
+def _read(path: Path, kind: str, trusted: frozenset[str]) -> Any:
+    try:
+        if kind == "skops":
+            return read_skops(path, trusted)
+        refused = not_allowed(read_contents(path).names, trusted)
+        if refused:
+            raise NotAllowedError(f"it names {', '.join(refused)}: not on the list of what a saved pipeline may name")
+        return unpickle_allowed(path, trusted)
+    except (Warning, OSError):  # nothing is wrong with what the file says
+        raise
+    except Exception as error:  # a damaged file fails in any way at all
+        raise ArtifactError(_what_is_wrong(path, error)) from error
+
+
+def _what_is_wrong(path: Path, error: Exception) -> str:
+    if isinstance(error, NotAllowedError):
+        return (
+            f"{path} is refused: {error}. Nothing of it was run. inspect_artifact shows what is inside; if the author is to be "
+            "trusted, load_pipeline(path, trusted=[...]) takes further names."
+        )
+    if isinstance(error, ContentsError):
+        return f"{path} cannot be read: {error}. Copy or train it again."
+    if isinstance(error, CheckpointError):
+        return f"{path}: {error}"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{path} needs the module {error.name!r}, which is not to be had here. If that is 'pipeline...', another folder "
+            "or file called 'pipeline' may stand in its place; start Python elsewhere."
+        )
+    if isinstance(error, ImportError):
+        return str(error)
+    if isinstance(error, AttributeError):
+        return f"{path} needs something that its module does not have here: {error}. Define or import it first."
+    return f"{path} is damaged or cut short ({type(error).__name__}: {error}). Copy or train it again."

@@ -1,0 +1,107 @@
+"""What inspect and verify found, as lines for a terminal. Used by cli."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def describe_inspection(found: dict[str, Any]) -> Iterator[str]:
+    """Give the lines that say what `inspect_artifact` found; control characters in the file's own texts are escaped.
+
+    Parameters
+    ----------
+    found : dict
+        From `pipeline.inspect_artifact`.
+    """
+    yield f"{found['path']}: {found['format']}, {found['size'] / 1e6:.1f} MB"
+    refused = found["refused"]
+    if refused is None:
+        yield f"names     {len(found['names'])}; which of them would be refused is known only where skops is installed"
+    elif refused:
+        yield f"REFUSED   {', '.join(map(_safe, refused))}: load_pipeline will not open this file"
+    else:
+        yield f"names     {len(found['names'])}, all allowed"
+    for name in found["names"]:
+        yield f"          {_safe(name)}{' <- REFUSED' if name in (refused or ()) else ''}"
+    yield from _describe_manifest(found["manifest"])
+    yield "contents"
+    yield from _describe_contents(found["contents"], 1)
+
+
+def _describe_manifest(manifest: dict[str, Any] | None) -> Iterator[str]:
+    if manifest is None:
+        yield "manifest  none"
+        return
+    if "error" in manifest:
+        yield f"manifest  {_safe(manifest['error'])}"
+        return
+    yield "manifest  (as it stands beside the file; run_pipeline.py verify compares)"
+    for key in ("sha256", "created", "classes", "n_training_texts", "scores"):
+        if manifest.get(key) is not None:
+            yield f"  {key}: {_safe(manifest[key])}"
+    yield "  versions: " + ", ".join(f"{_safe(name)} {_safe(version)}" for name, version in manifest["versions"].items())
+    for vectorizer in manifest["vectorizers"]:
+        for key, value in vectorizer.items():
+            yield f"  {_safe(key)}: {_safe(value)}"
+    probes = manifest["probes"]
+    if probes is None:
+        yield "  probes: none, so it has no self-test"
+        return
+    yield f"  probes, by {_safe(probes['method'])}:"
+    for text, output in zip(probes["inputs"], probes["outputs"], strict=False):
+        shown = (
+            [round(value, 4) if isinstance(value, float) else value for value in output] if isinstance(output, list) else output
+        )
+        yield f"    {_safe(shown)[:100]}  {_safe(text)}"
+
+
+def _describe_contents(value: Any, depth: int) -> Iterator[str]:
+    pad = "  " * depth
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    elif isinstance(value, list):
+        pairs = [("-", one) for one in value]
+    else:
+        pairs = [("-", value)]
+    for key, one in pairs:
+        label = _safe(key) if key == "-" else f"{_safe(key)}:"
+        if isinstance(one, (dict, list)) and one and not _is_short(one):
+            yield f"{pad}{label}"
+            yield from _describe_contents(one, depth + 1)
+        else:
+            yield f"{pad}{label} {_safe(one)}"
+
+
+def _is_short(value: dict[str, Any] | list[Any]) -> bool:
+    return isinstance(value, list) and not any(isinstance(one, (dict, list)) for one in value) and len(str(value)) < 100
+
+
+def describe_verification(path: Path, found: dict[str, Any]) -> Iterator[str]:
+    """Give the lines that say what `verify_artifact` found, one check a line.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    found : dict
+        From `pipeline.verify_artifact`.
+    """
+    yield f"{path}: whole and as it was saved"
+    yield f"  size      {found['size']} bytes, as in the manifest"
+    yield f"  sha256    {found['sha256']}, as in the manifest"
+    yield f"  names     {found['names']}, all allowed"
+    for model, sha256 in found["weights"].items():
+        yield f"  weights   of {_safe(model)}: sha256 {sha256}"
+    versions = found["versions"]
+    yield f"  versions  {'; '.join(map(_safe, versions)) if versions else 'the same as it was made with'}"
+    probes = found["probes"]
+    if probes is None:
+        yield "  probes    none in the manifest: no self-test"
+    else:
+        answered = f"{probes['n']} answered as when it was saved"
+        yield f"  probes    {answered}, to {probes['difference']:.1g} (allowed {probes['tolerance']:g})"
+
+
+def _safe(value: Any) -> str:
+    """Return a value's text without what would steer a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))

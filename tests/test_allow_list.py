@@ -1,0 +1,298 @@
+"""The allow-list: scikit-learn's estimators come back, nothing else is imported, called, or made of bytes."""
+
+import os
+import pickle
+import sys
+import types
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from joblib.numpy_pickle import NumpyPickler
+from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifier, SGDClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, Normalizer, QuantileTransformer, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+from pipeline.saved.allow_list import NotAllowedError, is_allowed, not_allowed, unpickle_allowed
+from pipeline.saved.joblib_contents import read_contents
+
+X = np.random.default_rng(0).normal(size=(60, 5))
+Y = np.where(X[:, 0] > 0, "good", "bad")
+ESTIMATORS = [
+    LogisticRegression(),
+    LogisticRegressionCV(Cs=2, cv=2, use_legacy_attributes=False, l1_ratios=(0,), scoring=None),
+    RidgeClassifier(),
+    SGDClassifier(),
+    SGDClassifier(loss="log_loss"),
+    LinearSVC(),
+    SVC(),
+    GaussianNB(),
+    KNeighborsClassifier(),
+    KNeighborsClassifier(algorithm="ball_tree", metric="manhattan"),
+    DecisionTreeClassifier(),
+    RandomForestClassifier(n_estimators=3),
+    ExtraTreesClassifier(n_estimators=3),
+    GradientBoostingClassifier(n_estimators=3),
+    HistGradientBoostingClassifier(max_iter=3),
+    AdaBoostClassifier(n_estimators=3),
+    BaggingClassifier(n_estimators=3),
+    MLPClassifier((4,), max_iter=2000),
+    MLPClassifier((4,), solver="sgd", max_iter=2000, random_state=np.random.RandomState(0)),
+    CalibratedClassifierCV(LinearSVC(), cv=2),
+    OneVsRestClassifier(LogisticRegression()),
+    VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())]),
+    StackingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], cv=2),
+    make_pipeline(StandardScaler(), PCA(2), LogisticRegression()),
+    make_pipeline(QuantileTransformer(n_quantiles=10), TruncatedSVD(2), Normalizer(), LogisticRegression()),
+    make_pipeline(SelectKBest(f_classif, k=2), LogisticRegression()),
+    make_pipeline(ColumnTransformer([("a", StandardScaler(), [0, 1])], remainder="passthrough"), LogisticRegression()),
+    make_pipeline(FeatureUnion([("a", PCA(1)), ("b", "passthrough")]), LogisticRegression()),
+    make_pipeline(FunctionTransformer(), LogisticRegression()),
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "m.joblib"
+
+
+@pytest.mark.parametrize(
+    "estimator", ESTIMATORS, ids=lambda e: "-".join(type(s).__name__ for s in getattr(e, "steps", ((), e))[1:])
+)
+def test_what_scikit_learn_saves_comes_back_and_says_the_same(estimator, file):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=FutureWarning)
+        estimator.fit(X, Y)
+    joblib.dump(estimator, file)
+    assert not_allowed(read_contents(file).names) == []
+    assert unpickle_allowed(file).predict(X).tolist() == estimator.predict(X).tolist()
+
+
+@pytest.mark.parametrize("labels", [[True, False] * 30, [0, 1] * 30, ["a", "b"] * 30, np.array(["a", "b"] * 30, dtype=object)])
+def test_labels_of_all_kinds_come_back(labels, file):
+    joblib.dump(LogisticRegression().fit(X, labels), file)
+    assert unpickle_allowed(file).classes_.tolist() == sorted(set(np.asarray(labels).tolist()))
+
+
+def test_a_bag_of_words_comes_back(file):
+    texts = ["a good film", "a bad film"]
+    joblib.dump(make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0]), file)
+    assert unpickle_allowed(file).predict(texts).tolist() == [1, 0]
+
+
+def test_large_arrays_are_mapped_and_small_ones_are_read_and_all_are_plain(file):
+    joblib.dump([np.zeros(1 << 18), np.ones(10), np.asfortranarray(np.ones((600, 600)))], file)
+    large, small, fortran = unpickle_allowed(file)
+    assert {type(large), type(small), type(fortran)} == {np.ndarray}
+    assert isinstance(large.base, np.memmap)
+    assert not isinstance(small.base, np.memmap)
+    assert fortran.flags.f_contiguous
+    large[:] = 7  # copy on write: it stays here
+    assert not unpickle_allowed(file)[0].any()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "posix.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "builtins.exec",
+        "builtins.getattr",
+        "builtins.__import__",
+        "importlib.import_module",
+        "operator.attrgetter",
+        "operator.methodcaller",
+        "functools.partial",
+        "pickle.loads",
+        "joblib.load",
+        "joblib.numpy_pickle.load",
+        "joblib.memory.Memory",
+        "numpy.load",
+        "numpy.memmap",
+        "numpy.testing._private.utils.runstring",
+        "pkgutil.resolve_name",
+        "torch.load",
+        "pathlib.PosixPath",
+        "copyreg._reconstructor",
+        "sklearn.pipeline.Pipeline.fit",
+        "sklearn.pipeline.Pipeline.__init__.__globals__",
+        "sklearn.utils._testing.set_random_state",
+        "sklearn.base.clone",
+        "sklearn.pipeline.Memory",
+        "sklearn.pipeline.clone",
+        "sklearn.datasets._base.load_files",
+        "sklearn.externals.array_api_compat.numpy.array",
+        "sklearn.tests.test_base.MyEstimator",
+        "sklearn.no_such_module.Thing",
+        "sklearn..Pipeline",
+        "sklearn",
+        "",
+        ".",
+        "pipeline.vectorizer.BertVectorizer.fit",
+        "pipeline.cli.main",
+        "sklearnish.pipeline.Pipeline",
+    ],
+)
+def test_what_is_no_part_of_a_saved_pipeline_is_not_allowed(name):
+    assert not is_allowed(name)
+    assert is_allowed(name, [name])
+
+
+def test_estimators_are_allowed_by_the_place_where_they_are_defined():
+    assert is_allowed("sklearn.linear_model._logistic.LogisticRegression")
+    assert not is_allowed("sklearn.linear_model.LogisticRegression")  # files never name them so
+
+
+def pickled(*instructions):
+    return b"\x80\x04" + b"".join(instructions) + b"."
+
+
+def named(name):
+    module, _, attribute = name.rpartition(".")
+    return b"".join(pickle.SHORT_BINUNICODE + bytes([len(p)]) + p.encode() for p in (module, attribute)) + pickle.STACK_GLOBAL
+
+
+def text(value):
+    return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
+
+
+LOGISTIC = named("sklearn.linear_model._logistic.LogisticRegression")
+WRAPPER = named("joblib.numpy_pickle.NumpyArrayWrapper")
+DTYPE_O = named("numpy.dtype") + text("O8") + b"\x89\x88" + pickle.TUPLE3 + pickle.REDUCE
+ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
+
+
+@pytest.mark.parametrize(
+    ("instructions", "message"),
+    [
+        (named("os.system") + text("true") + pickle.TUPLE1 + pickle.REDUCE, "names os.system"),
+        (named("builtins.eval") + text("1") + pickle.TUPLE1 + pickle.REDUCE, "names builtins.eval"),
+        (b"cos\nsystem\n" + text("true") + pickle.TUPLE1 + pickle.REDUCE, "names os.system"),
+        (b"(" + text("true") + b"ios\nsystem\n", "pickle protocol 1"),
+        (b"(cos\nsystem\n" + text("true") + b"o", "names os.system"),
+        (LOGISTIC + b")" + pickle.REDUCE, "calls sklearn.linear_model._logistic.LogisticRegression instead of"),
+        (LOGISTIC + b"}b", "itself instead of an object of its own"),
+        (WRAPPER + b"N}" + text("read") + LOGISTIC + b"s" + pickle.TUPLE2 + b"b", "itself instead of an object"),
+        (
+            named("numpy.ndarray") + b"K\x01" + pickle.TUPLE1 + DTYPE_O + ADDRESS + pickle.TUPLE3 + pickle.REDUCE,
+            "calls numpy.ndarray",
+        ),
+        (named("numpy.ndarray") + b"K\x01" + pickle.TUPLE1 + pickle.NEWOBJ, "calls numpy.ndarray"),
+        (
+            named("numpy._core.multiarray.scalar") + DTYPE_O + ADDRESS + pickle.TUPLE2 + pickle.REDUCE,
+            "Python objects of bytes",
+        ),
+        (b"\x82\x01", "extension code 1"),
+        (WRAPPER + b")" + pickle.NEWOBJ + b"}(" + text("read") + LOGISTIC + b"ub", "in a way that joblib does not"),
+        (WRAPPER + b")" + pickle.NEWOBJ + b"}b", "in a way that joblib does not"),
+        (text("a str is called") + b")" + pickle.REDUCE, "calls 'a str is called'"),
+    ],
+)
+def test_a_pickle_that_does_what_no_saved_pipeline_does_is_refused(instructions, message, file):
+    file.write_bytes(pickled(instructions))
+    with pytest.raises(NotAllowedError, match=message):
+        unpickle_allowed(file)
+
+
+def bytes_called(dtype, file):
+    """Write eight bytes under another type."""
+
+    class Liar(NumpyPickler):
+        def _create_array_wrapper(self, array):
+            wrapper = super()._create_array_wrapper(array)
+            wrapper.dtype = np.dtype(dtype)
+            return wrapper
+
+    with file.open("wb") as out:
+        Liar(out).dump(np.frombuffer(b"A" * 8, dtype="V8"))
+
+
+@pytest.mark.parametrize("map_from", [1, 1 << 20])
+@pytest.mark.parametrize("dtype", [[("a", "O")], "O"])
+def test_bytes_are_never_taken_for_pointers_to_objects(dtype, map_from, file, monkeypatch):
+    """With a list of names alone this would be a way in: numpy maps any bytes as an array of objects."""
+    bytes_called(dtype, file)
+    assert joblib.load(file, mmap_mode="c").dtype.hasobject  # the control; reading an element would crash
+    assert not_allowed(["numpy.ndarray", "numpy.dtype", "joblib.numpy_pickle.NumpyArrayWrapper"]) == []
+    monkeypatch.setattr("pipeline.saved.allow_list._MAP_FROM", map_from)
+    with pytest.raises((NotAllowedError, KeyError)) as caught:  # KeyError: the bytes are no pickle
+        unpickle_allowed(file)
+    assert dtype == "O" or "hides Python objects in the type" in str(caught.value)
+
+
+def test_a_type_whose_flags_deny_its_objects_is_refused(file):
+    lying = named("numpy.dtype") + text("V8") + b"\x89\x88" + pickle.TUPLE3 + pickle.REDUCE
+    fields = b"}" + text("a") + DTYPE_O + b"K\x00" + pickle.TUPLE2 + b"s"
+    state = b"(K\x03" + text("|") + b"N" + text("a") + pickle.TUPLE1 + fields + b"K\x08K\x01K\x00" + pickle.TUPLE
+    file.write_bytes(pickled(lying, state, b"b"))
+    with pytest.raises(NotAllowedError, match="hides Python objects in the type"):
+        unpickle_allowed(file)
+
+
+class Mine(BaseEstimator):
+    def __init__(self, a=1):
+        self.a = a
+
+
+def test_names_that_the_user_trusts_are_allowed_too_by_their_full_name_only(file):
+    joblib.dump([Mine(5), FunctionTransformer(np.log1p)], file)
+    mine = f"{Mine.__module__}.Mine"
+    with pytest.raises(NotAllowedError, match=mine):
+        unpickle_allowed(file)
+    with pytest.raises(NotAllowedError, match="numpy"):
+        unpickle_allowed(file, [mine])
+    names = not_allowed(read_contents(file).names)
+    loaded = unpickle_allowed(file, names)
+    assert (loaded[0].a, loaded[1].func) == (5, np.log1p)
+
+
+def test_nothing_is_imported_for_a_name_that_is_refused(file):
+    module = types.ModuleType("not_imported_again")
+    module.Thing = type("Thing", (), {"__module__": module.__name__})
+    sys.modules[module.__name__] = module
+    joblib.dump(module.Thing(), file)
+    del sys.modules[module.__name__]
+    with pytest.raises(NotAllowedError, match=r"names not_imported_again\.Thing"):
+        unpickle_allowed(file)  # ModuleNotFoundError, had it been tried
+
+
+def test_a_joblib_that_reads_arrays_past_the_list_is_refused(file, monkeypatch):
+    joblib.dump(LogisticRegression(), file)
+    monkeypatch.setattr(joblib, "__version__", "1.5.3")
+    with pytest.raises(NotAllowedError, match=r"joblib 1\.5\.3 reads some arrays past any allow-list.*joblib>=1\.6"):
+        unpickle_allowed(file)
+
+
+def test_the_working_directory_is_not_where_allowed_names_come_from(file, tmp_path, monkeypatch):
+    joblib.dump(LogisticRegression(), file)
+    (tmp_path / "sklearn_evil.py").write_text("import os; os.mkdir('was run')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not is_allowed("sklearn_evil.Thing")
+    unpickle_allowed(file)
+    assert not os.path.exists("was run")

@@ -1,0 +1,206 @@
+"""read_contents: everything in a joblib file is seen, nothing of it is imported, called or read into memory."""
+
+import collections
+import os
+import pickle
+import struct
+import sys
+import types
+
+import joblib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+
+from pipeline.saved.joblib_contents import Array, ContentsError, Made, Name, read_contents
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "m.joblib"
+
+
+def dumped(value, file):
+    joblib.dump(value, file)
+    return file
+
+
+def test_plain_values_come_out_as_they_are(file):
+    value = {"a": [1, 2.5, None, True], "b": ("text", b"bytes", {3, 4}, frozenset([5])), "d": 1 << 80}
+    assert read_contents(dumped(value, file)).root == value
+
+
+def test_an_estimator_is_its_class_its_state_and_its_arrays(file):
+    model = LogisticRegression(C=7).fit([[0.0], [1.0]], ["no", "yes"])
+    contents = read_contents(dumped(model, file))
+    assert contents.root.name == "sklearn.linear_model._logistic.LogisticRegression"
+    assert contents.root.state["C"] == 7
+    coefficients = contents.root.state["coef_"]
+    assert (coefficients.shape, coefficients.dtype) == (model.coef_.shape, "float64")
+    whole = file.read_bytes()
+    assert whole[coefficients.offset : coefficients.offset + coefficients.n_bytes] == model.coef_.tobytes()
+    assert [array.shape for array in contents.arrays] == [(2,), (1,), (1, 1), (1,)]
+
+
+def test_every_name_is_listed_once_also_those_inside_object_arrays(file):
+    inside = np.array([np.array([Payload("/nowhere"), LogisticRegression()], dtype=object), None], dtype=object)
+    names = read_contents(dumped([collections.OrderedDict(a=1), inside, collections.OrderedDict()], file)).names
+    assert len(set(names)) == len(names)
+    assert {"collections.OrderedDict", "posix.mkdir", "sklearn.linear_model._logistic.LogisticRegression"} <= set(names)
+
+
+@pytest.mark.parametrize("where", ["alone", "in a list", "in an object array", "as an attribute"])
+def test_a_payload_is_seen_with_its_arguments_and_is_not_run(where, file, tmp_path):
+    payload = Payload(tmp_path / "was run")
+    model = LogisticRegression()
+    model.note_ = payload
+    value = {
+        "alone": payload,
+        "in a list": [1, payload],
+        "in an object array": np.array([payload, 1], dtype=object),
+        "as an attribute": model,
+    }[where]
+    contents = read_contents(dumped(value, file))
+    assert "posix.mkdir" in contents.names
+    assert str(tmp_path / "was run") in repr(contents.root)
+    assert not (tmp_path / "was run").exists()
+    joblib.load(file)  # the control: it does run where it is unpickled
+    assert (tmp_path / "was run").exists()
+
+
+def test_a_module_that_the_file_names_is_not_imported(file, monkeypatch):
+    module = types.ModuleType("only_here_while_saving")
+    module.thing = type("thing", (), {"__module__": "only_here_while_saving"})
+    with monkeypatch.context() as saving:
+        saving.setitem(sys.modules, module.__name__, module)
+        dumped([module.thing, module.thing()], file)
+    root = read_contents(file).root
+    assert root[0] == Name("only_here_while_saving.thing")
+    assert (type(root[1]), root[1].name) == (Made, "only_here_while_saving.thing")
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">i2", "u1", "U7", "S3", "?", "c16", "M8[s]", "i4,f8"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 5), (2, 0, 3)])
+def test_arrays_of_all_types_and_shapes_are_passed_over_to_the_byte(dtype, shape, file):
+    array = np.zeros(shape, dtype=dtype)
+    root = read_contents(dumped([array, "after", np.asfortranarray(np.ones((3, 2)))], file)).root
+    assert (root[0].shape, root[0].n_bytes) == (shape, array.nbytes)
+    assert root[1] == "after"
+    assert isinstance(root[2], Array)
+
+
+def test_the_nodes_of_a_tree_are_passed_over(file):
+    forest = RandomForestClassifier(n_estimators=2, random_state=0).fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1])
+    assert "sklearn.tree._tree.Tree" in read_contents(dumped(forest, file)).names
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_pickles_of_every_protocol_since_2_are_read(protocol, file):
+    joblib.dump({"model": LogisticRegression(), "array": np.arange(3)}, file, protocol=protocol)
+    assert read_contents(file).root["model"].state["C"] == 1.0
+
+
+@pytest.mark.parametrize("opcodes", [b"(cos\nmkdir\nX\x01\x00\x00\x00xo.", b"(X\x01\x00\x00\x00xios\nmkdir\n."])
+def test_the_old_ways_to_call_are_seen_too(opcodes, file):
+    file.write_bytes(b"\x80\x02" + opcodes)
+    root = read_contents(file).root
+    assert (root.name, root.args) == ("os.mkdir", ["x"])
+
+
+def test_a_file_cut_at_any_byte_is_refused(file):
+    dumped(LogisticRegression().fit([[0.0], [1.0]], ["no", "yes"]), file)
+    whole = file.read_bytes()
+    for cut in range(len(whole)):
+        file.write_bytes(whole[:cut])
+        with pytest.raises(ContentsError, match=r"damaged or cut short|are left"):
+            read_contents(file)
+
+
+def test_bytes_after_the_end_are_refused(file):
+    dumped([1], file)
+    file.write_bytes(file.read_bytes() + b"junk")
+    with pytest.raises(ContentsError, match="it has 4 bytes after its end"):
+        read_contents(file)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_file_with_any_byte_changed_is_read_or_refused_and_nothing_else_happens(tmp_path_factory, at, byte):
+    file = tmp_path_factory.mktemp("flipped") / "m.joblib"
+    dumped([LogisticRegression(C=3), np.arange(4.0), np.array(["a", None], dtype=object)], file)
+    content = bytearray(file.read_bytes())
+    content[int(at * len(content))] = byte
+    file.write_bytes(content)
+    try:
+        read_contents(file)
+    except ContentsError as error:
+        assert str(error).startswith("it ")
+
+
+def claimed(shape, file):
+    """Write the description of an array without the array."""
+    joblib.dump(np.zeros((3, 4)), file)
+    content = file.read_bytes()
+    honest = pickle.BININT1 + b"\x03" + pickle.BININT1 + b"\x04" + pickle.TUPLE2
+    assert honest in content
+    lie = (
+        b"".join(pickle.LONG1 + b"\x08" + struct.pack("<q", n) for n in shape) + {1: pickle.TUPLE1, 2: pickle.TUPLE2}[len(shape)]
+    )
+    content = content.replace(honest, lie)
+    frame = content.index(pickle.FRAME) + 1  # frames carry their length
+    length = int.from_bytes(content[frame : frame + 8], "little") + len(lie) - len(honest)
+    file.write_bytes(content[:frame] + length.to_bytes(8, "little") + content[frame + 8 :])
+
+
+@pytest.mark.parametrize("shape", [(1 << 50,), (1 << 47, 1), (1 << 32, 1 << 32), (13,), (-1,)])
+def test_an_array_that_claims_more_than_the_file_has_is_refused_without_making_it(shape, file):
+    claimed(shape, file)
+    with pytest.raises(ContentsError, match="it claims an array of"):
+        read_contents(file)
+
+
+def test_a_value_that_claims_more_bytes_than_the_file_has_is_refused_without_making_it(file):
+    file.write_bytes(b"\x80\x05" + pickle.BYTEARRAY8 + (1 << 50).to_bytes(8, "little") + b".")
+    with pytest.raises(ContentsError, match=f"it claims {1 << 50} bytes for one value"):
+        read_contents(file)
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "message"),
+    [
+        (b"\x82\x01.", "extension code 1 of copyreg"),
+        (b"X\x01\x00\x00\x00xN}b.", "it gives a state to"),
+        (b"cos\nmkdir\n}b.", "it gives a state to"),
+        (b"\xff", "it is damaged or cut short"),
+    ],
+)
+def test_instructions_that_no_saved_pipeline_has_are_refused(opcodes, message, file):
+    file.write_bytes(b"\x80\x02" + opcodes)
+    with pytest.raises(ContentsError, match=message):
+        read_contents(file)
+
+
+def test_object_arrays_in_object_arrays_end_somewhere(file):
+    value = np.array([1, None], dtype=object)
+    for _ in range(12):
+        outer = np.empty(1, dtype=object)
+        outer[0] = value
+        value = outer
+    read_contents(dumped(value, file))  # numpy pickles inner ones in one stream
+    wrapper = file.read_bytes().partition(b"\x80\x05")[0]
+    file.write_bytes(wrapper * 30)
+    with pytest.raises(ContentsError, match="nested deeper than 8|damaged"):
+        read_contents(file)

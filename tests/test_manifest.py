@@ -1,0 +1,179 @@
+"""The manifest: what was written is read, what fits is found, and at no moment is a file without its own."""
+
+import json
+import os
+import threading
+from dataclasses import replace
+
+import pytest
+
+from pipeline.saved import manifest as room
+from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, put_in_place, sha256_of, temporary_beside
+
+
+def manifest_of(path, **changes):
+    values = {
+        "file": path.name,
+        "format": "joblib",
+        "size": path.stat().st_size,
+        "sha256": sha256_of(path),
+        "created": "2026-11-22T12:00:00+00:00",
+        "versions": {"pipeline": "0.1.0"},
+        "steps": [["a", "B"]],
+        "classes": ["no", "yes"],
+        "vectorizers": [],
+        "probes": None,
+    }
+    return Manifest(**{**values, **changes})
+
+
+def put(path, content):
+    with temporary_beside(path) as temporary:
+        temporary.write_bytes(content)
+        put_in_place(temporary, path, replace(manifest_of(temporary), file=path.name))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "m.joblib"
+
+
+def fits(path):
+    found = Manifest.read(path)
+    return found is not None and found.matching(path.stat().st_size, sha256_of(path)) is not None
+
+
+def test_what_is_put_lies_there_with_its_manifest_and_nothing_else(path):
+    put(path, b"one")
+    assert path.read_bytes() == b"one"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["m.joblib", "m.joblib.json"]
+    assert Manifest.read(path) == manifest_of(path)
+    assert "replaces" not in json.loads(manifest_path(path).read_text())
+
+
+def test_a_second_file_takes_the_place_of_the_first(path):
+    put(path, b"one")
+    put(path, b"other")
+    assert path.read_bytes() == b"other"
+    assert Manifest.read(path) == manifest_of(path)
+
+
+@pytest.mark.parametrize("first", ["with a manifest", "without", "none"])
+@pytest.mark.parametrize("crash_at", range(3))
+def test_whenever_the_process_dies_the_file_that_lies_there_has_its_manifest(first, crash_at, path, monkeypatch):
+    if first != "none":
+        put(path, b"one")
+    if first == "without":
+        manifest_path(path).unlink()
+    real, calls = os.replace, []
+
+    class KilledError(BaseException):
+        pass
+
+    def dying(source, target):
+        if len(calls) == crash_at:
+            raise KilledError
+        calls.append(target)
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room.os, "replace", dying)
+        if first == "none" and crash_at == 2:
+            put(path, b"other")  # a new file takes two steps only
+        else:
+            with pytest.raises(KilledError):
+                put(path, b"other")
+    if path.exists():
+        assert path.read_bytes() in (b"one", b"other")
+        assert first == "without" and crash_at == 0 or fits(path)
+    else:
+        assert first == "none"
+    put(path, b"third")
+    assert fits(path)
+    assert path.read_bytes() == b"third"
+
+
+def test_a_reader_finds_a_pair_at_every_step(path, monkeypatch):
+    put(path, b"one")
+    real, seen = os.replace, []
+
+    def watched(source, target):
+        real(source, target)
+        seen.append(fits(path))
+
+    monkeypatch.setattr(room.os, "replace", watched)
+    put(path, b"other")
+    assert seen == [True, True, True]
+
+
+def test_many_savers_take_turns_and_leave_a_whole_pair(path):
+    contents = [bytes([65 + i]) * (i + 1) for i in range(8)]
+    threads = [threading.Thread(target=lambda c=c: [put(path, c) for _ in range(5)]) for c in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in contents
+    assert Manifest.read(path) == manifest_of(path)
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_the_one_being_replaced_fits_too_with_all_it_said(path):
+    path.write_bytes(b"one")
+    old = manifest_of(path, n_training_texts=5)
+    sha256 = sha256_of(path)
+    values = {name: value for name, value in vars(old).items() if name != "replaces"}
+    new = replace(old, size=99, sha256="f" * 64, replaces=values)
+    assert new.matching(3, sha256) == old
+    assert new.matching(99, "f" * 64) is new
+    assert new.matching(99, None) is new
+    assert new.matching(3, None) == old
+    assert new.matching(99, "0" * 64) is None
+    assert new.matching(4, None) is None
+
+
+def test_without_a_manifest_there_is_none(path):
+    path.write_bytes(b"one")
+    assert Manifest.read(path) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is damaged: .*Delete it, to open the file unverified"),
+        ('{"file": "m', "is damaged"),
+        ("[]", "is no manifest of a saved pipeline"),
+        ("{}", "is no manifest of a saved pipeline"),
+        ('{"format_version": "1"}', "is no manifest"),
+        ('{"format_version": 1, "file": "m.joblib"}', "is damaged: missing .*'sha256'"),
+        (
+            '{"format_version": 2, "versions": {"pipeline": "3.0"}}',
+            r"was written by version 3\.0 of pipeline in format 2; this one knows up to 1\. Upgrade to open it",
+        ),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused_with_a_way_out(content, message, path):
+    manifest_path(path).write_text(content)
+    with pytest.raises(ManifestError, match=message):
+        Manifest.read(path)
+
+
+def test_a_field_of_the_future_is_refused(path):
+    put(path, b"one")
+    values = json.loads(manifest_path(path).read_text())
+    manifest_path(path).write_text(json.dumps({**values, "colour": "red"}))
+    with pytest.raises(ManifestError, match=r"unknown \['colour'\]"):
+        Manifest.read(path)
+
+
+def test_texts_of_all_languages_stand_in_it_as_they_are(path):
+    path.write_bytes(b"one")
+    manifest = manifest_of(path, classes=["schön", "東京"])
+    assert "東京" in manifest.to_json()
+
+
+def test_a_temporary_file_is_gone_after_a_failure(path):
+    with pytest.raises(RuntimeError, match="on fire"), temporary_beside(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("disk on fire")
+    assert list(path.parent.iterdir()) == []

@@ -1,0 +1,72 @@
+"""outline_of: what stands in a file can be read by people, is plain JSON, and ends somewhere."""
+
+import json
+
+import joblib
+import numpy as np
+import pytest
+import skops.io
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pipeline.saved.joblib_contents import Made, Name, read_contents
+from pipeline.saved.outline import outline_of, outline_of_skops
+from pipeline.saved.skops_file import skops_schema
+
+
+@pytest.fixture
+def model():
+    return make_pipeline(StandardScaler(), LogisticRegression(C=3)).fit([[0.0], [1.0]], np.array(["no", "yes"], dtype=object))
+
+
+def outlined(value, tmp_path):
+    joblib.dump(value, tmp_path / "m.joblib")
+    return outline_of(read_contents(tmp_path / "m.joblib").root)
+
+
+def test_both_formats_of_one_pipeline_have_nearly_one_outline(model, tmp_path):
+    of_joblib = outlined(model, tmp_path)
+    skops.io.dump(model, tmp_path / "m.skops")
+    of_skops = outline_of_skops(skops_schema(tmp_path / "m.skops"))
+    for outline in (of_joblib, of_skops):
+        assert json.loads(json.dumps(outline)) == outline
+        assert outline["class"] == "sklearn.pipeline.Pipeline"
+        name, step = outline["steps"][1]
+        assert name == "logisticregression"
+        assert step["class"] == "sklearn.linear_model._logistic.LogisticRegression"
+        assert (step["C"], step["dual"], step["penalty"]) == (3, False, "deprecated")
+    assert of_joblib["steps"][1][1]["coef_"] == "<array float64 (1, 1)>"
+    assert of_joblib["steps"][1][1]["classes_"] == "<array object (2,) ['no', 'yes']>"
+
+
+def test_a_call_is_shown_with_what_it_is_called_with():
+    assert outline_of(Made(Name("os.system"), ("rm -rf /",))) == {"class": "os.system", "called with": ["rm -rf /"]}
+    assert outline_of(Made(Name("a.B"), (), state=(None, {"x": 1}), items=[1])) == {
+        "class": "a.B",
+        "state": [None, {"x": 1}],
+        "items": [1],
+    }
+    assert outline_of(Name("os.system")) == "<os.system>"
+
+
+def test_what_is_long_is_cut_and_says_so(tmp_path):
+    outline = outlined({"text": "x" * 1000, "list": list(range(1000)), "dict": {str(i): i for i in range(1000)}}, tmp_path)
+    assert outline["text"].endswith("... (1000 characters)")
+    assert outline["list"][-1] == "... 950 more"
+    assert outline["dict"]["..."] == "950 more"
+    assert len(json.dumps(outline)) < 3000
+
+
+def test_what_is_deep_or_contains_itself_ends(tmp_path):
+    deep = []
+    for _ in range(100):
+        deep = [deep]
+    assert "..." in json.dumps(outlined(deep, tmp_path))
+    endless = []
+    endless.append(endless)
+    assert "..." in json.dumps(outlined(endless, tmp_path))
+
+
+def test_keys_and_values_of_any_kind_are_text(tmp_path):
+    assert outlined({1: b"x", (2,): {3}, None: 1.5}, tmp_path) == {"1": "b'x'", "(2,)": [3], "None": 1.5}

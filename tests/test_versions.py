@@ -1,0 +1,44 @@
+"""Versions: what is installed is told, and what differs is told with both numbers."""
+
+import importlib.metadata
+import platform
+
+import pytest
+
+import pipeline
+from pipeline.saved.versions import PACKAGES, differing_versions, installed_versions
+
+
+def test_the_versions_are_those_of_the_installed_packages():
+    versions = installed_versions()
+    assert versions["pipeline"] == pipeline.__version__
+    assert versions["python"] == platform.python_version()
+    assert all(versions[package] == importlib.metadata.version(package) for package in PACKAGES)
+
+
+def test_a_caller_may_change_what_it_got():
+    installed_versions().clear()
+    assert installed_versions()
+
+
+def test_equal_versions_differ_in_nothing():
+    assert differing_versions(installed_versions()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "differs"),
+    [
+        ("torch", "2.1.0", True),
+        ("torch", ".".join(installed_versions()["torch"].split(".")[:2]) + ".99+cu130", False),
+        ("scikit-learn", installed_versions()["scikit-learn"] + ".post1", True),
+        ("numpy", "1.26.4", True),
+        ("tokenizers", "not installed", True),
+        ("joblib", "0.1", False),
+        ("python", "3.9.0", False),
+        ("pipeline", "9.9.9", False),
+        ("unheard-of", "1", False),
+    ],
+)
+def test_what_decides_numbers_is_compared(package, version, differs):
+    told = differing_versions({**installed_versions(), package: version})
+    assert told == ([f"{package} {version}, here {installed_versions()[package]}"] if differs else [])
