@@ -204,6 +204,24 @@ def models() -> None:
     print("Any other encoder of these families works too, by its hub id or folder.")
 
 
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="BERT model: hub id.")],
+    to: Annotated[Path, typer.Option(help="Folder for its files; made where it is missing.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+) -> None:
+    """Fetch a model to a folder that can be carried to a machine without a connection: files, SHA256SUMS, origin."""
+    from pipeline.bert.model_folder import fetch_to
+
+    fetched = fetch_to(model, to, revision)
+    at = f"commit {fetched.revision}" if fetched.revision else "the installed copy"
+    print(f"{fetched.model} ({at}) is in {fetched.folder}:")
+    for name, size in fetched.files.items():
+        print(f"{size:>12,} {name}")
+    print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --model {fetched.folder}")
+    print(f"Check it after copying: cd {fetched.folder} && sha256sum -c SHA256SUMS")
+
+
 # ---- reading and printing
 
 

@@ -156,11 +156,7 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 hub.stopping.wait()
                 return
             answer = _about_repository(hub, path, parse_qs(url.query)) or _file(hub, path) or _refusal("RepoNotFound")
-            status, headers, body = _ill(fault, path, answer)
-            if (start := self.headers.get("Range")) and status == 200 and fault.body is None:
-                skipped = int(start.removeprefix("bytes=").removesuffix("-"))
-                status, headers["Content-Range"] = 206, f"bytes {skipped}-{len(body) - 1}/{len(body)}"
-                body = body[skipped:]
+            status, headers, body = _continued(self.headers.get("Range"), _ill(fault, path, answer))
             headers["Content-Length"] = str(len(body) + fault.length)
             try:
                 self._send(status, headers, body[: len(body) // 2] if fault.cut else body, fault)
@@ -203,6 +199,14 @@ def _ill(fault: Fault, path: str, answer: Answer) -> Answer:
     if fault.flip:
         body = body[:-1] + bytes([body[-1] ^ 1])
     return status, {**headers, **fault.headers}, body
+
+
+def _continued(range_: str | None, answer: Answer) -> Answer:
+    status, headers, body = answer
+    if range_ is None or status != 200 or "ETag" not in headers:
+        return answer
+    skipped = int(range_.removeprefix("bytes=").removesuffix("-"))
+    return 206, {**headers, "Content-Range": f"bytes {skipped}-{len(body) - 1}/{len(body)}"}, body[skipped:]
 
 
 def _refusal(code: str) -> Answer:

@@ -21,7 +21,7 @@ from pipeline.evaluation import make_tfidf_baseline
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-COMMANDS = ("train", "predict", "evaluate", "tokens", "models")
+COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch")
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
@@ -631,6 +631,7 @@ EXPLAINED = {
     "evaluate": ("--data", "--label", "--model"),
     "tokens": ("--max-length", "--model"),
     "models": ("--help",),
+    "fetch": ("MODEL", "--to", "--revision"),
 }
 
 

@@ -311,7 +311,7 @@ ILL = {
     "silent for a file": ("model.safetensors", Fault(silent=True), 1, r"did not answer in time \(asked for model\.safetensors\)"),
     "drip": ("/api/models", Fault(pace=(1, 0.05)), 1, "did not answer in time"),
     "drip of headers": ("tokenizer.json", Fault(pace=(1, 0.05), pace_headers=True), 1, "did not answer in time"),
-    "drip of a file": ("model.safetensors", Fault(pace=(1, 0.05)), 1, r"model\.safetensors too slowly \(less than 1024 bytes"),
+    "drip of a file": ("model.safetensors", Fault(pace=(1, 0.05)), 1, r"less than 1024 bytes per second of model\.safetensors"),
     "standstill of a file": (
         "model.safetensors",
         Fault(pace=(50_000, 3.0)),
@@ -389,14 +389,14 @@ def test_weights_that_could_execute_code_are_not_even_fetched(start, hub, tiny_b
 )
 def test_an_answer_for_another_commit_is_none(metadata, start, hub, storage):
     hub.metadata = metadata
-    assert "none of a model hub (commit" in start()(model=MODEL, revision=COMMIT).error
+    assert "none of a model hub (ValueError: commit " in start()(model=MODEL, revision=COMMIT).error
     assert not storage.exists()
 
 
-def test_a_hash_that_is_none_names_no_file(start, hub, home, tiny_bert):
-    hub.metadata = {"siblings": [{"rfilename": name, "size": 7, "blobId": "../../../../evil"} for name in NEEDED]}
-    assert "config.json has git hash" in start()(model=MODEL).error  # its size is wrong too
-    assert not [path for path in home.parent.rglob("*evil*")]
+def test_a_hash_that_is_none_names_no_file(start, hub, home):
+    hub.metadata = {"siblings": [{"rfilename": name, "size": "7", "blobId": "../../../../evil"} for name in NEEDED]}
+    assert whole(start()(model=MODEL).source)  # verified by the hashes that the files' answers tell
+    assert not list(home.parent.rglob("*evil*"))
 
 
 # ---- an ill hub that gets well
@@ -499,15 +499,14 @@ def test_a_black_hole_holds_up_a_cached_branch_for_a_moment_and_a_cached_commit_
 
 
 def truncate(path):
-    path.write_bytes(path.read_bytes()[:1000])
+    content = path.read_bytes()
+    path.write_bytes(content[: min(1000, len(content) // 2)])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("damage", [truncate, flip, Path.unlink], ids=["truncated", "flipped", "gone"])
 @pytest.mark.parametrize("revision", [COMMIT, None], ids=["commit", "branch"])
 def test_a_damaged_cache_is_refused_offline_and_healed_online(revision, damage, name, start, hub, cached, tiny_bert):
-    if name == "config.json" and damage is truncate:
-        pytest.skip("it is shorter than that")
     damage((cached / name).resolve())
     ask = start()
     error = ask(model=MODEL, revision=revision, local_files_only=True).error
@@ -605,11 +604,11 @@ def test_a_full_disk_is_called_one(environment, message, start, storage):
     assert not [name for name in blobs(storage) if "incomplete" in name]
 
 
-def test_a_cache_folder_that_cannot_be_made_is_named(start, home):
-    home.write_text("a file where a folder is wanted")
-    found = start()(model=MODEL)
+def test_a_cache_folder_that_cannot_be_made_is_named(start, tmp_path):
+    (tmp_path / "cache").write_text("a file where a folder is wanted")
+    found = start(HF_HUB_CACHE=str(tmp_path / "cache"))(model=MODEL)
     assert not hasattr(found, "crash"), found.crash
-    assert re.search(r"home/hub/models--acme--tiny-bert/.* cannot be written \(Not a directory\)", found.error)
+    assert re.search(r"cache/models--acme--tiny-bert/.* cannot be written \(Not a directory\)", found.error)
     assert "set HF_HOME" in found.error
 
 
