@@ -1,6 +1,7 @@
 """The sub-commands of run_pipeline.py: they read, call, print and write; no logic of their own."""
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -218,8 +219,9 @@ def fetch(
     print(f"{fetched.model} ({at}) is in {fetched.folder}:")
     for name, size in fetched.files.items():
         print(f"{size:>12,} {name}")
-    print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --model {fetched.folder}")
-    print(f"Check it after copying: cd {fetched.folder} && sha256sum -c SHA256SUMS")
+    path = shlex.quote(str(fetched.folder))
+    print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --model {path}")
+    print(f"Check it after copying: cd {path} && sha256sum -c SHA256SUMS")
 
 
 # ---- reading and printing

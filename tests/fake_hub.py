@@ -13,6 +13,9 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", COMMIT)
 LOGIN_PAGE = b"<!doctype html><html><body>Please log in to this network</body></html>"
@@ -75,6 +78,8 @@ class FakeHub:
         End of a path (a file's name, or `API`) -> what is wrong there.
     metadata : dict of str to object
         Overrides what is told of a repository.
+    ranges : bool
+        Whether a part of a file can be asked for.
     """
 
     API = "/api/models"
@@ -85,6 +90,7 @@ class FakeHub:
         self.headers: list[dict[str, str]] = []
         self.faults: dict[str, Fault] = {}
         self.metadata: dict[str, object] = {}
+        self.ranges = True
         self.stopping = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
@@ -122,6 +128,15 @@ def black_hole() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
+def connect(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process take an address for the hub, with a cache of its own, until the test ends."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+
+
 def git_hash(body: bytes) -> str:
     """Hash as git names a blob, and the hub a small file."""
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
@@ -156,7 +171,7 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 hub.stopping.wait()
                 return
             answer = _about_repository(hub, path, parse_qs(url.query)) or _file(hub, path) or _refusal("RepoNotFound")
-            status, headers, body = _continued(self.headers.get("Range"), _ill(fault, path, answer))
+            status, headers, body = _continued(self.headers.get("Range") if hub.ranges else None, _ill(fault, path, answer))
             headers["Content-Length"] = str(len(body) + fault.length)
             try:
                 self._send(status, headers, body[: len(body) // 2] if fault.cut else body, fault)
