@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from pipeline import BertVectorizer
 from pipeline.bert.checkpoint import resolve
@@ -20,17 +21,19 @@ from tests.fake_hub import COMMIT, LOGIN_PAGE, FakeHub, Fault, black_hole, git_h
 MODEL = "acme/tiny-bert"
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 OLDER = ("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json")
-# Short enough for a test, and as far from each other as the true ones.
-LIMITS = {"ANSWER_TIMEOUT": 1.0, "METADATA_TIMEOUT": 1.5, "STALL_TIMEOUT": 0.7, "RETRY_WAIT": 0.05, "MAX_RETRY_AFTER": 2.0}
+LIMITS = {"RETRY_WAIT": 0.05}
+# For hubs that say nothing or nearly nothing: short enough for a test, in the order of the true ones.
+SHORT = {**LIMITS, "ANSWER_TIMEOUT": 1.0, "METADATA_TIMEOUT": 1.5, "STALL_TIMEOUT": 0.7}
 # huggingface_hub reads its environment when it is imported, so another environment needs another process.
 CHILD = """
 import json, os, resource, shutil, sys, time, types, warnings
-from pipeline.bert import transfer
+from pipeline.bert import hub, transfer
 from pipeline.bert.checkpoint import CheckpointError, resolve, where
 
 for name, value in json.loads(os.environ["LIMITS"]).items():
-    assert hasattr(transfer, name)
-    setattr(transfer, name, value)
+    module = transfer if hasattr(transfer, name) else hub
+    assert type(getattr(module, name)) is type(value)
+    setattr(module, name, value)
 if "LARGEST_FILE" in os.environ:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LARGEST_FILE"]),) * 2)
 if "FREE" in os.environ:
@@ -100,18 +103,17 @@ def start(hub, home):
         "HF_HOME": str(home),
         "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "LIMITS": json.dumps(LIMITS),
         "OMP_NUM_THREADS": "1",
     }
     started = []
 
-    def start(**environment):
+    def start(limits=LIMITS, **environment):
         process = subprocess.Popen(
             [sys.executable, "-c", CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=inherited | own | environment,
+            env=inherited | own | environment | {"LIMITS": json.dumps(limits)},
             cwd=Path(__file__).parent.parent,
         )
         started.append(process)
@@ -244,12 +246,32 @@ def test_several_processes_fetch_a_file_once(start, hub, storage):
     assert not [name for name in blobs(storage) if "incomplete" in name]
 
 
+def test_a_process_that_never_lets_go_of_a_file_is_not_waited_for_without_end(start, hub, home, storage, tiny_bert):
+    name = published_hash("config.json", Path(tiny_bert, "config.json").read_bytes())
+    path = home / "hub" / ".locks" / storage.name / f"{name}.lock"
+    path.parent.mkdir(parents=True)
+    with FileLock(path):
+        found = start({**LIMITS, "LOCK_TIMEOUT": 0.5})(model=MODEL)
+    assert whole(found.source)
+    assert 0.5 <= found.seconds < 8
+
+
+def test_a_new_commit_of_the_same_files_is_linked_and_not_fetched(start, hub, cached, storage):
+    cached.rename(cached.with_name("a" * 40))
+    (storage / "refs" / "main").write_text("a" * 40)
+    ask = start()
+    assert ask(model=MODEL, local_files_only=True).source["revision"] == "a" * 40
+    assert whole(ask(model=MODEL).source)
+    assert len(hub.requests) == 1
+    assert ask(model=MODEL, local_files_only=True).source["revision"] == COMMIT
+
+
 def test_a_slow_line_is_not_given_up_while_the_file_grows(start, hub, tiny_bert):
     size = Path(tiny_bert, "model.safetensors").stat().st_size
-    hub.faults["model.safetensors"] = Fault(pace=(size // 20, 0.15))
-    found = start()(model=MODEL)
+    hub.faults["model.safetensors"] = Fault(pace=(size // 20, 0.1))
+    found = start(SHORT)(model=MODEL)
     assert whole(found.source)
-    assert found.seconds > 2 * max(LIMITS["METADATA_TIMEOUT"], LIMITS["STALL_TIMEOUT"])
+    assert found.seconds > max(SHORT["METADATA_TIMEOUT"], 2 * SHORT["STALL_TIMEOUT"])
 
 
 # ---- nobody is asked
@@ -262,7 +284,7 @@ def test_nothing_cached_and_nobody_asked_says_so_and_sends_nothing(start, hub, h
         assert f"not in the hub cache ({home}" in found.error
         assert "the hub was not asked (local_files_only=True or HF_HUB_OFFLINE)" in found.error
         assert f"`python run_pipeline.py fetch {MODEL} --to DIR`" in found.error
-        assert found.seconds < 1
+        assert found.seconds < 3
     error = online(model=MODEL, revision=COMMIT, local_files_only=True).error
     assert f"at revision '{COMMIT}' is not here" in error
     assert f"`python run_pipeline.py fetch {MODEL} --revision {COMMIT} --to DIR`" in error
@@ -300,7 +322,6 @@ ILL = {
     "flipped bit": ("model.safetensors", Fault(flip=True), 2, r"model\.safetensors has sha256 \w{64}, .*\w{64}, fetched twice"),
     "flipped bit of a small file": ("config.json", Fault(flip=True), 2, r"config\.json has git hash \w{40}, .*\w{40}, fetched"),
     "too short": ("config.json", Fault(length=-9), 2, r"config\.json has git hash \w{40}, .*, fetched twice"),
-    "shorter than told": ("config.json", Fault(length=9), 3, r"broke off in the middle of config\.json"),
     "endless": ("config.json", Fault(body=b"x" * 50_000_000, length=50_000_000), 2, r"config\.json has git hash"),
     "login page": ("/api/models", Fault(body=LOGIN_PAGE), 1, "an HTML page, as of a network that wants a login.*connection"),
     "login page for a file": ("config.json", Fault(body=LOGIN_PAGE), 2, "has git hash .*what came is an HTML page"),
@@ -325,13 +346,13 @@ ILL = {
 @pytest.mark.parametrize(("name", "fault", "n_requests", "message"), ILL.values(), ids=ILL)
 def test_an_ill_hub_is_given_up_in_time_with_one_message(name, fault, n_requests, message, start, hub, home, storage):
     hub.faults[name] = Fault(**vars(fault))
-    found = start()(model=MODEL)
+    found = start(SHORT if fault.silent or fault.pace else LIMITS)(model=MODEL)
     assert not hasattr(found, "crash"), found.crash
     assert re.search(message, found.error)
     parts = [MODEL, hub.url, str(home / "hub"), "the hub did not deliver it: ", f"fetch {MODEL} --to DIR", "model=DIR"]
     assert [part for part in parts if part not in found.error] == []
     assert "\n" not in found.error
-    assert found.seconds < 4
+    assert found.seconds < 8
     assert hub.asked_for(name) == n_requests
     assert not [blob for blob in blobs(storage) if "incomplete" in blob]
 
@@ -361,18 +382,18 @@ def test_what_the_hub_does_not_have_is_refused_with_its_answer_and_the_way_out(q
     ],
 )
 def test_a_hub_that_is_not_there_is_named_at_once(endpoint, message, start):
-    found = start(HF_ENDPOINT=endpoint)(model=MODEL)
+    found = start(SHORT, HF_ENDPOINT=endpoint)(model=MODEL)
     assert re.search(message, found.error)
     assert f"endpoint {endpoint}. Check the connection" in found.error
-    assert found.seconds < 2
+    assert found.seconds < 5
 
 
 def test_a_black_hole_is_given_up_in_time(start):
     with black_hole() as url:
-        found = start(HF_ENDPOINT=url)(model=MODEL)
+        found = start(SHORT, HF_ENDPOINT=url)(model=MODEL)
     assert "did not answer in time" in found.error
     assert url in found.error
-    assert found.seconds < 2
+    assert found.seconds < 5
 
 
 def test_weights_that_could_execute_code_are_not_even_fetched(start, hub, tiny_bert, tmp_path):
@@ -410,13 +431,14 @@ PASSING = {
     "flipped bit": ("model.safetensors", Fault(times=1, flip=True), 2),
     "login page": ("model.safetensors", Fault(times=1, body=LOGIN_PAGE), 2),
     "standstill": ("model.safetensors", Fault(times=1, pace=(50_000, 3.0)), 2),
+    "shorter than told": ("config.json", Fault(times=1, length=9), 1),
 }
 
 
 @pytest.mark.parametrize(("name", "fault", "n_requests"), PASSING.values(), ids=PASSING)
 def test_a_hub_that_gets_well_delivers(name, fault, n_requests, start, hub, storage):
     hub.faults[name] = Fault(**vars(fault))
-    found = start()(model=MODEL)
+    found = start(SHORT if fault.pace else LIMITS)(model=MODEL)
     assert whole(found.source)
     assert hub.asked_for(name) == n_requests
     assert len(blobs(storage)) == len(NEEDED)
@@ -435,7 +457,14 @@ def test_who_is_told_to_come_back_soon_waits_as_long(start, hub):
     hub.faults["config.json"] = Fault(times=1, status=429, headers={"Retry-After": "1"})
     found = start()(model=MODEL)
     assert whole(found.source)
-    assert 1 <= found.seconds < 3
+    assert 1 <= found.seconds < 8
+
+
+def test_a_proxy_that_keeps_files_back_is_waited_for_where_that_is_asked_for(start, hub):
+    hub.faults["config.json"] = Fault(pace=(1 << 20, 1.3), pace_headers=True)
+    error = start(SHORT)(model=MODEL).error
+    assert re.search(r"did not answer in time \(asked for config\.json\).*scans files .*HF_HUB_DOWNLOAD_TIMEOUT", error)
+    assert whole(start(SHORT, HF_HUB_DOWNLOAD_TIMEOUT="10")(model=MODEL).source)
 
 
 @pytest.mark.parametrize(
@@ -473,25 +502,25 @@ def test_a_fetch_that_broke_off_is_never_taken_for_a_whole_model(files, name, st
 )
 def test_a_cached_branch_is_used_where_the_hub_fails_and_the_reason_is_told(fault, message, start, hub, cached):
     hub.faults["/api/models"] = Fault(**vars(fault))
-    found = start()(model=MODEL)
+    found = start(SHORT)(model=MODEL)
     assert whole(found.source)
     assert found.source["kind"] == "hub cache"
     (warning,) = found.warnings
     assert f"Model '{MODEL}' is taken from the hub cache, at commit {COMMIT}: " in warning
     assert message in warning
-    assert found.seconds < LIMITS["ANSWER_TIMEOUT"] + 1
+    assert found.seconds < SHORT["ANSWER_TIMEOUT"] + 3
     assert len(hub.requests) == 1
 
 
 def test_a_black_hole_holds_up_a_cached_branch_for_a_moment_and_a_cached_commit_not_at_all(start, cached):
     with black_hole() as url:
-        ask = start(HF_ENDPOINT=url)
+        ask = start(SHORT, HF_ENDPOINT=url)
         branch = ask(model=MODEL)
         commit = ask(model=MODEL, revision=COMMIT)
     assert whole(branch.source)
     assert whole(commit.source)
-    assert branch.seconds < LIMITS["ANSWER_TIMEOUT"] + 1
-    assert commit.seconds < 0.5
+    assert SHORT["ANSWER_TIMEOUT"] <= branch.seconds < SHORT["ANSWER_TIMEOUT"] + 3
+    assert commit.seconds < SHORT["ANSWER_TIMEOUT"]
     assert commit.warnings == []
 
 

@@ -93,6 +93,25 @@ def test_a_host_that_knows_no_ranges_starts_over(hub, fetch, waits):
     assert fetch() == BODY
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(status=206, body=b"x" * 10, headers={"Content-Range": "bytes 5-14/20"}), Fault(status=416)],
+    ids=["another part", "no such part"],
+)
+def test_a_part_that_was_not_asked_for_is_not_taken(fault, hub, fetch, waits):
+    hub.faults["safetensors"] = Fault(times=1, cut=True)
+    hub.faults["model.safetensors"] = Fault(**{**vars(fault), "times": 1})
+    assert fetch() == BODY
+    assert len(hub.requests) == 3
+
+
+def test_more_that_was_told_than_there_is_does_not_matter(hub, tmp_path):
+    hub.faults["model.safetensors"] = Fault(length=9)
+    assert download(f"{hub.url}/{MODEL}/resolve/{COMMIT}/model.safetensors", tmp_path / "part", len(BODY)) is None
+    assert (tmp_path / "part").read_bytes() == BODY
+    assert len(hub.requests) == 1
+
+
 @pytest.mark.parametrize(("after", "expected"), [("0", 0), ("3", 3), ("10", 10)])
 def test_a_wait_that_is_asked_for_is_kept(after, expected, hub, fetch, waits):
     hub.faults["model.safetensors"] = Fault(times=1, status=429, headers={"Retry-After": after})

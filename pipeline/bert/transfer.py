@@ -1,5 +1,6 @@
 """One answer or one file of the hub over the network: never waited for without end, tried again where that helps."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ _AGAIN = (408, 429, 500, 502, 503, 504)
 _TOKEN = "Accept the model's conditions on its page of the hub, and set HF_TOKEN to a token that may read it."
 _SPELLING = "Check the spelling; a private model needs HF_TOKEN."
 _CONNECTION = "Check the connection, a proxy (HTTPS_PROXY) and HF_ENDPOINT."
+_WAIT = f"{_CONNECTION} Behind a proxy that scans files before it passes them on, set HF_HUB_DOWNLOAD_TIMEOUT to more seconds."
 _LATER = "Try again later."
 
 
@@ -158,6 +160,8 @@ def download(url: str, target: Path, size: int | None) -> str | None:
             try:
                 return _receive(url, file, size, lambda there: bar.update(there - bar.n))
             except _TryAgain as failure:
+                if file.tell() == size:
+                    return None  # more was told than there is; the hash says whether it is right
                 if file.tell() - start >= PROGRESS:
                     failed = _Failures(TRIES)
                 failed.wait(failure)
@@ -207,11 +211,15 @@ def _close_late(future: "Future[Any]") -> None:
 
 def _receive(url: str, file: BinaryIO, size: int | None, show: Callable[[int], object]) -> str | None:
     """Append to a file what is missing of it; the read position of ``file`` says how much is there."""
+    from huggingface_hub import constants
     from huggingface_hub.utils import get_session, httpx
 
     start = file.tell()
     headers = _headers() | ({"Range": f"bytes={start}-"} if start else {})
-    timeout = httpx.Timeout(ANSWER_TIMEOUT, read=STALL_TIMEOUT)
+    # the library's own setting, where somebody has made it, may ask for more patience, never for less
+    asked = constants.HF_HUB_DOWNLOAD_TIMEOUT if "HF_HUB_DOWNLOAD_TIMEOUT" in os.environ else 0
+    stall = max(STALL_TIMEOUT, asked)
+    timeout = httpx.Timeout(ANSWER_TIMEOUT, read=stall)
 
     def opened() -> Any:
         request = get_session().build_request("GET", url, headers=headers, timeout=timeout)
@@ -219,24 +227,24 @@ def _receive(url: str, file: BinaryIO, size: int | None, show: Callable[[int], o
 
     name = url.rsplit("/", 1)[-1]
     try:
-        response = _within(ANSWER_TIMEOUT, opened)
+        response = _within(max(ANSWER_TIMEOUT, asked), opened)
     except Exception as error:
         raise _explained(error, name) from error
     try:
-        if response.status_code not in (200, 206):
+        if response.status_code not in (200, 206) and not (start and response.status_code == 416):
             raise _refused(response.status_code, response.headers, name)
         if response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             file.seek(0)
             file.truncate()
-            if response.status_code == 206:
+            if response.status_code != 200:
                 raise _TryAgain(f"the hub sent another part of {name} than it was asked for")
-        _copy(response, file, size, name, show)
+        _copy(response, file, size, name, stall, show)
         return _named_hash(response)
     finally:
         response.close()
 
 
-def _copy(response: Any, file: BinaryIO, size: int | None, name: str, show: Callable[[int], object]) -> None:
+def _copy(response: Any, file: BinaryIO, size: int | None, name: str, stall: float, show: Callable[[int], object]) -> None:
     from huggingface_hub.utils import httpx
 
     chunks = response.iter_bytes()
@@ -252,7 +260,7 @@ def _copy(response: Any, file: BinaryIO, size: int | None, name: str, show: Call
         file.write(chunk)
         show(file.tell())
         elapsed = time.monotonic() - since
-        if elapsed >= STALL_TIMEOUT:
+        if elapsed >= stall and file.tell() != size:
             if file.tell() - before < MIN_SPEED * elapsed:
                 raise TransferError(
                     f"the hub sent less than {MIN_SPEED} bytes per second of {name} for {elapsed:.0f} s", _CONNECTION
@@ -279,7 +287,7 @@ def _explained(error: Exception, what: str, begun: bool = False) -> Exception:
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         if begun:
             return _TryAgain(f"the hub fell silent for {STALL_TIMEOUT:.0f} s in the middle of {what}", _CONNECTION)
-        return TransferError(f"the hub did not answer in time (asked for {what})", _CONNECTION)
+        return TransferError(f"the hub did not answer in time (asked for {what})", _WAIT)
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
         return _TryAgain(f"the connection broke off in the middle of {what} ({told})", _CONNECTION)
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL | OSError):
