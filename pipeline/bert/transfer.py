@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 # A whole transfer has no limit: a big model on a slow line may take hours. What is limited is waiting for nothing.
 ANSWER_TIMEOUT = 10.0  # seconds until the hub begins to answer; a name server or proxy that is silent counts too
+CACHED_TIMEOUT = 5.0  # the same where the model is here already, and only something newer could be missed
 METADATA_TIMEOUT = 30.0  # seconds until the list of a model's files is here: some ten kB, even on a slow line
 STALL_TIMEOUT = 30.0  # seconds of silence, or of less than MIN_SPEED, within a file; mobile lines pause for less
 MIN_SPEED = 1024  # bytes per second: with less, a model of 100 MB takes more than a day
@@ -96,7 +97,7 @@ def ask(model: str, revision: str | None, patient: bool) -> Listing:
     failed = _Failures(TRIES if patient else 1)
     while True:
         try:
-            return _within(METADATA_TIMEOUT if patient else ANSWER_TIMEOUT, once)
+            return _within(METADATA_TIMEOUT if patient else CACHED_TIMEOUT, once)
         except Exception as error:
             failure = _explained(error, "its list of files")
             if not isinstance(failure, _TryAgain):
