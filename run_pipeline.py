@@ -1,4 +1,4 @@
-"""Run the program from a checkout: python run_pipeline.py [train | predict | evaluate | tokens | models]."""
+"""Run the program from a checkout: python run_pipeline.py [train | predict | evaluate | tokens | models | fetch]."""
 
 from pipeline.cli import main
 

@@ -1,6 +1,7 @@
 """The sub-commands of run_pipeline.py: they read, call, print and write; no logic of their own."""
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -235,6 +236,25 @@ def models() -> None:
         table.add_row(*map(str, numbers), entry.case, entry.languages, here, entry.name, entry.model)
     Console(width=max(Console().width, 200)).print(table)  # a narrower terminal wraps the long ids, and only those
     print("Any other encoder of these families works too, by its hub id or folder.")
+
+
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="BERT model: hub id.")],
+    to: Annotated[Path, typer.Option(help="Folder for its files; made where it is missing.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+) -> None:
+    """Fetch a model to a folder that can be carried to a machine without a connection: files, SHA256SUMS, origin."""
+    from pipeline.bert.model_folder import fetch_to
+
+    fetched = fetch_to(model, to, revision)
+    at = f"commit {fetched.revision}" if fetched.revision else "the installed copy"
+    print(f"{fetched.model} ({at}) is in {fetched.folder}:")
+    for name, size in fetched.files.items():
+        print(f"{size:>12,} {name}")
+    path = shlex.quote(str(fetched.folder))
+    print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --model {path}")
+    print(f"Check it after copying: cd {path} && sha256sum -c SHA256SUMS")
 
 
 # ---- reading and printing

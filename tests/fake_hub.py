@@ -1,17 +1,63 @@
-"""A loopback imitation of the model hub: as much of it as huggingface_hub asks for when it fetches a file."""
+"""A loopback imitation of the model hub, healthy or ill: as much of it as is asked for when a model is fetched."""
 
 import hashlib
 import json
+import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", COMMIT)
+LOGIN_PAGE = b"<!doctype html><html><body>Please log in to this network</body></html>"
+
+
+@dataclass
+class Fault:
+    """What is wrong with the answers for one path, and how often; what is not given stays as it is in health.
+
+    Attributes
+    ----------
+    times : int or None
+        How many answers are ill; None: all of them.
+    status, headers, body
+        Of the answer.
+    flip : bool
+        One bit of the body is wrong, the size is right.
+    cut : bool
+        The connection ends in the middle of the body.
+    length : int
+        Added to the Content-Length that is told.
+    silent : bool
+        Nothing is ever answered.
+    pace : tuple of (int, float) or None
+        The body comes in pieces of so many bytes, each after a pause of so many seconds.
+    pace_headers : bool
+        The pace is also that of the headers.
+    redirect : str
+        Address of another host, to which is redirected.
+    """
+
+    times: int | None = None
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    flip: bool = False
+    cut: bool = False
+    length: int = 0
+    silent: bool = False
+    pace: tuple[int, float] | None = None
+    pace_headers: bool = False
+    redirect: str = ""
 
 
 class FakeHub:
@@ -26,14 +72,26 @@ class FakeHub:
     ----------
     requests : list of str
         Every request so far, such as ``"GET /api/models/acme/tiny-bert"``.
-    answers : dict of str to (int, bytes)
-        Path -> status and body to give instead of the true answer: a hub that is ill.
+    headers : list of dict
+        The headers of each of them, by lower-case name.
+    faults : dict of str to Fault
+        End of a path (a file's name, or `API`) -> what is wrong there.
+    metadata : dict of str to object
+        Overrides what is told of a repository.
+    ranges : bool
+        Whether a part of a file can be asked for.
     """
+
+    API = "/api/models"
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = dict(repositories)
         self.requests: list[str] = []
-        self.answers: dict[str, tuple[int, bytes]] = {}
+        self.headers: list[dict[str, str]] = []
+        self.faults: dict[str, Fault] = {}
+        self.metadata: dict[str, object] = {}
+        self.ranges = True
+        self.stopping = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -41,6 +99,10 @@ class FakeHub:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
+
+    def asked_for(self, name: str) -> int:
+        """Count the requests for one file, or for `API`."""
+        return sum(_concerns(name, request.partition(" ")[2]) for request in self.requests)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -51,9 +113,45 @@ class FakeHub:
 
     def stop(self) -> None:
         """Go down, as a hub does; harmless when it is down already."""
+        self.stopping.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """Give the address of a socket that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(16)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def connect(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process take an address for the hub, with a cache of its own, until the test ends."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+def git_hash(body: bytes) -> str:
+    """Hash as git names a blob, and the hub a small file."""
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+def published_hash(name: str, body: bytes) -> str:
+    """Give the hash that the hub names a file by: sha256 of large files, git's of small ones."""
+    return hashlib.sha256(body).hexdigest() if name.endswith(".safetensors") else git_hash(body)
+
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def _concerns(name: str, path: str) -> bool:
+    return path.startswith(name) if name == FakeHub.API else path.endswith(name)
 
 
 def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
@@ -64,53 +162,97 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             """Keep the tests' output clean."""
 
         def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
+            url = urlsplit(self.path)
+            path = unquote(url.path)
             hub.requests.append(f"{self.command} {path}")
-            status, headers, body = (
-                _ill(hub, path) or _about_repository(hub, path) or _file(hub, path) or _refusal("RepoNotFound")
-            )
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            hub.headers.append({name.lower(): value for name, value in self.headers.items()})
+            fault = _fault(hub, path)
+            if fault.silent:
+                hub.stopping.wait()
+                return
+            answer = _about_repository(hub, path, parse_qs(url.query)) or _file(hub, path) or _refusal("RepoNotFound")
+            status, headers, body = _continued(self.headers.get("Range") if hub.ranges else None, _ill(fault, path, answer))
+            headers["Content-Length"] = str(len(body) + fault.length)
+            try:
+                self._send(status, headers, body[: len(body) // 2] if fault.cut else body, fault)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # who asked has given up
 
         do_HEAD = do_GET
+
+        def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+            head = f"HTTP/1.0 {status} told\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+            self._write(head.encode(), fault.pace if fault.pace_headers else None)
+            if self.command != "HEAD":
+                self._write(body, fault.pace)
+
+        def _write(self, data: bytes, pace: tuple[int, float] | None) -> None:
+            size, pause = pace or (max(len(data), 1), 0)
+            for start in range(0, len(data), size):
+                if hub.stopping.wait(pause) and pace:
+                    return
+                self.wfile.write(data[start : start + size])
+                self.wfile.flush()
 
     return Handler
 
 
-def _hash(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
+def _fault(hub: FakeHub, path: str) -> Fault:
+    for name, fault in hub.faults.items():
+        if _concerns(name, path) and fault.times != 0:
+            fault.times = None if fault.times is None else fault.times - 1
+            return fault
+    return Fault()
 
 
-Answer = tuple[int, dict[str, str], bytes]
+def _ill(fault: Fault, path: str, answer: Answer) -> Answer:
+    status, headers, body = answer
+    if fault.redirect:
+        return 302, {**headers, "Location": fault.redirect + path}, b""
+    if fault.body is not None or fault.status is not None:
+        return fault.status or 200, {**fault.headers}, fault.body or b""
+    if fault.flip:
+        body = body[:-1] + bytes([body[-1] ^ 1])
+    return status, {**headers, **fault.headers}, body
 
 
-def _ill(hub: FakeHub, path: str) -> Answer | None:
-    if path not in hub.answers:
-        return None
-    status, body = hub.answers[path]
-    return status, {}, body
+def _continued(range_: str | None, answer: Answer) -> Answer:
+    status, headers, body = answer
+    if range_ is None or status != 200 or "ETag" not in headers:
+        return answer
+    skipped = int(range_.removeprefix("bytes=").removesuffix("-"))
+    return 206, {**headers, "Content-Range": f"bytes {skipped}-{len(body) - 1}/{len(body)}"}, body[skipped:]
 
 
 def _refusal(code: str) -> Answer:
     return 404, {"X-Error-Code": code}, json.dumps({"error": code}).encode()
 
 
-def _about_repository(hub: FakeHub, path: str) -> Answer | None:
+def _about_file(file: Path, blobs: bool) -> dict[str, object]:
+    if not blobs:
+        return {"rfilename": file.name}
+    body = file.read_bytes()
+    about: dict[str, object] = {"rfilename": file.name, "size": len(body), "blobId": git_hash(body)}
+    if file.suffix == ".safetensors":  # in git lies a pointer, and blobId is the pointer's
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{published_hash(file.name, body)}\nsize {len(body)}\n"
+        about["blobId"] = git_hash(pointer.encode())
+        about["lfs"] = {"sha256": published_hash(file.name, body), "size": len(body), "pointerSize": len(pointer)}
+    return about
+
+
+def _about_repository(hub: FakeHub, path: str, query: dict[str, list[str]]) -> Answer | None:
     for model, folder in hub.repositories.items():
         start, _, revision = path.partition("/revision/")
-        if start == f"/api/models/{model}":
+        if start == f"{hub.API}/{model}":
             if (revision or "main") not in REVISIONS:
                 return _refusal("RevisionNotFound")
-            files = [{"rfilename": file.name, "size": file.stat().st_size} for file in sorted(folder.iterdir())]
+            blobs = query.get("blobs", [""])[0].lower() in ("true", "1")
+            files = [_about_file(file, blobs) for file in sorted(folder.iterdir())]
             about = {"id": model, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": files}
-            return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
-        if path.startswith(f"/api/models/{model}/tree/"):
+            return 200, {"Content-Type": "application/json"}, json.dumps(about | hub.metadata).encode()
+        if path.startswith(f"{hub.API}/{model}/tree/"):
             entries = [
-                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": _hash(file.read_bytes())}
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": git_hash(file.read_bytes())}
                 for file in sorted(folder.iterdir())
             ]
             return 200, {"Content-Type": "application/json"}, json.dumps(entries).encode()
@@ -128,5 +270,8 @@ def _file(hub: FakeHub, path: str) -> Answer | None:
                 status, headers, body = _refusal("EntryNotFound")
                 return status, {**headers, "X-Repo-Commit": COMMIT}, body
             body = (folder / name).read_bytes()
-            return 200, {"X-Repo-Commit": COMMIT, "ETag": f'"{_hash(body)}"'}, body
+            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{published_hash(name, body)}"'}
+            if name.endswith(".safetensors"):
+                headers |= {"X-Linked-Etag": f'"{published_hash(name, body)}"', "X-Linked-Size": str(len(body))}
+            return 200, headers, body
     return None

@@ -255,6 +255,8 @@ def test_a_type_whose_flags_deny_its_objects_is_refused(file):
 
 
 class Mine(BaseEstimator):
+    """An estimator that nobody knows."""
+
     def __init__(self, a=1):
         self.a = a
 

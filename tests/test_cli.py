@@ -17,11 +17,12 @@ from pipeline import catalogue, compare, evaluate, load_pipeline, make_sentiment
 from pipeline.cli import EXAMPLES, main
 from pipeline.datasets import split_table
 from pipeline.evaluation import make_tfidf_baseline
+from pipeline.vectorizer import DEFAULT_MODEL
 
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-COMMANDS = ("train", "predict", "evaluate", "tokens", "models")
+COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch")
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
@@ -631,6 +632,7 @@ EXPLAINED = {
     "evaluate": ("--data", "--label", "--model"),
     "tokens": ("--max-length", "--model"),
     "models": ("--help",),
+    "fetch": ("--to", "--revision"),
 }
 
 
@@ -711,6 +713,26 @@ def test_head_takes_the_first_of_many_lines(light_artifact, tmp_path):
         code = program.wait()
     assert head.rstrip("\n") == expected_lines(load_pipeline(light_artifact), ["A lovely film."])[0]
     assert (code, error) == (0, "")
+
+
+# ---- fetch
+
+
+def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
+    folder = tmp_path / "a folder"
+    result = run("fetch", DEFAULT_MODEL, "--to", folder)
+    assert (result.code, result.err) == (0, "")
+    assert f"{DEFAULT_MODEL} (the installed copy) is in {folder}:" in result.out
+    for path in folder.iterdir():
+        assert f"{path.stat().st_size:,} {path.name}" in result.out
+    assert f"--model '{folder}'" in result.out
+    assert f"cd '{folder}' && sha256sum -c SHA256SUMS" in result.out
+
+
+def test_fetch_without_a_connection_ends_with_one_line(run, tmp_path):
+    result = run("fetch", "acme/tiny-bert", "--to", tmp_path / "m", "--revision", "v1")
+    assert_one_error_line(result, "'acme/tiny-bert' at revision 'v1' is not here", "HF_HUB_OFFLINE")
+    assert not (tmp_path / "m").exists()
 
 
 # ---- progress

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline.bert.hub import CONFIG, TOKENIZER, VOCABULARIES, WEIGHTS, FetchError, fetch, is_cached, is_hub_id
+from pipeline.bert.hub import CONFIG, MODEL_FILES, TOKENIZER, VOCABULARIES, WEIGHTS, FetchError, fetch, is_cached, is_hub_id
+from pipeline.bert.provenance import RECORD, DamagedFile, check_sums, read_record, sha256_of_file
 
 
 class CheckpointError(ValueError):
@@ -56,7 +56,8 @@ class Checkpoint:
         The bytes of ``model.safetensors``, memory-mapped where they come from a file.
     source : dict
         ``model`` (as asked for), ``kind`` (``"folder"``, ``"installed copy"``, ``"hub cache"``, ``"hub"``), ``revision``
-        (the hub's commit, or None) and ``sha256`` (file name -> hash of the three files).
+        (the hub's commit, or None; of a folder what its ``source.json`` says, where its ``SHA256SUMS`` agrees) and ``sha256``
+        (file name -> hash of the three files).
     depth : int or None
         Encoder layers whose weights are here; None is all of the model's.
     weights_sha256 : str or None
@@ -202,14 +203,27 @@ def resolve(model: str, *, revision: str | None = None, local_files_only: bool =
     CheckpointError
         When nothing is found, or what is found cannot be used; the message says where was looked and what to do.
     """
+    return read_folder(*locate(model, revision=revision, local_files_only=local_files_only))
+
+
+def locate(model: str, *, revision: str | None = None, local_files_only: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Find the folder of a model without opening it; as `resolve`, which reads what is found.
+
+    Returns
+    -------
+    folder : Path
+        Its files, verified where there is a published hash to verify them by.
+    source : dict
+        ``model``, ``kind`` and ``revision`` of `Checkpoint`.
+    """
     folder = Path(os.path.expanduser(model))
     if os.path.isdir(folder):  # os.path, not Path: a name that no file can have is no folder, and no error
-        return read_folder(folder, {"model": model, "kind": "folder", "revision": None})
+        return folder, {"model": model, "kind": "folder", "revision": None}
     if os.path.exists(folder):
         raise CheckpointError(f"model={model!r} is a file; a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER} is expected.")
     if revision is None and (copy := installed_folder(model)) is not None:
         _verify_installed(copy, model)
-        return read_folder(copy, {"model": model, "kind": "installed copy", "revision": None})
+        return copy, {"model": model, "kind": "installed copy", "revision": None}
     if not is_hub_id(model):
         raise CheckpointError(
             f"model={model!r} is neither an existing folder (looked in {folder.absolute()}) nor a hub id such as 'owner/name'."
@@ -218,7 +232,7 @@ def resolve(model: str, *, revision: str | None = None, local_files_only: bool =
         folder, kind, commit = fetch(model, revision, local_files_only)
     except FetchError as error:
         raise CheckpointError(str(error)) from error
-    return read_folder(folder, {"model": model, "kind": kind, "revision": commit})
+    return folder, {"model": model, "kind": kind, "revision": commit}
 
 
 def where(model: str) -> str | None:
@@ -251,7 +265,7 @@ def installed_folder(model: str) -> Path | None:
 def _verify_installed(folder: Path, model: str) -> None:
     copy = INSTALLED[model]
     for name, expected in copy.sha256.items():
-        found = f"has sha256 {_sha256_of_file(folder / name)}" if (folder / name).is_file() else "is missing"
+        found = f"has sha256 {sha256_of_file(folder / name)}" if (folder / name).is_file() else "is missing"
         if not found.endswith(expected):
             raise CheckpointError(
                 f"The installed copy of {model!r} is damaged: {name} {found}, the published one is {expected}. Reinstall it: "
@@ -275,6 +289,7 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         Ready for the tokenizer and the encoder.
     """
     name = source["model"]
+    source = _check_papers(folder, source)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{name!r} has no {CONFIG} (looked in {folder}); it is not a model folder.")
     if not (folder / WEIGHTS).is_file():
@@ -300,9 +315,20 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
     sha256 = {
         CONFIG: hashlib.sha256(config_json.encode()).hexdigest(),
         TOKENIZER: hashlib.sha256(tokenizer_json.encode()).hexdigest(),
-        WEIGHTS: _sha256_of_file(path),
+        WEIGHTS: sha256_of_file(path),
     }
     return Checkpoint(config_json, tokenizer_json, weights, {**source, "sha256": sha256})
+
+
+def _check_papers(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """Check a folder against its SHA256SUMS, if it has one; only then is its source.json believed."""
+    try:
+        checked = check_sums(folder, (*MODEL_FILES, RECORD))
+    except DamagedFile as error:
+        raise CheckpointError(f"{source['model']!r} is damaged: {error}") from error
+    if source["kind"] != "folder" or not {WEIGHTS, RECORD} <= set(checked):
+        return source
+    return {**source, "revision": (read_record(folder) or source)["revision"]}
 
 
 def _refuse_weights(folder: Path, name: str) -> None:
@@ -344,18 +370,3 @@ def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
         return str(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"The tokenizer of {name!r} cannot be built from {folder}: {error}") from error
-
-
-_hashes: dict[tuple[str, int, int, int, int], str] = {}
-_hashes_lock = threading.Lock()
-
-
-def _sha256_of_file(path: Path) -> str:
-    """Hash a file once per process; a changed size or modification time hashes it again."""
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    with _hashes_lock:
-        if key not in _hashes:
-            with path.open("rb") as file:
-                _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        return _hashes[key]

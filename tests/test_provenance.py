@@ -1,0 +1,139 @@
+"""Hashes, SHA256SUMS and source.json: what is as published, what is not, and what is no such file at all."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from pipeline.bert import provenance
+from pipeline.bert.provenance import DamagedFile, check_sums, difference, hash_like, move, read_record, read_sums, verify_folder
+
+BODY = b"hello\n"
+SHA256 = hashlib.sha256(BODY).hexdigest()
+GIT = "ce013625030ba8dba906f756967f9e9ca394464a"  # echo hello | git hash-object --stdin
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Give a folder of two files that its SHA256SUMS lists."""
+    (tmp_path / "a.json").write_bytes(BODY)
+    (tmp_path / "b.json").write_bytes(BODY)
+    (tmp_path / "SHA256SUMS").write_text(f"{SHA256}  a.json\n{SHA256}  b.json\n")
+    return tmp_path
+
+
+def test_a_file_is_hashed_as_its_published_hash_was(folder):
+    assert hash_like(folder / "a.json", "0" * 64) == SHA256
+    assert hash_like(folder / "a.json", "0" * 40) == GIT
+    assert difference(folder / "a.json", SHA256) is None
+    assert difference(folder / "a.json", GIT) is None
+
+
+@pytest.mark.parametrize(("published", "kind", "found"), [("0" * 64, "sha256", SHA256), ("0" * 40, "git hash", GIT)])
+def test_a_difference_names_the_file_and_both_hashes(published, kind, found, folder):
+    assert difference(folder / "a.json", published) == f"a.json has {kind} {found}, the published one is {published}"
+    assert difference(folder / "c.json", published) == f"c.json is missing, where a file of hash {published} is expected"
+
+
+def test_a_file_that_is_moved_is_not_hashed_again(folder, monkeypatch):
+    assert difference(folder / "a.json", SHA256) is None
+    move(folder / "a.json", folder / "c.json")
+    monkeypatch.setattr(provenance.hashlib, "file_digest", None)
+    assert difference(folder / "c.json", SHA256) is None
+
+
+def test_a_folder_as_listed_is_verified(folder):
+    assert verify_folder(folder) == {"a.json": SHA256, "b.json": SHA256}
+
+
+def test_files_that_are_not_listed_and_lists_of_other_files_are_no_matter(folder):
+    (folder / "c.json").write_text("other")
+    assert check_sums(folder, ["a.json", "c.json"]) == {"a.json": SHA256}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_file_is_named_with_both_hashes(damage, folder):
+    path = folder / "b.json"
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(b"hellp\n" if damage == "flip" else b"hel")
+    found = "is missing" if damage == "gone" else f"has sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}, "
+    for check in (verify_folder, check_sums):
+        with pytest.raises(
+            DamagedFile, match=rf"^b\.json {found}.*{SHA256}.* \(SHA256SUMS in .*\)\. Copy or fetch the folder again"
+        ):
+            check(folder)
+    assert check_sums(folder, ["a.json"]) == {"a.json": SHA256}
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_folder_without_sums_cannot_be_verified(content, folder):
+    (folder / "SHA256SUMS").unlink()
+    if content is not None:
+        (folder / "SHA256SUMS").write_text(content)
+    assert read_sums(folder) == {}
+    with pytest.raises(DamagedFile, match=r"has no SHA256SUMS, or an empty one.*fetch MODEL --to DIR"):
+        verify_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "hello",
+        f"{SHA256}",
+        f"{SHA256[:-1]}  a.json",
+        f"SHA256 (a.json) = {SHA256}",
+        f"{SHA256}  ../a",
+        f"{SHA256}  /a",
+        "\xff",
+    ],
+)
+def test_a_line_that_is_no_sum_is_named(line, folder):
+    (folder / "SHA256SUMS").write_bytes(f"{SHA256}  a.json\n{line}\n".encode("latin-1"))
+    with pytest.raises(DamagedFile, match=r"line 2 of .*SHA256SUMS is '.*'; 'sha256  name of a file in this folder' is expected"):
+        verify_folder(folder)
+
+
+@pytest.mark.parametrize("line", [f"{SHA256} *a.json", f"{SHA256.upper()}  a.json", f"{SHA256}  ./a.json", f"{SHA256}  a.json\r"])
+def test_other_forms_of_a_sum_are_read(line, folder):
+    (folder / "SHA256SUMS").write_text(line + "\n")
+    assert verify_folder(folder) == {"a.json": SHA256}
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
+def test_sha256sums_own_output_is_read(folder):
+    listed = subprocess.run(["sha256sum", "a.json", "b.json"], cwd=folder, capture_output=True, check=True).stdout
+    (folder / "SHA256SUMS").write_bytes(listed)
+    assert verify_folder(folder) == {"a.json": SHA256, "b.json": SHA256}
+
+
+@pytest.mark.parametrize(
+    ("content", "record"),
+    [
+        (f'{{"model": "acme/tiny", "revision": "{GIT}"}}', {"model": "acme/tiny", "revision": GIT}),
+        ('{"model": "acme/tiny", "revision": null}', {"model": "acme/tiny", "revision": None}),
+        ('{"model": "acme/tiny", "revision": "main"}', {"model": "acme/tiny", "revision": None}),
+        ('{"model": "acme/tiny"}', {"model": "acme/tiny", "revision": None}),
+        ('{"model": 7}', None),
+        ('{"name": "somebody else\'s file"}', None),
+        ("[]", None),
+        ("{", None),
+        ("", None),
+    ],
+)
+def test_a_record_says_the_model_and_its_commit_or_nothing(content, record, tmp_path):
+    assert read_record(tmp_path) is None
+    (tmp_path / "source.json").write_text(content)
+    assert read_record(tmp_path) == record
+
+
+def test_a_file_that_changed_is_hashed_again(folder):
+    path = folder / "a.json"
+    assert difference(path, SHA256) is None
+    stat = path.stat()
+    path.write_bytes(b"hellp\n")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert difference(path, SHA256) is not None
