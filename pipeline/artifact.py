@@ -295,8 +295,9 @@ def _probes(pipeline: Pipeline, rows: Any, vectorizers: list[dict[str, Any]]) ->
     except Exception as error:
         if rows is not None:
             raise ValueError(f"The pipeline cannot predict on these probes ({type(error).__name__}: {error}).") from error
+        first_line = (str(error).splitlines() or [""])[0]
         warnings.warn(
-            f"The pipeline does not predict on plain texts ({type(error).__name__}: {error}), so its file has no self-test. "
+            f"The pipeline does not predict on plain texts ({type(error).__name__}: {first_line}), so its file has no self-test. "
             "Give it a few rows: save_pipeline(..., probes=X[:3]).",
             ArtifactWarning,
             stacklevel=3,

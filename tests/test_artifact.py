@@ -1,20 +1,39 @@
 """save_pipeline and load_pipeline: the same bits come back, no half file is ever seen, and every wrong file is named."""
 
+import contextlib
 import hashlib
+import json
+import os
 import pickle
+import subprocess
 import sys
 import types
+from collections import OrderedDict
 from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from pipeline import load_pipeline, make_sentiment_pipeline, save_pipeline
+from pipeline import (
+    ArtifactError,
+    ArtifactWarning,
+    BertVectorizer,
+    CheckpointError,
+    inspect_artifact,
+    load_pipeline,
+    make_sentiment_pipeline,
+    save_pipeline,
+    verify_artifact,
+)
+from pipeline.saved.manifest import manifest_path
+from pipeline.saved.skops_file import write_skops
 from tests.conftest import TEXTS, build_model
 
 LABELS = ["positive" if i % 3 else "negative" for i in range(len(TEXTS))]
@@ -61,11 +80,14 @@ def test_the_file_is_an_ordinary_joblib_file_that_needs_no_model_folder(tmp_path
 def test_missing_folders_are_made_and_the_path_is_returned(kind, fitted, tmp_path):
     path = tmp_path / "a" / "b" / "m.joblib"
     assert save_pipeline(fitted, kind(path)) == path
-    assert [p.name for p in path.parent.iterdir()] == ["m.joblib"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["m.joblib", "m.joblib.json"]
     assert np.array_equal(load_pipeline(kind(path)).predict_proba(["film"]), fitted.predict_proba(["film"]))
 
 
-def test_the_weights_of_a_loaded_pipeline_are_mapped_from_its_file_and_a_stray_write_stays_in_memory(fitted, tmp_path):
+def test_the_weights_of_a_loaded_pipeline_are_mapped_from_its_file_and_a_stray_write_stays_in_memory(
+    fitted, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pipeline.saved.allow_list._MAP_FROM", 1 << 16)  # the tiny model's are small enough to be read
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     before = path.read_bytes()
     weights = weights_of(load_pipeline(path))
@@ -101,7 +123,8 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(error, fit
     with pytest.raises(type(error), match=str(error)):
         save_pipeline(broken, path)
     assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [path, manifest_path(path)]
+    load_pipeline(path)
 
 
 def test_a_failure_while_writing_a_new_file_leaves_no_file(tiny_bert, tmp_path):
@@ -195,7 +218,7 @@ def test_a_file_cut_anywhere_is_called_damaged(fitted, tmp_path):
     path = tmp_path / "cut.joblib"
     for cut in sorted(map(int, cuts)):
         path.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match=r"cut\.joblib is damaged or cut short .*Copy or train it again"):
+        with pytest.raises(ArtifactError, match=r"cut\.joblib cannot be read: it .*Copy or train it again"):
             load_pipeline(path)
 
 
@@ -213,22 +236,22 @@ def _save_with_a_function_of(module, tmp_path):
     sys.modules[module.__name__] = module
     try:
         pipeline = make_pipeline(FunctionTransformer(module.clean), LogisticRegression()).fit([[0], [1]], [0, 1])
-        return save_pipeline(pipeline, tmp_path / "m.joblib")
+        return save_pipeline(pipeline, tmp_path / "m.joblib", probes=[[0.0], [1.0]])
     finally:
         del sys.modules[module.__name__]
 
 
 def test_a_file_that_needs_a_module_which_is_not_here_names_it(tmp_path):
     path = _save_with_a_function_of(types.ModuleType("cleaning_of_last_year"), tmp_path)
-    with pytest.raises(ValueError, match=r"m\.joblib needs the module 'cleaning_of_last_year'"):
-        load_pipeline(path)
+    with pytest.raises(ArtifactError, match=r"m\.joblib needs the module 'cleaning_of_last_year'"):
+        load_pipeline(path, trusted=["cleaning_of_last_year.clean"])
 
 
 def test_a_file_that_needs_a_function_which_is_not_here_names_it(tmp_path, monkeypatch):
     path = _save_with_a_function_of(types.ModuleType("cleaning"), tmp_path)
     monkeypatch.setitem(sys.modules, "cleaning", types.ModuleType("cleaning"))
-    with pytest.raises(ValueError, match=r"m\.joblib .*'clean'"):
-        load_pipeline(path)
+    with pytest.raises(ArtifactError, match=r"m\.joblib .*'clean'"):
+        load_pipeline(path, trusted=["cleaning.clean"])
 
 
 def test_a_file_of_a_newer_version_asks_for_an_upgrade_and_is_not_called_damaged(fitted, tmp_path, monkeypatch):
@@ -242,5 +265,420 @@ def test_a_file_of_a_newer_version_asks_for_an_upgrade_and_is_not_called_damaged
 
 def test_a_pickle_of_garbage_is_called_damaged(tmp_path):
     (tmp_path / "m.joblib").write_bytes(pickle.PROTO + bytes([4]) + b"\xff" * 50)
-    with pytest.raises(ValueError, match=r"m\.joblib is damaged or cut short"):
+    with pytest.raises(ArtifactError, match=r"m\.joblib cannot be read: it is damaged or cut short"):
         load_pipeline(tmp_path / "m.joblib")
+
+
+# ---- what is in the file
+
+
+def state_of(pipeline):
+    return pipeline[0].__getstate__()["_checkpoint"]
+
+
+def vectors(pipeline, texts=TEXTS):
+    return pipeline[:-1].transform(texts)
+
+
+def test_the_same_array_is_handed_out_each_time(tiny_bert, tmp_path):
+    for layers in ("all", 0):  # whole, and cut
+        fitted = make_sentiment_pipeline(model=tiny_bert, layers=layers).fit(TEXTS, LABELS)
+        assert weights_of(fitted) is weights_of(fitted)
+        assert weights_of(make_pipeline(fitted[0], fitted[1])) is weights_of(fitted)
+        loaded = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
+        assert weights_of(loaded) is weights_of(loaded)
+
+
+def test_only_what_is_run_is_stored(tiny_bert, tmp_path):
+    sizes = []
+    for layers in (0, 1, 2, 3):
+        fitted = make_sentiment_pipeline(model=tiny_bert, layers=layers, cache=None).fit(TEXTS, LABELS)
+        path = save_pipeline(fitted, tmp_path / "m.joblib")
+        loaded = load_pipeline(path)
+        assert np.array_equal(vectors(loaded), vectors(fitted))
+        assert load_pipeline(save_pipeline(loaded, tmp_path / "again.joblib"))[0].layers_ == (layers,)
+        sizes.append(path.stat().st_size)
+    assert sizes == sorted(set(sizes))
+    assert sizes[0] < 0.5 * sizes[-1]
+
+
+def test_a_pooler_that_is_asked_for_is_stored(tiny_bert, tmp_path):
+    fitted = make_sentiment_pipeline(model=tiny_bert, layers=-1, pooling="pooler", cache=None).fit(TEXTS, LABELS)
+    assert np.array_equal(vectors(load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))), vectors(fitted))
+
+
+def test_a_file_with_fewer_layers_may_be_given_a_cache(tiny_bert, tmp_path):
+    fitted = make_sentiment_pipeline(model=tiny_bert, layers=1).fit(TEXTS, LABELS)
+    loaded = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
+    expected = vectors(loaded)
+    loaded.set_params(bertvectorizer__cache=str(tmp_path / "cache"))
+    for _ in range(2):
+        assert np.abs(vectors(loaded) - expected).max() < 1e-5
+
+
+def test_a_state_holds_no_torch_and_no_transformers_object(fitted):
+    def kinds(value):
+        yield type(value)
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+            yield from kinds(one)
+
+    modules = {kind.__module__.split(".")[0] for kind in kinds(fitted[0].__getstate__())}
+    assert modules == {"builtins", "numpy"}
+
+
+def test_the_default_model_opens_where_its_pip_copy_is_not_installed(tmp_path, monkeypatch):
+    model = make_sentiment_pipeline(layers=0, cache=None).fit(TEXTS, LABELS)
+    path = save_pipeline(model, tmp_path / "m.joblib")
+    monkeypatch.setattr("pipeline.bert.checkpoint.INSTALLED", {})
+    assert np.array_equal(load_pipeline(path).predict_proba(TEXTS), model.predict_proba(TEXTS))
+    assert path.stat().st_size < 0.6 * 91e6
+
+
+@pytest.mark.parametrize("load", [load_pipeline, joblib.load])
+def test_a_file_made_with_cuda_opens_on_a_machine_without(load, fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    elsewhere = load_pipeline(path).set_params(bertvectorizer__device="cuda:7", bertvectorizer__dtype="float16")
+    joblib.dump(elsewhere, tmp_path / "cuda.joblib")
+    if load is load_pipeline:
+        with pytest.warns(UserWarning, match="device='cuda:7', dtype='float16', which this machine cannot do"):
+            save_pipeline(elsewhere, tmp_path / "cuda.joblib")
+        with pytest.warns(UserWarning, match="running with 'auto'"):
+            loaded = load(tmp_path / "cuda.joblib")
+    else:
+        loaded = load(tmp_path / "cuda.joblib")
+    with pytest.warns(UserWarning, match=r"set_params\(device='auto', dtype='auto'\) makes it so for good"):
+        found = loaded.predict_proba(TEXTS)
+    assert np.array_equal(found, load_pipeline(path).predict_proba(TEXTS))
+    loaded.set_params(bertvectorizer__device="auto", bertvectorizer__dtype="auto").predict(TEXTS)
+
+
+def test_a_device_that_is_not_there_is_refused_by_a_vectorizer_fitted_here(tiny_bert):
+    with pytest.raises(ValueError, match="is not on this machine"):
+        BertVectorizer(tiny_bert).fit(TEXTS).set_params(device="cuda:7").transform(TEXTS)
+
+
+# ---- weights inside, or their hashes
+
+
+@pytest.mark.parametrize("format", ["joblib", "skops"])
+def test_weights_inside_and_weights_by_hash_give_the_same_bits(format, tiny_bert, tmp_path):
+    files = []
+    for inside in (True, False):
+        model = make_sentiment_pipeline(model=tiny_bert, cache=None, weights_in_artifact=inside).fit(TEXTS, LABELS)
+        files.append(save_pipeline(model, tmp_path / f"{inside}.{format}", format=format))
+    inside, by_hash = map(load_pipeline, files)
+    assert np.array_equal(vectors(inside), vectors(by_hash))
+    assert np.array_equal(inside.predict_proba(TEXTS), by_hash.predict_proba(TEXTS))
+    assert files[1].stat().st_size < 0.3 * files[0].stat().st_size
+
+
+def test_weights_by_hash_are_compared_at_first_use_and_may_lie_elsewhere(tmp_path):
+    folder = build_model(tmp_path / "model", "bert", seed=3)
+    model = make_sentiment_pipeline(model=str(folder), weights_in_artifact=False).fit(TEXTS, LABELS)
+    expected = model.predict_proba(TEXTS)
+    path = save_pipeline(model, tmp_path / "m.joblib")
+    moved = folder.rename(tmp_path / "moved")
+    with pytest.raises(ArtifactError, match=r"fails its self-test: it cannot answer any more \(CheckpointError"):
+        load_pipeline(path)
+    loaded = load_pipeline(path, verify="sha256").set_params(bertvectorizer__model=str(moved))
+    assert np.allclose(loaded.predict_proba(TEXTS), expected, atol=1e-6)
+    build_model(moved, "bert", seed=4)
+    with pytest.raises(
+        CheckpointError, match=r"fitted with another .* than the one found now .*model\.safetensors differ in sha256"
+    ):
+        load_pipeline(path, verify="sha256").set_params(bertvectorizer__model=str(moved)).predict(TEXTS)
+
+
+# ---- the manifest
+
+
+def manifest_values(path):
+    return json.loads(manifest_path(path).read_text())
+
+
+def change_manifest(path, **values):
+    manifest_path(path).write_text(json.dumps({**manifest_values(path), **values}))
+
+
+def test_the_manifest_says_what_is_inside(fitted, tiny_bert, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib", scores={"accuracy": np.float64(0.8), "curve": np.ones(2)})
+    told = manifest_values(path)
+    assert told["size"] == path.stat().st_size
+    assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told["classes"] == ["negative", "positive"]
+    assert told["vectorizers"][0]["source"]["sha256"] == fitted[0].source_["sha256"]
+    assert (told["vectorizers"][0]["layers"], told["vectorizers"][0]["pooling"]) == ([0, 1, 2, 3], "mean")
+    assert told["n_training_texts"] == len(TEXTS)
+    assert told["scores"] == {"accuracy": 0.8, "curve": [1.0, 1.0]}
+    assert len(told["probes"]["inputs"]) == 3
+    assert np.array_equal(told["probes"]["outputs"], fitted.predict_proba(told["probes"]["inputs"]))
+    assert save_pipeline(fitted, path, n_training_texts=9) == path
+    assert manifest_values(path)["n_training_texts"] == 9
+
+
+def test_a_file_without_a_manifest_is_opened_and_said_to_be_unverified(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    manifest_path(path).unlink()
+    with pytest.warns(ArtifactWarning, match=r"has no manifest \(m\.joblib\.json\).*save_pipeline writes one"):
+        loaded = load_pipeline(path)
+    assert np.array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+    with pytest.raises(ArtifactError, match="nothing to verify it by"):
+        verify_artifact(path)
+
+
+def test_a_file_written_over_by_another_program_says_what_to_do(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    joblib.dump(make_pipeline(fitted[0]), path)
+    with pytest.raises(ArtifactError, match="If another program wrote it on purpose, delete the manifest"):
+        load_pipeline(path)
+
+
+@pytest.mark.parametrize("part", ["weights", "coef_"])
+def test_a_flipped_bit_is_found(part, fitted, tmp_path, monkeypatch):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    content = bytearray(path.read_bytes())
+    needle = np.asarray(weights_of(fitted)).tobytes()[-64:] if part == "weights" else fitted[-1].coef_.tobytes()[:64]
+    at = content.rindex(needle)
+    content[at + 2] ^= 1
+    path.write_bytes(content)
+    joblib.load(path)  # which does not notice
+    with pytest.raises(ArtifactError, match="is not the file that was saved: it has sha256"):
+        load_pipeline(path)
+    manifest_path(path).unlink()
+    if part == "weights":  # they carry their hash with them
+        monkeypatch.setattr("pipeline.bert.encoder._loaded", OrderedDict())
+        with pytest.warns(ArtifactWarning, match="no manifest"):
+            loaded = load_pipeline(path)
+        with pytest.raises(CheckpointError, match=r"The weights of .* in this file have sha256 .* damaged"):
+            loaded.predict(TEXTS)
+        with pytest.raises(CheckpointError, match=r"The weights of .* in this file have sha256"):
+            joblib.load(path).predict(TEXTS)
+
+
+def test_the_texts_of_config_and_tokenizer_are_held_against_their_hashes(fitted, tmp_path):
+    joblib.dump(fitted, tmp_path / "m.joblib")
+    content = (tmp_path / "m.joblib").read_bytes()
+    (tmp_path / "m.joblib").write_bytes(content.replace(b'"lowercase": true', b'"lowercase": TRUE'))
+    with pytest.raises(
+        CheckpointError, match=r"The tokenizer\.json in this file is not the one that the vectorizer was fitted with"
+    ):
+        joblib.load(tmp_path / "m.joblib")
+    with pytest.raises(ArtifactError, match=r"m\.joblib: The tokenizer\.json in this file is not the one"):
+        load_pipeline(tmp_path / "m.joblib")
+
+
+def test_a_file_written_over_in_place_while_it_is_open_is_not_used(fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.saved.allow_list._MAP_FROM", 1 << 16)
+    monkeypatch.setattr("pipeline.bert.encoder._loaded", OrderedDict())
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    loaded = load_pipeline(path, verify="size")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\0" * 64)
+    with pytest.raises(CheckpointError, match="or was written over in place while it was open"):
+        loaded.predict(TEXTS)
+
+
+# ---- the self-test and the versions
+
+
+def test_a_pipeline_that_says_something_else_of_its_probes_is_refused(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    probes = manifest_values(path)["probes"]
+    outputs = np.asarray(probes["outputs"])
+    outputs[1] = outputs[1][::-1] + 0.1
+    change_manifest(path, probes={**probes, "outputs": outputs.tolist()})
+    with pytest.raises(ArtifactError, match=r"fails its self-test: of 'Two hours .* it says .* and said"):
+        load_pipeline(path)
+    with pytest.raises(ArtifactError, match="fails its self-test"):
+        verify_artifact(path)
+    assert load_pipeline(path, verify="sha256").predict(TEXTS).tolist() == fitted.predict(TEXTS).tolist()
+
+
+def test_other_versions_are_told_and_the_probes_decide(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    versions = manifest_values(path)["versions"]
+    change_manifest(path, versions={**versions, "torch": "1.0.0", "scikit-learn": "1.2.3"})
+    with pytest.warns(
+        ArtifactWarning, match=r"made with torch 1\.0\.0, here .*; scikit-learn 1\.2\.3, here .*come out as they did"
+    ):
+        load_pipeline(path)
+    with pytest.warns(ArtifactWarning, match="It was not tested on its probe texts"):
+        load_pipeline(path, verify="size")
+    assert len(verify_artifact(path)["versions"]) == 2
+    probes = manifest_values(path)["probes"]
+    change_manifest(path, probes={**probes, "outputs": [[0.0, 1.0]] * 3})
+    with pytest.raises(ArtifactError, match=r"fails its self-test: .* It was made with torch 1\.0\.0"):
+        load_pipeline(path)
+
+
+def test_a_manifest_of_the_future_asks_for_an_upgrade(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    change_manifest(path, format_version=99)
+    with pytest.raises(ArtifactError, match="Upgrade to open it"):
+        load_pipeline(path)
+
+
+def test_a_pipeline_of_tables_is_tested_on_the_rows_it_is_given(tiny_bert, tmp_path):
+    table = pd.DataFrame({"text": TEXTS, "stars": np.arange(len(TEXTS)) % 5})
+    columns = ColumnTransformer([("bert", BertVectorizer(tiny_bert, cache=None), "text")], remainder="passthrough")
+    model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, LABELS)
+    with pytest.warns(ArtifactWarning, match=r"does not predict on plain texts .*probes=X\[:3\]"):
+        path = save_pipeline(model, tmp_path / "m.joblib")
+    assert load_pipeline(path).predict(table).tolist() == model.predict(table).tolist()
+    save_pipeline(model, path, probes=table[:3])
+    assert verify_artifact(path)["probes"]["n"] == 3
+    with pytest.raises(ValueError, match="cannot predict on these probes"):
+        save_pipeline(model, path, probes=["a text"])
+
+
+def test_options_that_do_not_exist_are_refused(fitted, tmp_path):
+    with pytest.raises(ValueError, match=r"format='zip'; allowed are 'joblib' and 'skops'"):
+        save_pipeline(fitted, tmp_path / "m.joblib", format="zip")
+    with pytest.raises(ValueError, match=r"verify='no'; allowed are 'probes', 'sha256' and 'size'"):
+        load_pipeline(tmp_path / "m.joblib", verify="no")
+    with pytest.raises(TypeError, match=r"scores\['a'\] is a set"):
+        save_pipeline(fitted, tmp_path / "m.joblib", scores={"a": {1}})
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- files that execute nothing
+
+
+def test_skops_gives_the_probabilities_of_joblib_bit_for_bit(fitted, tmp_path):
+    by_joblib = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
+    by_skops = load_pipeline(save_pipeline(fitted, tmp_path / "m.skops", format="skops"))
+    assert np.array_equal(by_skops.predict_proba(TEXTS), by_joblib.predict_proba(TEXTS))
+    assert verify_artifact(tmp_path / "m.skops")["probes"]["difference"] == 0
+
+
+@pytest.mark.parametrize("load", [load_pipeline, lambda path: joblib.load(path, mmap_mode="c")])
+def test_a_mapped_pipeline_can_be_saved_as_skops_and_back(load, fitted, tmp_path):
+    loaded = load(save_pipeline(fitted, tmp_path / "m.joblib"))
+    again = load_pipeline(save_pipeline(loaded, tmp_path / "m.skops", format="skops"))
+    back = load_pipeline(save_pipeline(again, tmp_path / "back.joblib"))
+    assert np.array_equal(back.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+
+
+def test_a_skops_file_may_be_called_joblib_and_the_other_way_round(fitted, tmp_path):
+    save_pipeline(fitted, tmp_path / "m.joblib", format="skops")
+    save_pipeline(fitted, tmp_path / "m.skops")
+    assert inspect_artifact(tmp_path / "m.joblib")["format"] == "skops"
+    assert inspect_artifact(tmp_path / "m.skops")["format"] == "joblib"
+    assert (
+        load_pipeline(tmp_path / "m.joblib").predict(TEXTS).tolist()
+        == load_pipeline(tmp_path / "m.skops").predict(TEXTS).tolist()
+    )
+
+
+# ---- poison
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def poisoned(where, fitted, payload):
+    if where == "plain":
+        return payload
+    copy = load_pipeline(fitted)
+    if where == "in an object array":
+        copy[-1].classes_ = np.array([payload, "positive"], dtype=object)
+    elif where == "in an attribute":
+        copy[-1].note_ = payload
+    elif where == "in a step":
+        copy.steps.insert(1, ("evil", payload))
+    elif where == "in tokenizer_json":
+        object.__setattr__(copy[0]._checkpoint, "tokenizer_json", payload)
+    elif where == "in a parameter":
+        copy[0].model = payload
+    return copy
+
+
+PLACES = ["plain", "in an object array", "in an attribute", "in a step", "in tokenizer_json", "in a parameter"]
+
+
+@pytest.mark.parametrize("with_manifest", [False, True])
+@pytest.mark.parametrize("where", PLACES)
+def test_a_payload_is_refused_and_shown_and_not_run(where, with_manifest, fitted, tmp_path):
+    marker = tmp_path / "was run"
+    save_pipeline(fitted, tmp_path / "good.joblib")
+    path = tmp_path / "m.joblib"
+    joblib.dump(poisoned(where, tmp_path / "good.joblib", Payload(marker)), path)
+    if with_manifest:  # whoever can write the file can write its manifest
+        good = manifest_values(tmp_path / "good.joblib")
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        manifest_path(path).write_text(json.dumps({**good, "size": path.stat().st_size, "sha256": sha256}))
+    with pytest.raises(ArtifactError, match=r"is refused: it names (posix|nt)\.mkdir: not on the list .*Nothing of it was run"):
+        load_pipeline(path)
+    found = inspect_artifact(path)
+    assert found["refused"] in (["posix.mkdir"], ["nt.mkdir"])
+    assert str(marker) in json.dumps(found["contents"])
+    assert not marker.exists()
+    with contextlib.suppress(Exception):  # the control: joblib does run it, whatever it makes of the rest
+        joblib.load(path)
+    assert marker.exists()
+
+
+def test_a_payload_in_a_skops_file_is_refused_and_shown_and_not_run(tmp_path):
+    model = make_pipeline(FunctionTransformer(os.mkdir), LogisticRegression())
+    write_skops(model, tmp_path / "m.skops")
+    with pytest.raises(ArtifactError, match=r"it names posix\.mkdir"):
+        load_pipeline(tmp_path / "m.skops")
+    assert inspect_artifact(tmp_path / "m.skops")["refused"] == ["posix.mkdir"]
+
+
+def test_an_own_step_is_opened_where_its_name_is_trusted(fitted, tmp_path):
+    pipeline = make_pipeline(FunctionTransformer(str_upper), *fitted)
+    path = save_pipeline(pipeline, tmp_path / "m.joblib")
+    name = f"{str_upper.__module__}.str_upper"
+    with pytest.raises(ArtifactError, match=rf"names {name}: not on the list .*trusted=\[\.\.\.\]\) takes further names"):
+        load_pipeline(path)
+    assert load_pipeline(path, trusted=[name]).predict(TEXTS).tolist() == pipeline.predict(TEXTS).tolist()
+    assert verify_artifact(path, trusted=[name])["probes"]["difference"] == 0
+
+
+def str_upper(X):
+    return [x.upper() for x in X]
+
+
+# ---- looking inside
+
+
+def test_inspecting_imports_no_torch_and_opens_what_is_refused(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    code = (
+        "import sys; from pipeline import inspect_artifact; found = inspect_artifact(sys.argv[1]);"
+        "print(found['refused'], found['contents']['steps'][0][1]['layers'], 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["[]", "all", "False"]
+
+
+def test_inspecting_shows_what_the_file_holds(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    found = inspect_artifact(path)
+    assert json.loads(json.dumps(found))
+    assert found["manifest"]["sha256"] == manifest_values(path)["sha256"]
+    assert sum(array["n_bytes"] for array in found["arrays"]) <= path.stat().st_size
+    vectorizer = found["contents"]["steps"][0][1]
+    assert vectorizer["class"] == "pipeline.vectorizer.BertVectorizer"
+    assert vectorizer["source_"]["sha256"] == fitted[0].source_["sha256"]
+    manifest_path(path).write_text("{")
+    assert "is damaged" in inspect_artifact(path)["manifest"]["error"]
+
+
+def test_verifying_tells_what_was_checked(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    told = verify_artifact(path, sha256=manifest_values(path)["sha256"])
+    assert told["weights"] == {fitted[0].source_["model"]: digest(weights_of(fitted))}
+    assert told["probes"] == {"n": 3, "difference": 0.0, "tolerance": 0.001}
+    assert told["versions"] == []
+    with pytest.raises(ArtifactError, match="which you asked for"):
+        verify_artifact(path, sha256="0" * 64)

@@ -28,8 +28,8 @@ def outline_of(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Name):
         return f"<{value.name}>"
     if isinstance(value, Array):
-        inside = "" if value.value is None else f" {_cut(repr(_listed(value.value)))}"
-        return f"<array {value.dtype} {value.shape}{inside}>"
+        shape = f"<array {value.dtype} {value.shape}>"
+        return shape if value.value is None else {shape: _listed(value.value)}
     if isinstance(value, Made):
         return _outline_of_made(value, depth)
     if isinstance(value, dict):
@@ -60,7 +60,7 @@ def _listed(value: Any) -> Any:
     """Return the items of an object array: the last part of the state that numpy gives it."""
     state = value.state if isinstance(value, Made) else None
     if isinstance(state, tuple) and len(state) == 5 and isinstance(state[4], list):
-        return [outline_of(one, _DEEPEST) for one in state[4][:_MOST_ITEMS]]
+        return [outline_of(one, _DEEPEST - 3) for one in state[4][:_MOST_ITEMS]]
     return outline_of(value, _DEEPEST - 3)
 
 
