@@ -200,7 +200,7 @@ def test_every_public_name_is_there_and_is_documented():
     for name in set(pipeline.__all__) - {"__version__"}:
         assert getattr(pipeline, name).__doc__, name
     assert set(pipeline.__all__) <= set(dir(pipeline))
-    with pytest.raises(AttributeError, match="has no attribute 'BertTransformer'; it offers .*BertVectorizer"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'BertTransformer'; it offers .*BertVectorizer"):
         pipeline.BertTransformer  # noqa: B018
 
 

@@ -14,8 +14,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULT_FILES = sorted(RESULTS.iterdir())
 
 
-@pytest.mark.parametrize("page", ["bert-features.md", "defaults.md"])
-def test_every_block_of_the_page_prints_what_stands_below_it(page):
+@pytest.mark.parametrize("page", ["bert-features.md", "defaults.md", "artifact-format.md"])
+def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     results = run_page(DOCS / page)
     assert results
     for code, printed, shown in results:
