@@ -60,16 +60,11 @@ def main() -> None:
                     contenders[key]()
                 if turn:
                     seconds[key].append(time.perf_counter() - start)
-        rows = [
-            {
-                "pipeline": name,
-                "format": kind,
-                "step": step,
-                "file_mb": files[name, kind].stat().st_size / 1e6,
-                "s": spread(times),
-            }
-            for (name, kind, step), times in seconds.items()
-        ]
+        sizes = {key: path.stat().st_size / 1e6 for key, path in files.items()}
+    rows: list[dict[str, Any]] = [
+        {"pipeline": name, "format": kind, "step": step, "file_mb": sizes[name, kind], "s": spread(times)}
+        for (name, kind, step), times in seconds.items()
+    ]
     for row in rows:
         numbers = f"{row['file_mb']:6.1f} MB {1000 * row['s']['median']:8.1f} ms"
         print(f"{row['pipeline']:36} {row['format']:7} {row['step']:34} {numbers}")
