@@ -64,6 +64,18 @@ def test_its_cold_start_is_that_of_the_benchmark():
     assert f"takes {row['wall_s']['median']:.1f} s, {ratio:.2f} of what" in README
 
 
+def test_its_opening_times_are_those_of_the_benchmark():
+    rows = {(row["pipeline"], row["format"], row["step"]): row for row in read_rows("saved_files")}
+    size, hashed, probed = (
+        rows["default pipeline", "joblib", f"load_pipeline(verify={verify!r})"] for verify in ("size", "sha256", "probes")
+    )
+    milliseconds = [f"{1000 * row['s']['median']:.0f}" for row in (size, hashed, probed)]
+    said = "{:.0f} MB open in {} ms, {} with the hash, {} with the self-test".format(size["file_mb"], *milliseconds)
+    assert said in README
+    by_hash = rows["default pipeline, weights by hash", "joblib", "save_pipeline"]
+    assert f"carries hashes instead, {1000 * by_hash['file_mb']:.0f} kB" in README
+
+
 def test_it_names_the_pinned_torch():
     pin = re.search(r"^torch==\S+", (TOP / "requirements.txt").read_text(), re.MULTILINE)
     assert pin is not None
