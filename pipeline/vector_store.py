@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sqlite3
-import threading
 import time
 import warnings
 import zlib
@@ -14,10 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.forks import ForkGate, ForkSafeLock
+
 MEMORY_BYTES = 1 << 30  # what the memory cache may hold; the least recently used vectors leave first
 BUSY_SECONDS = 30  # how long to wait for another process that is writing to the same file
 _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
 _broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
+_connections = ForkGate()  # a connection carried over a fork corrupts the file: forks wait while one is open
 
 
 class CacheWarning(UserWarning):
@@ -70,7 +72,7 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self.current_bytes = 0
         self._vectors: OrderedDict[bytes, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Return the vectors of the keys that are there, and count them as used just now."""
@@ -121,6 +123,10 @@ class FolderStore:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Return the vectors of the keys that are there and whose checksum holds."""
+        with _connections:
+            return self._get(keys)
+
+    def _get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         found: dict[bytes, np.ndarray] = {}
         connection = self._open()
         if connection is None:
@@ -141,6 +147,10 @@ class FolderStore:
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
         """Keep vectors under keys that are not there yet, all of them or none."""
+        with _connections:
+            self._put(vectors)
+
+    def _put(self, vectors: dict[bytes, np.ndarray]) -> None:
         connection = self._open()
         if connection is None:
             return

@@ -17,10 +17,11 @@ MODULES = {
 # Who may import whom among our own modules; a module that is not here may import nothing of ours.
 ARROWS = {
     "pipeline.texts": set(),
+    "pipeline.forks": set(),
     "pipeline.datasets": {"texts"},
     "pipeline.bert.hub": set(),
     "pipeline.bert.catalogue": set(),
-    "pipeline.bert.checkpoint": {"bert.hub"},
+    "pipeline.bert.checkpoint": {"forks", "bert.hub"},
     "pipeline.bert.tokenizing": {"bert.checkpoint"},
     "pipeline.bert.batching": set(),
     "pipeline.bert.shape": {"bert.checkpoint"},
@@ -36,7 +37,7 @@ ARROWS = {
         "bert.tensors",
     },
     "pipeline.bert.hugging_face": {"bert.batching", "bert.checkpoint", "bert.pooling", "bert.shape", "bert.tensors"},
-    "pipeline.bert.encoder": {"bert.batching", "bert.checkpoint", "bert.hugging_face", "bert.packed", "bert.pooling"},
+    "pipeline.bert.encoder": {"forks", "bert.batching", "bert.checkpoint", "bert.hugging_face", "bert.packed", "bert.pooling"},
     "pipeline.bert.inference": {"bert.batching", "bert.encoder"},
     "pipeline.bert.embedding": {"bert.batching", "bert.encoder", "bert.inference", "bert.pooling", "bert.tokenizing"},
     "pipeline.bert.frozen": {
@@ -49,9 +50,10 @@ ARROWS = {
         "bert.shape",
         "bert.tokenizing",
     },
-    "pipeline.vector_store": set(),
+    "pipeline.vector_store": {"forks"},
     "pipeline.layer_mix": set(),
     "pipeline.embedding_cache": {
+        "forks",
         "vector_store",
         "bert.encoder",
         "bert.embedding",

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.bert.hub import CONFIG, TOKENIZER, VOCABULARIES, WEIGHTS, FetchError, fetch, is_cached, is_hub_id
+from pipeline.forks import ForkSafeLock
 
 
 class CheckpointError(ValueError):
@@ -282,7 +282,7 @@ def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
 
 
 _hashes: dict[tuple[str, int, int, int, int], str] = {}
-_hashes_lock = threading.Lock()
+_hashes_lock = ForkSafeLock()
 
 
 def _sha256_of_file(path: Path) -> str:
