@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 
 from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache
 from pipeline import embedding_cache as cache_module
+from pipeline.bert.packed import PackedEncoder
 from pipeline.bert.tokenizing import TextTooLongError
 from pipeline.vector_store import MemoryStore
 from tests.conftest import TEXTS, build_model
@@ -292,6 +293,29 @@ def test_threads_may_share_the_cache(tiny_bert):
         thread.join()
     assert len(found) == 8
     assert all(np.abs(rows - expected).max() <= 1e-5 for rows in found)
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+def test_what_was_encoded_before_an_interrupt_is_kept_and_the_next_call_encodes_the_rest(where, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "CHUNK_TEXTS", 8)
+    vectorizer = BertVectorizer(tiny_bert, cache="memory" if where == "memory" else tmp_path, batch_tokens=32).fit(["film"])
+    pooled, sent = PackedEncoder.pooled, []
+
+    def interrupted(self, batch, *arguments):
+        sent.append(len(batch.lengths))
+        if sum(sent) > 20:  # in the midst of the third group
+            raise KeyboardInterrupt
+        return pooled(self, batch, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedEncoder, "pooled", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            vectorizer.transform(FORTY)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("tokenise")] == []
+    before = cache_info().texts_encoded
+    rows = vectorizer.transform(FORTY)
+    assert cache_info().texts_encoded - before == 40 - 16
+    assert np.abs(rows - BertVectorizer(tiny_bert, cache=None).fit_transform(FORTY)).max() <= 1e-5
 
 
 def test_cross_validation_with_a_cache_gives_the_scores_without_one(tiny_bert):
