@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from pipeline import __version__
-from pipeline.bert.checkpoint import Checkpoint, CheckpointError, resolve
+from pipeline.bert.checkpoint import Checkpoint, CheckpointError, resolve, sample_hash
 from pipeline.bert.encoder import DType
 from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
@@ -453,6 +453,11 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """Return the model found by fit or carried by the artifact; else find it again and compare the hashes."""
         if self._checkpoint is not None:
             return self._checkpoint
+        if self.__dict__.get("_replaced"):
+            raise CheckpointError(
+                "The file that the weights of this vectorizer were mapped from was replaced after it was opened, and another "
+                "process has found the new one in its place. Load the pipeline again."
+            )
         found = resolve(
             str(self.model), revision=self.source_["revision"] or self.revision, local_files_only=self.local_files_only
         )
@@ -557,6 +562,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
         state: dict[str, Any] = dict(super().__getstate__())
         state.pop("_skl_callbacks", None)
+        state.pop("_replaced", None)
         checkpoint: Checkpoint | None = state.pop("_checkpoint", None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
@@ -567,6 +573,7 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                     "config_json": checkpoint.config_json,
                     "tokenizer_json": checkpoint.tokenizer_json,
                     "weights": checkpoint.weights,
+                    "sample": sample_hash(checkpoint.weights),
                 }
         return state
 
@@ -581,7 +588,13 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         carried = state.pop("_checkpoint", None)
         super().__setstate__(state)
         if made_with is not None:
-            self._checkpoint = None if carried is None else Checkpoint(**carried, source=self.source_)
+            self._checkpoint = None
+            if carried is not None:
+                sample = carried.get("sample")
+                # joblib hands a mapped array on as a file's name and an offset, whatever stands there by now
+                self._replaced = sample is not None and sample != sample_hash(carried["weights"])
+                parts = {name: value for name, value in carried.items() if name != "sample"}
+                self._checkpoint = None if self._replaced else Checkpoint(**parts, source=self.source_)
 
 
 def _progress_bar(show: bool) -> Any:

@@ -154,7 +154,6 @@ def test_workers_map_the_weights_from_the_saved_file_and_copy_nothing(load, fitt
         assert set(dirty) == {0}
 
 
-@pytest.mark.xfail(strict=False, reason="joblib sends mapped arrays as a file name and an offset, whatever stands there now")
 def test_workers_never_predict_with_the_weights_of_a_file_that_took_the_place_of_the_loaded_one(fitted, tmp_path):
     other = make_sentiment_pipeline(model=str(build_model(tmp_path / "other", "bert", seed=1))).fit(TEXTS, LABELS)
     loaded = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
@@ -162,9 +161,15 @@ def test_workers_never_predict_with_the_weights_of_a_file_that_took_the_place_of
     try:
         found = joblib.Parallel(n_jobs=2)(joblib.delayed(loaded.predict_proba)(TEXTS) for _ in range(2))
     except ValueError as error:
-        assert "m.joblib" in str(error)  # noqa: PT017 - an answer and an error are both right, other numbers are not
+        assert "was replaced after it was opened" in str(error)  # noqa: PT017 - an answer would be right too
     else:
         assert all(np.allclose(rows, fitted.predict_proba(TEXTS), atol=1e-5) for rows in found)
+
+
+def test_cross_validation_in_two_workers_of_a_loaded_pipeline_gives_the_scores_of_one(fitted, tmp_path):
+    loaded = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
+    alone, both = (cross_validate(loaded, TEXTS, LABELS, cv=2, n_jobs=n_jobs)["test_score"] for n_jobs in (1, 2))
+    assert np.array_equal(alone, both)
 
 
 def predict_and_list(pipeline, texts, folder):
@@ -181,12 +186,6 @@ def test_many_tasks_of_an_unsaved_pipeline_write_its_weights_at_most_once(fitted
     assert len({name for _, names in found for name in names}) <= 1
     for texts, (rows, _) in zip(tasks, found, strict=True):
         assert np.allclose(rows, fitted.predict_proba(texts), atol=1e-5)
-
-
-def test_cross_validation_in_two_workers_of_a_loaded_pipeline_gives_the_scores_of_one(fitted, tmp_path):
-    loaded = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
-    alone, both = (cross_validate(loaded, TEXTS, LABELS, cv=2, n_jobs=n_jobs)["test_score"] for n_jobs in (1, 2))
-    assert np.array_equal(alone, both)
 
 
 class Killed(TransformerMixin, BaseEstimator):
@@ -207,5 +206,3 @@ def test_a_worker_that_is_killed_in_cross_validation_is_an_error_and_never_a_mis
     model = make_pipeline(BertVectorizer(tiny_bert), Killed(), LogisticRegression())
     with pytest.raises(TerminatedWorkerError, match="terminated"):
         cross_val_predict(model, TEXTS, LABELS, cv=2, n_jobs=2)
-    model.steps.pop(1)  # the next call gets new workers
-    assert len(cross_val_predict(model, TEXTS, LABELS, cv=2, n_jobs=2)) == len(TEXTS)

@@ -542,6 +542,20 @@ def test_a_file_of_a_newer_format_asks_for_an_upgrade(tiny_bert):
         BertVectorizer().__setstate__(state)
 
 
+def test_weights_that_are_not_those_of_the_state_are_refused_until_the_next_fit(tiny_bert, tmp_path):
+    other = str(build_model(tmp_path / "other", "bert", seed=5))
+    state = BertVectorizer(tiny_bert, cache=None).fit(["film"]).__getstate__()
+    right = BertVectorizer(tiny_bert, cache=None).fit(["film"]).transform(["film"])
+    state["_checkpoint"]["weights"] = BertVectorizer(other).fit(["film"]).__getstate__()["_checkpoint"]["weights"]
+    vectorizer = BertVectorizer()
+    vectorizer.__setstate__(state)
+    for use in (lambda: vectorizer.transform(["film"]), lambda: pickle.dumps(vectorizer)):
+        with pytest.raises(CheckpointError, match=r"was replaced after it was opened.*Load the pipeline again"):
+            use()
+    assert np.array_equal(vectorizer.fit(["film"]).transform(["film"]), right)
+    assert np.array_equal(pickle.loads(pickle.dumps(vectorizer)).transform(["film"]), right)
+
+
 def test_copies_and_clones_work_and_clones_are_not_fitted(tiny_bert):
     vectorizer = BertVectorizer(tiny_bert, layers=(0, 1)).fit(TEXTS)
     assert np.array_equal(copy.deepcopy(vectorizer).transform(TEXTS), vectorizer.transform(TEXTS))

@@ -113,6 +113,14 @@ def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[st
     return table, 8 + length
 
 
+def sample_hash(weights: np.ndarray) -> str:
+    """Return one hash over 64 blocks of 1 KiB spread over the weights: tells models apart at no cost, proves nothing whole."""
+    digest = hashlib.sha256(str(len(weights)).encode())
+    for start in np.linspace(0, max(0, len(weights) - 1024), 64).astype(int):
+        digest.update(weights[start : start + 1024].tobytes())
+    return digest.hexdigest()
+
+
 def resolve(model: str, *, revision: str | None = None, local_files_only: bool = False) -> Checkpoint:
     """Find a model and verify its files; looks in this order: folder, installed copy, hub cache, hub.
 
