@@ -174,19 +174,30 @@ class FolderStore:
             return None
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            try:
-                connection.execute("PRAGMA page_size=16384")
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.execute("CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)")
-            except sqlite3.Error:
-                connection.close()
-                raise
-            return connection
+            until = time.monotonic() + BUSY_SECONDS
+            while True:
+                try:
+                    return self._connect()
+                except sqlite3.OperationalError as error:
+                    # SQLite does not wait where two processes make a new file at once: one is told that it is locked
+                    if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                        raise
+                time.sleep(0.01)
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
             return None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA page_size=16384")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
 
     def _give_up(self, error: Exception) -> None:
         """Warn once, put a corrupt file aside, and go on without the cache."""

@@ -1,5 +1,6 @@
 """The folder cache under kill -9: what was acknowledged is there, what is there is right, and nobody is warned of anything."""
 
+import os
 import random
 import signal
 import sqlite3
@@ -79,6 +80,12 @@ def test_twenty_killed_writers_lose_no_acknowledged_row_and_leave_no_wrong_one(t
         assert all(vector is not None and np.array_equal(vector, vector_of(key)) for key, vector in there.items())
         assert store.get(list(rows)).keys() == rows.keys()  # a warning would be an error
         assert [path.name for path in store.folder.iterdir() if "corrupt" in path.name] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_processes_that_make_one_file_at_the_same_moment_all_get_it(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "tests.writing", "race", str(tmp_path), "40"]
+    assert subprocess.run(command, cwd=TOP, timeout=120).returncode == 0
 
 
 def test_a_vectorizer_finds_what_killed_ones_have_stored_and_computes_the_rest(tiny_bert, tmp_path):

@@ -1,5 +1,6 @@
 """Writes to a folder cache and acknowledges every batch, until somebody kills it: run by test_cache_kill as processes."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -44,8 +45,34 @@ def write_by_vectorizer(folder, writer, model):
     return write
 
 
+def open_at_once(folder, n_rounds, n_processes=6):
+    """Let forked processes make one new file at the same moment, again and again; say how many failed or warned."""
+    failed = 0
+    for number in range(n_rounds):
+        starting, start = os.pipe()
+        children = []
+        for i in range(n_processes):
+            child = os.fork()
+            if child == 0:
+                os.close(start)
+                os.read(starting, 1)  # until the parent closes its end
+                try:
+                    store = FolderStore(Path(folder) / str(number), "name")
+                    store.put(batch_of(i, number))
+                    os._exit(0 if store.get(list(batch_of(i, number))).keys() == batch_of(i, number).keys() else 1)
+                except BaseException:
+                    os._exit(2)
+            children.append(child)
+        os.close(starting)
+        os.close(start)
+        failed += sum(os.waitpid(child, 0)[1] != 0 for child in children)
+    return failed
+
+
 if __name__ == "__main__":
     kind, folder, writer, *more = sys.argv[1:]
+    if kind == "race":
+        sys.exit(min(open_at_once(folder, int(writer)), 100))
     write = {"store": write_by_store, "vectorizer": write_by_vectorizer}[kind](folder, int(writer), *more)
     for number in range(100_000):
         write(number)
