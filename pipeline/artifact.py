@@ -76,6 +76,8 @@ def save_pipeline(
         Before ``fit``.
     ValueError
         For probes that the pipeline cannot predict on.
+    CheckpointError
+        Where the pipeline came from a file, and its weights are not those it was made with.
     """
     if not isinstance(pipeline, Pipeline):
         raise TypeError(f"pipeline is a {type(pipeline).__name__}; a fitted scikit-learn Pipeline is expected.")
@@ -85,6 +87,8 @@ def save_pipeline(
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file, such as {path / 'sentiment.joblib'}.")
+    for vectorizer in vectorizers_in(pipeline):  # what came from a damaged file is not spread
+        vectorizer.verify_weights()
     described = describe(pipeline)
     described["probes"] = _probes(pipeline, probes, described["vectorizers"])
     if n_training_texts is not None:

@@ -39,7 +39,8 @@ def main() -> None:
         try:
             app()
         finally:
-            sys.stdout.flush()  # here, where a reader that went away can still be forgiven
+            if sys.stdout is not None:  # None: closed, as by `>&-`
+                sys.stdout.flush()  # here, where a reader that went away can still be forgiven
     except BrokenPipeError:  # as in `| head`
         _forgive_reader()
     except SystemExit as end:
@@ -137,7 +138,7 @@ def predict(
         fitted = _with_progress(load_pipeline(model))
         _predict_table(fitted, table, column, out)
         return
-    if not text and sys.stdin.isatty():
+    if not text and (sys.stdin is None or sys.stdin.isatty()):  # None: closed, as by `<&-`
         raise ValueError('Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard input.')
     texts = list(text) if text else _lines(sys.stdin)
     _print_labels(Console(), load_pipeline(model), texts)

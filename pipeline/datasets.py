@@ -9,6 +9,7 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -27,6 +28,14 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 _HERE = Path(__file__).resolve().parent
 _REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")  # installed, in a checkout
 _TEST_SHARE = 0.2
+# the first bytes of what is often called .csv and is none: kind, and the ending it should have
+_MAGIC = (
+    (rb"\x1f\x8b", "compressed by gzip", ".gz"),
+    (rb"BZh\d1AY&SY", "compressed by bzip2", ".bz2"),
+    (rb"\xfd7zXZ\x00", "compressed by xz", ".xz"),
+    (rb"PK\x03\x04", "a zip archive or an Excel workbook", ""),
+    (rb"PAR1[\x00-\x1f]", "a Parquet file", ".parquet"),
+)
 
 
 def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -80,14 +89,14 @@ def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tu
     ValueError
         For labels that no classifier can be fitted to, and for a class of fewer than 5 texts.
     """
-    check_labels(table[label], len(table))
-    if table.empty:
-        raise ValueError("the table has no rows, only a header; there is nothing to train on.")
     empty = [i for i, value in enumerate(table[label]) if isinstance(value, str) and not value.strip()]
     if empty:
         raise ValueError(
             f"column {label!r} is empty in {len(empty)} of {len(table)} rows, first in row {empty[0]}: drop the unlabelled rows."
         )
+    check_labels(table[label], len(table))
+    if table.empty:
+        raise ValueError("the table has no rows, only a header; there is nothing to train on.")
     sizes = table[label].value_counts()
     sizes = sizes[sizes > 0]  # categories that no row has
     if sizes.min() < 5:
@@ -99,7 +108,7 @@ def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tu
 
 
 def check_output(out: str | Path, source: str | Path) -> None:
-    """Refuse an output path before any work is done: a folder, a missing folder, the input itself, an unknown format.
+    """Refuse an output path before any work is done: a folder, one that is missing or read-only, the input, an unknown format.
 
     Raises
     ------
@@ -111,6 +120,8 @@ def check_output(out: str | Path, source: str | Path) -> None:
         raise FileNotFoundError(
             f"{out} cannot be written: {'it is a folder' if out.is_dir() else f'{out.parent} does not exist'}."
         )
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(f"{out} cannot be written: {out.parent} may only be read. Name another folder, or change its mode.")
     if out.exists() and out.samefile(source):
         raise ValueError(f"{out} is the input itself; name another file.")
     if out.suffix not in (".csv", *PARQUET_SUFFIXES):
@@ -257,6 +268,7 @@ def _open_text(path: Path, encoding: str) -> TextIO:
 
 
 def _read_csv(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
+    _refuse_binary(path)
     if len(sep) != 1:
         raise ValueError(f"sep={sep!r}; a single character is expected, such as ',' or ';'.")
     try:
@@ -293,6 +305,18 @@ def _read_csv(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd
     except (gzip.BadGzipFile, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError) as error:
         raise ValueError(f"{path} cannot be unpacked: {error}") from error
     return pd.DataFrame(rows, columns=header, dtype="str")
+
+
+def _refuse_binary(path: Path) -> None:
+    """Refuse a file by what it is where its name says something else: its bytes would only look like a wrong encoding."""
+    if path.suffix in (".gz", ".bz2", ".xz", ".zip"):
+        return
+    with path.open("rb") as file:
+        head = file.read(10)
+    for magic, kind, ending in _MAGIC:
+        if re.match(magic, head):
+            cure = f"Rename it: its name must end in {ending}." if ending else "Export it as CSV or Parquet."
+            raise ValueError(f"{path} is {kind}, not CSV text. {cure}")
 
 
 def _first_bad_byte(path: Path, encoding: str) -> str | None:

@@ -1,7 +1,6 @@
 """Vectors by text and everything that changes them: no text is encoded twice. Used by vectorizer."""
 
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pipeline.bert.embedding import Plan, truncation_report
 from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TextTooLongError
+from pipeline.forks import ForkSafeLock
 from pipeline.vector_store import FolderStore, MemoryStore, Store, clear_folder, text_key
 
 NUMERICS = 2  # part of every key: raised when a change of the encoder changes its numbers
@@ -36,7 +36,7 @@ class CacheInfo(NamedTuple):
 
 _memory = MemoryStore()
 _counts: Counter[str] = Counter()
-_counts_lock = threading.Lock()
+_counts_lock = ForkSafeLock()
 
 
 def cache_info() -> CacheInfo:

@@ -1,5 +1,6 @@
 """Raw input -> list of str: every complaint about X or y is born here. Knows nobody above it, and no torch."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
@@ -301,7 +302,7 @@ def _shown(value: Any) -> str:
 
 
 def check_labels(y: Any, n_texts: int) -> None:
-    """Refuse labels that no classifier can be fitted to, before a single text is encoded.
+    """Refuse labels that no classifier can be fitted to, before a single text is encoded; warn of classes that look alike.
 
     Parameters
     ----------
@@ -335,11 +336,33 @@ def check_labels(y: Any, n_texts: int) -> None:
             f"y mixes text with other labels: label 0 is {labels[0]!r} ({type(labels[0]).__name__}), label {odd} is "
             f"{labels[odd]!r} ({type(labels[odd]).__name__}). Use one type, as in y.astype(str)."
         )
+    if n_strings:
+        _warn_of_variants(labels)
     discrete = n_strings or all(isinstance(label, int | np.integer | np.bool_) for label in labels)
     if discrete and len(labels) > 1 and len(set(labels)) == 1:
         raise ValueError(
             f"y holds one class only, {labels[0]!r}, in all {len(labels)} rows; a classifier needs at least two. Check the "
             "label column, or leave y out to compute features alone."
+        )
+
+
+def _warn_of_variants(labels: list[str]) -> None:
+    """Warn of classes that differ by case or blanks only, and of the empty one: each would quietly be a class of its own."""
+    classes = [str.__str__(name) for name in dict.fromkeys(labels)]
+    spelt: dict[str, list[str]] = {}
+    for name in classes:
+        spelt.setdefault(name.strip().casefold(), []).append(name)
+    odd = [
+        f"{' and '.join(map(repr, names))} {'differ by case or blanks only' if key else 'is empty'}"
+        for key, names in spelt.items()
+        if len(names) > 1 or not key
+    ]
+    if odd:
+        warnings.warn(
+            f"y holds {len(classes)} classes, {_shown(classes)}: {'; '.join(odd)}. Repair the column, as in "
+            "y.str.strip().str.lower(), and drop unlabelled rows, unless this is meant.",
+            UserWarning,
+            stacklevel=3,
         )
 
 

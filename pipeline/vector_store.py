@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sqlite3
-import threading
 import time
 import warnings
 import zlib
@@ -14,10 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.forks import ForkGate, ForkSafeLock
+
 MEMORY_BYTES = 1 << 30  # what the memory cache may hold; the least recently used vectors leave first
 BUSY_SECONDS = 30  # how long to wait for another process that is writing to the same file
 _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
 _broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
+_connections = ForkGate()  # a connection carried over a fork corrupts the file: forks wait while one is open
 
 
 class CacheWarning(UserWarning):
@@ -70,7 +72,7 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self.current_bytes = 0
         self._vectors: OrderedDict[bytes, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Return the vectors of the keys that are there, and count them as used just now."""
@@ -121,6 +123,10 @@ class FolderStore:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Return the vectors of the keys that are there and whose checksum holds."""
+        with _connections:
+            return self._get(keys)
+
+    def _get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         found: dict[bytes, np.ndarray] = {}
         connection = self._open()
         if connection is None:
@@ -141,6 +147,10 @@ class FolderStore:
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
         """Keep vectors under keys that are not there yet, all of them or none."""
+        with _connections:
+            self._put(vectors)
+
+    def _put(self, vectors: dict[bytes, np.ndarray]) -> None:
         connection = self._open()
         if connection is None:
             return
@@ -164,19 +174,30 @@ class FolderStore:
             return None
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            try:
-                connection.execute("PRAGMA page_size=16384")
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.execute("CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)")
-            except sqlite3.Error:
-                connection.close()
-                raise
-            return connection
+            until = time.monotonic() + BUSY_SECONDS
+            while True:
+                try:
+                    return self._connect()
+                except sqlite3.OperationalError as error:
+                    # SQLite does not wait where two processes make a new file at once: one is told that it is locked
+                    if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                        raise
+                time.sleep(0.01)
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
             return None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA page_size=16384")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
 
     def _give_up(self, error: Exception) -> None:
         """Warn once, put a corrupt file aside, and go on without the cache."""

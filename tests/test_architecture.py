@@ -17,8 +17,9 @@ MODULES = {
 # Who may import whom among our own modules; a module that is not here may import nothing of ours.
 ARROWS = {
     "pipeline.texts": set(),
+    "pipeline.forks": set(),
     "pipeline.datasets": {"texts"},
-    "pipeline.bert.provenance": set(),
+    "pipeline.bert.provenance": {"forks"},
     "pipeline.bert.transfer": {"bert.provenance"},
     "pipeline.bert.hub": {"bert.provenance", "bert.transfer"},
     "pipeline.bert.catalogue": set(),
@@ -39,7 +40,7 @@ ARROWS = {
         "bert.tensors",
     },
     "pipeline.bert.hugging_face": {"bert.batching", "bert.checkpoint", "bert.pooling", "bert.shape", "bert.tensors"},
-    "pipeline.bert.encoder": {"bert.batching", "bert.checkpoint", "bert.hugging_face", "bert.packed", "bert.pooling"},
+    "pipeline.bert.encoder": {"forks", "bert.batching", "bert.checkpoint", "bert.hugging_face", "bert.packed", "bert.pooling"},
     "pipeline.bert.inference": {"bert.batching", "bert.encoder"},
     "pipeline.bert.embedding": {"bert.batching", "bert.encoder", "bert.inference", "bert.pooling", "bert.tokenizing"},
     "pipeline.bert.frozen": {
@@ -52,7 +53,7 @@ ARROWS = {
         "bert.shape",
         "bert.tokenizing",
     },
-    "pipeline.bert.cut": {"bert.checkpoint", "bert.shape"},
+    "pipeline.bert.cut": {"forks", "bert.checkpoint", "bert.shape"},
     "pipeline.vector_store": set(),
     "pipeline.saved.versions": {""},
     "pipeline.saved.joblib_contents": set(),
@@ -75,6 +76,7 @@ ARROWS = {
     "pipeline.saved.printing": set(),
     "pipeline.layer_mix": set(),
     "pipeline.embedding_cache": {
+        "forks",
         "vector_store",
         "bert.encoder",
         "bert.embedding",

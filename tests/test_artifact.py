@@ -475,8 +475,22 @@ def test_a_file_written_over_in_place_while_it_is_open_is_not_used(fitted, tmp_p
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(b"\0" * 64)
-    with pytest.raises(CheckpointError, match="or was written over in place while it was open"):
+    with pytest.raises(CheckpointError, match="or another one took its place while it was open"):
         loaded.predict(TEXTS)
+
+
+def test_weights_that_are_not_those_of_the_state_are_not_saved_again(fitted, tmp_path):
+    other = make_sentiment_pipeline(model=str(build_model(tmp_path / "other", "bert", seed=5))).fit(TEXTS, LABELS)
+    state = fitted[0].__getstate__()
+    state["_checkpoint"] = {**state["_checkpoint"], "weights": weights_of(other)}
+    mixed = BertVectorizer()
+    mixed.__setstate__(state)
+    with pytest.raises(CheckpointError, match="in this file have sha256"):
+        mixed.verify_weights()
+    with pytest.raises(CheckpointError, match="in this file have sha256"):
+        save_pipeline(make_pipeline(mixed, fitted[1]), tmp_path / "m.joblib")
+    assert not (tmp_path / "m.joblib").exists()
+    assert np.array_equal(mixed.fit(TEXTS).transform(TEXTS), fitted[0].transform(TEXTS))
 
 
 # ---- the self-test and the versions

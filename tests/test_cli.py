@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -696,6 +697,42 @@ def test_a_reader_that_goes_away_is_no_error(command, light_artifact, data):
     finally:
         os.close(writing)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no shell that closes a stream")
+@pytest.mark.parametrize(
+    ("closed", "code", "message"),
+    [("<&-", 2, "Nothing to label: give --text"), (">&- --text film", 0, ""), ("2>&- --text film", 0, "")],
+    ids=["stdin", "stdout", "stderr"],
+)
+def test_a_closed_stream_is_no_crash(closed, code, message, light_artifact):
+    command = f'"{sys.executable}" "{PROGRAM}" predict --model "{light_artifact}" {closed}'
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, env=ENVIRONMENT)
+    assert result.returncode == code
+    assert message in result.stderr
+    assert result.stderr.count("\n") == (1 if message else 0)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
+def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(number, run, light_artifact, data, tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("an older file")
+    code = (
+        "import os, signal, sys, pandas as pd\n"
+        "def half(table, path, **options):\n"
+        "    path.write_text('half of it')\n"
+        f"    os.kill(os.getpid(), signal.{number})\n"
+        "pd.DataFrame.to_csv = half\n"
+        "from pipeline.cli import main\n"
+        "main()\n"
+    )
+    arguments = ["predict", "--model", str(light_artifact), "--data", str(data), "--out", str(out)]
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], env=ENVIRONMENT | {"PYTHONPATH": str(PROGRAM.parent)})
+    assert killed.returncode == -getattr(signal, number)
+    assert out.read_text() == "an older file"
+    assert run(*arguments).code == 0
+    assert len(read_csv(out)) == len(ROWS) + 1
 
 
 def test_head_takes_the_first_of_many_lines(light_artifact, tmp_path):

@@ -1,7 +1,9 @@
 """pipeline.datasets: tables come in and go out without a changed text; every unreadable file is named with what is wrong."""
 
+import base64
 import bz2
 import csv
+import errno
 import gzip
 import io
 import lzma
@@ -15,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import encryption
 
 from pipeline.datasets import add_predictions, check_columns, check_output, read_table, split_table, write_table
+from pipeline.texts import check_texts
 
 
 @pytest.fixture
@@ -345,7 +349,92 @@ def test_a_compressed_file_that_cannot_be_unpacked_is_named(suffix, content, wri
         read_table(write(content, f"table.csv{suffix}"))
 
 
+@pytest.mark.parametrize(
+    ("content", "kind", "cure"),
+    [
+        (gzip.compress(CSV), "compressed by gzip", r"must end in \.gz"),
+        (bz2.compress(CSV), "compressed by bzip2", r"must end in \.bz2"),
+        (lzma.compress(CSV), "compressed by xz", r"must end in \.xz"),
+        (zipped("table.csv"), "a zip archive or an Excel workbook", "Export it as CSV or Parquet"),
+        (b"PAR1\x15\x04", "a Parquet file", r"must end in \.parquet"),
+    ],
+)
+@pytest.mark.parametrize("name", ["table.csv", "table"])
+def test_a_binary_file_that_is_called_csv_is_named_as_what_it_is(name, content, kind, cure, write):
+    with pytest.raises(ValueError, match=rf"{name} is {kind}, not CSV text\. .*{cure}"):
+        read_table(write(content, name))
+
+
+def test_a_header_that_begins_as_a_binary_file_does_is_still_a_header(write):
+    for header in ("PAR1", "PK", "BZh9"):
+        assert list(read_table(write(f"{header},text\n1,a\n")).columns) == [header, "text"]
+
+
 # ---- Parquet
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["a", "b", "a"]).dictionary_encode(),
+        pa.array(["a", "b", "a"], pa.large_string()),
+        pa.array(["a", "b", "a"], pa.string_view()),
+        pa.chunked_array([["a"], ["b", "a"]]),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_parquet_texts_of_every_kind_are_the_same_texts(column, tmp_path):
+    pq.write_table(pa.table({"text": column}), tmp_path / "table.parquet")
+    assert check_texts(read_table(tmp_path / "table.parquet", columns=["text"])["text"]) == ["a", "b", "a"]
+
+
+def test_parquet_without_row_groups_is_a_table_without_rows(tmp_path):
+    pq.ParquetWriter(tmp_path / "table.parquet", pa.schema([("text", pa.string())])).close()
+    assert pq.ParquetFile(tmp_path / "table.parquet").num_row_groups == 0
+    assert as_lists(read_table(tmp_path / "table.parquet", columns=["text"])) == (["text"], [])
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([["a", "b"], ["c"]]), "row 0 of X is of type ndarray.*' '.join"),
+        (pa.array([{"en": "a"}, {"en": "b"}]), "row 0 of X is of type dict"),
+        (pa.array([b"a", b"b"]), "row 0 of X is of type bytes.*decode"),
+    ],
+    ids=["lists", "structs", "bytes"],
+)
+def test_nested_and_binary_parquet_columns_are_read_and_refused_as_texts(column, message, tmp_path):
+    pq.write_table(pa.table({"text": column}), tmp_path / "table.parquet")
+    table = read_table(tmp_path / "table.parquet", columns=["text"])
+    with pytest.raises(TypeError, match=message):
+        check_texts(table["text"])
+
+
+class Keys(encryption.KmsClient):
+    """A key server that keeps nothing secret."""
+
+    def __init__(self, configuration):
+        super().__init__()
+
+    def wrap_key(self, key_bytes, master_key_identifier):
+        return base64.b64encode(key_bytes)
+
+    def unwrap_key(self, wrapped_key, master_key_identifier):
+        return base64.b64decode(wrapped_key)
+
+
+@pytest.mark.parametrize("plaintext_footer", [True, False])
+def test_encrypted_parquet_is_refused_by_name(plaintext_footer, tmp_path):
+    path = tmp_path / "table.parquet"
+    table = pa.table({"text": ["a", "b"]})
+    configuration = encryption.EncryptionConfiguration(
+        footer_key="f", column_keys={"c": ["text"]}, plaintext_footer=plaintext_footer
+    )
+    properties = encryption.CryptoFactory(Keys).file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match=r"table\.parquet is not a readable Parquet file: .*(?i:encrypted|decryption)"):
+        read_table(path)
 
 
 @pytest.mark.parametrize("name", ["table.parquet", "table.pq", "TABLE.PARQUET"])
@@ -488,6 +577,13 @@ def test_an_output_path_that_cannot_be_written_is_refused(write, tmp_path):
             check_output(tmp_path / name, source)
 
 
+def test_a_folder_that_may_only_be_read_is_refused_before_any_work_is_done(write, tmp_path, monkeypatch):
+    source = write("text\na\n", "in.csv")
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # nothing is read-only for root
+    with pytest.raises(PermissionError, match=r"out\.csv cannot be written: .* may only be read\. Name another folder"):
+        check_output(tmp_path / "out.csv", source)
+
+
 def test_the_input_is_never_taken_as_the_output_by_whatever_name(write, tmp_path):
     source = write("text\na\n", "in.csv")
     (tmp_path / "link.csv").symlink_to(source)
@@ -595,6 +691,22 @@ def test_any_text_survives_writing_and_reading(folder, table):
     for name in ("round.csv", "round.parquet"):
         write_table(written, folder / name)
         assert as_lists(read_table(folder / name)) == (list(written.columns), rows)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_full_disk_leaves_the_older_file_and_no_other(name, tmp_path, monkeypatch):
+    (tmp_path / name).write_text("an older file")
+
+    def half(table, path, **options):
+        path.write_text("half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_table(pd.DataFrame({"text": ["a"]}), tmp_path / name)
+    assert (tmp_path / name).read_text() == "an older file"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(

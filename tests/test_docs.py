@@ -1,5 +1,6 @@
 """The pages under docs/: their blocks run and print what the page says. The benchmarks' results: all of one form, all named."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -31,6 +32,28 @@ def test_the_table_of_defaults_is_the_one_that_was_measured():
         line = next(line for line in page.splitlines() if line.startswith(f"| {features} |"))
         for accuracy in rows["accuracy"]:
             assert f"{accuracy:.3f}" in line, f"{features}: {accuracy:.3f} is not in {line!r}"
+
+
+def fault_rows():
+    """Give number, fault, what happens and test of every row of the page of faults."""
+    lines = (DOCS / "faults.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if re.match(r"\| \d", line)]
+    assert {len(row) for row in rows} == {4}
+    return rows
+
+
+def test_every_fault_has_one_row():
+    assert [int(number) for number, *_ in fault_rows()] == list(range(1, 81))
+
+
+def test_every_test_that_the_page_of_faults_names_is_there():
+    for number, _, _, cell in fault_rows():
+        names = re.findall(r"`tests/(\w+\.py)::(\w+)`", cell)
+        assert names or cell.startswith(("none: ", "TODO-")), f"row {number} names no test and does not say why"
+        for file, name in names:
+            tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
+            there = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            assert name in there, f"row {number}: {file} has no {name}"
 
 
 @pytest.mark.parametrize("path", RESULT_FILES, ids=[path.name for path in RESULT_FILES])

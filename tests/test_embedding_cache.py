@@ -10,6 +10,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -17,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache
 from pipeline import embedding_cache as cache_module
+from pipeline.bert.packed import PackedEncoder
 from pipeline.bert.tokenizing import TextTooLongError
 from pipeline.vector_store import MemoryStore
 from tests.conftest import TEXTS, build_model
@@ -78,13 +80,15 @@ def test_two_processes_share_the_folder(tiny_bert, tmp_path):
 
 
 def noted_score(model, X, y, log):
-    with log.open("a") as file:
+    score = model.score(X, y)
+    with log.open("a") as file:  # after scoring, which may have sent texts of its own
         file.write(f"{os.getpid()} {cache_info().texts_encoded}\n")
-    return model.score(X, y)
+    return score
 
 
 def test_two_processes_send_a_text_twice_at_most_where_both_see_it_first(tiny_bert, tmp_path):
     """README: two workers that meet a new text at the same time both encode it, once each."""
+    get_reusable_executor().shutdown()  # workers of an earlier test would count what they sent there too
     log = tmp_path / "counts.txt"
     model = make_pipeline(BertVectorizer(tiny_bert, cache=tmp_path), LogisticRegression(max_iter=2000))
     GridSearchCV(model, GRID_OVER_C, cv=5, n_jobs=2, scoring=partial(noted_score, log=log)).fit(FORTY, LABELS)
@@ -292,6 +296,29 @@ def test_threads_may_share_the_cache(tiny_bert):
         thread.join()
     assert len(found) == 8
     assert all(np.abs(rows - expected).max() <= 1e-5 for rows in found)
+
+
+@pytest.mark.parametrize("where", ["memory", "folder"])
+def test_what_was_encoded_before_an_interrupt_is_kept_and_the_next_call_encodes_the_rest(where, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "CHUNK_TEXTS", 8)
+    vectorizer = BertVectorizer(tiny_bert, cache="memory" if where == "memory" else tmp_path, batch_tokens=32).fit(["film"])
+    pooled, sent = PackedEncoder.pooled, []
+
+    def interrupted(self, batch, *arguments):
+        sent.append(len(batch.lengths))
+        if sum(sent) > 20:  # in the midst of the third group
+            raise KeyboardInterrupt
+        return pooled(self, batch, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedEncoder, "pooled", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            vectorizer.transform(FORTY)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("tokenise")] == []
+    before = cache_info().texts_encoded
+    rows = vectorizer.transform(FORTY)
+    assert cache_info().texts_encoded - before == 40 - 16
+    assert np.abs(rows - BertVectorizer(tiny_bert, cache=None).fit_transform(FORTY)).max() <= 1e-5
 
 
 def test_cross_validation_with_a_cache_gives_the_scores_without_one(tiny_bert):

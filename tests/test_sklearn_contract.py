@@ -20,7 +20,7 @@ from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from sklearn.utils import estimator_checks, get_tags
@@ -186,6 +186,15 @@ def test_pandas_output_keeps_the_index(texts):
     assert set(frame.dtypes) == {np.dtype("float32")}
 
 
+@pytest.mark.parametrize("index", [[7] * len(TEXTS), ["a", None, 2.5] + ["a"] * (len(TEXTS) - 3)], ids=["equal", "mixed"])
+def test_pandas_output_keeps_an_index_with_duplicates(index):
+    texts = pd.Series(TEXTS, index=pd.Index(index, dtype=object))
+    vectorizer = BertVectorizer(MODEL).set_output(transform="pandas").fit(texts)
+    frame = vectorizer.transform(texts)
+    assert list(frame.index) == list(texts.index)
+    assert np.array_equal(frame.to_numpy(), BertVectorizer(MODEL).fit(TEXTS).transform(TEXTS))
+
+
 def test_polars_output_has_the_names():
     frame = BertVectorizer(MODEL).set_output(transform="polars").fit_transform(pl.Series("text", TEXTS))
     assert isinstance(frame, pl.DataFrame)
@@ -277,6 +286,13 @@ def test_wrong_labels_are_refused_before_anything_is_encoded(labels, message, mo
     monkeypatch.setattr("pipeline.bert.frozen.embed", lambda *a, **k: pytest.fail("a text was encoded"))
     with pytest.raises(ValueError, match=message):
         classifier().fit(MANY, labels)
+
+
+def test_numbers_as_labels_are_for_the_final_estimator_to_judge():
+    numbers = np.linspace(0, 1, len(TEXTS))
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        classifier().fit(TEXTS, numbers)
+    assert make_pipeline(BertVectorizer(MODEL), Ridge()).fit(TEXTS, numbers).predict(TEXTS).shape == (len(TEXTS),)
 
 
 # ---- callbacks and the repr

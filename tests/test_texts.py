@@ -275,6 +275,7 @@ def test_only_missing_values_are_read_as_empty():
     ("cell", "shown", "cure"),
     [
         (b"caf\xc3\xa9", r"bytes, b'caf\\xc3\\xa9'", r"decode it, as in data\.decode\('utf-8'\)"),
+        (b"\xff\xfe", r"bytes, b'\\xff\\xfe'", "decode it"),
         (bytearray(b"x"), "bytearray", "decode it"),
         (np.bytes_(b"x"), "bytes_", "decode it"),
         (3, "int, 3", r"column\.astype\(str\), or set on_invalid='coerce'"),
@@ -735,6 +736,25 @@ def test_one_class_is_refused_before_anything_is_encoded(y):
         ValueError, match=r"y holds one class only, .*, in all 3 rows; a classifier needs at least two.*leave y out"
     ):
         check_labels(y, 3)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (
+            ["pos", "neg", "Pos"],
+            r"y holds 3 classes, \['pos', 'neg', 'Pos'\]: 'pos' and 'Pos' differ by case or blanks only\. Repair",
+        ),
+        (["pos", "neg", " pos", "pos\n"], r"'pos' and ' pos' and 'pos\\n' differ by case or blanks only"),
+        (pd.Series(["pos", "neg", ""]), r"holds 3 classes, .*: '' is empty\. .*drop unlabelled rows"),
+        (np.array(["pos", "POS", "neg", "  ", ""]), r": 'pos' and 'POS' differ by case or blanks only; '  ' and '' is empty"),
+    ],
+    ids=["case", "blanks", "empty", "both"],
+)
+def test_classes_that_look_alike_are_kept_with_one_warning_that_lists_them(y, message):
+    with pytest.warns(UserWarning, match=message) as caught:
+        check_labels(y, len(y))
+    assert len(caught) == 1
 
 
 def test_one_text_with_one_label_is_no_complaint_of_ours():

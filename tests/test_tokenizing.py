@@ -1,17 +1,22 @@
 """TextTokenizer: ids are the model's own, cut by policies that a slow reference confirms, whatever threads do."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from pipeline.bert import tokenizing
 from pipeline.bert.checkpoint import CheckpointError
 from pipeline.bert.tokenizing import TextTokenizer, select_tokens
+from pipeline.texts import check_texts
 from tests.conftest import FAMILIES, TEXTS
 
 NASTY = [
@@ -31,6 +36,7 @@ NASTY = [
     "\U0010ffff\ue000\ufffd\ufffe",
     "don't-stop'd e-mail's co\u00adop",
     "[CLS] [SEP] [MASK] [PAD] [UNK] <s> </s> <pad> <mask>",
+    "👍🏽 👩🏿‍🚀 שָׁלוֹם مرحبا\u0640 Å A\u030a",
     "##ing ▁film Ġfilm",
     "film" * 60,
     "Z\u0351\u036b\u0343\u036a\u0302\u036b\u033d\u034f\u0334\u0319\u0324\u031e\u0349\u035a\u032f\u031e\u0320\u034dA",
@@ -65,6 +71,78 @@ def test_ids_are_those_of_the_models_own_tokenizer(family, model_folder, hugging
 def test_any_valid_text_gets_the_ids_of_transformers(tiny_bert, hugging_face, texts):
     tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 512, "error")
     assert own_ids(tokenizer(texts)) == [hugging_face(tiny_bert).ids(text, 512) for text in texts]
+
+
+@pytest.mark.parametrize("family", ["bert", "bert-cased", "roberta"])
+@settings(deadline=None, derandomize=True, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.text(st.characters(exclude_categories=())), min_size=1, max_size=3))
+@example(["\ud83d\ude00 film", "\ude00", "a\ud83d"])
+def test_any_text_gets_the_ids_of_transformers_or_is_refused_by_its_row(family, model_folder, hugging_face, texts):
+    folder = model_folder(family)
+    repaired = check_texts(texts, on_invalid="coerce")
+    assert [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts] == repaired
+    tokenized = TextTokenizer(tokenizer_json(folder), 512, "error")(repaired)
+    assert own_ids(tokenized) == [hugging_face(folder).ids(text, 512) for text in repaired]
+    if repaired != texts:
+        row = next(i for i, text in enumerate(texts) if text != repaired[i])
+        with pytest.raises(ValueError, match=rf"row {row} of X, a str, holds a lone surrogate"):
+            check_texts(texts)
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
+def test_texts_are_tokenised_a_bounded_number_of_characters_at_a_time(at_once, tiny_bert, monkeypatch):
+    expected = own_ids(TextTokenizer(tokenizer_json(tiny_bert), 512, "error")([*NASTY, *TEXTS]))
+    monkeypatch.setattr(tokenizing, "AT_ONCE", at_once)
+    portions = list(tokenizing._portions([*NASTY, *TEXTS]))
+    assert [text for portion in portions for text in portion] == [*NASTY, *TEXTS]
+    assert all(len(portion) == 1 or sum(map(len, portion)) <= at_once for portion in portions)
+    assert own_ids(TextTokenizer(tokenizer_json(tiny_bert), 512, "error")([*NASTY, *TEXTS])) == expected
+
+
+def test_a_word_of_a_million_characters_is_one_unknown_token(tiny_bert, hugging_face):
+    word = "x" * 1_000_000
+    tokenized = TextTokenizer(tokenizer_json(tiny_bert), 16, "head")([word])
+    assert own_ids(tokenized) == [hugging_face(tiny_bert).ids(word, 16)]
+    assert tokenized.n_tokens.tolist() == [3]
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail"])
+def test_a_text_of_a_million_words_is_cut_to_the_ids_of_transformers_and_counted_whole(truncation, tiny_bert, hugging_face):
+    text = "a " * 999_999 + "film"
+    tokenized = TextTokenizer(tokenizer_json(tiny_bert), 16, truncation)([text])
+    near = text[:100] if truncation == "head" else text[-101:]
+    expected = hugging_face(tiny_bert).ids(near, 512)
+    kept = [*expected[:15], expected[-1]] if truncation == "head" else [expected[0], *expected[-15:]]
+    assert own_ids(tokenized) == [kept]
+    assert tokenized.n_lost.tolist() == [tokenized.n_tokens[0] - 16]
+    assert tokenized.n_tokens[0] >= 1_000_002
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from pipeline.bert.tokenizing import TextTokenizer
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
+
+tokenizer = TextTokenizer(Path(sys.argv[1], "tokenizer.json").read_text(encoding="utf-8"), 16, "head")
+tokenizer(["a film"])
+before = peak()
+tokenizer(["x" * 1_000_000])
+word = peak()
+tokenizer(["a " * 50_000 for _ in range(60)])
+print(word - before, peak() - word)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no resource module")
+def test_long_words_and_many_long_texts_need_little_memory(tiny_bert):
+    top = Path(__file__).resolve().parent.parent
+    run = subprocess.run([sys.executable, "-c", MEMORY, tiny_bert], capture_output=True, text=True, check=True, cwd=top)
+    word, texts = map(float, run.stdout.split())  # MiB
+    assert word < 150
+    assert texts < 400  # their three million tokens take some 700 MiB when all are kept at once
 
 
 @pytest.mark.parametrize("family", FAMILIES)

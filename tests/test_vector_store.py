@@ -1,6 +1,7 @@
 """The SQLite store: what was put comes back, whatever happens to the file costs one warning and never a result."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -151,6 +152,22 @@ def test_a_database_that_stays_locked_costs_one_warning(tmp_path, tiny_bert, mon
         holder.execute("ROLLBACK")
         holder.close()
     assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["the file", "the folder"])
+def test_a_cache_that_was_deleted_meanwhile_is_made_anew(what, tmp_path, tiny_bert):
+    folder = tmp_path / "cache"
+    vectorizer = BertVectorizer(tiny_bert, cache=folder).fit(TEXTS)
+    first = vectorizer.transform(TEXTS)
+    if what == "the folder":
+        shutil.rmtree(folder)
+    else:
+        for path in folder.iterdir():
+            path.unlink()
+    assert np.allclose(vectorizer.transform(TEXTS), first, atol=1e-5)
+    clear_cache()
+    assert np.allclose(vectorizer.transform(TEXTS), first, atol=1e-5)
+    assert cache_info().texts_encoded == 0
 
 
 def test_many_threads_may_write_at_once(tmp_path):

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -20,6 +22,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 import pipeline.bert.frozen
 from pipeline import BertVectorizer, CheckpointError, TruncationWarning, clear_cache
 from pipeline.bert.checkpoint import installed_folder
+from pipeline.bert.packed import PackedEncoder
 from pipeline.layer_mix import learn_layer_mix
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model
@@ -60,7 +63,7 @@ def test_layers_are_combined_as_the_slow_reference_does(combine, layers, tiny_be
     assert np.abs(features - expected).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 7, 64, 100_000])
+@pytest.mark.parametrize("batch_tokens", [1, 7, 64, 100_000, 10**9])
 def test_the_size_of_a_batch_changes_nothing(batch_tokens, tiny_bert, hugging_face):
     features = BertVectorizer(tiny_bert, batch_tokens=batch_tokens).fit_transform(TEXTS)
     assert np.abs(features - reference(hugging_face(tiny_bert), TEXTS, (3,), ("mean",), "concat")).max() <= TOLERANCE
@@ -388,6 +391,11 @@ def test_an_unknown_level_is_refused(tiny_bert):
         ({"layers": ()}, "layers is empty"),
         ({"combine": "learnt"}, "'combine' parameter"),
         ({"max_length": 2}, "'max_length' parameter"),
+        ({"max_length": 1}, "'max_length' parameter"),
+        ({"max_length": 0}, "'max_length' parameter"),
+        ({"max_length": -1}, "'max_length' parameter"),
+        ({"max_length": float("nan")}, "'max_length' parameter"),
+        ({"max_length": 40.0}, "'max_length' parameter"),
         ({"max_length": 65}, r"max_length=65, but .* has positions for 64 tokens.*'window'"),
         ({"max_length": "64"}, "'max_length' parameter"),
         ({"truncation": "middle"}, "'truncation' parameter"),
@@ -424,6 +432,66 @@ def test_roberta_positions_leave_room_for_its_padding_index(model_folder, huggin
         features = vectorizer.fit_transform([text])
     assert vectorizer.max_length_ == 64
     assert np.abs(features - reference(hugging_face(folder), [text], (3,), ("mean",), "concat")).max() <= TOLERANCE
+
+
+# ---- texts that are odd, one among many, or come to nothing
+
+
+def test_texts_without_a_word_have_the_vector_of_start_and_end_alone(tiny_bert, hugging_face):
+    blank = ["", " ", "\n", "\t\r\n", "\u3000", "\x00", "\u200b"]
+    expected = reference(hugging_face(tiny_bert), [""], (3,), ("mean",), "concat")
+    features = BertVectorizer(tiny_bert, cache=None).fit_transform(blank)
+    assert np.abs(features - expected).max() <= TOLERANCE
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=40)
+@given(st.lists(st.text(st.characters(exclude_categories=()) | st.characters(categories=["Cs"]), max_size=12), max_size=5))
+@example(["\ud83d\ude00", "a", "\ude00"])
+def test_any_texts_give_one_finite_row_each_or_an_error_that_names_the_row(tiny_bert, texts):
+    strict, lenient = (BertVectorizer(tiny_bert, cache=None, on_invalid=how).fit(["film"]) for how in ("error", "coerce"))
+    wrong = [i for i, text in enumerate(texts) if any("\ud800" <= character <= "\udfff" for character in text)]
+    repaired = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+    rows = lenient.transform(texts)
+    assert rows.shape == (len(texts), 32)
+    assert np.isfinite(rows).all()
+    if wrong:
+        with pytest.raises(ValueError, match=rf"^row {wrong[0]} of X, a str, holds a lone surrogate"):
+            strict.transform(texts)
+    assert np.array_equal(strict.transform(repaired), rows)
+
+
+def test_one_long_text_among_ten_thousand_short_ones_costs_no_padding_and_no_order(tiny_bert, monkeypatch):
+    texts = [f"film {i}" for i in range(10_000)]
+    texts[7_321] = "a " * 60
+    sent = []
+    pooled = PackedEncoder.pooled
+
+    def counted(self, batch, *arguments):
+        sent.append(len(batch.input_ids))
+        return pooled(self, batch, *arguments)
+
+    vectorizer = BertVectorizer(tiny_bert, cache=None, layers=1, pooling="cls").fit(["film"])
+    monkeypatch.setattr(PackedEncoder, "pooled", counted)
+    rows = vectorizer.transform(texts)
+    assert sum(sent) == vectorizer.count_tokens(texts)["n_tokens"].sum()
+    for i in (0, 7_320, 7_321, 7_322, 9_999):
+        assert np.abs(rows[i] - vectorizer.transform([texts[i]])[0]).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_is_refused_with_its_text_and_the_precision(value, tiny_bert, monkeypatch):
+    pooled = PackedEncoder.pooled
+
+    def overflowed(self, batch, *arguments):
+        vectors = pooled(self, batch, *arguments).clone()
+        vectors[batch.lengths > 10] = value
+        return vectors
+
+    monkeypatch.setattr(PackedEncoder, "pooled", overflowed)
+    vectorizer = BertVectorizer(tiny_bert, cache=None).fit(["film"])
+    assert vectorizer.transform(["film"]).shape == (1, 32)
+    with pytest.raises(ValueError, match=r"features of text 2 are not finite \(dtype='auto', 1 such texts\).*dtype='float32'"):
+        vectorizer.transform(["film", "soup", "a long " * 20, "film"])
 
 
 # ---- pickle and joblib

@@ -134,9 +134,8 @@ class Checkpoint:
         found = hashlib.sha256(self.weights.data).hexdigest()
         if found != expected:
             raise CheckpointError(
-                f"The weights of {self.source['model']!r} in this file have sha256 {found}; it was made with {expected}. "
-                f"The file is "
-                "damaged, or was written over in place while it was open: copy or train it again."
+                f"The weights of {self.source['model']!r} in this file have sha256 {found}; it was made with {expected}. The "
+                "file is damaged, or another one took its place while it was open: load, copy or train it again."
             )
         object.__setattr__(self, "verified", True)
         return expected

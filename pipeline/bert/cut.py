@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import threading
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from pipeline.bert.checkpoint import Checkpoint, read_tensor_table
 from pipeline.bert.shape import bare_name
+from pipeline.forks import ForkSafeLock
 
 # Below this share a copy in memory costs more than the file gains: the whole weights stay mapped from where they are.
 SMALLEST_SAVING = 0.05
@@ -19,7 +19,7 @@ _LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
 _PARTS = ("embeddings.", "embeddings_project.", "encoder.", "transformer.", "pooler.")
 
 _made: "weakref.WeakValueDictionary[tuple[str, int, bool], Checkpoint]" = weakref.WeakValueDictionary()
-_made_lock = threading.Lock()
+_made_lock = ForkSafeLock()
 
 
 def cut(checkpoint: Checkpoint, depth: int, *, with_pooler: bool) -> Checkpoint:

@@ -1,7 +1,6 @@
 """Which encoder runs a checkpoint, and on what device; loaded encoders live here, once per process. Used by frozen and walk."""
 
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
@@ -14,6 +13,7 @@ from pipeline.bert.checkpoint import Checkpoint
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.bert.pooling import Pooling
+from pipeline.forks import ForkSafeLock
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -43,7 +43,7 @@ class Encoder(Protocol):
 
 
 _loaded: OrderedDict[tuple[str, int, torch.device, torch.dtype, bool], PackedEncoder | HuggingFaceEncoder] = OrderedDict()
-_loaded_lock = threading.Lock()
+_loaded_lock = ForkSafeLock()
 _n_loads = 0
 
 
@@ -151,6 +151,8 @@ def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, tor
     ------
     ValueError
         For unknown or absent devices, and for half precision on the CPU, where it is emulated and very slow.
+    RuntimeError
+        For CUDA in a process that was forked from one that had used it.
     """
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     there += ["mps"] if torch.backends.mps.is_available() else []
@@ -159,6 +161,12 @@ def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, tor
     if where not in there:
         raise ValueError(f"device={device!r} is not on this machine; there is {', '.join(there)}. 'auto' chooses by itself.")
     kind = where.partition(":")[0]
+    if kind == "cuda" and torch.cuda._is_in_bad_fork():
+        raise RuntimeError(
+            f"{where} cannot be used in this process: it was forked from one that had used CUDA already, and CUDA does not "
+            "survive a fork. Start workers by 'spawn' (multiprocessing.get_context('spawn')) or with joblib's loky, as n_jobs "
+            "does; or use device='cpu'."
+        )
     if kind == "cpu" and dtype not in ("auto", "float32"):
         raise ValueError(f"dtype={dtype!r} needs an accelerator; on the CPU it is emulated and very slow. Use dtype='auto'.")
     precision = ("float16" if kind == "cuda" else "float32") if dtype == "auto" else dtype

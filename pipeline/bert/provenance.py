@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import re
-import threading
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pipeline.forks import ForkSafeLock
 
 SUMS, RECORD = "SHA256SUMS", "source.json"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")  # what sha256sum writes, and reads with -c
@@ -18,7 +19,7 @@ class DamagedFile(ValueError):
 
 
 _hashes: dict[tuple[str, int, int, int, int], str] = {}
-_hashes_lock = threading.Lock()
+_hashes_lock = ForkSafeLock()
 
 
 def sha256_of_file(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Texts -> token ids: a private tokenizers.Tokenizer, truncation policies, no padding. Used by embedding and walk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -9,6 +9,9 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from pipeline.bert.checkpoint import CheckpointError
+
+# Characters tokenised at a time: the library keeps some 150 bytes of a token until its text is done, ids are 8.
+AT_ONCE = 1 << 20
 
 Truncation = Literal["head", "tail", "head_tail", "window", "error"]
 
@@ -108,6 +111,19 @@ def _load_tokenizer(tokenizer_json: str) -> Tokenizer:
     return tokenizer
 
 
+def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
+    portion: list[str] = []
+    n_characters = 0
+    for text in texts:
+        if portion and n_characters + len(text) > AT_ONCE:
+            yield portion
+            portion, n_characters = [], 0
+        portion.append(text)
+        n_characters += len(text)
+    if portion:
+        yield portion
+
+
 class TextTokenizer:
     """Texts -> token ids, as the model's own tokenizer gives them, cut by our truncation policies.
 
@@ -159,8 +175,11 @@ class TextTokenizer:
         TextTooLongError
             Under ``truncation="error"``, naming the first text that is too long.
         """
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return self._cut([np.array(encoding.ids, dtype=np.int64) for encoding in encodings])
+        ids: list[np.ndarray] = []
+        for portion in _portions(texts):
+            encodings = self._tokenizer.encode_batch_fast(portion, add_special_tokens=False)
+            ids.extend(np.array(encoding.ids, dtype=np.int64) for encoding in encodings)
+        return self._cut(ids)
 
     def with_pieces(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> tuple[list[Encoding], TokenizedTexts]:
         """Tokenise texts, or texts split into words already, keeping pieces, offsets and word numbers.

@@ -10,7 +10,7 @@ from pipeline.saved.joblib_contents import ContentsError, read_contents
 from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, sha256_of
 from pipeline.saved.skops_file import read_skops
 
-_ATTEMPTS = 20  # to find a file and its manifest as a pair, while others save
+_ATTEMPTS = 100  # to find a file and its manifest as a pair, while others save
 
 
 def open_file(path: Path, *, hashed: bool, sha256: str | None, trusted: frozenset[str]) -> tuple[Any, Manifest | None]:
@@ -40,19 +40,19 @@ def open_file(path: Path, *, hashed: bool, sha256: str | None, trusted: frozense
     ArtifactError
         Where it is another kind of file, damaged, another one than the manifest says, or names what is not allowed.
     """
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         before = _moment(path)
         try:
             kind = file_kind(path)
             manifest = _matching_manifest(path, hashed, sha256)
             opened = _read(path, kind, trusted)
-        except ArtifactError:
-            if _moment(path) != before and attempt < _ATTEMPTS - 1:
-                continue
-            raise
-        if _moment(path) == before or attempt == _ATTEMPTS - 1:
-            break
-    return opened, manifest
+        except (ArtifactError, FileNotFoundError):
+            if _moment(path) == before:
+                raise
+            continue
+        if _moment(path) == before:  # else what was read and what was mapped may be of two files
+            return opened, manifest
+    raise ArtifactError(f"{path} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the time.")
 
 
 def _moment(path: Path) -> tuple[Any, ...]:

@@ -1,0 +1,80 @@
+"""Writes to a folder cache and acknowledges every batch, until somebody kills it: run by test_cache_kill as processes."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.vector_store import FolderStore, text_key
+
+
+def vector_of(key):
+    """Compute the one right vector of a key, of a size that spans several pages."""
+    return np.random.default_rng(int.from_bytes(key, "big")).normal(size=(7, 384)).astype(np.float32)
+
+
+def batch_of(writer, number):
+    """Give a batch of which half is the writer's own, half what the others write too."""
+    texts = [f"{writer}, {number}, {i}" for i in range(16)] + [f"all, {number}, {i}" for i in range(16)]
+    keys = [text_key("name", "cls", text) for text in texts]
+    return {key: vector_of(key) for key in keys}
+
+
+def texts_of(writer, number):
+    return [f"{'a lovely' if i % 2 else 'a dull'} film, {writer} {number} {i}" for i in range(8)] + [f"shared {number}"]
+
+
+def write_by_store(folder, writer):
+    store = FolderStore(Path(folder), "name")
+
+    def write(number):
+        store.put(batch_of(writer, number))
+
+    return write
+
+
+def write_by_vectorizer(folder, writer, model):
+    from pipeline import BertVectorizer  # here: the other writers need no torch, and start quickly
+
+    vectorizer = BertVectorizer(model, cache=folder).fit(["film"])
+
+    def write(number):
+        vectorizer.transform(texts_of(writer, number))
+
+    return write
+
+
+def open_at_once(folder, n_rounds, n_processes=6):
+    """Let forked processes make one new file at the same moment, again and again; say how many failed or warned."""
+    failed = 0
+    for number in range(n_rounds):
+        starting, start = os.pipe()
+        children = []
+        for i in range(n_processes):
+            child = os.fork()
+            if child == 0:
+                os.close(start)
+                os.read(starting, 1)  # until the parent closes its end
+                try:
+                    store = FolderStore(Path(folder) / str(number), "name")
+                    store.put(batch_of(i, number))
+                    os._exit(0 if store.get(list(batch_of(i, number))).keys() == batch_of(i, number).keys() else 1)
+                except BaseException:
+                    os._exit(2)
+            children.append(child)
+        os.close(starting)
+        os.close(start)
+        failed += sum(os.waitpid(child, 0)[1] != 0 for child in children)
+    return failed
+
+
+if __name__ == "__main__":
+    kind, folder, writer, *more = sys.argv[1:]
+    if kind == "race":
+        sys.exit(min(open_at_once(folder, int(writer)), 100))
+    write = {"store": write_by_store, "vectorizer": write_by_vectorizer}[kind](folder, int(writer), *more)
+    for number in range(100_000):
+        write(number)
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()
