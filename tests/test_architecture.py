@@ -54,7 +54,7 @@ ARROWS = {
         "bert.tokenizing",
     },
     "pipeline.bert.cut": {"forks", "bert.checkpoint", "bert.shape"},
-    "pipeline.vector_store": set(),
+    "pipeline.vector_store": {"forks"},
     "pipeline.saved.versions": {""},
     "pipeline.saved.joblib_contents": set(),
     "pipeline.saved.allow_list": {"saved.joblib_contents"},

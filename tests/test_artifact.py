@@ -84,10 +84,7 @@ def test_missing_folders_are_made_and_the_path_is_returned(kind, fitted, tmp_pat
     assert np.array_equal(load_pipeline(kind(path)).predict_proba(["film"]), fitted.predict_proba(["film"]))
 
 
-def test_the_weights_of_a_loaded_pipeline_are_mapped_from_its_file_and_a_stray_write_stays_in_memory(
-    fitted, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("pipeline.saved.allow_list._MAP_FROM", 1 << 16)  # the tiny model's are small enough to be read
+def test_the_weights_of_a_loaded_pipeline_are_mapped_from_its_file_and_a_stray_write_stays_in_memory(fitted, tmp_path):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     before = path.read_bytes()
     weights = weights_of(load_pipeline(path))
@@ -468,7 +465,6 @@ def test_the_texts_of_config_and_tokenizer_are_held_against_their_hashes(fitted,
 
 
 def test_a_file_written_over_in_place_while_it_is_open_is_not_used(fitted, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.saved.allow_list._MAP_FROM", 1 << 16)
     monkeypatch.setattr("pipeline.bert.encoder._loaded", OrderedDict())
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     loaded = load_pipeline(path, verify="size")

@@ -1,8 +1,7 @@
 """Token ids -> batches under a token budget, of equal length or packed. Knows numbers only; used all over the bert room."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -28,31 +27,33 @@ class TokenBatch:
         [CLS] of the first text to [SEP] of the last one.
     lengths : ndarray of shape (n_texts,), int64
         Tokens per text.
+    starts : ndarray of shape (n_texts + 1,), int64
+        First token of each text, and the end of the last one.
+    position_ids : ndarray of shape (n_tokens,), int64
+        Position of each token in its text, from 0.
+    runs : list of Run
+        The batch as runs of equal length.
     """
 
     input_ids: np.ndarray
     lengths: np.ndarray
+    starts: np.ndarray = field(init=False)
+    position_ids: np.ndarray = field(init=False)
+    runs: list[Run] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # here and not in cached properties: theirs is one lock for the whole class, which a forked child may find held for ever
+        starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        edges = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self.lengths)]
+        runs = [Run(i, int(starts[i]), j - i, int(self.lengths[i])) for i, j in pairwise(edges) if j > i]
+        object.__setattr__(self, "starts", starts)
+        object.__setattr__(self, "position_ids", np.arange(len(self.input_ids)) - np.repeat(starts[:-1], self.lengths))
+        object.__setattr__(self, "runs", runs)
 
     @classmethod
     def of(cls, sequences: Sequence[np.ndarray]) -> Self:
         """Put sequences one after the other; few runs come of them where they are sorted by length."""
         return cls(np.concatenate(sequences), np.array([len(ids) for ids in sequences], dtype=np.int64))
-
-    @cached_property
-    def starts(self) -> np.ndarray:
-        """First token of each text and the end of the last one, shape (n_texts + 1,), int64."""
-        return np.concatenate([[0], np.cumsum(self.lengths)])
-
-    @cached_property
-    def position_ids(self) -> np.ndarray:
-        """Position of each token in its text, from 0, shape (n_tokens,), int64."""
-        return np.asarray(np.arange(len(self.input_ids)) - np.repeat(self.starts[:-1], self.lengths))
-
-    @cached_property
-    def runs(self) -> list[Run]:
-        """The batch as runs of equal length."""
-        edges = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self.lengths)]
-        return [Run(i, int(self.starts[i]), j - i, int(self.lengths[i])) for i, j in pairwise(edges) if j > i]
 
 
 def batch_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> list[np.ndarray]:

@@ -74,7 +74,7 @@ NAMED = frozenset(
         "sklearn.feature_selection._univariate_selection.chi2",
     }
 )
-_MAP_FROM = 1 << 20  # bytes: smaller arrays are read, larger ones mapped
+_MAP_FROM = 1 << 16  # bytes: smaller arrays are read, larger ones mapped
 
 
 class NotAllowedError(ValueError):
