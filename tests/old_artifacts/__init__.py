@@ -1,0 +1,1 @@
+"""Saved pipelines of every format there ever was; see README.md."""

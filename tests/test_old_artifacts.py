@@ -1,0 +1,65 @@
+"""Files of every format there ever was: they open, and say what they said. Moving BertVectorizer would break this, and must."""
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+
+from pipeline import BertVectorizer, load_pipeline, save_pipeline, verify_artifact
+from pipeline.saved.manifest import FORMAT_VERSION
+from pipeline.vectorizer import STATE_VERSION
+
+HERE = Path(__file__).resolve().parent / "old_artifacts"
+FILES = sorted(path for path in HERE.iterdir() if path.suffix in (".joblib", ".skops"))
+# The files' own hashes stand here too: a file that is made anew is not the old file.
+SHA256 = {
+    "v1.joblib": "ba29c9f504e4312eaa382597ec7a09831b828fa3d222bfa5c8ce023c148448ae",
+    "v1.skops": "948c7e2cc7bd0aff7a6c08264608c22b3ee3cb58e0434a675041503599e06a0a",
+}
+# Versions differ from those of then, more every year; the probes decide.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*was made with:pipeline.artifact.ArtifactWarning"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning"),
+]
+
+
+def said(path):
+    probes = json.loads(path.with_name(f"{path.name}.json").read_text())["probes"]
+    return probes["inputs"], np.array(probes["outputs"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_an_old_file_opens_and_says_what_it_said(path):
+    model = load_pipeline(path)
+    texts, outputs = said(path)
+    assert isinstance(model[0], BertVectorizer)
+    assert np.abs(model.predict_proba(texts) - outputs).max() < 1e-4
+    assert verify_artifact(path)["probes"]["n"] == 3
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".joblib"], ids=lambda path: path.name)
+def test_an_old_file_opens_without_us_too(path):
+    texts, outputs = said(path)
+    assert np.abs(joblib.load(path).predict_proba(texts) - outputs).max() < 1e-4
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_an_old_file_can_be_saved_anew(path, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = load_pipeline(save_pipeline(load_pipeline(path), tmp_path / path.name))
+    texts, outputs = said(path)
+    assert np.abs(again.predict_proba(texts) - outputs).max() < 1e-4
+
+
+def test_there_is_a_file_of_every_version_of_the_state():
+    assert [f"v{version}.joblib" for version in range(1, STATE_VERSION + 1)] == [p.name for p in FILES if p.suffix == ".joblib"]
+    assert FORMAT_VERSION == 1
+
+
+def test_no_old_file_was_changed():
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in FILES} == SHA256
