@@ -12,6 +12,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.printing import (
+    describe_inspection,
+    describe_verification,
+    print_comparison,
+    print_labels,
+    print_scores,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -103,14 +111,14 @@ def train(
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({data or 'the shipped reviews'}).")
     if cv:
         table = compare(train_set[text], train_set[label], model=candidate, cv=cv)
-        _print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
+        print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
     candidate.fit(train_set[text], train_set[label])
     scores = evaluate(candidate, test_set[text], test_set[label])
-    _print_scores(console, scores, "On the held-out texts")
+    print_scores(console, scores, "On the held-out texts")
     candidate.set_params(bertvectorizer__progress=False)
     path = save_pipeline(candidate, out, scores={"held out": scores})
     console.print(f"Saved {path} ({path.stat().st_size / 1e6:.0f} MB). Loaded again, it says:")
-    _print_labels(console, load_pipeline(path), list(EXAMPLES))
+    _label(console, load_pipeline(path), list(EXAMPLES))
 
 
 @app.command()
@@ -141,7 +149,7 @@ def predict(
     if not text and (sys.stdin is None or sys.stdin.isatty()):  # None: closed, as by `<&-`
         raise ValueError('Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard input.')
     texts = list(text) if text else _lines(sys.stdin)
-    _print_labels(Console(), load_pipeline(model), texts)
+    _label(Console(), load_pipeline(model), texts)
 
 
 @app.command()
@@ -163,7 +171,7 @@ def evaluate(
     else:
         table = _read(data, [text, label], encoding, sep)
     scores = evaluation.evaluate(_with_progress(load_pipeline(model)), table[text], table[label])
-    _print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
+    print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
 
 
 @app.command()
@@ -173,7 +181,6 @@ def inspect(
 ) -> None:
     """Show what is in a saved pipeline without unpickling it: also one that is not to be trusted."""
     from pipeline.artifact import inspect_artifact
-    from pipeline.saved.printing import describe_inspection
 
     found = inspect_artifact(file)
     if json:
@@ -187,12 +194,17 @@ def inspect(
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(help="A saved pipeline.")] = DEFAULT_ARTIFACT,
+    file: Annotated[Path, typer.Argument(help="A saved pipeline, or a model folder written by fetch.")] = DEFAULT_ARTIFACT,
     sha256: Annotated[str | None, typer.Option(help="The hash it must have, as you know it from elsewhere.")] = None,
 ) -> None:
     """Check a saved pipeline: the hashes of file and weights, every name in it, and its answers to the probe texts."""
     from pipeline.artifact import verify_artifact
-    from pipeline.saved.printing import describe_verification
+    from pipeline.bert.provenance import verify_folder
+
+    if file.is_dir():
+        for name, found in verify_folder(file).items():
+            print(f"{found}  {name}: as in SHA256SUMS")
+        return
 
     for line in describe_verification(file, verify_artifact(file, sha256=sha256)):
         print(line)
@@ -255,7 +267,7 @@ def fetch(
         print(f"{size:>12,} {name}")
     path = shlex.quote(str(fetched.folder))
     print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --model {path}")
-    print(f"Check it after copying: cd {path} && sha256sum -c SHA256SUMS")
+    print(f"Check it after copying: python run_pipeline.py verify {path}, or cd {path} && sha256sum -c SHA256SUMS")
 
 
 # ---- reading and printing
@@ -306,39 +318,16 @@ def _probabilities(fitted: Any, texts: Any) -> Any:
     return fitted.predict_proba(texts)
 
 
+def _label(console: Console, fitted: Any, texts: list[str]) -> None:
+    print_labels(console, texts, _probabilities(fitted, texts), fitted.classes_)
+
+
 def _predict_table(fitted: Any, table: "pd.DataFrame", column: str, out: Path) -> None:
     from pipeline.datasets import add_predictions, write_table
 
     labelled, added = add_predictions(table, _probabilities(fitted, table[column]), fitted.classes_)
     write_table(labelled, out)
     Console(soft_wrap=True).print(f"Wrote {len(labelled)} rows to {out}, with the new columns {', '.join(added)}.", markup=False)
-
-
-def _print_labels(console: Console, fitted: Any, texts: list[str]) -> None:
-    probabilities = _probabilities(fitted, texts)
-    labels = fitted.classes_[probabilities.argmax(axis=1)]
-    if not console.is_terminal:  # one text a line, for the next program in the pipe
-        for text, label, row in zip(texts, labels, probabilities, strict=True):
-            print(label, f"{row.max():.4f}", text, sep="\t")
-        return
-    table = Table("label", "probability", "text")
-    for text, label, row in zip(texts, labels, probabilities, strict=True):
-        table.add_row(str(label), f"{row.max():.3f}", text)
-    console.print(table, markup=False)
-
-
-def _print_comparison(console: Console, scores: "pd.DataFrame", title: str) -> None:
-    table = Table("model", "accuracy", "F1", "ROC-AUC", title=title)
-    for name, row in scores.iterrows():
-        table.add_row(str(name), *(f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" for m in ("accuracy", "f1", "roc_auc")))
-    console.print(table)
-
-
-def _print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
-    table = Table("texts", "accuracy", "F1", "ROC-AUC", title=title)
-    auc = "-" if scores["roc_auc"] is None else f"{scores['roc_auc']:.3f}"
-    table.add_row(str(scores["n_texts"]), f"{scores['accuracy']:.3f}", f"{scores['f1']:.3f}", auc)
-    console.print(table)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -73,7 +73,7 @@ ARROWS = {
     "pipeline.saved.estimators": set(),
     "pipeline.saved.description": {"saved.estimators"},
     "pipeline.saved.probes": set(),
-    "pipeline.saved.printing": set(),
+    "pipeline.printing": set(),
     "pipeline.layer_mix": set(),
     "pipeline.embedding_cache": {
         "forks",
@@ -111,6 +111,7 @@ ARROWS = {
     },
     "pipeline.evaluation": {"sentiment", "texts"},
     "pipeline.cli": {
+        "bert.provenance",
         "",
         "artifact",
         "bert.catalogue",
@@ -118,7 +119,7 @@ ARROWS = {
         "bert.model_folder",
         "datasets",
         "evaluation",
-        "saved.printing",
+        "printing",
         "sentiment",
         "vectorizer",
         "walk",

@@ -1,7 +1,9 @@
 """The command line: what is printed, written and returned by each sub-command, and one clear line for every mistake."""
 
 import csv
+import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -23,7 +25,7 @@ from pipeline.vectorizer import DEFAULT_MODEL
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch")
+COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify")
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
@@ -634,6 +636,8 @@ EXPLAINED = {
     "tokens": ("--max-length", "--model"),
     "models": ("--help",),
     "fetch": ("--to", "--revision"),
+    "inspect": ("--json",),
+    "verify": ("--sha256",),
 }
 
 
@@ -790,3 +794,66 @@ def test_a_progress_bar_is_shown_where_somebody_looks(somebody_looks, run, artif
         assert ("encoding" in stream.getvalue()) == somebody_looks
         assert somebody_looks or stream.getvalue() == ""
     assert load_pipeline(out).get_params()["bertvectorizer__progress"] is False
+
+
+# ---- inspect and verify
+
+
+def test_inspect_shows_names_manifest_and_contents(run, artifact):
+    result = run("inspect", artifact)
+    assert result.code == 0
+    for part in ("all allowed", "pipeline.vectorizer.BertVectorizer", "classes: ['negative', 'positive']", "coef_: <array"):
+        assert part in result.out
+    told = json.loads(run("inspect", artifact, "--json").out)
+    assert told["refused"] == []
+    assert told["manifest"]["n_training_texts"] == len(ROWS)
+
+
+def test_inspect_shows_what_must_not_be_opened_and_every_other_command_refuses_it(run, tmp_path, data):
+    marker = tmp_path / "was run"
+    path = tmp_path / "m.joblib"
+    path.write_bytes(b"\x80\x04cos\nmkdir\n\x8c" + bytes([len(str(marker))]) + str(marker).encode() + b"\x85R.")
+    result = run("inspect", path)
+    assert result.code == 0
+    assert "REFUSED   os.mkdir: load_pipeline will not open this file" in result.out
+    assert str(marker) in result.out
+    for command in (("verify", path), ("predict", "--model", path, "--text", "x"), ("evaluate", "--model", path, "--data", data)):
+        assert_one_error_line(run(*command), "is refused: it names os.mkdir", "Nothing of it was run")
+    assert not marker.exists()
+
+
+def test_verify_tells_every_check(run, artifact):
+    result = run("verify", artifact)
+    assert result.code == 0
+    assert "whole and as it was saved" in result.out
+    assert "3 answered as when it was saved, to 0" in result.out
+    sha256 = hashlib.sha256(Path(artifact).read_bytes()).hexdigest()
+    assert run("verify", artifact, "--sha256", sha256).code == 0
+    assert_one_error_line(run("verify", artifact, "--sha256", "0" * 64), "which you asked for: it is another file")
+
+
+def test_verify_names_what_is_wrong(run, artifact, tmp_path):
+    for name in (Path(artifact).name, f"{Path(artifact).name}.json"):
+        (tmp_path / name).write_bytes(Path(artifact).with_name(name).read_bytes())
+    copy = tmp_path / Path(artifact).name
+    copy.write_bytes(copy.read_bytes()[:-1])
+    assert_one_error_line(run("verify", copy), "is not the file that was saved", "bytes, not")
+    assert_one_error_line(run("verify", tmp_path / "nothing.joblib"), "does not exist; train writes one")
+
+
+def test_verify_checks_a_fetched_model_folder_too(run, tmp_path):
+    assert run("fetch", DEFAULT_MODEL, "--to", tmp_path / "model").code == 0
+    result = run("verify", tmp_path / "model")
+    assert result.code == 0
+    assert "model.safetensors: as in SHA256SUMS" in result.out
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert_one_error_line(run("verify", tmp_path / "model"), "config.json")
+    (tmp_path / "empty").mkdir()
+    assert_one_error_line(run("verify", tmp_path / "empty"), "has no SHA256SUMS")
+
+
+def test_train_puts_its_scores_into_the_manifest(run, data, tiny_bert, tmp_path):
+    out = tmp_path / "m.joblib"
+    assert run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out).code == 0
+    scores = json.loads((tmp_path / "m.joblib.json").read_text())["scores"]
+    assert 0 <= scores["held out"]["accuracy"] <= 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.saved.printing import describe_inspection, describe_verification
+from pipeline.printing import describe_inspection, describe_verification
 
 FOUND = {
     "path": "m.joblib",

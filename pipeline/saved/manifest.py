@@ -133,7 +133,7 @@ _OPTIONAL = {"n_training_texts", "scores", "replaces"}
 
 def manifest_path(path: Path) -> Path:
     """Return where the manifest of a file is: ``sentiment.joblib.json`` beside ``sentiment.joblib``."""
-    return path.with_name(f"{path.name}.json")
+    return path.parent / f"{path.name}.json"
 
 
 def sha256_of(path: Path) -> str:

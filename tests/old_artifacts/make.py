@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def make(name: str) -> None:
-    """Save one fitted pipeline in both formats; its model is named by a relative folder, so that no path of a machine is in it."""
+    """Save one fitted pipeline in both formats; its model is named by a relative folder, so no path of a machine is in it."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         build_model(Path("tiny-bert"), "bert", seed=1, n_layers=2)
         labels = ["positive", "negative", "negative", "positive", "positive", "positive"]

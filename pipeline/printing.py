@@ -1,8 +1,15 @@
-"""What inspect and verify found, as lines for a terminal. Used by cli."""
+"""What the commands print: tables of labels and scores, and what inspect and verify found. Used by cli."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 
 def describe_inspection(found: dict[str, Any]) -> Iterator[str]:
@@ -105,3 +112,41 @@ def describe_verification(path: Path, found: dict[str, Any]) -> Iterator[str]:
 def _safe(value: Any) -> str:
     """Return a value's text without what would steer a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+
+
+def print_labels(console: Console, texts: Sequence[str], probabilities: "np.ndarray", classes: "np.ndarray") -> None:
+    """Print the likeliest label of each text: a table, or tab-separated lines where no terminal reads them.
+
+    Parameters
+    ----------
+    console : Console
+        Where to.
+    texts : sequence of str, length n_texts
+    probabilities : ndarray of shape (n_texts, n_classes)
+    classes : ndarray of shape (n_classes,)
+    """
+    labels = classes[probabilities.argmax(axis=1)]
+    if not console.is_terminal:  # one text a line, for the next program in the pipe
+        for text, label, row in zip(texts, labels, probabilities, strict=True):
+            print(label, f"{row.max():.4f}", text, sep="\t")
+        return
+    table = Table("label", "probability", "text")
+    for text, label, row in zip(texts, labels, probabilities, strict=True):
+        table.add_row(str(label), f"{row.max():.3f}", text)
+    console.print(table, markup=False)
+
+
+def print_comparison(console: Console, scores: "pd.DataFrame", title: str) -> None:
+    """Print what `pipeline.compare` returns, one model a line."""
+    table = Table("model", "accuracy", "F1", "ROC-AUC", title=title)
+    for name, row in scores.iterrows():
+        table.add_row(str(name), *(f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" for m in ("accuracy", "f1", "roc_auc")))
+    console.print(table)
+
+
+def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
+    """Print what `pipeline.evaluate` returns."""
+    table = Table("texts", "accuracy", "F1", "ROC-AUC", title=title)
+    auc = "-" if scores["roc_auc"] is None else f"{scores['roc_auc']:.3f}"
+    table.add_row(str(scores["n_texts"]), f"{scores['accuracy']:.3f}", f"{scores['f1']:.3f}", auc)
+    console.print(table)
