@@ -13,11 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.file_systems import network_file_system
 from pipeline.forks import ForkGate, ForkSafeLock
 
 MEMORY_BYTES = 1 << 30  # what the memory cache may hold; the least recently used vectors leave first
 BUSY_SECONDS = 30  # how long to wait for another process that is writing to the same file
 _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
+_journals: dict[Path, str] = {}  # folder -> SQLite's journal mode, told once per process
 _broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
 _connections = ForkGate()  # a connection carried over a fork corrupts the file: forks wait while one is open
 
@@ -191,13 +193,27 @@ class FolderStore:
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA page_size=16384")
-            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA journal_mode={self._journal()}")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)")
         except sqlite3.Error:
             connection.close()
             raise
         return connection
+
+    def _journal(self) -> str:
+        """Return SQLite's journal for this folder, and say once where it is the slow one."""
+        if self.folder not in _journals:
+            kind = network_file_system(self.folder)
+            _journals[self.folder] = "WAL" if kind is None else "DELETE"
+            if kind is not None:
+                warnings.warn(
+                    f"The embedding cache {self.path} is on a network file system ({kind}); a slower journal is used, which "
+                    "needs its locks to work. A folder on a local disk is better.",
+                    CacheWarning,
+                    stacklevel=2,
+                )
+        return _journals[self.folder]
 
     def _give_up(self, error: Exception) -> None:
         """Warn once, put a corrupt file aside, and go on without the cache."""

@@ -18,6 +18,7 @@ MODULES = {
 ARROWS = {
     "pipeline.texts": set(),
     "pipeline.forks": set(),
+    "pipeline.file_systems": set(),
     "pipeline.datasets": {"texts"},
     "pipeline.bert.provenance": {"forks"},
     "pipeline.bert.transfer": {"bert.provenance"},
@@ -54,7 +55,7 @@ ARROWS = {
         "bert.tokenizing",
     },
     "pipeline.bert.cut": {"forks", "bert.checkpoint", "bert.shape"},
-    "pipeline.vector_store": {"forks"},
+    "pipeline.vector_store": {"file_systems", "forks"},
     "pipeline.saved.versions": {""},
     "pipeline.saved.joblib_contents": set(),
     "pipeline.saved.allow_list": {"saved.joblib_contents"},

@@ -170,6 +170,18 @@ def test_a_cache_that_was_deleted_meanwhile_is_made_anew(what, tmp_path, tiny_be
     assert cache_info().texts_encoded == 0
 
 
+def test_a_network_file_system_costs_one_warning_and_the_fast_journal(tmp_path, tiny_bert, monkeypatch):
+    monkeypatch.setattr("pipeline.vector_store.network_file_system", lambda folder: "nfs4")
+    vectorizer = BertVectorizer(tiny_bert, cache=tmp_path / "cache")
+    with pytest.warns(CacheWarning, match=r"is on a network file system \(nfs4\); a slower journal is used"):
+        first = vectorizer.fit_transform(TEXTS)
+    assert np.array_equal(first, vectorizer.transform(TEXTS))  # a second warning would be an error
+    (file,) = (tmp_path / "cache").glob("*.sqlite")
+    connection = sqlite3.connect(file)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    connection.close()
+
+
 def test_many_threads_may_write_at_once(tmp_path):
     store = FolderStore(tmp_path, "name")
     values = [{os.urandom(16): VECTOR + i for i in range(20)} for _ in range(8)]
