@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.artifact import ArtifactWarning, inspect_artifact, load_pipeline, save_pipeline, verify_artifact
     from pipeline.bert.catalogue import catalogue
-    from pipeline.bert.checkpoint import CheckpointError
+    from pipeline.bert.model_files import CheckpointError
     from pipeline.bert.tokenizing import TruncationWarning
     from pipeline.datasets import load_reviews, read_table
     from pipeline.embedding_cache import cache_info, clear_cache
@@ -25,7 +25,7 @@ _HOME = {
     "ArtifactWarning": "pipeline.artifact",
     "BertVectorizer": "pipeline.vectorizer",
     "CacheWarning": "pipeline.vector_store",
-    "CheckpointError": "pipeline.bert.checkpoint",
+    "CheckpointError": "pipeline.bert.model_files",
     "TruncationWarning": "pipeline.bert.tokenizing",
     "cache_info": "pipeline.embedding_cache",
     "catalogue": "pipeline.bert.catalogue",

@@ -17,10 +17,11 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from pipeline.bert.checkpoint import Checkpoint, CheckpointError, resolve
+from pipeline.bert.checkpoint import resolve
 from pipeline.bert.cut import cut
 from pipeline.bert.encoder import DType, choose_device, device_here
 from pipeline.bert.frozen import FrozenBert
+from pipeline.bert.model_files import Checkpoint, CheckpointError
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation, TruncationWarning
 from pipeline.embedding_cache import encode, open_store

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bert.checkpoint import Checkpoint, read_tensor_table
+from pipeline.bert.model_files import Checkpoint, read_tensor_table
 from pipeline.bert.shape import bare_name
 from pipeline.forks import ForkSafeLock
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol, overload
 import torch
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.checkpoint import Checkpoint
 from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.bert.model_files import Checkpoint
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.bert.pooling import Pooling
 from pipeline.forks import ForkSafeLock

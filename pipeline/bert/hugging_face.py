@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.checkpoint import Checkpoint, CheckpointError
+from pipeline.bert.model_files import Checkpoint, CheckpointError
 from pipeline.bert.pooling import Pooling, pool
 from pipeline.bert.shape import OFFSET_POSITIONS, hf_config, read_shape
 from pipeline.bert.tensors import read_tensors

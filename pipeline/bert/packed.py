@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.checkpoint import Checkpoint
+from pipeline.bert.model_files import Checkpoint
 from pipeline.bert.pooling import Pooling, pool_packed
 from pipeline.bert.shape import BertConfig, read_shape
 from pipeline.bert.tensors import read_tensors
