@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.datasets import load_reviews, read_table
     from pipeline.embedding_cache import cache_info, clear_cache
     from pipeline.evaluation import compare, evaluate
+    from pipeline.explanation import ExplanationError, explain
     from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
@@ -26,12 +27,14 @@ _HOME = {
     "BertVectorizer": "pipeline.vectorizer",
     "CacheWarning": "pipeline.vector_store",
     "CheckpointError": "pipeline.bert.model_files",
+    "ExplanationError": "pipeline.explanation",
     "TruncationWarning": "pipeline.bert.tokenizing",
     "cache_info": "pipeline.embedding_cache",
     "catalogue": "pipeline.bert.catalogue",
     "clear_cache": "pipeline.embedding_cache",
     "compare": "pipeline.evaluation",
     "evaluate": "pipeline.evaluation",
+    "explain": "pipeline.explanation",
     "inspect_artifact": "pipeline.artifact",
     "load_pipeline": "pipeline.artifact",
     "load_reviews": "pipeline.datasets",
@@ -48,6 +51,7 @@ __all__ = [
     "BertVectorizer",
     "CacheWarning",
     "CheckpointError",
+    "ExplanationError",
     "TruncationWarning",
     "__version__",
     "cache_info",
@@ -55,6 +59,7 @@ __all__ = [
     "clear_cache",
     "compare",
     "evaluate",
+    "explain",
     "inspect_artifact",
     "load_pipeline",
     "load_reviews",

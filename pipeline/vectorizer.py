@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.preprocessing import normalize as l2_normalize
@@ -27,8 +26,8 @@ from pipeline.bert.tokenizing import Truncation, TruncationWarning
 from pipeline.embedding_cache import encode, open_store
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.versions import installed_versions
-from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, check_words, take_columns
-from pipeline.token_frames import token_frame, word_frame
+from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, take_columns
+from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 STATE_VERSION = 1
@@ -36,7 +35,7 @@ _POOLINGS = ("cls", "mean", "max", "pooler")
 _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 
 
-class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
+class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Turn raw texts into vectors of a frozen BERT.
 
     Each text is tokenised ([CLS], word pieces, [SEP]), encoded by a pre-trained model whose weights never change, and pooled to
@@ -303,61 +302,6 @@ class BertVectorizer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return self._features(self._encode(self._check_X(X, reset=False))[0])
-
-    def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
-        """Return one vector per token or per word, instead of one per text.
-
-        Layers, ``combine``, ``max_length`` and ``truncation`` apply; ``pooling`` and ``normalize`` do not. A token that stands
-        in two windows (``truncation="window"``) gets the mean of its two vectors.
-
-        Parameters
-        ----------
-        X : iterable of str, or of lists of str
-            Texts as for `fit`; with ``level="word"`` also texts that are split into words already.
-        level : {"token", "word"}, default="token"
-            ``"word"`` averages the word pieces of each word, and leaves [CLS] and [SEP] out. Words are those of the model's own
-            tokenizer (BERT's splits at punctuation: ``don't`` is three words), or the ones given.
-
-        Returns
-        -------
-        DataFrame
-            ``text`` (index label of the row), ``position`` and: for tokens ``token``, ``token_id``; for words ``word``,
-            ``n_tokens``; then one column per feature. Positions count in the whole text, also where some of it was cut.
-        """
-        check_is_fitted(self)
-        if level not in ("token", "word"):
-            raise ValueError(f"level={level!r}; allowed are 'token' and 'word'.")
-        table = take_columns(X)
-        texts: list[str] | list[tuple[str, ...]] | None = check_words(table) if level == "word" else None
-        if texts is None:
-            texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
-        bert = self._bert()
-        made = bert.plan(texts, pieces=True)
-        self._warn_truncation(made.truncation_report())
-        vectors = bert.embed_tokens(made)
-        labels = list(range(len(texts))) if table.index is None else list(table.index)
-        names = [name.removeprefix("token_") for name in self._names(("token",))]
-        if level == "token":
-            return token_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names)
-        return word_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names, texts)
-
-    def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
-        """Count the tokens of each text and how many of them truncation would cut, without encoding anything.
-
-        Parameters
-        ----------
-        X : iterable of str, length n_texts
-            As for `fit`.
-
-        Returns
-        -------
-        DataFrame
-            ``n_tokens`` (of the whole text, [CLS] and [SEP] included) and ``n_lost``, one row per text, index kept.
-        """
-        check_is_fitted(self)
-        table = take_columns(X, on_invalid=self.on_invalid)
-        tokenized = self._bert().tokenizer(check_texts(table, missing=self.missing, on_invalid=self.on_invalid))
-        return pd.DataFrame({"n_tokens": tokenized.n_tokens, "n_lost": tokenized.n_lost}, index=table.index)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Name the features: pooling, layer and position, such as ``mean_layer6_017``.

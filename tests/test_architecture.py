@@ -87,9 +87,12 @@ ARROWS = {
         "bert.tokenizing",
     },
     "pipeline.token_frames": {"bert.embedding", "bert.tokenizing"},
+    "pipeline.token_shares": {"bert.tokenizing"},
+    "pipeline.token_level": {"texts", "token_frames", "token_shares", "bert.embedding", "bert.frozen", "bert.pooling"},
+    "pipeline.explanation": {"token_shares", "vectorizer"},
     "pipeline.vectorizer": {
         "texts",
-        "token_frames",
+        "token_level",
         "embedding_cache",
         "layer_mix",
         "saved.versions",
