@@ -16,6 +16,7 @@ from pipeline.printing import (
     describe_inspection,
     describe_verification,
     print_comparison,
+    print_explanations,
     print_labels,
     print_scores,
 )
@@ -208,6 +209,25 @@ def verify(
 
     for line in describe_verification(file, verify_artifact(file, sha256=sha256)):
         print(line)
+
+
+@app.command()
+def explain(
+    text: Annotated[list[str] | None, typer.Option(help="A text to explain; may be given several times.")] = None,
+    model: ArtifactPath = DEFAULT_ARTIFACT,
+    level: Annotated[str, typer.Option(help="word or token.")] = "word",
+    method: Annotated[str, typer.Option(help="auto, exact (a sum over tokens) or occlusion (each word left out).")] = "auto",
+) -> None:
+    """Show which words made a prediction: coloured in a terminal, tab-separated elsewhere; or of the lines of standard input."""
+    from pipeline import explanation
+    from pipeline.artifact import load_pipeline
+
+    if not text and sys.stdin.isatty():
+        raise ValueError('Nothing to explain: give --text "...", or pipe lines to standard input.')
+    texts = list(text) if text else _lines(sys.stdin)
+    fitted = load_pipeline(model)
+    frames = explanation.explain(fitted, texts, level=level, method=method)  # type: ignore[arg-type]
+    print_explanations(Console(), texts, frames, fitted.predict(texts) if texts else [])
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,3 +151,58 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
     auc = "-" if scores["roc_auc"] is None else f"{scores['roc_auc']:.3f}"
     table.add_row(str(scores["n_texts"]), f"{scores['accuracy']:.3f}", f"{scores['f1']:.3f}", auc)
     console.print(table)
+
+
+def print_explanations(console: Console, texts: Sequence[str], frames: "Sequence[pd.DataFrame]", labels: Sequence[Any]) -> None:
+    """Print what `pipeline.explain` returns: texts with coloured words, or tab-separated lines where no terminal reads them.
+
+    Parameters
+    ----------
+    console : Console
+        Where to.
+    texts : sequence of str, length n_texts
+    frames : sequence of DataFrame, length n_texts
+        From `pipeline.explain`.
+    labels : sequence, length n_texts
+        What was predicted; of more than two classes its contributions are shown.
+    """
+    for text, frame, label in zip(texts, frames, labels, strict=True):
+        classes = frame.attrs["classes"]
+        binary = len(classes) == 2
+        column = "contribution" if binary else f"contribution_{label}"
+        for_class = classes[1] if binary else label
+        piece = frame.columns[0]
+        intercept, decision = (
+            frame.attrs[name] if binary else frame.attrs[name][classes.index(label)] for name in ("intercept", "decision")
+        )
+        if not console.is_terminal:
+            for row in frame.to_dict("records"):
+                print(_safe(row[piece]), row["start"], row["end"], f"{row[column]:+.4f}", sep="\t")
+            print("(intercept)", "", "", f"{intercept:+.4f}", sep="\t")
+            print("(decision)", "", "", f"{decision:+.4f}", _safe(label), sep="\t")
+            continue
+        how = "add up to" if frame.attrs["method"] == "exact" else "are what leaving a word out takes off"
+        console.print(
+            Text.assemble(
+                (f"{label}", "bold"), f"  words for {for_class} (blue) and against it (red); they {how} {decision:+.3f}"
+            )
+        )
+        console.print(_coloured(_safe(text), text, frame, column))
+        strongest = frame.reindex(frame[column].abs().sort_values(ascending=False).index)[:6]
+        told = ", ".join(f"'{_safe(row[piece])}' {row[column]:+.3f}" for row in strongest.to_dict("records"))
+        console.print(f"strongest: {told}; intercept {intercept:+.3f}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _coloured(shown: str, text: str, frame: "pd.DataFrame", column: str) -> Text:
+    """Colour the words of a text by their contributions: blue for, red against, the stronger the fuller."""
+    if shown != text:  # escaped, so that the places are others: better plain than coloured wrongly
+        return Text(shown)
+    coloured = Text(text)
+    inside = frame[frame["start"] < frame["end"]]
+    most = max(float(inside[column].abs().max()), 1e-12) if len(inside) else 1.0
+    for row in inside.to_dict("records"):
+        strength = abs(row[column]) / most
+        fade = round(235 - 150 * strength)
+        colour = f"rgb({fade},{fade},255)" if row[column] > 0 else f"rgb(255,{fade},{fade})"
+        coloured.stylize(f"black on {colour}", row["start"], row["end"])
+    return coloured

@@ -125,6 +125,7 @@ ARROWS = {
         "bert.model_folder",
         "datasets",
         "evaluation",
+        "explanation",
         "printing",
         "sentiment",
         "vectorizer",

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import rich.console
 
 from pipeline import catalogue, compare, evaluate, load_pipeline, make_sentiment_pipeline, read_table, save_pipeline
 from pipeline.cli import EXAMPLES, main
@@ -25,7 +27,7 @@ from pipeline.vectorizer import DEFAULT_MODEL
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify")
+COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify", "explain")
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
@@ -638,6 +640,7 @@ EXPLAINED = {
     "fetch": ("--to", "--revision"),
     "inspect": ("--json",),
     "verify": ("--sha256",),
+    "explain": ("--text", "--level", "--method"),
 }
 
 
@@ -857,3 +860,43 @@ def test_train_puts_its_scores_into_the_manifest(run, data, tiny_bert, tmp_path)
     assert run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out).code == 0
     scores = json.loads((tmp_path / "m.joblib.json").read_text())["scores"]
     assert 0 <= scores["held out"]["accuracy"] <= 1
+
+
+# ---- explain
+
+
+def test_explain_prints_a_word_a_line_and_the_sum(run, artifact, fitted):
+    result = run("explain", "--model", artifact, "--text", "A lovely film.")
+    assert result.code == 0
+    rows = [line.split("\t") for line in result.out.splitlines()]
+    assert [row[0] for row in rows] == ["[CLS]", "A", "lovely", "film", ".", "[SEP]", "(intercept)", "(decision)"]
+    assert [row[1:3] for row in rows[1:3]] == [["0", "1"], ["2", "8"]]
+    assert sum(float(row[3]) for row in rows[:-1]) == pytest.approx(float(rows[-1][3]), abs=1e-3)
+    assert float(rows[-1][3]) == pytest.approx(fitted.decision_function(["A lovely film."])[0], abs=1e-3)
+    assert rows[-1][4] == fitted.predict(["A lovely film."])[0]
+
+
+def test_explain_reads_lines_and_takes_tokens_and_occlusion(run, artifact):
+    result = run("explain", "--model", artifact, "--level", "token", stdin="A film.\nUnbelievable\n")
+    assert result.code == 0
+    assert result.out.count("(decision)") == 2
+    assert "##" in result.out
+    by_leaving_out = run("explain", "--model", artifact, "--method", "occlusion", "--text", "A film.")
+    assert "[CLS]" not in by_leaving_out.out
+    assert_one_error_line(
+        run("explain", "--model", artifact, "--text", "x", "--level", "letter"), "allowed are 'word' and 'token'"
+    )
+    assert run("explain", "--model", artifact, stdin="").out == ""
+
+
+def test_explain_colours_the_words_at_a_terminal(run, artifact, monkeypatch):
+    monkeypatch.setattr(rich.console.Console, "is_terminal", property(lambda self: True))
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    result = run("explain", "--model", artifact, "--text", "A lovely [red]film[/red].", "--text", "nasty\x1b[2J film")
+    assert result.code == 0
+    assert "\x1b[30;48;2;" in result.out  # black on a colour
+    assert "A lovely [red]film[/red]." in re.sub(r"\x1b\[[0-9;]*m", "", result.out)
+    assert "\x1b[2J" not in result.out
+    assert "they add up to" in result.out
+    assert "strongest: " in result.out
