@@ -114,10 +114,10 @@ def train(
         table = compare(train_set[text], train_set[label], model=candidate, cv=cv)
         print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
     candidate.fit(train_set[text], train_set[label])
-    scores = evaluate(candidate, test_set[text], test_set[label])
-    print_scores(console, scores, "On the held-out texts")
+    scores = evaluate(candidate, test_set[text], test_set[label], n_mistakes=0)
+    print_scores(console, {**scores, "slices": {}}, "On the held-out texts")
     candidate.set_params(bertvectorizer__progress=False)
-    path = save_pipeline(candidate, out, scores={"held out": scores})
+    path = save_pipeline(candidate, out, scores={"held out": {k: v for k, v in scores.items() if isinstance(v, int | float)}})
     console.print(f"Saved {path} ({path.stat().st_size / 1e6:.0f} MB). Loaded again, it says:")
     _label(console, load_pipeline(path), list(EXAMPLES))
 
@@ -159,6 +159,8 @@ def evaluate(
     text: Annotated[str, typer.Option(help="Its text column.")] = "text",
     label: Annotated[str, typer.Option(help="Its label column.")] = "label",
     model: ArtifactPath = DEFAULT_ARTIFACT,
+    by: Annotated[list[str] | None, typer.Option(help="A column to score by; may be given several times.")] = None,
+    mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to print.")] = 0,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
@@ -170,8 +172,12 @@ def evaluate(
     if data is None:
         table, text, label = load_reviews()[1], "text", "label"
     else:
-        table = _read(data, [text, label], encoding, sep)
-    scores = evaluation.evaluate(_with_progress(load_pipeline(model)), table[text], table[label])
+        table = _read(data, [text, label, *(by or [])], encoding, sep)
+    absent = [name for name in by or [] if name not in table]
+    if absent:
+        raise ValueError(f"--by {absent[0]!r} is no column of the table; there are {', '.join(map(repr, table.columns))}.")
+    columns = table[by] if by else None
+    scores = evaluation.evaluate(_with_progress(load_pipeline(model)), table[text], table[label], by=columns, n_mistakes=mistakes)
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
 
 

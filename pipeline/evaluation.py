@@ -1,6 +1,6 @@
 """How good is a model: evaluate on held-out texts, compare by cross-validation with the honest baselines. Used by cli."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,12 @@ from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedKFold, cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from pipeline.failures import find_duplicates, find_mistakes, slice_by, slices_by_length
+from pipeline.metrics import bootstrap_intervals, calibration_table, class_table, classification_scores
 from pipeline.sentiment import make_sentiment_pipeline
 from pipeline.texts import check_labels, check_texts
 
@@ -35,8 +37,18 @@ def make_tfidf_baseline() -> Pipeline:
     )
 
 
-def evaluate(model: BaseEstimator, X: Any, y: Any) -> dict[str, Any]:
-    """Score a fitted classifier on texts it has not seen.
+def evaluate(
+    model: BaseEstimator,
+    X: Any,
+    y: Any,
+    *,
+    by: "pd.DataFrame | Mapping[str, Sequence[Any]] | None" = None,
+    train: tuple[Any, Any] | None = None,
+    n_mistakes: int = 10,
+    n_bootstrap: int = 1000,
+    random_state: int = 0,
+) -> dict[str, Any]:
+    """Score a fitted classifier on texts it has not seen: how good, how sure of it, where it fails, and on which texts.
 
     Parameters
     ----------
@@ -46,51 +58,73 @@ def evaluate(model: BaseEstimator, X: Any, y: Any) -> dict[str, Any]:
         Texts.
     y : array-like of shape (n_texts,)
         Their labels.
+    by : DataFrame or mapping of str to sequence, optional
+        Columns to score by, each of length n_texts, such as the domain of each text.
+    train : (X_train, y_train), optional
+        The training texts and labels: for the training texts nearest to each mistake, and to find texts that are in both sets.
+    n_mistakes : int, default=10
+        How many of the most confident mistakes to list.
+    n_bootstrap : int, default=1000
+        Resampled sets behind the intervals; 0 leaves them out.
+    random_state : int, default=0
+        Of the resampling.
 
     Returns
     -------
     dict
-        ``n_texts``, ``classes``, ``accuracy``, ``f1`` (of the second class where there are two, else macro), ``roc_auc``
-        (one-vs-rest macro where there are more than two; None where a class is absent) and ``confusion_matrix`` (rows are true).
+        Plain numbers, strings, lists and dicts. ``n_texts``, ``classes``; the scores of
+        `pipeline.metrics.classification_scores` (``accuracy``, ``balanced_accuracy``, ``f1``, ``macro_f1``, ``roc_auc``,
+        ``average_precision``, ``log_loss``, ``brier``, ``calibration_error``); ``intervals`` (95 %, of each score);
+        ``confusion_matrix`` (rows are true); ``by_class``; ``calibration``; ``slices`` (name -> scores by length, by truncation
+        where the model begins with a BertVectorizer, and by each column of ``by``); ``mistakes``; ``duplicates`` (None without
+        ``train``).
 
     Raises
     ------
     ValueError
-        For labels the model does not know, and for lengths that differ.
+        For labels the model does not know, for lengths that differ, and for no texts.
     """
+    texts = list(X)
     classes = np.asarray(model.classes_).tolist()
+    true, probability = _check_answers(model, texts, y, classes)
+    predicted = probability.argmax(axis=1)
+    columns = {} if by is None else {str(name): list(values) for name, values in by.items()}
+    for name, values in columns.items():
+        if len(values) != len(texts):
+            raise ValueError(f"by[{name!r}] has {len(values)} values for {len(texts)} texts; give one for each.")
+    right = predicted == true
+    return {
+        "n_texts": len(texts),
+        "classes": classes,
+        **classification_scores(true, probability),
+        "intervals": bootstrap_intervals(true, probability, n_samples=n_bootstrap, random_state=random_state),
+        "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(classes))).tolist(),
+        "by_class": class_table(true, predicted, classes),
+        "calibration": calibration_table(true, probability),
+        "slices": {**slices_by_length(model, texts, right), **{f"by {n}": slice_by(v, right) for n, v in columns.items()}},
+        "mistakes": find_mistakes(model, texts, true, probability, n=n_mistakes, train=train),
+        "duplicates": None if train is None else find_duplicates(texts, [classes[i] for i in true], *train),
+    }
+
+
+def _check_answers(model: BaseEstimator, texts: list[Any], y: Any, classes: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions of the true classes, shape (n_texts,), and probabilities, shape (n_texts, n_classes)."""
     labels = list(y)
     unknown = sorted({str(label) for label in labels} - {str(c) for c in classes})
     if unknown:
         raise ValueError(
             f"y holds labels the model does not know: {', '.join(map(repr, unknown))}; it knows {', '.join(map(repr, classes))}."
         )
-    probability = np.asarray(model.predict_proba(X))  # (n_texts, n_classes)
-    if len(labels) != len(probability):
+    if len(labels) != len(texts):
         raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: {len(probability)} texts and {len(labels)} labels."
+            f"Found input variables with inconsistent numbers of samples: {len(texts)} texts and {len(labels)} labels."
         )
+    if not texts:
+        raise ValueError("Found array with 0 sample(s): there is no text to score.")
     # compare as positions: labels read from a file are text where those of a DataFrame are numbers
     position = {str(c): i for i, c in enumerate(classes)}
     true = np.array([position[str(label)] for label in labels], dtype=np.int64)
-    predicted = probability.argmax(axis=1)
-    binary = len(classes) == 2
-    return {
-        "n_texts": len(labels),
-        "classes": classes,
-        "accuracy": float(accuracy_score(true, predicted)),
-        "f1": float(f1_score(true, predicted, average="binary" if binary else "macro", zero_division=0.0)),
-        "roc_auc": _roc_auc(true, probability, binary),
-        "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(classes))).tolist(),
-    }
-
-
-def _roc_auc(true: np.ndarray, probability: np.ndarray, binary: bool) -> float | None:
-    if len(np.unique(true)) < probability.shape[1]:
-        return None
-    if binary:
-        return float(roc_auc_score(true, probability[:, 1]))
-    return float(roc_auc_score(true, probability, multi_class="ovr", average="macro"))
+    return true, np.asarray(model.predict_proba(texts))
 
 
 def compare(X: Any, y: Any, *, model: BaseEstimator | None = None, cv: int = 5, random_state: int = 0) -> pd.DataFrame:
@@ -131,8 +165,8 @@ def compare(X: Any, y: Any, *, model: BaseEstimator | None = None, cv: int = 5, 
 
 def _cross_validate(candidate: BaseEstimator, texts: list[str], labels: np.ndarray, folds: list[Any]) -> dict[str, float]:
     def score(fitted: BaseEstimator, X: Any, y: Any) -> dict[str, float]:
-        scores = evaluate(fitted, X, y)
-        return {metric: np.nan if scores[metric] is None else scores[metric] for metric in METRICS}
+        scores = classification_scores(*_check_answers(fitted, list(X), y, np.asarray(fitted.classes_).tolist()))
+        return {metric: np.nan if scores[metric] is None else float(scores[metric] or 0.0) for metric in METRICS}
 
     results = cross_validate(candidate, np.array(texts, dtype=object), labels, cv=folds, scoring=score, error_score="raise")
     row = {metric: float(results[f"test_{metric}"].mean()) for metric in METRICS}

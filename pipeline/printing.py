@@ -146,11 +146,30 @@ def print_comparison(console: Console, scores: "pd.DataFrame", title: str) -> No
 
 
 def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
-    """Print what `pipeline.evaluate` returns."""
-    table = Table("texts", "accuracy", "F1", "ROC-AUC", title=title)
-    auc = "-" if scores["roc_auc"] is None else f"{scores['roc_auc']:.3f}"
-    table.add_row(str(scores["n_texts"]), f"{scores['accuracy']:.3f}", f"{scores['f1']:.3f}", auc)
+    """Print what `pipeline.evaluate` returns: the scores, the groups, and the surest mistakes."""
+
+    def shown(name: str) -> str:
+        value = scores[name]
+        return "-" if value is None else f"{value:.3f}"
+
+    table = Table("texts", "accuracy (95 %)", "F1", "ROC-AUC", "log loss", "calibration", title=title)
+    low, high = scores["intervals"].get("accuracy") or (None, None)
+    between = "" if low is None else f" ({low:.3f} to {high:.3f})"
+    table.add_row(
+        str(scores["n_texts"]), shown("accuracy") + between, *map(shown, ("f1", "roc_auc", "log_loss", "calibration_error"))
+    )
     console.print(table)
+    for name, groups in scores["slices"].items():
+        if len(groups) > 1:
+            parts = Table(name, "texts", "accuracy", "95 % interval")
+            for group in groups:
+                low, high = group["interval"]
+                cells = (str(group["n_texts"]), f"{group['accuracy']:.3f}", f"{low:.3f} to {high:.3f}")
+                parts.add_row(_safe(group["value"]), *cells)
+            console.print(parts, markup=False)
+    for mistake in scores["mistakes"]:
+        sure = f"{mistake['true']} taken for {mistake['predicted']} ({mistake['probability']:.3f})"
+        console.print(f"{sure}: {_safe(mistake['text'])}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_explanations(console: Console, texts: Sequence[str], frames: "Sequence[pd.DataFrame]", labels: Sequence[Any]) -> None:

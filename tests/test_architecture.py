@@ -115,7 +115,9 @@ ARROWS = {
             ).split()
         ),
     },
-    "pipeline.evaluation": {"sentiment", "texts"},
+    "pipeline.metrics": set(),
+    "pipeline.failures": {"bert.tokenizing", "explanation", "metrics", "vectorizer"},
+    "pipeline.evaluation": {"failures", "metrics", "sentiment", "texts"},
     "pipeline.cli": {
         "bert.provenance",
         "",

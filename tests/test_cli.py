@@ -535,15 +535,33 @@ def test_evaluate_prints_the_scores_of_the_saved_pipeline(run, artifact, fitted,
     result = run("evaluate", "--model", artifact, "--data", data, "--text", "review", "--label", "stars")
     assert (result.code, result.err) == (0, "")
     scores = evaluate(fitted, [text for text, _ in rows], [label for _, label in rows])
-    values = [str(scores["n_texts"]), *(f"{scores[name]:.3f}" for name in ("accuracy", "f1", "roc_auc"))]
+    low, high = scores["intervals"]["accuracy"]
+    others = (f"{scores[name]:.3f}" for name in ("f1", "roc_auc", "log_loss", "calibration_error"))
+    values = [str(scores["n_texts"]), f"{scores['accuracy']:.3f} ({low:.3f} to {high:.3f})", *others]
     assert any([cell.strip() for cell in line.strip("│").split("│")] == values for line in result.out.splitlines())
+
+
+def test_evaluate_scores_by_columns_and_lists_the_surest_mistakes(run, artifact, fitted, tmp_path):
+    rows = [(text, label, f"d{i % 2}") for i, (text, label) in enumerate([*ROWS[:8], ("A lovely film.", "negative")])]
+    data = write_csv(tmp_path / "d.csv", ["text", "label", "domain"], rows)
+    result = run("evaluate", "--model", artifact, "--data", data, "--by", "domain", "--mistakes", 2)
+    assert result.code == 0
+    assert "by domain" in result.out
+    assert re.search(r"│ d1 +│ 4 ", result.out)
+    wrong = evaluate(fitted, [row[0] for row in rows], [row[1] for row in rows], n_mistakes=2)["mistakes"]
+    assert wrong
+    for one in wrong:
+        line = f"{one['true']} taken for {one['predicted']} ({one['probability']:.3f}): {one['text']}"
+        assert line in result.out.splitlines()
+    assert_one_error_line(run("evaluate", "--model", artifact, "--data", data, "--by", "colour"), "colour")
 
 
 def test_a_roc_auc_that_is_not_defined_is_a_dash(run, artifact, tmp_path):
     data = write_csv(tmp_path / "d.csv", ["text", "label"], ROWS[::2])
     result = run("evaluate", "--model", artifact, "--data", data)
     assert result.code == 0
-    assert any(line.strip("│").split("│")[-1].strip() == "-" for line in result.out.splitlines())
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in result.out.splitlines()]
+    assert any(len(row) == 6 and row[3] == "-" for row in cells)
 
 
 def test_without_data_the_held_out_reviews_are_scored(run, artifact, fitted, monkeypatch):

@@ -1,5 +1,8 @@
 """evaluate and compare: the numbers are scikit-learn's own, for any kind of labels; wrong labels cost no encoding."""
 
+import json
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +11,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from pipeline import compare, evaluate, make_sentiment_pipeline, read_table
+from pipeline import TruncationWarning, compare, evaluate, make_sentiment_pipeline, read_table
 from pipeline.evaluation import make_tfidf_baseline
 
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
@@ -43,7 +46,8 @@ def random_case(classes, seed, n_texts=60):
 def test_two_classes_are_scored_as_scikit_learn_scores_them(classes, seed):
     y, probability = random_case(classes, seed)
     predicted = np.array(classes)[probability.argmax(axis=1)]
-    assert evaluate(Echo(classes), probability, y) == {
+    scores = evaluate(Echo(classes), probability, y, n_bootstrap=20)
+    expected = {
         "n_texts": 60,
         "classes": classes,
         "accuracy": pytest.approx(accuracy_score(y, predicted)),
@@ -51,6 +55,7 @@ def test_two_classes_are_scored_as_scikit_learn_scores_them(classes, seed):
         "roc_auc": pytest.approx(roc_auc_score(y, probability[:, 1])),
         "confusion_matrix": confusion_matrix(y, predicted, labels=classes).tolist(),
     }
+    assert {name: scores[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -240,3 +245,48 @@ def test_a_wrong_number_of_folds_is_refused_before_anything_is_encoded(cv, messa
 def test_wrong_texts_are_refused_by_row(texts):
     with pytest.raises((ValueError, TypeError), match=r"row 1 of X is|X is a single string"):
         compare(texts, [0, 1])
+
+
+# ---- more than scores
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_bert):
+    texts = [f"A {word} film, number {i}." for i in range(12) for word in ("lovely", "quiet", "dull", "cold")]
+    labels = ["good", "good", "bad", "bad"] * 12
+    return make_sentiment_pipeline(model=tiny_bert).fit(texts, labels), texts, labels
+
+
+def test_everything_is_plain_json_and_fits_together(trained):
+    model, texts, labels = trained
+    X, y = [*texts[:10], "The soup was lovely.", "a " * 100], [*labels[:10], "bad", "good"]
+    by = pd.DataFrame({"domain": ["film"] * 10 + ["food", None], "n": range(12)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
+        scores = evaluate(model, X, y, by=by, train=(texts, labels), n_bootstrap=50)
+    assert json.loads(json.dumps(scores)) == scores
+    assert set(scores["slices"]) == {"by tokens", "by truncation", "by domain", "by n"}
+    for name, groups in scores["slices"].items():
+        assert sum(group["n_texts"] for group in groups) == 12, name
+        right = sum(group["n_texts"] * group["accuracy"] for group in groups)
+        assert right == pytest.approx(12 * scores["accuracy"])
+    assert [group["value"] for group in scores["slices"]["by domain"]] == ["film", "food", "missing"]
+    assert [group["value"] for group in scores["slices"]["by truncation"]] == ["cut", "whole"]
+    assert scores["intervals"]["accuracy"][0] <= scores["accuracy"] <= scores["intervals"]["accuracy"][1]
+    assert scores["duplicates"]["n_texts"] == 10
+    assert [row["class"] for row in scores["by_class"]] == ["bad", "good"]
+    assert sum(row["n_texts"] for row in scores["calibration"]) == 12
+
+
+def test_without_more_it_is_the_scores_alone_and_quick(trained):
+    model, texts, labels = trained
+    scores = evaluate(model, texts, labels, n_bootstrap=0, n_mistakes=0)
+    assert (scores["intervals"], scores["mistakes"], scores["duplicates"]) == ({}, [], None)
+
+
+def test_columns_of_another_length_and_no_texts_are_refused(trained):
+    model, texts, labels = trained
+    with pytest.raises(ValueError, match=r"by\['n'\] has 1 values for 48 texts; give one for each"):
+        evaluate(model, texts, labels, by={"n": [1]})
+    with pytest.raises(ValueError, match="there is no text to score"):
+        evaluate(model, [], [])

@@ -1,0 +1,204 @@
+"""Where a classifier fails: scores by length, truncation and columns, confident mistakes, leaked texts. Used by evaluation."""
+
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from pipeline.bert.tokenizing import TruncationWarning
+from pipeline.explanation import ExplanationError, explain
+from pipeline.metrics import wilson_interval
+from pipeline.vectorizer import BertVectorizer
+
+_MOST_GROUPS = 20  # of a column with more values only the largest are told apart
+_LENGTH_GROUPS = 4
+
+
+def slice_by(values: Sequence[Any], right: np.ndarray) -> list[dict[str, Any]]:
+    """Score the texts of each value apart.
+
+    Parameters
+    ----------
+    values : sequence, length n_texts
+        Any values; missing ones are a group of their own. Beyond the 20 most frequent they are put together as "other".
+    right : ndarray of shape (n_texts,), bool
+        Whether each prediction was right.
+
+    Returns
+    -------
+    list of dict
+        ``value`` (as text), ``n_texts``, ``accuracy`` and its 95 % ``interval`` (Wilson), in the order of the values.
+    """
+    named = pd.Series(["missing" if pd.isna(value) else str(value) for value in values], dtype=object)
+    counts = named.value_counts()
+    if len(counts) > _MOST_GROUPS:
+        named = named.where(named.isin(counts.index[: _MOST_GROUPS - 1]), "other")
+    return [_group(value, right[(named == value).to_numpy()]) for value in sorted(named.unique())]
+
+
+def _group(value: str, right: np.ndarray) -> dict[str, Any]:
+    n_right = int(right.sum())
+    return {
+        "value": value,
+        "n_texts": len(right),
+        "accuracy": n_right / len(right),
+        "interval": wilson_interval(n_right, len(right)),
+    }
+
+
+def slices_by_length(model: Any, texts: Sequence[str], right: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """Score short and long texts apart, and texts that were cut from whole ones.
+
+    Parameters
+    ----------
+    model : estimator
+        In tokens where it is a pipeline that begins with a BertVectorizer, else in characters.
+    texts, right
+        As for `slice_by`.
+
+    Returns
+    -------
+    dict
+        ``by tokens`` and ``by truncation``, or ``by characters``: groups of about equal size.
+    """
+    vectorizer = model.steps[0][1] if isinstance(model, Pipeline) else None
+    if not isinstance(vectorizer, BertVectorizer):
+        return {"by characters": _by_number(np.array([len(str(text)) for text in texts]), right)}
+    counted = vectorizer.count_tokens(texts)
+    cut = ["cut" if lost else "whole" for lost in counted["n_lost"]]
+    return {"by tokens": _by_number(counted["n_tokens"].to_numpy(), right), "by truncation": slice_by(cut, right)}
+
+
+def _by_number(numbers: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _LENGTH_GROUPS + 1), method="lower"))
+    group = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, max(len(edges) - 2, 0))
+    return [
+        _group(f"{numbers[group == i].min()} to {numbers[group == i].max()}", right[group == i])
+        for i in np.unique(group).tolist()
+    ]
+
+
+def find_mistakes(
+    model: Any, texts: Sequence[str], true: np.ndarray, probability: np.ndarray, *, n: int, train: tuple[Any, Any] | None
+) -> list[dict[str, Any]]:
+    """List the wrong predictions that the model was surest of, with what may explain them.
+
+    Parameters
+    ----------
+    model : estimator
+        Fitted.
+    texts : sequence of str, length n_texts
+    true : ndarray of shape (n_texts,), int64
+        Positions of the true classes.
+    probability : ndarray of shape (n_texts, n_classes)
+    n : int
+        How many at most.
+    train : (X_train, y_train) or None
+        To find the nearest training texts, by cosine of the features before the last step.
+
+    Returns
+    -------
+    list of dict
+        ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of what was predicted), ``explanation`` (``method`` and the
+        ``words`` with their ``contribution`` to what was predicted; or ``refused``, the reason), ``nearest`` (three training
+        texts with ``label`` and ``similarity``; None without ``train``).
+    """
+    classes = np.asarray(model.classes_).tolist()
+    predicted = probability.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != true)
+    rows = wrong[np.argsort(-probability[wrong].max(axis=1), kind="stable")][:n]
+    chosen = [texts[row] for row in rows]
+    explanations = _explanations(model, chosen, predicted[rows])
+    nearest = [None] * len(rows) if train is None or not chosen else _nearest(model, chosen, *train)
+    return [
+        {
+            "row": int(row),
+            "text": str(text),
+            "true": classes[true[row]],
+            "predicted": classes[predicted[row]],
+            "probability": float(probability[row].max()),
+            "explanation": explanation,
+            "nearest": near,
+        }
+        for row, text, explanation, near in zip(rows, chosen, explanations, nearest, strict=True)
+    ]
+
+
+def _explanations(model: Any, texts: list[str], predicted: np.ndarray) -> list[dict[str, Any]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # told when they were scored
+            frames = explain(model, texts)
+    except ExplanationError as error:
+        return [{"refused": str(error)}] * len(texts)
+    told = []
+    for frame, label in zip(frames, predicted, strict=True):
+        classes = frame.attrs["classes"]
+        if len(classes) == 2:
+            values = frame["contribution"] * (1 if label == 1 else -1)
+        else:
+            values = frame[f"contribution_{classes[label]}"]
+        words = [
+            {"word": word, "start": int(start), "end": int(end), "contribution": float(value)}
+            for word, start, end, value in zip(frame["word"], frame["start"], frame["end"], values, strict=True)
+        ]
+        told.append({"method": frame.attrs["method"], "words": words})
+    return told
+
+
+def _nearest(model: Any, texts: list[str], X_train: Any, y_train: Any, n: int = 3) -> list[list[dict[str, Any]] | None]:
+    if not isinstance(model, Pipeline):
+        return [None] * len(texts)
+    known, labels = list(X_train), np.asarray(list(y_train), dtype=object).tolist()
+    ours, theirs = (_unit(model[:-1].transform(some)) for some in (texts, known))
+    similarity = ours @ theirs.T  # (n_texts, n_training_texts)
+    return [
+        [
+            {"text": str(known[i]), "label": labels[i], "similarity": float(row[i])}
+            for i in np.argsort(-row, kind="stable")[:n].tolist()
+        ]
+        for row in similarity
+    ]
+
+
+def _unit(features: Any) -> np.ndarray:
+    dense = np.asarray(features.toarray() if hasattr(features, "toarray") else features, dtype=np.float64)
+    return np.asarray(dense / np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-12))
+
+
+def find_duplicates(texts: Sequence[str], labels: Sequence[Any], X_train: Any, y_train: Any) -> dict[str, Any]:
+    """Find texts that the model was trained on: a score on them says nothing about new ones.
+
+    Two texts are the same where they differ in case, blanks and Unicode form (NFKC) only.
+
+    Parameters
+    ----------
+    texts, labels : sequence, length n_texts
+        The scored texts.
+    X_train, y_train : sequence, length n_training_texts
+
+    Returns
+    -------
+    dict
+        ``n_texts`` (scored texts that are in the training set), ``share``, ``other_label`` (how many of them have another label
+        there), ``rows`` (of the scored texts), ``examples`` (up to five).
+    """
+    known: dict[str, str] = {}
+    for text, label in zip(X_train, y_train, strict=True):
+        known.setdefault(_canonical(text), str(label))
+    rows = [i for i, text in enumerate(texts) if _canonical(text) in known]
+    return {
+        "n_texts": len(rows),
+        "share": len(rows) / len(texts) if len(texts) else 0.0,
+        "other_label": sum(known[_canonical(texts[i])] != str(labels[i]) for i in rows),
+        "rows": rows,
+        "examples": [str(texts[i]) for i in rows[:5]],
+    }
+
+
+def _canonical(text: Any) -> str:
+    return " ".join(unicodedata.normalize("NFKC", str(text)).casefold().split())

@@ -1,0 +1,242 @@
+"""Scores of predicted probabilities, with intervals and calibration; knows numbers only. Used by evaluation."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+from sklearn.preprocessing import label_binarize
+
+N_BINS = 10
+_SAMPLES_AT_ONCE = 50
+
+
+def classification_scores(true: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
+    """Score probabilities against the true classes.
+
+    Parameters
+    ----------
+    true : ndarray of shape (n_texts,), int64
+        Positions of the true classes.
+    probability : ndarray of shape (n_texts, n_classes)
+        Rows add up to 1.
+
+    Returns
+    -------
+    dict
+        ``accuracy``; ``balanced_accuracy`` (mean recall of the classes that are there); ``f1`` (of the second class where there
+        are two, else macro); ``macro_f1``; ``roc_auc`` and ``average_precision`` (of the second of two classes, else
+        one-vs-rest macro; None where a class is absent); ``log_loss``; ``brier`` (mean squared error of the probabilities; of
+        more than two classes summed over them); ``calibration_error`` (see `expected_calibration_error`).
+    """
+    n_classes = probability.shape[1]
+    probability = _normalized(probability)
+    predicted = probability.argmax(axis=1)
+    labels = list(range(n_classes))
+    macro_f1 = float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
+    there = len(np.unique(true)) == n_classes
+    return {
+        "accuracy": float(accuracy_score(true, predicted)),
+        "balanced_accuracy": _mean_recall(true, predicted),
+        "f1": float(f1_score(true, predicted, zero_division=0.0)) if n_classes == 2 else macro_f1,
+        "macro_f1": macro_f1,
+        "roc_auc": _roc_auc(true, probability) if there else None,
+        "average_precision": _average_precision(true, probability) if there else None,
+        "log_loss": float(log_loss(true, probability, labels=labels)),
+        "brier": float(brier_score_loss(true, probability, labels=labels)),
+        "calibration_error": expected_calibration_error(true, probability),
+    }
+
+
+def _normalized(probability: np.ndarray) -> np.ndarray:
+    """Return rows that add up to 1 in float64; float32 ones miss it by their rounding. Rows that do stay as they are."""
+    rows = np.asarray(probability, dtype=np.float64)
+    total = rows.sum(axis=1, keepdims=True)
+    return rows if np.abs(total - 1).max(initial=0.0) < 1e-12 else np.asarray(rows / total)
+
+
+def _mean_recall(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Return scikit-learn's balanced accuracy, without its warning of predicted classes that no text has."""
+    return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
+
+
+def _roc_auc(true: np.ndarray, probability: np.ndarray) -> float:
+    if probability.shape[1] == 2:
+        return float(roc_auc_score(true, probability[:, 1]))
+    return float(roc_auc_score(true, probability, multi_class="ovr", average="macro"))
+
+
+def _average_precision(true: np.ndarray, probability: np.ndarray) -> float:
+    if probability.shape[1] == 2:
+        return float(average_precision_score(true, probability[:, 1]))
+    one_hot = label_binarize(true, classes=range(probability.shape[1]))
+    return float(average_precision_score(one_hot, probability, average="macro"))
+
+
+def calibration_table(true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS) -> list[dict[str, float]]:
+    """Compare how sure the predictions are with how often they are right.
+
+    Parameters
+    ----------
+    true, probability
+        As for `classification_scores`.
+    n_bins : int, default=10
+        Bins of equal width between 0 and 1.
+
+    Returns
+    -------
+    list of dict
+        One per bin that holds a text: ``low``, ``high``, ``n_texts``, ``confidence`` (mean probability of the predicted class),
+        ``accuracy``.
+    """
+    confidence, right = probability.max(axis=1), probability.argmax(axis=1) == true
+    bins = _bins(probability, n_bins)
+    return [
+        {
+            "low": number / n_bins,
+            "high": (number + 1) / n_bins,
+            "n_texts": int((bins == number).sum()),
+            "confidence": float(confidence[bins == number].mean()),
+            "accuracy": float(right[bins == number].mean()),
+        }
+        for number in np.unique(bins).tolist()
+    ]
+
+
+def _bins(probability: np.ndarray, n_bins: int) -> np.ndarray:
+    return np.asarray(np.minimum((probability.max(axis=1) * n_bins).astype(np.int64), n_bins - 1))
+
+
+def expected_calibration_error(true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS) -> float:
+    """Return the mean gap between confidence and accuracy over the bins, weighted by their texts.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+    """
+    rows = calibration_table(true, probability, n_bins)
+    return sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(true)
+
+
+def bootstrap_intervals(
+    true: np.ndarray, probability: np.ndarray, *, n_samples: int, random_state: int, level: float = 0.95
+) -> dict[str, list[float] | None]:
+    """Say how far each score would move with other texts of the same kind: percentile intervals over resampled texts.
+
+    Parameters
+    ----------
+    true, probability
+        As for `classification_scores`.
+    n_samples : int
+        How often the texts are drawn anew, with replacement.
+    random_state : int
+        Seed.
+    level : float, default=0.95
+
+    Returns
+    -------
+    dict of str to [float, float] or None
+        By the names of `classification_scores`; samples that lack a class are left out of ``roc_auc`` and
+        ``average_precision``. None where no sample gave a number.
+
+    References
+    ----------
+    .. [1] Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    random = np.random.default_rng(random_state)
+    drawn: dict[str, list[np.ndarray]] = {}
+    for start in range(0, n_samples, _SAMPLES_AT_ONCE):
+        n_now = min(_SAMPLES_AT_ONCE, n_samples - start)
+        times = np.stack([np.bincount(random.integers(len(true), size=len(true)), minlength=len(true)) for _ in range(n_now)])
+        for name, values in _resampled_scores(true, _normalized(probability), times.astype(np.float64)).items():
+            drawn.setdefault(name, []).append(values[np.isfinite(values)])
+    tail = 100 * (1 - level) / 2
+    every = {name: np.concatenate(values) for name, values in drawn.items()}
+    return {name: np.percentile(values, [tail, 100 - tail]).tolist() if len(values) else None for name, values in every.items()}
+
+
+def _resampled_scores(true: np.ndarray, probability: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what `classification_scores` gives of many resampled sets at once; NaN for its None.
+
+    Parameters
+    ----------
+    true : ndarray of shape (n_texts,), int64
+    probability : ndarray of shape (n_texts, n_classes), float64
+    times : ndarray of shape (n_samples, n_texts), float64
+        How often each text is in each set.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n_samples,)
+    """
+    n_classes, predicted, n = probability.shape[1], probability.argmax(axis=1), times.sum(axis=1)
+    confusion = (times @ np.eye(n_classes**2)[true * n_classes + predicted]).reshape(-1, n_classes, n_classes)
+    hits, support, guessed = (
+        np.einsum("sii->si", confusion),
+        confusion.sum(axis=2),
+        confusion.sum(axis=1),
+    )  # (n_samples, n_classes)
+    f1 = 2 * hits / np.maximum(support + guessed, 1e-300)
+    recall = np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
+    one_hot = np.eye(n_classes)[true]
+    squares = ((probability - one_hot) ** 2).sum(axis=1) / (2 if n_classes == 2 else 1)
+    eps = np.finfo(probability.dtype).eps
+    losses = -np.log(np.clip(probability[np.arange(len(true)), true], eps, 1 - eps))
+    bins = np.eye(N_BINS)[_bins(probability, N_BINS)]
+    gap = (probability.max(axis=1) - (predicted == true))[:, None] * bins  # (n_texts, n_bins)
+    positive = range(1, 2) if n_classes == 2 else range(n_classes)
+    ranked = [_ranking(one_hot[:, i], probability[:, i], times) for i in positive]
+    return {
+        "accuracy": hits.sum(axis=1) / n,
+        "balanced_accuracy": np.nanmean(recall, axis=1),
+        "f1": f1[:, 1] if n_classes == 2 else f1.mean(axis=1),
+        "macro_f1": f1.mean(axis=1),
+        "roc_auc": np.mean([area for area, _ in ranked], axis=0),
+        "average_precision": np.where((support > 0).all(axis=1), np.mean([average for _, average in ranked], axis=0), np.nan),
+        "log_loss": times @ losses / n,
+        "brier": times @ squares / n,
+        "calibration_error": np.abs(times @ gap).sum(axis=1) / n,
+    }
+
+
+def _ranking(positive: np.ndarray, score: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return area under the ROC curve and average precision of each set, shape (n_samples,) each; NaN without both classes."""
+    order = np.argsort(-score, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(score[order]) != 0]))  # equal scores are one threshold
+    hits = np.add.reduceat((times * positive)[:, order], starts, axis=1)  # (n_samples, n_thresholds)
+    misses = np.add.reduceat((times * (1 - positive))[:, order], starts, axis=1)
+    n_hits, n_misses = hits.sum(axis=1), misses.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        above = np.cumsum(hits, axis=1) - hits / 2  # positives that score higher, and half of the ties
+        area = (misses * above).sum(axis=1) / (n_hits * n_misses)
+        found = np.cumsum(hits, axis=1)
+        precision = found / np.maximum(found + np.cumsum(misses, axis=1), 1e-300)
+        average = (hits * precision).sum(axis=1) / n_hits
+    return area, average
+
+
+def class_table(true: np.ndarray, predicted: np.ndarray, classes: list[Any]) -> list[dict[str, Any]]:
+    """Return ``class``, ``precision``, ``recall``, ``f1`` and ``n_texts`` of every class."""
+    columns = precision_recall_fscore_support(true, predicted, labels=range(len(classes)), zero_division=0.0)
+    return [
+        {"class": label, "precision": float(p), "recall": float(r), "f1": float(f), "n_texts": int(n)}
+        for label, p, r, f, n in zip(classes, *columns, strict=True)
+    ]
+
+
+def wilson_interval(n_right: int, n: int) -> list[float]:
+    """Return the 95 % interval of a share: Wilson 1927, good for few texts too.
+
+    Examples
+    --------
+    >>> [round(bound, 3) for bound in wilson_interval(8, 10)]
+    [0.49, 0.943]
+    """
+    z = 1.959964
+    middle, spread = n_right + z * z / 2, z * np.sqrt(n_right * (n - n_right) / n + z * z / 4)
+    return [max(0.0, float((middle - spread) / (n + z * z))), min(1.0, float((middle + spread) / (n + z * z)))]
