@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pipeline.datasets import load_reviews, read_table
     from pipeline.embedding_cache import cache_info, clear_cache
     from pipeline.evaluation import compare, evaluate
+    from pipeline.figures import layer_bars, layer_heatmap
+    from pipeline.layer_study import layer_study
     from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
@@ -33,6 +35,9 @@ _HOME = {
     "compare": "pipeline.evaluation",
     "evaluate": "pipeline.evaluation",
     "inspect_artifact": "pipeline.artifact",
+    "layer_bars": "pipeline.figures",
+    "layer_heatmap": "pipeline.figures",
+    "layer_study": "pipeline.layer_study",
     "load_pipeline": "pipeline.artifact",
     "load_reviews": "pipeline.datasets",
     "make_sentiment_pipeline": "pipeline.sentiment",
@@ -56,6 +61,9 @@ __all__ = [
     "compare",
     "evaluate",
     "inspect_artifact",
+    "layer_bars",
+    "layer_heatmap",
+    "layer_study",
     "load_pipeline",
     "load_reviews",
     "make_sentiment_pipeline",

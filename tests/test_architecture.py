@@ -101,6 +101,9 @@ ARROWS = {
         "bert.pooling",
         "bert.tokenizing",
     },
+    "pipeline.logistic_path": set(),
+    "pipeline.layer_study": {"texts", "vectorizer", "layer_mix", "logistic_path", "bert.pooling"},
+    "pipeline.figures": set(),
     "pipeline.walk": {"texts", "vectorizer", "bert.checkpoint", "bert.encoder", "bert.shape", "bert.tokenizing"},
     "pipeline.sentiment": {"vectorizer"},
     "pipeline.artifact": {
@@ -122,6 +125,8 @@ ARROWS = {
         "bert.model_folder",
         "datasets",
         "evaluation",
+        "figures",
+        "layer_study",
         "printing",
         "sentiment",
         "vectorizer",
