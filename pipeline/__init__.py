@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.embedding_cache import cache_info, clear_cache
     from pipeline.evaluation import compare, evaluate
     from pipeline.figures import layer_bars, layer_heatmap
-    from pipeline.layer_study import layer_study
+    from pipeline.layer_scores import layer_study
     from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
@@ -37,7 +37,7 @@ _HOME = {
     "inspect_artifact": "pipeline.artifact",
     "layer_bars": "pipeline.figures",
     "layer_heatmap": "pipeline.figures",
-    "layer_study": "pipeline.layer_study",
+    "layer_study": "pipeline.layer_scores",
     "load_pipeline": "pipeline.artifact",
     "load_reviews": "pipeline.datasets",
     "make_sentiment_pipeline": "pipeline.sentiment",

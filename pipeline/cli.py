@@ -193,13 +193,13 @@ def study_layers(
     """Score every layer with every pooling, and combinations of layers; every text is encoded once."""
     from pipeline.datasets import check_output, load_reviews, write_table
     from pipeline.figures import check_matplotlib, write_figures
-    from pipeline.layer_study import layer_study
+    from pipeline.layer_scores import layer_study
     from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
 
     if figures is not None:
         check_matplotlib()
     if out is not None:
-        check_output(out, data or "")
+        check_output(out, data or out.parent)
     if data is None:
         table, text, label = load_reviews()[0], "text", "label"
     else:

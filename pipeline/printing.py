@@ -153,7 +153,7 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
 
 
 def print_study(console: Console, study: "pd.DataFrame") -> None:
-    """Print what `pipeline.layer_study` returns: layers by poolings, the combinations, the best, and the honest score if known."""
+    """Print what `pipeline.layer_study` returns: layers by poolings, combinations, the best, and its honest score if known."""
     attrs = study.attrs
     metric, layers = attrs["scoring"], study[study["kind"] == "layer"]
     poolings = list(dict.fromkeys(layers["pooling"]))
@@ -163,7 +163,9 @@ def print_study(console: Console, study: "pd.DataFrame") -> None:
     console.print(table)
     combinations = study[study["kind"] == "combination"]
     if len(combinations):
-        table = Table("combination", "dimension", metric, "C", title=f"combinations of layers, pooling {combinations['pooling'].iloc[0]}")
+        table = Table(
+            "combination", "dimension", metric, "C", title=f"combinations of layers, pooling {combinations['pooling'].iloc[0]}"
+        )
         for _, row in combinations.iterrows():
             table.add_row(row["features"], str(row["dimension"]), _score(row), f"{row['C']:g}")
         console.print(table)

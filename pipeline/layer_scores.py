@@ -195,9 +195,7 @@ def _check_choices(
 ) -> tuple[str, ...]:
     """Return the names of the combinations, all of them for None; refuse what is not allowed."""
     if not isinstance(vectorizer, BertVectorizer):
-        raise TypeError(
-            f"vectorizer is a {type(vectorizer).__name__}; allowed is a BertVectorizer, whose model and truncation are used, or None."
-        )
+        raise TypeError(f"vectorizer is a {type(vectorizer).__name__}; allowed is a BertVectorizer, or None for the default one.")
     names = tuple(COMBINATIONS) if combinations is None else combinations
     for parameter, given, allowed in (("poolings", poolings, POOLINGS), ("combinations", names, tuple(COMBINATIONS))):
         wrong = isinstance(given, str) or len(set(given)) < len(given) or not set(given) <= set(allowed)
@@ -224,8 +222,8 @@ def _class_codes(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
     kind = type_of_target(labels.tolist())
     if kind not in ("binary", "multiclass") or labels.ndim != 1:
         raise ValueError(
-            f"y is {kind}, of shape {labels.shape}; layer_study needs one class label per text: text, integers or booleans, of two "
-            "classes or more. Of a single column take y.ravel(); regression and several outputs are not supported."
+            f"y is {kind}, of shape {labels.shape}; layer_study needs one class label per text (text, integers or booleans) "
+            "of two classes or more. Of a single column take y.ravel(); regression and several outputs are not supported."
         )
     classes, codes = np.unique(labels, return_inverse=True)
     return classes, codes
@@ -239,13 +237,15 @@ def _folds(cv: Any, classes: np.ndarray, codes: np.ndarray, random_state: int) -
     folds = [(np.asarray(train), np.asarray(test)) for train, test in splitter.split(np.zeros(len(codes)), codes)]
     for i, (train, test) in enumerate(folds):
         if not len(test) or np.isin(test, train).any():
-            raise ValueError(f"Fold {i} of cv has {len(test)} test rows, or some that it trains on too. Split rows into disjoint sets.")
+            raise ValueError(
+                f"Fold {i} of cv has {len(test)} test rows, or some that it trains on too. Split rows into disjoint sets."
+            )
         counts = np.bincount(codes[train], minlength=len(classes))
         if counts.min() < INNER_FOLDS:
             rare = classes.tolist()[counts.argmin()]
             raise ValueError(
                 f"Class {rare!r} has {counts.min()} texts in the training part of fold {i}, and C is chosen there by "
-                f"{INNER_FOLDS}-fold cross-validation, which needs {INNER_FOLDS} or more of each class. Merge or drop rare classes."
+                f"{INNER_FOLDS}-fold cross-validation, which needs {INNER_FOLDS} or more of each. Merge or drop rare classes."
             )
     return folds
 
@@ -307,9 +307,7 @@ def _score_fold(
     return FoldResult(mean, chosen, float(scorer(head, X_test, codes[test])))
 
 
-def _make_features(
-    combine: Any, unit_length: bool, fit_to: np.ndarray, y: np.ndarray, *vectors: np.ndarray
-) -> list[np.ndarray]:
+def _make_features(combine: Any, unit_length: bool, fit_to: np.ndarray, y: np.ndarray, *vectors: np.ndarray) -> list[np.ndarray]:
     """Make features as `BertVectorizer` does; what is learnt is learnt from ``fit_to`` and ``y`` alone."""
     if combine == "learned":
         mix = learn_layer_mix(np.ascontiguousarray(fit_to), y)
@@ -357,9 +355,7 @@ def _run(
     return {row: by_row[row[2:]] for row in rows}
 
 
-def _table(
-    rows: list[Features], results: dict[Features, list[FoldResult]], Cs: list[float], hidden_size: int
-) -> pd.DataFrame:
+def _table(rows: list[Features], results: dict[Features, list[FoldResult]], Cs: list[float], hidden_size: int) -> pd.DataFrame:
     records = []
     for row in rows:
         scores = [result.score for result in results[row]]
