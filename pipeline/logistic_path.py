@@ -120,5 +120,6 @@ def _loss_gradient(A: np.ndarray, weights: np.ndarray, target: np.ndarray, rows:
     logits = (A @ flat).reshape(len(A), n_problems, n_logits)
     probability = expit(logits) if n_logits == 1 else softmax(logits, axis=2)
     residual = (probability - target[:, None, :]) * rows[:, :, None]  # (n_rows, n_problems, n_logits)
-    by_weight = A.T @ residual.reshape(len(A), -1)
-    return by_weight.reshape(n_columns, n_problems, n_logits).transpose(1, 0, 2).astype(np.float64)
+    by_weight: np.ndarray = A.T @ residual.reshape(len(A), -1)
+    by_problem: np.ndarray = by_weight.reshape(n_columns, n_problems, n_logits).transpose(1, 0, 2).astype(np.float64)
+    return by_problem

@@ -171,7 +171,7 @@ def print_study(console: Console, study: "pd.DataFrame") -> None:
         console.print(table)
     if attrs["left_out"]:
         console.print(f"Left out, for the model has {attrs['n_layers']} layers: {', '.join(attrs['left_out'])}.")
-    best = study.loc[study["score"].idxmax()]
+    best = study.iloc[int(study["score"].argmax())]
     choice = f"--pooling {best['pooling']} --layers {','.join(map(str, best['layers']))} --combine {best['combine']}"
     console.print(f"Best: {best['features']}, {best['pooling']}: {_score(best)} ({choice}; C={best['C']:g}).")
     nested = attrs["nested"]
