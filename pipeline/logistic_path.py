@@ -54,7 +54,7 @@ def fit_logistic_path(
     >>> X = np.array([[-2.0], [-1.0], [1.0], [2.0]])
     >>> w, b = fit_logistic_path(X, np.array([0, 0, 1, 1]), np.ones((1, 4), dtype=bool), [0.1, 1.0])
     >>> w.round(2).tolist(), b.shape
-    ([[[[0.35]], [[0.99]]]], (1, 2, 1))
+    ([[[[0.24]], [[1.01]]]], (1, 2, 1))
     """
     n_rows, n_features = X.shape
     n_classes = int(codes.max()) + 1
