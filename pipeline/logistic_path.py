@@ -60,12 +60,17 @@ def fit_logistic_path(
     n_classes = int(codes.max()) + 1
     n_logits = 1 if n_classes == 2 else n_classes
     centre = X.mean(axis=0, dtype=np.float64)
-    A = np.column_stack([X - centre.astype(X.dtype), np.ones(n_rows, dtype=X.dtype)])  # (n_rows, n_features + 1)
+    centred, basis = X - centre.astype(X.dtype), None
+    if n_features > n_rows:  # the penalty sees lengths only, so the space that the rows span is enough: n_rows coordinates
+        basis, coordinates = np.linalg.qr(centred.T)  # (n_features, n_rows), (n_rows, n_rows)
+        centred = coordinates.T
+    A = np.column_stack([centred, np.ones(n_rows, dtype=X.dtype)])  # (n_rows, n_columns)
     target = (codes[:, None] == (np.array([1]) if n_logits == 1 else np.arange(n_classes))).astype(X.dtype)  # (n_rows, n_logits)
     problems = [(part, c) for part in range(len(parts)) for c in range(len(Cs))]
-    found = _descend(A, target, parts, Cs, problems, tol)  # (n_problems, n_features + 1, n_logits)
-    found = found.transpose(0, 2, 1).reshape(len(parts), len(Cs), n_logits, n_features + 1)
-    return found[..., :-1], found[..., -1] - found[..., :-1] @ centre
+    found = _descend(A, target, parts, Cs, problems, tol)  # (n_problems, n_columns, n_logits)
+    found = found.transpose(0, 2, 1).reshape(len(parts), len(Cs), n_logits, -1)
+    weights = found[..., :-1] if basis is None else found[..., :-1] @ basis.T
+    return weights, found[..., -1] - weights @ centre
 
 
 def _descend(

@@ -30,6 +30,17 @@ def test_each_is_the_minimum_that_scikit_learn_finds(n_classes, seed):
             np.testing.assert_allclose(intercepts[i, j], alone.intercept_, atol=2e-3)
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_more_features_than_rows_change_nothing(n_classes):
+    X, codes, parts = case(n_classes, n_rows=40, n_features=90)
+    weights, intercepts = fit_logistic_path(X, codes, parts, [0.01, 1.0], tol=1e-14)
+    for i, part in enumerate(parts):
+        for j, C in enumerate([0.01, 1.0]):
+            alone = LogisticRegression(C=C, tol=1e-10, max_iter=10_000).fit(X[part], codes[part])
+            np.testing.assert_allclose(weights[i, j], alone.coef_, atol=2e-4)
+            np.testing.assert_allclose(intercepts[i, j], alone.intercept_, atol=2e-3)
+
+
 def test_single_precision_and_the_default_tolerance_predict_the_same():
     X, codes, parts = case(2, dtype=np.float32)
     weights, intercepts = fit_logistic_path(X, codes, parts, [0.1, 10.0])
