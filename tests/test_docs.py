@@ -45,6 +45,7 @@ def test_the_table_of_layers_is_the_one_that_was_measured():
     assert lines[:-2] == expected
     nested = reviews[-1], sst2[-1]
     assert lines[-2] == ["the best of the table", *(f"{row['best']:.3f}" for row in nested)]
+    assert any(line.startswith(f"{sst2[-1]['seconds']:.0f} seconds") for line in page)
     assert lines[-1][1:] == [f"{row['score']:.3f} ± {row['score_sd']:.3f}" for row in nested]
 
 
