@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pipeline.embedding_cache import cache_info, clear_cache
     from pipeline.evaluation import compare, evaluate
     from pipeline.explanation import ExplanationError, explain
+    from pipeline.figures import layer_bars, layer_heatmap
+    from pipeline.layer_scores import layer_study
     from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
@@ -36,6 +38,9 @@ _HOME = {
     "evaluate": "pipeline.evaluation",
     "explain": "pipeline.explanation",
     "inspect_artifact": "pipeline.artifact",
+    "layer_bars": "pipeline.figures",
+    "layer_heatmap": "pipeline.figures",
+    "layer_study": "pipeline.layer_scores",
     "load_pipeline": "pipeline.artifact",
     "load_reviews": "pipeline.datasets",
     "make_sentiment_pipeline": "pipeline.sentiment",
@@ -61,6 +66,9 @@ __all__ = [
     "evaluate",
     "explain",
     "inspect_artifact",
+    "layer_bars",
+    "layer_heatmap",
+    "layer_study",
     "load_pipeline",
     "load_reviews",
     "make_sentiment_pipeline",

@@ -19,6 +19,7 @@ from pipeline.printing import (
     print_explanations,
     print_labels,
     print_scores,
+    print_study,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def main() -> None:
         if isinstance(end.__context__, BrokenPipeError):  # typer and rich make exit code 1 of it
             _forgive_reader()
         raise
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("PIPELINE_TRACEBACK"):
             raise
         Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"Error: {' '.join(str(error).split())}")
@@ -179,6 +180,50 @@ def evaluate(
     columns = table[by] if by else None
     scores = evaluation.evaluate(_with_progress(load_pipeline(model)), table[text], table[label], by=columns, n_mistakes=mistakes)
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
+
+
+@app.command("layers")
+def study_layers(
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")] = None,
+    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
+    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
+    model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
+    pooling: Annotated[str, typer.Option(help="Poolings to try: cls, mean, max, or several.")] = "cls,mean,max",
+    max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
+    cv: Annotated[int, typer.Option(help="Folds.")] = 5,
+    nested: Annotated[bool, typer.Option("--nested", help="Also the honest score of taking the best.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where the table goes: .csv or .parquet.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for a heatmap and a bar chart (PNG).")] = None,
+    encoding: Encoding = "utf-8",
+    sep: Separator = ",",
+) -> None:
+    """Score every layer with every pooling, and combinations of layers; every text is encoded once."""
+    from pipeline.datasets import check_output, load_reviews, write_table
+    from pipeline.figures import check_matplotlib, write_figures
+    from pipeline.layer_scores import layer_study
+    from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
+
+    if figures is not None:
+        check_matplotlib()
+    if out is not None:
+        check_output(out, data or out.parent)
+    if data is None:
+        table, text, label = load_reviews()[0], "text", "label"
+    else:
+        table = _read(data, [text, label], encoding, sep)
+    vectorizer = BertVectorizer(model or DEFAULT_MODEL, max_length=max_length, progress=sys.stderr.isatty())
+    poolings = tuple(part.strip() for part in pooling.split(","))
+    combined = "mean" if "mean" in poolings else poolings[0]
+    study = layer_study(table[text], table[label], vectorizer=vectorizer, cv=cv, poolings=poolings, nested=nested,
+                        combination_pooling=combined, n_jobs=-1)  # fmt: skip
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    print_study(console, study)
+    if out is not None:
+        write_table(study, out)
+        console.print(f"Wrote {out}.")
+    if figures is not None:
+        for path in write_figures(study, figures):
+            console.print(f"Wrote {path}.")
 
 
 @app.command()

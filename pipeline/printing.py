@@ -225,3 +225,38 @@ def _coloured(shown: str, text: str, frame: "pd.DataFrame", column: str) -> Text
         colour = f"rgb({fade},{fade},255)" if row[column] > 0 else f"rgb(255,{fade},{fade})"
         coloured.stylize(f"black on {colour}", row["start"], row["end"])
     return coloured
+
+
+def print_study(console: Console, study: "pd.DataFrame") -> None:
+    """Print what `pipeline.layer_study` returns: layers by poolings, combinations, the best, and its honest score if known."""
+    attrs = study.attrs
+    metric, layers = attrs["scoring"], study[study["kind"] == "layer"]
+    poolings = list(dict.fromkeys(layers["pooling"]))
+    table = Table("layer", *poolings, title=f"{metric} of each layer, {attrs['n_folds']}-fold cross-validation")
+    for name, of_layer in layers.groupby("features", sort=False):
+        table.add_row(str(name).removeprefix("layer "), *(_score(row) for _, row in of_layer.iterrows()))
+    console.print(table)
+    combinations = study[study["kind"] == "combination"]
+    if len(combinations):
+        table = Table(
+            "combination", "dimension", metric, "C", title=f"combinations of layers, pooling {combinations['pooling'].iloc[0]}"
+        )
+        for _, row in combinations.iterrows():
+            table.add_row(row["features"], str(row["dimension"]), _score(row), f"{row['C']:g}")
+        console.print(table)
+    if attrs["left_out"]:
+        console.print(f"Left out, for the model has {attrs['n_layers']} layers: {', '.join(attrs['left_out'])}.")
+    best = study.iloc[int(study["score"].argmax())]
+    choice = f"--pooling {best['pooling']} --layers {','.join(map(str, best['layers']))} --combine {best['combine']}"
+    console.print(f"Best: {best['features']}, {best['pooling']}: {_score(best)} ({choice}; C={best['C']:g}).")
+    nested = attrs["nested"]
+    if nested is None:
+        console.print("The best of many scores is too good; --nested says how good the choice is.")
+        return
+    console.print(f"Honest score of taking the best: {_score(nested)}, {nested['optimism']:.3f} below the best in the table.")
+    chosen = "; ".join(f"{one['features']}, {one['pooling']}" for one in nested["chosen"])
+    console.print(f"Chosen within the folds: {chosen}.")
+
+
+def _score(row: Any) -> str:
+    return f"{row['score']:.3f} ± {row['score_sd']:.3f}"

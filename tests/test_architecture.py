@@ -104,6 +104,9 @@ ARROWS = {
         "bert.pooling",
         "bert.tokenizing",
     },
+    "pipeline.logistic_path": set(),
+    "pipeline.layer_scores": {"texts", "vectorizer", "layer_mix", "logistic_path", "bert.pooling"},
+    "pipeline.figures": set(),
     "pipeline.walk": {"texts", "vectorizer", "bert.checkpoint", "bert.encoder", "bert.shape", "bert.tokenizing"},
     "pipeline.sentiment": {"vectorizer"},
     "pipeline.artifact": {
@@ -128,6 +131,8 @@ ARROWS = {
         "datasets",
         "evaluation",
         "explanation",
+        "figures",
+        "layer_scores",
         "printing",
         "sentiment",
         "vectorizer",

@@ -27,7 +27,7 @@ from pipeline.vectorizer import DEFAULT_MODEL
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify", "explain")
+COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify", "explain", "layers")
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
@@ -660,6 +660,7 @@ EXPLAINED = {
     "inspect": ("--json",),
     "verify": ("--sha256",),
     "explain": ("--text", "--level", "--method"),
+    "layers": ("--data", "--pooling", "--cv", "--nested", "--out", "--figures"),
 }
 
 
@@ -919,3 +920,51 @@ def test_explain_colours_the_words_at_a_terminal(run, artifact, monkeypatch):
     assert "\x1b[2J" not in result.out
     assert "they add up to" in result.out
     assert "strongest: " in result.out
+
+
+# ---- layers
+
+
+def test_layers_prints_every_score_and_writes_table_and_pictures(run, data, tiny_bert, tmp_path):
+    out, figures = tmp_path / "study.csv", tmp_path / "figures"
+    arguments = ["--data", data, "--model", tiny_bert, "--cv", 3, "--nested", "--out", out, "--figures", figures]
+    result = run("layers", *arguments)
+    assert (result.code, result.err) == (0, "")
+    study = pd.read_csv(out)
+    assert len(study) == 4 * 3 + 6
+    for score in study["score"]:
+        assert f"{score:.3f} ±" in result.out
+    for part in ("Left out, for the model has 3 layers: sum of last four", "Best: ", "Honest score of taking the best: "):
+        assert part in result.out
+    assert [path.name for path in sorted(figures.iterdir())] == ["layer_bars.png", "layer_heatmap.png"]
+
+
+def test_layers_of_one_pooling_without_nested_says_what_the_best_is_worth(run, data, tiny_bert):
+    result = run("layers", "--data", data, "--model", tiny_bert, "--cv", 2, "--pooling", "cls")
+    assert (result.code, result.err) == (0, "")
+    assert "combinations of layers, pooling cls" in result.out
+    assert "--nested says how good the choice is" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--pooling", "cls,pooler"], "allowed is a tuple of different ones of ('cls', 'mean', 'max')"),
+        (["--cv", "1"], "n_splits=1"),
+        (["--out", "study.txt"], "allowed are .csv, .parquet"),
+        (["--out", "no/such/folder/study.csv"], "does not exist"),
+    ],
+)
+def test_layers_refuses_wrong_values_in_one_line_before_anything_is_encoded(
+    arguments, part, run, data, tiny_bert, encoded, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert_one_error_line(run("layers", "--data", data, "--model", tiny_bert, *arguments), part)
+    assert not encoded
+
+
+def test_layers_says_what_to_install_where_there_is_no_matplotlib(run, data, tiny_bert, tmp_path, monkeypatch, encoded):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = run("layers", "--data", data, "--model", tiny_bert, "--figures", tmp_path)
+    assert_one_error_line(result, "pip install 'bert-vectorizer[report]'")
+    assert not encoded

@@ -15,7 +15,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULT_FILES = sorted(RESULTS.iterdir())
 
 
-@pytest.mark.parametrize("page", ["bert-features.md", "defaults.md", "artifact-format.md"])
+@pytest.mark.parametrize("page", ["bert-features.md", "defaults.md", "artifact-format.md", "choosing-layers.md"])
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = run_page(DOCS / page)
@@ -32,6 +32,21 @@ def test_the_table_of_defaults_is_the_one_that_was_measured():
         line = next(line for line in page.splitlines() if line.startswith(f"| {features} |"))
         for accuracy in rows["accuracy"]:
             assert f"{accuracy:.3f}" in line, f"{features}: {accuracy:.3f} is not in {line!r}"
+
+
+def test_the_table_of_layers_is_the_one_that_was_measured():
+    page = (DOCS / "choosing-layers.md").read_text(encoding="utf-8").splitlines()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page if line.startswith("| ")][1:]
+    reviews, sst2 = read_rows("layer_study_reviews"), read_rows("layer_study_sst2")
+    expected = [
+        [f"{row['pooling']}, {row['features']}", *(f"{one['score']:.3f} ± {one['score_sd']:.3f}" for one in (row, other))]
+        for row, other in zip(reviews[:-1], sst2[:-1], strict=True)
+    ]
+    assert lines[:-2] == expected
+    nested = reviews[-1], sst2[-1]
+    assert lines[-2] == ["the best of the table", *(f"{row['best']:.3f}" for row in nested)]
+    assert any(line.startswith(f"{sst2[-1]['seconds']:.0f} seconds") for line in page)
+    assert lines[-1][1:] == [f"{row['score']:.3f} ± {row['score_sd']:.3f}" for row in nested]
 
 
 def fault_rows():

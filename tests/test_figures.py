@@ -1,0 +1,120 @@
+"""The pictures of a layer study: every value, label and line is there, nothing is cut off, and pyplot is not touched."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from pipeline.figures import check_matplotlib, layer_bars, layer_heatmap, write_figures
+
+
+def make_study(*, nested=None, majority=0.5, combinations=True):
+    """Make a study of three layers and two poolings, whose best is the mean of layer 1."""
+    scores = {"cls": (0.51, 0.62, 0.6), "mean": (0.6, 0.75, 0.7)}
+    rows = [
+        {"kind": "layer", "features": f"layer {i}", "pooling": pooling, "layers": (i,), "score": score, "score_sd": 0.02}
+        for pooling, of_pooling in scores.items()
+        for i, score in enumerate(of_pooling)
+    ]
+    if combinations:
+        names = ("last", "learned mix of all")
+        rows += [
+            {
+                "kind": "combination",
+                "features": name,
+                "pooling": "mean",
+                "layers": (0, 1, 2),
+                "score": 0.7 + i / 100,
+                "score_sd": 0.01,
+            }
+            for i, name in enumerate(names)
+        ]
+    study = pd.DataFrame(rows)
+    study.attrs = {
+        "model": "acme/tiny-bert",
+        "n_texts": 1234,
+        "n_folds": 5,
+        "scoring": "accuracy",
+        "majority": majority,
+        "nested": nested,
+    }
+    return study
+
+
+def texts_of(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def assert_nothing_is_cut(figure):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    tight = figure.get_tightbbox(canvas.get_renderer())  # in inches
+    width, height = figure.get_size_inches()
+    assert tight.x0 >= -0.01
+    assert tight.y0 >= -0.01
+    assert tight.x1 <= width + 0.01
+    assert tight.y1 <= height + 0.01
+
+
+def test_the_heatmap_has_every_layer_pooling_and_value():
+    figure = layer_heatmap(make_study())
+    axes = figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["cls", "mean"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0 (embeddings)", "1", "2 (last)"]
+    assert texts_of(axes) == ["0.510", "0.600", "0.620", "0.750", "0.600", "0.700"]
+    assert [text.get_text() for text in axes.texts if text.get_fontweight() == "bold"] == ["0.750"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("pooling", "layer")
+    assert figure.axes[1].get_ylabel() == "accuracy, mean of 5 folds"
+    assert axes.get_title() == "tiny-bert, 1,234 texts"
+    assert_nothing_is_cut(figure)
+
+
+def test_the_bars_have_every_row_with_its_spread():
+    figure = layer_bars(make_study(nested={"score": 0.72}))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["layers, cls", "layers, mean", "combinations, mean"]
+    shown = [
+        (text.get_text(), bar.get_x() + bar.get_width())
+        for axes in figure.axes
+        for text, bar in zip(axes.texts, axes.patches, strict=True)
+    ]
+    assert [float(text) for text, _ in shown] == pytest.approx([end for _, end in shown])
+    assert [tick.get_text() for tick in figure.axes[2].get_yticklabels()] == ["last", "learned mix of all"]
+    for axes in figure.axes:
+        assert {type(container).__name__ for container in axes.containers} == {"BarContainer", "ErrorbarContainer"}
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["majority class", "honest score of taking the best"]
+    assert_nothing_is_cut(figure)
+
+
+@pytest.mark.parametrize(("majority", "start"), [(0.5, 0.5), (None, 0.0)])
+def test_bars_begin_where_a_length_means_something(majority, start):
+    figure = layer_bars(make_study(majority=majority, combinations=False))
+    assert {bar.get_x() for axes in figure.axes for bar in axes.patches} == {start}
+    assert figure.axes[0].get_xlim()[0] < start
+    assert len(figure.legends) == (majority is not None)
+
+
+def test_both_are_written_as_png(tmp_path):
+    paths = write_figures(make_study(), tmp_path / "new" / "figures")
+    assert [path.name for path in paths] == ["layer_heatmap.png", "layer_bars.png"]
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for draw in (lambda: layer_heatmap(make_study()), lambda: layer_bars(make_study()), check_matplotlib):
+        with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[report\]'"):
+            draw()
+
+
+def test_no_pyplot_and_no_matplotlib_before_a_picture_is_drawn():
+    code = (
+        "import sys, pipeline.figures as figures; print('matplotlib' in sys.modules)\n"
+        "figures.check_matplotlib(); print('matplotlib.pyplot' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\nFalse\n"
