@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.datasets import load_reviews, read_table
     from pipeline.embedding_cache import cache_info, clear_cache
     from pipeline.evaluation import compare, evaluate
+    from pipeline.finetuning import FineTunedBertClassifier
     from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
@@ -26,6 +27,7 @@ _HOME = {
     "BertVectorizer": "pipeline.vectorizer",
     "CacheWarning": "pipeline.vector_store",
     "CheckpointError": "pipeline.bert.model_files",
+    "FineTunedBertClassifier": "pipeline.finetuning",
     "TruncationWarning": "pipeline.bert.tokenizing",
     "cache_info": "pipeline.embedding_cache",
     "catalogue": "pipeline.bert.catalogue",
@@ -48,6 +50,7 @@ __all__ = [
     "BertVectorizer",
     "CacheWarning",
     "CheckpointError",
+    "FineTunedBertClassifier",
     "TruncationWarning",
     "__version__",
     "cache_info",
