@@ -9,11 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
-from sklearn.model_selection import train_test_split
-from sklearn.utils import Tags, check_random_state, column_or_1d
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pipeline.bert.checkpoint import resolve
@@ -22,8 +20,9 @@ from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.model_files import Checkpoint, CheckpointError
 from pipeline.bert.tokenizing import TruncationWarning
 from pipeline.bert.trainable import read_head
+from pipeline.labels import class_numbers, set_aside
 from pipeline.saved.versions import installed_versions
-from pipeline.texts import check_labels, check_texts, take_columns
+from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import DEFAULT_MODEL
 
 STATE_VERSION = 1
@@ -266,7 +265,9 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         classes, codes = self._check_y(y, len(texts))
         weights = compute_class_weight(self.class_weight, classes=classes, y=classes[codes])
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        rows, aside = self._split(codes, classes, seed)
+        rows, aside = np.arange(len(texts)), None
+        if self.early_stopping:
+            rows, aside = set_aside(codes, classes, self.validation_fraction, seed)
         train, Examples, Recipe = _training()
         bert = self._find_model()
         made = bert.plan(texts)
@@ -338,7 +339,8 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_texts,)
             Of ``classes_``.
         """
-        return np.asarray(self.classes_[self._logits(X).argmax(axis=1)])
+        chosen = self._logits(X).argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
 
     def _logits(self, X: Iterable[str]) -> np.ndarray:
         """Return what the head says, shape (n_texts, n_classes), float64."""
@@ -364,43 +366,14 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         return texts
 
     def _check_y(self, y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the classes and the number of each text's class, or say what is wrong with the labels."""
-        if y is None:
-            raise ValueError("FineTunedBertClassifier requires y to be passed, but the target y is None: one label per text.")
+        """Return the classes and the number of each text's class, or say what is wrong with labels or parameters."""
         if n_texts == 0:
             raise ValueError("Found array with 0 sample(s) (shape=(0, 1)) while a minimum of 1 is required: X holds no text.")
-        check_labels(y, n_texts)
-        labels = column_or_1d(y, warn=True)
-        check_classification_targets(labels)
-        classes, codes = np.unique(labels, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y holds one class only, {classes[0]!r}; a classifier needs at least two. Check the label column.")
         if self.head_only and self.unfrozen_layers is not None:
             raise ValueError(
-                f"head_only=True trains no layer, and unfrozen_layers={self.unfrozen_layers} asks for some; leave one of them out."
+                f"head_only=True trains no layer, and unfrozen_layers={self.unfrozen_layers} asks for some; leave one out."
             )
-        return classes, codes
-
-    def _split(self, codes: np.ndarray, classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the rows to learn from and the rows to stop by, or None."""
-        everything = np.arange(len(codes))
-        if not self.early_stopping:
-            return everything, None
-        counts = np.bincount(codes)
-        n_aside = int(np.ceil(self.validation_fraction * len(codes)))
-        if counts.min() < 2:
-            raise ValueError(
-                f"early_stopping=True sets texts of every class aside, and the class {classes[counts.argmin()]!r} has one text "
-                "only. Give it more, drop it, or use early_stopping=False."
-            )
-        if not len(classes) <= n_aside <= len(codes) - len(classes):
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction} sets {n_aside} of {len(codes)} texts aside; with "
-                f"{len(classes)} classes allowed are {len(classes)} to {len(codes) - len(classes)}. Change it, or use "
-                "early_stopping=False."
-            )
-        rows, aside = train_test_split(everything, test_size=n_aside, stratify=codes, random_state=seed)
-        return np.sort(rows), np.sort(aside)
+        return class_numbers(y, n_texts)
 
     def _find_model(self) -> FrozenBert:
         choose_device(self.device)  # a wrong device is told before anything is loaded

@@ -103,7 +103,9 @@ ARROWS = {
         "bert.pooling",
         "bert.tokenizing",
     },
+    "pipeline.labels": {"texts"},
     "pipeline.finetuning": {
+        "labels",
         "texts",
         "vectorizer",
         "saved.versions",

@@ -61,6 +61,7 @@ class TrainableBert(nn.Module):
         self.head = nn.Linear(shape.hidden_size, n_classes)
         nn.init.normal_(self.head.weight, std=0.02)  # as BERT's own heads
         nn.init.zeros_(self.head.bias)
+        self.class_weight: torch.Tensor
         self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(_is_trained(name, shape.n_layers, n_trained))

@@ -1,4 +1,4 @@
-"""The training loop: Hugging Face's Trainer around a TrainableBert, leaving nothing behind. Imported by finetuning's fit alone."""
+"""The training loop: Hugging Face's Trainer around a TrainableBert, leaving nothing behind. Used by finetuning's fit alone."""
 
 import random
 import tempfile
@@ -207,7 +207,7 @@ def _make_trainer(
         train_dataset=examples.rows(),
         eval_dataset=None if validation is None else validation.rows(),
         compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(axis=1) == found.label_ids).mean())},
-        optimizers=(torch.optim.AdamW(groups), None),
+        optimizers=(torch.optim.AdamW(groups, fused=True), None),  # one pass over the weights, also on a CPU
         callbacks=[watch, *([_Bar()] if recipe.progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
@@ -268,7 +268,7 @@ def _is_finite(module: TrainableBert) -> bool:
 def _global_state_kept(device: torch.device) -> Iterator[None]:
     """Give the Trainer seeds, gradient mode and current device to set, and put them back as they were."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what the Trainer seeds
-    seeded = device.type == "cuda" or torch.cuda.is_initialized()
+    seeded = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
         stack.callback(np.random.set_state, numpy)
         stack.callback(random.setstate, python)
