@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from pipeline.bert.checkpoint import resolve
 from pipeline.bert.training import Examples, Recipe, TrainingDivergedError, train
@@ -66,6 +67,14 @@ def test_the_learning_rate_rises_and_falls(tiny_bert, monkeypatch):
 def test_a_training_that_diverges_is_told(tiny_bert):
     with pytest.raises(TrainingDivergedError, match=r"losses of its epochs.*Use a smaller learning_rate than 1e\+30"):
         run(tiny_bert, learning_rate=1e30)
+
+
+def test_an_accelerator_of_the_callers_own_keeps_its_state(tiny_bert):
+    own = Accelerator(cpu=True, gradient_accumulation_steps=7)
+    before = repr(own.state), own.device
+    run(tiny_bert)
+    assert (repr(own.state), own.device) == before
+    assert own.gradient_accumulation_steps == 7
 
 
 def test_another_gpu_than_the_first_is_refused_before_anything_is_built(tiny_bert):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline.bert.model_files import Checkpoint
@@ -266,12 +267,15 @@ def _is_finite(module: TrainableBert) -> bool:
 
 @contextmanager
 def _global_state_kept(device: torch.device) -> Iterator[None]:
-    """Give the Trainer seeds, gradient mode and current device to set, and put them back as they were."""
+    """Give the Trainer seeds, gradient mode, device and accelerate's state to set, and put them back as they were."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what the Trainer seeds
     seeded = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
         stack.callback(np.random.set_state, numpy)
         stack.callback(random.setstate, python)
+        for shared in (one._shared_state for one in (AcceleratorState, GradientState, PartialState)):
+            stack.callback(shared.update, dict(shared))  # an Accelerator of the caller's own would find its state gone
+            stack.callback(shared.clear)
         stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if seeded else [], device_type="cuda"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
