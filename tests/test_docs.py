@@ -15,7 +15,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULT_FILES = sorted(RESULTS.iterdir())
 
 
-@pytest.mark.parametrize("page", ["bert-features.md", "defaults.md", "artifact-format.md"])
+@pytest.mark.parametrize("page", ["bert-features.md", "defaults.md", "artifact-format.md", "fine-tuning.md"])
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = run_page(DOCS / page)
@@ -32,6 +32,17 @@ def test_the_table_of_defaults_is_the_one_that_was_measured():
         line = next(line for line in page.splitlines() if line.startswith(f"| {features} |"))
         for accuracy in rows["accuracy"]:
             assert f"{accuracy:.3f}" in line, f"{features}: {accuracy:.3f} is not in {line!r}"
+
+
+def test_the_table_of_fine_tuning_is_the_one_that_was_measured():
+    page = (DOCS / "fine-tuning.md").read_text(encoding="utf-8")
+    rows = read_rows("finetuning")
+    assert len(rows) == page.count("| frozen |") + page.count("| fine-tuned |")
+    for row in rows:
+        numbers = (
+            f"{100 * row['accuracy']:.1f} | {row['fit_seconds']:,.0f} | {row['texts_per_second']:.0f} | {row['file_mb']:.0f}"
+        )
+        assert f"| {row['task']} | {row['model']} | {numbers} |" in page
 
 
 def fault_rows():
