@@ -43,7 +43,8 @@ GOOD = ["A quiet, lovely film.", "I love Paris", "beautiful terrace", "lovely da
 BAD = ["Two hours I want back!", "The soup was cold", "the waiter did not care", "cold soup", "a dull minute", "I want it back"]
 X = [*GOOD, *BAD] * 2
 Y = (["good"] * 6 + ["bad"] * 6) * 2
-QUICK = {"max_length": None, "epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "head_learning_rate": 5e-2, "random_state": 0}
+# The tiny model's vocabulary comes out in another order in every process, so what is learnt here must not hang on luck.
+QUICK = {"max_length": None, "epochs": 20, "batch_size": 8, "learning_rate": 3e-3, "head_learning_rate": 2e-2, "random_state": 0}
 SHORT = {**QUICK, "epochs": 1}
 
 
@@ -53,7 +54,7 @@ def classifier(model, **parameters):
 
 @pytest.fixture(scope="module")
 def fitted(tiny_bert):
-    return classifier(tiny_bert).fit(X, Y)
+    return classifier(tiny_bert, dropout=0.0).fit(X, Y)
 
 
 def tensors_of(model):
@@ -80,9 +81,9 @@ def changed(model, folder):
 
 def test_it_learns_what_can_be_learnt(fitted):
     assert fitted.score(X, Y) == 1.0
-    assert [row["epoch"] for row in fitted.history_] == list(range(1, 13))
+    assert [row["epoch"] for row in fitted.history_] == list(range(1, 21))
     assert fitted.history_[-1]["loss"] < 0.5 * fitted.history_[0]["loss"]
-    assert (fitted.n_epochs_, fitted.best_epoch_) == (12, 12)
+    assert (fitted.n_epochs_, fitted.best_epoch_) == (20, 20)
     probabilities = fitted.predict_proba(X)
     assert probabilities.shape == (24, 2)
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-12)
