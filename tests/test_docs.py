@@ -43,6 +43,8 @@ def test_the_table_of_fine_tuning_is_the_one_that_was_measured():
             f"{100 * row['accuracy']:.1f} | {row['fit_seconds']:,.0f} | {row['texts_per_second']:.0f} | {row['file_mb']:.0f}"
         )
         assert f"| {row['task']} | {row['model']} | {numbers} |" in page
+    for row in read_rows("finetuning_choice"):
+        assert f"{100 * row['dev_accuracy']:.1f} %" in page
 
 
 def fault_rows():
