@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation import compare, evaluate
     from pipeline.explanation import ExplanationError, explain
     from pipeline.figures import layer_bars, layer_heatmap
+    from pipeline.finetuning import FineTunedBertClassifier
     from pipeline.layer_scores import layer_study
     from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
@@ -30,6 +31,7 @@ _HOME = {
     "CacheWarning": "pipeline.vector_store",
     "CheckpointError": "pipeline.bert.model_files",
     "ExplanationError": "pipeline.explanation",
+    "FineTunedBertClassifier": "pipeline.finetuning",
     "TruncationWarning": "pipeline.bert.tokenizing",
     "cache_info": "pipeline.embedding_cache",
     "catalogue": "pipeline.bert.catalogue",
@@ -57,6 +59,7 @@ __all__ = [
     "CacheWarning",
     "CheckpointError",
     "ExplanationError",
+    "FineTunedBertClassifier",
     "TruncationWarning",
     "__version__",
     "cache_info",

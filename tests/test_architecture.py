@@ -42,6 +42,8 @@ ARROWS = {
         "bert.tensors",
     },
     "pipeline.bert.hugging_face": {"bert.batching", "bert.model_files", "bert.pooling", "bert.shape", "bert.tensors"},
+    "pipeline.bert.trainable": {"bert.hugging_face", "bert.model_files", "bert.pooling", "bert.shape", "bert.tensors"},
+    "pipeline.bert.training": {"forks", "bert.model_files", "bert.pooling", "bert.trainable"},
     "pipeline.bert.encoder": {"forks", "bert.batching", "bert.model_files", "bert.hugging_face", "bert.packed", "bert.pooling"},
     "pipeline.bert.inference": {"bert.batching", "bert.encoder"},
     "pipeline.bert.embedding": {"bert.batching", "bert.encoder", "bert.inference", "bert.pooling", "bert.tokenizing"},
@@ -107,6 +109,20 @@ ARROWS = {
     "pipeline.logistic_path": set(),
     "pipeline.layer_scores": {"texts", "vectorizer", "layer_mix", "logistic_path", "bert.pooling"},
     "pipeline.figures": set(),
+    "pipeline.labels": {"texts"},
+    "pipeline.finetuning": {
+        "labels",
+        "texts",
+        "vectorizer",
+        "saved.versions",
+        "bert.checkpoint",
+        "bert.encoder",
+        "bert.frozen",
+        "bert.model_files",
+        "bert.tokenizing",
+        "bert.trainable",
+        "bert.training",
+    },
     "pipeline.walk": {"texts", "vectorizer", "bert.checkpoint", "bert.encoder", "bert.shape", "bert.tokenizing"},
     "pipeline.sentiment": {"vectorizer"},
     "pipeline.artifact": {
@@ -240,3 +256,4 @@ def test_every_module_has_a_test_file_with_tests(module):
 
 def test_the_class_stays_where_saved_files_look_for_it():
     assert pipeline.BertVectorizer.__module__ == "pipeline.vectorizer"
+    assert pipeline.FineTunedBertClassifier.__module__ == "pipeline.finetuning"

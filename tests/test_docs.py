@@ -15,7 +15,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULT_FILES = sorted(RESULTS.iterdir())
 
 
-@pytest.mark.parametrize("page", ["bert-features.md", "defaults.md", "artifact-format.md", "choosing-layers.md"])
+@pytest.mark.parametrize(
+    "page", ["bert-features.md", "defaults.md", "artifact-format.md", "choosing-layers.md", "fine-tuning.md"]
+)
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = run_page(DOCS / page)
@@ -47,6 +49,19 @@ def test_the_table_of_layers_is_the_one_that_was_measured():
     assert lines[-2] == ["the best of the table", *(f"{row['best']:.3f}" for row in nested)]
     assert any(line.startswith(f"{sst2[-1]['seconds']:.0f} seconds") for line in page)
     assert lines[-1][1:] == [f"{row['score']:.3f} ± {row['score_sd']:.3f}" for row in nested]
+
+
+def test_the_table_of_fine_tuning_is_the_one_that_was_measured():
+    page = (DOCS / "fine-tuning.md").read_text(encoding="utf-8")
+    rows = read_rows("finetuning")
+    assert len(rows) == page.count("| frozen |") + page.count("| fine-tuned |")
+    for row in rows:
+        numbers = (
+            f"{100 * row['accuracy']:.1f} | {row['fit_seconds']:,.0f} | {row['texts_per_second']:.0f} | {row['file_mb']:.0f}"
+        )
+        assert f"| {row['task']} | {row['model']} | {numbers} |" in page
+    for row in read_rows("finetuning_choice"):
+        assert f"{100 * row['dev_accuracy']:.1f} %" in page
 
 
 def fault_rows():

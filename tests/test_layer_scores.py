@@ -62,7 +62,9 @@ def test_each_score_is_that_of_a_pipeline_searched_within_each_fold(unit_length,
     for row in study.itertuples():
         features = BertVectorizer(four_layers, layers=row.layers, pooling=row.pooling, combine=row.combine, normalize=unit_length)
         search = GridSearchCV(
-            make_pipeline(features, FunctionTransformer(np.float64), LogisticRegression(tol=1e-7, max_iter=5000)),
+            make_pipeline(
+                features, FunctionTransformer(np.float64), LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
+            ),
             {"logisticregression__C": CS},
             cv=StratifiedKFold(3, shuffle=True, random_state=3),
         )
@@ -82,7 +84,7 @@ def test_nested_is_a_search_over_rows_and_C_within_each_fold(four_layers):
         {"bertvectorizer__layers": [row.layers], "bertvectorizer__combine": [row.combine], "logisticregression__C": CS}
         for row in study.itertuples()
     ]
-    classifier = LogisticRegression(tol=1e-7, max_iter=5000)
+    classifier = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
     search = GridSearchCV(
         make_pipeline(BertVectorizer(four_layers), FunctionTransformer(np.float64), classifier),
         choices,

@@ -36,7 +36,7 @@ class HuggingFaceEncoder:
     packs = False
 
     def __init__(self, checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype) -> None:
-        self._model = _build(checkpoint, depth, device, dtype)
+        self._model = build_model(checkpoint, depth, device, dtype)
         self.depth, self.device = depth, device
 
     def workspace(self) -> None:
@@ -126,7 +126,24 @@ class HuggingFaceEncoder:
             return output
 
 
-def _build(checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype) -> Any:
+def build_model(checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype) -> Any:
+    """Build transformers' own model of a checkpoint, frozen and in eval mode; nothing in it is drawn at random.
+
+    Parameters
+    ----------
+    checkpoint, depth, device, dtype
+        As for `HuggingFaceEncoder`.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        Without a head. On the CPU in the precision of the file its tensors are views of ``checkpoint.weights``.
+
+    Raises
+    ------
+    CheckpointError
+        When config and weights disagree.
+    """
     from transformers import MODEL_MAPPING
 
     config = hf_config(checkpoint)

@@ -37,6 +37,7 @@ MADE = frozenset(
         "builtins.slice",
         "builtins.range",
         "pipeline.vectorizer.BertVectorizer",
+        "pipeline.finetuning.FineTunedBertClassifier",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.utils._bunch.Bunch",
         "sklearn.tree._tree.Tree",

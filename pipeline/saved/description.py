@@ -8,13 +8,14 @@ import numpy as np
 
 from pipeline.saved.estimators import estimators_in
 
-_VECTORIZER = "pipeline.vectorizer.BertVectorizer"
+_WITH_MODEL = ("pipeline.vectorizer.BertVectorizer", "pipeline.finetuning.FineTunedBertClassifier")
+_FITTED = (("source", "source_"), ("layers", "layers_"), ("max_length", "max_length_"))
 _PARAMETERS = ("pooling", "combine", "truncation", "normalize", "weights_in_artifact")
 
 
 def vectorizers_in(pipeline: Any) -> list[Any]:
-    """Return every fitted BertVectorizer inside a pipeline."""
-    return [one for one in estimators_in(pipeline) if class_name(one) == _VECTORIZER and hasattr(one, "source_")]
+    """Return every fitted BertVectorizer and FineTunedBertClassifier inside a pipeline: what carries a model."""
+    return [one for one in estimators_in(pipeline) if class_name(one) in _WITH_MODEL and hasattr(one, "source_")]
 
 
 def class_name(value: Any) -> str:
@@ -34,8 +35,8 @@ def describe(pipeline: Any) -> dict[str, Any]:
 
 
 def _describe_vectorizer(vectorizer: Any) -> dict[str, Any]:
-    fitted = {"source": vectorizer.source_, "layers": vectorizer.layers_, "max_length": vectorizer.max_length_}
-    chosen = {name: getattr(vectorizer, name) for name in _PARAMETERS}
+    fitted = {name: getattr(vectorizer, attribute) for name, attribute in _FITTED if hasattr(vectorizer, attribute)}
+    chosen = {name: getattr(vectorizer, name) for name in _PARAMETERS if hasattr(vectorizer, name)}
     device, dtype = vectorizer.runs_on()
     values = {"model": str(vectorizer.model), **fitted, **chosen, "device": device, "dtype": dtype}
     described: dict[str, Any] = plain(values, "the vectorizer")

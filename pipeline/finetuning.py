@@ -1,0 +1,494 @@
+"""FineTunedBertClassifier: a BERT trained on your labels. Its module path stands in saved artifacts and never moves."""
+
+import warnings
+from collections.abc import Iterable
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pipeline.bert.checkpoint import resolve
+from pipeline.bert.encoder import choose_device, device_here
+from pipeline.bert.frozen import FrozenBert
+from pipeline.bert.model_files import Checkpoint, CheckpointError
+from pipeline.bert.tokenizing import TruncationWarning
+from pipeline.bert.trainable import read_head
+from pipeline.labels import class_numbers, set_aside
+from pipeline.saved.versions import installed_versions
+from pipeline.texts import check_texts, take_columns
+from pipeline.vectorizer import DEFAULT_MODEL
+
+STATE_VERSION = 1
+
+
+class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
+    """Classify texts by a BERT whose own weights are trained on the labels, with a linear head on top.
+
+    Where `BertVectorizer` asks a frozen model what it knows already, this changes the model: slower to fit by orders of
+    magnitude, one model per task, and better where there are a few thousand labels or more. It is an ordinary classifier:
+    raw texts and labels go in. Training is Hugging Face's Trainer; prediction needs neither it nor accelerate.
+
+    Parameters
+    ----------
+    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+        What to begin with: a folder or a hub id, as for `BertVectorizer`.
+
+    revision : str or None, default=None
+        Branch, tag or commit on the hub. A commit pins the model.
+
+    pooling : {"cls", "mean", "max"}, default="mean"
+        What the head sees of a text: the last hidden state of [CLS], as Devlin et al. [1]_ have it, or the mean or maximum over
+        all tokens. The default model was made for the mean.
+
+    head_only : bool, default=False
+        Train the head alone, and leave the encoder as it is.
+
+    unfrozen_layers : int or None, default=None
+        How many encoder layers are trained, counted from the top; those below and the embeddings stay as they are, which is
+        faster and takes less memory. None trains everything.
+
+    epochs : int, default=3
+        Passes over the texts; with ``early_stopping`` the most there can be.
+
+    learning_rate : float, default=1e-4
+        Highest learning rate of the encoder's AdamW. [1]_ recommends 2e-5 to 5e-5 for models of 12 layers and more; the small
+        default model wants more.
+
+    head_learning_rate : float, default=1e-3
+        That of the head, which begins with nothing.
+
+    batch_size : int, default=32
+        Texts per step.
+
+    warmup_ratio : float, default=0.1
+        Share of all steps in which the learning rates rise from 0; after it they fall linearly to 0.
+
+    weight_decay : float, default=0.01
+        Of all matrices; not of biases and LayerNorms.
+
+    dropout : float, default=0.1
+        Share of the pooled vector that is left out in training.
+
+    max_length : int or None, default=128
+        Most tokens per text, [CLS] and [SEP] included. None is the model's own limit, 512 for BERT. Time and memory of training
+        grow with it.
+
+    truncation : {"head", "tail", "head_tail", "error"}, default="head"
+        What is kept of longer texts: their start; their end; a quarter from the start and the rest from the end, which [2]_
+        found best; or an error. What is cut is counted in ``truncation_report_`` and in one `TruncationWarning` per call.
+
+    class_weight : dict, "balanced" or None, default=None
+        What the loss of a text is multiplied by, by its class; ``"balanced"`` is
+        ``n_texts / (n_classes * np.bincount(y))``.
+
+    early_stopping : bool, default=False
+        Set some texts aside, stop when the accuracy on them rises no more, and keep the weights of the best epoch.
+
+    validation_fraction : float, default=0.1
+        Share of the texts set aside, of every class alike. Only used with ``early_stopping``.
+
+    patience : int, default=2
+        Epochs without a better accuracy, or an equal one with a smaller loss, before it stops. Only used with
+        ``early_stopping``.
+
+    random_state : int, RandomState instance or None, default=None
+        Decides the head's first weights, dropout, the order of the texts and what is set aside. With an int, `fit` gives the
+        same bits each time on a CPU, with the same number of threads.
+
+    device : str, default="auto"
+        ``"cpu"``, ``"cuda"``, ``"mps"``; ``"auto"`` takes CUDA where there is one, else MPS, else the CPU.
+
+    local_files_only : bool, default=False
+        Never ask the hub.
+
+    progress : bool, default=False
+        Show a progress bar while training.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+
+    n_features_in_ : int
+        Columns of text seen during fit: 1.
+
+    feature_names_in_ : ndarray of shape (1,)
+        Its name, where X was a DataFrame.
+
+    history_ : list of dict
+        One per epoch: ``epoch``, ``loss`` (mean over the training texts, with dropout), and with ``early_stopping`` ``val_loss``
+        and ``val_accuracy``. ``pd.DataFrame(model.history_)`` is a table.
+
+    n_epochs_ : int
+        Epochs trained.
+
+    best_epoch_ : int
+        The epoch whose weights these are; the last one without ``early_stopping``.
+
+    n_layers_, hidden_size_, max_length_ : int
+        Of the model: encoder layers, width, most tokens per text.
+
+    source_ : dict
+        Where the pre-trained model came from: ``model``, ``kind``, ``revision`` and the ``sha256`` of its files.
+
+    truncation_report_ : dict
+        Of the texts seen during fit, as in `BertVectorizer`.
+
+    See Also
+    --------
+    pipeline.make_sentiment_pipeline : The same model frozen: seconds instead of minutes, and the one to try first.
+
+    References
+    ----------
+    .. [1] Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
+       2019, section 3.2 and appendix A.3 (batch size, learning rate, epochs).
+    .. [2] Sun, Qiu, Xu and Huang, "How to Fine-Tune BERT for Text Classification?", 2019, section 5.
+
+    Examples
+    --------
+    >>> from pipeline import FineTunedBertClassifier
+    >>> model = FineTunedBertClassifier(epochs=6, batch_size=2, random_state=0)
+    >>> model = model.fit(["A lovely film.", "A dull film.", "Great fun.", "A bore."], ["good", "bad", "good", "bad"])
+    >>> model.predict(["A lovely film."])
+    array(['good'], dtype='<U4')
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "model": [str, Path],
+        "revision": [str, None],
+        "pooling": [StrOptions({"cls", "mean", "max"})],
+        "head_only": ["boolean"],
+        "unfrozen_layers": [Interval(Integral, 1, None, closed="left"), None],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "head_learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "warmup_ratio": [Interval(Real, 0, 1, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "max_length": [Interval(Integral, 3, None, closed="left"), None],
+        "truncation": [StrOptions({"head", "tail", "head_tail", "error"})],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "device": [str],
+        "local_files_only": ["boolean"],
+        "progress": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        pooling: Literal["cls", "mean", "max"] = "mean",
+        head_only: bool = False,
+        unfrozen_layers: int | None = None,
+        epochs: int = 3,
+        learning_rate: float = 1e-4,
+        head_learning_rate: float = 1e-3,
+        batch_size: int = 32,
+        warmup_ratio: float = 0.1,
+        weight_decay: float = 0.01,
+        dropout: float = 0.1,
+        max_length: int | None = 128,
+        truncation: Literal["head", "tail", "head_tail", "error"] = "head",
+        class_weight: dict[Any, float] | Literal["balanced"] | None = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 2,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "auto",
+        local_files_only: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self.model = model
+        self.revision = revision
+        self.pooling = pooling
+        self.head_only = head_only
+        self.unfrozen_layers = unfrozen_layers
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.head_learning_rate = head_learning_rate
+        self.batch_size = batch_size
+        self.warmup_ratio = warmup_ratio
+        self.weight_decay = weight_decay
+        self.dropout = dropout
+        self.max_length = max_length
+        self.truncation = truncation
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.random_state = random_state
+        self.device = device
+        self.local_files_only = local_files_only
+        self.progress = progress
+
+    # ---- fit and predict
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Iterable[str], y: Any) -> Self:
+        """Train the model on texts and their labels.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas, polars or pyarrow.
+        y : array-like of shape (n_texts,)
+            Labels: strings, integers or booleans, of two classes or more.
+
+        Returns
+        -------
+        FineTunedBertClassifier
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For wrong parameters, texts or labels, before anything is loaded; and where training diverges.
+        CheckpointError
+            Where the model is not to be had or cannot be used.
+        ImportError
+            Where accelerate is not installed.
+        """
+        texts = self._check_X(X, reset=True)
+        classes, codes = self._check_y(y, len(texts))
+        weights = compute_class_weight(self.class_weight, classes=classes, y=classes[codes])
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        rows, aside = np.arange(len(texts)), None
+        if self.early_stopping:
+            rows, aside = set_aside(codes, classes, self.validation_fraction, seed)
+        train, Examples, Recipe = _training()
+        bert = self._find_model()
+        made = bert.plan(texts)
+        report = made.truncation_report()
+        self._warn_truncation(report, bert.max_length)
+        ids = [made.tokenized.input_ids[row] for row in made.row_of]  # one sequence per text: no windows here
+        trained = train(
+            bert.checkpoint,
+            Examples([ids[i] for i in rows], codes[rows]),
+            None if aside is None else Examples([ids[i] for i in aside], codes[aside]),
+            class_weight=weights,
+            recipe=Recipe(
+                epochs=int(self.epochs),
+                batch_size=int(self.batch_size),
+                learning_rate=float(self.learning_rate),
+                head_learning_rate=float(self.head_learning_rate),
+                weight_decay=float(self.weight_decay),
+                warmup_ratio=float(self.warmup_ratio),
+                dropout=float(self.dropout),
+                patience=int(self.patience),
+                n_trained=0 if self.head_only else self.unfrozen_layers,
+                pooling=self.pooling,
+                seed=seed,
+                progress=bool(self.progress),
+            ),
+            device=choose_device(self.device)[0],
+        )
+        self.classes_, self.truncation_report_ = classes, report
+        self.n_layers_, self.hidden_size_, self.max_length_ = bert.n_layers, bert.hidden_size, bert.max_length
+        self.history_, self.n_epochs_, self.best_epoch_ = trained.history, len(trained.history), trained.best_epoch
+        self.source_ = bert.checkpoint.source
+        self._checkpoint: Checkpoint = trained.checkpoint
+        self._made_with: dict[str, Any] | None = None
+        return self
+
+    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
+        """Return the probability of every class for every text.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`; zero texts give zero rows.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_classes), float64
+            In the order of the texts and of ``classes_``; rows sum to 1. What stands beside a text changes its row by no more
+            than 1e-5.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        CheckpointError
+            Where the weights in the file that this came from are damaged.
+        """
+        return np.asarray(softmax(self._logits(X), axis=1))
+
+    def predict(self, X: Iterable[str]) -> np.ndarray:
+        """Return the most probable label of every text.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_texts,)
+            Of ``classes_``.
+        """
+        chosen = self._logits(X).argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
+
+    def _logits(self, X: Iterable[str]) -> np.ndarray:
+        """Return what the head says, shape (n_texts, n_classes), float64."""
+        check_is_fitted(self)
+        bert = self._bert()
+        plan = bert.plan(self._check_X(X, reset=False))
+        self._warn_truncation(plan.truncation_report(), self.max_length_)
+        self._checkpoint.verify()  # the encoder may come from another object of the same name; the head is read here
+        weight, bias = read_head(self._checkpoint, len(self.classes_), self.hidden_size_)
+        vectors = bert.embed(plan)[:, 0, 0].astype(np.float64)  # (n_texts, hidden_size)
+        return np.asarray(vectors @ weight.T + bias)
+
+    # ---- the parts
+
+    def _check_X(self, X: Any, *, reset: bool) -> list[str]:
+        table = take_columns(X)
+        texts = check_texts(table)
+        if table.names is not None and (reset or "feature_names_in_" in self.__dict__):
+            validate_data(self, X=X, skip_check_array=True, reset=reset)
+        elif reset:
+            self.n_features_in_ = 1
+            self.__dict__.pop("feature_names_in_", None)
+        return texts
+
+    def _check_y(self, y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the classes and the number of each text's class, or say what is wrong with labels or parameters."""
+        if n_texts == 0:
+            raise ValueError("Found array with 0 sample(s) (shape=(0, 1)) while a minimum of 1 is required: X holds no text.")
+        if self.head_only and self.unfrozen_layers is not None:
+            raise ValueError(
+                f"head_only=True trains no layer, and unfrozen_layers={self.unfrozen_layers} asks for some; leave one out."
+            )
+        return class_numbers(y, n_texts)
+
+    def _find_model(self) -> FrozenBert:
+        choose_device(self.device)  # a wrong device is told before anything is loaded
+        checkpoint = resolve(str(self.model), revision=self.revision, local_files_only=self.local_files_only)
+        bert = FrozenBert.choose(
+            checkpoint,
+            layers=-1,
+            poolings=(self.pooling,),
+            max_length=self.max_length,
+            truncation=self.truncation,
+            batch_tokens=None,
+            device=self.device,
+            dtype="float32",
+        )
+        if self.unfrozen_layers is not None and self.unfrozen_layers > bert.n_layers:
+            raise ValueError(
+                f"unfrozen_layers={self.unfrozen_layers}, but {str(self.model)!r} has {bert.n_layers} layers; allowed are 1 to "
+                f"{bert.n_layers}, or None for everything."
+            )
+        return bert
+
+    def _bert(self) -> FrozenBert:
+        """Return the fine-tuned model as one that is never trained again; the device may have changed since fit."""
+        device = self.device if self._made_with is None else device_here(self.device, "float32")[0]
+        if device != self.device:
+            warnings.warn(
+                f"Fitted with device={self.device!r}, which this machine does not have; running with 'auto'. "
+                "set_params(device='auto') makes it so for good.",
+                stacklevel=4,
+            )
+        layers = (self.n_layers_,)
+        sizes = (self.n_layers_, self.hidden_size_, layers, (self.pooling,), self.max_length_)
+        return FrozenBert(self._checkpoint, *sizes, self.truncation, None, device, "float32")
+
+    def _warn_truncation(self, report: dict[str, Any], max_length: int) -> None:
+        if report["texts_cut"]:
+            warnings.warn(
+                f"{report['texts_cut']} of {report['n_texts']} texts are longer than max_length={max_length} tokens; "
+                f"truncation={self.truncation!r} cut {report['tokens_lost']} of {report['n_tokens']} tokens "
+                f"({report['share_lost']:.1%}). Raise max_length to keep more.",
+                TruncationWarning,
+                stacklevel=4,
+            )
+
+    # ---- for artifacts
+
+    @property
+    def made_with(self) -> dict[str, str] | None:
+        """The versions that a classifier from a file was fitted with; None of one that was fitted here."""
+        return self.__dict__.get("_made_with")
+
+    def runs_on(self) -> tuple[str, str]:
+        """Return the device and the precision that `predict` runs in on this machine, such as ``"cuda:0"`` and ``"float32"``."""
+        asked = self.device if self.made_with is None else device_here(self.device, "float32")[0]
+        return str(choose_device(asked, "float32")[0]), "float32"
+
+    def verify_weights(self) -> str:
+        """Compare the bytes of the weights with their hash.
+
+        Returns
+        -------
+        str
+            Their sha256.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        CheckpointError
+            Where they differ.
+        """
+        check_is_fitted(self)
+        return self._checkpoint.verify()
+
+    # ---- scikit-learn's hooks
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_checkpoint" in self.__dict__
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if self.__sklearn_is_fitted__():
+            state["_checkpoint"] = self._checkpoint.to_state()
+            state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        made_with = state.get("_made_with")
+        if made_with is not None and made_with["state_version"] > STATE_VERSION:
+            raise CheckpointError(
+                f"This FineTunedBertClassifier was saved by version {made_with['pipeline']} of pipeline, in state "
+                f"{made_with['state_version']}; this is version {installed_versions()['pipeline']}, which knows states up to "
+                f"{STATE_VERSION}. Upgrade to open it."
+            )
+        carried = state.pop("_checkpoint", None)
+        super().__setstate__(state)
+        if carried is not None:
+            self._checkpoint = Checkpoint.from_state(carried, self.source_)
+
+
+def _training() -> tuple[Any, Any, Any]:
+    """Import what only `fit` needs."""
+    try:
+        import accelerate  # noqa: F401 - the Trainer wants it, and says so at length
+    except ImportError as error:
+        raise ImportError(
+            "Fine-tuning needs accelerate: pip install 'bert-vectorizer[finetune]'. Prediction does not."
+        ) from error
+    from pipeline.bert.training import Examples, Recipe, train
+
+    return train, Examples, Recipe
