@@ -121,7 +121,7 @@ def load_pipeline(
 
     In this order: what kind of file it is; its size and hash by the manifest; every name in it, against a list of what a saved
     pipeline may name; only then is it unpickled, by an unpickler that follows no other name; then its versions; and last a
-    self-test: it must say of the probe texts what it said when it was saved. Large arrays, so the weights, are memory-mapped:
+    self-test: it must say of the probe texts what it said when it was saved. The weights are memory-mapped:
     opening is fast, and processes share them.
 
     Parameters

@@ -75,7 +75,7 @@ NAMED = frozenset(
         "sklearn.feature_selection._univariate_selection.chi2",
     }
 )
-_MAP_FROM = 1 << 16  # bytes: smaller arrays are read, larger ones mapped
+_MAP_FROM = 1 << 16  # bytes: smaller arrays are read
 
 
 class NotAllowedError(ValueError):
@@ -120,7 +120,7 @@ def _is_estimator(name: str) -> bool:
 
 
 def unpickle_allowed(path: Path, trusted: Iterable[str] = ()) -> Any:
-    """Unpickle a joblib file that names nothing but what is allowed; large arrays are memory-mapped, copy on write.
+    """Unpickle a joblib file that names nothing but what is allowed; large uint8 arrays, the weights, are memory-mapped.
 
     No sandbox: what is allowed is made as the file says, and scikit-learn's compiled classes believe the arrays they are given.
 
@@ -229,7 +229,9 @@ class _AllowedUnpickler(NumpyUnpickler):
                 raise NotAllowedError(f"it puts a {type(array).__name__} where an array is announced")
             return array
         n_bytes = wrapper.dtype.itemsize * int(np.prod([int(n) for n in wrapper.shape], dtype=object))
-        if n_bytes < _MAP_FROM:
+        # weights alone are mapped: they carry their hash. joblib hands a mapped array on to workers as a file's name and an offset,
+        # whatever stands there by then.
+        if n_bytes < _MAP_FROM or wrapper.dtype != np.uint8:
             return np.asarray(wrapper.read_array(self, ensure_native_byte_order=False))
         return np.asarray(wrapper.read_mmap(self))  # a plain array over the mapping
 
