@@ -229,8 +229,8 @@ class _AllowedUnpickler(NumpyUnpickler):
                 raise NotAllowedError(f"it puts a {type(array).__name__} where an array is announced")
             return array
         n_bytes = wrapper.dtype.itemsize * int(np.prod([int(n) for n in wrapper.shape], dtype=object))
-        # weights alone are mapped: they carry their hash. joblib hands a mapped array on to workers as a file's name and an offset,
-        # whatever stands there by then.
+        # Weights alone are mapped: they carry their hash. joblib hands a mapped array on to workers as a file's name and an
+        # offset, whatever stands there by then.
         if n_bytes < _MAP_FROM or wrapper.dtype != np.uint8:
             return np.asarray(wrapper.read_array(self, ensure_native_byte_order=False))
         return np.asarray(wrapper.read_mmap(self))  # a plain array over the mapping
