@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedKFold, cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from pipeline.failures import find_duplicates, find_mistakes, slice_by, slices_by_length
+from pipeline.failures import find_duplicates, find_mistakes, slice_by, slices_by_length, texts_of
 from pipeline.metrics import bootstrap_intervals, calibration_table, class_table, classification_scores
 from pipeline.sentiment import make_sentiment_pipeline
 from pipeline.texts import check_labels, check_texts
@@ -84,9 +84,10 @@ def evaluate(
     ValueError
         For labels the model does not know, for lengths that differ, and for no texts.
     """
-    texts = list(X)
+    X = X if hasattr(X, "__len__") else list(X)  # a table stays one: of a DataFrame list() would give the column names
+    texts = texts_of(X)
     classes = np.asarray(model.classes_).tolist()
-    true, probability = _check_answers(model, texts, y, classes)
+    true, probability = _check_answers(model, X, len(texts), y, classes)
     predicted = probability.argmax(axis=1)
     columns = {} if by is None else {str(name): list(values) for name, values in by.items()}
     for name, values in columns.items():
@@ -101,13 +102,13 @@ def evaluate(
         "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(classes))).tolist(),
         "by_class": class_table(true, predicted, classes),
         "calibration": calibration_table(true, probability),
-        "slices": {**slices_by_length(model, texts, right), **{f"by {n}": slice_by(v, right) for n, v in columns.items()}},
-        "mistakes": find_mistakes(model, texts, true, probability, n=n_mistakes, train=train),
+        "slices": {**slices_by_length(model, X, right), **{f"by {n}": slice_by(v, right) for n, v in columns.items()}},
+        "mistakes": find_mistakes(model, X, true, probability, n=n_mistakes, train=train),
         "duplicates": None if train is None else find_duplicates(texts, [classes[i] for i in true], *train),
     }
 
 
-def _check_answers(model: BaseEstimator, texts: list[Any], y: Any, classes: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _check_answers(model: BaseEstimator, X: Any, n_texts: int, y: Any, classes: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of the true classes, shape (n_texts,), and probabilities, shape (n_texts, n_classes)."""
     labels = list(y)
     unknown = sorted({str(label) for label in labels} - {str(c) for c in classes})
@@ -115,16 +116,14 @@ def _check_answers(model: BaseEstimator, texts: list[Any], y: Any, classes: list
         raise ValueError(
             f"y holds labels the model does not know: {', '.join(map(repr, unknown))}; it knows {', '.join(map(repr, classes))}."
         )
-    if len(labels) != len(texts):
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: {len(texts)} texts and {len(labels)} labels."
-        )
-    if not texts:
+    if len(labels) != n_texts:
+        raise ValueError(f"Found input variables with inconsistent numbers of samples: {n_texts} texts and {len(labels)} labels.")
+    if not n_texts:
         raise ValueError("Found array with 0 sample(s): there is no text to score.")
     # compare as positions: labels read from a file are text where those of a DataFrame are numbers
     position = {str(c): i for i, c in enumerate(classes)}
     true = np.array([position[str(label)] for label in labels], dtype=np.int64)
-    return true, np.asarray(model.predict_proba(texts))
+    return true, np.asarray(model.predict_proba(X))
 
 
 def compare(X: Any, y: Any, *, model: BaseEstimator | None = None, cv: int = 5, random_state: int = 0) -> pd.DataFrame:
@@ -165,7 +164,7 @@ def compare(X: Any, y: Any, *, model: BaseEstimator | None = None, cv: int = 5, 
 
 def _cross_validate(candidate: BaseEstimator, texts: list[str], labels: np.ndarray, folds: list[Any]) -> dict[str, float]:
     def score(fitted: BaseEstimator, X: Any, y: Any) -> dict[str, float]:
-        scores = classification_scores(*_check_answers(fitted, list(X), y, np.asarray(fitted.classes_).tolist()))
+        scores = classification_scores(*_check_answers(fitted, X, len(X), y, np.asarray(fitted.classes_).tolist()))
         return {metric: np.nan if scores[metric] is None else float(scores[metric] or 0.0) for metric in METRICS}
 
     results = cross_validate(candidate, np.array(texts, dtype=object), labels, cv=folds, scoring=score, error_score="raise")

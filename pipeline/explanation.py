@@ -14,6 +14,7 @@ from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScale
 from sklearn.random_projection import BaseRandomProjection
 from sklearn.utils.validation import check_is_fitted
 
+from pipeline.texts import check_texts, take_columns
 from pipeline.token_shares import join_words
 from pipeline.vectorizer import BertVectorizer
 
@@ -88,17 +89,21 @@ def explain(
     if method not in ("auto", "exact", "occlusion"):
         raise ValueError(f"method={method!r}; allowed are 'auto', 'exact' and 'occlusion'.")
     vectorizer = _vectorizer_of(model)
-    X = list(X)
+    # of a DataFrame list() would give the column names
+    table = take_columns(X, on_invalid=vectorizer.on_invalid)
+    if len(table.columns) > 1:
+        raise ExplanationError(f"X has {len(table.columns)} columns; the words of one column of texts can be explained.")
+    texts = check_texts(table, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
     if method == "auto":
         method = "exact" if _poolings(vectorizer) == ("mean",) else "occlusion"
     if method == "exact":
-        return _exact(model, vectorizer, X, level) if X else []
+        return _exact(model, vectorizer, texts, level) if texts else []
     if level == "token":
         raise ExplanationError(
             f"level='token' needs the exact method, and pooling={vectorizer.pooling!r} leaves only occlusion, which leaves out "
             "whole words. Use level='word', or pooling='mean'."
         )
-    return _occlusion(model, vectorizer, X)
+    return _occlusion(model, vectorizer, texts)
 
 
 def _vectorizer_of(model: Pipeline) -> BertVectorizer:

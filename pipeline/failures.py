@@ -8,14 +8,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
 
 from pipeline.bert.tokenizing import TruncationWarning
 from pipeline.explanation import ExplanationError, explain
 from pipeline.metrics import wilson_interval
+from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
 
 _MOST_GROUPS = 20  # of a column with more values only the largest are told apart
 _LENGTH_GROUPS = 4
+
+
+def texts_of(X: Any) -> list[str]:
+    """Return what people read of any rows, a str each: cells that are no text in words, several columns joined by a space."""
+    return check_texts(take_columns(X, on_invalid="coerce"), missing="empty", on_invalid="coerce")
 
 
 def slice_by(values: Sequence[Any], right: np.ndarray) -> list[dict[str, Any]]:
@@ -50,14 +57,15 @@ def _group(value: str, right: np.ndarray) -> dict[str, Any]:
     }
 
 
-def slices_by_length(model: Any, texts: Sequence[str], right: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Score short and long texts apart, and texts that were cut from whole ones.
 
     Parameters
     ----------
     model : estimator
         In tokens where it is a pipeline that begins with a BertVectorizer, else in characters.
-    texts, right
+    X : list, array, Series or DataFrame, length n_texts
+    right
         As for `slice_by`.
 
     Returns
@@ -67,8 +75,8 @@ def slices_by_length(model: Any, texts: Sequence[str], right: np.ndarray) -> dic
     """
     vectorizer = model.steps[0][1] if isinstance(model, Pipeline) else None
     if not isinstance(vectorizer, BertVectorizer):
-        return {"by characters": _by_number(np.array([len(str(text)) for text in texts]), right)}
-    counted = vectorizer.count_tokens(texts)
+        return {"by characters": _by_number(np.array([len(text) for text in texts_of(X)]), right)}
+    counted = vectorizer.count_tokens(X)
     cut = ["cut" if lost else "whole" for lost in counted["n_lost"]]
     return {"by tokens": _by_number(counted["n_tokens"].to_numpy(), right), "by truncation": slice_by(cut, right)}
 
@@ -83,7 +91,7 @@ def _by_number(numbers: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
 
 
 def find_mistakes(
-    model: Any, texts: Sequence[str], true: np.ndarray, probability: np.ndarray, *, n: int, train: tuple[Any, Any] | None
+    model: Any, X: Any, true: np.ndarray, probability: np.ndarray, *, n: int, train: tuple[Any, Any] | None
 ) -> list[dict[str, Any]]:
     """List the wrong predictions that the model was surest of, with what may explain them.
 
@@ -91,7 +99,8 @@ def find_mistakes(
     ----------
     model : estimator
         Fitted.
-    texts : sequence of str, length n_texts
+    X : list, array, Series or DataFrame, length n_texts
+        As the model predicts on it.
     true : ndarray of shape (n_texts,), int64
         Positions of the true classes.
     probability : ndarray of shape (n_texts, n_classes)
@@ -111,30 +120,32 @@ def find_mistakes(
     predicted = probability.argmax(axis=1)
     wrong = np.flatnonzero(predicted != true)
     rows = wrong[np.argsort(-probability[wrong].max(axis=1), kind="stable")][:n]
-    chosen = [texts[row] for row in rows]
+    if not len(rows):
+        return []
+    chosen = _safe_indexing(X, rows)
     explanations = _explanations(model, chosen, predicted[rows])
-    nearest = [None] * len(rows) if train is None or not chosen else _nearest(model, chosen, *train)
+    nearest = [None] * len(rows) if train is None else _nearest(model, chosen, *train)
     return [
         {
             "row": int(row),
-            "text": str(text),
+            "text": text,
             "true": classes[true[row]],
             "predicted": classes[predicted[row]],
             "probability": float(probability[row].max()),
             "explanation": explanation,
             "nearest": near,
         }
-        for row, text, explanation, near in zip(rows, chosen, explanations, nearest, strict=True)
+        for row, text, explanation, near in zip(rows, texts_of(chosen), explanations, nearest, strict=True)
     ]
 
 
-def _explanations(model: Any, texts: list[str], predicted: np.ndarray) -> list[dict[str, Any]]:
+def _explanations(model: Any, X: Any, predicted: np.ndarray) -> list[dict[str, Any]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)  # told when they were scored
-            frames = explain(model, texts)
+            frames = explain(model, X)
     except ExplanationError as error:
-        return [{"refused": str(error)}] * len(texts)
+        return [{"refused": str(error)}] * len(predicted)
     told = []
     for frame, label in zip(frames, predicted, strict=True):
         classes = frame.attrs["classes"]
@@ -150,15 +161,15 @@ def _explanations(model: Any, texts: list[str], predicted: np.ndarray) -> list[d
     return told
 
 
-def _nearest(model: Any, texts: list[str], X_train: Any, y_train: Any, n: int = 3) -> list[list[dict[str, Any]] | None]:
+def _nearest(model: Any, X: Any, X_train: Any, y_train: Any, n: int = 3) -> list[list[dict[str, Any]] | None]:
+    ours = texts_of(X)
     if not isinstance(model, Pipeline):
-        return [None] * len(texts)
-    known, labels = list(X_train), np.asarray(list(y_train), dtype=object).tolist()
-    ours, theirs = (_unit(model[:-1].transform(some)) for some in (texts, known))
-    similarity = ours @ theirs.T  # (n_texts, n_training_texts)
+        return [None] * len(ours)
+    known, labels = texts_of(X_train), np.asarray(list(y_train), dtype=object).tolist()
+    similarity = _unit(model[:-1].transform(X)) @ _unit(model[:-1].transform(X_train)).T  # (n_texts, n_training_texts)
     return [
         [
-            {"text": str(known[i]), "label": labels[i], "similarity": float(row[i])}
+            {"text": known[i], "label": labels[i], "similarity": float(row[i])}
             for i in np.argsort(-row, kind="stable")[:n].tolist()
         ]
         for row in similarity
@@ -179,7 +190,8 @@ def find_duplicates(texts: Sequence[str], labels: Sequence[Any], X_train: Any, y
     ----------
     texts, labels : sequence, length n_texts
         The scored texts.
-    X_train, y_train : sequence, length n_training_texts
+    X_train, y_train : length n_training_texts
+        As given to `pipeline.evaluate`.
 
     Returns
     -------
@@ -188,7 +200,7 @@ def find_duplicates(texts: Sequence[str], labels: Sequence[Any], X_train: Any, y
         there), ``rows`` (of the scored texts), ``examples`` (up to five).
     """
     known: dict[str, str] = {}
-    for text, label in zip(X_train, y_train, strict=True):
+    for text, label in zip(texts_of(X_train), y_train, strict=True):
         known.setdefault(_canonical(text), str(label))
     rows = [i for i, text in enumerate(texts) if _canonical(text) in known]
     return {

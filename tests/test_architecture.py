@@ -91,7 +91,7 @@ ARROWS = {
     "pipeline.token_frames": {"bert.embedding", "bert.tokenizing"},
     "pipeline.token_shares": {"bert.tokenizing"},
     "pipeline.token_level": {"texts", "token_frames", "token_shares", "bert.embedding", "bert.frozen", "bert.pooling"},
-    "pipeline.explanation": {"token_shares", "vectorizer"},
+    "pipeline.explanation": {"texts", "token_shares", "vectorizer"},
     "pipeline.vectorizer": {
         "texts",
         "token_level",
@@ -135,7 +135,7 @@ ARROWS = {
         ),
     },
     "pipeline.metrics": set(),
-    "pipeline.failures": {"bert.tokenizing", "explanation", "metrics", "vectorizer"},
+    "pipeline.failures": {"bert.tokenizing", "explanation", "metrics", "texts", "vectorizer"},
     "pipeline.evaluation": {"failures", "metrics", "sentiment", "texts"},
     "pipeline.cli": {
         "bert.provenance",

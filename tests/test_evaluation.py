@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
 
-from pipeline import TruncationWarning, compare, evaluate, make_sentiment_pipeline, read_table
+from pipeline import BertVectorizer, TruncationWarning, compare, evaluate, make_sentiment_pipeline, read_table
 from pipeline.evaluation import make_tfidf_baseline
 
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
@@ -290,3 +293,28 @@ def test_columns_of_another_length_and_no_texts_are_refused(trained):
         evaluate(model, texts, labels, by={"n": [1]})
     with pytest.raises(ValueError, match="there is no text to score"):
         evaluate(model, [], [])
+
+
+@pytest.mark.parametrize("container", [pd.Series, lambda x: pd.DataFrame({"text": x}), iter, tuple])
+def test_the_whole_answer_is_the_same_for_texts_in_any_container(container, trained):
+    model, texts, labels = trained
+    other = labels[::-1]
+    expected = evaluate(model, texts, other, n_bootstrap=5, train=(texts, labels))
+    assert expected["mistakes"]
+    train = (texts if container is iter else container(texts), labels)
+    assert evaluate(model, container(texts), other, n_bootstrap=5, train=train) == expected
+
+
+def test_a_pipeline_of_tables_is_scored_on_tables(tiny_bert):
+    table = pd.DataFrame(
+        {"text": [row for row in ("A lovely film.", "A dull film.") * 6], "stars": range(12)}, index=range(5, 17)
+    )
+    labels = ["good", "bad"] * 6
+    columns = ColumnTransformer([("bert", BertVectorizer(tiny_bert), "text")], remainder="passthrough")
+    model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, labels)
+    scores = evaluate(model, table, labels[::-1], by=table[["stars"]], train=(table, labels), n_bootstrap=5)
+    assert scores["accuracy"] == model.score(table, labels[::-1])
+    mistake = scores["mistakes"][0]
+    assert mistake["text"].startswith("A ")
+    assert "begins with a ColumnTransformer" in mistake["explanation"]["refused"]
+    assert mistake["nearest"][0]["similarity"] == pytest.approx(1.0)

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.ensemble import RandomForestClassifier
@@ -158,6 +159,21 @@ def test_many_texts_are_explained_in_portions_and_equal_ones_once(tiny_bert, mon
 def test_no_texts_give_no_frames(tiny_bert):
     assert explain(fitted(LogisticRegression(), model=tiny_bert), []) == []
     assert explain(fitted(LogisticRegression(), model=tiny_bert, pooling="cls"), []) == []
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("container", [pd.Series, lambda x: pd.DataFrame({"t": x}), np.array, iter, tuple])
+def test_texts_may_come_in_any_container(container, pooling, tiny_bert):
+    model = fitted(LogisticRegression(), model=tiny_bert, pooling=pooling)
+    expected = explain(model, NEW)
+    for ours, theirs in zip(explain(model, container(NEW)), expected, strict=True):
+        assert ours.equals(theirs)
+
+
+def test_several_columns_are_refused(tiny_bert):
+    model = fitted(LogisticRegression(), model=tiny_bert)
+    with pytest.raises(ValueError, match="columns"):
+        explain(model, pd.DataFrame({"a": NEW, "b": NEW}))
 
 
 # ---- occlusion
