@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 
 from benchmarks.results_file import write_result
 from pipeline import BertVectorizer, cache_info
-from pipeline.bert.checkpoint import installed_folder
+from pipeline.checkpoints.checkpoint import installed_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 
 N_TEXTS = 40

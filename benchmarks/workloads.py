@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import BertVectorizer, load_reviews, read_table
-from pipeline.bert.checkpoint import installed_folder
+from pipeline.checkpoints.checkpoint import installed_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 
 SEED = 0

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.artifact import ArtifactWarning, inspect_artifact, load_pipeline, save_pipeline, verify_artifact
-    from pipeline.bert.catalogue import catalogue
-    from pipeline.bert.model_files import CheckpointError
     from pipeline.bert.tokenizing import TruncationWarning
+    from pipeline.checkpoints.catalogue import catalogue
+    from pipeline.checkpoints.model_files import CheckpointError
     from pipeline.datasets import load_reviews, read_table
     from pipeline.embedding_cache import cache_info, clear_cache
-    from pipeline.evaluation import compare, evaluate
+    from pipeline.evaluation.figures import layer_bars, layer_heatmap
+    from pipeline.evaluation.layer_scores import layer_study
+    from pipeline.evaluation.scores import compare, evaluate
     from pipeline.explanation import ExplanationError, explain
-    from pipeline.figures import layer_bars, layer_heatmap
     from pipeline.finetuning import FineTunedBertClassifier
-    from pipeline.layer_scores import layer_study
     from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
@@ -29,20 +29,20 @@ _HOME = {
     "ArtifactWarning": "pipeline.artifact",
     "BertVectorizer": "pipeline.vectorizer",
     "CacheWarning": "pipeline.vector_store",
-    "CheckpointError": "pipeline.bert.model_files",
+    "CheckpointError": "pipeline.checkpoints.model_files",
     "ExplanationError": "pipeline.explanation",
     "FineTunedBertClassifier": "pipeline.finetuning",
     "TruncationWarning": "pipeline.bert.tokenizing",
     "cache_info": "pipeline.embedding_cache",
-    "catalogue": "pipeline.bert.catalogue",
+    "catalogue": "pipeline.checkpoints.catalogue",
     "clear_cache": "pipeline.embedding_cache",
-    "compare": "pipeline.evaluation",
-    "evaluate": "pipeline.evaluation",
+    "compare": "pipeline.evaluation.scores",
+    "evaluate": "pipeline.evaluation.scores",
     "explain": "pipeline.explanation",
     "inspect_artifact": "pipeline.artifact",
-    "layer_bars": "pipeline.figures",
-    "layer_heatmap": "pipeline.figures",
-    "layer_study": "pipeline.layer_scores",
+    "layer_bars": "pipeline.evaluation.figures",
+    "layer_heatmap": "pipeline.evaluation.figures",
+    "layer_study": "pipeline.evaluation.layer_scores",
     "load_pipeline": "pipeline.artifact",
     "load_reviews": "pipeline.datasets",
     "make_sentiment_pipeline": "pipeline.sentiment",

@@ -12,7 +12,7 @@ import joblib
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline.bert.model_files import CheckpointError
+from pipeline.checkpoints.model_files import CheckpointError
 from pipeline.saved.allow_list import not_allowed
 from pipeline.saved.description import describe, plain, vectorizers_in
 from pipeline.saved.estimators import holds_memmap

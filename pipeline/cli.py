@@ -94,7 +94,7 @@ def train(
     """Train on a table, compare with TF-IDF on the same folds, score on held-out texts, save, and try the saved file."""
     from pipeline.artifact import load_pipeline, save_pipeline
     from pipeline.datasets import load_reviews, split_table
-    from pipeline.evaluation import compare, evaluate
+    from pipeline.evaluation.scores import compare, evaluate
     from pipeline.sentiment import make_sentiment_pipeline
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
@@ -166,9 +166,9 @@ def evaluate(
     sep: Separator = ",",
 ) -> None:
     """Score a saved pipeline on labelled texts it has not seen."""
-    from pipeline import evaluation
     from pipeline.artifact import load_pipeline
     from pipeline.datasets import load_reviews
+    from pipeline import evaluation
 
     if data is None:
         table, text, label = load_reviews()[1], "text", "label"
@@ -178,7 +178,7 @@ def evaluate(
     if absent:
         raise ValueError(f"--by {absent[0]!r} is no column of the table; there are {', '.join(map(repr, table.columns))}.")
     columns = table[by] if by else None
-    scores = evaluation.evaluate(_with_progress(load_pipeline(model)), table[text], table[label], by=columns, n_mistakes=mistakes)
+    scores = of_rows.evaluate(_with_progress(load_pipeline(model)), table[text], table[label], by=columns, n_mistakes=mistakes)
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
 
 
@@ -199,8 +199,8 @@ def study_layers(
 ) -> None:
     """Score every layer with every pooling, and combinations of layers; every text is encoded once."""
     from pipeline.datasets import check_output, load_reviews, write_table
-    from pipeline.figures import check_matplotlib, write_figures
-    from pipeline.layer_scores import layer_study
+    from pipeline.evaluation.figures import check_matplotlib, write_figures
+    from pipeline.evaluation.layer_scores import layer_study
     from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
 
     if figures is not None:
@@ -251,7 +251,7 @@ def verify(
 ) -> None:
     """Check a saved pipeline: the hashes of file and weights, every name in it, and its answers to the probe texts."""
     from pipeline.artifact import verify_artifact
-    from pipeline.bert.provenance import verify_folder
+    from pipeline.checkpoints.provenance import verify_folder
 
     if file.is_dir():
         for name, found in verify_folder(file).items():
@@ -306,8 +306,8 @@ def tokens(
 @app.command()
 def models() -> None:
     """List the published BERT models, and which of them are on this machine."""
-    from pipeline.bert.catalogue import catalogue
-    from pipeline.bert.checkpoint import where
+    from pipeline.checkpoints.catalogue import catalogue
+    from pipeline.checkpoints.checkpoint import where
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("layers", "width", "heads", "parameters", "vocabulary"):
@@ -329,7 +329,7 @@ def fetch(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
     """Fetch a model to a folder that can be carried to a machine without a connection: files, SHA256SUMS, origin."""
-    from pipeline.bert.model_folder import fetch_to
+    from pipeline.checkpoints.model_folder import fetch_to
 
     fetched = fetch_to(model, to, revision)
     at = f"commit {fetched.revision}" if fetched.revision else "the installed copy"

@@ -14,12 +14,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.encoder import choose_device, device_here
 from pipeline.bert.frozen import FrozenBert
-from pipeline.bert.model_files import Checkpoint, CheckpointError
 from pipeline.bert.tokenizing import TruncationWarning
 from pipeline.bert.trainable import read_head
+from pipeline.checkpoints.checkpoint import resolve
+from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
 from pipeline.labels import class_numbers, set_aside
 from pipeline.saved.versions import installed_versions
 from pipeline.texts import check_texts, take_columns

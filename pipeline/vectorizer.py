@@ -16,13 +16,13 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.cut import cut
 from pipeline.bert.encoder import DType, choose_device, device_here
 from pipeline.bert.frozen import FrozenBert
-from pipeline.bert.model_files import Checkpoint, CheckpointError
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation, TruncationWarning
+from pipeline.checkpoints.checkpoint import resolve
+from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
 from pipeline.embedding_cache import encode, open_store
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.versions import installed_versions

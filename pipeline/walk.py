@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.encoder import load_encoder
 from pipeline.bert.shape import read_shape
 from pipeline.bert.tokenizing import TextTokenizer
+from pipeline.checkpoints.checkpoint import resolve
 from pipeline.texts import check_texts
 from pipeline.vectorizer import DEFAULT_MODEL
 

@@ -22,8 +22,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from pipeline import BertVectorizer, cache_info, load_pipeline, save_pipeline, vector_store
 from pipeline import embedding_cache as cache_module
 from pipeline.bert import encoder as encoder_module
-from pipeline.bert import provenance as provenance_module
 from pipeline.bert.packed import PackedEncoder
+from pipeline.checkpoints import provenance as provenance_module
 from pipeline.vector_store import FolderStore
 
 PATIENCE = 60

@@ -326,7 +326,7 @@ def test_a_state_holds_no_torch_and_no_transformers_object(fitted):
 def test_the_default_model_opens_where_its_pip_copy_is_not_installed(tmp_path, monkeypatch):
     model = make_sentiment_pipeline(layers=0, cache=None).fit(TEXTS, LABELS)
     path = save_pipeline(model, tmp_path / "m.joblib")
-    monkeypatch.setattr("pipeline.bert.checkpoint.INSTALLED", {})
+    monkeypatch.setattr("pipeline.checkpoints.checkpoint.INSTALLED", {})
     assert np.array_equal(load_pipeline(path).predict_proba(TEXTS), model.predict_proba(TEXTS))
     assert path.stat().st_size < 0.6 * 91e6
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
-from pipeline.bert.catalogue import catalogue
-from pipeline.bert.checkpoint import installed_folder
+from pipeline.checkpoints.catalogue import catalogue
+from pipeline.checkpoints.checkpoint import installed_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from tokenizers.implementations import BertWordPieceTokenizer
 from transformers import BertTokenizer
 
-from pipeline.bert import checkpoint as checkpoint_module
-from pipeline.bert.checkpoint import CheckpointError, InstalledCopy, resolve, where
 from pipeline.bert.encoder import load_encoder
 from pipeline.bert.tokenizing import TextTokenizer
+from pipeline.checkpoints import checkpoint as checkpoint_module
+from pipeline.checkpoints.checkpoint import CheckpointError, InstalledCopy, resolve, where
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import CORPUS, FAMILIES, TEXTS, build_model
 

@@ -21,7 +21,7 @@ import rich.console
 from pipeline import catalogue, compare, evaluate, load_pipeline, make_sentiment_pipeline, read_table, save_pipeline
 from pipeline.cli import EXAMPLES, main
 from pipeline.datasets import split_table
-from pipeline.evaluation import make_tfidf_baseline
+from pipeline.evaluation.scores import make_tfidf_baseline
 from pipeline.vectorizer import DEFAULT_MODEL
 
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"

@@ -7,9 +7,9 @@ import pytest
 import safetensors.numpy
 
 from pipeline import BertVectorizer
-from pipeline.bert.checkpoint import CheckpointError, resolve
 from pipeline.bert.cut import cut
 from pipeline.bert.encoder import load_encoder
+from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pipeline.bert.batching import batch_by_length, pack_by_length
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.embedding import embed, embed_tokens, plan
 from pipeline.bert.encoder import load_encoder
 from pipeline.bert.tokenizing import TextTokenizer
+from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import TEXTS
 
 TOLERANCE = 1e-5

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, BertConfig, BertForPreTraining, GPT2Config
 from transformers.models.bert.modeling_bert import BertModel
 
-from pipeline.bert.checkpoint import CheckpointError, resolve
 from pipeline.bert.encoder import choose_device, load_encoder, n_loads
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder
 from pipeline.bert.shape import FAMILIES as SUPPORTED
 from pipeline.bert.shape import read_shape
+from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 from tests.conftest import FAMILIES, TEXTS, build_model
 
 TOLERANCE = 1e-5
@@ -390,7 +390,7 @@ def test_every_supported_family_is_known_to_transformers():
 FORKS = """
 import os, sys
 import numpy as np
-from pipeline.bert.checkpoint import resolve
+from pipeline.checkpoints.checkpoint import resolve
 from pipeline.bert.encoder import load_encoder
 
 encoder = load_encoder(resolve(sys.argv[1]), 3)

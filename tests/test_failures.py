@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from pipeline import explain, make_sentiment_pipeline
-from pipeline.failures import find_duplicates, find_mistakes, slice_by, slices_by_length
+from pipeline.evaluation.failures import find_duplicates, find_mistakes, slice_by, slices_by_length
 
 TEXTS = [f"A {word} film, number {i}." for i in range(12) for word in ("lovely", "quiet", "dull", "cold")]
 LABELS = ["good", "good", "bad", "bad"] * 12

@@ -6,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-from pipeline.figures import check_matplotlib, layer_bars, layer_heatmap, write_figures
+from pipeline.evaluation.figures import check_matplotlib, layer_bars, layer_heatmap, write_figures
 
 
 def make_study(*, nested=None, majority=0.5, combinations=True):
@@ -113,7 +113,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
 
 def test_no_pyplot_and_no_matplotlib_before_a_picture_is_drawn():
     code = (
-        "import sys, pipeline.figures as figures; print('matplotlib' in sys.modules)\n"
+        "import sys, pipeline.evaluation.figures as figures; print('matplotlib' in sys.modules)\n"
         "figures.check_matplotlib(); print('matplotlib.pyplot' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

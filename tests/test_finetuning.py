@@ -31,10 +31,10 @@ from pipeline import (
     save_pipeline,
     verify_artifact,
 )
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.shape import read_shape
 from pipeline.bert.tensors import read_tensors
 from pipeline.bert.trainable import read_head
+from pipeline.checkpoints.checkpoint import resolve
 from pipeline.finetuning import STATE_VERSION
 from pipeline.labels import set_aside
 
@@ -405,7 +405,7 @@ def test_a_file_opens_without_the_model_and_without_the_trainer(fitted, tmp_path
     path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
     code = (
         "import sys; sys.modules['accelerate'] = None\n"
-        "import pipeline.bert.checkpoint as c\n"
+        "import pipeline.checkpoints.checkpoint as c\n"
         "c.locate = lambda *a, **k: 1 / 0\n"
         "from pipeline import load_pipeline\n"
         f"model = load_pipeline({str(path)!r})\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.bert.checkpoint import CheckpointError, resolve
 from pipeline.bert.frozen import FrozenBert
+from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 from tests.conftest import FAMILIES, TEXTS, build_model
 
 TOLERANCE = 1e-5

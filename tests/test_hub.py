@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from pipeline import BertVectorizer
-from pipeline.bert.checkpoint import resolve
+from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import TEXTS
 from tests.fake_hub import COMMIT, LOGIN_PAGE, FakeHub, Fault, black_hole, git_hash, published_hash
 
@@ -27,8 +27,8 @@ SHORT = {**LIMITS, "CACHED_TIMEOUT": 0.8, "ANSWER_TIMEOUT": 1.0, "METADATA_TIMEO
 # huggingface_hub reads its environment when it is imported, so another environment needs another process.
 CHILD = """
 import json, os, resource, shutil, sys, time, types, warnings
-from pipeline.bert import hub, transfer
-from pipeline.bert.checkpoint import CheckpointError, resolve, where
+from pipeline.checkpoints import hub, transfer
+from pipeline.checkpoints.checkpoint import CheckpointError, resolve, where
 
 for name, value in json.loads(os.environ["LIMITS"]).items():
     module = transfer if hasattr(transfer, name) else hub

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import FAMILIES, TEXTS
 
 TOLERANCE = 1e-5

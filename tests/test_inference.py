@@ -81,8 +81,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
 
 def test_inference_mode_does_not_leak_to_the_caller_between_batches(tiny_bert):
-    from pipeline.bert.checkpoint import resolve
     from pipeline.bert.encoder import load_encoder
+    from pipeline.checkpoints.checkpoint import resolve
 
     encoder = load_encoder(resolve(tiny_bert), 1)
     compute = lambda batch, workspace: encoder.pooled(batch, ("mean",), (1,), workspace)  # noqa: E731

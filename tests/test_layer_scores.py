@@ -9,9 +9,9 @@ from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-import pipeline.layer_scores
+import pipeline.evaluation.layer_scores
 from pipeline import BertVectorizer, clear_cache, layer_study
-from pipeline.layer_scores import COMBINATIONS, POOLINGS
+from pipeline.evaluation.layer_scores import COMBINATIONS, POOLINGS
 from tests.conftest import build_model
 
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
@@ -156,7 +156,7 @@ def test_nothing_is_fitted_to_the_labels_of_test_rows(four_layers, monkeypatch):
         layer_study(REVIEWS, labels, vectorizer=BertVectorizer(four_layers), cv=folds[:1], Cs=CS)
         return [np.copy(weights) for weights in seen]
 
-    learn, fit = pipeline.layer_scores.learn_layer_mix, pipeline.layer_scores.fit_logistic_path
+    learn, fit = pipeline.evaluation.layer_scores.learn_layer_mix, pipeline.evaluation.layer_scores.fit_logistic_path
 
     def spied_learn(vectors, y):
         mix = learn(vectors, y)
@@ -168,8 +168,8 @@ def test_nothing_is_fitted_to_the_labels_of_test_rows(four_layers, monkeypatch):
         seen.append(weights)
         return weights, intercepts
 
-    monkeypatch.setattr(pipeline.layer_scores, "learn_layer_mix", spied_learn)
-    monkeypatch.setattr(pipeline.layer_scores, "fit_logistic_path", spied_fit)
+    monkeypatch.setattr(pipeline.evaluation.layer_scores, "learn_layer_mix", spied_learn)
+    monkeypatch.setattr(pipeline.evaluation.layer_scores, "fit_logistic_path", spied_fit)
     scrambled = np.array(LABELS)
     before = fitted_weights(scrambled)
     test = folds[0][1]
@@ -182,8 +182,8 @@ def test_nothing_is_fitted_to_the_labels_of_test_rows(four_layers, monkeypatch):
 
 def test_each_mix_is_learnt_from_its_own_part_of_the_training_rows(four_layers, monkeypatch):
     sizes = []
-    learn = pipeline.layer_scores.learn_layer_mix
-    monkeypatch.setattr(pipeline.layer_scores, "learn_layer_mix", lambda v, y: sizes.append(len(v)) or learn(v, y))
+    learn = pipeline.evaluation.layer_scores.learn_layer_mix
+    monkeypatch.setattr(pipeline.evaluation.layer_scores, "learn_layer_mix", lambda v, y: sizes.append(len(v)) or learn(v, y))
     layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(four_layers), cv=5, Cs=CS, combinations=("learned mix of all",))
     assert sorted(sizes) == [32] * 15 + [48] * 5
 

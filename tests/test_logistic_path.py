@@ -5,8 +5,8 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-import pipeline.logistic_path
-from pipeline.logistic_path import fit_logistic_path
+import pipeline.evaluation.logistic_path
+from pipeline.evaluation.logistic_path import fit_logistic_path
 
 
 def case(n_classes, seed=0, n_rows=120, n_features=6, dtype=np.float64):
@@ -66,7 +66,7 @@ def test_features_that_are_all_the_same_get_no_weight():
 
 
 def test_what_is_not_done_in_time_is_told_with_its_C(monkeypatch):
-    monkeypatch.setattr(pipeline.logistic_path, "_MAX_ITER", 2)
+    monkeypatch.setattr(pipeline.evaluation.logistic_path, "_MAX_ITER", 2)
     X, codes, parts = case(2)
     with pytest.warns(ConvergenceWarning, match=r"6 of 6 logistic regressions were not done after 2 steps .C of \[1.0, 100.0\]"):
         fit_logistic_path(X, codes, parts, [1.0, 100.0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
-from pipeline.metrics import (
+from pipeline.evaluation.metrics import (
     _resampled_scores,
     bootstrap_intervals,
     calibration_table,

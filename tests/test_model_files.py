@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.bert.checkpoint import resolve
-from pipeline.bert.model_files import Checkpoint, CheckpointError, read_tensor_table
+from pipeline.checkpoints.checkpoint import resolve
+from pipeline.checkpoints.model_files import Checkpoint, CheckpointError, read_tensor_table
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from pipeline.bert import model_folder
-from pipeline.bert.checkpoint import CheckpointError, resolve
-from pipeline.bert.model_folder import fetch_to
-from pipeline.bert.provenance import verify_folder
+from pipeline.checkpoints import model_folder
+from pipeline.checkpoints.checkpoint import CheckpointError, resolve
+from pipeline.checkpoints.model_folder import fetch_to
+from pipeline.checkpoints.provenance import verify_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.fake_hub import COMMIT, FakeHub, Fault, connect
 

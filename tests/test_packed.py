@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModel
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.checkpoint import installed_folder, resolve
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.bert.shape import ACTIVATIONS
+from pipeline.checkpoints.checkpoint import installed_folder, resolve
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import TEXTS, build_model, slow_varlen_attn
 

@@ -7,8 +7,17 @@ import subprocess
 
 import pytest
 
-from pipeline.bert import provenance
-from pipeline.bert.provenance import DamagedFile, check_sums, difference, hash_like, move, read_record, read_sums, verify_folder
+from pipeline.checkpoints import provenance
+from pipeline.checkpoints.provenance import (
+    DamagedFile,
+    check_sums,
+    difference,
+    hash_like,
+    move,
+    read_record,
+    read_sums,
+    verify_folder,
+)
 
 BODY = b"hello\n"
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 from transformers import BertConfig as HFConfig
 
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.shape import BertConfig, bare_name, read_shape
+from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import FAMILIES
 
 

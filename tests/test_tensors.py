@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.bert.checkpoint import CheckpointError, resolve
 from pipeline.bert.tensors import read_tensors
+from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 
 
 def test_tensors_are_those_that_safetensors_reads_without_a_copy(tiny_bert):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from pipeline.bert.batching import pack_by_length
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.embedding import embed_tokens, plan
 from pipeline.bert.encoder import load_encoder
 from pipeline.bert.pooling import combine_layers
 from pipeline.bert.tokenizing import TextTokenizer
+from pipeline.checkpoints.checkpoint import resolve
 from pipeline.token_frames import merge_windows, token_frame, word_frame
 
 NAMES = [f"v{i}" for i in range(32)]

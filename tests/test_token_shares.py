@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.tokenizing import TextTokenizer
+from pipeline.checkpoints.checkpoint import resolve
 from pipeline.token_shares import join_words, share_out, trimmed
 
 TEXT = "Unbelievable, a lovely film"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from pipeline.bert import tokenizing
-from pipeline.bert.checkpoint import CheckpointError
 from pipeline.bert.tokenizing import TextTokenizer, select_tokens
+from pipeline.checkpoints.checkpoint import CheckpointError
 from pipeline.texts import check_texts
 from tests.conftest import FAMILIES, TEXTS
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bert.checkpoint import resolve
-from pipeline.bert.model_files import CheckpointError
 from pipeline.bert.trainable import TrainableBert, read_head
+from pipeline.checkpoints.checkpoint import resolve
+from pipeline.checkpoints.model_files import CheckpointError
 from tests.conftest import FAMILIES, TEXTS
 
 

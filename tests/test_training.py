@@ -5,8 +5,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pipeline.bert.checkpoint import resolve
 from pipeline.bert.training import Examples, Recipe, TrainingDivergedError, train
+from pipeline.checkpoints.checkpoint import resolve
 
 CPU = torch.device("cpu")
 RECIPE = {

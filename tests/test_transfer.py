@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bert import transfer
-from pipeline.bert.transfer import TransferError, ask, download
+from pipeline.checkpoints import transfer
+from pipeline.checkpoints.transfer import TransferError, ask, download
 from tests.fake_hub import COMMIT, FakeHub, Fault, connect, git_hash, published_hash
 
 MODEL = "acme/tiny-bert"

@@ -21,8 +21,8 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 import pipeline.bert.frozen
 from pipeline import BertVectorizer, CheckpointError, TruncationWarning, clear_cache
-from pipeline.bert.checkpoint import installed_folder
 from pipeline.bert.packed import PackedEncoder
+from pipeline.checkpoints.checkpoint import installed_folder
 from pipeline.layer_mix import learn_layer_mix
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model

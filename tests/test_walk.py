@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline import CheckpointError, walk_text
-from pipeline.bert.checkpoint import installed_folder
+from pipeline.checkpoints.checkpoint import installed_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model
 

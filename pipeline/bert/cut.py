@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bert.model_files import Checkpoint, read_tensor_table
 from pipeline.bert.shape import bare_name
+from pipeline.checkpoints.model_files import Checkpoint, read_tensor_table
 from pipeline.forks import ForkSafeLock
 
 # Below this share a copy in memory costs more than the file gains: the whole weights stay mapped from where they are.

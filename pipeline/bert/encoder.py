@@ -10,9 +10,9 @@ import torch
 
 from pipeline.bert.batching import TokenBatch
 from pipeline.bert.hugging_face import HuggingFaceEncoder
-from pipeline.bert.model_files import Checkpoint
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.bert.pooling import Pooling
+from pipeline.checkpoints.model_files import Checkpoint
 from pipeline.forks import ForkSafeLock
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -70,7 +70,7 @@ def load_encoder(
     Parameters
     ----------
     checkpoint : Checkpoint
-        From `pipeline.bert.checkpoint.resolve` or from an artifact.
+        From `pipeline.checkpoints.checkpoint.resolve` or from an artifact.
     depth : int
         Layers to run, 0 to the model's own number.
     device, dtype : str

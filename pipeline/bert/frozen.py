@@ -9,11 +9,11 @@ import numpy as np
 from pipeline.bert.batching import batch_by_length, pack_by_length
 from pipeline.bert.embedding import Plan, embed, embed_tokens, plan
 from pipeline.bert.encoder import BATCH_TOKENS, DType, choose_device, load_encoder
-from pipeline.bert.model_files import Checkpoint, CheckpointError
 from pipeline.bert.packed import can_pack
 from pipeline.bert.pooling import Pooling, resolve_layers
 from pipeline.bert.shape import read_shape
 from pipeline.bert.tokenizing import TextTokenizer, Truncation
+from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.model_files import Checkpoint, CheckpointError
 from pipeline.bert.pooling import Pooling, pool
 from pipeline.bert.shape import OFFSET_POSITIONS, hf_config, read_shape
 from pipeline.bert.tensors import read_tensors
+from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
 
 
 class HuggingFaceEncoder:

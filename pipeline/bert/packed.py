@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.model_files import Checkpoint
 from pipeline.bert.pooling import Pooling, pool_packed
 from pipeline.bert.shape import BertConfig, read_shape
 from pipeline.bert.tensors import read_tensors
+from pipeline.checkpoints.model_files import Checkpoint
 
 # rows of the feed-forward layer at a time: its inner activations (1,024 x 1,536 floats for MiniLM, 6 MiB) stay in the cache
 _FEED_FORWARD_TOKENS = 1024

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pipeline.bert.model_files import Checkpoint, CheckpointError
+from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
 
 # model_type in config.json -> the prefixes its tensors carry when they were saved with a head on top.
 FAMILIES: dict[str, tuple[str, ...]] = {

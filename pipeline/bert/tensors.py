@@ -5,8 +5,8 @@ from math import prod
 
 import torch
 
-from pipeline.bert.model_files import Checkpoint, CheckpointError, read_tensor_table
 from pipeline.bert.shape import bare_name
+from pipeline.checkpoints.model_files import Checkpoint, CheckpointError, read_tensor_table
 
 _TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from pipeline.bert.model_files import CheckpointError
+from pipeline.checkpoints.model_files import CheckpointError
 
 # Characters tokenised at a time: the library keeps some 150 bytes of a token until its text is done, ids are 8.
 AT_ONCE = 1 << 20

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from pipeline.bert.hugging_face import build_model
-from pipeline.bert.model_files import Checkpoint
 from pipeline.bert.pooling import Pooling, pool
 from pipeline.bert.shape import read_shape
 from pipeline.bert.tensors import read_tensors
+from pipeline.checkpoints.model_files import Checkpoint
 
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 _LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")

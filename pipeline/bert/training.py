@@ -12,9 +12,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from pipeline.bert.model_files import Checkpoint
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.trainable import TrainableBert
+from pipeline.checkpoints.model_files import Checkpoint
 from pipeline.forks import ForkSafeLock
 
 # Seeds are global, so trainings of one process take turns.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.bert.model_files import CheckpointError
+from pipeline.checkpoints.model_files import CheckpointError
 from pipeline.saved.allow_list import NotAllowedError, not_allowed, unpickle_allowed
 from pipeline.saved.file_kind import ArtifactError, file_kind
 from pipeline.saved.joblib_contents import ContentsError, read_contents

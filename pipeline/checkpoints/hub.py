@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.bert.provenance import difference, is_commit, is_hash, move
-from pipeline.bert.transfer import TransferError, ask, download
+from pipeline.checkpoints.provenance import difference, is_commit, is_hash, move
+from pipeline.checkpoints.transfer import TransferError, ask, download
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 # What a tokenizer may be rebuilt from where a checkpoint has no tokenizer.json: vocabularies, then settings.

@@ -13,8 +13,8 @@ from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedKFold, cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from pipeline.failures import find_duplicates, find_mistakes, slice_by, slices_by_length, texts_of
-from pipeline.metrics import bootstrap_intervals, calibration_table, class_table, classification_scores
+from pipeline.evaluation.failures import find_duplicates, find_mistakes, slice_by, slices_by_length, texts_of
+from pipeline.evaluation.metrics import bootstrap_intervals, calibration_table, class_table, classification_scores
 from pipeline.sentiment import make_sentiment_pipeline
 from pipeline.texts import check_labels, check_texts
 
@@ -73,8 +73,8 @@ def evaluate(
     -------
     dict
         Plain numbers, strings, lists and dicts. ``n_texts``, ``classes``; the scores of
-        `pipeline.metrics.classification_scores` (``accuracy``, ``balanced_accuracy``, ``f1``, ``macro_f1``, ``roc_auc``,
-        ``average_precision``, ``log_loss``, ``brier``, ``calibration_error``); ``intervals`` (95 %, of each score);
+        `pipeline.evaluation.metrics.classification_scores` (``accuracy``, ``balanced_accuracy``, ``f1``, ``macro_f1``,
+        ``roc_auc``, ``average_precision``, ``log_loss``, ``brier``, ``calibration_error``); ``intervals`` (95 %, of each score);
         ``confusion_matrix`` (rows are true); ``by_class``; ``calibration``; ``slices`` (name -> scores by length, by truncation
         where the model begins with a BertVectorizer, and by each column of ``by``); ``mistakes``; ``duplicates`` (None without
         ``train``).

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
 from pipeline import BertVectorizer, TruncationWarning, compare, evaluate, make_sentiment_pipeline, read_table
-from pipeline.evaluation import make_tfidf_baseline
+from pipeline.evaluation.scores import make_tfidf_baseline
 
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(40)]

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline.bert.hub import CONFIG, TOKENIZER, WEIGHTS
+from pipeline.checkpoints.hub import CONFIG, TOKENIZER, WEIGHTS
 
 
 class CheckpointError(ValueError):

@@ -7,10 +7,10 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.bert.checkpoint import locate, read_folder
-from pipeline.bert.hub import MODEL_FILES, needed_files
-from pipeline.bert.model_files import CheckpointError
-from pipeline.bert.provenance import RECORD, SUMS, difference, read_record, sha256_of_file
+from pipeline.checkpoints.checkpoint import locate, read_folder
+from pipeline.checkpoints.hub import MODEL_FILES, needed_files
+from pipeline.checkpoints.model_files import CheckpointError
+from pipeline.checkpoints.provenance import RECORD, SUMS, difference, read_record, sha256_of_file
 
 _WEIGHTS = (".safetensors", ".bin", ".h5", ".msgpack", ".pt", ".ckpt")
 

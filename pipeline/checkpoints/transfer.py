@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
-from pipeline.bert.provenance import is_commit, is_hash
+from pipeline.checkpoints.provenance import is_commit, is_hash
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 
 from pipeline.bert.tokenizing import TruncationWarning
+from pipeline.evaluation.metrics import wilson_interval
 from pipeline.explanation import ExplanationError, explain
-from pipeline.metrics import wilson_interval
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
 

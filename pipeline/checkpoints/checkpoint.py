@@ -11,9 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bert.hub import CONFIG, MODEL_FILES, TOKENIZER, VOCABULARIES, WEIGHTS, FetchError, fetch, is_cached, is_hub_id
-from pipeline.bert.model_files import Checkpoint, CheckpointError
-from pipeline.bert.provenance import RECORD, DamagedFile, check_sums, read_record, sha256_of_file
+from pipeline.checkpoints.hub import (
+    CONFIG,
+    MODEL_FILES,
+    TOKENIZER,
+    VOCABULARIES,
+    WEIGHTS,
+    FetchError,
+    fetch,
+    is_cached,
+    is_hub_id,
+)
+from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
+from pipeline.checkpoints.provenance import RECORD, DamagedFile, check_sums, read_record, sha256_of_file
 
 
 @dataclass(frozen=True)

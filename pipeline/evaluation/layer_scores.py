@@ -16,8 +16,8 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from pipeline.bert.pooling import combine_layers
+from pipeline.evaluation.logistic_path import fit_logistic_path
 from pipeline.layer_mix import apply_layer_mix, learn_layer_mix
-from pipeline.logistic_path import fit_logistic_path
 from pipeline.texts import check_labels, check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
 
