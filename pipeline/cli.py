@@ -168,7 +168,7 @@ def evaluate(
     """Score a saved pipeline on labelled texts it has not seen."""
     from pipeline.artifact import load_pipeline
     from pipeline.datasets import load_reviews
-    from pipeline import evaluation
+    from pipeline.evaluation.scores import evaluate as score_texts
 
     if data is None:
         table, text, label = load_reviews()[1], "text", "label"
@@ -178,7 +178,7 @@ def evaluate(
     if absent:
         raise ValueError(f"--by {absent[0]!r} is no column of the table; there are {', '.join(map(repr, table.columns))}.")
     columns = table[by] if by else None
-    scores = of_rows.evaluate(_with_progress(load_pipeline(model)), table[text], table[label], by=columns, n_mistakes=mistakes)
+    scores = score_texts(_with_progress(load_pipeline(model)), table[text], table[label], by=columns, n_mistakes=mistakes)
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
 
 
