@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -140,11 +141,12 @@ def print_labels(console: Console, texts: Sequence[str], probabilities: "np.ndar
 def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -> None:
     """Print what `pipeline.compare` returns: the scores, then the difference to TF-IDF, with its verdict, and the costs."""
     metrics = ("accuracy", "macro_f1", "roc_auc", "log_loss")
-    table = Table("model", "accuracy", "macro F1", "ROC-AUC", "log loss", "calibration", title=title)
-    costs = Table("model", "against TF-IDF", "95 % interval", "verdict")
     known = [column for column in _COSTS if comparison[column].notna().any()]
-    for column in known:
-        costs.add_column(_COSTS[column], justify="right")
+    table, costs = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False), Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("model", "accuracy", "macro F1", "ROC-AUC", "log loss", "calibration"):
+        table.add_column(header, overflow="fold")  # in a narrow terminal lines break, and nothing is left out
+    for header in ("model", "against TF-IDF", "95 % interval", "verdict", *(_COSTS[column] for column in known)):
+        costs.add_column(header, overflow="fold")
     for name, row in comparison.iterrows():
         table.add_row(str(name), *(_with_spread(row, metric) for metric in metrics), f"{row['calibration_error']:.3f}")
         against = ("", "") if row["verdict"] == "baseline" else (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.evaluation.word2vec import Word2VecVectorizer
 
 TOP = Path(__file__).resolve().parent.parent
 MODULES = {
@@ -294,3 +295,4 @@ def test_every_module_has_a_test_file_with_tests(module):
 def test_the_class_stays_where_saved_files_look_for_it():
     assert pipeline.BertVectorizer.__module__ == "pipeline.vectorizer"
     assert pipeline.FineTunedBertClassifier.__module__ == "pipeline.finetuning"
+    assert Word2VecVectorizer.__module__ == "pipeline.evaluation.word2vec"

@@ -146,7 +146,7 @@ def compare(
     --------
     >>> from pipeline import load_reviews
     >>> train, _ = load_reviews()
-    >>> table = compare(train["text"][:90], train["label"][:90], models=["majority", "static"], cv=3)
+    >>> table = compare(train["text"][:60], train["label"][:60], models=["majority", "static"], cv=3)
     >>> list(table.index)
     ['TF-IDF + LogisticRegression', 'majority', 'static BERT (layer 0 mean)']
     >>> table["verdict"].iloc[0]
