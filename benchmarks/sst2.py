@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 
 from benchmarks.results_file import write_result
 from pipeline import evaluate, make_sentiment_pipeline, read_table
-from pipeline.evaluation.scores import make_tfidf_baseline
+from pipeline.evaluation.baselines import make_tfidf_baseline
 
 MODELS = {
     "majority class": DummyClassifier(strategy="most_frequent"),

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from pipeline.checkpoints.model_files import CheckpointError
     from pipeline.datasets import load_reviews, read_table
     from pipeline.embedding_cache import cache_info, clear_cache
-    from pipeline.evaluation.figures import layer_bars, layer_heatmap
+    from pipeline.evaluation.comparison import compare
+    from pipeline.evaluation.figures import comparison_figure, layer_bars, layer_heatmap
     from pipeline.evaluation.layer_scores import layer_study
-    from pipeline.evaluation.scores import compare, evaluate
+    from pipeline.evaluation.scores import evaluate
     from pipeline.explanation import ExplanationError, explain
     from pipeline.finetuning import FineTunedBertClassifier
     from pipeline.saved.file_kind import ArtifactError
@@ -36,7 +37,8 @@ _HOME = {
     "cache_info": "pipeline.embedding_cache",
     "catalogue": "pipeline.checkpoints.catalogue",
     "clear_cache": "pipeline.embedding_cache",
-    "compare": "pipeline.evaluation.scores",
+    "compare": "pipeline.evaluation.comparison",
+    "comparison_figure": "pipeline.evaluation.figures",
     "evaluate": "pipeline.evaluation.scores",
     "explain": "pipeline.explanation",
     "inspect_artifact": "pipeline.artifact",
@@ -66,6 +68,7 @@ __all__ = [
     "catalogue",
     "clear_cache",
     "compare",
+    "comparison_figure",
     "evaluate",
     "explain",
     "inspect_artifact",

@@ -37,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Frozen BERT features and a LogisticRegression: train, predict, evaluate. Without a command: train with the defaults.",
 )
+_ROWS = "majority, tfidf, word2vec, static, cls, default, layers, finetuned"
 Encoding = Annotated[str, typer.Option(help="Encoding of the CSV file.")]
 Separator = Annotated[str, typer.Option(help="Column separator of the CSV file.")]
 ArtifactPath = Annotated[Path, typer.Option("--model", help="A file written by train.")]
@@ -94,7 +95,8 @@ def train(
     """Train on a table, compare with TF-IDF on the same folds, score on held-out texts, save, and try the saved file."""
     from pipeline.artifact import load_pipeline, save_pipeline
     from pipeline.datasets import load_reviews, split_table
-    from pipeline.evaluation.scores import compare, evaluate
+    from pipeline.evaluation.comparison import compare
+    from pipeline.evaluation.scores import evaluate
     from pipeline.sentiment import make_sentiment_pipeline
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
@@ -112,7 +114,7 @@ def train(
     )
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({data or 'the shipped reviews'}).")
     if cv:
-        table = compare(train_set[text], train_set[label], model=candidate, cv=cv)
+        table = compare(train_set[text], train_set[label], model=candidate, cv=cv, n_timed=0)
         print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
     candidate.fit(train_set[text], train_set[label])
     scores = evaluate(candidate, test_set[text], test_set[label], n_mistakes=0)
@@ -224,6 +226,65 @@ def study_layers(
     if figures is not None:
         for path in write_figures(study, figures):
             console.print(f"Wrote {path}.")
+
+
+@app.command("compare")
+def compare_models(
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")] = None,
+    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
+    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
+    test: Annotated[bool, typer.Option("--test", help="One split: the held-out reviews, or a fifth of --data.")] = False,
+    test_data: Annotated[Path | None, typer.Option(help="One split: score on this file, with the same columns.")] = None,
+    models: Annotated[str | None, typer.Option(help=f"Rows: {_ROWS}; or all.")] = None,
+    fine_tuned: Annotated[bool, typer.Option("--fine-tuned", help="Also a fine-tuned BERT; takes minutes to hours.")] = False,
+    model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
+    truncation: Annotated[str, typer.Option(help="head, tail, head_tail, window or error.")] = "head",
+    word_vectors: Annotated[Path | None, typer.Option(help="Word vectors in word2vec's format, instead of training.")] = None,
+    cv: Annotated[int, typer.Option(help="Folds.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Where the table goes: .csv or .parquet.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for a picture (PNG).")] = None,
+    encoding: Encoding = "utf-8",
+    sep: Separator = ",",
+) -> None:
+    """Score baselines and uses of BERT on the same folds or split, each against TF-IDF, with times and sizes."""
+    from pipeline.datasets import check_output, load_reviews, split_table, write_table
+    from pipeline.evaluation.candidates import QUICK
+    from pipeline.evaluation.comparison import compare
+    from pipeline.evaluation.figures import check_matplotlib, write_comparison
+    from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
+
+    if test and test_data is not None:
+        raise ValueError("Give --test or --test-data, not both.")
+    if figures is not None:
+        check_matplotlib()
+    if out is not None:
+        check_output(out, data or out.parent)
+    if data is None:
+        train_set, test_set = load_reviews()
+        text, label = "text", "label"
+    else:
+        train_set = test_set = _read(data, [text, label], encoding, sep)
+        if test:
+            train_set, test_set = split_table(train_set, label)
+    if test_data is not None:
+        test_set = _read(test_data, [text, label], encoding, sep)
+    rows: Any = None if models is None else "all" if models == "all" else [name.strip() for name in models.split(",")]
+    if fine_tuned and rows != "all" and "finetuned" not in (rows or []):
+        rows = [*(rows or QUICK), "finetuned"]
+    options: dict[str, Any] = {"max_length": max_length, "truncation": truncation, "progress": sys.stderr.isatty()}
+    vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options)
+    held_out = (test_set[text], test_set[label]) if test or test_data is not None else None
+    table = compare(train_set[text], train_set[label], models=rows, test=held_out, cv=cv, vectorizer=vectorizer,
+                    word_vectors=word_vectors, n_jobs=-1)  # fmt: skip
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    how = f"{table.attrs['n_folds']}-fold cross-validation" if held_out is None else f"{len(test_set)} held-out texts"
+    print_comparison(console, table, f"{data or 'the shipped reviews'}: {how}, {len(train_set)} texts to train on")
+    if out is not None:
+        write_table(table.rename_axis("name").reset_index(), out)
+        console.print(f"Wrote {out}.")
+    if figures is not None:
+        console.print(f"Wrote {write_comparison(table, figures)}.")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -137,12 +138,41 @@ def print_labels(console: Console, texts: Sequence[str], probabilities: "np.ndar
     console.print(table, markup=False)
 
 
-def print_comparison(console: Console, scores: "pd.DataFrame", title: str) -> None:
-    """Print what `pipeline.compare` returns, one model a line."""
-    table = Table("model", "accuracy", "F1", "ROC-AUC", title=title)
-    for name, row in scores.iterrows():
-        table.add_row(str(name), *(f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" for m in ("accuracy", "f1", "roc_auc")))
-    console.print(table)
+def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -> None:
+    """Print what `pipeline.compare` returns: the scores, then the difference to TF-IDF, with its verdict, and the costs."""
+    metrics = ("accuracy", "macro_f1", "roc_auc", "log_loss")
+    known = [column for column in _COSTS if comparison[column].notna().any()]
+    table, costs = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False), Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("model", "accuracy", "macro F1", "ROC-AUC", "log loss", "calibration"):
+        table.add_column(header, overflow="fold")  # in a narrow terminal lines break, and nothing is left out
+    for header in ("model", "against TF-IDF", "95 % interval", "verdict", *(_COSTS[column] for column in known)):
+        costs.add_column(header, overflow="fold")
+    for name, row in comparison.iterrows():
+        table.add_row(str(name), *(_with_spread(row, metric) for metric in metrics), f"{row['calibration_error']:.3f}")
+        against = ("", "") if row["verdict"] == "baseline" else (
+            f"{row['difference']:+.3f}", f"{row['difference_low']:+.3f} to {row['difference_high']:+.3f}")  # fmt: skip
+        costs.add_row(str(name), *against, row["verdict"], *(_size(row[column]) for column in known))
+    console.print(table, markup=False)
+    console.print(costs, markup=False)
+    for name, reason in comparison.attrs["left_out"].items():
+        console.print(f"Left out: {name} ({reason}).")
+
+
+_COSTS = {"fit_seconds": "fit, s", "predict_seconds": "predict 1,000, s", "artifact_mb": "file, MB"}
+
+
+def _with_spread(row: Any, metric: str) -> str:
+    spread = row[f"{metric}_sd"]
+    if row[metric] != row[metric]:  # NaN: a fold or the test lacks a class
+        return "-"
+    return f"{row[metric]:.3f}" if spread != spread else f"{row[metric]:.3f} ± {spread:.3f}"
+
+
+def _size(value: float) -> str:
+    """Show a time or a size with two digits or more, where it is known."""
+    if value != value:
+        return "-"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.01 else "< 0.01"
 
 
 def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:

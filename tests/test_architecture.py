@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.evaluation.word2vec import Word2VecVectorizer
 
 TOP = Path(__file__).resolve().parent.parent
 MODULES = {
@@ -148,7 +149,30 @@ ARROWS = {
     },
     "pipeline.evaluation.metrics": set(),
     "pipeline.evaluation.failures": {"bert.tokenizing", "explanation", "evaluation.metrics", "texts", "vectorizer"},
-    "pipeline.evaluation.scores": {"evaluation.failures", "evaluation.metrics", "sentiment", "texts"},
+    "pipeline.evaluation.scores": {"evaluation.failures", "evaluation.metrics"},
+    "pipeline.evaluation.word2vec": {"texts"},
+    "pipeline.evaluation.baselines": {"evaluation.word2vec", "finetuning", "vectorizer"},
+    "pipeline.evaluation.candidates": {
+        "evaluation.baselines",
+        "evaluation.layer_scores",
+        "evaluation.word2vec",
+        "sentiment",
+        "vectorizer",
+    },
+    "pipeline.evaluation.cold_times": set(),
+    "pipeline.evaluation.paired": set(),
+    "pipeline.evaluation.comparison": {
+        "bert.tokenizing",
+        "embedding_cache",
+        "evaluation.candidates",
+        "evaluation.cold_times",
+        "evaluation.metrics",
+        "evaluation.paired",
+        "evaluation.scores",
+        "labels",
+        "texts",
+        "vectorizer",
+    },
     "pipeline.cli": {
         "checkpoints.provenance",
         "",
@@ -157,6 +181,8 @@ ARROWS = {
         "checkpoints.checkpoint",
         "checkpoints.model_folder",
         "datasets",
+        "evaluation.candidates",
+        "evaluation.comparison",
         "evaluation.scores",
         "explanation",
         "evaluation.figures",
@@ -269,3 +295,4 @@ def test_every_module_has_a_test_file_with_tests(module):
 def test_the_class_stays_where_saved_files_look_for_it():
     assert pipeline.BertVectorizer.__module__ == "pipeline.vectorizer"
     assert pipeline.FineTunedBertClassifier.__module__ == "pipeline.finetuning"
+    assert Word2VecVectorizer.__module__ == "pipeline.evaluation.word2vec"

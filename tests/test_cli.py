@@ -21,13 +21,13 @@ import rich.console
 from pipeline import catalogue, compare, evaluate, load_pipeline, make_sentiment_pipeline, read_table, save_pipeline
 from pipeline.cli import EXAMPLES, main
 from pipeline.datasets import split_table
-from pipeline.evaluation.scores import make_tfidf_baseline
+from pipeline.evaluation.baselines import make_tfidf_baseline
 from pipeline.vectorizer import DEFAULT_MODEL
 
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify", "explain", "layers")
+COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify", "explain", "layers", "compare")
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
@@ -113,13 +113,14 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(run, data, tiny_be
     assert (result.code, result.err) == (0, "")
     train, test = split_table(read_table(data), "label")
     model = make_sentiment_pipeline(model=tiny_bert)
-    table = compare(train["text"], train["label"], model=model, cv=2)
+    table = compare(train["text"], train["label"], model=model, cv=2, n_timed=0)
     scores = evaluate(model.fit(train["text"], train["label"]), test["text"], test["label"])
     assert f"{len(train)} texts to train on, {len(test)} held out" in result.out
     for name, row in table.iterrows():
         line = next(line for line in result.out.splitlines() if str(name) in line)
-        for metric in ("accuracy", "f1", "roc_auc"):
+        for metric in ("accuracy", "macro_f1", "roc_auc", "log_loss"):
             assert f"{row[metric]:.3f} ± {row[f'{metric}_sd']:.3f}" in line
+        assert row["verdict"] in result.out
     assert f"{scores['accuracy']:.3f}" in result.out.partition("held-out")[2]
     assert f"Saved {out} (" in " ".join(result.out.split())
     assert result.out.rstrip().endswith(EXAMPLES[-1])
@@ -660,6 +661,7 @@ EXPLAINED = {
     "inspect": ("--json",),
     "verify": ("--sha256",),
     "explain": ("--text", "--level", "--method"),
+    "compare": ("--data", "--test", "--test-data", "--models", "--fine-tuned", "--cv", "--out", "--figures"),
     "layers": ("--data", "--pooling", "--cv", "--nested", "--out", "--figures"),
 }
 
@@ -920,6 +922,73 @@ def test_explain_colours_the_words_at_a_terminal(run, artifact, monkeypatch):
     assert "\x1b[2J" not in result.out
     assert "they add up to" in result.out
     assert "strongest: " in result.out
+
+
+# ---- compare
+
+
+def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(run, data, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    out, figures = tmp_path / "table.csv", tmp_path / "figures"
+    arguments = ["--data", data, "--model", tiny_bert, "--cv", 2, "--models", "majority, tfidf, static", "--out", out]
+    result = run("compare", *arguments, "--figures", figures)
+    assert (result.code, result.err) == (0, "")
+    table = pd.read_csv(out)
+    assert list(table["name"]) == ["majority", "TF-IDF + LogisticRegression", "static BERT (layer 0 mean)"]
+    for row in table.to_dict("records"):
+        scores, costs = (line for line in result.out.splitlines() if row["name"] in line)
+        for metric in ("accuracy", "macro_f1", "roc_auc", "log_loss"):
+            assert f"{row[metric]:.3f} ± {row[f'{metric}_sd']:.3f}" in scores
+        assert row["verdict"] in costs
+        if row["verdict"] != "baseline":
+            assert f"{row['difference']:+.3f}" in costs
+            assert f"{row['difference_low']:+.3f} to {row['difference_high']:+.3f}" in costs
+    assert "2-fold cross-validation, 48 texts to train on" in result.out
+    assert [path.name for path in figures.iterdir()] == ["comparison.png"]
+
+
+def test_compare_on_one_split_shows_no_spread(run, data, tiny_bert, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    result = run("compare", "--data", data, "--model", tiny_bert, "--models", "majority", "--test")
+    assert (result.code, result.err) == (0, "")
+    assert "10 held-out texts, 38 texts to train on" in result.out
+    assert "±" not in result.out
+    same = run("compare", "--data", data, "--model", tiny_bert, "--models", "majority", "--test-data", data)
+    assert "48 held-out texts, 48 texts to train on" in same.out
+
+
+def test_compare_adds_the_fine_tuned_row_to_the_quick_ones_where_it_is_asked_for(run, data, tiny_bert, tmp_path, monkeypatch):
+    asked = {}
+
+    def compare_nothing(X, y, **options):
+        asked.update(options)
+        raise ValueError("stop here")
+
+    monkeypatch.setattr("pipeline.evaluation.comparison.compare", compare_nothing)
+    for arguments, rows in (
+        ([], None),
+        (["--fine-tuned"], ["majority", "tfidf", "word2vec", "static", "cls", "default", "finetuned"]),
+        (["--fine-tuned", "--models", "cls"], ["cls", "finetuned"]),
+        (["--fine-tuned", "--models", "all"], "all"),
+    ):
+        run("compare", "--data", data, *arguments)
+        assert asked["models"] == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--models", "bert"], "models holds 'bert'; allowed are 'all', or a list of 'majority'"),
+        (["--cv", "1"], "n_splits=1"),
+        (["--test", "--test-data", "reviews.csv"], "Give --test or --test-data, not both"),
+        (["--out", "table.txt"], "allowed are .csv, .parquet"),
+        (["--word-vectors", "none.bin"], "none.bin' is no file"),
+    ],
+)
+def test_compare_refuses_wrong_values_in_one_line(arguments, part, run, data, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [] if "--models" in arguments else ["--models", "word2vec"]
+    assert_one_error_line(run("compare", "--data", data, "--model", tiny_bert, *rows, *arguments), part)
 
 
 # ---- layers

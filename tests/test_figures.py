@@ -1,4 +1,4 @@
-"""The pictures of a layer study: every value, label and line is there, nothing is cut off, and pyplot is not touched."""
+"""Pictures of a layer study and of a comparison: values, labels and lines are there, nothing is cut off, no pyplot."""
 
 import subprocess
 import sys
@@ -6,7 +6,14 @@ import sys
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.figures import check_matplotlib, layer_bars, layer_heatmap, write_figures
+from pipeline.evaluation.figures import (
+    check_matplotlib,
+    comparison_figure,
+    layer_bars,
+    layer_heatmap,
+    write_comparison,
+    write_figures,
+)
 
 
 def make_study(*, nested=None, majority=0.5, combinations=True):
@@ -40,6 +47,22 @@ def make_study(*, nested=None, majority=0.5, combinations=True):
         "nested": nested,
     }
     return study
+
+
+def make_comparison(n_folds=5):
+    """Make a comparison of a clearly worse, a clearly better and an undecided row."""
+    table = pd.DataFrame(
+        {
+            "accuracy": [0.5, 0.8, 0.85, 0.81],
+            "difference": [-0.3, 0.0, 0.05, 0.01],
+            "difference_low": [-0.35, 0.0, 0.02, -0.02],
+            "difference_high": [-0.25, 0.0, 0.08, 0.04],
+            "verdict": ["worse than TF-IDF", "baseline", "better than TF-IDF", "no clear difference"],
+        },
+        index=["majority", "TF-IDF + LogisticRegression", "a frozen BERT of many layers", "another"],
+    )
+    table.attrs = {"n_tested": 1234, "n_folds": n_folds}
+    return table
 
 
 def texts_of(axes):
@@ -97,6 +120,28 @@ def test_bars_begin_where_a_length_means_something(majority, start):
     assert len(figure.legends) == (majority is not None)
 
 
+def test_the_comparison_shows_every_difference_with_its_interval_best_on_top():
+    figure = comparison_figure(make_comparison())
+    (axes,) = figure.axes
+    names = ["a frozen BERT of many layers", "another", "TF-IDF + LogisticRegression", "majority"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == names
+    assert texts_of(axes) == ["0.850", "0.810", "0.800", "0.500"]
+    intervals, dots = axes.lines[1::2], axes.lines[2::2]  # the first line is TF-IDF's
+    assert [tuple(line.get_xdata()) for line in intervals] == [(0.02, 0.08), (-0.02, 0.04), (0, 0), (-0.35, -0.25)]
+    assert [float(dot.get_xdata()[0]) for dot in dots] == [0.05, 0.01, 0.0, -0.3]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False, False]
+    assert len({dot.get_color() for dot in dots}) == 3
+    assert axes.get_title() == "1,234 texts, 5 folds"
+    assert comparison_figure(make_comparison("split")).axes[0].get_title() == "1,234 texts, one split"
+    assert_nothing_is_cut(figure)
+
+
+def test_the_comparison_is_written_as_png(tmp_path):
+    path = write_comparison(make_comparison(), tmp_path / "new")
+    assert path.name == "comparison.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_both_are_written_as_png(tmp_path):
     paths = write_figures(make_study(), tmp_path / "new" / "figures")
     assert [path.name for path in paths] == ["layer_heatmap.png", "layer_bars.png"]
@@ -106,7 +151,12 @@ def test_both_are_written_as_png(tmp_path):
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for draw in (lambda: layer_heatmap(make_study()), lambda: layer_bars(make_study()), check_matplotlib):
+    for draw in (
+        lambda: layer_heatmap(make_study()),
+        lambda: layer_bars(make_study()),
+        lambda: comparison_figure(make_comparison()),
+        check_matplotlib,
+    ):
         with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[report\]'"):
             draw()
 

@@ -1,8 +1,14 @@
-"""What inspect and verify print: refused names stand out, and nothing in a file steers the terminal."""
+"""What the commands print: refused names stand out, nothing in a file steers the terminal, a comparison has its verdicts."""
 
+import io
+import re
 from pathlib import Path
 
-from pipeline.printing import describe_inspection, describe_verification
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from pipeline.printing import describe_inspection, describe_verification, print_comparison
 
 FOUND = {
     "path": "m.joblib",
@@ -97,3 +103,30 @@ def test_a_verification_is_told_check_by_check():
     assert lines[-1] == "  probes    3 answered as when it was saved, to 2e-07 (allowed 0.001)"
     assert "torch 2.1, here 2.13" in "\n".join(lines)
     assert "no self-test" in list(describe_verification(Path("m"), {**found, "probes": None}))[-1]
+
+
+def test_a_comparison_is_told_with_what_is_known_alone():
+    rows = {
+        "TF-IDF": {"accuracy": 0.8, "roc_auc": np.nan, "difference": 0.0, "difference_low": 0.0, "difference_high": 0.0,
+                   "verdict": "baseline", "fit_seconds": 0.004},
+        "BERT": {"accuracy": 0.75, "roc_auc": 0.9, "difference": -0.05, "difference_low": -0.08, "difference_high": -0.02,
+                 "verdict": "worse than TF-IDF", "fit_seconds": 1234.5},
+    }  # fmt: skip
+    table = pd.DataFrame.from_dict(rows, orient="index").assign(
+        macro_f1=0.5, log_loss=0.6, calibration_error=0.04, predict_seconds=np.nan, artifact_mb=np.nan
+    )
+    for metric in ("accuracy", "macro_f1", "roc_auc", "log_loss"):
+        table[f"{metric}_sd"] = np.nan
+    table.attrs["left_out"] = {"word2vec": "gensim is not installed"}
+    out = io.StringIO()
+    print_comparison(Console(file=out, width=160), table, "A title")
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.getvalue().splitlines()]
+    assert ["TF-IDF", "0.800", "0.500", "-", "0.600", "0.040"] in lines
+    assert ["BERT", "0.750", "0.500", "0.900", "0.600", "0.040"] in lines
+    assert ["model", "against TF-IDF", "95 % interval", "verdict", "fit, s"] in lines  # no column of what was not measured
+    assert ["TF-IDF", "baseline", "< 0.01"] in lines
+    assert ["BERT", "-0.050", "-0.080 to -0.020", "worse than TF-IDF", "1,234"] in lines
+    assert "Left out: word2vec (gensim is not installed)." in out.getvalue()
+    narrow = io.StringIO()
+    print_comparison(Console(file=narrow, width=60), table, "A title")
+    assert "…" not in narrow.getvalue()

@@ -1,4 +1,4 @@
-"""evaluate and compare: the numbers are scikit-learn's own, for any kind of labels; wrong labels cost no encoding."""
+"""evaluate: the numbers are scikit-learn's own, for any kind of labels; wrong labels cost no encoding."""
 
 import json
 import warnings
@@ -6,21 +6,18 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import ColumnTransformer
-from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
-from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
-from pipeline import BertVectorizer, TruncationWarning, compare, evaluate, make_sentiment_pipeline, read_table
-from pipeline.evaluation.scores import make_tfidf_baseline
+from pipeline import BertVectorizer, TruncationWarning, evaluate, make_sentiment_pipeline, read_table
+from pipeline.evaluation.baselines import make_tfidf_baseline
 
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(40)]
 REVIEWS = [f"A {WORDS[label][i % 4]} film, number {i % 7}, {'but' if i % 3 else 'and'} long." for i, label in enumerate(LABELS)]
-ROWS = ["majority", "TF-IDF + LogisticRegression", "frozen BERT + LogisticRegression"]
 
 
 class Echo(ClassifierMixin, BaseEstimator):
@@ -147,107 +144,6 @@ def test_labels_the_model_does_not_know_are_listed_beside_those_it_knows(y, mess
 def test_texts_and_labels_of_different_number_are_refused(n_labels):
     with pytest.raises(ValueError, match=f"inconsistent numbers of samples: 2 texts and {n_labels} labels"):
         evaluate(Echo(["a", "b"]), [[0.5, 0.5]] * 2, ["a", "b", "b"][:n_labels])
-
-
-# ---- compare
-
-
-def slow_comparison(candidates, texts, y, cv, random_state):
-    """One model, one fold, one metric at a time."""
-    rows = {}
-    for name, candidate in candidates.items():
-        scores = []
-        for train, test in StratifiedKFold(cv, shuffle=True, random_state=random_state).split(texts, y):
-            model = clone(candidate).fit([texts[i] for i in train], y[train])
-            held_out = [texts[i] for i in test]
-            predicted, probability = model.predict(held_out), model.predict_proba(held_out)
-            positive = model.classes_[1]
-            scores.append((
-                accuracy_score(y[test], predicted),
-                f1_score(y[test], predicted, pos_label=positive, zero_division=0.0),
-                roc_auc_score(y[test] == positive, probability[:, 1]),
-            ))  # fmt: skip
-        rows[name] = [*np.mean(scores, axis=0), *np.std(scores, axis=0, ddof=1)]
-    metrics = ["accuracy", "f1", "roc_auc"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[*metrics, *(f"{m}_sd" for m in metrics)])
-
-
-@pytest.mark.parametrize(("cv", "random_state"), [(2, 0), (4, 7)])
-def test_the_table_is_what_a_loop_over_the_folds_by_hand_gives(cv, random_state, tiny_bert):
-    y = np.array(LABELS)
-    bert = make_sentiment_pipeline(model=tiny_bert)
-    candidates = dict(zip(ROWS, [DummyClassifier(strategy="most_frequent"), make_tfidf_baseline(), bert], strict=True))
-    expected = slow_comparison(candidates, REVIEWS, y, cv, random_state)
-    table = compare(REVIEWS, y, model=bert, cv=cv, random_state=random_state)
-    assert list(table.index) == ROWS
-    pd.testing.assert_frame_equal(table.drop(columns="fit_seconds"), expected)
-    assert (table["fit_seconds"] > 0).all()
-
-
-def test_all_rows_are_scored_on_the_same_folds():
-    table = compare(REVIEWS, LABELS, model=make_tfidf_baseline(), cv=3, random_state=5).drop(columns="fit_seconds")
-    assert table.loc[ROWS[2]].tolist() == table.loc[ROWS[1]].tolist()
-    assert table.loc[ROWS[1], "accuracy"] != table.loc[ROWS[0], "accuracy"]
-
-
-def test_the_model_given_is_neither_fitted_nor_changed(tiny_bert):
-    model = make_sentiment_pipeline(model=tiny_bert, layers=1)
-    before = repr(model)
-    compare(REVIEWS, LABELS, model=model, cv=2)
-    assert repr(model) == before
-    assert not model.__sklearn_is_fitted__()
-
-
-@pytest.mark.parametrize("container", [np.array, pd.Series, lambda v: pd.Series(v, index=range(100, 100 - len(v), -1)), iter])
-def test_texts_may_come_in_any_container(container, tiny_bert):
-    y = pd.Series(LABELS, index=range(len(LABELS), 0, -1))
-    model = make_sentiment_pipeline(model=tiny_bert)
-    expected = compare(REVIEWS, LABELS, model=model, cv=2).drop(columns="fit_seconds")
-    found = compare(container(REVIEWS), y, model=model, cv=2).drop(columns="fit_seconds")
-    pd.testing.assert_frame_equal(found, expected)
-
-
-def test_three_classes_and_number_labels_can_be_compared(tiny_bert):
-    y = [i % 3 for i in range(len(REVIEWS))]
-    table = compare(REVIEWS, y, model=make_sentiment_pipeline(model=tiny_bert), cv=2)
-    assert np.isfinite(table.to_numpy()).all()
-    assert table.loc["majority", "roc_auc"] == 0.5
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        (LABELS[:-1], "inconsistent numbers of samples: 40 texts and 39 labels"),
-        (["positive"] * 40, "one class only, 'positive', in all 40 rows"),
-        ([None, *LABELS[1:]], "label 0 is None .missing.*Drop the unlabelled rows"),
-        ([1, *LABELS[1:]], r"y mixes text with other labels: label 0 is 1 \(int\), label 1 is 'positive' \(str\)"),
-        ([*["rare"] * 2, *["positive"] * 3, *["negative"] * 3, *["odd"] * 32], None),
-    ],
-)
-def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_bert, encoded):
-    model = make_sentiment_pipeline(model=tiny_bert)
-    if message is None:
-        compare(REVIEWS, y, model=model, cv=2)
-        assert encoded
-        return
-    with pytest.raises(ValueError, match=message):
-        compare(REVIEWS, y, model=model, cv=2)
-    assert not encoded
-
-
-@pytest.mark.parametrize(
-    ("cv", "message"), [(1, "n_splits=1"), (25, "n_splits=25 cannot be greater than the number of members in each class")]
-)
-def test_a_wrong_number_of_folds_is_refused_before_anything_is_encoded(cv, message, tiny_bert, encoded):
-    with pytest.raises(ValueError, match=message):
-        compare(REVIEWS, LABELS, model=make_sentiment_pipeline(model=tiny_bert), cv=cv)
-    assert not encoded
-
-
-@pytest.mark.parametrize("texts", [["film", None], ["film", 3], "film"])
-def test_wrong_texts_are_refused_by_row(texts):
-    with pytest.raises((ValueError, TypeError), match=r"row 1 of X is|X is a single string"):
-        compare(texts, [0, 1])
 
 
 # ---- more than scores

@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from pipeline import BertVectorizer, evaluate, load_reviews, make_sentiment_pipeline, read_table
-from pipeline.evaluation.scores import make_tfidf_baseline
+from pipeline.evaluation.baselines import make_tfidf_baseline
 
 TRAIN = ["A lovely film.", "A dull film.", "Good soup, a quiet terrace.", "Cold soup and a rude waiter."] * 3
 LABELS = ["positive", "negative"] * 6

@@ -1,4 +1,4 @@
-"""Pictures of a layer study: a heatmap of layers by poolings, and a bar chart with error bars. Used by cli."""
+"""Pictures of a layer study (a heatmap, a bar chart with error bars) and of a comparison (dots with intervals). Used by cli."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BAR, _BEST, _RULE = "#5b8db8", "#d9822b", "#444444"  # a blue and an orange that every kind of sight tells apart
+_BETTER, _WORSE = _BAR, _BEST
 
 
 def layer_heatmap(study: "pd.DataFrame") -> "Figure":
@@ -86,6 +87,55 @@ def layer_bars(study: "pd.DataFrame") -> "Figure":
     panels[-1].set_xlabel(f"{study.attrs['scoring']}, mean ± standard deviation of {study.attrs['n_folds']} folds")
     figure.suptitle(_title(study), fontsize="medium")
     return figure
+
+
+def comparison_figure(comparison: "pd.DataFrame") -> "Figure":
+    """Draw by how much each model is better or worse than TF-IDF, with its interval, and its accuracy beside.
+
+    Parameters
+    ----------
+    comparison : DataFrame
+        From `pipeline.compare`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One dot per row, best accuracy on top; TF-IDF is the line at 0. Where the interval does not reach the line the dot is
+        filled: blue for better, orange for worse. Not shown; ``savefig`` writes it.
+
+    Raises
+    ------
+    ImportError
+        Where matplotlib is not installed; it comes with ``pip install 'bert-vectorizer[report]'``.
+    """
+    figure_class = _figure_class()
+    rows = comparison.sort_values("accuracy", ascending=False, kind="stable")
+    figure = figure_class(figsize=(7.5, 1.5 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color=_RULE, linewidth=1, linestyle="--")
+    for position, (_, row) in enumerate(rows.iterrows()):
+        colour = {"better than TF-IDF": _BETTER, "worse than TF-IDF": _WORSE}.get(row["verdict"], _RULE)
+        axes.plot([row["difference_low"], row["difference_high"]], [position, position], color=colour, linewidth=2)
+        sure = row["verdict"] != "no clear difference"
+        axes.plot(row["difference"], position, "o", color=colour, markerfacecolor=colour if sure else "white", markersize=7)
+        axes.text(1.01, position, f"{row['accuracy']:.3f}", transform=axes.get_yaxis_transform(), va="center", fontsize="small")
+    axes.set_yticks(range(len(rows)), list(rows.index))
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("accuracy minus that of TF-IDF, 95 % interval; at the right the accuracy")
+    attrs = comparison.attrs
+    how = "one split" if attrs["n_folds"] == "split" else f"{attrs['n_folds']} folds"
+    axes.set_title(f"{attrs['n_tested']:,} texts, {how}", fontsize="medium")
+    return figure
+
+
+def write_comparison(comparison: "pd.DataFrame", folder: str | Path) -> Path:
+    """Write `comparison_figure` as ``comparison.png`` into a folder, made where it is missing, and return its path."""
+    figure = comparison_figure(comparison)
+    path = Path(folder) / "comparison.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
 
 
 def write_figures(study: "pd.DataFrame", folder: str | Path) -> list[Path]:

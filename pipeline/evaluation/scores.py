@@ -1,4 +1,4 @@
-"""How good is a model: evaluate on held-out texts, compare by cross-validation with the honest baselines. Used by cli."""
+"""How good is a model: evaluate on held-out texts. Used by comparison and cli."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,35 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
-from sklearn.dummy import DummyClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
-from sklearn.model_selection import StratifiedKFold, cross_validate
-from sklearn.pipeline import Pipeline, make_pipeline
 
 from pipeline.evaluation.failures import find_duplicates, find_mistakes, slice_by, slices_by_length, texts_of
 from pipeline.evaluation.metrics import bootstrap_intervals, calibration_table, class_table, classification_scores
-from pipeline.sentiment import make_sentiment_pipeline
-from pipeline.texts import check_labels, check_texts
-
-METRICS = ("accuracy", "f1", "roc_auc")
-
-
-def make_tfidf_baseline() -> Pipeline:
-    """Return TF-IDF + LogisticRegression, the baseline that every comparison shows.
-
-    Words and word pairs with sublinear counts and ``C=30``, chosen by the same cross-validation as our own defaults
-    (``docs/defaults.md``): a baseline is only honest if it was tuned as well.
-
-    Returns
-    -------
-    sklearn.pipeline.Pipeline
-        Not fitted.
-    """
-    return make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode"), LogisticRegression(C=30, max_iter=1000)
-    )
 
 
 def evaluate(
@@ -87,7 +62,7 @@ def evaluate(
     X = X if hasattr(X, "__len__") else list(X)  # a table stays one: of a DataFrame list() would give the column names
     texts = texts_of(X)
     classes = np.asarray(model.classes_).tolist()
-    true, probability = _check_answers(model, X, len(texts), y, classes)
+    true, probability = check_answers(model, X, len(texts), y, classes)
     predicted = probability.argmax(axis=1)
     columns = {} if by is None else {str(name): list(values) for name, values in by.items()}
     for name, values in columns.items():
@@ -108,7 +83,7 @@ def evaluate(
     }
 
 
-def _check_answers(model: BaseEstimator, X: Any, n_texts: int, y: Any, classes: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def check_answers(model: BaseEstimator, X: Any, n_texts: int, y: Any, classes: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return positions of the true classes, shape (n_texts,), and probabilities, shape (n_texts, n_classes)."""
     labels = list(y)
     unknown = sorted({str(label) for label in labels} - {str(c) for c in classes})
@@ -124,50 +99,3 @@ def _check_answers(model: BaseEstimator, X: Any, n_texts: int, y: Any, classes: 
     position = {str(c): i for i, c in enumerate(classes)}
     true = np.array([position[str(label)] for label in labels], dtype=np.int64)
     return true, np.asarray(model.predict_proba(X))
-
-
-def compare(X: Any, y: Any, *, model: BaseEstimator | None = None, cv: int = 5, random_state: int = 0) -> pd.DataFrame:
-    """Cross-validate the majority class, TF-IDF and a BERT pipeline on the same folds.
-
-    Parameters
-    ----------
-    X : iterable of str, length n_texts
-        Texts.
-    y : array-like of shape (n_texts,)
-        Labels.
-    model : estimator, optional
-        The pipeline to compare; `make_sentiment_pipeline()` by default.
-    cv : int, default=5
-        Number of stratified, shuffled folds.
-    random_state : int, default=0
-        Of the folds.
-
-    Returns
-    -------
-    DataFrame
-        One row per model (``majority``, ``TF-IDF + LogisticRegression``, ``frozen BERT + LogisticRegression``); columns
-        ``accuracy``, ``f1``, ``roc_auc`` (means over the folds), the same with ``_sd`` (standard deviation over the folds), and
-        ``fit_seconds`` (mean).
-    """
-    texts = check_texts(X)
-    check_labels(y, len(texts))
-    labels = np.asarray(y)
-    folds = list(StratifiedKFold(cv, shuffle=True, random_state=random_state).split(texts, labels))
-    candidates: Sequence[tuple[str, BaseEstimator]] = (
-        ("majority", DummyClassifier(strategy="most_frequent")),
-        ("TF-IDF + LogisticRegression", make_tfidf_baseline()),
-        ("frozen BERT + LogisticRegression", make_sentiment_pipeline() if model is None else model),
-    )
-    rows = {name: _cross_validate(candidate, texts, labels, folds) for name, candidate in candidates}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _cross_validate(candidate: BaseEstimator, texts: list[str], labels: np.ndarray, folds: list[Any]) -> dict[str, float]:
-    def score(fitted: BaseEstimator, X: Any, y: Any) -> dict[str, float]:
-        scores = classification_scores(*_check_answers(fitted, X, len(X), y, np.asarray(fitted.classes_).tolist()))
-        return {metric: np.nan if scores[metric] is None else float(scores[metric] or 0.0) for metric in METRICS}
-
-    results = cross_validate(candidate, np.array(texts, dtype=object), labels, cv=folds, scoring=score, error_score="raise")
-    row = {metric: float(results[f"test_{metric}"].mean()) for metric in METRICS}
-    row |= {f"{metric}_sd": float(results[f"test_{metric}"].std(ddof=1)) for metric in METRICS}
-    return row | {"fit_seconds": float(results["fit_time"].mean())}

@@ -38,6 +38,7 @@ MADE = frozenset(
         "builtins.range",
         "pipeline.vectorizer.BertVectorizer",
         "pipeline.finetuning.FineTunedBertClassifier",
+        "pipeline.evaluation.word2vec.Word2VecVectorizer",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.utils._bunch.Bunch",
         "sklearn.tree._tree.Tree",

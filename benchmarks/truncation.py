@@ -1,0 +1,76 @@
+"""Long texts: head, tail, head_tail and window, by 5 folds on whole film reviews, beside TF-IDF on the same folds.
+
+    python -m benchmarks.truncation movie_reviews.csv [--cache FOLDER]
+
+The file has the columns text and label (2,000 reviews of Pang and Lee 2004, 744 words each on average). Writes
+results/truncation.json. With a cache folder a run that was broken off goes on where it stopped.
+"""
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
+
+from benchmarks.results_file import write_result
+from pipeline import BertVectorizer, TruncationWarning, make_sentiment_pipeline, read_table
+from pipeline.evaluation.baselines import make_tfidf_baseline
+from pipeline.evaluation.paired import paired_difference
+
+# truncation, max_length
+SETTINGS = (("head", 512), ("tail", 512), ("head_tail", 512), ("window", 512), ("head", 128), ("tail", 128), ("head_tail", 128))
+STRENGTHS = [0.01, 0.03, 0.1, 0.3, 1.0]
+
+
+def classifiers() -> dict[str, BaseEstimator]:
+    """Return the default pipeline's classifier, and one whose C is chosen within the training texts of every fold."""
+    head = make_sentiment_pipeline()[-1]
+    return {"default C": head, "chosen C": GridSearchCV(clone(head), {"C": STRENGTHS}, cv=3)}
+
+
+def answers(texts: np.ndarray, labels: np.ndarray, cache: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Give of every contender what it is, and whether it was right on each text."""
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    predicted = cross_val_predict(make_tfidf_baseline(), texts, labels, cv=folds)
+    yield {"features": "TF-IDF", "max_length": None, "classifier": "default C", "share_lost": 0.0}, predicted == labels
+    for truncation, max_length in SETTINGS:
+        vectorizer = BertVectorizer(layers="all", truncation=truncation, max_length=max_length, cache=cache)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)  # it is in the rows
+            X = vectorizer.fit_transform(texts)  # frozen: the features of a text are the same in every fold
+        lost = vectorizer.truncation_report_["share_lost"]
+        for name, classifier in classifiers().items():
+            predicted = cross_val_predict(classifier, X, labels, cv=folds)
+            row = {"features": truncation, "max_length": max_length, "classifier": name, "share_lost": lost}
+            yield row, predicted == labels
+
+
+def main() -> None:
+    """Score everything and hold each against head at the same length, and against TF-IDF."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--cache", type=Path)
+    options = parser.parse_args()
+    table = read_table(options.file, columns=["text", "label"])
+    texts, labels = table["text"].to_numpy(dtype=object), table["label"].to_numpy()
+    rows: list[dict[str, Any]] = []
+    right: dict[tuple[Any, ...], np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for row, of_row in answers(texts, labels, options.cache or Path(folder)):
+            key = (row["features"], row["max_length"], row["classifier"])
+            right[key] = of_row
+            head = right.get(("head", *key[1:]))
+            rows.append({**row, "n_texts": len(texts), "accuracy": float(of_row.mean())})
+            rows[-1]["against_head"] = None if head is None else list(paired_difference(of_row, head))
+            rows[-1]["against_tfidf"] = list(paired_difference(of_row, right["TF-IDF", None, "default C"]))
+            print(rows[-1], flush=True)
+    write_result("truncation", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Word2VecVectorizer: a text as the mean of its words' vectors, the classic BERT is compared with. Used by baselines."""
+
+import re
+from collections.abc import Iterable, Iterator
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar, Self
+from zlib import crc32
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.validation import check_is_fitted
+
+from pipeline.texts import check_texts
+
+_WORD = re.compile(r"\w+")
+_MOST_WORDS = 10_000  # gensim silently drops what is beyond in one sentence (MAX_WORDS_IN_BATCH)
+
+
+class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Turn each text into the mean of the vectors of its words.
+
+    The vectors are word2vec's [1]_, trained by gensim on the texts of `fit`, or those that you give. A word has one vector,
+    whatever stands around it: what this lacks beside BERT is context.
+
+    Parameters
+    ----------
+    vectors : gensim KeyedVectors, str, Path or None, default=None
+        None trains on the texts. A path is a file in word2vec's own format: binary where its name ends in ``.bin`` or
+        ``.bin.gz``, else text. Of large vectors give the path: scikit-learn's ``clone`` copies an object.
+
+    vector_size : int, default=100
+        Width of the vectors that are trained; unused with ``vectors``, as all that follow but ``lowercase``.
+
+    window : int, default=5
+        How many words to each side predict a word.
+
+    min_count : int, default=2
+        Words that occur less often have no vector.
+
+    skip_gram : bool, default=True
+        Skip-gram, or the continuous bag of words (CBOW).
+
+    epochs : int, default=50
+        Passes over the texts. gensim's own default, 5, is meant for more text: of a few thousand sentences it learns little.
+
+    lowercase : bool, default=True
+        Whether "Good" is "good". Vectors that you give may want False, such as those of Google News.
+
+    random_state : int, RandomState instance or None, default=None
+        Of the training. With an int the vectors are the same bits each time on one machine: one thread trains them.
+
+    Attributes
+    ----------
+    vocabulary_ : dict of str to int
+        Row of each word.
+
+    vectors_ : ndarray of shape (n_words, n_features), float32
+        Their vectors.
+
+    See Also
+    --------
+    pipeline.compare : Shows it beside BERT.
+
+    Notes
+    -----
+    Words are runs of letters, digits and underscores of any script. A text without a known word is a row of zeros. Fitting
+    needs gensim where vectors are trained or read; transforming never does.
+
+    References
+    ----------
+    .. [1] Mikolov, Sutskever, Chen, Corrado and Dean, "Distributed Representations of Words and Phrases and their
+       Compositionality", 2013.
+
+    Examples
+    --------
+    >>> texts = ["A lovely film.", "A dull film.", "A lovely, lovely day."]
+    >>> vectorizer = Word2VecVectorizer(vector_size=5, random_state=0).fit(texts)
+    >>> vectorizer.transform(["A film.", "Unheard!"]).shape
+    (2, 5)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "vectors": [str, Path, HasMethods(["get_vector"]), None],
+        "vector_size": [Interval(Integral, 1, None, closed="left")],
+        "window": [Interval(Integral, 1, None, closed="left")],
+        "min_count": [Interval(Integral, 1, None, closed="left")],
+        "skip_gram": ["boolean"],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "lowercase": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        vectors: Any = None,
+        *,
+        vector_size: int = 100,
+        window: int = 5,
+        min_count: int = 2,
+        skip_gram: bool = True,
+        epochs: int = 50,
+        lowercase: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.vectors = vectors
+        self.vector_size = vector_size
+        self.window = window
+        self.min_count = min_count
+        self.skip_gram = skip_gram
+        self.epochs = epochs
+        self.lowercase = lowercase
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Iterable[str], y: Any = None) -> Self:
+        """Train the vectors on the texts, or take those that were given.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            List, array, Series or one-column DataFrame.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        Word2VecVectorizer
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For wrong parameters and texts, and where no word occurs ``min_count`` times.
+        OSError
+            Where the file of vectors is not there.
+        ImportError
+            Where gensim is needed and not installed; it comes with ``pip install 'bert-vectorizer[word2vec]'``.
+        """
+        texts = check_texts(X)
+        if not texts:
+            raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required: X holds no text to fit on.")
+        keyed = self._train(texts) if self.vectors is None else self._take()
+        self.vocabulary_: dict[str, int] = dict(keyed.key_to_index)
+        self.vectors_: np.ndarray = np.array(keyed.vectors, dtype=np.float32)  # gensim's own objects stay out of saved files
+        self._n_features_out = self.vectors_.shape[1]
+        return self
+
+    def transform(self, X: Iterable[str]) -> np.ndarray:
+        """Return the mean vector of the words of each text.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_features), float32
+            Zeros where no word of a text is known.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self)
+        means = np.zeros((len(texts := check_texts(X)), self.vectors_.shape[1]), dtype=np.float32)
+        for mean, text in zip(means, texts, strict=True):
+            known = [self.vocabulary_[word] for word in self._words(text) if word in self.vocabulary_]
+            if known:
+                mean[:] = self.vectors_[known].mean(axis=0)
+        return means
+
+    def _words(self, text: str) -> list[str]:
+        return _WORD.findall(text.lower() if self.lowercase else text)
+
+    def _train(self, texts: list[str]) -> Any:
+        gensim = import_gensim()
+        sentences = [part for text in texts for part in _split(self._words(text))]
+        model = gensim.models.Word2Vec(
+            vector_size=self.vector_size,
+            window=self.window,
+            min_count=self.min_count,
+            sg=int(self.skip_gram),
+            epochs=self.epochs,
+            seed=int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max)),
+            workers=1,  # with more of them the order of the updates hangs on chance
+            hashfxn=_stable_hash,
+        )
+        model.build_vocab(sentences)
+        if not len(model.wv):
+            raise ValueError(
+                f"No word occurs min_count={self.min_count} times in the {len(texts)} texts, so that no vector can be trained. "
+                "Lower min_count, or give vectors."
+            )
+        model.train(sentences, total_examples=model.corpus_count, epochs=model.epochs)
+        return model.wv
+
+    def _take(self) -> Any:
+        if not isinstance(self.vectors, str | Path):
+            return self.vectors
+        path = Path(self.vectors).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"vectors={str(self.vectors)!r} is no file; give one in word2vec's format, or KeyedVectors.")
+        binary = path.name.endswith((".bin", ".bin.gz"))
+        try:
+            return import_gensim().models.KeyedVectors.load_word2vec_format(str(path), binary=binary)
+        except (ValueError, EOFError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{path} cannot be read as word vectors in word2vec's {'binary' if binary else 'text'} format: {error}. A "
+                "binary file must end in .bin or .bin.gz; what gensim saved by .save(), give as KeyedVectors.load(path)."
+            ) from error
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def import_gensim() -> Any:
+    """Return gensim, or say how to install it; raises ImportError."""
+    try:
+        import gensim.models
+    except ImportError as error:
+        raise ImportError(
+            "word2vec needs gensim, which is not installed. Install it by pip install 'bert-vectorizer[word2vec]', or by "
+            "pip install gensim."
+        ) from error
+    return gensim
+
+
+def _split(words: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(words), _MOST_WORDS):
+        yield words[start : start + _MOST_WORDS]
+
+
+def _stable_hash(word: str) -> int:
+    """Stand in for Python's own hash, which differs from process to process."""
+    return crc32(word.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,96 @@
+"""Which rows a comparison has: by name, the user's own, TF-IDF always; and what is refused."""
+
+import sys
+
+import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
+
+from pipeline import BertVectorizer, make_sentiment_pipeline
+from pipeline.evaluation.candidates import QUICK, ROWS, SHORT, bert_in, choose_rows, encode_all, make_candidates
+
+MINE = DummyClassifier()
+
+
+@pytest.mark.parametrize(
+    ("models", "model", "expected"),
+    [
+        (None, None, list(QUICK)),
+        (None, MINE, list(SHORT)),
+        ("all", None, list(ROWS)),
+        ("all", MINE, list(ROWS)),
+        (["default", "tfidf"], MINE, ["default", "tfidf"]),
+        (["cls"], None, ["tfidf", "cls"]),
+        ([("mine", MINE), "majority"], None, ["tfidf", "mine", "majority"]),
+        ({"mine": MINE}, None, ["tfidf", "mine"]),
+        (iter(["static"]), None, ["tfidf", "static"]),
+        ([], None, ["tfidf"]),
+    ],
+)
+def test_rows_come_in_the_order_asked_for_with_tfidf_among_them(models, model, expected):
+    rows, left_out = choose_rows(models, model)
+    assert list(rows) == expected
+    assert left_out == {}
+    assert {name for name, own in rows.items() if own is not None} == {"mine"} & set(expected)
+
+
+@pytest.mark.parametrize(
+    ("models", "model", "error", "message"),
+    [
+        ("tfidf", None, ValueError, "models='tfidf'; allowed are 'all', or a list of 'majority', 'tfidf'"),
+        (["bert"], None, ValueError, "models holds 'bert'; allowed are"),
+        (3, None, TypeError, "models is a int; allowed are"),
+        ([3], None, TypeError, "models holds 3; allowed are"),
+        (["cls", "cls"], None, ValueError, "models holds 'cls' twice"),
+        ([("cls", MINE)], None, ValueError, "'cls' twice, or gives it to an estimator of yours"),
+        ([("majority", MINE)], None, ValueError, "give every row its own name"),
+        ([(ROWS["tfidf"], MINE)], None, ValueError, "give every row its own name"),
+        (["tfidf"], MINE, ValueError, "model is the row 'default', which is not among models"),
+        ({"mine": "tfidf"}, None, TypeError, "'mine' is 'tfidf'; a scikit-learn classifier is expected"),
+        ({"mine": DummyClassifier}, None, TypeError, "a scikit-learn classifier is expected, as an object"),
+        ({"mine": LinearSVC()}, None, TypeError, r"'mine' gives no probabilities \(predict_proba\).*CalibratedClassifierCV"),
+    ],
+)
+def test_what_is_no_row_is_refused(models, model, error, message):
+    with pytest.raises(error, match=message):
+        choose_rows(models, model)
+
+
+def test_a_model_without_probabilities_is_refused(tiny_bert):
+    with pytest.raises(TypeError, match="'model' gives no probabilities"):
+        make_candidates({"default": None}, BertVectorizer(tiny_bert), make_pipeline(LinearSVC()), None, 0, 2)
+
+
+def test_a_row_that_was_asked_for_and_cannot_be_names_the_extra(monkeypatch):
+    monkeypatch.setattr("pipeline.evaluation.candidates.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[finetune\]'"):
+        choose_rows(["finetuned"], None)
+    monkeypatch.setitem(sys.modules, "gensim.models", None)
+    with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[word2vec\]'"):
+        choose_rows(["word2vec"], None)
+    rows, left_out = choose_rows(None, None)
+    assert "word2vec" not in rows
+    assert list(left_out) == [ROWS["word2vec"]]
+
+
+def test_the_default_row_has_the_default_layout_and_the_vectorizer_s_own_settings():
+    vectorizer = BertVectorizer("acme/bert", pooling="cls", layers=-1, max_length=7, truncation="tail", cache=None)
+    (candidate,) = make_candidates({"default": None}, vectorizer, None, None, 0, 1).values()
+    expected = make_sentiment_pipeline(model="acme/bert", max_length=7, truncation="tail", cache=None)
+    assert repr(candidate.by_fold[0]) == repr(expected)
+
+
+def test_the_vectorizer_is_found_inside_a_model():
+    vectorizer = BertVectorizer("acme/bert")
+    assert bert_in(GridSearchCV(make_pipeline(vectorizer, LogisticRegression()), {})) is vectorizer
+    assert bert_in(None).model == bert_in(MINE).model == BertVectorizer().model
+
+
+def test_filling_the_caches_encodes_every_text_once_and_fits_nothing(tiny_bert, encoded):
+    cached, other = make_sentiment_pipeline(model=tiny_bert), make_sentiment_pipeline(model=tiny_bert, layers=0, combine="mean")
+    encode_all([cached, MINE, other, make_sentiment_pipeline(model=tiny_bert, cache=None)], ["a", "b", "a"], [0, 1, 0])
+    assert sum(encoded) == 2
+    assert not cached.__sklearn_is_fitted__()
