@@ -148,7 +148,16 @@ ARROWS = {
     },
     "pipeline.evaluation.metrics": set(),
     "pipeline.evaluation.failures": {"bert.tokenizing", "explanation", "evaluation.metrics", "texts", "vectorizer"},
-    "pipeline.evaluation.scores": {"evaluation.failures", "evaluation.metrics", "sentiment", "texts"},
+    "pipeline.evaluation.curves": set(),
+    "pipeline.evaluation.embedding_map": set(),
+    "pipeline.evaluation.scores": {
+        "evaluation.curves",
+        "evaluation.embedding_map",
+        "evaluation.failures",
+        "evaluation.metrics",
+        "sentiment",
+        "texts",
+    },
     "pipeline.cli": {
         "checkpoints.provenance",
         "",
