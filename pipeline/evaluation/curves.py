@@ -8,7 +8,9 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 MOST_POINTS = 101  # of a curve: finer than a picture shows, and the areas stay right to about 0.001
 
 
-def score_curves(true: np.ndarray, probability: np.ndarray, classes: list[Any], *, most: int = MOST_POINTS) -> list[dict[str, Any]]:
+def score_curves(
+    true: np.ndarray, probability: np.ndarray, classes: list[Any], *, most: int = MOST_POINTS
+) -> list[dict[str, Any]]:
     """Return the ROC and the precision-recall curve of each class against the rest.
 
     Parameters

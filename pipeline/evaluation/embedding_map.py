@@ -57,7 +57,7 @@ def map_embeddings(
     predicted = probability.argmax(axis=1)
     points = [
         {
-            "row": int(row),
+            "row": row,
             "x": float(x),
             "y": float(y),
             "text": texts[row][:MOST_CHARACTERS],
@@ -65,7 +65,7 @@ def map_embeddings(
             "predicted": classes[predicted[row]],
             "probability": float(probability[row].max()),
         }
-        for row, (x, y) in zip(rows, places, strict=True)
+        for row, (x, y) in zip(rows.tolist(), places, strict=True)
     ]
     return {"method": "PCA", "explained_variance": shares, "points": points}
 
@@ -73,7 +73,9 @@ def map_embeddings(
 def _flat(dense: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Return places, shape (n_texts, 2), and the share of the variance along each axis."""
     centred = dense - dense.mean(axis=0)
-    if not np.abs(centred).max() > 1e-9 * max(np.abs(dense).max(), 1e-300):  # the same text again and again: PCA would divide by 0
+    if not np.abs(centred).max() > 1e-9 * max(
+        np.abs(dense).max(), 1e-300
+    ):  # the same text again and again: PCA would divide by 0
         return np.zeros((len(dense), 2)), [0.0, 0.0]
     pca = PCA(n_components=2, svd_solver="full")
     return pca.fit_transform(centred), pca.explained_variance_ratio_.tolist()

@@ -3,23 +3,22 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 _NEEDED = ("n_texts", "classes", "accuracy", "intervals", "confusion_matrix", "by_class", "calibration", "slices", "mistakes")
 _LAYER = re.compile(r"layer (\d+)\b.*")
 # of a layer study what the page shows, and what of its attrs
-_LAYER_COLUMNS = ("kind", "features", "pooling", "score", "score_sd", "dimension", "C")
+_WORDS, _NUMBERS = ("kind", "features", "pooling"), ("score", "score_sd", "dimension", "C")
 _LAYER_ATTRS = ("n_folds", "scoring", "n_texts", "majority", "nested")
 
 
 def report_contents(
     scores: Mapping[str, Any],
     *,
-    comparison: "pd.DataFrame | None" = None,
-    layers: "pd.DataFrame | None" = None,
+    comparison: pd.DataFrame | None = None,
+    layers: pd.DataFrame | None = None,
     provenance: Mapping[str, Any] | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
@@ -72,17 +71,21 @@ def plain_values(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int) else str(value)
 
 
-def _comparison(table: "pd.DataFrame") -> list[dict[str, Any]]:
+def _comparison(table: pd.DataFrame) -> list[dict[str, Any]]:
     if "accuracy" not in getattr(table, "columns", ()):
         raise ValueError("comparison has no column 'accuracy'; give the DataFrame that compare(X, y) returns.")
     return [{"model": str(name), **plain_values(row)} for name, row in zip(table.index, table.to_dict("records"), strict=True)]
 
 
-def _layers(study: "pd.DataFrame") -> dict[str, Any]:
-    lacking = [name for name in ("kind", "features", "pooling", "score") if name not in getattr(study, "columns", ())]
+def _layers(study: pd.DataFrame) -> dict[str, Any]:
+    lacking = [name for name in (*_WORDS, "score") if name not in getattr(study, "columns", ())]
     if lacking:
-        raise ValueError(f"layers has no column {lacking[0]!r}; give the DataFrame of layer_study, or the table that `layers` wrote.")
-    rows = plain_values(study[[name for name in _LAYER_COLUMNS if name in study.columns]].to_dict("records"))
+        raise ValueError(
+            f"layers has no column {lacking[0]!r}; give the DataFrame of layer_study, or the table that `layers` wrote."
+        )
+    shown = study[[name for name in (*_WORDS, *_NUMBERS) if name in study.columns]]
+    numbers = {name: pd.to_numeric(shown[name]) for name in _NUMBERS if name in shown}  # of a CSV file they are text
+    rows = plain_values(shown.assign(**numbers).to_dict("records"))
     for row in rows:
         numbered = _LAYER.fullmatch(str(row["features"]))
         row["layer"] = int(numbered[1]) if row["kind"] == "layer" and numbered else None

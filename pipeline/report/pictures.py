@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.report.readable import shortened
+from pipeline.report.readable import columns, shortened
 from pipeline.report.svg import COLOURS, Words, figure_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH = 340  # points: about a phone's width, so that letters are never scaled below their size
+_NAME_BESIDE = 26  # columns of a name that leave enough room for its row
 _MOST_CLASSES = 40  # of a matrix that can be seen
 MOST_NAMED = 6  # classes that have a colour, a line or a marker of their own
 MARKERS = ("o", "s", "^", "D", "v", "*")
@@ -34,20 +35,24 @@ def interval_figure(
     reference : (str, float), optional
         A dashed line through all rows.
     """
+    above = max(columns(str(row["name"])) for row in rows) > _NAME_BESIDE  # long names stand above their rows
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_subplot()
         for i, row in enumerate(rows):
-            colour = COLOURS["against" if row.get("best") else "for"]
+            best = bool(row.get("best"))
+            colour, weight = COLOURS["against" if best else "for"], "bold" if best else "normal"
             if row["low"] is not None:
                 axes.plot([row["low"], row["high"]], [i, i], color=colour, linewidth=2, alpha=0.6, solid_capstyle="round")
-            axes.plot([row["value"]], [i], marker="D" if row.get("best") else "o", markersize=7, color=colour)
-            axes.text(1.02, i, f"{row['value']:.3f}", transform=axes.get_yaxis_transform(), va="center",
-                      fontweight="bold" if row.get("best") else "normal")  # fmt: skip
+            axes.plot([row["value"]], [i], marker="D" if best else "o", markersize=7, color=colour)
+            beside = axes.get_yaxis_transform()  # 0 to 1 across, rows down
+            axes.text(1.02, i, f"{row['value']:.3f}", transform=beside, va="center", fontweight=weight)
+            if above:
+                axes.text(0.0, i - 0.38, words(row["name"], 44), transform=beside, va="center", fontweight=weight)
         if reference is not None:
             axes.axvline(reference[1], color=COLOURS["muted"], linestyle=(0, (4, 3)), linewidth=1)
-        axes.set_yticks(range(len(rows)), [words(row["name"], 26) for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [""] * len(rows) if above else [words(row["name"], _NAME_BESIDE) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.7 if above else -0.5)
         axes.set_xlabel(axis)
         axes.grid(axis="x", linewidth=0.5)
         axes.set_axisbelow(True)
@@ -57,7 +62,7 @@ def interval_figure(
 
     told = "; ".join(f"{shortened(row['name'], 60)} {row['value']:.3f}{_between(row)}" for row in rows)
     dashed = "" if reference is None else f" The dashed line is {reference[0]}, {reference[1]:.3f}."
-    return figure_svg(draw, key=key, size=(_WIDTH, 62 + 25 * len(rows)), label=f"{label}: {told}.{dashed}")
+    return figure_svg(draw, key=key, size=(_WIDTH, 62 + (40 if above else 25) * len(rows)), label=f"{label}: {told}.{dashed}")
 
 
 def _between(row: Mapping[str, Any]) -> str:
@@ -71,7 +76,9 @@ def roc_figure(curves: Sequence[Mapping[str, Any]]) -> str:
         f"{100 * _found_at(curve['roc'], 0.1):.0f} % found at 10 % false alarms"
         for curve in curves[:MOST_NAMED]
     )
-    return _curves_figure(curves, "roc", "false_positive_rate", "true_positive_rate", "roc_auc", f"ROC curves. {at}.", diagonal=True)
+    return _curves_figure(
+        curves, "roc", "false_positive_rate", "true_positive_rate", "roc_auc", f"ROC curves. {at}.", diagonal=True
+    )
 
 
 def precision_recall_figure(curves: Sequence[Mapping[str, Any]]) -> str:
@@ -81,11 +88,15 @@ def precision_recall_figure(curves: Sequence[Mapping[str, Any]]) -> str:
         f"{_precision_at(curve['precision_recall'], 0.8):.2f} at recall 0.8"
         for curve in curves[:MOST_NAMED]
     )
-    return _curves_figure(curves, "precision_recall", "recall", "precision", "average_precision", f"Precision-recall curves. {at}.")
+    return _curves_figure(
+        curves, "precision_recall", "recall", "precision", "average_precision", f"Precision-recall curves. {at}."
+    )
 
 
 def _found_at(curve: Mapping[str, Sequence[float]], most: float) -> float:
-    return max(found for false, found in zip(curve["false_positive_rate"], curve["true_positive_rate"], strict=True) if false <= most)
+    return max(
+        found for false, found in zip(curve["false_positive_rate"], curve["true_positive_rate"], strict=True) if false <= most
+    )
 
 
 def _precision_at(curve: Mapping[str, Sequence[float]], least: float) -> float:
@@ -106,10 +117,10 @@ def _curves_figure(
         for i, curve in enumerate(curves):
             if i not in named:
                 axes.plot(curve[kind][x], curve[kind][y], color=COLOURS["muted"], linewidth=0.8, alpha=0.5, drawstyle=drawstyle)
-        for number, i in enumerate(named):
+        for number, i in enumerate(named, start=1 if len(named) == 1 else 0):  # alone it is the second of two classes
             name = f"{words(curves[i]['class'])} {curves[i][area]:.3f}"
             axes.plot(curves[i][kind][x], curves[i][kind][y], color=COLOURS[f"series{number + 1}"], linewidth=2,
-                      linestyle=_DASHES[number], drawstyle=drawstyle, label=name)  # fmt: skip
+                      linestyle=_DASHES[number] if len(named) > 1 else "-", drawstyle=drawstyle, label=name)  # fmt: skip
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), aspect="equal")
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
@@ -129,9 +140,11 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows:
             axes.plot([row["confidence"]] * 2, [row["confidence"], row["accuracy"]], color=COLOURS["against"], linewidth=1.5)
         sizes = [25 + 160 * row["n_texts"] / most for row in rows]
-        axes.scatter([row["confidence"] for row in rows], [row["accuracy"] for row in rows], s=sizes, color=COLOURS["for"], zorder=3)
-        low = min(0.4, *(min(row["confidence"], row["accuracy"]) - 0.08 for row in rows))
-        low = max(low, -0.06)
+        axes.scatter(
+            [row["confidence"] for row in rows], [row["accuracy"] for row in rows], s=sizes, color=COLOURS["for"], zorder=3
+        )
+        lowest = min(min(row["confidence"], row["accuracy"]) for row in rows)
+        low = max(-0.06, min(0.4, lowest - 0.08))
         axes.set(xlim=(low, 1.06), ylim=(low, 1.06), aspect="equal")
         axes.set_xlabel("confidence (mean probability)")
         axes.set_ylabel("accuracy")
@@ -139,7 +152,9 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.grid(linewidth=0.5)
         axes.set_axisbelow(True)
 
-    told = "; ".join(f"{row['n_texts']} texts, confidence {row['confidence']:.2f}, accuracy {row['accuracy']:.2f}" for row in rows)
+    told = "; ".join(
+        f"{row['n_texts']} texts, confidence {row['confidence']:.2f}, accuracy {row['accuracy']:.2f}" for row in rows
+    )
     return figure_svg(draw, key="calibration", size=(_WIDTH, 320), label=f"Calibration: {told}.")
 
 
@@ -174,15 +189,15 @@ def layers_figure(layers: Mapping[str, Any]) -> str | None:
     texts = [["" if np.isnan(value) else f"{value:.3f}" for value in row] for row in values]
     best = max(rows, key=lambda row: row["score"] or 0.0)
     label = (
-        f"{layers.get('scoring', 'score')} of layers {numbers[-1]} to {numbers[0]} by pooling {', '.join(poolings)}: from {low:.3f} "
-        f"to {high:.3f}, best layer {best['layer']} with {best['pooling']}."
+        f"{layers.get('scoring', 'score')} of layers {numbers[-1]} to {numbers[0]} by pooling {', '.join(poolings)}: "
+        f"from {low:.3f} to {high:.3f}, best layer {best['layer']} with {best['pooling']}."
     )
     names = [f"{number} (embeddings)" if number == 0 else str(number) for number in numbers]
     return _grid_figure("layers", (_WIDTH, 72 + 24 * len(numbers)), shares, names, poolings, "pooling", "layer", texts, label)
 
 
 def _grid_figure(
-    key: str, size: tuple[float, float], shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], x: str, y: str,
+    key: str, size: tuple[float, float], shares: np.ndarray, rows: Sequence[str], across: Sequence[str], x: str, y: str,
     texts: Sequence[Sequence[str]] | None, label: str,
 ) -> str:  # fmt: skip
     """Draw cells whose fill is the fuller the larger their share, of one colour: it reads on light and on dark alike."""
@@ -197,12 +212,14 @@ def _grid_figure(
             if texts is not None:
                 bold = shares[i, j] == shares.max()
                 axes.text(j, i, texts[i][j], ha="center", va="center", fontweight="bold" if bold else "normal")
-        crowded = len(columns) > 4
-        axes.set_xticks(range(len(columns)), [words(name, 14 if crowded else 18) for name in columns], rotation=90 if crowded else 0)
+        crowded = len(across) > 4
+        axes.set_xticks(
+            range(len(across)), [words(name, 14 if crowded else 18) for name in across], rotation=90 if crowded else 0
+        )
         axes.set_yticks(range(len(rows)), [words(name, 14) for name in rows])
         if len(rows) > 20:
             axes.tick_params(labelsize=7)
-        axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=x, ylabel=y)
+        axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=x, ylabel=y)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
 
@@ -226,7 +243,7 @@ def map_figure(points: Sequence[Mapping[str, Any]], names: Sequence[Any], label:
         kind = shown.index(str(point["true"])) if str(point["true"]) in shown else len(shown)
         groups.setdefault(f"{kind}-{'right' if str(point['true']) == str(point['predicted']) else 'wrong'}", []).append(point)
 
-    def draw(figure: "Figure", _: Words) -> None:
+    def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
         figure.set_layout_engine("none")
         for gid, group in sorted(groups.items()):

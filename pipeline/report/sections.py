@@ -1,7 +1,7 @@
 """The sections of a report, in the order in which they are read: figures, tables and texts of each. Used by report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.report import pictures, tables
@@ -41,7 +41,8 @@ class Section:
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
     texts: Sequence[ToldText] = ()
-    legend: Sequence[tuple[str, str]] = field(default=())  # (symbol and colour of the series, class)
+    legend: Sequence[tuple[str, str]] = ()  # symbol and class, in the order of the colours
+    wide: bool = False  # whether a figure needs the width for itself
 
 
 def sections_of(contents: Mapping[str, Any]) -> list[Section]:
@@ -81,11 +82,13 @@ def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
             low, high = (None, None) if spread is None else (value - spread, value + spread)
             shown.append({"name": row["model"], "value": value, "low": low, "high": high, "best": value == best})
     spread_out = any(row["low"] is not None for row in shown)
-    axis = "accuracy, mean ± standard deviation of the folds" if spread_out else "accuracy"
+    axis = "accuracy, mean ± sd of the folds" if spread_out else "accuracy"
     svg = pictures.interval_figure(shown, key="comparison", label="Accuracy of the models", axis=axis)
     caption = "Accuracy of every model on the same texts. The best is the orange diamond."
     lead = "A model is worth its cost where it beats simple ones that were tuned as well."
-    return Section("comparison", "Beside the baselines", lead, [Picture(svg, caption)], [tables.comparison_table(rows)])
+    return Section(
+        "comparison", "Beside the baselines", lead, [Picture(svg, caption)], [tables.comparison_table(rows)], wide=True
+    )
 
 
 def _classes(scores: Mapping[str, Any]) -> Section:
@@ -148,7 +151,12 @@ def _layers(layers: Mapping[str, Any] | None) -> Section | None:
     lead = "The best of many scores is too good."
     if nested:
         lead += f" The honest score of taking the best is {nested['score']:.3f} ± {nested['score_sd']:.3f}."
-    return Section("layers", "Layers", lead, [Picture(figure, caption)] if figure else [], [tables.layers_table(layers)])
+    whole = tables.layers_table(layers["rows"], layers, "Every layer and combination, the best first")
+    combined = [row for row in layers["rows"] if row["kind"] != "layer"]
+    below = [tables.layers_table(combined, layers, "Combinations of layers, the best first")] if combined else []
+    if figure is None:
+        return Section("layers", "Layers", lead, tables=[whole])
+    return Section("layers", "Layers", lead, [Picture(figure, caption, whole)], below)
 
 
 def _texts(key: str, heading: str, told: Sequence[Mapping[str, Any]], lead: str) -> Section | None:
@@ -158,7 +166,9 @@ def _texts(key: str, heading: str, told: Sequence[Mapping[str, Any]], lead: str)
     for one in told:
         words = (one.get("explanation") or {}).get("words")
         coloured = None if words is None else coloured_pieces(one["text"], words)
-        texts.append(ToldText(one, coloured, [{**near, "text": shortened(near["text"], 240)} for near in one.get("nearest") or ()]))
+        texts.append(
+            ToldText(one, coloured, [{**near, "text": shortened(near["text"], 240)} for near in one.get("nearest") or ()])
+        )
     return Section(key, heading, lead, texts=texts)
 
 
@@ -179,15 +189,15 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
         "them."
     )
     caption = (
-        f"{len(points):,} of {scores['n_texts']:,} texts by what the classifier sees of them, drawn flat by {found['method']}: the "
-        f"axes hold {100 * first:.0f} and {100 * second:.0f} % of the variance. Colour and shape are the true class; hollow points "
-        "were taken for another. Point at one to read it."
+        f"{len(points):,} of {scores['n_texts']:,} texts by what the classifier sees of them, drawn flat by {found['method']}: "
+        f"the axes hold {100 * first:.0f} and {100 * second:.0f} % of the variance. Colour and shape are the true class; hollow "
+        "points were taken for another. Point at one to read it."
     )
     legend = [(_SYMBOLS[i], str(name)) for i, name in enumerate(named)]
     if len(scores["by_class"]) > len(named):
         legend.append(("●", "other classes"))
     picture = Picture(pictures.map_figure(points, named, label), caption, tables.points_table(points))
-    return Section("map", heading, "", [picture], legend=legend)
+    return Section("map", heading, "", [picture], legend=legend, wide=True)
 
 
 def _duplicates(found: Mapping[str, Any] | None) -> Section | None:
@@ -197,8 +207,8 @@ def _duplicates(found: Mapping[str, Any] | None) -> Section | None:
     if not n:
         return Section("duplicates", "Seen in training", "None of the texts is in the training set.")
     lead = (
-        f"{n:,} of the texts ({100 * found['share']:.1f} %) {'is' if n == 1 else 'are'} in the training set too, {other:,} of them "
-        "with another label there. A score on them says nothing about new texts."
+        f"{n:,} of the texts ({100 * found['share']:.1f} %) {'is' if n == 1 else 'are'} in the training set too, {other:,} of "
+        "them with another label there. A score on them says nothing about new texts."
     )
     rows = [[shortened(text, 240)] for text in found["examples"]]
     return Section("duplicates", "Seen in training", lead, tables=[Table("Some of them", ("Text",), rows)])

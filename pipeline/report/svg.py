@@ -1,9 +1,9 @@
-"""Matplotlib's figures as SVG inside a page: the page's colours, ids of their own, and no reader's word near a font. Used by report."""
+"""Matplotlib's figures as SVG inside a page, in the page's colours, with ids of their own. Used by report."""
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from pipeline.report.readable import columns, readable, shortened
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 _NAMES = ("ink", "muted", "rule", "page", "for", "against", *(f"series{i}" for i in range(1, 7)))
 COLOURS = {name: f"#01010{i:x}" for i, name in enumerate(_NAMES)}
 POINTS_PER_INCH = 72
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: searchable, selectable, in the font of the page
     "svg.hashsalt": "report",
     "text.parse_math": False,
     "font.size": 10.5,
     "axes.titlesize": 10.5,
     "axes.labelsize": 10.5,
-    "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5,
-    "legend.fontsize": 9.5,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
     "legend.frameon": False,
     "text.color": COLOURS["ink"],
     "axes.labelcolor": COLOURS["muted"],
@@ -68,7 +68,7 @@ Draw = Callable[["Figure", Words], None]
 
 
 def figure_svg(
-    draw: Draw, *, key: str, size: tuple[float, float], label: str, titles: dict[str, Sequence[str]] | None = None
+    draw: Draw, *, key: str, size: tuple[float, float], label: str, titles: Mapping[str, Sequence[str]] | None = None
 ) -> str:
     """Draw a figure, and return it as one ``<svg>`` element.
 
@@ -148,7 +148,7 @@ def _use_page_colours(root: ElementTree.Element) -> None:
 
 
 def _own_ids(root: ElementTree.Element, key: str) -> None:
-    """Number the ids that something refers to, and drop the others: a page has many figures."""
+    """Give new ids to those that something refers to, and drop the others: a page has many figures."""
     reference = re.compile(r"url\(#([^)]+)\)")
     used = [found for element in root.iter() for value in element.attrib.values() for found in reference.findall(value)]
     used += [value[1:] for element in root.iter() if (value := element.get("href", "")).startswith("#")]

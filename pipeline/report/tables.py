@@ -43,7 +43,7 @@ class Table(NamedTuple):
 
 def number(value: Any, form: str = "{:.3f}") -> str:
     """Return a number's text; a dash for None."""
-    return "–" if value is None else form.format(value)
+    return "-" if value is None else form.format(value)
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
@@ -72,7 +72,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _compared(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        return "–" if value is None else str(value)
+        return "-" if value is None else str(value)
     shown = number(value, _COMPARED.get(name, ("", "{:.4g}"))[1])
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     if low is not None and high is not None:
@@ -128,15 +128,15 @@ def slice_table(name: str, groups: Sequence[Mapping[str, Any]]) -> Table:
     return Table(f"Accuracy {name}", (name.removeprefix("by ").capitalize(), "Texts", "Accuracy", "From", "To"), rows)
 
 
-def layers_table(layers: Mapping[str, Any]) -> Table:
-    """Return every row of a layer study, the best first."""
-    rows = sorted(layers["rows"], key=lambda row: -(row["score"] or 0.0))
+def layers_table(rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any], caption: str) -> Table:
+    """Return rows of a layer study, the best first."""
+    rows = sorted(rows, key=lambda row: -(row["score"] or 0.0))
     cells = [
         [row["features"], row["pooling"], _spread(row), number(row.get("dimension"), "{:,}"), number(row.get("C"), "{:g}")]
         for row in rows
     ]
-    metric = str(layers.get("scoring", "score")).replace("_", " ").capitalize()
-    return Table("Layers and combinations, the best first", ("Features", "Pooling", metric, "Dimension", "C"), cells, (1,))
+    metric = str(study.get("scoring", "score")).replace("_", " ").capitalize()
+    return Table(caption, ("Features", "Pooling", metric, "Dimension", "C"), cells, (1,))
 
 
 def _spread(row: Mapping[str, Any]) -> str:
@@ -156,7 +156,7 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
 
 def provenance_table(provenance: Mapping[str, Any]) -> Table:
     """Return where everything comes from, a line each; names of nested values are joined."""
-    return Table("Provenance", ("What", "Value"), _lines(provenance, ""), (1,))
+    return Table("Where the numbers come from", ("What", "Value"), _lines(provenance, ""), (1,))
 
 
 def _lines(value: Any, name: str) -> list[list[str]]:
