@@ -44,8 +44,9 @@ def trace_lineage(
     Returns
     -------
     dict
-        ``created`` (UTC), ``command``, ``models`` (``model``, ``revision``, which is the commit on the hub, ``sha256`` of its
-        files, and how its features are made), ``artifact`` (``file``, ``sha256``, ``size``, ``created``), the ``tables``
+        ``created`` (UTC), ``command``, ``models`` (``id``, ``kind`` of the place it came from, ``revision``, which is the
+        commit on the hub, ``sha256`` of its files, and how its features are made), ``artifact`` (``file``, ``sha256``,
+        ``size_bytes``, ``created``), the ``tables``
         (``file`` and its ``sha256``, or ``source``; ``rows`` and ``sha256_of_rows``, a hash of the cells), ``seed``,
         ``versions`` and ``platform``.
     """
@@ -73,7 +74,8 @@ def _model(vectorizer: Any) -> dict[str, Any]:
     source = vectorizer.source_
     chosen = {name: getattr(vectorizer, name) for name in _CHOSEN if hasattr(vectorizer, name)}
     return {
-        "model": _without_folders(str(source["model"])),
+        "id": _without_folders(str(source["model"])),
+        "kind": source["kind"],
         "revision": source["revision"],
         "sha256": dict(source["sha256"]),
         **chosen,
@@ -89,7 +91,7 @@ def _artifact(path: Path) -> dict[str, Any]:
     return {
         "file": path.name,
         "sha256": sha256_of(path),
-        "size": path.stat().st_size,
+        "size_bytes": path.stat().st_size,
         "created": None if manifest is None else manifest.created,
     }
 

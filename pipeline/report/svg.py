@@ -125,7 +125,8 @@ def _plain_names(root: ElementTree.Element) -> None:
 
 def _title_points(root: ElementTree.Element, gid: str, texts: Sequence[str]) -> None:
     group = next(element for element in root.iter("g") if element.get("id") == gid)
-    for point, text in zip(group.iter("use"), texts, strict=True):
+    points = list(group.iter("use")) or list(group.iter("path"))  # a handful of points is drawn without a shared marker
+    for point, text in zip(points, texts, strict=True):
         ElementTree.SubElement(point, "title").text = readable(text)
 
 

@@ -163,6 +163,7 @@ def _lines(value: Any, name: str) -> list[list[str]]:
     if isinstance(value, Mapping):
         parts = [(str(key).replace("_", " "), one) for key, one in value.items()]
     elif isinstance(value, list) and any(isinstance(one, Mapping | list) for one in value):
+        name = name.removesuffix("s")  # the first of the models is model 1, the only one the model
         parts = [(str(i) if len(value) > 1 else "", one) for i, one in enumerate(value, start=1)]
     else:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else "not known" if value is None else str(value)
