@@ -26,7 +26,10 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 def quick_scores(classes=("negative", "positive"), n_texts=60, texts=(), **options):
     """Evaluate TF-IDF on made-up texts, with the given ones among them."""
     words = [f"word{i}" for i in range(len(classes))]
-    made = [f"some {words[(i + (i % 7 == 0)) % len(classes)]} text {i % 5}" for i in range(max(n_texts, 3 * len(classes)))]
+    made = [
+        f"some {words[(i + (i % 7 == 0)) % len(classes)]} text {i % 5}{' more' * (i % 9)}"
+        for i in range(max(n_texts, 3 * len(classes)))
+    ]
     labels = [classes[i % len(classes)] for i in range(len(made))]
     model = make_tfidf_baseline().fit(made, labels)
     scored = ([*texts, *made])[:n_texts]
@@ -34,10 +37,10 @@ def quick_scores(classes=("negative", "positive"), n_texts=60, texts=(), **optio
 
 
 def bert_scores(folder, texts, labels, **options):
-    """Evaluate a pipeline of a tiny model, whose answers can be explained."""
-    model = make_pipeline(BertVectorizer(folder), LogisticRegression(max_iter=2000))
-    model.fit(["A quiet, lovely film.", "Two hours I want back!"] * 4, sorted(set(labels))[:2] * 4)
-    return evaluate(model, texts, labels, **{"n_bootstrap": 20, **options})
+    """Evaluate a pipeline of a tiny model, whose answers can be explained, with two labels taken for each other."""
+    vectorizer = BertVectorizer(folder, on_invalid="coerce")
+    model = make_pipeline(vectorizer, LogisticRegression(C=1000, max_iter=10_000)).fit(texts, labels)
+    return evaluate(model, texts, [*labels[:-2], labels[-1], labels[-2]], **{"n_bootstrap": 20, **options})
 
 
 def make_study():
