@@ -104,6 +104,6 @@ def _table(origin: Path | str, table: pd.DataFrame) -> dict[str, Any]:
 def _sha256_of_rows(table: pd.DataFrame) -> str:
     """Return a hash of the cells as text, in order: the same for the same rows out of CSV and Parquet."""
     digest = hashlib.sha256()
-    for row in table.astype(str).itertuples(index=False):
-        digest.update("\x1f".join(row).encode("utf-8", errors="surrogatepass") + b"\x1e")
+    for row in table.itertuples(index=False):
+        digest.update("\x1f".join(map(str, row)).encode("utf-8", errors="surrogatepass") + b"\x1e")
     return digest.hexdigest()

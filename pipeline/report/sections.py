@@ -98,8 +98,9 @@ def _classes(scores: Mapping[str, Any]) -> Section:
     caption = "Confusion matrix. Rows are true classes; the fuller the colour, the larger the share of the row."
     below = [tables.class_table(scores)]
     if len(classes) > 4:
-        below.append(tables.confusions_table(matrix, classes))
-    return Section("classes", "Class by class", "", [Picture(figure, caption, written)] if figure else [], below)
+        below.insert(0, tables.confusions_table(matrix, classes))
+    shown = [Picture(figure, caption, written)] if figure else []
+    return Section("classes", "Class by class", "", shown, below, wide=len(classes) > 4)
 
 
 def _curves(curves: Sequence[Mapping[str, Any]]) -> Section | None:
@@ -169,6 +170,9 @@ def _texts(key: str, heading: str, told: Sequence[Mapping[str, Any]], lead: str)
         texts.append(
             ToldText(one, coloured, [{**near, "text": shortened(near["text"], 240)} for near in one.get("nearest") or ()])
         )
+    reasons = {str(one["explanation"]["refused"]) for one in told if "refused" in (one.get("explanation") or {})}
+    if reasons:
+        lead += f" Not explained: {' '.join(sorted(reasons))}"
     return Section(key, heading, lead, texts=texts)
 
 
