@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.scores import evaluate
     from pipeline.explanation import ExplanationError, explain
     from pipeline.finetuning import FineTunedBertClassifier
+    from pipeline.report.page import write_report
     from pipeline.saved.file_kind import ArtifactError
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
@@ -52,6 +53,7 @@ _HOME = {
     "save_pipeline": "pipeline.artifact",
     "verify_artifact": "pipeline.artifact",
     "walk_text": "pipeline.walk",
+    "write_report": "pipeline.report.page",
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "save_pipeline",
     "verify_artifact",
     "walk_text",
+    "write_report",
 ]
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,20 @@ from pipeline.vectorizer import DEFAULT_MODEL
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify", "explain", "layers", "compare")
+COMMANDS = tuple("train predict evaluate report tokens models fetch inspect verify explain layers compare".split())
+    "train",
+    "predict",
+    "evaluate",
+    "report",
+    "tokens",
+    "models",
+    "fetch",
+    "inspect",
+    "verify",
+    "explain",
+    "layers",
+    "compare",
+)
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
@@ -247,6 +261,61 @@ def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(ru
     assert result.code == 0
     assert str(data) in result.out
     assert f"Saved {out} (" in result.out
+
+
+def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tiny_bert, tmp_path):
+    out = tmp_path / "new" / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    assert f"Wrote {out.with_suffix('.html')}, a report for the browser, and m.json, the same numbers." in result.out
+    assert sorted(path.name for path in out.parent.iterdir()) == ["m.html", "m.joblib", "m.joblib.json", "m.json"]
+    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    train, test = split_table(read_table(data), "label")
+    model = make_sentiment_pipeline(model=tiny_bert).fit(train["text"], train["label"])
+    expected = evaluate(model, test["text"], test["label"], train=(train["text"], train["label"]))
+    assert told["scores"] == json.loads(json.dumps(expected))
+    assert [row["model"] for row in told["comparison"]] == list(compare(train["text"], train["label"], model=model, cv=2).index)
+    assert told["provenance"]["artifact"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert told["provenance"]["training_texts"]["rows"] == len(train)
+    assert str(tmp_path) not in out.with_suffix(".html").read_text(encoding="utf-8")
+
+
+def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(run, tiny_bert, tmp_path, monkeypatch):
+    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(domain=["films", "hotels"] * 10, trait="plain")
+    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
+    assert run("train", "--model", tiny_bert, "--cv", 0, "--out", tmp_path / "m.joblib").code == 0
+    slices = json.loads((tmp_path / "m.json").read_text())["scores"]["slices"]
+    assert {"by domain", "by trait"} <= set(slices)
+
+
+def test_without_a_report_the_file_is_the_only_one_and_the_scores_are_the_same(run, data, tiny_bert, tmp_path):
+    arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0)
+    plain = run(*arguments, "--no-report", "--out", tmp_path / "a" / "m.joblib")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["m.joblib", "m.joblib.json"]
+    told = run(*arguments, "--out", tmp_path / "b" / "m.joblib")
+    lines = [line for line in told.out.splitlines() if not line.startswith("Wrote ")]
+    assert [line.replace("/b/", "/a/") for line in lines] == plain.out.splitlines()
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_without_the_extra_train_names_it_and_does_all_the_rest(run, data, tiny_bert, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    out = tmp_path / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    lines = [line for line in result.out.splitlines() if line.startswith("No report: ")]
+    assert len(lines) == 1
+    assert "pip install 'bert-vectorizer[report]'" in lines[0]
+    assert not out.with_suffix(".html").exists()
+    assert load_pipeline(out)
+    assert_one_error_line(run("report", "--model", out), "pip install 'bert-vectorizer[report]'")
+
+
+@pytest.mark.parametrize("name", ["m.html", "m.json"])
+def test_a_pipeline_that_its_own_report_would_overwrite_is_refused(run, data, tiny_bert, tmp_path, name):
+    arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", tmp_path / name)
+    assert_one_error_line(run(*arguments), "the report beside it would get this name", "--no-report")
+    assert not (tmp_path / name).exists()
 
 
 def test_a_parquet_file_with_number_labels_and_other_column_names_can_be_trained_on(run, tiny_bert, tmp_path):
@@ -542,6 +611,78 @@ def test_evaluate_prints_the_scores_of_the_saved_pipeline(run, artifact, fitted,
     assert any([cell.strip() for cell in line.strip("│").split("│")] == values for line in result.out.splitlines())
 
 
+def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
+    rows = [(text, label, f"domain {i % 2}") for i, (text, label) in enumerate(ROWS)]
+    data = write_csv(tmp_path / "test.csv", ["text", "label", "domain"], rows)
+    known = write_csv(tmp_path / "train.csv", ["text", "label"], ROWS)
+    out = tmp_path / "reports" / "page.html"
+    result = run("report", "--model", artifact, "--data", data, "--by", "domain", "--train-data", known, "--mistakes", 3,
+                 "--out", out, "--title", "Mine & <yours>")  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"Wrote {out}, a report for the browser, and page.json, the same numbers.\n"
+    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    table = read_table(data)
+    expected = evaluate(
+        fitted, table["text"], table["label"], by=table[["domain"]], train=(table["text"], table["label"]), n_mistakes=3
+    )
+    assert told["scores"] == json.loads(json.dumps(expected))
+    assert (told["comparison"], told["layers"]) == (None, None)
+    assert {name: told["provenance"][name]["file"] for name in ("data", "training_data")} == {
+        "data": "test.csv",
+        "training_data": "train.csv",
+    }
+    assert told["provenance"]["data"]["sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    assert "<title>Mine &amp; &lt;yours&gt;</title>" in out.read_text(encoding="utf-8")
+
+
+def test_report_compares_and_studies_layers_on_the_training_texts(run, artifact, fitted, data, tmp_path):
+    out = tmp_path / "page.html"
+    common = ("report", "--model", artifact, "--data", data, "--train-data", data, "--out", out)
+    assert run(*common, "--compare", "--layers", "run").code == 0
+    told = json.loads(out.with_suffix(".json").read_text())
+    table = read_table(data)
+    expected = compare(table["text"], table["label"], model=fitted)
+    assert [row["accuracy"] for row in told["comparison"]] == expected["accuracy"].tolist()
+    assert told["layers"]["nested"]["score"] > 0
+    assert {row["layer"] for row in told["layers"]["rows"]} == {0, 1, 2, 3, None}
+    saved = tmp_path / "layers.csv"
+    study = ("layers", "--data", data, "--model", fitted[0].model, "--out", saved)
+    assert run(*study).code == 0
+    assert run(*common, "--layers", saved).code == 0
+    again = json.loads(out.with_suffix(".json").read_text())["layers"]["rows"]
+    assert again == told["layers"]["rows"]
+
+
+def test_a_report_of_the_shipped_reviews_stands_beside_the_model(run, artifact, tmp_path, monkeypatch):
+    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(domain=["films", "hotels"] * 10, trait="plain")
+    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
+    model = tmp_path / "m.joblib"
+    for ending in ("", ".json"):
+        shutil.copyfile(f"{artifact}{ending}", f"{model}{ending}")
+    result = run("report", "--model", model)
+    assert result.code == 0
+    told = json.loads((tmp_path / "m.json").read_text())
+    assert told["title"] == "m.joblib on the held-out shipped reviews"
+    assert {"by domain", "by trait"} <= set(told["scores"]["slices"])
+    assert told["scores"]["duplicates"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--compare"], ["--compare needs texts to train on; give --train-data"]),
+        (["--layers", "run"], ["--layers run needs texts to train on; give --train-data"]),
+        (["--by", "nothing"], ["nothing"]),
+        (["--out", "report.pdf"], ["report.pdf", "does not end in .html"]),
+        (["--layers", "none.csv"], ["none.csv"]),
+    ],
+)
+def test_what_no_report_can_be_made_of_is_told_in_a_line(run, artifact, data, tmp_path, arguments, parts):
+    common = ("report", "--model", artifact, "--data", data, "--out", tmp_path / "page.html")
+    assert_one_error_line(run(*common, *arguments), *parts)
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_evaluate_scores_by_columns_and_lists_the_surest_mistakes(run, artifact, fitted, tmp_path):
     other = {"positive": "negative", "negative": "positive"}  # nearly all are mistakes so, whatever the tiny model has learnt
     rows = [(text, other[label], f"d{i % 2}") for i, (text, label) in enumerate(ROWS[:9])]
@@ -652,9 +793,10 @@ def test_models_lists_every_id_unbroken_with_its_numbers_and_where_it_is(columns
 
 EXPLAINED = {
     "": COMMANDS,
-    "train": ("--data", "--layers", "--pooling", "--cv", "--out"),
+    "train": ("--data", "--layers", "--pooling", "--cv", "--out", "--no-report"),
     "predict": ("--text", "--data", "--out", "--column"),
     "evaluate": ("--data", "--label", "--model"),
+    "report": ("--model", "--by", "--compare", "--layers", "--out"),
     "tokens": ("--max-length", "--model"),
     "models": ("--help",),
     "fetch": ("--to", "--revision"),

@@ -16,7 +16,7 @@ RESULT_FILES = sorted(RESULTS.iterdir())
 
 
 @pytest.mark.parametrize(
-    "page", ["bert-features.md", "defaults.md", "artifact-format.md", "choosing-layers.md", "fine-tuning.md"]
+    "page", ["bert-features.md", "defaults.md", "artifact-format.md", "choosing-layers.md", "fine-tuning.md", "report.md"]
 )
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
