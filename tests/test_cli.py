@@ -29,19 +29,6 @@ PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
 COMMANDS = tuple("train predict evaluate report tokens models fetch inspect verify explain layers compare".split())
-    "train",
-    "predict",
-    "evaluate",
-    "report",
-    "tokens",
-    "models",
-    "fetch",
-    "inspect",
-    "verify",
-    "explain",
-    "layers",
-    "compare",
-)
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
