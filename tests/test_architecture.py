@@ -146,6 +146,9 @@ ARROWS = {
             ).split()
         ),
     },
+    "pipeline.scoring.shard": set(),
+    "pipeline.scoring.executors": {"scoring.shard"},
+    "pipeline.scoring.choose_executor": {"scoring.executors"},
     "pipeline.evaluation.metrics": set(),
     "pipeline.evaluation.failures": {"bert.tokenizing", "explanation", "evaluation.metrics", "texts", "vectorizer"},
     "pipeline.evaluation.scores": {"evaluation.failures", "evaluation.metrics", "sentiment", "texts"},
