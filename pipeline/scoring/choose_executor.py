@@ -3,11 +3,12 @@
 from typing import Any
 
 from pipeline.scoring.executors import Executor, SerialExecutor
+from pipeline.scoring.processes import ProcessExecutor
 
-NAMES = ("serial",)
+NAMES = ("serial", "processes")
 
 
-def choose_executor(executor: Any = "serial", workers: int | None = None, *, threads: int = 1) -> Executor:
+def choose_executor(executor: Any = "serial", workers: int | None = None, *, threads: int | None = None) -> Executor:
     """Make an executor of what the user named.
 
     Parameters
@@ -16,15 +17,22 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
         One of `NAMES`.
     workers : int, optional
         Number of worker processes; one per core by default.
-    threads : int, default=1
-        Of each worker.
+    threads : int, optional
+        Of each worker; by default, the cores shared among them.
 
     Raises
     ------
     ValueError
-        For a name that is none.
+        For a name that is none, and for numbers that are none.
     """
+    for name, number in (("workers", workers), ("threads", threads)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ValueError(f"{name}={number!r}; allowed are the numbers from 1, or None.")
     if executor == "serial":
-        return SerialExecutor()
-    # "processes" and "dask" / a dask.distributed.Client have their places here, each importing its own module
+        if workers not in (None, 1):
+            raise ValueError(f"executor='serial' is one worker, and workers={workers}: set executor='processes'.")
+        return SerialExecutor(threads)
+    if executor == "processes":
+        return ProcessExecutor(workers, threads)
+    # "dask" and a dask.distributed.Client have their place here, importing their own module
     raise ValueError(f"executor={executor!r}; allowed are {', '.join(map(repr, NAMES))}.")
