@@ -204,6 +204,7 @@ ARROWS = {
         "evaluation.figures",
         "evaluation.layer_scores",
         "printing",
+        "scoring.table",
         "sentiment",
         "vectorizer",
         "walk",
