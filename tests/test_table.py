@@ -319,6 +319,49 @@ def test_a_table_that_changes_while_it_is_scored_is_noticed(score, tmp_path, mon
 # ---- bad input and bad places
 
 
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (b"text\nTr\xc3\xa8s bien\n", {}),
+        (b"\xef\xbb\xbftext\na\n", {}),
+        (b"text\nTr\xe8s bien\n", {"encoding": "latin-1"}),
+        ("text\nTrès bien\n".encode("utf-16"), {"encoding": "utf-16"}),
+        (b"text\nNA\nnull\nNone\nN/A\nnan\n001\n1e5\n", {}),
+        (b'id,text\r\n1,"two\r\nlines, ""quoted"", and a comma"\r\n\r\n2,"x"\r\n', {}),
+        (b"text;n\na,b;c\n", {"sep": ";"}),
+        (b"text\na\x00b\n", {}),
+        (b"text\n", {}),
+    ],
+)
+def test_csv_is_scored_as_read_table_reads_it(content, options, score, tmp_path):
+    (tmp_path / "in.csv").write_bytes(content)
+    expected = read_table(tmp_path / "in.csv", **options)
+    found = pd.read_parquet(score(tmp_path / "in.csv", shard_rows=2, **options).out)
+    assert found[expected.columns].to_numpy().tolist() == expected.to_numpy().tolist()
+    assert found["label"].notna().all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"text\nTr\xe8s bien\n", "text\nTrès bien\n".encode("utf-16"), b"Text\na\n", b"text,text\na,b\n", b"id;text\n1;a\n",
+        b"text\na\nb,c\n", b'text\n"a\n', b"", b"\n\n", b"PK\x03\x04 a workbook",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("on_bad_row", ["error", "null"])
+def test_csv_that_read_table_refuses_is_refused_in_the_same_words(content, on_bad_row, score, tmp_path):
+    (tmp_path / "in.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"in\.csv") as expected:
+        read_table(tmp_path / "in.csv", columns=["text"])
+    if on_bad_row == "null" and b"b,c" in content:
+        assert score(tmp_path / "in.csv", on_bad_row=on_bad_row).n_bad == 1
+        return
+    with pytest.raises(ValueError, match=r"in\.csv") as found:
+        score(tmp_path / "in.csv", "out.csv", on_bad_row=on_bad_row)
+    assert str(found.value) == str(expected.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
 def test_bad_rows_of_every_kind_are_kept_in_their_place_with_their_reason(score, tmp_path):
     (tmp_path / "in.csv").write_text('id,text\n1,a lovely film\n2\n3,FAIL now\n4,"a dull film",x,y\n5,NA\n6,\n')
     scored = score(tmp_path / "in.csv", on_bad_row="null", shard_rows=2)
