@@ -31,7 +31,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def job(model, tmp_path):
     (tmp_path / "out").mkdir()
-    return Job(str(model), sha256_of(model), TRUSTED, "text", SCHEMA, str(tmp_path / "out"), "p" * 64, "null", 1)
+    return Job(str(model), sha256_of(model), TRUSTED, "text", SCHEMA, "float64", str(tmp_path / "out"), "p" * 64, "null", 1)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Plan:
     text : str
         The column of the texts.
     model : dict
-        ``sha256`` of the saved pipeline, its ``classes``.
+        ``sha256`` of the saved pipeline, its ``classes`` and the type of its ``probabilities``.
     shard_rows : int
         Rows of a part.
     versions : dict of str to str
