@@ -14,48 +14,20 @@ LIFE = "180"  # seconds after which an idle scheduler stops by itself, and its w
 
 
 @contextmanager
-def cluster_by_hand(folder: Path, workers: Sequence[Sequence[str]] = ((), ())) -> Iterator[str]:
-    """Start a scheduler and workers, one per list of extra arguments; give the address, and stop them at the end.
+def cluster_by_hand(folder: Path, workers: Sequence[str] = ("", "")) -> Iterator[str]:
+    """Start a scheduler and workers, one for each string of extra arguments; give the address, and stop them at the end.
 
     What they print goes to files in the folder.
     """
     file = folder / "scheduler.json"
+    where = f"--host 127.0.0.1 --scheduler-file {file}"
     started = [
-        _dask(
-            folder / "scheduler.log",
-            "scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "--dashboard-address",
-            "127.0.0.1:0",
-            "--scheduler-file",
-            str(file),
-            "--idle-timeout",
-            LIFE,
-        )
+        _dask(folder / "scheduler.log", f"scheduler {where} --port 0 --dashboard-address 127.0.0.1:0 --idle-timeout {LIFE}")
     ]
     try:
         for number, extra in enumerate(workers):
-            started.append(
-                _dask(
-                    folder / f"worker{number}.log",
-                    "worker",
-                    "--scheduler-file",
-                    str(file),
-                    "--host",
-                    "127.0.0.1",
-                    "--nthreads",
-                    "1",
-                    "--no-dashboard",
-                    "--death-timeout",
-                    "30",
-                    "--local-directory",
-                    str(folder),
-                    *extra,
-                )
-            )
+            arguments = f"worker {where} --nthreads 1 --no-dashboard --death-timeout 30 --local-directory {folder} {extra}"
+            started.append(_dask(folder / f"worker{number}.log", arguments))
         yield _address(file, started[0])
     finally:
         for process in reversed(started):
@@ -68,11 +40,11 @@ def cluster_by_hand(folder: Path, workers: Sequence[Sequence[str]] = ((), ())) -
                 process.wait()
 
 
-def _dask(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(TOP), "PYTHONWARNINGS": "ignore"}
+def _dask(log: Path, arguments: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "dask", *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=TOP, env=environment
+            [sys.executable, "-m", "dask", *arguments.split()], stdout=output, stderr=subprocess.STDOUT, cwd=TOP, env=environment
         )
 
 

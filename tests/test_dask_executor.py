@@ -23,8 +23,8 @@ distributed = pytest.importorskip("distributed", reason="distributed is not inst
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """A scheduler and two workers, one of which says that it has a GPU."""
-    with cluster_by_hand(tmp_path_factory.mktemp("cluster"), [(), ("--resources", "GPU=1")]) as address:
+    """Start a scheduler and two workers, one of which says that it has a GPU."""
+    with cluster_by_hand(tmp_path_factory.mktemp("cluster"), ["", "--resources GPU=1"]) as address:
         yield address
 
 
@@ -167,7 +167,7 @@ def test_a_scheduler_that_is_lost_ends_the_run_with_what_to_do(tmp_path):
         "    for n, _ in enumerate(executor.run(who, iter(shards(10**6)))):\n"
         "        print(n, flush=True)\n"
     )
-    with cluster_by_hand(tmp_path, [()]) as address:
+    with cluster_by_hand(tmp_path, [""]) as address:
         driver = subprocess.Popen(
             [sys.executable, "-c", code, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

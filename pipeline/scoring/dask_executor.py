@@ -265,7 +265,8 @@ class _Tasks:
         """Raise ConnectionError where the scheduler is gone."""
         if self.client.status != "running":
             raise ConnectionError(
-                f"The Dask scheduler at {self.address} is lost. What is finished stays; run the same again, and it goes on from there."
+                f"The Dask scheduler at {self.address} is lost. What is finished stays; run the same again, and it goes on from "
+                "there."
             )
 
     def close(self) -> None:
