@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +131,35 @@ def add_predictions(table: pd.DataFrame, probabilities: np.ndarray, classes: Seq
     added : list of str
         Their names: ``label`` and ``probability_<class>``, with ``predicted_`` in front where the table has that column already.
     """
-    names = ["label", *(f"probability_{c}" for c in classes)]
-    taken = set(table.columns)
+    added = prediction_names(table.columns, classes)
+    labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
+    new = pd.DataFrame(dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index)
+    return pd.concat([table, new], axis=1), added
+
+
+def prediction_names(there: Iterable[Any], classes: Iterable[Any]) -> list[str]:
+    """Name the columns of predictions: ``label`` and ``probability_<class>``, with ``predicted_`` in front where that is taken.
+
+    Parameters
+    ----------
+    there : iterable
+        The columns of the table.
+    classes : iterable
+        The classes.
+
+    Returns
+    -------
+    list of str
+        One name more than there are classes.
+    """
+    taken = set(there)
     added = []
-    for name in names:
+    for name in ("label", *(f"probability_{c}" for c in classes)):
         while name in taken:
             name = f"predicted_{name}"
         taken.add(name)
         added.append(name)
-    labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
-    new = pd.DataFrame(dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index)
-    return pd.concat([table, new], axis=1), added
+    return added
 
 
 def write_table(table: pd.DataFrame, out: str | Path) -> None:

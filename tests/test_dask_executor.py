@@ -1,7 +1,6 @@
 """Shards on a Dask cluster that was started by hand: every one comes back once, whatever happens to workers and scheduler."""
 
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 from pipeline.saved.versions import installed_versions
 from pipeline.scoring.choose_executor import choose_executor
-from pipeline.scoring.dask_executor import DaskExecutor, _introduce
+from pipeline.scoring.dask_executor import DaskExecutor
 from pipeline.scoring.shard import Died, Outcome, Shard
 from tests.dask_cluster import cluster_by_hand
 
@@ -57,6 +56,7 @@ def looks_for_a_file(shard):
 
 def test_every_shard_comes_back_once_from_every_worker_and_what_is_printed_is_the_dashboard(address, capsys):
     with choose_executor(address) as executor:
+        assert executor.threads == 1
         for n in (30, 1, 0):
             found = list(executor.run(who, iter(shards(n))))
             assert sorted(shard.index for shard, _ in found) == list(range(n))
@@ -132,10 +132,10 @@ def test_only_workers_with_the_resources_are_used(address):
     with DaskExecutor(address, resources={"GPU": 1}) as executor:
         assert {outcome.sha256 for _, outcome in executor.run(who, shards(6))} == with_gpu
     with (
-        DaskExecutor(address, resources={"GPU": 2}, wait=1.5) as executor,
         pytest.raises(TimeoutError, match=r"No worker with the resources {'GPU': 2} has come .* dask worker tcp://127"),
+        DaskExecutor(address, resources={"GPU": 2}, wait=1.5),
     ):
-        list(executor.run(who, shards(6)))
+        pass
 
 
 def wait_for_workers(client, n):
@@ -143,7 +143,7 @@ def wait_for_workers(client, n):
 
 
 def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch):
-    monkeypatch.setattr("pipeline.scoring.dask_executor.installed_versions", lambda: {**installed_versions(), "torch": "1.13.0"})
+    monkeypatch.setattr("pipeline.scoring.dask_tasks.installed_versions", lambda: {**installed_versions(), "torch": "1.13.0"})
     with (
         DaskExecutor(address) as executor,
         pytest.raises(
@@ -151,11 +151,6 @@ def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch)
         ),
     ):
         list(executor.run(who, shards(2)))
-
-
-def test_what_travels_is_small():
-    assert len(pickle.dumps((who, shards(1)[0]))) < 300
-    assert set(_introduce()) == {"host", *installed_versions()}
 
 
 def test_a_scheduler_that_is_lost_ends_the_run_with_what_to_do(tmp_path):

@@ -3,11 +3,12 @@
 from typing import Any
 
 from pipeline.scoring.executors import Executor, SerialExecutor
+from pipeline.scoring.processes import ProcessExecutor
 
-NAMES = ("serial", "dask")
+NAMES = ("serial", "processes", "dask")
 
 
-def choose_executor(executor: Any = "serial", workers: int | None = None, *, threads: int = 1) -> Executor:
+def choose_executor(executor: Any = "serial", workers: int | None = None, *, threads: int | None = None) -> Executor:
     """Make an executor of what the user named.
 
     Parameters
@@ -17,40 +18,40 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
         executor, which is returned as it is.
     workers : int, optional
         Number of worker processes; one per core by default. A Dask cluster that is there already has those that it has.
-    threads : int, default=1
-        Of each worker.
+    threads : int, optional
+        Of each worker; by default, the cores shared among them. Workers of a Dask cluster that is there already take the
+        number that they were started with.
 
     Raises
     ------
     ValueError
-        For a name that is none, or a number of workers for a cluster that is there already.
+        For a name that is none, for numbers that are none, and for a number of workers where there are some already.
     """
+    for name, number in (("workers", workers), ("threads", threads)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ValueError(f"{name}={number!r}; allowed are the numbers from 1, or None.")
     if executor == "serial":
-        return SerialExecutor()
-    # "processes" has its place here, importing its own module
-    if executor == "dask":
+        if workers not in (None, 1):
+            raise ValueError(f"executor='serial' is one worker, and workers={workers}: set executor='processes'.")
+        return SerialExecutor(threads)
+    if executor == "processes":
+        return ProcessExecutor(workers, threads)
+    if executor == "dask" or _is_cluster(executor):
         from pipeline.scoring.dask_executor import DaskExecutor
 
-        return DaskExecutor(workers=workers)
-    if is_cluster(executor):
-        from pipeline.scoring.dask_executor import DaskExecutor
-
-        if workers is not None:
-            raise ValueError(
-                f"workers={workers}, but the Dask cluster has its own: start as many as you want by dask worker, and leave "
-                "workers out."
-            )
-        return DaskExecutor(executor)
-    if hasattr(executor, "run") and hasattr(executor, "__enter__"):
-        running: Executor = executor
-        return running
+        return DaskExecutor(None if executor == "dask" else executor, workers=workers, threads=threads)
+    if hasattr(executor, "run") and hasattr(executor, "threads"):
+        if (workers, threads) != (None, None):
+            raise ValueError(f"workers={workers} and threads={threads}: give them to the {type(executor).__name__} itself.")
+        chosen: Executor = executor
+        return chosen
     raise ValueError(
         f"executor={executor!r}; allowed are {', '.join(map(repr, NAMES))}, the address of a Dask scheduler, such as "
         "'tcp://10.0.0.5:8786', a distributed.Client and a DaskExecutor."
     )
 
 
-def is_cluster(executor: Any) -> bool:
+def _is_cluster(executor: Any) -> bool:
     """Tell the address of a Dask scheduler, or a client of one."""
     if isinstance(executor, str):
         return "://" in executor

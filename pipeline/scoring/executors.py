@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
+import joblib
+
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 Function = Callable[[Shard], Outcome]
@@ -24,7 +26,14 @@ class Executor(Protocol):
     - A worker that cannot even start is an exception.
     - When the generator is closed, or an exception or KeyboardInterrupt passes through it, nothing is started any more, and on
       leaving the context no process or connection of the executor's own is left.
+
+    Attributes
+    ----------
+    threads : int
+        Threads that one worker may compute with, known at the latest when the context is entered; the function is told.
     """
+
+    threads: int
 
     def __enter__(self) -> Self: ...
 
@@ -51,7 +60,16 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """Runs every shard in this process, in order: the reference. A row that kills the process kills the driver."""
+    """Runs every shard in this process, in order: the reference. A row that kills the process kills the driver.
+
+    Parameters
+    ----------
+    threads : int, optional
+        To compute with; one per core by default.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or joblib.cpu_count()
 
     def __enter__(self) -> Self:
         return self

@@ -69,12 +69,15 @@ class Outcome:
         Of its part; empty where none was written.
     bad : tuple of BadRow
         Rows without a label.
+    warnings : tuple of (type, str)
+        What the model warned of, one of each category.
     """
 
     index: int
     n_rows: int
     sha256: str
     bad: tuple[BadRow, ...] = ()
+    warnings: tuple[tuple[type[Warning], str], ...] = ()
 
 
 @dataclass(frozen=True)
