@@ -11,6 +11,8 @@ from pipeline.saved.versions import installed_versions
 from pipeline.scoring.executors import Function
 from pipeline.scoring.shard import Died, Outcome, Shard
 
+# They may come to stand in the output, so no address is in them: the same table gives the same bytes.
+_LOST, _STOPPED = "its Dask worker was lost: killed, crashed or cut off", "its Dask worker was stopped"
 _LOOK_AROUND = 1.0  # seconds after which to look who is there, when nothing happens
 _FETCHING = 30.0  # seconds after which the result of a finished task counts as lost with its worker
 
@@ -150,18 +152,17 @@ class Tasks:
         task.future.cancel(force=True)
         if task.shard is None:
             return None
-        how = "was stopped" if expected else "was lost: killed, crashed or cut off"
-        return task.shard, Died(f"the Dask worker {worker} {how}")
+        return task.shard, Died(_STOPPED if expected else _LOST)
 
     def _died(self, task: _Task, error: Exception) -> Died:
         """Return the death that an error is; raise it where it is none."""
         from distributed import CancelledError, KilledWorker
 
         if isinstance(error, KilledWorker):
-            return Died(f"the Dask worker {task.worker} was lost")
+            return Died(_LOST)
         if isinstance(error, CancelledError | TimeoutError) and task.future.status != "error":
             self._check_connection()
-            return Died(f"the Dask worker {task.worker} was lost with its result")
+            return Died(_LOST)
         if isinstance(error, ModuleNotFoundError):
             raise ImportError(
                 f"The Dask worker {task.worker} says: {error}. Every worker needs this package in the same version, in the "
