@@ -127,26 +127,28 @@ def train(
 def predict(
     model: ArtifactPath = DEFAULT_ARTIFACT,
     text: Annotated[list[str] | None, typer.Option(help="A text to label; may be given several times.")] = None,
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file to label.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the labelled table goes: .csv or .parquet.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="CSV or Parquet to label: a file, a folder, a pattern, an address such as s3://...; or several."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the labels go: .csv, .parquet, or a folder of parts.")] = None,
     column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
+    workers: Annotated[int, typer.Option(help="Worker processes for --data.")] = 1,
+    on_bad_row: Annotated[str, typer.Option(help="A row that cannot be labelled: error, or null to go on without.")] = "error",
+    shard_rows: Annotated[int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")] = None,
 ) -> None:
-    """Label texts: --text "...", a table (--data in.csv --out out.csv), or the lines of standard input."""
+    """Label texts: --text "...", a table of any size (--data in.csv --out out.csv), or the lines of standard input."""
     from pipeline.artifact import load_pipeline
 
-    if data is not None and text:
+    if data and text:
         raise ValueError("Give --data or --text, not both.")
-    if (data is None) != (out is None):
+    if bool(data) != (out is not None):
         raise ValueError("--data and --out belong together: the table to label and where to write it.")
-    if data is not None and out is not None:
-        from pipeline.datasets import check_output
-
-        check_output(out, data)
-        table = _read(data, [column], encoding, sep)
-        fitted = _with_progress(load_pipeline(model))
-        _predict_table(fitted, table, column, out)
+    if data and out is not None:
+        options = {"encoding": encoding, "sep": sep.replace("\\t", "\t"), "on_bad_row": on_bad_row, "shard_rows": shard_rows}
+        _predict_table(model, data, out, column, workers, {name: value for name, value in options.items() if value is not None})
         return
     if not text and (sys.stdin is None or sys.stdin.isatty()):  # None: closed, as by `<&-`
         raise ValueError('Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard input.')
@@ -393,12 +395,27 @@ def _label(console: Console, fitted: Any, texts: list[str]) -> None:
     print_labels(console, texts, _probabilities(fitted, texts), fitted.classes_)
 
 
-def _predict_table(fitted: Any, table: "pd.DataFrame", column: str, out: Path) -> None:
-    from pipeline.datasets import add_predictions, write_table
+def _predict_table(model: Path, data: list[str], out: Path, column: str, workers: int, options: dict[str, Any]) -> None:
+    from pipeline.scoring.table import score_table
 
-    labelled, added = add_predictions(table, _probabilities(fitted, table[column]), fitted.classes_)
-    write_table(labelled, out)
-    Console(soft_wrap=True).print(f"Wrote {len(labelled)} rows to {out}, with the new columns {', '.join(added)}.", markup=False)
+    executor = "serial" if workers == 1 else "processes"
+    try:
+        scored = score_table(
+            model, data if len(data) > 1 else data[0], out, text=column, executor=executor, workers=workers, **options
+        )
+    except KeyboardInterrupt:
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+            "Interrupted. What is finished is kept: the same command goes on from there."
+        )
+        raise typer.Exit(130) from None
+    told = [f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {', '.join(scored.columns)}."]
+    if scored.n_skipped:
+        told.append(f"{scored.n_skipped} of them were finished by an earlier run.")
+    if scored.n_parts > 1 and scored.n_skipped < scored.n_rows:
+        told.append(f"{scored.rows_per_second:.0f} rows per second.")
+    if scored.n_bad:
+        told.append(f"{scored.n_bad} of them have no label; the column {scored.columns[-1]} says why.")
+    Console(soft_wrap=True, markup=False, highlight=False).print("\n".join(told))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -206,6 +206,7 @@ ARROWS = {
         "evaluation.figures",
         "evaluation.layer_scores",
         "printing",
+        "scoring.table",
         "sentiment",
         "vectorizer",
         "walk",

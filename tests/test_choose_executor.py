@@ -1,18 +1,43 @@
 """Names become executors."""
 
+import joblib
 import pytest
 
 from pipeline.scoring.choose_executor import choose_executor
 from pipeline.scoring.dask_executor import DaskExecutor
 from pipeline.scoring.executors import SerialExecutor
+from pipeline.scoring.processes import ProcessExecutor
 
 
-def test_serial_is_the_serial_one():
+def test_serial_is_the_serial_one_and_uses_the_cores_it_has():
     assert isinstance(choose_executor("serial"), SerialExecutor)
+    assert choose_executor("serial").threads == joblib.cpu_count()
+    assert choose_executor("serial", 1, threads=3).threads == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2, 100])
+def test_processes_share_the_cores(workers):
+    executor = choose_executor("processes", workers)
+    assert isinstance(executor, ProcessExecutor)
+    assert (executor.workers, executor.threads) == (workers, max(1, joblib.cpu_count() // workers))
+    assert choose_executor("processes", workers, threads=3).threads == 3
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "2", True])
+def test_numbers_that_are_none_are_refused(number):
+    with pytest.raises(ValueError, match=r"workers=.*; allowed are the numbers from 1"):
+        choose_executor("processes", number)
+    with pytest.raises(ValueError, match=r"threads=.*; allowed are the numbers from 1"):
+        choose_executor("serial", threads=number)
+
+
+def test_serial_has_no_more_workers_than_one():
+    with pytest.raises(ValueError, match=r"'serial' is one worker, and workers=2: set executor='processes'"):
+        choose_executor("serial", 2)
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"executor='celery'; allowed are 'serial'"):
+    with pytest.raises(ValueError, match=r"executor='celery'; allowed are 'serial', 'processes'"):
         choose_executor("celery")
 
 

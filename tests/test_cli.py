@@ -491,7 +491,8 @@ def test_a_parquet_file_that_is_none_is_named(run, artifact, tmp_path):
 def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path):
     pd.DataFrame({"text": ["film", None]}).to_parquet(tmp_path / "in.parquet")
     result = run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", tmp_path / "out.csv")
-    assert_one_error_line(result, "row 1 of X is", "missing")
+    assert_one_error_line(result, "row 1 cannot be scored: the text is missing", "--on-bad-row null")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -500,7 +501,8 @@ def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path
         ("in.csv", ["is the input itself; name another file"]),
         ("link.csv", ["is the input itself; name another file"]),
         ("out.xlsx", ["has the ending '.xlsx'", ".csv, .parquet and .pq"]),
-        ("out", ["has the ending ''", ".csv, .parquet and .pq"]),
+        ("none/out", ["cannot be written", "none does not exist"]),
+        ("..", ["holds the input", "name another folder"]),
         ("none/out.csv", ["cannot be written", "none does not exist"]),
         ("folder.csv", ["cannot be written: it is a folder"]),
     ],
@@ -747,8 +749,9 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(
     out.write_text("an older file")
     code = (
         "import os, signal, sys, pandas as pd\n"
-        "def half(table, path, **options):\n"
-        "    path.write_text('half of it')\n"
+        "def half(table, file, **options):\n"
+        "    file.write('half of it')\n"
+        "    file.flush()\n"
         f"    os.kill(os.getpid(), signal.{number})\n"
         "pd.DataFrame.to_csv = half\n"
         "from pipeline.cli import main\n"
@@ -814,7 +817,7 @@ def test_a_progress_bar_is_shown_where_somebody_looks(somebody_looks, run, artif
         stream = Terminal() if somebody_looks else io.StringIO()
         monkeypatch.setattr(sys, "stderr", stream)
         assert run(*arguments).code == 0
-        assert ("encoding" in stream.getvalue()) == somebody_looks
+        assert (("scoring" if arguments[0] == "predict" else "encoding") in stream.getvalue()) == somebody_looks
         assert somebody_looks or stream.getvalue() == ""
     assert load_pipeline(out).get_params()["bertvectorizer__progress"] is False
 

@@ -55,7 +55,9 @@ def _list_local(path: str) -> list[str]:
         found = [one for one in Path(path).rglob("*") if one.suffix.lower() in PARQUET_SUFFIXES and one.is_file()]
         files = sorted(str(one) for one in found if not _is_hidden(one.relative_to(path).parts))
         if not files:
-            raise FileNotFoundError(f"{path} is a folder without Parquet files ({', '.join(PARQUET_SUFFIXES)}); name a file.")
+            raise FileNotFoundError(
+                f"{path} is a folder, not a file, and holds no Parquet files ({', '.join(PARQUET_SUFFIXES)})."
+            )
         return files
     if not os.path.exists(path) and glob.has_magic(path):
         files = sorted(one for one in glob.glob(path) if os.path.isfile(one))

@@ -38,12 +38,9 @@ class FrameSource:
     def _schema(self) -> pa.Schema:
         # of mixed cells Arrow makes no column: those of the texts are made into texts one by one
         others = self._frame.drop(columns=[self._text])
-        try:
-            schema = pa.Schema.from_pandas(others, preserve_index=False)
-        except (pa.ArrowException, TypeError, UnicodeError) as error:
-            raise TypeError(
-                f"{self.name} has a column that cannot be written to Parquet: {error}. Convert it, or leave it out."
-            ) from error
+        for name, column in others.items():
+            _as_array(column, name)
+        schema = pa.Schema.from_pandas(others, preserve_index=False)
         texts = self._frame[self._text]
         kind = pa.large_string() if texts.dtype == object else pa.Schema.from_pandas(texts.to_frame()).field(self._text).type
         place = list(self._frame.columns).index(self._text)
@@ -73,12 +70,7 @@ class FrameSource:
             if name == self._text and column.dtype == object:
                 columns.append(text_array(column.tolist(), marked))
                 continue
-            try:
-                columns.append(pa.Array.from_pandas(column, type=field.type))
-            except (pa.ArrowException, TypeError, UnicodeError) as error:
-                raise TypeError(
-                    f"column {name!r} of {self.name} cannot be written to Parquet: {error}. Convert it, or leave it out."
-                ) from error
+            columns.append(_as_array(column, name, field.type))
         arrays = [one.combine_chunks() if isinstance(one, pa.ChunkedArray) else one for one in columns]
         return Rows(pa.Table.from_arrays(arrays, schema=self.schema), marked)
 
@@ -88,3 +80,12 @@ class FrameSource:
 
     def check_unchanged(self) -> None:
         """Do nothing: who changes a DataFrame while it is scored does so in this process."""
+
+
+def _as_array(column: pd.Series, name: Any, kind: pa.DataType | None = None) -> pa.Array:
+    try:
+        return pa.Array.from_pandas(column, type=kind)
+    except (pa.ArrowException, TypeError, UnicodeError) as error:
+        raise TypeError(
+            f"column {name!r} of {FrameSource.name} cannot be written to Parquet: {error}. Convert it, or leave it out."
+        ) from error

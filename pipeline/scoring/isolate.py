@@ -41,7 +41,7 @@ def score_alone(executor: Executor, score: Function, attempt: Function, shard: S
         if isinstance(ended, Outcome):
             return ended
         died = ended
-        if isinstance(_alone(executor, attempt, shard.rows(0, 0)), Died):
+        if all(isinstance(_alone(executor, attempt, shard.rows(0, 0)), Died) for _ in range(2)):
             raise ChildProcessError(
                 f"worker processes die before they score a row ({died.reason}): is the memory too small for the model in each of "
                 "them? Set fewer workers. What is finished is kept."

@@ -148,7 +148,7 @@ class RunFolder:
         for index, sha256 in enumerate(hashes):
             stamp = self.stamp(index)
             if stamp is None or (stamp.index, stamp.plan) != (index, plan.sha256):
-                raise RuntimeError(f"{self.part(index)} is missing or not whole: somebody else has changed it. Run it again.")
+                raise RuntimeError(f"{self.part(index)} is missing or not whole: somebody else has changed it; run it again.")
             size = self.part(index).stat().st_size
             parts.append({"file": part_name(index), "n_rows": stamp.n_rows, "n_bad": stamp.n_bad, "size": size, "sha256": sha256})
         if sum(part["n_rows"] for part in parts) != n_rows:

@@ -30,7 +30,7 @@ class Target:
     Parameters
     ----------
     out : str or Path
-        With the ending ``.csv``, ``.parquet`` or ``.pq`` a file; without an ending, or where there is a folder, a folder.
+        With the ending ``.csv``, ``.parquet`` or ``.pq`` a file; without an ending, or where there is such a folder, a folder.
     sources : sequence of str
         The files that are read.
 
@@ -53,12 +53,17 @@ class Target:
                 "cannot. Write to a folder, and copy it."
             )
         path = Path(out)
-        is_folder = path.is_dir() or (not path.suffix and not path.exists())
+        is_file = path.suffix in (".csv", *PARQUET_SUFFIXES)
+        is_folder = not is_file and (path.is_dir() or not path.suffix)
         if is_folder:
             self.file = None
             self.folder = RunFolder(path)
             self._check_folder(path, sources)
         else:
+            if not is_file:
+                raise ValueError(
+                    f"{path} has the ending {path.suffix!r}; allowed are .csv, .parquet and .pq, or none for a folder."
+                )
             for source in sources or [os.fspath(path.parent)]:
                 check_output(path, path.parent if is_address(source) else source)
             self.file = path
@@ -66,9 +71,9 @@ class Target:
         self.folder.check_ours()
 
     def _check_folder(self, path: Path, sources: Sequence[str]) -> None:
-        if path.name.lower() in (".csv", *PARQUET_SUFFIXES):
-            raise ValueError(f"{path} is an ending without a name; name a file or a folder.")
-        if not path.is_dir() and not path.parent.is_dir():
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"{path} is a file; name a folder, or a file with the ending .csv, .parquet or .pq.")
+        if not path.parent.is_dir():
             raise FileNotFoundError(f"{path} cannot be written: {path.parent} does not exist.")
         around = path if path.is_dir() else path.parent
         if not os.access(around, os.W_OK):
