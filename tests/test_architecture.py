@@ -206,6 +206,7 @@ ARROWS = {
         "evaluation.figures",
         "evaluation.layer_scores",
         "printing",
+        "scoring.dask_executor",
         "scoring.table",
         "sentiment",
         "vectorizer",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline import BertVectorizer, DaskExecutor, save_pipeline, score_table
+from pipeline.cli import main
 from tests.dask_cluster import cluster_by_hand
 from tests.slow_and_deadly import TRUSTED, deadly, slowly
 
@@ -56,7 +58,7 @@ def wait_for_parts(out, n):
         time.sleep(0.01)
 
 
-def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(address, tiny_bert, tmp_path, capsys):
+def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(address, tiny_bert, tmp_path, capsys, monkeypatch):
     model = make_pipeline(BertVectorizer(tiny_bert, layers="all"), LogisticRegression())
     model.fit(TABLE["text"][:60], [i % 3 > 0 for i in range(60)])
     path = save_pipeline(model, tmp_path / "model.joblib")
@@ -64,7 +66,17 @@ def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(address, tin
     found = score(path, tmp_path / "dask", address)
     assert (found.n_rows, found.n_bad, found.n_parts, found.n_skipped) == (400, 0, 40, 0)
     assert bytes_of(tmp_path / "dask") == bytes_of(tmp_path / "serial")
-    assert "Dask dashboard: " in capsys.readouterr().err
+    assert "Dask dashboard: http://127.0.0.1:" in capsys.readouterr().err
+
+    TABLE.to_parquet(tmp_path / "table.parquet", index=False)
+    arguments = ["--model", path, "--data", tmp_path / "table.parquet", "--out", tmp_path / "shell", "--shard-rows", SHARD_ROWS]
+    monkeypatch.setattr(sys, "argv", ["", "predict", *map(str, arguments), "--scheduler", address, "--resources", "GPU=1"])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it for good
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    shell, serial = (pd.read_parquet(tmp_path / name) for name in ("shell", "serial"))
+    pd.testing.assert_frame_equal(shell, serial)
 
 
 def test_workers_and_driver_are_killed_and_a_rerun_gives_the_bytes_of_the_serial_executor(address, tmp_path):
