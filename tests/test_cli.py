@@ -518,6 +518,83 @@ def test_outputs_that_cannot_be_written_are_refused_and_the_input_is_kept(out, p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.csv", "in.csv", "link.csv"]
 
 
+def test_an_output_without_an_ending_is_a_folder_of_parts_and_a_second_run_finds_it_finished(run, light_artifact, tmp_path):
+    source, out = (
+        write_csv(tmp_path / "in.csv", ["id", "text"], [[i, text] for i, (text, _) in enumerate(ROWS)]),
+        tmp_path / "out",
+    )
+    arguments = ["predict", "--model", light_artifact, "--data", source, "--out", out, "--shard-rows", 20]
+    result = run(*arguments)
+    assert (result.code, result.err) == (0, "")
+    first, second = result.out.splitlines()
+    assert (
+        first == f"Wrote 48 rows to {out}, with the new columns label, probability_negative, probability_positive, label_error."
+    )
+    assert re.fullmatch(r"\d+ rows per second\.", second)
+    assert pd.read_parquet(out)["id"].tolist() == [str(i) for i in range(48)]
+    assert sorted(path.name for path in out.glob("part-*")) == [f"part-00000{i}.parquet" for i in range(3)]
+    again = run(*arguments)
+    assert again.code == 0
+    assert again.out.splitlines()[1:] == ["48 of them were finished by an earlier run."]
+    assert_one_error_line(run(*arguments[:-1], 30), "holds another run: shard_rows (20, now 30)")
+
+
+def test_workers_and_several_files_give_what_one_process_gives_of_one_file(run, light_artifact, tmp_path):
+    frame = pd.DataFrame(ROWS, columns=["text", "mine"])
+    frame.to_parquet(tmp_path / "all.parquet")
+    frame[:30].to_parquet(tmp_path / "in-1.parquet")
+    frame[30:].to_parquet(tmp_path / "in-2.parquet")
+    sources = [["all.parquet"], ["in-1.parquet", "in-2.parquet"], ["in-*.parquet"]]
+    found = []
+    for i, (names, workers) in enumerate(zip(sources, [1, 2, 1], strict=True)):
+        data = [part for name in names for part in ("--data", tmp_path / name)]
+        out = tmp_path / f"{i}.csv"
+        assert run("predict", "--model", light_artifact, *data, "--out", out, "--workers", workers).code == 0
+        found.append(out.read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_rows_that_cannot_be_labelled_are_counted_and_kept_where_that_is_asked_for(run, light_artifact, tmp_path):
+    (tmp_path / "in.csv").write_text("id,text\n1,film\n2\n3,film\n")
+    arguments = ["predict", "--model", light_artifact, "--data", tmp_path / "in.csv", "--out", tmp_path / "out.csv"]
+    assert_one_error_line(run(*arguments), "line 3 has 1 cells")
+    result = run(*arguments, "--on-bad-row", "null")
+    assert result.code == 0
+    assert result.out.splitlines()[-1] == "1 of them have no label; the column label_error says why."
+    header, *rows = read_csv(tmp_path / "out.csv")
+    assert header[-1] == "label_error"
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert [row[-1] for row in rows] == ["", "line 3 has 1 cells, the header has 2: 2", ""]
+    assert_one_error_line(run(*arguments, "--on-bad-row", "skip"), "on_bad_row='skip'; allowed are 'error' and 'null'")
+    assert_one_error_line(run(*arguments, "--workers", 0), "workers=0; allowed are the numbers from 1")
+
+
+def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, tmp_path):
+    out = tmp_path / "out"
+    source = write_csv(tmp_path / "in.csv", ["text"], [[text] for text, _ in ROWS] * 5)
+    arguments = [str(part) for part in ("predict", "--model", light_artifact, "--data", source, "--out", out, "--shard-rows", 20)]
+    code = (
+        "import pipeline.scoring.parts as parts\n"
+        "write, written = parts.write_part, []\n"
+        "def interrupted(*arguments):\n"
+        "    written.append(write(*arguments))\n"
+        "    if len(written) == 3:\n"
+        "        raise KeyboardInterrupt\n"
+        "    return written[-1]\n"
+        "parts.write_part = interrupted\n"
+        "from pipeline.cli import main\n"
+        "main()\n"
+    )
+    environment = ENVIRONMENT | {"PYTHONPATH": str(PROGRAM.parent)}
+    stopped = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert (stopped.returncode, stopped.stdout) == (130, "")
+    assert stopped.stderr == "Interrupted. What is finished is kept: the same command goes on from there.\n"
+    result = run(*arguments)
+    assert result.code == 0
+    assert "60 of them were finished by an earlier run." in result.out
+    assert len(pd.read_parquet(out)) == 240
+
+
 @pytest.mark.parametrize(
     "arguments", [["train"], ["evaluate"], ["predict", "--out", "out.csv"]], ids=["train", "evaluate", "predict"]
 )
@@ -654,7 +731,7 @@ def test_models_lists_every_id_unbroken_with_its_numbers_and_where_it_is(columns
 EXPLAINED = {
     "": COMMANDS,
     "train": ("--data", "--layers", "--pooling", "--cv", "--out"),
-    "predict": ("--text", "--data", "--out", "--column"),
+    "predict": ("--text", "--data", "--out", "--column", "--workers", "--on-bad-row", "--shard-rows"),
     "evaluate": ("--data", "--label", "--model"),
     "tokens": ("--max-length", "--model"),
     "models": ("--help",),

@@ -1,10 +1,14 @@
 """The driver: which shards are left to do, what is told once, and what is cleaned up."""
 
+import shutil
 import warnings
+from dataclasses import replace
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.saved.manifest import sha256_of
 from pipeline.scoring.driver import Run
 from pipeline.scoring.executors import SerialExecutor
 from pipeline.scoring.open_source import open_source
@@ -27,8 +31,7 @@ class Counting(SerialExecutor):
         self.most_files = 0
 
     def run(self, function, shards):
-        for shard, ended in super().run(function, self._counted(shards)):
-            yield shard, ended
+        yield from super().run(function, self._counted(shards))
 
     def _counted(self, shards):
         for shard in shards:
@@ -44,11 +47,9 @@ def run(tmp_path):
     folder = RunFolder(tmp_path / "out")
 
     def call(frame=FRAME, on_bad_row="error", rows=4):
-        from dataclasses import replace
-
         plan = replace(PLAN, shard_rows=rows)
         source = open_source(frame, "text")
-        sha256 = __import__("hashlib").sha256(model.read_bytes()).hexdigest()
+        sha256 = sha256_of(model)
         executor = Counting()
         executor.folder = folder.shards
         with folder.locked(), Progress(False) as progress:
@@ -80,8 +81,6 @@ def test_parts_that_are_whole_and_of_this_run_are_not_scored_again_and_others_ar
     elif fault == "cut short":
         path.write_bytes(path.read_bytes()[:-3])
     else:
-        import pyarrow.parquet as pq
-
         changes = {"other number": {"index": 0}, "other model": {"artifact": "0"}, "fewer rows": {"n_rows": 3}}[fault]
         table = pq.read_table(path)
         write_part(table.slice(0, changes.get("n_rows", 4)), path, Stamp(**{**stamp.__dict__, **changes}))
@@ -105,6 +104,7 @@ def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(run):
         warnings.simplefilter("always")
         run(frame)
     assert [str(one.message) for one in told] == ["a text says so (Said of rows 4 to 7; not repeated for others.)"]
+    shutil.rmtree(run.folder.path)
     with pytest.warns(RuntimeWarning, match="^a text says so$"):
         run(frame[5:6].reset_index(drop=True), rows=100)
 

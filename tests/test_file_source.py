@@ -6,9 +6,11 @@ import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 
 from pipeline.scoring.file_source import CsvSource, ParquetSource
+from tests.test_datasets import Keys
 
 FRAME = pd.DataFrame(
     {
@@ -81,6 +83,17 @@ def test_parquet_that_is_damaged_inside_is_refused_by_name_when_its_rows_are_rea
     (tmp_path / "in.parquet").write_bytes(whole[:10] + bytes(200) + whole[210:])
     with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file"):
         list(ParquetSource([str(tmp_path / "in.parquet")], "text").rows(10, mark=False))
+
+
+def test_encrypted_parquet_is_refused_by_name(tmp_path):
+    configuration = encryption.EncryptionConfiguration(footer_key="f", column_keys={"c": ["text"]})
+    factory = encryption.CryptoFactory(Keys)
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
+    table = pa.table({"text": ["a"]})
+    with pq.ParquetWriter(tmp_path / "in.parquet", table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file: .*(?i:encrypted|decryption)"):
+        ParquetSource([str(tmp_path / "in.parquet")], "text")
 
 
 def test_parquet_without_row_groups_has_no_rows(tmp_path):
