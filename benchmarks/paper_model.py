@@ -2,12 +2,13 @@
 
     python -m benchmarks.paper_model [--write]
 
-Reads results/score_table.json and results/score_million.json, prints the part of docs/scaling-out.md that holds their numbers; --write
-puts it there. A test compares the page with what this prints.
+Reads results/score_table.json and results/score_million.json, prints the part of docs/scaling-out.md that holds their numbers;
+--write puts it there. A test compares the page with what this prints.
 """
 
 import argparse
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -44,53 +45,65 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
                 f"| {row['way']} | {row['rows_per_s']:,.0f} | {row['speed_over_plain']:.2f} | {row['peak_mib']:,} | {worker} |"
             )
     cost = 100 * (serial["seconds"]["median"] / plain["seconds"]["median"] - 1)
-    one = ways["predict_proba, 1 thread"]
-    gains = [ways[f"score_table, {way}"]["rows_per_s"] / one["rows_per_s"] for way in ("2 processes", "Dask, 2 workers")]
+    one = ways["predict_proba, 1 thread"]["rows_per_s"]
+    two = plain["rows_per_s"] / one
+    processes, dask = (ways[f"score_table, {way}"]["rows_per_s"] / one for way in ("2 processes", "Dask, 2 workers"))
     return [
         *lines,
         "",
-        f"Scoring each row exactly once took {cost:+.1f} % of plain `predict_proba`'s time. Two cores made two threads of one process "
-        f"{plain['rows_per_s'] / one['rows_per_s']:.2f} times as fast as one, two processes {gains[0]:.2f} times and two Dask workers "
-        f"{gains[1]:.2f} times, their start included.",
+        *paragraph(
+            f"Scoring each row exactly once took {cost:+.1f} % of plain `predict_proba`'s time.",
+            f"On two cores two threads of one process were {two:.2f} times as fast as one, two processes {processes:.2f} times,",
+            f"and two Dask workers {dask:.2f} times; the start of processes and workers, some seconds, is in it.",
+        ),
     ]
 
 
 def over_kills(million: dict[str, Any]) -> list[str]:
     """Say what the run over two kills took."""
-    return [
-        f"{million['rows']:,} rows in {million['executor']}, a worker killed by `kill -9` at {million['kills']['worker']:.0%} and the "
-        f"driver at {million['kills']['driver']:.0%}, then run again (`benchmarks/score_million.py`): {million['seconds']:,.0f} s, "
-        f"{million['rows_per_s']:,.0f} rows per second, of which {million['seconds_lost']:,.0f} s are what the kills cost. Every row "
-        f"was there once and in its place, and {million['parts_compared_with_serial']} parts scored again by the serial executor had "
-        f"the same bytes. Peak memory: driver {million['driver_peak_mib']:,} MiB, worker {million['worker_peak_mib']:,}.",
-    ]
+    worker, driver = (f"{million['kills'][victim]:.0%}" for victim in ("worker", "driver"))
+    rate, lost = f"{million['rows_per_s']:,.0f}", f"{million['seconds_lost']:,.0f}"
+    return paragraph(
+        f"{million['rows']:,} rows in {million['executor']}, one of them killed by `kill -9` at {worker} of the parts",
+        f"and the driver at {driver}, then run again (`benchmarks/score_million.py`): {million['seconds']:,.0f} s, {rate} rows",
+        f"per second; {lost} s are what the kills cost. Every row was there once, in its place,",
+        f"and {million['parts_compared_with_serial']} parts that the serial executor scored again had the same bytes.",
+        f"Peak memory: driver {million['driver_peak_mib']:,} MiB, worker {million['worker_peak_mib']:,}.",
+    )
 
 
 def on_paper(ways: dict[str, dict[str, Any]], million: dict[str, Any]) -> list[str]:
     """Compute shards, workers, hours and storage for ROWS rows."""
     rate = ways["score_table, 2 processes"]["rows_per_s"] / 2
     cutting = ways["reading and cutting alone"]["rows_per_s"]
+    size = million["output_bytes_per_row"]
     hours = ROWS / rate / 3600
-    lines = [
-        f"With r = {rate:,.0f} rows per second and worker (half of two processes', one core each), "
-        f"{million['output_bytes_per_row']:.0f} bytes of output per row and d = {cutting:,.0f} rows per second that one driver reads "
-        "and cuts:",
+    return [
+        *paragraph(
+            f"With r = {rate:,.0f} rows per second and worker (half of two processes', one core each), {size:.0f} bytes of",
+            f"output per row and d = {cutting:,.0f} rows per second that one driver reads and cuts:",
+        ),
         "",
         "| quantity | formula | value |",
         "|---|---|---|",
         f"| parts | rows / {SHARD_ROWS:,} | {math.ceil(ROWS / SHARD_ROWS):,} |",
         f"| seconds per part | {SHARD_ROWS:,} / r | {SHARD_ROWS / rate:.1f} |",
         f"| core hours | rows / r / 3,600 | {hours:,.0f} |",
-    ]
-    lines += [f"| workers for {limit} h | core hours / {limit} | {math.ceil(hours / limit):,} |" for limit in HOURS]
-    return [
-        *lines,
+        *(f"| workers for {limit} h | core hours / {limit} | {math.ceil(hours / limit):,} |" for limit in HOURS),
         f"| most workers one driver feeds | d / r | {cutting / rate:,.0f} |",
-        f"| output | rows x bytes per row | {ROWS * million['output_bytes_per_row'] / 1e9:.1f} GB |",
+        f"| output | rows x bytes per row | {ROWS * size / 1e9:.1f} GB |",
         "",
-        "No such run was made. The model leaves out what a cluster adds: workers that wait for storage, machines that are slower than "
-        "this one, and the time to start; and texts that are longer: r is of short ones, and goes with the number of tokens.",
+        *paragraph(
+            "No such run was made. The model leaves out what a cluster adds: workers that wait for storage, machines that are",
+            "slower than this one, the time to start; and longer texts: r is of short ones, and goes down as the number of",
+            "tokens goes up.",
+        ),
     ]
+
+
+def paragraph(*pieces: str) -> list[str]:
+    """Fill lines as the page's are."""
+    return textwrap.wrap(" ".join(pieces), 140, break_long_words=False, break_on_hyphens=False)
 
 
 def page_with(text: str) -> str:
