@@ -9,6 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import joblib
 import pytest
 
 from pipeline.saved.versions import installed_versions
@@ -194,6 +195,17 @@ def test_without_distributed_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[dask\]'"), choose_executor("dask"):
         pass
+
+
+def test_a_cluster_of_this_machine_is_started_and_stopped(capsys):
+    with choose_executor("dask", 2) as executor:
+        assert executor.threads == max(1, joblib.cpu_count() // 2)
+        pids = {outcome.sha256 for _, outcome in executor.run(who, shards(8))}
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+    assert "Dask dashboard: http://127.0.0.1:" in capsys.readouterr().err
 
 
 def test_a_closed_executor_says_so():

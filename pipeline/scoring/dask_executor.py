@@ -132,7 +132,7 @@ class DaskExecutor:
             if not more and not tasks.n_shards:
                 return
             result = tasks.next_result()
-            if tasks.known:
+            if tasks.has_workers:
                 last_seen = time.monotonic()
             elif time.monotonic() - last_seen > self.wait:
                 raise self._nobody_came()

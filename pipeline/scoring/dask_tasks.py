@@ -45,7 +45,7 @@ class Tasks:
         self._resources, self._threads = resources, threads
         self._out: dict[str, _Task] = {}
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.known: dict[str, str] = {}  # workers that have said who they are -> their host
+        self._known: dict[str, str] = {}  # workers that have said who they are -> their host
         self.free: list[str] = []  # those of them that have no task
         client.subscribe_topic("all", lambda event: self._news.put(event[1]) if isinstance(event[1], dict) else None)
         self._meet_workers()
@@ -54,6 +54,11 @@ class Tasks:
     def n_shards(self) -> int:
         """Number of shards that are out."""
         return sum(task.shard is not None for task in self._out.values())
+
+    @property
+    def has_workers(self) -> bool:
+        """Say whether a worker is there, or was asked who it is."""
+        return bool(self._known or self._out)
 
     def submit(self, function: Function, shard: Shard) -> None:
         """Send a shard to a worker that is free."""
@@ -96,14 +101,14 @@ class Tasks:
         busy = {task.worker for task in self._out.values()}
         there = self._client.scheduler_info(n_workers=-1)["workers"]
         for worker, facts in there.items():
-            if has_resources(facts, self._resources) and worker not in self.known and worker not in busy:
+            if has_resources(facts, self._resources) and worker not in self._known and worker not in busy:
                 self._send(worker, None, introduce, self._threads)
         return set(there)
 
     def _look_around(self) -> tuple[Shard, Died] | None:
         """Meet new workers; tell the shard of one that left unheard, if any."""
         there = self._meet_workers()
-        for worker in {*self.known, *(task.worker for task in self._out.values())} - there:
+        for worker in {*self._known, *(task.worker for task in self._out.values())} - there:
             lost = self._lost(worker, expected=False)
             if lost is not None:
                 return lost
@@ -136,13 +141,13 @@ class Tasks:
             return None if task.shard is None else (task.shard, died)
         if task.shard is None:
             check_versions(task.worker, result)
-            self.known[task.worker] = result["host"]
+            self._known[task.worker] = result["host"]
         self.free.append(task.worker)
         return None if task.shard is None else (task.shard, result)
 
     def _lost(self, worker: str, *, expected: bool) -> tuple[Shard, Died] | None:
         """Forget a worker that has left, and tell which shard it had."""
-        self.known.pop(worker, None)
+        self._known.pop(worker, None)
         if worker in self.free:
             self.free.remove(worker)
         key = next((key for key, task in self._out.items() if task.worker == worker), None)
@@ -169,9 +174,10 @@ class Tasks:
                 "environment it is started in."
             ) from error
         if isinstance(error, FileNotFoundError):
+            host = self._known.get(task.worker, "its host")
             raise FileNotFoundError(
-                f"{error} So says the Dask worker {task.worker} on {self.known.get(task.worker, 'its host')}: the saved pipeline "
-                "and the output must be on storage that every worker and this process see under the same path."
+                f"{error} So says the Dask worker {task.worker} on {host}: the saved pipeline and the output must be on storage "
+                "that every worker and this process see under the same path."
             ) from error
         raise error
 
