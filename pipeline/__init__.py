@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.finetuning import FineTunedBertClassifier
     from pipeline.report.page import write_report
     from pipeline.saved.file_kind import ArtifactError
+    from pipeline.scoring.dask_executor import DaskExecutor
     from pipeline.scoring.plan import PlanError
     from pipeline.scoring.score_shard import BadRowError
     from pipeline.scoring.table import ScoredTable, score_table
@@ -36,6 +37,7 @@ _HOME = {
     "BertVectorizer": "pipeline.vectorizer",
     "CacheWarning": "pipeline.vector_store",
     "CheckpointError": "pipeline.checkpoints.model_files",
+    "DaskExecutor": "pipeline.scoring.dask_executor",
     "ExplanationError": "pipeline.explanation",
     "FineTunedBertClassifier": "pipeline.finetuning",
     "PlanError": "pipeline.scoring.plan",
@@ -70,6 +72,7 @@ __all__ = [
     "BertVectorizer",
     "CacheWarning",
     "CheckpointError",
+    "DaskExecutor",
     "ExplanationError",
     "FineTunedBertClassifier",
     "PlanError",

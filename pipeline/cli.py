@@ -153,6 +153,10 @@ def predict(
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
     workers: Annotated[int, typer.Option(help="Worker processes for --data.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Score on the workers of this Dask scheduler instead, such as tcp://10.0.0.5:8786.")
+    ] = None,
+    resources: Annotated[str | None, typer.Option(help="What these workers must have, such as GPU=1.")] = None,
     on_bad_row: Annotated[str, typer.Option(help="A row that cannot be labelled: error, or null to go on without.")] = "error",
     shard_rows: Annotated[int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")] = None,
 ) -> None:
@@ -165,7 +169,8 @@ def predict(
         raise ValueError("--data and --out belong together: the table to label and where to write it.")
     if data and out is not None:
         options = {"encoding": encoding, "sep": sep.replace("\\t", "\t"), "on_bad_row": on_bad_row, "shard_rows": shard_rows}
-        _predict_table(model, data, out, column, workers, {name: value for name, value in options.items() if value is not None})
+        given = {name: value for name, value in options.items() if value is not None}
+        _predict_table(model, data, out, column, {**_executor(workers, scheduler, resources), **given})
         return
     if not text and (sys.stdin is None or sys.stdin.isatty()):  # None: closed, as by `<&-`
         raise ValueError('Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard input.')
@@ -583,14 +588,38 @@ def _label(console: Console, fitted: Any, texts: list[str]) -> None:
     print_labels(console, texts, _probabilities(fitted, texts), fitted.classes_)
 
 
-def _predict_table(model: Path, data: list[str], out: Path, column: str, workers: int, options: dict[str, Any]) -> None:
+def _executor(workers: int, scheduler: str | None, resources: str | None) -> dict[str, Any]:
+    """Return the options of score_table that say where it runs."""
+    if scheduler is None:
+        if resources is not None:
+            raise ValueError("--resources are those of a Dask cluster's workers: give its --scheduler too.")
+        return {"executor": "serial" if workers == 1 else "processes", "workers": workers}
+    if "://" not in scheduler:
+        raise ValueError(f"--scheduler {scheduler} is no address; `dask scheduler` prints its own, such as tcp://10.0.0.5:8786.")
+    if workers != 1:
+        raise ValueError(f"--workers {workers} are processes of this machine; the cluster at {scheduler} has its own.")
+    from pipeline.scoring.dask_executor import DaskExecutor
+
+    return {"executor": DaskExecutor(scheduler, resources=_amounts(resources or ""))}
+
+
+def _amounts(resources: str) -> dict[str, float]:
+    """Read resources as `dask worker` does: ``"GPU=1,memory=16e9"``."""
+    amounts = {}
+    for resource in filter(None, resources.split(",")):
+        name, _, amount = resource.partition("=")
+        try:
+            amounts[name.strip()] = float(amount)
+        except ValueError:
+            raise ValueError(f"--resources {resources}: {resource!r} is not NAME=NUMBER, such as GPU=1.") from None
+    return amounts
+
+
+def _predict_table(model: Path, data: list[str], out: Path, column: str, options: dict[str, Any]) -> None:
     from pipeline.scoring.table import score_table
 
-    executor = "serial" if workers == 1 else "processes"
     try:
-        scored = score_table(
-            model, data if len(data) > 1 else data[0], out, text=column, executor=executor, workers=workers, **options
-        )
+        scored = score_table(model, data if len(data) > 1 else data[0], out, text=column, **options)
     except KeyboardInterrupt:
         Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
             "Interrupted. What is finished is kept: the same command goes on from there."

@@ -1246,3 +1246,19 @@ def test_layers_says_what_to_install_where_there_is_no_matplotlib(run, data, tin
     result = run("layers", "--data", data, "--model", tiny_bert, "--figures", tmp_path)
     assert_one_error_line(result, "pip install 'bert-vectorizer[report]'")
     assert not encoded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--scheduler", "10.0.0.5:8786"], ["--scheduler 10.0.0.5:8786 is no address", "tcp://10.0.0.5:8786"]),
+        (["--scheduler", "tcp://127.0.0.1:9", "--workers", 2], ["--workers 2 are processes of this machine"]),
+        (["--scheduler", "tcp://127.0.0.1:9", "--resources", "GPU"], ["--resources GPU", "NAME=NUMBER, such as GPU=1"]),
+        (["--resources", "GPU=1"], ["give its --scheduler too"]),
+    ],
+)
+def test_a_dask_cluster_is_asked_for_in_full(arguments, parts, run, artifact, tmp_path):
+    write_csv(tmp_path / "in.csv", ["text"], [["one"]])
+    result = run("predict", "--model", artifact, "--data", tmp_path / "in.csv", "--out", tmp_path / "out", *arguments)
+    assert_one_error_line(result, *parts)
+    assert not (tmp_path / "out").exists()

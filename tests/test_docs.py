@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.paper_model import PAGE, measured_text, page_with
 from benchmarks.results_file import RESULTS, read_rows
 from tests.markdown import run_page
 
@@ -16,7 +17,8 @@ RESULT_FILES = sorted(RESULTS.iterdir())
 
 
 @pytest.mark.parametrize(
-    "page", ["bert-features.md", "defaults.md", "artifact-format.md", "choosing-layers.md", "fine-tuning.md", "report.md"]
+    "page",
+    "bert-features.md defaults.md artifact-format.md choosing-layers.md fine-tuning.md report.md scaling-out.md".split(),
 )
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -62,6 +64,10 @@ def test_the_table_of_fine_tuning_is_the_one_that_was_measured():
         assert f"| {row['task']} | {row['model']} | {numbers} |" in page
     for row in read_rows("finetuning_choice"):
         assert f"{100 * row['dev_accuracy']:.1f} %" in page
+
+
+def test_the_measured_part_of_scaling_out_is_what_the_results_say():
+    assert page_with(measured_text()) == PAGE.read_text(encoding="utf-8"), "python -m benchmarks.paper_model --write"
 
 
 def fault_rows():

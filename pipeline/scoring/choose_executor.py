@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.scoring.executors import Executor, SerialExecutor
 from pipeline.scoring.processes import ProcessExecutor
 
-NAMES = ("serial", "processes")
+NAMES = ("serial", "processes", "dask")
 
 
 def choose_executor(executor: Any = "serial", workers: int | None = None, *, threads: int | None = None) -> Executor:
@@ -14,16 +14,18 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
     Parameters
     ----------
     executor : str or object
-        One of `NAMES`.
+        One of `NAMES`; the address of a Dask scheduler, such as ``"tcp://10.0.0.5:8786"``; a ``distributed.Client``; or an
+        executor, which is returned as it is.
     workers : int, optional
-        Number of worker processes; one per core by default.
+        Number of worker processes; one per core by default. A Dask cluster that is there already has those that it has.
     threads : int, optional
-        Of each worker; by default, the cores shared among them.
+        Of each worker; by default, the cores shared among them. Workers of a Dask cluster that is there already take the
+        number that they were started with.
 
     Raises
     ------
     ValueError
-        For a name that is none, and for numbers that are none.
+        For a name that is none, for numbers that are none, and for a number of workers where there are some already.
     """
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
@@ -34,5 +36,23 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
         return SerialExecutor(threads)
     if executor == "processes":
         return ProcessExecutor(workers, threads)
-    # "dask" and a dask.distributed.Client have their place here, importing their own module
-    raise ValueError(f"executor={executor!r}; allowed are {', '.join(map(repr, NAMES))}.")
+    if executor == "dask" or _is_cluster(executor):
+        from pipeline.scoring.dask_executor import DaskExecutor
+
+        return DaskExecutor(None if executor == "dask" else executor, workers=workers, threads=threads)
+    if hasattr(executor, "run") and hasattr(executor, "threads"):
+        if (workers, threads) != (None, None):
+            raise ValueError(f"workers={workers} and threads={threads}: give them to the {type(executor).__name__} itself.")
+        chosen: Executor = executor
+        return chosen
+    raise ValueError(
+        f"executor={executor!r}; allowed are {', '.join(map(repr, NAMES))}, the address of a Dask scheduler, such as "
+        "'tcp://10.0.0.5:8786', a distributed.Client and a DaskExecutor."
+    )
+
+
+def _is_cluster(executor: Any) -> bool:
+    """Tell the address of a Dask scheduler, or a client of one."""
+    if isinstance(executor, str):
+        return "://" in executor
+    return type(executor).__module__.partition(".")[0] == "distributed" and hasattr(executor, "scheduler")

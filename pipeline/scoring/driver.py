@@ -3,6 +3,7 @@
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,10 @@ class Run:
         dict
             The manifest.
         """
-        score, attempt = functools.partial(score_shard, self._job), functools.partial(try_shard, self._job)
         lost: list[tuple[Shard, Died]] = []
         with executor:
+            job = replace(self._job, threads=executor.threads)  # a cluster tells them when it is entered
+            score, attempt = functools.partial(score_shard, job), functools.partial(try_shard, job)
             for shard, ended in executor.run(score, self._shards()):
                 if isinstance(ended, Died):
                     lost.append((shard, ended))

@@ -30,7 +30,7 @@ class Executor(Protocol):
     Attributes
     ----------
     threads : int
-        Threads that one worker may compute with; the function is told.
+        Threads that one worker may compute with, known at the latest when the context is entered; the function is told.
     """
 
     threads: int

@@ -81,7 +81,7 @@ def _killers(executor: Executor, attempt: Function, shard: Shard) -> Iterator[tu
                 suspects.append(half)
             elif isinstance(_alone(executor, attempt, half), Died):  # twice: no chance
                 n_found += 1
-                yield half.first_row, f"it kills the process that scores it ({outcome.reason})"
+                yield half.first_row, "it kills the process that scores it"  # not how: that depends on the executor
 
 
 def _halves(shard: Shard) -> list[Shard]:
