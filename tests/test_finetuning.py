@@ -401,6 +401,13 @@ def test_a_saved_classifier_gives_the_same_bits(format, fitted, tmp_path):
     assert np.array_equal(load_pipeline(again).predict_proba(X), fitted.predict_proba(X))
 
 
+def test_a_model_given_as_a_path_is_saved_as_text(tiny_bert, tmp_path):
+    model = classifier(Path(tiny_bert), **SHORT, head_only=True).fit(X, Y)
+    loaded = load_pipeline(save_pipeline(make_pipeline(model), tmp_path / "m.joblib"))
+    assert loaded[0].model == tiny_bert
+    assert np.array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
 def test_a_file_opens_without_the_model_and_without_the_trainer(fitted, tmp_path):
     path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
     code = (
