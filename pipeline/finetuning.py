@@ -462,6 +462,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
         state: dict[str, Any] = dict(super().__getstate__())
         if self.__sklearn_is_fitted__():
+            state["model"] = str(self.model)  # a Path is another class on every system, and on no allow-list
             state["_checkpoint"] = self._checkpoint.to_state()
             state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
         return state

@@ -552,6 +552,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
+            state["model"] = str(self.model)  # a Path is another class on every system, and on no allow-list
             state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
             if self.weights_in_artifact:
                 state["_checkpoint"] = self._checkpoint_to_save().to_state()

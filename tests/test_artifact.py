@@ -65,6 +65,14 @@ def test_a_loaded_pipeline_gives_the_same_bits(fitted, tmp_path):
     assert repr(loaded) == repr(fitted).replace("BertVectorizer(", "BertVectorizer(cache=None, ")
 
 
+def test_a_model_given_as_a_path_is_saved_as_text(tiny_bert, tmp_path):
+    pipeline = make_sentiment_pipeline(model=Path(tiny_bert)).fit(TEXTS, LABELS)
+    loaded = load_pipeline(save_pipeline(pipeline, tmp_path / "m.joblib"))
+    assert loaded[0].model == tiny_bert
+    assert pipeline[0].model == Path(tiny_bert)
+    assert np.array_equal(loaded.predict_proba(TEXTS), pipeline.predict_proba(TEXTS))
+
+
 def test_the_file_is_an_ordinary_joblib_file_that_needs_no_model_folder(tmp_path):
     folder = build_model(tmp_path / "model", "bert", seed=7)
     pipeline = make_sentiment_pipeline(model=str(folder)).fit(TEXTS, LABELS)
