@@ -64,6 +64,13 @@ def test_a_model_without_probabilities_is_refused(tiny_bert):
         make_candidates({"default": None}, BertVectorizer(tiny_bert), make_pipeline(LinearSVC()), None, 0, 2)
 
 
+def test_word_vectors_that_would_not_be_used_or_are_not_there_are_refused_at_once(tiny_bert):
+    with pytest.raises(ValueError, match="the row 'word2vec' is not among models"):
+        make_candidates({"tfidf": None}, BertVectorizer(tiny_bert), None, "v.bin", 0, 2)
+    with pytest.raises(FileNotFoundError, match=r"word_vectors='v\.bin' is no file"):
+        make_candidates({"word2vec": None}, BertVectorizer(tiny_bert), None, "v.bin", 0, 2)
+
+
 def test_a_row_that_was_asked_for_and_cannot_be_names_the_extra(monkeypatch):
     monkeypatch.setattr("pipeline.evaluation.candidates.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[finetune\]'"):

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks.paper_model import PAGE, measured_text, page_with
 from benchmarks.results_file import RESULTS, read_rows
+from pipeline.evaluation.baselines import make_word2vec_baseline
+from pipeline.evaluation.candidates import ROWS
 from tests.markdown import run_page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -18,7 +20,19 @@ RESULT_FILES = sorted(RESULTS.iterdir())
 
 @pytest.mark.parametrize(
     "page",
+<<<<<<< HEAD
     "bert-features.md defaults.md artifact-format.md choosing-layers.md fine-tuning.md report.md scaling-out.md".split(),
+=======
+    [
+        "bert-features.md",
+        "defaults.md",
+        "artifact-format.md",
+        "choosing-layers.md",
+        "fine-tuning.md",
+        "comparison.md",
+        "long-texts.md",
+    ],
+>>>>>>> compare
 )
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -66,8 +80,61 @@ def test_the_table_of_fine_tuning_is_the_one_that_was_measured():
         assert f"{100 * row['dev_accuracy']:.1f} %" in page
 
 
+<<<<<<< HEAD
 def test_the_measured_part_of_scaling_out_is_what_the_results_say():
     assert page_with(measured_text()) == PAGE.read_text(encoding="utf-8"), "python -m benchmarks.paper_model --write"
+=======
+def comparison_lines(rows):
+    """Give the two tables of a comparison as the page has to show them: scores, then costs."""
+    scores, costs = [], []
+    for row in rows:
+        spread = {m: "" if row[f"{m}_sd"] is None else f" ± {row[f'{m}_sd']:.3f}" for m in ("accuracy", "macro_f1", "roc_auc")}
+        shown = (f"{row[m]:.3f}{spread.get(m, '')}" for m in ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error"))
+        against = f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+        against = "" if row["verdict"] == "baseline" else against
+        scores.append(f"| {row['name']} | {' | '.join(shown)} | {against} | {row['verdict']} |")
+        shown = (f"{row[column]:,.1f}" for column in ("fit_seconds", "predict_seconds", "artifact_mb"))
+        costs.append(f"| {row['name']} | {' | '.join(shown)} |")
+    return scores + costs
+
+
+@pytest.mark.parametrize("data", ["reviews", "sst2"])
+def test_the_tables_of_the_comparison_are_the_ones_that_were_measured(data):
+    page = (DOCS / "comparison.md").read_text(encoding="utf-8").splitlines()
+    rows = read_rows(f"comparison_{data}")
+    assert {row["name"] for row in rows} == set(ROWS.values())
+    for line in comparison_lines(rows):
+        assert line in page
+    assert any(f"{100 * rows[0]['cpu_share']:.0f} %" in line for line in page)
+
+
+def test_no_word2vec_that_was_tried_on_training_texts_is_clearly_better():
+    rows = read_rows("word2vec_choice")
+    means: dict[tuple, list[float]] = {}
+    for row in rows:
+        for C, accuracy in row["accuracy"].items():
+            means.setdefault((row["vector_size"], row["skip_gram"], row["epochs"], float(C)), []).append(accuracy)
+    model = make_word2vec_baseline()
+    chosen = means[model[0].vector_size, model[0].skip_gram, model[0].epochs, model[-1].C]
+    assert sum(chosen) / 2 > max(sum(both) / 2 for both in means.values()) - 0.005
+    page = (DOCS / "comparison.md").read_text(encoding="utf-8")
+    for accuracy in chosen:
+        assert f"{accuracy:.3f}" in page
+
+
+def test_the_table_of_long_texts_is_the_one_that_was_measured():
+    page = (DOCS / "long-texts.md").read_text(encoding="utf-8").splitlines()
+
+    def between(found):
+        return "" if found is None else f"{found[0]:+.3f} ({found[1]:+.3f} to {found[2]:+.3f})"
+
+    for row in read_rows("truncation"):
+        length = "" if row["max_length"] is None else row["max_length"]
+        head = None if row["features"] == "head" else row["against_head"]
+        against = f"{between(head)} | {'' if row['features'] == 'TF-IDF' else between(row['against_tfidf'])}"
+        cells = (row["features"], length, row["classifier"], f"{100 * row['share_lost']:.0f} %", f"{row['accuracy']:.3f}", against)
+        assert f"| {' | '.join(map(str, cells))} |" in page
+>>>>>>> compare
 
 
 def fault_rows():

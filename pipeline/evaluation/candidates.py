@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,6 +131,10 @@ def make_candidates(
     n_folds: int,
 ) -> dict[str, Candidate]:
     """Return the candidates of all rows but ``"layers"``, by the names in ``rows``; for the other parameters see `compare`."""
+    if word_vectors is not None and "word2vec" not in rows:
+        raise ValueError("word_vectors are given, and the row 'word2vec' is not among models. Name it there, or leave them out.")
+    if isinstance(word_vectors, str | Path) and not Path(word_vectors).expanduser().is_file():
+        raise FileNotFoundError(f"word_vectors={str(word_vectors)!r} is no file; give one in word2vec's format, or KeyedVectors.")
     standard: dict[str, Callable[[], BaseEstimator]] = {
         "majority": make_majority_baseline,
         "tfidf": make_tfidf_baseline,
