@@ -35,6 +35,7 @@ def test_a_comparison_shows_what_is_there_and_nothing_twice(scores):
     assert table.rows[2] == ["frozen BERT + LogisticRegression", "0.800 ± 0.030", "0.800", "1,234.5", "3.25", "91.3",
                              "+0.100 (+0.050 to +0.150)", "better"]  # fmt: skip
     assert table.rows[1][6] == "-"
+    assert "±" in table.caption
     assert list(table.text_columns) == [7]
 
 
@@ -42,6 +43,7 @@ def test_a_column_that_is_not_known_is_shown_as_it_is():
     table = tables.comparison_table([{"model": "a", "accuracy": 0.5, "n_words": 12345.678}])
     assert table.header == ["Model", "Accuracy", "n words"]
     assert table.rows == [["a", "0.500", "1.235e+04"]]
+    assert table.caption == "The models on the same texts"
 
 
 def test_classes_have_their_scores_and_the_areas_that_are_known(scores):

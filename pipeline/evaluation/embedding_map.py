@@ -77,5 +77,6 @@ def _flat(dense: np.ndarray) -> tuple[np.ndarray, list[float]]:
         np.abs(dense).max(), 1e-300
     ):  # the same text again and again: PCA would divide by 0
         return np.zeros((len(dense), 2)), [0.0, 0.0]
-    pca = PCA(n_components=2, svd_solver="full")
+    # two axes of hundreds: a full decomposition would cost as much as encoding the texts
+    pca = PCA(n_components=2, svd_solver="arpack" if min(dense.shape) > 2 else "full", random_state=0)
     return pca.fit_transform(centred), pca.explained_variance_ratio_.tolist()

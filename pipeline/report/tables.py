@@ -66,7 +66,9 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     header = ["Model", *(_COMPARED.get(name, (name.replace("_", " "),))[0] for name in columns)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in columns)] for row in rows]
     words = [i for i, name in enumerate(columns, start=1) if any(isinstance(row.get(name), str) for row in rows)]
-    return Table("The models on the same texts; ± is the standard deviation over the folds", header, cells, words)
+    spread = any(value is not None for row in rows for name, value in row.items() if name.endswith("_sd"))
+    caption = "The models on the same texts" + ("; ± is the standard deviation over the folds" if spread else "")
+    return Table(caption, header, cells, words)
 
 
 def _compared(row: Mapping[str, Any], name: str) -> str:
