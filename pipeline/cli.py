@@ -135,7 +135,7 @@ def predict(
     column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
-    workers: Annotated[int, typer.Option(help="Worker processes for --data.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes for --data, of one thread each.")] = 1,
     on_bad_row: Annotated[str, typer.Option(help="A row that cannot be labelled: error, or null to go on without.")] = "error",
     shard_rows: Annotated[int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")] = None,
 ) -> None:

@@ -18,7 +18,7 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
     workers : int, optional
         Number of worker processes; one per core by default.
     threads : int, optional
-        Of each worker; by default, the cores shared among them.
+        Of each worker; 1 by default.
 
     Raises
     ------
@@ -31,8 +31,8 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
     if executor == "serial":
         if workers not in (None, 1):
             raise ValueError(f"executor='serial' is one worker, and workers={workers}: set executor='processes'.")
-        return SerialExecutor(threads)
+        return SerialExecutor(threads or 1)
     if executor == "processes":
-        return ProcessExecutor(workers, threads)
+        return ProcessExecutor(workers, threads or 1)
     # "dask" and a dask.distributed.Client have their place here, importing their own module
     raise ValueError(f"executor={executor!r}; allowed are {', '.join(map(repr, NAMES))}.")

@@ -101,7 +101,8 @@ def score_table(
     workers : int, optional
         Number of worker processes; one per core by default.
     threads : int, optional
-        Threads of each worker; by default, the cores shared among them.
+        Threads that each worker computes with; 1 by default, whatever the executor. With another number the last bits of a
+        probability may differ, so a rerun needs the same. For more cores take more workers.
     shard_rows : int, default=2048
         Rows of a part: as much is lost by a crash and held in memory, for each worker.
     on_bad_row : {"error", "null"}, default="error"
@@ -159,6 +160,7 @@ def score_table(
         text=text,
         model={"sha256": model.sha256, "classes": model.classes, "probabilities": model.probabilities},
         shard_rows=shard_rows,
+        threads=threads or 1,
         versions=installed_versions(),
     )
     fields = added_fields(opened.schema, model.classes, model.probabilities)
@@ -174,7 +176,7 @@ def score_table(
             folder=str(target.folder.path),
             plan=plan.sha256,
             on_bad_row=on_bad_row,
-            threads=chosen.threads,
+            threads=plan.threads,
         )
         manifest = target.folder.complete(plan)
         if manifest is None or (manifest["n_bad"] and on_bad_row == "error"):
