@@ -76,4 +76,5 @@ def test_no_texts_ask_nothing_of_the_model():
 
 def test_reasons_are_one_short_line():
     assert in_one_line("a\n  b\tc") == "a b c"
+    assert in_one_line("bad \ud800") == "bad \\ud800"
     assert len(in_one_line("word " * 1000)) < 520

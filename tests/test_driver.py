@@ -54,7 +54,7 @@ def run(tmp_path):
         executor.folder = folder.shards
         with folder.locked(), Progress(False) as progress:
             folder.take_up(plan)
-            job = Job(str(model), sha256, TRUSTED, "text", source.schema, str(folder.path), plan.sha256, on_bad_row, 1)
+            job = Job(str(model), sha256, TRUSTED, "text", source.schema, "float64", str(folder.path), plan.sha256, on_bad_row, 1)
             manifest = Run(source, folder, job, plan, progress).run(executor, ["text"])
         return executor, manifest, progress
 

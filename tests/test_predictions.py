@@ -31,6 +31,15 @@ def test_labels_have_the_type_of_the_classes(classes, kind):
     assert table["label"].to_pylist() == [classes.tolist()[1]]
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_probabilities_have_the_type_of_the_models(kind):
+    classes, probabilities = np.array([0, 1]), np.array([[0.1, 0.9]], dtype=kind)
+    fields = added_fields(SCHEMA, classes, kind)
+    found = add_predictions(pa.table({"text": ["x"]}), fields, classes, probabilities, {})
+    assert found["probability_1"].to_numpy().dtype == kind
+    assert found["probability_1"].to_numpy()[0] == probabilities[0, 1]
+
+
 @pytest.mark.parametrize("bad", [{}, {0: "first"}, {1: "x", 2: "y"}, {0: "a", 1: "b", 2: "c", 3: "d"}])
 def test_bad_rows_have_nulls_and_a_reason_and_the_others_their_own_values(bad):
     classes = np.array(["no", "yes"])

@@ -68,6 +68,14 @@ def test_what_cannot_be_written_is_refused(out, message, tmp_path, monkeypatch):
         Target(out, [str(tmp_path / "in.csv")])
 
 
+@pytest.mark.parametrize("out", ["in", "in/out", "in/out.csv", "in/../in/a"])
+def test_output_in_a_folder_that_is_read_is_refused(out, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ValueError, match="which is read: the next run would read it too"):
+        Target(tmp_path / out, [], [tmp_path / "in"])
+    assert Target(tmp_path / "inside", [], [tmp_path / "in"]).file is None
+
+
 @pytest.mark.parametrize("out", ["new", "out.csv"])
 def test_a_folder_that_may_only_be_read_is_refused(out, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # nothing is read-only for root
@@ -77,6 +85,7 @@ def test_a_folder_that_may_only_be_read_is_refused(out, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.pq"])
 def test_a_parquet_file_of_the_parts_has_their_rows_and_types(name, tmp_path):
+    (tmp_path / f".{name}.x1.tmp").touch()  # of a run that was killed here
     target_with_parts(tmp_path / name).put_together(3, SCHEMA)
     assert pq.read_table(tmp_path / name).equals(pa.concat_tables(PARTS))
     assert [path.name for path in tmp_path.iterdir()] == [name]

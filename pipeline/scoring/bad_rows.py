@@ -77,5 +77,5 @@ def _failing(predict: Callable[[pd.Series], np.ndarray], texts: pd.Series) -> di
 
 def in_one_line(reason: str) -> str:
     """Make one line of what a model said, however much it said."""
-    line = " ".join(reason.split())
+    line = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())  # it may quote what no file can hold
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."

@@ -11,7 +11,7 @@ from pipeline.datasets import prediction_names
 ERROR = "label_error"
 
 
-def added_fields(schema: pa.Schema, classes: Sequence[Any]) -> list[pa.Field]:
+def added_fields(schema: pa.Schema, classes: Sequence[Any], kind: str = "float64") -> list[pa.Field]:
     """Return the fields that predictions add to a schema: label, one probability per class, and why there is no label.
 
     Parameters
@@ -20,12 +20,14 @@ def added_fields(schema: pa.Schema, classes: Sequence[Any]) -> list[pa.Field]:
         Of the table that is scored.
     classes : sequence
         The classifier's classes, of which the label has its type.
+    kind : {"float32", "float64"}
+        Of the model's probabilities.
     """
     names = prediction_names(schema.names, classes)
     error = ERROR
     while error in {*schema.names, *names}:
         error = f"predicted_{error}"
-    fields = [pa.field(names[0], _label_type(classes)), *(pa.field(name, pa.float64()) for name in names[1:])]
+    fields = [pa.field(names[0], _label_type(classes)), *(pa.field(name, pa.from_numpy_dtype(kind)) for name in names[1:])]
     return [*fields, pa.field(error, pa.string())]
 
 
@@ -66,7 +68,7 @@ def add_predictions(
     label, *numbers, error = fields
     labels = np.asarray(classes)[probabilities.argmax(axis=1)] if len(probabilities) else np.asarray(classes)[:0]
     columns = [pa.array(labels.tolist(), label.type)]
-    columns += [pa.array(np.ascontiguousarray(column, np.float64)) for column in probabilities.T]
+    columns += [pa.array(np.ascontiguousarray(column)) for column in probabilities.T]
     for field, column in zip([label, *numbers], columns, strict=True):
-        table = table.append_column(field, column.take(place))
+        table = table.append_column(field, column.take(place).cast(field.type))
     return table.append_column(error, pa.array([bad.get(i) for i in range(table.num_rows)], error.type))

@@ -45,6 +45,8 @@ class Job:
         The column of the texts.
     schema : pyarrow.Schema
         Of the source.
+    probabilities : {"float32", "float64"}
+        Type of the model's probabilities.
     folder : str
         Of the parts.
     plan : str
@@ -59,6 +61,7 @@ class Job:
     trusted: tuple[str, ...]
     text: str
     schema: pa.Schema
+    probabilities: str
     folder: str
     plan: str
     on_bad_row: OnBadRow
@@ -110,7 +113,7 @@ def score_shard(job: Job, shard: Shard) -> Outcome:
             f"row {bad[0].row} cannot be scored: {bad[0].reason.removesuffix('.')}. on_bad_row='null' (--on-bad-row null) "
             "goes on without its label; what is finished is kept."
         )
-    fields = added_fields(job.schema, fitted.classes_)
+    fields = added_fields(job.schema, fitted.classes_, job.probabilities)
     labelled = add_predictions(table, fields, fitted.classes_, scored.probabilities, scored.bad)
     labelled = labelled.cast(with_fields(job.schema, fields))
     stamp = Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad))

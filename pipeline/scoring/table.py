@@ -96,12 +96,14 @@ def score_table(
         A new folder, for ``part-000000.parquet`` and so on, or one file (``.csv``, ``.parquet``, ``.pq``).
     text : str
         The column of the texts.
-    executor : {"serial", "processes"} or object, default="serial"
-        This process, or worker processes of this machine; see `pipeline.scoring.choose_executor` for others.
+    executor : {"serial", "processes", "dask"}, address, Client or executor, default="serial"
+        This process; worker processes of this machine; the same as a Dask cluster; the Dask cluster of an address such as
+        ``"tcp://10.0.0.5:8786"`` or of a ``distributed.Client``; or a `pipeline.DaskExecutor` of your own.
     workers : int, optional
-        Number of worker processes; one per core by default.
+        Number of worker processes; one per core by default. A Dask cluster that is there already has its own.
     threads : int, optional
-        Threads of each worker; by default, the cores shared among them.
+        Threads that each worker computes with; 1 by default, whatever the executor. With another number the last bits of a
+        probability may differ, so a rerun needs the same. For more cores take more workers.
     shard_rows : int, default=2048
         Rows of a part: as much is lost by a crash and held in memory, for each worker.
     on_bad_row : {"error", "null"}, default="error"
@@ -151,21 +153,32 @@ def score_table(
         raise ValueError(f"shard_rows={shard_rows!r}; allowed are the numbers from 1.")
     chosen = choose_executor(executor, workers, threads=threads)
     opened = open_source(source, text, encoding=encoding, sep=sep)
-    target = Target(out, getattr(opened, "paths", []))
+    target = Target(out, getattr(opened, "paths", []), _folders(source))
     model = _Model.open(model_path, sha256, tuple(trusted))
     plan = Plan(
         source=opened.identity(),
         columns=[[field.name, str(field.type)] for field in opened.schema],
         text=text,
-        model={"sha256": model.sha256, "classes": model.classes},
+        model={"sha256": model.sha256, "classes": model.classes, "probabilities": model.probabilities},
         shard_rows=shard_rows,
+        threads=threads or 1,
         versions=installed_versions(),
     )
-    fields = added_fields(opened.schema, model.classes)
+    fields = added_fields(opened.schema, model.classes, model.probabilities)
     with target.folder.locked(), Progress(progress) as shown, _unfinished_kept(target):
         target.folder.take_up(plan)
-        job = Job(model.path, model.sha256, model.trusted, text, opened.schema, str(target.folder.path), plan.sha256,
-                  on_bad_row, chosen.threads)  # fmt: skip
+        job = Job(
+            model=model.path,
+            sha256=model.sha256,
+            trusted=model.trusted,
+            text=text,
+            schema=opened.schema,
+            probabilities=model.probabilities,
+            folder=str(target.folder.path),
+            plan=plan.sha256,
+            on_bad_row=on_bad_row,
+            threads=plan.threads,
+        )
         manifest = target.folder.complete(plan)
         if manifest is None or (manifest["n_bad"] and on_bad_row == "error"):
             target.folder.reopen()
@@ -194,6 +207,7 @@ class _Model:
     sha256: str
     trusted: tuple[str, ...]
     classes: list[Any]
+    probabilities: str  # their type: it must be known before there are any
 
     @classmethod
     def open(cls, path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...]) -> "_Model":
@@ -206,7 +220,14 @@ class _Model:
             raise ValueError(
                 f"The saved {type(fitted[-1]).__name__} gives no probabilities (predict_proba); train another classifier."
             )
-        return cls(os.path.abspath(path), sha256, trusted, fitted.classes_.tolist())
+        kind = str(fitted.predict_proba(pd.Series(["a plain text"], dtype="str")).dtype)
+        return cls(os.path.abspath(path), sha256, trusted, fitted.classes_.tolist(), kind)
+
+
+def _folders(source: Any) -> list[Any]:
+    if isinstance(source, pd.DataFrame):
+        return []
+    return [one for one in ([source] if isinstance(source, str | os.PathLike) else source) if os.path.isdir(one)]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Where the output goes: a folder of parts, or one file that the parts are put together to. Used by table."""
 
 import csv
+import glob
 import os
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ class Target:
         With the ending ``.csv``, ``.parquet`` or ``.pq`` a file; without an ending, or where there is such a folder, a folder.
     sources : sequence of str
         The files that are read.
+    folders : sequence of str or Path
+        Folders that were named as sources: output in them would be input of the next run.
 
     Attributes
     ----------
@@ -46,13 +49,16 @@ class Target:
         For what cannot be written, before any work is done.
     """
 
-    def __init__(self, out: str | os.PathLike, sources: Sequence[str]) -> None:
+    def __init__(self, out: str | os.PathLike, sources: Sequence[str], folders: Sequence[str | os.PathLike] = ()) -> None:
         if is_address(os.fspath(out)):
             raise ValueError(
                 f"{os.fspath(out)} is no folder of this machine: parts are renamed when they are whole, which object stores "
                 "cannot. Write to a folder, and copy it."
             )
         path = Path(out)
+        for folder in folders:
+            if path.resolve().is_relative_to(Path(folder).resolve()):
+                raise ValueError(f"{path} is in {folder}, which is read: the next run would read it too. Name another place.")
         is_file = path.suffix in (".csv", *PARQUET_SUFFIXES)
         is_folder = not is_file and (path.is_dir() or not path.suffix)
         if is_folder:
@@ -94,6 +100,8 @@ class Target:
             Of the file: columns of the parts, maybe not all of them.
         """
         assert self.file is not None
+        for left in self.file.parent.glob(f".{glob.escape(self.file.name)}.*.tmp"):  # by a run that was killed here
+            left.unlink(missing_ok=True)
         handle, name = tempfile.mkstemp(dir=self.file.parent, prefix=f".{self.file.name}.", suffix=".tmp")
         os.close(handle)
         try:
