@@ -162,7 +162,18 @@ def check_bytes(folder: Path, n_parts: int) -> int:
     schema = open_source(folder / "texts.parquet", "text").schema
     again = folder / "again"
     again.mkdir(exist_ok=True)
-    job = Job(str(folder / "model.joblib"), plan.model["sha256"], (), "text", schema, str(again), plan.sha256, "error", 2)
+    job = Job(
+        model=str(folder / "model.joblib"),
+        sha256=plan.model["sha256"],
+        trusted=(),
+        text="text",
+        schema=schema,
+        probabilities=plan.model["probabilities"],
+        folder=str(again),
+        plan=plan.sha256,
+        on_bad_row="error",
+        threads=plan.threads,
+    )
     around_kills = {int(at * n_parts) + step for at in KILLS.values() for step in (-1, 0, 1)}
     sampled = sorted(around_kills | set(np.linspace(0, n_parts - 1, N_SAMPLED - len(around_kills)).astype(int)))
     for index in sampled:

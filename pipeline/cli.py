@@ -152,7 +152,7 @@ def predict(
     column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
-    workers: Annotated[int, typer.Option(help="Worker processes for --data.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes for --data, of one thread each.")] = 1,
     scheduler: Annotated[
         str | None, typer.Option(help="Score on the workers of this Dask scheduler instead, such as tcp://10.0.0.5:8786.")
     ] = None,

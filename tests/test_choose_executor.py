@@ -9,18 +9,18 @@ from pipeline.scoring.executors import SerialExecutor
 from pipeline.scoring.processes import ProcessExecutor
 
 
-def test_serial_is_the_serial_one_and_uses_the_cores_it_has():
+def test_serial_is_the_serial_one():
     assert isinstance(choose_executor("serial"), SerialExecutor)
-    assert choose_executor("serial").threads == joblib.cpu_count()
+    assert choose_executor("serial").threads == 1
     assert choose_executor("serial", 1, threads=3).threads == 3
 
 
-@pytest.mark.parametrize("workers", [1, 2, 100])
-def test_processes_share_the_cores(workers):
-    executor = choose_executor("processes", workers)
+def test_processes_are_one_per_core_with_one_thread_each_unless_told_otherwise():
+    executor = choose_executor("processes")
     assert isinstance(executor, ProcessExecutor)
-    assert (executor.workers, executor.threads) == (workers, max(1, joblib.cpu_count() // workers))
-    assert choose_executor("processes", workers, threads=3).threads == 3
+    assert (executor.workers, executor.threads) == (joblib.cpu_count(), 1)
+    executor = choose_executor("processes", 5, threads=3)
+    assert (executor.workers, executor.threads) == (5, 3)
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, "2", True])

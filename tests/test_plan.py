@@ -12,6 +12,7 @@ PLAN = Plan(
     text="text",
     model={"sha256": "a" * 64, "classes": ["é", "b"]},
     shard_rows=100,
+    threads=1,
     versions={"python": "3.12", "torch": "2.13"},
 )
 
@@ -27,6 +28,7 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path):
     ("change", "told"),
     [
         ({"text": "review"}, r"the text column ('review', now 'text')"),
+        ({"threads": 2}, "threads (2, now 1)"),
         ({"shard_rows": 5}, "shard_rows (5, now 100)"),
         ({"columns": [["a", "int64"]]}, "the columns ([['a', 'int64']], now [['text', 'large_string']])"),
         ({"model": {"sha256": "b" * 64, "classes": ["é", "b"]}}, "the model (sha256 bbbbbbbbbbbb..., now aaaaaaaaaaaa...)"),
@@ -50,7 +52,7 @@ def test_every_change_changes_the_hash_and_is_named_alone(change, told):
 
 
 def test_the_changes_above_are_of_every_field():
-    assert set(asdict(PLAN)) == {"source", "columns", "text", "model", "shard_rows", "versions", "format_version"}
+    assert set(asdict(PLAN)) == {"source", "columns", "text", "model", "shard_rows", "threads", "versions", "format_version"}
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 1}', '{"format_version": 2}', "{"])

@@ -2,21 +2,19 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 
 from pipeline import ArtifactError, BadRowError, BertVectorizer, load_pipeline, save_pipeline
 from pipeline.saved.manifest import sha256_of
 from pipeline.scoring.parts import Stamp, part_name
 from pipeline.scoring.score_shard import Job, load_once, score_shard, try_shard
 from pipeline.scoring.shard import Shard
-from pipeline.vectorizer import DEFAULT_MODEL
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
 TEXTS = ["a lovely film", None, "FAIL 1", "a dull film", "", "FAIL 2", "é"]
@@ -125,21 +123,26 @@ def test_missing_texts_are_empty_ones_where_the_model_says_so(job, shard, tiny_b
     assert [row["probability_0"], row["probability_1"]] == pytest.approx(fitted.predict_proba([""])[0].tolist(), abs=1e-6)
 
 
-@pytest.mark.parametrize("default", [False, True], ids=["tiny", "default"])
-def test_the_number_of_threads_changes_no_bit_and_is_set_back(default, job, shard, tiny_bert, tmp_path):
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_model_computes_with_the_threads_it_is_told_and_the_process_is_left_as_it_was(n, job, shard, monkeypatch):
     import torch
+    from threadpoolctl import threadpool_info
 
-    n = 24 if default else 90
-    texts = [f"A quiet, lovely film that stayed with me for {i} days. " * (i % 4) for i in range(n)]
-    pq.write_table(pa.table({"n": range(n), "text": texts}, schema=SCHEMA), shard.path)
-    vectorizer = BertVectorizer(DEFAULT_MODEL if default else tiny_bert)
-    fitted = make_pipeline(vectorizer, LogisticRegression()).fit(texts, np.arange(n) % 2)
-    path = save_pipeline(fitted, tmp_path / "m.joblib")
-    bert = replace(job, model=str(path), sha256=sha256_of(path), trusted=())
-    before = torch.get_num_threads()
-    hashes = {score_shard(replace(bert, threads=threads), replace(shard, stop=n)).sha256 for threads in (1, 2)}
-    assert len(hashes) == 1
-    assert torch.get_num_threads() == before
+    def blas():
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    seen = []
+    predict = Pipeline.predict_proba
+
+    def looks(fitted, texts):
+        seen.append((torch.get_num_threads(), blas()))
+        return predict(fitted, texts)
+
+    monkeypatch.setattr(Pipeline, "predict_proba", looks)
+    before = torch.get_num_threads(), blas()
+    score_shard(replace(job, threads=n), shard.rows(3, 5))
+    assert seen == [(n, {n})]
+    assert (torch.get_num_threads(), blas()) == before
 
 
 def test_number_classes_are_numbers_in_the_label_column(job, shard, tmp_path):

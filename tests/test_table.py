@@ -15,8 +15,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
-from pipeline import BadRowError, PlanError, load_pipeline, read_table, save_pipeline, score_table
+from pipeline import BadRowError, BertVectorizer, PlanError, load_pipeline, read_table, save_pipeline, score_table
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
 TOP = Path(__file__).resolve().parent.parent
@@ -177,6 +182,21 @@ def test_processes_give_the_bytes_of_the_serial_executor(score, obeying):
     assert hashes(scored.out) == expected
 
 
+def test_bert_says_the_same_to_the_bit_in_one_process_and_in_workers(tiny_bert, tmp_path):
+    rows = texts(41)  # the last shard has one row: sums over few rows are those that threads change
+    fitted = make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()).fit(rows, [i % 3 for i in range(41)])
+    model = save_pipeline(fitted, tmp_path / "m.joblib")
+    frame = pd.DataFrame({"text": rows})
+    one = score_table(model, frame, tmp_path / "one", text="text", shard_rows=20)
+    two = score_table(model, frame, tmp_path / "two", text="text", shard_rows=20, executor="processes", workers=2)
+    assert hashes(one.out) == hashes(two.out)
+    found = pd.read_parquet(one.out)
+    assert found["probability_0"].dtype == fitted.predict_proba(rows).dtype
+    assert np.allclose(found[[f"probability_{i}" for i in range(3)]], fitted.predict_proba(rows), atol=1e-6)
+    with pytest.raises(PlanError, match=r"threads \(1, now 2\)"):
+        score_table(model, frame, tmp_path / "one", text="text", shard_rows=20, threads=2)
+
+
 def test_a_worker_that_is_killed_half_way_changes_no_byte(score, tmp_path):
     once = tmp_path / "once"
     rows = texts(58)
@@ -259,10 +279,6 @@ def test_another_model_another_table_or_other_options_are_refused_with_what_diff
         score(source, text="id")
     with pytest.raises(PlanError, match=r"encoding='utf-8'.*now with encoding='latin-1'"):
         score(source, encoding="latin-1")
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     other = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit([*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10)
     with pytest.raises(PlanError, match=r"out holds another run: the model \(sha256 "):
         score_table(save_pipeline(other, tmp_path / "m.joblib"), source, tmp_path / "out", text="text", shard_rows=10)
@@ -428,10 +444,6 @@ def test_wrong_options_are_refused_before_anything_is_written(options, message, 
 def test_other_kinds_of_columns_and_models_are_refused(score, tmp_path):
     with pytest.raises(TypeError, match="column 'id' holds int64, not text"):
         score(pd.DataFrame({"id": [1, 2]}), text="id")
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.svm import LinearSVC
-
     fitted = make_pipeline(TfidfVectorizer(), LinearSVC()).fit([*LOVELY, *DULL], [1] * 10 + [0] * 10)
     with pytest.raises(ValueError, match="LinearSVC gives no probabilities"):
         score_table(save_pipeline(fitted, tmp_path / "m.joblib"), pd.DataFrame({"text": ["a"]}), tmp_path / "out", text="text")
@@ -439,16 +451,12 @@ def test_other_kinds_of_columns_and_models_are_refused(score, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from /proc")
 def test_a_large_csv_file_needs_no_more_memory_than_a_small_one(tmp_path):
-    from sklearn.dummy import DummyClassifier
-    from sklearn.feature_extraction.text import HashingVectorizer
-    from sklearn.pipeline import make_pipeline
-
     model = make_pipeline(HashingVectorizer(n_features=16), DummyClassifier()).fit([*LOVELY, *DULL], [1] * 10 + [0] * 10)
     path = save_pipeline(model, tmp_path / "m.joblib")
     line = "a text of some length that is read and scored and forgotten " * 20
     code = (
         "import re, sys; from pathlib import Path; from pipeline import score_table\n"
-        "scored = score_table(*sys.argv[1:4], text='text', threads=1)\n"
+        "scored = score_table(*sys.argv[1:4], text='text')\n"
         "print(scored.n_rows, re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
     )
     peaks = {}

@@ -19,8 +19,7 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
     workers : int, optional
         Number of worker processes; one per core by default. A Dask cluster that is there already has those that it has.
     threads : int, optional
-        Of each worker; by default, the cores shared among them. Workers of a Dask cluster that is there already take the
-        number that they were started with.
+        Of each worker; 1 by default.
 
     Raises
     ------
@@ -33,16 +32,16 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
     if executor == "serial":
         if workers not in (None, 1):
             raise ValueError(f"executor='serial' is one worker, and workers={workers}: set executor='processes'.")
-        return SerialExecutor(threads)
+        return SerialExecutor(threads or 1)
     if executor == "processes":
-        return ProcessExecutor(workers, threads)
+        return ProcessExecutor(workers, threads or 1)
     if executor == "dask" or _is_cluster(executor):
         from pipeline.scoring.dask_executor import DaskExecutor
 
-        return DaskExecutor(None if executor == "dask" else executor, workers=workers, threads=threads)
+        return DaskExecutor(None if executor == "dask" else executor, workers=workers, threads=threads or 1)
     if hasattr(executor, "run") and hasattr(executor, "threads"):
-        if (workers, threads) != (None, None):
-            raise ValueError(f"workers={workers} and threads={threads}: give them to the {type(executor).__name__} itself.")
+        if workers is not None:
+            raise ValueError(f"workers={workers}, but the {type(executor).__name__} has its own.")
         chosen: Executor = executor
         return chosen
     raise ValueError(

@@ -31,9 +31,9 @@ class DaskExecutor:
         this machine, and stopped at the end.
     workers : int, optional
         Number of processes of a cluster that is started here; one per core by default.
-    threads : int, optional
-        Of each worker. By default those that it was started with (``--nthreads``), the fewest of them where they differ; of a
-        cluster that is started here, the cores shared among them.
+    threads : int, default=1
+        Of each worker: what its tokenizers take, and what workers that are started here have. How many the model computes with is
+        told by ``score_table(threads=)``.
     resources : mapping of str to float, optional
         What a worker must have been started with, such as ``{"GPU": 1}`` (``dask worker --resources "GPU=1"``); a shard takes as
         much while it runs. Workers that have less get none.
@@ -61,7 +61,7 @@ class DaskExecutor:
         cluster: Any = None,
         *,
         workers: int | None = None,
-        threads: int | None = None,
+        threads: int = 1,
         resources: Mapping[str, float] | None = None,
         wait: float = 120.0,
     ) -> None:
@@ -72,8 +72,7 @@ class DaskExecutor:
             )
         self.cluster, self.workers, self.wait = cluster, workers, wait
         self.resources = dict(resources or {})
-        self.threads = threads or 1  # until the workers are known
-        self._ask_for_threads = threads is None
+        self.threads = threads
         self._started: Any = None
         self._client: Any = None
 
@@ -81,16 +80,14 @@ class DaskExecutor:
         distributed = check_distributed()
         address, security = self.cluster, None
         if self.cluster is None:
-            self._started = _start_cluster(distributed, self.workers)
+            self._started = _start_cluster(distributed, self.workers or joblib.cpu_count(), self.threads)
             address = self._started.scheduler_address
         elif not isinstance(self.cluster, str):
             address, security = self.cluster.scheduler.address, self.cluster.security
         try:
             self._client = _connect(distributed, address, security, min(self.wait, 30.0))
             print(f"Dask dashboard: {self._client.dashboard_link}", file=sys.stderr)  # noqa: T201
-            workers = self._first_workers()
-            if self._ask_for_threads:
-                self.threads = min(facts["nthreads"] for facts in workers.values())
+            self._wait_for_a_worker()
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
@@ -137,14 +134,13 @@ class DaskExecutor:
             elif time.monotonic() - last_seen > self.wait:
                 raise self._nobody_came()
 
-    def _first_workers(self) -> dict[str, Any]:
-        """Wait for a worker with the resources; return what the scheduler knows of those that are there."""
+    def _wait_for_a_worker(self) -> None:
+        """Wait for a worker with the resources, so that an address without any is told before anything is read."""
         end = time.monotonic() + self.wait
         while True:
             there = self._client.scheduler_info(n_workers=-1)["workers"]
-            fit = {worker: facts for worker, facts in there.items() if has_resources(facts, self.resources)}
-            if fit:
-                return fit
+            if any(has_resources(facts, self.resources) for facts in there.values()):
+                return
             if time.monotonic() > end:
                 raise self._nobody_came()
             time.sleep(_BETWEEN_LOOKS)
@@ -173,13 +169,11 @@ def check_distributed() -> Any:
     return distributed
 
 
-def _start_cluster(distributed: Any, workers: int | None) -> Any:
-    n_cores = joblib.cpu_count()
-    workers = workers or n_cores
+def _start_cluster(distributed: Any, workers: int, threads: int) -> Any:
     # No memory limit: a worker above Dask's would be paused or killed for what it shares with the others, the mapped weights.
     return distributed.LocalCluster(
         n_workers=workers,
-        threads_per_worker=max(1, n_cores // workers),
+        threads_per_worker=threads,
         processes=True,
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",

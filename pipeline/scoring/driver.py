@@ -3,7 +3,6 @@
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,7 @@ class Run:
         """
         lost: list[tuple[Shard, Died]] = []
         with executor:
-            job = replace(self._job, threads=executor.threads)  # a cluster tells them when it is entered
-            score, attempt = functools.partial(score_shard, job), functools.partial(try_shard, job)
+            score, attempt = functools.partial(score_shard, self._job), functools.partial(try_shard, self._job)
             for shard, ended in executor.run(score, self._shards()):
                 if isinstance(ended, Died):
                     lost.append((shard, ended))

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
-import joblib
-
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 Function = Callable[[Shard], Outcome]
@@ -30,7 +28,7 @@ class Executor(Protocol):
     Attributes
     ----------
     threads : int
-        Threads that one worker may compute with, known at the latest when the context is entered; the function is told.
+        Of each worker: what its thread pools are sized for. The function is told by whoever made it.
     """
 
     threads: int
@@ -64,12 +62,12 @@ class SerialExecutor:
 
     Parameters
     ----------
-    threads : int, optional
-        To compute with; one per core by default.
+    threads : int, default=1
+        To compute with.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or joblib.cpu_count()
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
 
     def __enter__(self) -> Self:
         return self

@@ -31,6 +31,8 @@ class Plan:
         ``sha256`` of the saved pipeline, its ``classes`` and the type of its ``probabilities``.
     shard_rows : int
         Rows of a part.
+    threads : int
+        That each worker computes with: sums over other numbers of threads differ in their last bits.
     versions : dict of str to str
         Of Python, of this package and those it computes with.
     """
@@ -40,6 +42,7 @@ class Plan:
     text: str
     model: dict[str, Any]
     shard_rows: int
+    threads: int
     versions: dict[str, str]
     format_version: int = FORMAT_VERSION
 
@@ -80,6 +83,7 @@ class Plan:
             "columns": "the columns",
             "text": "the text column",
             "shard_rows": "shard_rows",
+            "threads": "threads",
             "versions": "the versions of packages",
         }
         if before.source != self.source:

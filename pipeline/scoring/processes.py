@@ -76,14 +76,13 @@ class ProcessExecutor:
     ----------
     workers : int, optional
         Number of processes; one per core by default.
-    threads : int, optional
-        Of each; by default, the cores shared among them.
+    threads : int, default=1
+        Of each.
     """
 
-    def __init__(self, workers: int | None = None, threads: int | None = None) -> None:
-        n_cores = joblib.cpu_count()
-        self.workers = workers or n_cores
-        self.threads = threads or max(1, n_cores // self.workers)
+    def __init__(self, workers: int | None = None, threads: int = 1) -> None:
+        self.workers = workers or joblib.cpu_count()
+        self.threads = threads
         self._events: queue.Queue[tuple[_Worker, bytes | None]] = queue.Queue()
         self._workers: list[_Worker] = []
 

@@ -96,12 +96,14 @@ def score_table(
         A new folder, for ``part-000000.parquet`` and so on, or one file (``.csv``, ``.parquet``, ``.pq``).
     text : str
         The column of the texts.
-    executor : {"serial", "processes"} or object, default="serial"
-        This process, or worker processes of this machine; see `pipeline.scoring.choose_executor` for others.
+    executor : {"serial", "processes", "dask"}, address, Client or executor, default="serial"
+        This process; worker processes of this machine; the same as a Dask cluster; the Dask cluster of an address such as
+        ``"tcp://10.0.0.5:8786"`` or of a ``distributed.Client``; or a `pipeline.DaskExecutor` of your own.
     workers : int, optional
-        Number of worker processes; one per core by default.
+        Number of worker processes; one per core by default. A Dask cluster that is there already has its own.
     threads : int, optional
-        Threads of each worker; by default, the cores shared among them.
+        Threads that each worker computes with; 1 by default, whatever the executor. With another number the last bits of a
+        probability may differ, so a rerun needs the same. For more cores take more workers.
     shard_rows : int, default=2048
         Rows of a part: as much is lost by a crash and held in memory, for each worker.
     on_bad_row : {"error", "null"}, default="error"
@@ -159,6 +161,7 @@ def score_table(
         text=text,
         model={"sha256": model.sha256, "classes": model.classes, "probabilities": model.probabilities},
         shard_rows=shard_rows,
+        threads=threads or 1,
         versions=installed_versions(),
     )
     fields = added_fields(opened.schema, model.classes, model.probabilities)
@@ -174,7 +177,7 @@ def score_table(
             folder=str(target.folder.path),
             plan=plan.sha256,
             on_bad_row=on_bad_row,
-            threads=chosen.threads,
+            threads=plan.threads,
         )
         manifest = target.folder.complete(plan)
         if manifest is None or (manifest["n_bad"] and on_bad_row == "error"):
