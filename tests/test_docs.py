@@ -20,9 +20,6 @@ RESULT_FILES = sorted(RESULTS.iterdir())
 
 @pytest.mark.parametrize(
     "page",
-<<<<<<< HEAD
-    "bert-features.md defaults.md artifact-format.md choosing-layers.md fine-tuning.md report.md scaling-out.md".split(),
-=======
     [
         "bert-features.md",
         "defaults.md",
@@ -31,8 +28,9 @@ RESULT_FILES = sorted(RESULTS.iterdir())
         "fine-tuning.md",
         "comparison.md",
         "long-texts.md",
+        "report.md",
+        "scaling-out.md",
     ],
->>>>>>> compare
 )
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -80,10 +78,10 @@ def test_the_table_of_fine_tuning_is_the_one_that_was_measured():
         assert f"{100 * row['dev_accuracy']:.1f} %" in page
 
 
-<<<<<<< HEAD
 def test_the_measured_part_of_scaling_out_is_what_the_results_say():
     assert page_with(measured_text()) == PAGE.read_text(encoding="utf-8"), "python -m benchmarks.paper_model --write"
-=======
+
+
 def comparison_lines(rows):
     """Give the two tables of a comparison as the page has to show them: scores, then costs."""
     scores, costs = [], []
@@ -132,9 +130,15 @@ def test_the_table_of_long_texts_is_the_one_that_was_measured():
         length = "" if row["max_length"] is None else row["max_length"]
         head = None if row["features"] == "head" else row["against_head"]
         against = f"{between(head)} | {'' if row['features'] == 'TF-IDF' else between(row['against_tfidf'])}"
-        cells = (row["features"], length, row["classifier"], f"{100 * row['share_lost']:.0f} %", f"{row['accuracy']:.3f}", against)
+        cells = (
+            row["features"],
+            length,
+            row["classifier"],
+            f"{100 * row['share_lost']:.0f} %",
+            f"{row['accuracy']:.3f}",
+            against,
+        )
         assert f"| {' | '.join(map(str, cells))} |" in page
->>>>>>> compare
 
 
 def fault_rows():
