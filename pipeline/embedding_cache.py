@@ -16,7 +16,7 @@ from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TextTooLongError
 from pipeline.forks import ForkSafeLock
-from pipeline.vector_store import FolderStore, MemoryStore, Store, clear_folder, text_key
+from pipeline.vector_store import FolderStore, MemoryStore, Store, clear_folder, is_unrecorded, text_key
 
 NUMERICS = 3  # part of every key: raised when a change of the encoder changes its numbers
 PLAN_TEXTS = 4096  # distinct texts tokenised at a time, while those before them are encoded
@@ -87,6 +87,8 @@ def clear_cache(folder: str | Path | None = None) -> None:
 
 
 def _count(**numbers: int) -> None:
+    if is_unrecorded():
+        return
     with _counts_lock:
         _counts.update(numbers)
 
@@ -114,6 +116,8 @@ def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
     """
     if cache is None:
         return None
+    if is_unrecorded():  # a store all the same: without one another depth might run, by an encoder of its own
+        return MemoryStore()
     return _memory if cache == "memory" else FolderStore(Path(cache).expanduser(), fingerprint(bert))
 
 

@@ -25,7 +25,7 @@ from pipeline.checkpoints.checkpoint import resolve
 from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
 from pipeline.embedding_cache import encode, open_store
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
-from pipeline.saved.versions import installed_versions
+from pipeline.saved.versions import installed_versions, refuse_newer_state
 from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, take_columns
 from pipeline.token_level import TokenLevelMixin
 
@@ -568,12 +568,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         made_with = state.get("_made_with")
-        if made_with is not None and made_with["state_version"] > STATE_VERSION:
-            raise CheckpointError(
-                f"This BertVectorizer was saved by version {made_with['pipeline']} of pipeline, in state "
-                f"{made_with['state_version']}; this is version {installed_versions()['pipeline']}, which knows states up to "
-                f"{STATE_VERSION}. Upgrade to open it."
-            )
+        if made_with is not None:
+            refuse_newer_state("BertVectorizer", made_with, STATE_VERSION)
         carried = state.pop("_checkpoint", None)
         super().__setstate__(state)
         if made_with is not None:

@@ -77,7 +77,7 @@ ARROWS = {
     },
     "pipeline.bert.cut": {"forks", "checkpoints.model_files", "bert.shape"},
     "pipeline.vector_store": {"file_systems", "forks"},
-    "pipeline.saved.versions": {""},
+    "pipeline.saved.versions": {"", "checkpoints.model_files"},
     "pipeline.saved.joblib_contents": set(),
     "pipeline.saved.allow_list": {"saved.joblib_contents"},
     "pipeline.saved.skops_file": {"saved.allow_list"},
@@ -94,7 +94,7 @@ ARROWS = {
     "pipeline.saved.outline": {"saved.joblib_contents"},
     "pipeline.saved.estimators": set(),
     "pipeline.saved.description": {"saved.estimators"},
-    "pipeline.saved.probes": set(),
+    "pipeline.saved.probes": {"vector_store"},
     "pipeline.printing": set(),
     "pipeline.layer_mix": set(),
     "pipeline.embedding_cache": {

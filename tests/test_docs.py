@@ -141,6 +141,16 @@ def test_the_table_of_long_texts_is_the_one_that_was_measured():
         assert f"| {' | '.join(map(str, cells))} |" in page
 
 
+def test_the_table_of_latency_is_the_one_that_was_measured():
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    for row in read_rows("latency"):
+        shown = f"| {row['threads']} | {row['set_up']} | {row['p50_ms']['median']:.1f} | {row['p99_ms']['median']:.1f} |"
+        if "ratio_by_text" in row:
+            ratios = (row[f"p{percent}_over_peer_by_round"]["median"] for percent in (50, 99))
+            shown += "".join(f" {ratio:.2f} |" for ratio in ratios)
+        assert shown in page
+
+
 def fault_rows():
     """Give number, fault, what happens and test of every row of the page of faults."""
     lines = (DOCS / "faults.md").read_text(encoding="utf-8").splitlines()
