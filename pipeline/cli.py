@@ -152,7 +152,9 @@ def predict(
     column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
-    workers: Annotated[int, typer.Option(help="Processes for --data, of one thread each.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes for --data, of one thread each; by default one per core for a long table.")
+    ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Score on the workers of this Dask scheduler instead, such as tcp://10.0.0.5:8786.")
     ] = None,
@@ -588,15 +590,15 @@ def _label(console: Console, fitted: Any, texts: list[str]) -> None:
     print_labels(console, texts, _probabilities(fitted, texts), fitted.classes_)
 
 
-def _executor(workers: int, scheduler: str | None, resources: str | None) -> dict[str, Any]:
+def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
     """Return the options of score_table that say where it runs."""
     if scheduler is None:
         if resources is not None:
             raise ValueError("--resources are those of a Dask cluster's workers: give its --scheduler too.")
-        return {"executor": "serial" if workers == 1 else "processes", "workers": workers}
+        return {"executor": {None: "auto", 1: "serial"}.get(workers, "processes"), "workers": workers}
     if "://" not in scheduler:
         raise ValueError(f"--scheduler {scheduler} is no address; `dask scheduler` prints its own, such as tcp://10.0.0.5:8786.")
-    if workers != 1:
+    if workers is not None:
         raise ValueError(f"--workers {workers} are processes of this machine; the cluster at {scheduler} has its own.")
     from pipeline.scoring.dask_executor import DaskExecutor
 

@@ -3,6 +3,7 @@
 import joblib
 import pytest
 
+from pipeline.scoring.by_size import BySizeExecutor
 from pipeline.scoring.choose_executor import choose_executor
 from pipeline.scoring.dask_executor import DaskExecutor
 from pipeline.scoring.executors import SerialExecutor
@@ -21,6 +22,12 @@ def test_processes_are_one_per_core_with_one_thread_each_unless_told_otherwise()
     assert (executor.workers, executor.threads) == (joblib.cpu_count(), 1)
     executor = choose_executor("processes", 5, threads=3)
     assert (executor.workers, executor.threads) == (5, 3)
+
+
+def test_auto_decides_by_the_size_of_the_table():
+    executor = choose_executor("auto", threads=3)
+    assert isinstance(executor, BySizeExecutor)
+    assert executor.threads == 3
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, "2", True])

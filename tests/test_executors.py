@@ -8,7 +8,7 @@ import pytest
 from pipeline.scoring.choose_executor import choose_executor
 from pipeline.scoring.shard import Died, Outcome, Shard
 
-EXECUTORS = ["serial", "processes"]
+EXECUTORS = ["serial", "processes", "auto"]
 
 
 def choose(name):

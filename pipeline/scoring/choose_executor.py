@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from pipeline.scoring.by_size import BySizeExecutor
 from pipeline.scoring.executors import Executor, SerialExecutor
 from pipeline.scoring.processes import ProcessExecutor
 
-NAMES = ("serial", "processes", "dask")
+NAMES = ("serial", "processes", "auto", "dask")
 
 
 def choose_executor(executor: Any = "serial", workers: int | None = None, *, threads: int | None = None) -> Executor:
@@ -35,6 +36,8 @@ def choose_executor(executor: Any = "serial", workers: int | None = None, *, thr
         return SerialExecutor(threads or 1)
     if executor == "processes":
         return ProcessExecutor(workers, threads or 1)
+    if executor == "auto":
+        return BySizeExecutor(workers, threads or 1)
     if executor == "dask" or _is_cluster(executor):
         from pipeline.scoring.dask_executor import DaskExecutor
 

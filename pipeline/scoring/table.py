@@ -96,8 +96,9 @@ def score_table(
         A new folder, for ``part-000000.parquet`` and so on, or one file (``.csv``, ``.parquet``, ``.pq``).
     text : str
         The column of the texts.
-    executor : {"serial", "processes", "dask"}, address, Client or executor, default="serial"
-        This process; worker processes of this machine; the same as a Dask cluster; the Dask cluster of an address such as
+    executor : {"serial", "processes", "auto", "dask"}, address, Client or executor, default="serial"
+        This process; worker processes of this machine; these where the table has more than one shard, else this process; worker
+        processes of this machine as a Dask cluster; the Dask cluster of an address such as
         ``"tcp://10.0.0.5:8786"`` or of a ``distributed.Client``; or a `pipeline.DaskExecutor` of your own.
     workers : int, optional
         Number of worker processes; one per core by default. A Dask cluster that is there already has its own.
