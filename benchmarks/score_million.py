@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmarks.processes import children, peak_mib
 from benchmarks.results_file import write_result
 from benchmarks.score_table import trained
 from pipeline import save_pipeline, score_table
@@ -122,23 +123,6 @@ def kill_in_time(driver: int, found: dict[str, Any], share: float) -> None:
             found["killed"][victim] = round(share, 3)
             print(f"killed the {victim} at {100 * share:.0f} % of the parts", flush=True)
             return
-
-
-def children(pid: int) -> list[int]:
-    """Return the child processes of a process."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def peak_mib(pid: int) -> int:
-    """Return the peak memory of a process so far; the mapped weights are in it."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
 def check_rows(folder: Path, n_rows: int) -> None:
