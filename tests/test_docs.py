@@ -93,10 +93,11 @@ def comparison_lines(rows):
 def test_the_tables_of_the_comparison_are_the_ones_that_were_measured(data):
     page = (DOCS / "comparison.md").read_text(encoding="utf-8").splitlines()
     rows = read_rows(f"comparison_{data}")
-    assert {row["name"] for row in rows} == set(ROWS.values())
+    assert {ROWS[name] for name in ROWS if name != "finetuned"} <= {row["name"] for row in rows}
     for line in comparison_lines(rows):
         assert line in page
-    assert any(f"{100 * rows[0]['cpu_share']:.0f} %" in line for line in page)
+    shares = [100 * row["cpu_share"] for name in ("reviews", "sst2") for row in read_rows(f"comparison_{name}")]
+    assert f"{min(shares):.0f} % to {max(shares):.0f} %" in " ".join(page)
 
 
 def test_no_word2vec_that_was_tried_on_training_texts_is_clearly_better():
