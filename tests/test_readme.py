@@ -37,6 +37,20 @@ def test_its_results_are_those_of_the_benchmark():
         assert f"| {row['model']} | {100 * row['accuracy']:.1f} |" in README
 
 
+def test_its_comparison_is_that_of_the_benchmark():
+    reviews = {row["name"]: row for row in read_rows("comparison_reviews")}
+    for row in read_rows("comparison_sst2"):
+        line = f"| {row['name']} |"
+        for of in (row, reviews.get(row["name"])):
+            if of is None:
+                line += " | |"
+                continue
+            bounds = [f"{100 * of[name]:+.1f}" for name in ("difference", "difference_low", "difference_high")]
+            against = "" if of["verdict"] == "baseline" else "{} ({} to {})".format(*bounds)
+            line += f" {100 * of['accuracy']:.1f} | {against} |"
+        assert line in README
+
+
 def test_its_counts_are_those_of_the_benchmark():
     for row in read_rows("grid_search"):
         assert f"| {row['set-up']} | {row['texts encoded']} | {row['model loads']} |" in README
