@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.results_file import write_result
+from benchmarks.results_file import RESULTS, read_rows, write_result
 from pipeline import compare, comparison_figure, load_reviews, read_table
+from pipeline.evaluation.candidates import ROWS
 
 QUICK = ["majority", "tfidf", "word2vec", "static", "cls", "default", "layers"]
 
@@ -38,28 +39,41 @@ def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{"name": str(name), **{str(k): v for k, v in row.items()}, **about} for name, row in plain.to_dict("index").items()]
 
 
+def measure(texts: dict[str, Any], models: list[str]) -> list[dict[str, Any]]:
+    """Compare some of the models, TF-IDF among them, and return their rows alone."""
+    wall, busy = time.perf_counter(), time.process_time()
+    table = compare(**texts, models=models)
+    # below 1 with one thread: the machine was shared, and the times in the table are longer by that much
+    table["cpu_share"] = (time.process_time() - busy) / (time.perf_counter() - wall)
+    print(table.T.to_string(), table.attrs, flush=True)
+    return [row for row in as_rows(table) if row["name"] in {ROWS[model] for model in models}]
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the picture of a result file."""
+    table = pd.DataFrame(rows).set_index("name")
+    table.attrs = {name: rows[0][name] for name in ("n_tested", "n_folds")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    comparison_figure(table).savefig(path, dpi=120)
+
+
 def main() -> None:
-    """Run one of the two: what is quick, then fine-tuning, which needs TF-IDF alone beside it; write the table after each."""
+    """Run what is quick, then fine-tuning, or what --only names; write the table after each, with the rows that were there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sst2", type=Path)
     parser.add_argument("--figures", type=Path)
+    parser.add_argument("--only", help="models to measure anew, such as word2vec,finetuned; the other rows stay")
     options = parser.parse_args()
     name = "comparison_reviews" if options.sst2 is None else "comparison_sst2"
     texts = texts_of(options.sst2)
-    tables: list[pd.DataFrame] = []
-    for models in (QUICK, ["tfidf", "finetuned"]):
-        wall, busy = time.perf_counter(), time.process_time()
-        table = compare(**texts, models=models)
-        # below 1 with one thread: the machine was shared, and the times in the table are longer by that much
-        table["cpu_share"] = (time.process_time() - busy) / (time.perf_counter() - wall)
-        print(table.T.to_string(), table.attrs, flush=True)
-        tables.append(table.drop(index=table.attrs["baseline"]) if tables else table)
-        whole = pd.concat(tables)
-        whole.attrs = tables[0].attrs
-        write_result(name, as_rows(whole), peers=("accelerate", "gensim"))
+    for models in [QUICK, ["finetuned"]] if options.only is None else [options.only.split(",")]:
+        measured = measure(texts, models)
+        before = read_rows(name) if (RESULTS / f"{name}.json").exists() else []
+        by_name = {row["name"]: row for row in [*before, *measured]}
+        rows = [by_name[row] for row in ROWS.values() if row in by_name]
+        write_result(name, rows, peers=("accelerate", "gensim"))
         if options.figures is not None:
-            options.figures.mkdir(parents=True, exist_ok=True)
-            comparison_figure(whole).savefig(options.figures / f"{name}.png", dpi=120)
+            draw(rows, options.figures / f"{name}.png")
 
 
 if __name__ == "__main__":

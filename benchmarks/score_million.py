@@ -1,6 +1,6 @@
 """Score a million rows over two kills, and check that every row is there once: the claim of score_table, at size.
 
-    python -m benchmarks.score_million [--rows 1000000] [--folder DIR]
+    python -m benchmarks.score_million [--rows 1000000] [--shard-rows 2048] [--folder DIR]
 
 Distinct short texts by numbering, the default model, two worker processes. At 30 % of the parts one worker is killed by kill -9,
 at 60 % the driver, with whom the workers end; then the same call again, to the end. Checked: the number, order and uniqueness of
@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmarks.processes import children, peak_mib
 from benchmarks.results_file import write_result
 from benchmarks.score_table import trained
 from pipeline import save_pipeline, score_table
@@ -66,19 +67,20 @@ def prepare(folder: Path, n_rows: int) -> None:
     (folder / "ready").touch()
 
 
-def drive(folder: Path) -> None:
+def drive(folder: Path, shard_rows: int) -> None:
     """Be the driver: score in two processes, to the end if nobody kills it."""
     score_table(
         folder / "model.joblib", folder / "texts.parquet", folder / "scored", text="text", executor="processes", workers=2,
-        shard_rows=SHARD_ROWS,
+        shard_rows=shard_rows,
     )  # fmt: skip
 
 
-def run_driver(folder: Path, state: State, n_parts: int) -> bool:
+def run_driver(folder: Path, state: State, n_parts: int, shard_rows: int) -> bool:
     """Start a driver, look at it every half second, kill what is to be killed; return whether it came to the end."""
     found = state.values
     found["runs"] += 1
-    driver = subprocess.Popen([sys.executable, "-m", "benchmarks.score_million", "--drive", "--folder", str(folder)])
+    program = [sys.executable, "-m", "benchmarks.score_million", "--drive"]
+    driver = subprocess.Popen([*program, "--folder", str(folder), "--shard-rows", str(shard_rows)])
     shown = 0.0
     last = time.monotonic()
     try:
@@ -123,23 +125,6 @@ def kill_in_time(driver: int, found: dict[str, Any], share: float) -> None:
             return
 
 
-def children(pid: int) -> list[int]:
-    """Return the child processes of a process."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def peak_mib(pid: int) -> int:
-    """Return the peak memory of a process so far; the mapped weights are in it."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
-
-
 def check_rows(folder: Path, n_rows: int) -> None:
     """Stop unless every row is there once, in its place, with its text and a label; part by part."""
     row = 0
@@ -153,7 +138,7 @@ def check_rows(folder: Path, n_rows: int) -> None:
         raise RuntimeError(f"{row} rows instead of {n_rows}")
 
 
-def check_bytes(folder: Path, n_parts: int) -> int:
+def check_bytes(folder: Path, n_parts: int, shard_rows: int) -> int:
     """Score some parts again, in this process; stop where the bytes differ. Returns how many."""
     scored = folder / "scored"
     plan = Plan.read(scored / "_run" / "plan.json")
@@ -175,10 +160,10 @@ def check_bytes(folder: Path, n_parts: int) -> int:
         threads=plan.threads,
     )
     around_kills = {int(at * n_parts) + step for at in KILLS.values() for step in (-1, 0, 1)}
-    sampled = sorted(around_kills | set(np.linspace(0, n_parts - 1, N_SAMPLED - len(around_kills)).astype(int)))
+    sampled = sorted(around_kills | set(np.linspace(0, n_parts - 1, N_SAMPLED - len(around_kills)).astype(int).tolist()))
     for index in sampled:
-        first, path = index * SHARD_ROWS, again / "shard.parquet"
-        rows = [("id", ">=", first), ("id", "<", first + SHARD_ROWS)]
+        first, path = index * shard_rows, again / "shard.parquet"
+        rows = [("id", ">=", first), ("id", "<", first + shard_rows)]
         table = pq.read_table(folder / "texts.parquet", filters=rows)
         pq.write_table(table, path)
         score_shard(job, Shard(index, str(path), 0, table.num_rows, first))
@@ -192,35 +177,36 @@ def main() -> None:
     """Prepare, run and kill, check, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="fewer for a trial of few rows")
     parser.add_argument("--folder", type=Path, help="for the files, about 200 MB; a temporary one by default")
     parser.add_argument("--write", action="store_true", help="write the result of a trial too")
     parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
-        drive(arguments.folder)
+        drive(arguments.folder, arguments.shard_rows)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        row = run_and_check(folder, arguments.rows)
+        row = run_and_check(folder, arguments.rows, arguments.shard_rows)
     print(json.dumps(row, indent=2))
     if arguments.rows >= ROWS or arguments.write:
         write_result("score_million", [row], peers=("pandas", "pyarrow"))
 
 
-def run_and_check(folder: Path, n_rows: int) -> dict[str, Any]:
+def run_and_check(folder: Path, n_rows: int, shard_rows: int) -> dict[str, Any]:
     """Score over the two kills, check everything, and say what it took."""
     prepare(folder, n_rows)
     state = State(folder)
-    n_parts = -(-n_rows // SHARD_ROWS)
-    while not run_driver(folder, state, n_parts):
+    n_parts = -(-n_rows // shard_rows)
+    while not run_driver(folder, state, n_parts, shard_rows):
         print("the driver is dead: the same call again", flush=True)
     print("checking", flush=True)
     check_rows(folder, n_rows)
-    n_same = check_bytes(folder, n_parts)
+    n_same = check_bytes(folder, n_parts, shard_rows)
     found = state.values
     (first, first_s), (last, last_s) = (found["at"][str(bound)] for bound in STEADY)
-    steady = (last - first) * n_parts * SHARD_ROWS / (last_s - first_s)
+    steady = (last - first) * n_parts * shard_rows / (last_s - first_s)
     return {
         "rows": n_rows,
         "executor": "processes, 2 workers",

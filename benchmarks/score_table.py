@@ -12,7 +12,6 @@ nothing is written, unless by --write. Writes results/score_table.json.
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmarks.processes import PeakOfWorkers, peak_mib
 from benchmarks.results_file import spread, write_result
 from benchmarks.workloads import SEED, minilm
 from pipeline import BertVectorizer, load_pipeline, load_reviews, read_table, save_pipeline, score_table
@@ -108,20 +108,22 @@ def one_way(way: str, folder: Path) -> None:
 
     torch.set_num_threads(WAYS[way][0])
     out = folder / way
-    start = time.perf_counter()
+    with PeakOfWorkers() as workers:
+        start = time.perf_counter()
+        label(way, folder, out)
+        seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, "peak_mib": peak_mib(os.getpid()), "worker_peak_mib": workers.mib}))
+
+
+def label(way: str, folder: Path, out: Path) -> None:
+    """Label the table in one way."""
+    model, table = folder / "model.joblib", folder / "texts.csv"
     if way in EXECUTORS:
-        workers = None if way == "serial" else 2
-        score_table(folder / "model.joblib", folder / "texts.csv", out, text="text", executor=way, workers=workers)
+        score_table(model, table, out, text="text", executor=way, workers=None if way == "serial" else 2)
     elif way == "serial_2":
-        score_table(folder / "model.joblib", folder / "texts.csv", out, text="text", threads=2)
+        score_table(model, table, out, text="text", threads=2)
     else:
         {"plain": by_predict_proba, "plain_1": by_predict_proba, "loop": by_loop}[way](folder, out)
-    seconds = time.perf_counter() - start
-    peak = {
-        name: round(resource.getrusage(who).ru_maxrss / 1024)
-        for name, who in (("here", resource.RUSAGE_SELF), ("workers", resource.RUSAGE_CHILDREN))
-    }
-    print(json.dumps({"seconds": seconds, "peak_mib": peak["here"], "worker_peak_mib": peak["workers"]}))
 
 
 def in_a_process(way: str, folder: Path) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """FineTunedBertClassifier: a BERT trained on your labels. Its module path stands in saved artifacts and never moves."""
 
+import os
 import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -462,7 +463,8 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
         state: dict[str, Any] = dict(super().__getstate__())
         if self.__sklearn_is_fitted__():
-            state["model"] = str(self.model)  # a Path is another class on every system, and on no allow-list
+            if isinstance(self.model, str | os.PathLike):  # a Path is another class on every system, and on no allow-list
+                state["model"] = str(self.model)
             state["_checkpoint"] = self._checkpoint.to_state()
             state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
         return state

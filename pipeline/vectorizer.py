@@ -1,5 +1,6 @@
 """BertVectorizer: raw texts in, BERT features out. Its module path stands in saved artifacts and never moves."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -552,7 +553,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
-            state["model"] = str(self.model)  # a Path is another class on every system, and on no allow-list
+            if isinstance(self.model, str | os.PathLike):  # a Path is another class on every system, and on no allow-list
+                state["model"] = str(self.model)
             state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
             if self.weights_in_artifact:
                 state["_checkpoint"] = self._checkpoint_to_save().to_state()

@@ -100,10 +100,11 @@ def comparison_lines(rows):
 def test_the_tables_of_the_comparison_are_the_ones_that_were_measured(data):
     page = (DOCS / "comparison.md").read_text(encoding="utf-8").splitlines()
     rows = read_rows(f"comparison_{data}")
-    assert {row["name"] for row in rows} == set(ROWS.values())
+    assert {ROWS[name] for name in ROWS if name != "finetuned"} <= {row["name"] for row in rows}
     for line in comparison_lines(rows):
         assert line in page
-    assert any(f"{100 * rows[0]['cpu_share']:.0f} %" in line for line in page)
+    shares = [100 * row["cpu_share"] for name in ("reviews", "sst2") for row in read_rows(f"comparison_{name}")]
+    assert f"{min(shares):.0f} % to {max(shares):.0f} %" in " ".join(page)
 
 
 def test_no_word2vec_that_was_tried_on_training_texts_is_clearly_better():
@@ -130,14 +131,8 @@ def test_the_table_of_long_texts_is_the_one_that_was_measured():
         length = "" if row["max_length"] is None else row["max_length"]
         head = None if row["features"] == "head" else row["against_head"]
         against = f"{between(head)} | {'' if row['features'] == 'TF-IDF' else between(row['against_tfidf'])}"
-        cells = (
-            row["features"],
-            length,
-            row["classifier"],
-            f"{100 * row['share_lost']:.0f} %",
-            f"{row['accuracy']:.3f}",
-            against,
-        )
+        lost, accuracy = f"{100 * row['share_lost']:.0f} %", f"{row['accuracy']:.3f}"
+        cells = (row["features"], length, row["classifier"], lost, accuracy, against)
         assert f"| {' | '.join(map(str, cells))} |" in page
 
 

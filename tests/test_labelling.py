@@ -302,7 +302,10 @@ def test_rows_that_cannot_be_labelled_are_counted_and_kept_where_that_is_asked_f
 def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, tmp_path):
     out = tmp_path / "out"
     source = write_csv(tmp_path / "in.csv", ["text"], [[text] for text, _ in ROWS] * 5)
-    arguments = [str(part) for part in ("predict", "--model", light_artifact, "--data", source, "--out", out, "--shard-rows", 20)]
+    arguments = [
+        str(part)
+        for part in ("predict", "--model", light_artifact, "--data", source, "--out", out, "--shard-rows", 20, "--workers", 1)
+    ]
     code = (
         "import pipeline.scoring.parts as parts\n"
         "write, written = parts.write_part, []\n"

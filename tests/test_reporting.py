@@ -41,7 +41,8 @@ def test_report_compares_and_studies_layers_on_the_training_texts(run, artifact,
     assert run(*common, "--compare", "--layers", "run").code == 0
     told = json.loads(out.with_suffix(".json").read_text())
     table = read_table(data)
-    expected = compare(table["text"], table["label"], model=fitted)
+    rows = ["majority", "tfidf", "static", "cls", "default"]
+    expected = compare(table["text"], table["label"], model=fitted, models=rows)
     assert [row["accuracy"] for row in told["comparison"]] == expected["accuracy"].tolist()
     assert told["layers"]["nested"]["score"] > 0
     assert {row["layer"] for row in told["layers"]["rows"]} == {0, 1, 2, 3, None}

@@ -31,7 +31,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         None trains on the texts. A path is a file in word2vec's own format: binary where its name ends in ``.bin`` or
         ``.bin.gz``, else text. Of large vectors give the path: scikit-learn's ``clone`` copies an object.
 
-    vector_size : int, default=100
+    vector_size : int, default=300
         Width of the vectors that are trained; unused with ``vectors``, as all that follow but ``lowercase``.
 
     window : int, default=5
@@ -97,7 +97,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self,
         vectors: Any = None,
         *,
-        vector_size: int = 100,
+        vector_size: int = 300,
         window: int = 5,
         min_count: int = 2,
         skip_gram: bool = True,
