@@ -1,4 +1,4 @@
-"""One fitted Pipeline, one file that is verified when it is opened: save, load, inspect, verify. Used by cli."""
+"""One fitted Pipeline, one file that is verified when it is opened: save, load, inspect, verify. Used by commands."""
 
 import io
 import json

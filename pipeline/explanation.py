@@ -1,4 +1,4 @@
-"""explain: which words made this prediction, exactly where that is possible, and said to be otherwise. Used by cli."""
+"""explain: which words made this prediction, exactly where that is possible, and said to be otherwise. Used by commands."""
 
 from collections.abc import Iterable
 from typing import Any, Literal

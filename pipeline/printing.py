@@ -1,4 +1,4 @@
-"""What the commands print: tables of labels and scores, and what inspect and verify found. Used by cli."""
+"""What the commands print: tables of labels and scores, and what inspect and verify found. Used by commands."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

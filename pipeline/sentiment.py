@@ -1,4 +1,4 @@
-"""make_sentiment_pipeline: BertVectorizer + LogisticRegression, with defaults that measured best. Used by evaluation, cli."""
+"""make_sentiment_pipeline: BertVectorizer, LogisticRegression, with defaults that measured best. Used by evaluation, commands."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""walk_text: what BERT does to one text, step by step: tokens, ids, mask, hidden states. Used by cli and the docs."""
+"""walk_text: what BERT does to one text, step by step: tokens, ids, mask, hidden states. Used by commands and the docs."""
 
 from dataclasses import dataclass
 

@@ -18,6 +18,7 @@ from transformers.utils import logging as hf_logging
 from pipeline import clear_cache
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder
+from tests.commands import artifact, data, fitted, light_artifact, run  # noqa: F401  (fixtures)
 
 hf_logging.disable_progress_bar()
 
@@ -138,9 +139,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     for kind in (PackedEncoder, HuggingFaceEncoder):
 
-        def counted(self, batch, *arguments, run=kind.pooled):
+        def counted(self, batch, *arguments, pooled=kind.pooled):
             counts.append(len(batch.lengths))
-            return run(self, batch, *arguments)
+            return pooled(self, batch, *arguments)
 
         monkeypatch.setattr(kind, "pooled", counted)
     return counts

@@ -1,4 +1,4 @@
-"""compare: every baseline and every use of BERT on the same texts, each held against TF-IDF. Used by cli."""
+"""compare: every baseline and every use of BERT on the same texts, each held against TF-IDF. Used by commands."""
 
 import time
 import warnings

@@ -1,4 +1,4 @@
-"""Pictures of a layer study (a heatmap, a bar chart with error bars) and of a comparison (dots with intervals). Used by cli."""
+"""Pictures of a layer study (heatmap, bar chart with error bars) and of a comparison (dots with intervals). Used by commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

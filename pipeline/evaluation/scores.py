@@ -1,4 +1,4 @@
-"""How good is a model: evaluate on held-out texts. Used by comparison and cli."""
+"""How good is a model: evaluate on held-out texts. Used by comparison and commands."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

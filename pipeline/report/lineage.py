@@ -1,4 +1,4 @@
-"""Where a report's numbers come from: model, files and their hashes, versions, seed, command. Used by cli."""
+"""Where a report's numbers come from: model, files and their hashes, versions, seed, command. Used by commands."""
 
 import hashlib
 import platform

@@ -1,4 +1,4 @@
-"""write_report: one HTML file that asks for nothing else, and the same as JSON beside it. Used by cli."""
+"""write_report: one HTML file that asks for nothing else, and the same as JSON beside it. Used by commands."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Scoring a table, every row exactly once: plan, shards, parts, then the mark that all is there. The driver; used by cli."""
+"""Scoring a table, every row exactly once: plan, shards, parts, then the mark that all is there. The driver; used by commands."""
 
 import contextlib
 import errno

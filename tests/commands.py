@@ -1,0 +1,102 @@
+"""What tests of the commands share: running the program, a made-up table, and pipelines saved once."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import make_sentiment_pipeline, save_pipeline
+from pipeline.cli import main
+from pipeline.evaluation.baselines import make_tfidf_baseline
+
+PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
+# unbuffered output would hide what is lost, or fails, when the program ends
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
+WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
+ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody looks at."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Give a function that runs the whole program in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it for good
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["run_pipeline.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return SimpleNamespace(code=stopped.value.code or 0, out=captured.out, err=captured.err)
+
+    return call
+
+
+def run_process(*arguments, **options):
+    command = [sys.executable, str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, encoding="utf-8", check=False, env=ENVIRONMENT, **options)
+
+
+def assert_one_error_line(result, *parts):
+    assert result.code == 2
+    assert result.err.startswith("Error: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in result.err
+
+
+def write_csv(path, header, rows, **options):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n", **options).writerows([header, *rows])
+    return path
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def expected_lines(fitted, texts):
+    """One line per text: label, its probability, the text."""
+    rows = []
+    for text in texts:
+        probability = fitted.predict_proba([text])[0]
+        rows.append(f"{fitted.classes_[probability.argmax()]}\t{probability.max():.4f}\t{text}")
+    return rows
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_csv(tmp_path / "reviews.csv", ["text", "label"], ROWS)
+
+
+@pytest.fixture(scope="session")
+def fitted(tiny_bert):
+    return make_sentiment_pipeline(model=tiny_bert).fit([text for text, _ in ROWS], [label for _, label in ROWS])
+
+
+@pytest.fixture(scope="session")
+def artifact(fitted, tmp_path_factory):
+    return save_pipeline(fitted, tmp_path_factory.mktemp("artifact") / "m.joblib")
+
+
+@pytest.fixture(scope="session")
+def light_artifact(tmp_path_factory):
+    """Give a saved pipeline that needs no torch: a process that opens it starts quickly."""
+    model = make_tfidf_baseline().fit([text for text, _ in ROWS], [label for _, label in ROWS])
+    return save_pipeline(model, tmp_path_factory.mktemp("light") / "m.joblib")

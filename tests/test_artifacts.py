@@ -1,0 +1,78 @@
+"""inspect, verify and fetch: what is told of a file, also of one that is not to be trusted."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pipeline.vectorizer import DEFAULT_MODEL
+from tests.commands import ROWS, assert_one_error_line
+
+
+def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
+    folder = tmp_path / "a folder"
+    result = run("fetch", DEFAULT_MODEL, "--to", folder)
+    assert (result.code, result.err) == (0, "")
+    assert f"{DEFAULT_MODEL} (the installed copy) is in {folder}:" in result.out
+    for path in folder.iterdir():
+        assert f"{path.stat().st_size:,} {path.name}" in result.out
+    assert f"--model '{folder}'" in result.out
+    assert f"cd '{folder}' && sha256sum -c SHA256SUMS" in result.out
+
+
+def test_fetch_without_a_connection_ends_with_one_line(run, tmp_path):
+    result = run("fetch", "acme/tiny-bert", "--to", tmp_path / "m", "--revision", "v1")
+    assert_one_error_line(result, "'acme/tiny-bert' at revision 'v1' is not here", "HF_HUB_OFFLINE")
+    assert not (tmp_path / "m").exists()
+
+
+def test_inspect_shows_names_manifest_and_contents(run, artifact):
+    result = run("inspect", artifact)
+    assert result.code == 0
+    for part in ("all allowed", "pipeline.vectorizer.BertVectorizer", "classes: ['negative', 'positive']", "coef_: <array"):
+        assert part in result.out
+    told = json.loads(run("inspect", artifact, "--json").out)
+    assert told["refused"] == []
+    assert told["manifest"]["n_training_texts"] == len(ROWS)
+
+
+def test_inspect_shows_what_must_not_be_opened_and_every_other_command_refuses_it(run, tmp_path, data):
+    marker = tmp_path / "was run"
+    path = tmp_path / "m.joblib"
+    path.write_bytes(b"\x80\x04cos\nmkdir\n\x8c" + bytes([len(str(marker))]) + str(marker).encode() + b"\x85R.")
+    result = run("inspect", path)
+    assert result.code == 0
+    assert "REFUSED   os.mkdir: load_pipeline will not open this file" in result.out
+    assert str(marker) in result.out
+    for command in (("verify", path), ("predict", "--model", path, "--text", "x"), ("evaluate", "--model", path, "--data", data)):
+        assert_one_error_line(run(*command), "is refused: it names os.mkdir", "Nothing of it was run")
+    assert not marker.exists()
+
+
+def test_verify_tells_every_check(run, artifact):
+    result = run("verify", artifact)
+    assert result.code == 0
+    assert "whole and as it was saved" in result.out
+    assert "3 answered as when it was saved, to 0" in result.out
+    sha256 = hashlib.sha256(Path(artifact).read_bytes()).hexdigest()
+    assert run("verify", artifact, "--sha256", sha256).code == 0
+    assert_one_error_line(run("verify", artifact, "--sha256", "0" * 64), "which you asked for: it is another file")
+
+
+def test_verify_names_what_is_wrong(run, artifact, tmp_path):
+    for name in (Path(artifact).name, f"{Path(artifact).name}.json"):
+        (tmp_path / name).write_bytes(Path(artifact).with_name(name).read_bytes())
+    copy = tmp_path / Path(artifact).name
+    copy.write_bytes(copy.read_bytes()[:-1])
+    assert_one_error_line(run("verify", copy), "is not the file that was saved", "bytes, not")
+    assert_one_error_line(run("verify", tmp_path / "nothing.joblib"), "does not exist; train writes one")
+
+
+def test_verify_checks_a_fetched_model_folder_too(run, tmp_path):
+    assert run("fetch", DEFAULT_MODEL, "--to", tmp_path / "model").code == 0
+    result = run("verify", tmp_path / "model")
+    assert result.code == 0
+    assert "model.safetensors: as in SHA256SUMS" in result.out
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert_one_error_line(run("verify", tmp_path / "model"), "config.json")
+    (tmp_path / "empty").mkdir()
+    assert_one_error_line(run("verify", tmp_path / "empty"), "has no SHA256SUMS")

@@ -1,0 +1,199 @@
+"""train: what is printed, saved and reported, and one clear line for every mistake."""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import compare, evaluate, load_pipeline, make_sentiment_pipeline, read_table
+from pipeline.commands.fitting import EXAMPLES
+from pipeline.datasets import split_table
+from tests.commands import PROGRAM, ROWS, assert_one_error_line, write_csv
+
+
+def test_train_compares_scores_saves_and_tries_the_saved_file(run, data, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    out = tmp_path / "new" / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    train, test = split_table(read_table(data), "label")
+    model = make_sentiment_pipeline(model=tiny_bert)
+    table = compare(train["text"], train["label"], model=model, cv=2, n_timed=0)
+    scores = evaluate(model.fit(train["text"], train["label"]), test["text"], test["label"])
+    assert f"{len(train)} texts to train on, {len(test)} held out" in result.out
+    for name, row in table.iterrows():
+        line = next(line for line in result.out.splitlines() if str(name) in line)
+        for metric in ("accuracy", "macro_f1", "roc_auc", "log_loss"):
+            assert f"{row[metric]:.3f} ± {row[f'{metric}_sd']:.3f}" in line
+        assert row["verdict"] in result.out
+    assert f"{scores['accuracy']:.3f}" in result.out.partition("held-out")[2]
+    assert f"Saved {out} (" in " ".join(result.out.split())
+    assert result.out.rstrip().endswith(EXAMPLES[-1])
+    assert np.array_equal(load_pipeline(out).predict_proba(test["text"]), model.predict_proba(test["text"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--layers", "-1"], {"layers": -1}),
+        (["--layers", "2"], {"layers": 2}),
+        (["--layers", "0"], {"layers": 0}),
+        (["--layers", "-2,-1"], {"layers": (-2, -1)}),
+        (["--layers=-2,-1"], {"layers": (-2, -1)}),
+        (["--layers", "-2, -1"], {"layers": (-2, -1)}),
+        (["--layers", "all"], {"layers": "all"}),
+        (["--pooling", "max"], {"pooling": "max"}),
+        (["--pooling", "cls,mean"], {"pooling": ("cls", "mean")}),
+        (["--pooling", "cls, mean"], {"pooling": ("cls", "mean")}),
+        (["--layers", "1,2", "--combine", "mean"], {"layers": (1, 2), "combine": "mean", "pooling": "mean"}),
+        (["--max-length", "40", "--truncation", "window"], {"max_length": 40, "truncation": "window"}),
+        ([], {"layers": "all", "pooling": "mean", "combine": "concat", "max_length": None, "truncation": "head"}),
+    ],
+)
+def test_options_become_parameters_of_the_vectorizer(arguments, expected, run, data, tiny_bert, tmp_path):
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", tmp_path / "m.joblib", *arguments)
+    assert (result.code, result.err) == (0, "")
+    assert "cross-validation" not in result.out
+    found = load_pipeline(tmp_path / "m.joblib")[0].get_params()
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--layers", "last"], ["--layers 'last'", "a number (-1)", "all"]),
+        (["--layers", "1,,2"], ["--layers '1,,2'"]),
+        (["--layers", ""], ["--layers ''"]),
+        (["--layers", "1.5"], ["--layers '1.5'"]),
+        (["--layers", "9"], ["layer 9", "3 layers", "0", "to 3"]),
+        (["--layers", "3,-1"], ["names a layer twice"]),
+        (["--pooling", "clss"], ["'pooling'", "'cls'", "'mean'"]),
+        (["--pooling", "cls,cls"], ["pooling=('cls', 'cls')", "different"]),
+        (["--pooling", "cls,"], ["pooling=('cls', '')", "'mean'"]),
+        (["--combine", "average"], ["'combine'", "'concat'"]),
+        (["--truncation", "middle"], ["'truncation'", "'window'"]),
+        (["--truncation", "error", "--max-length", "3"], ["more than max_length=3", "'window'"]),
+        (["--max-length", "2"], ["'max_length'", "[3, inf)"]),
+        (["--max-length", "65"], ["max_length=65", "64 tokens"]),
+        (["--model", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
+        (["--model", str(PROGRAM)], ["is a file; a folder"]),
+        (["--text", "txt"], ["no column 'txt'", "'text', 'label'", "Did you mean 'text'?"]),
+        (["--label", "stars"], ["no column 'stars'", "'text', 'label'"]),
+        (["--label", "text"], ["has 1 texts only; at least 5"]),
+        (["--sep", ";"], ["no column 'text'", "--sep"]),
+        (["--encoding", "utf-9"], ["encoding='utf-9' is unknown"]),
+        (["--cv", "1"], ["n_splits=1"]),
+        (["--cv", "-2"], ["n_splits=-2"]),
+        (["--cv", "100"], ["n_splits=100"]),
+    ],
+)
+def test_wrong_values_end_with_one_line_that_says_what_is_allowed(arguments, parts, run, data, tiny_bert, tmp_path):
+    out = tmp_path / "m.joblib"
+    options = ["--cv", 0] if "--cv" not in arguments else []
+    result = run("train", "--data", data, "--model", tiny_bert, "--out", out, *options, *arguments)
+    assert_one_error_line(result, *parts)
+    assert not out.exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(run, data, tiny_bert, tmp_path):
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", tmp_path)
+    assert_one_error_line(result, f"{tmp_path} is a folder", "sentiment.joblib")
+    assert "cross-validation" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ([], ["no rows"]),
+        ([("A film.", "positive")] * 12, ["one class only, 'positive', in all 12 rows"]),
+        ([*ROWS[:20], ("A film.", "neutral")], ["label 'neutral' has 1 texts only", "at least 5"]),
+    ],
+)
+def test_tables_that_cannot_be_trained_on_say_why(rows, parts, run, tiny_bert, tmp_path):
+    data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
+    assert_one_error_line(run("train", "--data", data, "--model", tiny_bert, "--out", tmp_path / "m.joblib"), *parts)
+
+
+def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(run, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    data = write_csv(tmp_path / "reviews [red] [v2].csv", ["text", "label"], ROWS)
+    out = tmp_path / "m [bold].joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out)
+    assert result.code == 0
+    assert str(data) in result.out
+    assert f"Saved {out} (" in result.out
+
+
+def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tiny_bert, tmp_path):
+    out = tmp_path / "new" / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    assert f"Wrote {out.with_suffix('.html')}, a report for the browser, and m.json, the same numbers." in result.out
+    assert sorted(path.name for path in out.parent.iterdir()) == ["m.html", "m.joblib", "m.joblib.json", "m.json"]
+    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    train, test = split_table(read_table(data), "label")
+    model = make_sentiment_pipeline(model=tiny_bert).fit(train["text"], train["label"])
+    expected = evaluate(model, test["text"], test["label"], train=(train["text"], train["label"]))
+    assert told["scores"] == json.loads(json.dumps(expected))
+    assert [row["model"] for row in told["comparison"]] == list(compare(train["text"], train["label"], model=model, cv=2).index)
+    assert told["provenance"]["artifact"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert told["provenance"]["training_texts"]["rows"] == len(train)
+    assert str(tmp_path) not in out.with_suffix(".html").read_text(encoding="utf-8")
+
+
+def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(run, tiny_bert, tmp_path, monkeypatch):
+    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(domain=["films", "hotels"] * 10, trait="plain")
+    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
+    assert run("train", "--model", tiny_bert, "--cv", 0, "--out", tmp_path / "m.joblib").code == 0
+    slices = json.loads((tmp_path / "m.json").read_text())["scores"]["slices"]
+    assert {"by domain", "by trait"} <= set(slices)
+
+
+def test_without_a_report_the_file_is_the_only_one_and_the_scores_are_the_same(run, data, tiny_bert, tmp_path):
+    arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0)
+    plain = run(*arguments, "--no-report", "--out", tmp_path / "a" / "m.joblib")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["m.joblib", "m.joblib.json"]
+    told = run(*arguments, "--out", tmp_path / "b" / "m.joblib")
+    lines = [line for line in told.out.splitlines() if not line.startswith("Wrote ")]
+    assert [line.replace("/b/", "/a/") for line in lines] == plain.out.splitlines()
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_without_the_extra_train_names_it_and_does_all_the_rest(run, data, tiny_bert, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    out = tmp_path / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    lines = [line for line in result.out.splitlines() if line.startswith("No report: ")]
+    assert len(lines) == 1
+    assert "pip install 'bert-vectorizer[report]'" in lines[0]
+    assert not out.with_suffix(".html").exists()
+    assert load_pipeline(out)
+    assert_one_error_line(run("report", "--model", out), "pip install 'bert-vectorizer[report]'")
+
+
+@pytest.mark.parametrize("name", ["m.html", "m.json"])
+def test_a_pipeline_that_its_own_report_would_overwrite_is_refused(run, data, tiny_bert, tmp_path, name):
+    arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", tmp_path / name)
+    assert_one_error_line(run(*arguments), "the report beside it would get this name", "--no-report")
+    assert not (tmp_path / name).exists()
+
+
+def test_a_parquet_file_with_number_labels_and_other_column_names_can_be_trained_on(run, tiny_bert, tmp_path):
+    frame = pd.DataFrame({"review": [t for t, _ in ROWS], "stars": [5 if label == "positive" else 1 for _, label in ROWS]})
+    frame.to_parquet(tmp_path / "d.parquet")
+    out = tmp_path / "m.joblib"
+    arguments = ["--data", tmp_path / "d.parquet", "--text", "review", "--label", "stars"]
+    assert run("train", *arguments, "--model", tiny_bert, "--cv", 0, "--out", out).code == 0
+    assert load_pipeline(out).classes_.tolist() == [1, 5]
+    assert run("evaluate", *arguments, "--model", out).code == 0
+
+
+def test_train_puts_its_scores_into_the_manifest(run, data, tiny_bert, tmp_path):
+    out = tmp_path / "m.joblib"
+    assert run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out).code == 0
+    scores = json.loads((tmp_path / "m.joblib.json").read_text())["scores"]
+    assert 0 <= scores["held out"]["accuracy"] <= 1
