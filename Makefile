@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run test lint browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -28,6 +28,13 @@ $(VENV)/runtime.installed: requirements.txt | $(BIN)/python
 $(VENV)/dev.installed: requirements-dev.txt $(VENV)/runtime.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+# For the tests of the report in a real browser; without one they are skipped, and say so.
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  timeout 300 sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null'; } || \
+	  echo "No Chromium could be installed; install one yourself for the tests of the report in a browser."
 
 clean:
 	rm -rf $(VENV)

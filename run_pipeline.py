@@ -1,4 +1,4 @@
-"""Run the program from a checkout: python run_pipeline.py [train | predict | evaluate | tokens | models | fetch]."""
+"""Run the program from a checkout: python run_pipeline.py [COMMAND]; --help lists the commands."""
 
 from pipeline.cli import main
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from pipeline.evaluation.scores import evaluate
     from pipeline.explanation import ExplanationError, explain
     from pipeline.finetuning import FineTunedBertClassifier
+    from pipeline.report.page import write_report
     from pipeline.saved.file_kind import ArtifactError
+    from pipeline.scoring.dask_executor import DaskExecutor
+    from pipeline.scoring.plan import PlanError
+    from pipeline.scoring.score_shard import BadRowError
+    from pipeline.scoring.table import ScoredTable, score_table
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.vector_store import CacheWarning
     from pipeline.vectorizer import BertVectorizer
@@ -28,11 +33,15 @@ __version__ = "0.1.0"
 _HOME = {
     "ArtifactError": "pipeline.saved.file_kind",
     "ArtifactWarning": "pipeline.artifact",
+    "BadRowError": "pipeline.scoring.score_shard",
     "BertVectorizer": "pipeline.vectorizer",
     "CacheWarning": "pipeline.vector_store",
     "CheckpointError": "pipeline.checkpoints.model_files",
+    "DaskExecutor": "pipeline.scoring.dask_executor",
     "ExplanationError": "pipeline.explanation",
     "FineTunedBertClassifier": "pipeline.finetuning",
+    "PlanError": "pipeline.scoring.plan",
+    "ScoredTable": "pipeline.scoring.table",
     "TruncationWarning": "pipeline.bert.tokenizing",
     "cache_info": "pipeline.embedding_cache",
     "catalogue": "pipeline.checkpoints.catalogue",
@@ -50,18 +59,24 @@ _HOME = {
     "make_sentiment_pipeline": "pipeline.sentiment",
     "read_table": "pipeline.datasets",
     "save_pipeline": "pipeline.artifact",
+    "score_table": "pipeline.scoring.table",
     "verify_artifact": "pipeline.artifact",
     "walk_text": "pipeline.walk",
+    "write_report": "pipeline.report.page",
 }
 
 __all__ = [
     "ArtifactError",
     "ArtifactWarning",
+    "BadRowError",
     "BertVectorizer",
     "CacheWarning",
     "CheckpointError",
+    "DaskExecutor",
     "ExplanationError",
     "FineTunedBertClassifier",
+    "PlanError",
+    "ScoredTable",
     "TruncationWarning",
     "__version__",
     "cache_info",
@@ -80,8 +95,10 @@ __all__ = [
     "make_sentiment_pipeline",
     "read_table",
     "save_pipeline",
+    "score_table",
     "verify_artifact",
     "walk_text",
+    "write_report",
 ]
 
 

@@ -89,10 +89,11 @@ def train(
     truncation: Annotated[str | None, typer.Option(help="head, tail, head_tail, window or error.")] = None,
     out: Annotated[Path, typer.Option(help="Where the trained pipeline is written.")] = DEFAULT_ARTIFACT,
     cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 leaves it out.")] = 5,
+    report: Annotated[bool, typer.Option(help="A page about the pipeline beside it (.html, and .json).")] = True,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
-    """Train on a table, compare with TF-IDF on the same folds, score on held-out texts, save, and try the saved file."""
+    """Train on a table, compare with TF-IDF on the same folds, score on held-out texts, save, report, and try the saved file."""
     from pipeline.artifact import load_pipeline, save_pipeline
     from pipeline.datasets import load_reviews, split_table
     from pipeline.evaluation.comparison import compare
@@ -102,6 +103,10 @@ def train(
     console = Console(soft_wrap=True, markup=False, highlight=False)
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder; name a file, such as {out / 'sentiment.joblib'}.")
+    if report and out.suffix in (".html", ".json"):
+        raise ValueError(f"--out {out}: the report beside it would get this name; use another ending, or --no-report.")
+    lacking = _lacks_for_report() if report else None
+    reported = report and lacking is None
     if data is None:
         train_set, test_set = load_reviews()
         text, label = "text", "label"
@@ -113,14 +118,24 @@ def train(
         **{name: value for name, value in asked.items() if value is not None}, progress=sys.stderr.isatty()
     )
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({data or 'the shipped reviews'}).")
-    if cv:
-        table = compare(train_set[text], train_set[label], model=candidate, cv=cv, n_timed=0)
+    table = compare(train_set[text], train_set[label], model=candidate, cv=cv, n_timed=0) if cv else None
+    if table is not None:
         print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
     candidate.fit(train_set[text], train_set[label])
-    scores = evaluate(candidate, test_set[text], test_set[label], n_mistakes=0)
-    print_scores(console, {**scores, "slices": {}}, "On the held-out texts")
+    if reported:
+        by = test_set[[name for name in ("domain", "trait") if name in test_set]] if data is None else None
+        scores = evaluate(candidate, test_set[text], test_set[label], by=by, train=(train_set[text], train_set[label]))
+    else:
+        scores = evaluate(candidate, test_set[text], test_set[label], n_mistakes=0, n_examples=0, n_map=0)
+    print_scores(console, {**scores, "slices": {}, "mistakes": []}, "On the held-out texts")
     candidate.set_params(bertvectorizer__progress=False)
     path = save_pipeline(candidate, out, scores={"held out": {k: v for k, v in scores.items() if isinstance(v, int | float)}})
+    if reported:
+        origin: Path | str = data or "the shipped reviews"
+        tables = {"held_out_texts": (origin, test_set), "training_texts": (origin, train_set)}
+        _write_report(console, scores, out.with_suffix(".html"), candidate, path, tables, comparison=table)
+    elif lacking:
+        console.print(lacking)
     console.print(f"Saved {path} ({path.stat().st_size / 1e6:.0f} MB). Loaded again, it says:")
     _label(console, load_pipeline(path), list(EXAMPLES))
 
@@ -129,26 +144,35 @@ def train(
 def predict(
     model: ArtifactPath = DEFAULT_ARTIFACT,
     text: Annotated[list[str] | None, typer.Option(help="A text to label; may be given several times.")] = None,
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file to label.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the labelled table goes: .csv or .parquet.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="CSV or Parquet to label: a file, a folder, a pattern, an address such as s3://...; or several."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the labels go: .csv, .parquet, or a folder of parts.")] = None,
     column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes for --data, of one thread each; by default one per core for a long table.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Score on the workers of this Dask scheduler instead, such as tcp://10.0.0.5:8786.")
+    ] = None,
+    resources: Annotated[str | None, typer.Option(help="What these workers must have, such as GPU=1.")] = None,
+    on_bad_row: Annotated[str, typer.Option(help="A row that cannot be labelled: error, or null to go on without.")] = "error",
+    shard_rows: Annotated[int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")] = None,
 ) -> None:
-    """Label texts: --text "...", a table (--data in.csv --out out.csv), or the lines of standard input."""
+    """Label texts: --text "...", a table of any size (--data in.csv --out out.csv), or the lines of standard input."""
     from pipeline.artifact import load_pipeline
 
-    if data is not None and text:
+    if data and text:
         raise ValueError("Give --data or --text, not both.")
-    if (data is None) != (out is None):
+    if bool(data) != (out is not None):
         raise ValueError("--data and --out belong together: the table to label and where to write it.")
-    if data is not None and out is not None:
-        from pipeline.datasets import check_output
-
-        check_output(out, data)
-        table = _read(data, [column], encoding, sep)
-        fitted = _with_progress(load_pipeline(model))
-        _predict_table(fitted, table, column, out)
+    if data and out is not None:
+        options = {"encoding": encoding, "sep": sep.replace("\\t", "\t"), "on_bad_row": on_bad_row, "shard_rows": shard_rows}
+        given = {name: value for name, value in options.items() if value is not None}
+        _predict_table(model, data, out, column, {**_executor(workers, scheduler, resources), **given})
         return
     if not text and (sys.stdin is None or sys.stdin.isatty()):  # None: closed, as by `<&-`
         raise ValueError('Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard input.')
@@ -176,12 +200,62 @@ def evaluate(
         table, text, label = load_reviews()[1], "text", "label"
     else:
         table = _read(data, [text, label, *(by or [])], encoding, sep)
-    absent = [name for name in by or [] if name not in table]
-    if absent:
-        raise ValueError(f"--by {absent[0]!r} is no column of the table; there are {', '.join(map(repr, table.columns))}.")
-    columns = table[by] if by else None
+    columns = _columns(table, by)
     scores = score_texts(_with_progress(load_pipeline(model)), table[text], table[label], by=columns, n_mistakes=mistakes)
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
+
+
+@app.command()
+def report(
+    model: ArtifactPath = DEFAULT_ARTIFACT,
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")] = None,
+    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
+    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
+    by: Annotated[list[str] | None, typer.Option(help="A column to score by; may be given several times.")] = None,
+    train_data: Annotated[Path | None, typer.Option(help="What it was trained on: for the texts nearest to mistakes.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Cross-validate it and the baselines on the training texts.")
+    ] = False,
+    layers: Annotated[str | None, typer.Option(help="A table that `layers --out` wrote, or `run` to study them now.")] = None,
+    mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to show.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; beside the model by default.")] = None,
+    title: Annotated[str | None, typer.Option(help="Its heading.")] = None,
+    encoding: Encoding = "utf-8",
+    sep: Separator = ",",
+) -> None:
+    """Write a page about a saved pipeline: scores, baselines, curves, groups, explained mistakes, a map; and the same as JSON."""
+    from pipeline.artifact import load_pipeline
+    from pipeline.datasets import load_reviews
+    from pipeline.evaluation.comparison import compare as cross_validate
+    from pipeline.evaluation.scores import evaluate as score_texts
+    from pipeline.report.page import check_page_name, check_report_extra
+
+    check_report_extra()
+    page = check_page_name(model.with_suffix(".html") if out is None else out)
+    origin: Path | str = data or "the held-out shipped reviews"
+    if data is None:
+        reviews, table = load_reviews()
+        text, label, by = "text", "label", by or ["domain", "trait"]
+    else:
+        reviews, table = None, _read(data, [text, label, *(by or [])], encoding, sep)
+    tables = {"data": (origin, table)}
+    known = None if train_data is None else _read(train_data, [text, label], encoding, sep)
+    if train_data is not None and known is not None:
+        tables["training_data"] = (train_data, known)
+    studied = known if known is not None else reviews
+    if studied is None and (compare or layers == "run"):
+        raise ValueError(f"{'--compare' if compare else '--layers run'} needs texts to train on; give --train-data.")
+    fitted = load_pipeline(model)
+    scores = score_texts(_with_progress(fitted), table[text], table[label], by=_columns(table, by), n_mistakes=mistakes,
+                         train=None if known is None else (known[text], known[label]))  # fmt: skip
+    comparison = None
+    if compare and studied is not None:
+        rows = ("majority", "tfidf", "static", "cls", "default")
+        comparison = cross_validate(studied[text], studied[label], model=_unfitted(fitted), models=rows)
+    study = None if layers is None else _study(layers, fitted, studied, text, label)
+    heading = title or f"{model.name} on {data.name if data else origin}"
+    _write_report(Console(soft_wrap=True, markup=False, highlight=False), scores, page, fitted, model, tables,
+                  comparison=comparison, layers=study, title=heading)  # fmt: skip
 
 
 @app.command("layers")
@@ -411,6 +485,68 @@ def _read(path: Path, columns: list[str], encoding: str, sep: str) -> "pd.DataFr
     return read_table(path, columns=columns, encoding=encoding, sep=sep.replace("\\t", "\t"))
 
 
+def _columns(table: "pd.DataFrame", by: list[str] | None) -> "pd.DataFrame | None":
+    absent = [name for name in by or [] if name not in table]
+    if absent:
+        raise ValueError(f"--by {absent[0]!r} is no column of the table; there are {', '.join(map(repr, table.columns))}.")
+    return table[by] if by else None
+
+
+def _lacks_for_report() -> str | None:
+    """Return the line that says why no report can be written; None where one can."""
+    from pipeline.report.page import check_report_extra
+
+    try:
+        check_report_extra()
+    except ImportError as error:
+        return f"No report: {error}"
+    return None
+
+
+def _write_report(
+    console: Console,
+    scores: dict[str, Any],
+    page: Path,
+    fitted: Any,
+    artifact: Path,
+    tables: "dict[str, tuple[Path | str, pd.DataFrame]]",
+    *,
+    comparison: "pd.DataFrame | None" = None,
+    layers: "pd.DataFrame | None" = None,
+    title: str | None = None,
+) -> None:
+    from pipeline.report.lineage import trace_lineage
+    from pipeline.report.page import write_report
+
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    provenance = trace_lineage(fitted, artifact=artifact, tables=tables, command=command)
+    heading = title or f"{artifact.name} on the held-out texts"
+    write_report(scores, page, comparison=comparison, layers=layers, provenance=provenance, title=heading)
+    console.print(f"Wrote {page}, a report for the browser, and {page.with_suffix('.json').name}, the same numbers.")
+
+
+def _unfitted(fitted: Any) -> Any:
+    """Return a loaded pipeline to be fitted anew, with the cache that a loaded one does without."""
+    from sklearn.base import clone
+
+    pipeline = clone(fitted)
+    name = f"{pipeline.steps[0][0]}__cache"
+    return pipeline.set_params(**{name: "memory"}) if name in pipeline.get_params() else pipeline
+
+
+def _study(layers: str, fitted: Any, table: "pd.DataFrame | None", text: str, label: str) -> "pd.DataFrame":
+    from pipeline.datasets import read_table
+    from pipeline.evaluation.layer_scores import layer_study
+    from pipeline.vectorizer import BertVectorizer
+
+    if layers != "run" or table is None:
+        return read_table(layers, columns=["kind", "features", "pooling"])
+    vectorizer = _unfitted(fitted).steps[0][1]
+    if not isinstance(vectorizer, BertVectorizer):
+        raise ValueError(f"--layers run: the pipeline begins with a {type(vectorizer).__name__}, which has no layers to study.")
+    return layer_study(table[text], table[label], vectorizer=vectorizer, nested=True, n_jobs=-1)
+
+
 def _lines(stream: TextIO) -> list[str]:
     return [line.rstrip("\r\n") for line in stream]
 
@@ -454,12 +590,51 @@ def _label(console: Console, fitted: Any, texts: list[str]) -> None:
     print_labels(console, texts, _probabilities(fitted, texts), fitted.classes_)
 
 
-def _predict_table(fitted: Any, table: "pd.DataFrame", column: str, out: Path) -> None:
-    from pipeline.datasets import add_predictions, write_table
+def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
+    """Return the options of score_table that say where it runs."""
+    if scheduler is None:
+        if resources is not None:
+            raise ValueError("--resources are those of a Dask cluster's workers: give its --scheduler too.")
+        return {"executor": {None: "auto", 1: "serial"}.get(workers, "processes"), "workers": workers}
+    if "://" not in scheduler:
+        raise ValueError(f"--scheduler {scheduler} is no address; `dask scheduler` prints its own, such as tcp://10.0.0.5:8786.")
+    if workers is not None:
+        raise ValueError(f"--workers {workers} are processes of this machine; the cluster at {scheduler} has its own.")
+    from pipeline.scoring.dask_executor import DaskExecutor
 
-    labelled, added = add_predictions(table, _probabilities(fitted, table[column]), fitted.classes_)
-    write_table(labelled, out)
-    Console(soft_wrap=True).print(f"Wrote {len(labelled)} rows to {out}, with the new columns {', '.join(added)}.", markup=False)
+    return {"executor": DaskExecutor(scheduler, resources=_amounts(resources or ""))}
+
+
+def _amounts(resources: str) -> dict[str, float]:
+    """Read resources as `dask worker` does: ``"GPU=1,memory=16e9"``."""
+    amounts = {}
+    for resource in filter(None, resources.split(",")):
+        name, _, amount = resource.partition("=")
+        try:
+            amounts[name.strip()] = float(amount)
+        except ValueError:
+            raise ValueError(f"--resources {resources}: {resource!r} is not NAME=NUMBER, such as GPU=1.") from None
+    return amounts
+
+
+def _predict_table(model: Path, data: list[str], out: Path, column: str, options: dict[str, Any]) -> None:
+    from pipeline.scoring.table import score_table
+
+    try:
+        scored = score_table(model, data if len(data) > 1 else data[0], out, text=column, **options)
+    except KeyboardInterrupt:
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+            "Interrupted. What is finished is kept: the same command goes on from there."
+        )
+        raise typer.Exit(130) from None
+    told = [f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {', '.join(scored.columns)}."]
+    if scored.n_skipped:
+        told.append(f"{scored.n_skipped} of them were finished by an earlier run.")
+    if scored.n_parts > 1 and scored.n_skipped < scored.n_rows:
+        told.append(f"{scored.rows_per_second:.0f} rows per second.")
+    if scored.n_bad:
+        told.append(f"{scored.n_bad} of them have no label; the column {scored.columns[-1]} says why.")
+    Console(soft_wrap=True, markup=False, highlight=False).print("\n".join(told))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

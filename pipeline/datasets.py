@@ -1,20 +1,11 @@
 """Tables of texts and labels from CSV and Parquet, and the shipped reviews. Knows pandas; no torch, nobody above it."""
 
-import bz2
-import codecs
 import csv
-import difflib
-import gzip
 import hashlib
-import io
-import lzma
 import os
-import re
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,20 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.model_selection import train_test_split
 
+from pipeline.csv_table import CsvTable, check_names, refuse_twice
 from pipeline.texts import check_labels
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _HERE = Path(__file__).resolve().parent
 _REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")  # installed, in a checkout
 _TEST_SHARE = 0.2
-# the first bytes of what is often called .csv and is none: kind, and the ending it should have
-_MAGIC = (
-    (rb"\x1f\x8b", "compressed by gzip", ".gz"),
-    (rb"BZh\d1AY&SY", "compressed by bzip2", ".bz2"),
-    (rb"\xfd7zXZ\x00", "compressed by xz", ".xz"),
-    (rb"PK\x03\x04", "a zip archive or an Excel workbook", ""),
-    (rb"PAR1[\x00-\x1f]", "a Parquet file", ".parquet"),
-)
 
 
 def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -147,17 +131,35 @@ def add_predictions(table: pd.DataFrame, probabilities: np.ndarray, classes: Seq
     added : list of str
         Their names: ``label`` and ``probability_<class>``, with ``predicted_`` in front where the table has that column already.
     """
-    names = ["label", *(f"probability_{c}" for c in classes)]
-    taken = set(table.columns)
+    added = prediction_names(table.columns, classes)
+    labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
+    new = pd.DataFrame(dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index)
+    return pd.concat([table, new], axis=1), added
+
+
+def prediction_names(there: Iterable[Any], classes: Iterable[Any]) -> list[str]:
+    """Name the columns of predictions: ``label`` and ``probability_<class>``, with ``predicted_`` in front where that is taken.
+
+    Parameters
+    ----------
+    there : iterable
+        The columns of the table.
+    classes : iterable
+        The classes.
+
+    Returns
+    -------
+    list of str
+        One name more than there are classes.
+    """
+    taken = set(there)
     added = []
-    for name in names:
+    for name in ("label", *(f"probability_{c}" for c in classes)):
         while name in taken:
             name = f"predicted_{name}"
         taken.add(name)
         added.append(name)
-    labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
-    new = pd.DataFrame(dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index)
-    return pd.concat([table, new], axis=1), added
+    return added
 
 
 def write_table(table: pd.DataFrame, out: str | Path) -> None:
@@ -223,25 +225,12 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str], path: str | Path)
     ValueError
         With the nearest name where one is close.
     """
-    for column in columns:
-        if column not in table.columns:
-            there = [str(name) for name in table.columns]
-            lower = {name.lower(): name for name in there}
-            near = lower.get(column.lower()) or next(iter(difflib.get_close_matches(column, there, 1)), None)
-            hint = f" Did you mean {near!r}?" if near else ""
-            hint = _separator_hint(there) or hint
-            raise ValueError(f"{path} has no column {column!r}; its columns are {', '.join(map(repr, there))}.{hint}")
-
-
-def _separator_hint(header: Sequence[str]) -> str:
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
-        return " It looks as if its columns are separated by another character: set sep (--sep)."
-    return ""
+    check_names(list(table.columns), columns, path)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
-        _refuse_twice(pq.read_schema(path).names, path)
+        refuse_twice(pq.read_schema(path).names, path)
         table = pd.read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
@@ -250,80 +239,6 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return table.reset_index(level=named).reset_index(drop=True) if named else table.reset_index(drop=True)
 
 
-def _refuse_twice(names: Sequence[str], path: Path) -> None:
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise ValueError(f"{path} has several columns called {', '.join(map(repr, twice))}; rename them.")
-
-
-def _open_text(path: Path, encoding: str) -> TextIO:
-    if path.suffix == ".zip":
-        archive = zipfile.ZipFile(path)
-        if len(archive.namelist()) != 1:
-            raise ValueError(f"{path} holds {len(archive.namelist())} files; one is expected.")
-        return io.TextIOWrapper(archive.open(archive.namelist()[0]), encoding=encoding, newline="")
-    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
-    file: TextIO = opener(path, "rt", encoding=encoding, newline="")
-    return file
-
-
 def _read_csv(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
-    _refuse_binary(path)
-    if len(sep) != 1:
-        raise ValueError(f"sep={sep!r}; a single character is expected, such as ',' or ';'.")
-    try:
-        encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-        limit = csv.field_size_limit(2**31 - 1)
-        try:
-            with _open_text(path, encoding) as file:
-                reader = csv.reader(file, delimiter=sep, strict=True)
-                header = next((row for row in reader if row), None)
-                if header is None:
-                    raise ValueError(f"{path} holds no table; a header line is expected.")
-                _refuse_twice(header, path)
-                check_columns(pd.DataFrame(columns=header), columns, path)  # first: with a wrong sep no row is well-formed
-                rows = []
-                for row in reader:
-                    if row and len(row) != len(header):
-                        raise ValueError(
-                            f"{path} is not a well-formed CSV table: line {reader.line_num} has {len(row)} cells, the header "
-                            f"has {len(header)}.{_separator_hint(header) or f' Texts that hold {sep!r} belong in double quotes.'}"
-                        )
-                    if row:
-                        rows.append(row)
-        finally:
-            csv.field_size_limit(limit)
-    except UnicodeError as error:
-        raise ValueError(
-            f"{path} is not {encoding.removesuffix('-sig')} text: {_first_bad_byte(path, encoding) or error}. Name its encoding, "
-            "as in encoding='latin-1' (--encoding latin-1; also common: cp1252, utf-16)."
-        ) from error
-    except LookupError as error:
-        raise ValueError(f"encoding={encoding!r} is unknown: {error}.") from error
-    except csv.Error as error:
-        raise ValueError(f"{path} is not a well-formed CSV table: line {reader.line_num}: {error}") from error
-    except (gzip.BadGzipFile, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError) as error:
-        raise ValueError(f"{path} cannot be unpacked: {error}") from error
-    return pd.DataFrame(rows, columns=header, dtype="str")
-
-
-def _refuse_binary(path: Path) -> None:
-    """Refuse a file by what it is where its name says something else: its bytes would only look like a wrong encoding."""
-    if path.suffix in (".gz", ".bz2", ".xz", ".zip"):
-        return
-    with path.open("rb") as file:
-        head = file.read(10)
-    for magic, kind, ending in _MAGIC:
-        if re.match(magic, head):
-            cure = f"Rename it: its name must end in {ending}." if ending else "Export it as CSV or Parquet."
-            raise ValueError(f"{path} is {kind}, not CSV text. {cure}")
-
-
-def _first_bad_byte(path: Path, encoding: str) -> str | None:
-    if path.suffix not in ("", ".csv", ".tsv", ".txt"):
-        return None
-    try:
-        path.read_bytes().decode(encoding)
-    except UnicodeDecodeError as error:
-        return f"byte {error.start} is 0x{error.object[error.start]:02x} ({error.reason})"
-    return None
+    with CsvTable(path, columns=columns, encoding=encoding, sep=sep) as table:
+        return pd.DataFrame(table.read(), columns=table.header, dtype="str")

@@ -16,9 +16,9 @@ from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TextTooLongError
 from pipeline.forks import ForkSafeLock
-from pipeline.vector_store import FolderStore, MemoryStore, Store, clear_folder, text_key
+from pipeline.vector_store import FolderStore, MemoryStore, Store, clear_folder, is_unrecorded, text_key
 
-NUMERICS = 2  # part of every key: raised when a change of the encoder changes its numbers
+NUMERICS = 3  # part of every key: raised when a change of the encoder changes its numbers
 PLAN_TEXTS = 4096  # distinct texts tokenised at a time, while those before them are encoded
 CHUNK_TEXTS = 1024  # texts looked up, encoded and stored at a time: these two bound the memory of a long run
 _FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")  # cost nothing beside the forward pass they come from
@@ -87,6 +87,8 @@ def clear_cache(folder: str | Path | None = None) -> None:
 
 
 def _count(**numbers: int) -> None:
+    if is_unrecorded():
+        return
     with _counts_lock:
         _counts.update(numbers)
 
@@ -114,6 +116,8 @@ def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
     """
     if cache is None:
         return None
+    if is_unrecorded():  # a store all the same: without one another depth might run, by an encoder of its own
+        return MemoryStore()
     return _memory if cache == "memory" else FolderStore(Path(cache).expanduser(), fingerprint(bert))
 
 
@@ -254,7 +258,8 @@ def look_up(bert: FrozenBert, made: Plan, store: Store | None, n_texts: int) -> 
     _count(texts_encoded=len(missing))
     wide = _widen(bert, n_texts, store)
     if wide is None:
-        return Lookup(vectors, [(missing, made.subset(missing, bert.group))] if len(missing) else [], bert, None)
+        plan = made if len(missing) == len(made.row_of) else made.subset(missing, bert.group)
+        return Lookup(vectors, [(missing, plan)] if len(missing) else [], bert, None)
     by_length = missing[np.argsort(-made.tokenized.n_tokens[missing], kind="stable")]
     groups = [by_length[start : start + CHUNK_TEXTS] for start in range(0, len(by_length), CHUNK_TEXTS)]
     return Lookup(vectors, [(group, made.subset(group, bert.group)) for group in groups], wide, store)
@@ -305,11 +310,11 @@ def complete(bert: FrozenBert, made: Plan, lookup: Lookup, on_batch: Callable[[i
     """
     wide = lookup.wide
     where = [wide.layers.index(layer) for layer in bert.layers]
-    namespace = fingerprint(bert)
     for positions, plan in lookup.chunks:
         computed = wide.embed(plan, on_batch)  # (n_missing, n_wide_poolings, n_wide_layers, hidden_size)
         lookup.vectors[positions] = computed[:, : len(bert.poolings)][:, :, where]
         if lookup.store is not None:
+            namespace = fingerprint(bert)
             lookup.store.put(
                 {
                     text_key(namespace, pooling, made.texts[i]): _kept(computed[row, j], pooling)

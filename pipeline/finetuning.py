@@ -1,5 +1,6 @@
 """FineTunedBertClassifier: a BERT trained on your labels. Its module path stands in saved artifacts and never moves."""
 
+import os
 import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -19,9 +20,9 @@ from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.tokenizing import TruncationWarning
 from pipeline.bert.trainable import read_head
 from pipeline.checkpoints.checkpoint import resolve
-from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
+from pipeline.checkpoints.model_files import Checkpoint
 from pipeline.labels import class_numbers, set_aside
-from pipeline.saved.versions import installed_versions
+from pipeline.saved.versions import installed_versions, refuse_newer_state
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import DEFAULT_MODEL
 
@@ -462,6 +463,8 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
         state: dict[str, Any] = dict(super().__getstate__())
         if self.__sklearn_is_fitted__():
+            if isinstance(self.model, str | os.PathLike):  # a Path is another class on every system, and on no allow-list
+                state["model"] = str(self.model)
             state["_checkpoint"] = self._checkpoint.to_state()
             state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
         return state
@@ -469,12 +472,8 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         made_with = state.get("_made_with")
-        if made_with is not None and made_with["state_version"] > STATE_VERSION:
-            raise CheckpointError(
-                f"This FineTunedBertClassifier was saved by version {made_with['pipeline']} of pipeline, in state "
-                f"{made_with['state_version']}; this is version {installed_versions()['pipeline']}, which knows states up to "
-                f"{STATE_VERSION}. Upgrade to open it."
-            )
+        if made_with is not None:
+            refuse_newer_state("FineTunedBertClassifier", made_with, STATE_VERSION)
         carried = state.pop("_checkpoint", None)
         super().__setstate__(state)
         if carried is not None:

@@ -72,6 +72,8 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
     ValueError
         For arrays of 0 or of more than 2 dimensions.
     """
+    if type(X) in (list, tuple):  # what a server sends, a text at a time: there is nothing to find out
+        return _take_rows(X, on_invalid)
     _refuse_container(X)
     native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True) if not isinstance(X, pd.DataFrame) else None
     if isinstance(native, nw.Series):
@@ -80,6 +82,10 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
         return _take_frame(X, native)
     if hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
         return _take_array(np.asarray(X), on_invalid)
+    return _take_rows(X, on_invalid)
+
+
+def _take_rows(X: Iterable[Any], on_invalid: OnInvalid) -> TextColumns:
     rows = list(X)
     table = on_invalid == "coerce" and bool(rows) and all(isinstance(row, list | tuple | np.ndarray) for row in rows)
     if table and len({len(row) for row in rows}) == 1:

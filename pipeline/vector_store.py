@@ -1,4 +1,4 @@
-"""Where vectors are kept, in memory (bounded) or in SQLite (shared): keys in, vectors out. Used by embedding_cache."""
+"""Where vectors are kept, in memory (bounded) or in SQLite (shared): keys in, vectors out. Used by embedding_cache and probes."""
 
 import hashlib
 import os
@@ -7,7 +7,9 @@ import time
 import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +24,8 @@ _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
 _journals: dict[Path, str] = {}  # folder -> SQLite's journal mode, told once per process
 _broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
 _connections = ForkGate()  # a connection carried over a fork corrupts the file: forks wait while one is open
+
+_unrecorded = ContextVar("unrecorded", default=False)
 
 
 class CacheWarning(UserWarning):
@@ -39,6 +43,21 @@ class Store(Protocol):
 
     def room(self) -> float:
         """Return the bytes that fit."""
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Keep what this thread encodes inside out of every cache and every count: for texts that are not the user's."""
+    token = _unrecorded.set(True)
+    try:
+        yield
+    finally:
+        _unrecorded.reset(token)
+
+
+def is_unrecorded() -> bool:
+    """Tell whether this thread is inside `unrecorded`."""
+    return _unrecorded.get()
 
 
 def text_key(namespace: str, pooling: str, text: str) -> bytes:

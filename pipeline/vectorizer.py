@@ -1,5 +1,6 @@
 """BertVectorizer: raw texts in, BERT features out. Its module path stands in saved artifacts and never moves."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from pipeline.checkpoints.checkpoint import resolve
 from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
 from pipeline.embedding_cache import encode, open_store
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
-from pipeline.saved.versions import installed_versions
+from pipeline.saved.versions import installed_versions, refuse_newer_state
 from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, take_columns
 from pipeline.token_level import TokenLevelMixin
 
@@ -552,6 +553,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
+            if isinstance(self.model, str | os.PathLike):  # a Path is another class on every system, and on no allow-list
+                state["model"] = str(self.model)
             state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
             if self.weights_in_artifact:
                 state["_checkpoint"] = self._checkpoint_to_save().to_state()
@@ -567,12 +570,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         made_with = state.get("_made_with")
-        if made_with is not None and made_with["state_version"] > STATE_VERSION:
-            raise CheckpointError(
-                f"This BertVectorizer was saved by version {made_with['pipeline']} of pipeline, in state "
-                f"{made_with['state_version']}; this is version {installed_versions()['pipeline']}, which knows states up to "
-                f"{STATE_VERSION}. Upgrade to open it."
-            )
+        if made_with is not None:
+            refuse_newer_state("BertVectorizer", made_with, STATE_VERSION)
         carried = state.pop("_checkpoint", None)
         super().__setstate__(state)
         if made_with is not None:

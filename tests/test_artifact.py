@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import sqlite3
 import subprocess
 import sys
 import types
@@ -26,6 +27,7 @@ from pipeline import (
     ArtifactWarning,
     BertVectorizer,
     CheckpointError,
+    cache_info,
     inspect_artifact,
     load_pipeline,
     make_sentiment_pipeline,
@@ -33,6 +35,7 @@ from pipeline import (
     verify_artifact,
 )
 from pipeline.saved.manifest import manifest_path
+from pipeline.saved.probes import PROBES
 from pipeline.saved.skops_file import write_skops
 from tests.conftest import TEXTS, build_model
 
@@ -63,6 +66,41 @@ def test_a_loaded_pipeline_gives_the_same_bits(fitted, tmp_path):
     assert np.array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
     assert loaded.predict(TEXTS).tolist() == fitted.predict(TEXTS).tolist()
     assert repr(loaded) == repr(fitted).replace("BertVectorizer(", "BertVectorizer(cache=None, ")
+
+
+def test_a_model_given_as_a_path_is_saved_as_text(tiny_bert, tmp_path):
+    pipeline = make_sentiment_pipeline(model=Path(tiny_bert)).fit(TEXTS, LABELS)
+    loaded = load_pipeline(save_pipeline(pipeline, tmp_path / "m.joblib"))
+    assert loaded[0].model == tiny_bert
+    assert pipeline[0].model == Path(tiny_bert)
+    assert np.array_equal(loaded.predict_proba(TEXTS), pipeline.predict_proba(TEXTS))
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder", None])
+def test_probe_texts_leave_no_trace_in_a_cache_and_its_counts(cache, tiny_bert, tmp_path):
+    folder = tmp_path / "cache"
+    pipeline = make_sentiment_pipeline(model=tiny_bert, layers=(1, 2), cache=folder if cache == "folder" else cache)
+    texts = sorted(set(TEXTS) - set(PROBES))
+    pipeline.fit(texts, LABELS[: len(texts)])
+    before = cache_info()
+    stored = cached_keys(folder)
+    path = save_pipeline(pipeline, tmp_path / "m.joblib")
+    assert cached_keys(folder) == stored
+    assert cache_info() == before
+    load_pipeline(path)
+    verify_artifact(path)
+    assert cache_info()[:3] == before[:3]
+    pipeline.predict([*PROBES])  # the user's own are counted
+    assert cache_info().texts_encoded == before.texts_encoded + len(PROBES)
+    assert len(cached_keys(folder)) == len(stored) + (3 * len(PROBES) if cache == "folder" else 0)
+
+
+def cached_keys(folder):
+    if not folder.exists():
+        return []
+    (file,) = folder.glob("*.sqlite*")
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        return sorted(key for (key,) in connection.execute("SELECT k FROM e"))
 
 
 def test_the_file_is_an_ordinary_joblib_file_that_needs_no_model_folder(tmp_path):

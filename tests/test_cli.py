@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from pipeline.vectorizer import DEFAULT_MODEL
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-COMMANDS = ("train", "predict", "evaluate", "tokens", "models", "fetch", "inspect", "verify", "explain", "layers", "compare")
+COMMANDS = tuple("train predict evaluate report tokens models fetch inspect verify explain layers compare".split())
 WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
@@ -247,6 +248,61 @@ def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(ru
     assert result.code == 0
     assert str(data) in result.out
     assert f"Saved {out} (" in result.out
+
+
+def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tiny_bert, tmp_path):
+    out = tmp_path / "new" / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    assert f"Wrote {out.with_suffix('.html')}, a report for the browser, and m.json, the same numbers." in result.out
+    assert sorted(path.name for path in out.parent.iterdir()) == ["m.html", "m.joblib", "m.joblib.json", "m.json"]
+    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    train, test = split_table(read_table(data), "label")
+    model = make_sentiment_pipeline(model=tiny_bert).fit(train["text"], train["label"])
+    expected = evaluate(model, test["text"], test["label"], train=(train["text"], train["label"]))
+    assert told["scores"] == json.loads(json.dumps(expected))
+    assert [row["model"] for row in told["comparison"]] == list(compare(train["text"], train["label"], model=model, cv=2).index)
+    assert told["provenance"]["artifact"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert told["provenance"]["training_texts"]["rows"] == len(train)
+    assert str(tmp_path) not in out.with_suffix(".html").read_text(encoding="utf-8")
+
+
+def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(run, tiny_bert, tmp_path, monkeypatch):
+    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(domain=["films", "hotels"] * 10, trait="plain")
+    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
+    assert run("train", "--model", tiny_bert, "--cv", 0, "--out", tmp_path / "m.joblib").code == 0
+    slices = json.loads((tmp_path / "m.json").read_text())["scores"]["slices"]
+    assert {"by domain", "by trait"} <= set(slices)
+
+
+def test_without_a_report_the_file_is_the_only_one_and_the_scores_are_the_same(run, data, tiny_bert, tmp_path):
+    arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0)
+    plain = run(*arguments, "--no-report", "--out", tmp_path / "a" / "m.joblib")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["m.joblib", "m.joblib.json"]
+    told = run(*arguments, "--out", tmp_path / "b" / "m.joblib")
+    lines = [line for line in told.out.splitlines() if not line.startswith("Wrote ")]
+    assert [line.replace("/b/", "/a/") for line in lines] == plain.out.splitlines()
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_without_the_extra_train_names_it_and_does_all_the_rest(run, data, tiny_bert, tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    out = tmp_path / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    lines = [line for line in result.out.splitlines() if line.startswith("No report: ")]
+    assert len(lines) == 1
+    assert "pip install 'bert-vectorizer[report]'" in lines[0]
+    assert not out.with_suffix(".html").exists()
+    assert load_pipeline(out)
+    assert_one_error_line(run("report", "--model", out), "pip install 'bert-vectorizer[report]'")
+
+
+@pytest.mark.parametrize("name", ["m.html", "m.json"])
+def test_a_pipeline_that_its_own_report_would_overwrite_is_refused(run, data, tiny_bert, tmp_path, name):
+    arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", tmp_path / name)
+    assert_one_error_line(run(*arguments), "the report beside it would get this name", "--no-report")
+    assert not (tmp_path / name).exists()
 
 
 def test_a_parquet_file_with_number_labels_and_other_column_names_can_be_trained_on(run, tiny_bert, tmp_path):
@@ -492,7 +548,8 @@ def test_a_parquet_file_that_is_none_is_named(run, artifact, tmp_path):
 def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path):
     pd.DataFrame({"text": ["film", None]}).to_parquet(tmp_path / "in.parquet")
     result = run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", tmp_path / "out.csv")
-    assert_one_error_line(result, "row 1 of X is", "missing")
+    assert_one_error_line(result, "row 1 cannot be scored: the text is missing", "--on-bad-row null")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -501,7 +558,8 @@ def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path
         ("in.csv", ["is the input itself; name another file"]),
         ("link.csv", ["is the input itself; name another file"]),
         ("out.xlsx", ["has the ending '.xlsx'", ".csv, .parquet and .pq"]),
-        ("out", ["has the ending ''", ".csv, .parquet and .pq"]),
+        ("none/out", ["cannot be written", "none does not exist"]),
+        ("..", ["holds the input", "name another folder"]),
         ("none/out.csv", ["cannot be written", "none does not exist"]),
         ("folder.csv", ["cannot be written: it is a folder"]),
     ],
@@ -515,6 +573,86 @@ def test_outputs_that_cannot_be_written_are_refused_and_the_input_is_kept(out, p
     assert_one_error_line(result, *parts)
     assert source.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.csv", "in.csv", "link.csv"]
+
+
+def test_an_output_without_an_ending_is_a_folder_of_parts_and_a_second_run_finds_it_finished(run, light_artifact, tmp_path):
+    source, out = (
+        write_csv(tmp_path / "in.csv", ["id", "text"], [[i, text] for i, (text, _) in enumerate(ROWS)]),
+        tmp_path / "out",
+    )
+    arguments = ["predict", "--model", light_artifact, "--data", source, "--out", out, "--shard-rows", 20]
+    result = run(*arguments)
+    assert (result.code, result.err) == (0, "")
+    first, second = result.out.splitlines()
+    assert (
+        first == f"Wrote 48 rows to {out}, with the new columns label, probability_negative, probability_positive, label_error."
+    )
+    assert re.fullmatch(r"\d+ rows per second\.", second)
+    assert pd.read_parquet(out)["id"].tolist() == [str(i) for i in range(48)]
+    assert sorted(path.name for path in out.glob("part-*")) == [f"part-00000{i}.parquet" for i in range(3)]
+    again = run(*arguments)
+    assert again.code == 0
+    assert again.out.splitlines()[1:] == ["48 of them were finished by an earlier run."]
+    assert_one_error_line(run(*arguments[:-1], 30), "holds another run: shard_rows (20, now 30)")
+
+
+def test_workers_and_several_files_give_what_one_process_gives_of_one_file(run, light_artifact, tmp_path):
+    frame = pd.DataFrame(ROWS, columns=["text", "mine"])
+    frame.to_parquet(tmp_path / "all.parquet")
+    frame[:30].to_parquet(tmp_path / "in-1.parquet")
+    frame[30:].to_parquet(tmp_path / "in-2.parquet")
+    sources = [["all.parquet"], ["in-1.parquet", "in-2.parquet"], ["in-*.parquet"]]
+    found = []
+    for i, (names, workers) in enumerate(zip(sources, [1, 2, 1], strict=True)):
+        data = [part for name in names for part in ("--data", tmp_path / name)]
+        out = tmp_path / f"{i}.csv"
+        assert run("predict", "--model", light_artifact, *data, "--out", out, "--workers", workers).code == 0
+        found.append(out.read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_rows_that_cannot_be_labelled_are_counted_and_kept_where_that_is_asked_for(run, light_artifact, tmp_path):
+    (tmp_path / "in.csv").write_text("id,text\n1,film\n2\n3,film\n")
+    arguments = ["predict", "--model", light_artifact, "--data", tmp_path / "in.csv", "--out", tmp_path / "out.csv"]
+    assert_one_error_line(run(*arguments), "line 3 has 1 cells")
+    result = run(*arguments, "--on-bad-row", "null")
+    assert result.code == 0
+    assert result.out.splitlines()[-1] == "1 of them have no label; the column label_error says why."
+    header, *rows = read_csv(tmp_path / "out.csv")
+    assert header[-1] == "label_error"
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    assert [row[-1] for row in rows] == ["", "line 3 has 1 cells, the header has 2: 2", ""]
+    assert_one_error_line(run(*arguments, "--on-bad-row", "skip"), "on_bad_row='skip'; allowed are 'error' and 'null'")
+    assert_one_error_line(run(*arguments, "--workers", 0), "workers=0; allowed are the numbers from 1")
+
+
+def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, tmp_path):
+    out = tmp_path / "out"
+    source = write_csv(tmp_path / "in.csv", ["text"], [[text] for text, _ in ROWS] * 5)
+    arguments = [
+        str(part)
+        for part in ("predict", "--model", light_artifact, "--data", source, "--out", out, "--shard-rows", 20, "--workers", 1)
+    ]
+    code = (
+        "import pipeline.scoring.parts as parts\n"
+        "write, written = parts.write_part, []\n"
+        "def interrupted(*arguments):\n"
+        "    written.append(write(*arguments))\n"
+        "    if len(written) == 3:\n"
+        "        raise KeyboardInterrupt\n"
+        "    return written[-1]\n"
+        "parts.write_part = interrupted\n"
+        "from pipeline.cli import main\n"
+        "main()\n"
+    )
+    environment = ENVIRONMENT | {"PYTHONPATH": str(PROGRAM.parent)}
+    stopped = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert (stopped.returncode, stopped.stdout) == (130, "")
+    assert stopped.stderr == "Interrupted. What is finished is kept: the same command goes on from there.\n"
+    result = run(*arguments)
+    assert result.code == 0
+    assert "60 of them were finished by an earlier run." in result.out
+    assert len(pd.read_parquet(out)) == 240
 
 
 @pytest.mark.parametrize(
@@ -540,6 +678,79 @@ def test_evaluate_prints_the_scores_of_the_saved_pipeline(run, artifact, fitted,
     others = (f"{scores[name]:.3f}" for name in ("f1", "roc_auc", "log_loss", "calibration_error"))
     values = [str(scores["n_texts"]), f"{scores['accuracy']:.3f} ({low:.3f} to {high:.3f})", *others]
     assert any([cell.strip() for cell in line.strip("│").split("│")] == values for line in result.out.splitlines())
+
+
+def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
+    rows = [(text, label, f"domain {i % 2}") for i, (text, label) in enumerate(ROWS)]
+    data = write_csv(tmp_path / "test.csv", ["text", "label", "domain"], rows)
+    known = write_csv(tmp_path / "train.csv", ["text", "label"], ROWS)
+    out = tmp_path / "reports" / "page.html"
+    result = run("report", "--model", artifact, "--data", data, "--by", "domain", "--train-data", known, "--mistakes", 3,
+                 "--out", out, "--title", "Mine & <yours>")  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"Wrote {out}, a report for the browser, and page.json, the same numbers.\n"
+    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    table = read_table(data)
+    expected = evaluate(
+        fitted, table["text"], table["label"], by=table[["domain"]], train=(table["text"], table["label"]), n_mistakes=3
+    )
+    assert told["scores"] == json.loads(json.dumps(expected))
+    assert (told["comparison"], told["layers"]) == (None, None)
+    assert {name: told["provenance"][name]["file"] for name in ("data", "training_data")} == {
+        "data": "test.csv",
+        "training_data": "train.csv",
+    }
+    assert told["provenance"]["data"]["sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    assert "<title>Mine &amp; &lt;yours&gt;</title>" in out.read_text(encoding="utf-8")
+
+
+def test_report_compares_and_studies_layers_on_the_training_texts(run, artifact, fitted, data, tmp_path):
+    out = tmp_path / "page.html"
+    common = ("report", "--model", artifact, "--data", data, "--train-data", data, "--out", out)
+    assert run(*common, "--compare", "--layers", "run").code == 0
+    told = json.loads(out.with_suffix(".json").read_text())
+    table = read_table(data)
+    rows = ["majority", "tfidf", "static", "cls", "default"]
+    expected = compare(table["text"], table["label"], model=fitted, models=rows)
+    assert [row["accuracy"] for row in told["comparison"]] == expected["accuracy"].tolist()
+    assert told["layers"]["nested"]["score"] > 0
+    assert {row["layer"] for row in told["layers"]["rows"]} == {0, 1, 2, 3, None}
+    saved = tmp_path / "layers.csv"
+    study = ("layers", "--data", data, "--model", fitted[0].model, "--out", saved)
+    assert run(*study).code == 0
+    assert run(*common, "--layers", saved).code == 0
+    again = json.loads(out.with_suffix(".json").read_text())["layers"]["rows"]
+    assert again == told["layers"]["rows"]
+
+
+def test_a_report_of_the_shipped_reviews_stands_beside_the_model(run, artifact, tmp_path, monkeypatch):
+    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(domain=["films", "hotels"] * 10, trait="plain")
+    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
+    model = tmp_path / "m.joblib"
+    for ending in ("", ".json"):
+        shutil.copyfile(f"{artifact}{ending}", f"{model}{ending}")
+    result = run("report", "--model", model)
+    assert result.code == 0
+    told = json.loads((tmp_path / "m.json").read_text())
+    assert told["title"] == "m.joblib on the held-out shipped reviews"
+    assert {"by domain", "by trait"} <= set(told["scores"]["slices"])
+    assert told["scores"]["duplicates"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--compare"], ["--compare needs texts to train on; give --train-data"]),
+        (["--layers", "run"], ["--layers run needs texts to train on; give --train-data"]),
+        (["--by", "nothing"], ["nothing"]),
+        (["--out", "report.pdf"], ["report.pdf", "does not end in .html"]),
+        (["--layers", "none.csv"], ["none.csv"]),
+    ],
+)
+def test_what_no_report_can_be_made_of_is_told_in_a_line(run, artifact, data, tmp_path, arguments, parts):
+    common = ("report", "--model", artifact, "--data", data, "--out", tmp_path / "page.html")
+    assert_one_error_line(run(*common, *arguments), *parts)
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_evaluate_scores_by_columns_and_lists_the_surest_mistakes(run, artifact, fitted, tmp_path):
@@ -652,9 +863,10 @@ def test_models_lists_every_id_unbroken_with_its_numbers_and_where_it_is(columns
 
 EXPLAINED = {
     "": COMMANDS,
-    "train": ("--data", "--layers", "--pooling", "--cv", "--out"),
-    "predict": ("--text", "--data", "--out", "--column"),
+    "train": ("--data", "--layers", "--pooling", "--cv", "--out", "--no-report"),
+    "predict": ("--text", "--data", "--out", "--column", "--workers", "--on-bad-row", "--shard-rows"),
     "evaluate": ("--data", "--label", "--model"),
+    "report": ("--model", "--by", "--compare", "--layers", "--out"),
     "tokens": ("--max-length", "--model"),
     "models": ("--help",),
     "fetch": ("--to", "--revision"),
@@ -749,8 +961,9 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(
     out.write_text("an older file")
     code = (
         "import os, signal, sys, pandas as pd\n"
-        "def half(table, path, **options):\n"
-        "    path.write_text('half of it')\n"
+        "def half(table, file, **options):\n"
+        "    file.write('half of it')\n"
+        "    file.flush()\n"
         f"    os.kill(os.getpid(), signal.{number})\n"
         "pd.DataFrame.to_csv = half\n"
         "from pipeline.cli import main\n"
@@ -816,7 +1029,7 @@ def test_a_progress_bar_is_shown_where_somebody_looks(somebody_looks, run, artif
         stream = Terminal() if somebody_looks else io.StringIO()
         monkeypatch.setattr(sys, "stderr", stream)
         assert run(*arguments).code == 0
-        assert ("encoding" in stream.getvalue()) == somebody_looks
+        assert (("scoring" if arguments[0] == "predict" else "encoding") in stream.getvalue()) == somebody_looks
         assert somebody_looks or stream.getvalue() == ""
     assert load_pipeline(out).get_params()["bertvectorizer__progress"] is False
 
@@ -1037,3 +1250,19 @@ def test_layers_says_what_to_install_where_there_is_no_matplotlib(run, data, tin
     result = run("layers", "--data", data, "--model", tiny_bert, "--figures", tmp_path)
     assert_one_error_line(result, "pip install 'bert-vectorizer[report]'")
     assert not encoded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--scheduler", "10.0.0.5:8786"], ["--scheduler 10.0.0.5:8786 is no address", "tcp://10.0.0.5:8786"]),
+        (["--scheduler", "tcp://127.0.0.1:9", "--workers", 2], ["--workers 2 are processes of this machine"]),
+        (["--scheduler", "tcp://127.0.0.1:9", "--resources", "GPU"], ["--resources GPU", "NAME=NUMBER, such as GPU=1"]),
+        (["--resources", "GPU=1"], ["give its --scheduler too"]),
+    ],
+)
+def test_a_dask_cluster_is_asked_for_in_full(arguments, parts, run, artifact, tmp_path):
+    write_csv(tmp_path / "in.csv", ["text"], [["one"]])
+    result = run("predict", "--model", artifact, "--data", tmp_path / "in.csv", "--out", tmp_path / "out", *arguments)
+    assert_one_error_line(result, *parts)
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.paper_model import PAGE, measured_text, page_with
 from benchmarks.results_file import RESULTS, read_rows
 from pipeline.evaluation.baselines import make_word2vec_baseline
 from pipeline.evaluation.candidates import ROWS
@@ -27,6 +28,8 @@ RESULT_FILES = sorted(RESULTS.iterdir())
         "fine-tuning.md",
         "comparison.md",
         "long-texts.md",
+        "report.md",
+        "scaling-out.md",
     ],
 )
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
@@ -73,6 +76,10 @@ def test_the_table_of_fine_tuning_is_the_one_that_was_measured():
         assert f"| {row['task']} | {row['model']} | {numbers} |" in page
     for row in read_rows("finetuning_choice"):
         assert f"{100 * row['dev_accuracy']:.1f} %" in page
+
+
+def test_the_measured_part_of_scaling_out_is_what_the_results_say():
+    assert page_with(measured_text()) == PAGE.read_text(encoding="utf-8"), "python -m benchmarks.paper_model --write"
 
 
 def comparison_lines(rows):
@@ -127,6 +134,16 @@ def test_the_table_of_long_texts_is_the_one_that_was_measured():
         lost, accuracy = f"{100 * row['share_lost']:.0f} %", f"{row['accuracy']:.3f}"
         cells = (row["features"], length, row["classifier"], lost, accuracy, against)
         assert f"| {' | '.join(map(str, cells))} |" in page
+
+
+def test_the_table_of_latency_is_the_one_that_was_measured():
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    for row in read_rows("latency"):
+        shown = f"| {row['threads']} | {row['set_up']} | {row['p50_ms']['median']:.1f} | {row['p99_ms']['median']:.1f} |"
+        if "ratio_by_text" in row:
+            ratios = (row[f"p{percent}_over_peer_by_round"]["median"] for percent in (50, 99))
+            shown += "".join(f" {ratio:.2f} |" for ratio in ratios)
+        assert shown in page
 
 
 def fault_rows():

@@ -33,7 +33,7 @@ from pipeline import (
 )
 from pipeline.bert.shape import read_shape
 from pipeline.bert.tensors import read_tensors
-from pipeline.bert.trainable import read_head
+from pipeline.bert.trainable import TrainableBert, read_head
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.finetuning import STATE_VERSION
 from pipeline.labels import set_aside
@@ -401,6 +401,13 @@ def test_a_saved_classifier_gives_the_same_bits(format, fitted, tmp_path):
     assert np.array_equal(load_pipeline(again).predict_proba(X), fitted.predict_proba(X))
 
 
+def test_a_model_given_as_a_path_is_saved_as_text(tiny_bert, tmp_path):
+    model = classifier(Path(tiny_bert), **SHORT, head_only=True).fit(X, Y)
+    loaded = load_pipeline(save_pipeline(make_pipeline(model), tmp_path / "m.joblib"))
+    assert loaded[0].model == tiny_bert
+    assert np.array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
 def test_a_file_opens_without_the_model_and_without_the_trainer(fitted, tmp_path):
     path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
     code = (
@@ -453,3 +460,99 @@ def test_a_device_that_is_not_here_is_replaced_with_a_warning(fitted):
     with pytest.warns(UserWarning, match="device='cuda:7', which this machine does not have"):
         assert np.array_equal(moved.predict_proba(X), fitted.predict_proba(X))
     assert moved.runs_on()[1] == "float32"
+
+
+# ---- faults
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no memory left")], ids=["Ctrl-C", "memory"])
+def test_a_training_that_is_interrupted_leaves_the_earlier_one_and_no_file(error, tiny_bert, tmp_path, monkeypatch):
+    model = classifier(tiny_bert, **SHORT).fit(X, Y)
+    expected, weights = model.predict_proba(X), model.verify_weights()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = random.getstate(), torch.get_rng_state().tolist(), torch.is_grad_enabled()
+    steps, collate = [], TrainableBert.collate
+
+    def interrupted(module, rows):
+        steps.append(len(rows))
+        if len(steps) == 3:
+            raise error
+        return collate(module, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainableBert, "collate", interrupted)
+        with pytest.raises(type(error)):
+            model.fit(X, ["a", "b", "c"] * 8)
+    assert (random.getstate(), torch.get_rng_state().tolist(), torch.is_grad_enabled()) == before
+    assert list(tmp_path.iterdir()) == []
+    assert list(model.classes_) == ["bad", "good"]
+    assert model.verify_weights() == weights
+    assert np.array_equal(model.predict_proba(X), expected)
+    assert np.array_equal(clone(model).fit(X, Y).predict_proba(X), expected)  # and nobody waits for a lock
+
+
+def test_a_training_that_diverges_leaves_the_earlier_one(tiny_bert):
+    model = classifier(tiny_bert, **SHORT).fit(X, Y)
+    expected = model.predict_proba(X)
+    model.set_params(learning_rate=1e30)
+    with pytest.raises(ValueError, match="The training diverged"):
+        model.fit(X, Y)
+    assert np.array_equal(model.predict_proba(X), expected)
+    with pytest.raises(ValueError, match="The training diverged"):
+        clone(model).fit(X, Y)
+
+
+def test_who_predicts_while_another_thread_trains_gets_the_same_bits(tiny_bert):
+    model = classifier(tiny_bert, **SHORT).fit(X, Y)
+    vectorizer = BertVectorizer(tiny_bert, cache=None).fit(X)
+    expected, features = model.predict_proba(X), vectorizer.transform(X)
+    other = classifier(tiny_bert, **{**QUICK, "epochs": 8}, dropout=0.5)
+    training = threading.Thread(target=other.fit, args=(X, Y))
+    training.start()
+    rounds = 0
+    while training.is_alive() or rounds == 0:
+        assert np.array_equal(model.predict_proba(X), expected)
+        assert np.array_equal(vectorizer.transform(X), features)
+        rounds += 1
+    training.join()
+    assert other.score(X, Y) > 0.5
+
+
+def test_a_server_keeps_its_answers_while_a_new_training_is_saved_over_its_file(fitted, tiny_bert, tmp_path):
+    path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
+    served = load_pipeline(path)  # maps its weights, and has read none of them but for the self-test
+    other = classifier(tiny_bert, **SHORT, dropout=0.0).fit(X, Y[::-1])
+    save_pipeline(make_pipeline(other), path)
+    assert np.array_equal(served.predict_proba(X), fitted.predict_proba(X))
+    assert np.array_equal(load_pipeline(path).predict_proba(X), other.predict_proba(X))
+
+
+def test_a_file_cut_short_is_no_classifier(fitted, tmp_path):
+    path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ArtifactError, match="bytes"):
+        load_pipeline(path)
+    path.with_name("m.joblib.json").unlink()
+    with pytest.raises(ArtifactError, match=r"m\.joblib"):
+        load_pipeline(path)
+
+
+def test_a_head_that_does_not_fit_the_classes_is_refused(fitted):
+    state = fitted.__getstate__()
+    changed_classes = FineTunedBertClassifier()
+    changed_classes.__setstate__({**state, "classes_": np.array(["bad", "fair", "good"])})
+    with pytest.raises(CheckpointError, match=r"'head\.weight' is \(3, 32\) by the config and \(2, 32\) in the weights"):
+        changed_classes.predict(X)
+
+
+def test_before_fit_it_is_not_saved(tiny_bert, tmp_path):
+    with pytest.raises(NotFittedError):
+        save_pipeline(make_pipeline(FineTunedBertClassifier(tiny_bert)), tmp_path / "m.joblib")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_that_look_alike_are_warned_of(tiny_bert):
+    with pytest.warns(UserWarning, match="'Good' and 'good' differ by case or blanks only"):
+        model = classifier(tiny_bert, **SHORT, head_only=True).fit(X, ["Good", "good", "bad"] * 8)
+    assert len(model.classes_) == 3

@@ -1,4 +1,4 @@
-"""Files of every format there ever was: they open, and say what they said. Moving BertVectorizer would break this, and must."""
+"""Files of every format there ever was: they open, and say what they said. Moving our classes would break this, and must."""
 
 import hashlib
 import json
@@ -9,7 +9,8 @@ import joblib
 import numpy as np
 import pytest
 
-from pipeline import BertVectorizer, load_pipeline, save_pipeline, verify_artifact
+from pipeline import BertVectorizer, FineTunedBertClassifier, load_pipeline, save_pipeline, verify_artifact
+from pipeline.finetuning import STATE_VERSION as FINETUNED_STATE_VERSION
 from pipeline.saved.manifest import FORMAT_VERSION
 from pipeline.vectorizer import STATE_VERSION
 
@@ -17,6 +18,8 @@ HERE = Path(__file__).resolve().parent / "old_artifacts"
 FILES = sorted(path for path in HERE.iterdir() if path.suffix in (".joblib", ".skops"))
 # The files' own hashes stand here too: a file that is made anew is not the old file.
 SHA256 = {
+    "finetuned-v1.joblib": "c19adb841286715dc385998522f91d367fdedcf434f811602e909dcb78272f9b",
+    "finetuned-v1.skops": "4460ddb8ef605a228935b30f3d2375b72cdd7b83872859ac2a13800d311beabb",
     "v1.joblib": "ba29c9f504e4312eaa382597ec7a09831b828fa3d222bfa5c8ce023c148448ae",
     "v1.skops": "948c7e2cc7bd0aff7a6c08264608c22b3ee3cb58e0434a675041503599e06a0a",
 }
@@ -36,7 +39,7 @@ def said(path):
 def test_an_old_file_opens_and_says_what_it_said(path):
     model = load_pipeline(path)
     texts, outputs = said(path)
-    assert isinstance(model[0], BertVectorizer)
+    assert type(model[0]) is (FineTunedBertClassifier if path.name.startswith("finetuned-") else BertVectorizer)
     assert np.abs(model.predict_proba(texts) - outputs).max() < 1e-4
     assert verify_artifact(path)["probes"]["n"] == 3
 
@@ -56,8 +59,11 @@ def test_an_old_file_can_be_saved_anew(path, tmp_path):
     assert np.abs(again.predict_proba(texts) - outputs).max() < 1e-4
 
 
-def test_there_is_a_file_of_every_version_of_the_state():
-    assert [f"v{version}.joblib" for version in range(1, STATE_VERSION + 1)] == [p.name for p in FILES if p.suffix == ".joblib"]
+def test_there_is_a_file_of_every_version_of_the_states():
+    finetuned = [f"finetuned-v{version}" for version in range(1, FINETUNED_STATE_VERSION + 1)]
+    frozen = [f"v{version}" for version in range(1, STATE_VERSION + 1)]
+    for suffix in (".joblib", ".skops"):
+        assert [path.stem for path in FILES if path.suffix == suffix] == [*finetuned, *frozen]
     assert FORMAT_VERSION == 1
 
 

@@ -214,3 +214,58 @@ def test_a_pipeline_of_tables_is_scored_on_tables(tiny_bert):
     assert mistake["text"].startswith("A ")
     assert "begins with a ColumnTransformer" in mistake["explanation"]["refused"]
     assert mistake["nearest"][0]["similarity"] == pytest.approx(1.0)
+
+
+# ---- what a report shows
+
+
+def test_the_curves_and_the_map_are_of_the_same_answers(tiny_bert):
+    model = make_sentiment_pipeline(model=tiny_bert).fit(REVIEWS, LABELS)
+    scores = evaluate(model, REVIEWS, LABELS, n_bootstrap=5)
+    (curve,) = scores["curves"]
+    assert (curve["class"], curve["roc_auc"]) == ("positive", scores["roc_auc"])
+    assert curve["average_precision"] == scores["average_precision"]
+    points = scores["map"]["points"]
+    assert [point["text"] for point in points] == REVIEWS
+    assert [point["predicted"] for point in points] == model.predict(REVIEWS).tolist()
+    assert [point["probability"] for point in points] == model.predict_proba(REVIEWS).max(axis=1).tolist()
+
+
+def test_the_examples_are_the_surest_right_answers_of_each_class_in_turn(tiny_bert):
+    model = make_sentiment_pipeline(model=tiny_bert).fit(REVIEWS, LABELS)
+    wrong = [*LABELS[:-1], "positive" if LABELS[-1] == "negative" else "negative"]
+    scores = evaluate(model, REVIEWS, wrong, n_bootstrap=5, n_examples=5)
+    examples = scores["examples"]
+    assert [one["true"] for one in examples] == ["negative", "positive"] * 2 + ["negative"]
+    assert all(one["true"] == one["predicted"] and one["explanation"]["words"] and "nearest" not in one for one in examples)
+    assert all(wrong[one["row"]] == one["true"] and REVIEWS[one["row"]] == one["text"] for one in examples)
+    sure = [one["probability"] for one in examples]
+    assert sure[0] >= sure[2] >= sure[4]
+    assert sure[0] == max(
+        p for p, y, t in zip(model.predict_proba(REVIEWS)[:, 0], wrong, LABELS, strict=True) if y == t == "negative"
+    )
+
+
+def test_what_is_not_wanted_is_left_out():
+    y, probability = random_case([0, 1], 0)
+    scores = evaluate(Echo([0, 1]), probability, y, n_mistakes=0, n_examples=0, n_map=0, n_bootstrap=0)
+    assert (scores["mistakes"], scores["examples"], scores["map"]) == ([], [], None)
+
+
+def test_without_features_the_map_says_why():
+    y, probability = random_case([0, 1], 0)
+    assert "a Echo shows no features" in evaluate(Echo([0, 1]), probability, y, n_bootstrap=5)["map"]["refused"]
+
+
+def test_the_map_costs_no_forward_pass(tiny_bert, encoded):
+    model = make_sentiment_pipeline(model=tiny_bert, cache=None).fit(REVIEWS, LABELS)
+    encoded.clear()
+    evaluate(model, REVIEWS, LABELS, n_mistakes=0, n_examples=0, n_bootstrap=5)
+    assert sum(encoded) == len(set(REVIEWS))
+
+
+def test_the_answers_are_those_of_predict_proba_bit_for_bit(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert).set_output(transform="pandas")
+    model = make_pipeline(vectorizer, "passthrough", LogisticRegression()).fit(REVIEWS, LABELS)
+    points = evaluate(model, REVIEWS, LABELS, n_bootstrap=5)["map"]["points"]
+    assert [point["probability"] for point in points] == model.predict_proba(REVIEWS).max(axis=1).tolist()

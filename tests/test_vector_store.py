@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import BertVectorizer, CacheWarning, cache_info, clear_cache, vector_store
-from pipeline.vector_store import FolderStore, MemoryStore, clear_folder, text_key
+from pipeline.vector_store import FolderStore, MemoryStore, clear_folder, is_unrecorded, text_key, unrecorded
 from tests.conftest import TEXTS
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -200,3 +200,19 @@ def test_clearing_a_folder_leaves_other_files_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     clear_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_unrecorded_holds_for_this_thread_and_ends_with_an_error_too():
+    found = []
+
+    def fail():
+        found.append(is_unrecorded())
+        other = threading.Thread(target=lambda: found.append(is_unrecorded()))
+        other.start()
+        other.join()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), unrecorded():
+        fail()
+    assert found == [True, False]
+    assert not is_unrecorded()

@@ -12,7 +12,7 @@ from pipeline.bert.encoder import BATCH_TOKENS, DType, choose_device, load_encod
 from pipeline.bert.packed import can_pack
 from pipeline.bert.pooling import Pooling, resolve_layers
 from pipeline.bert.shape import read_shape
-from pipeline.bert.tokenizing import TextTokenizer, Truncation
+from pipeline.bert.tokenizing import TextTokenizer, Truncation, text_tokenizer
 from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
 
 
@@ -106,7 +106,7 @@ class FrozenBert:
             raise ValueError(
                 f"pooling='pooler' is made for the last layer only; layers={layers!r}. Use layers=-1, or another pooling."
             )
-        largest_id = TextTokenizer(checkpoint.tokenizer_json, length, truncation).largest_id
+        largest_id = text_tokenizer(checkpoint.tokenizer_json, length, truncation).largest_id
         if largest_id >= shape.n_vocabulary:
             raise CheckpointError(
                 f"The tokenizer of {name!r} knows ids up to {largest_id}, the model's vocabulary has {shape.n_vocabulary} rows: "
@@ -124,7 +124,7 @@ class FrozenBert:
     @property
     def tokenizer(self) -> TextTokenizer:
         """Texts -> token ids, cut to length."""
-        return TextTokenizer(self.checkpoint.tokenizer_json, self.max_length, self.truncation)
+        return text_tokenizer(self.checkpoint.tokenizer_json, self.max_length, self.truncation)
 
     def plan(self, texts: Sequence[str] | Sequence[tuple[str, ...]], *, pieces: bool = False) -> Plan:
         """Tokenise and batch texts, see `pipeline.bert.embedding.plan`."""

@@ -1,7 +1,6 @@
 """BertModel's forward over packed texts: no padding, no work that nobody asked for. Used by encoder."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +9,10 @@ from torch.nn import functional
 
 from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.batching import TokenBatch
+from pipeline.bert.layer_weights import Layer, expected_tensors, read_layer, read_norm
 from pipeline.bert.pooling import Pooling, pool_packed
-from pipeline.bert.shape import BertConfig, read_shape
+from pipeline.bert.shape import read_plain_config, read_shape
+from pipeline.bert.short import LazyShortForward, can_run_short, is_short
 from pipeline.bert.tensors import read_tensors
 from pipeline.checkpoints.model_files import Checkpoint
 
@@ -26,38 +27,12 @@ _ACTIVATE: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Norm:
-    weight: torch.Tensor
-    bias: torch.Tensor
-    eps: float
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
 class _Tokens(NamedTuple):
     """A batch on the device, int32."""
 
     ids: torch.Tensor  # (n_tokens,)
     positions: torch.Tensor  # (n_tokens,)
     starts: torch.Tensor  # (n_texts + 1,)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One encoder layer; the matrices are (in, out), as x @ W needs them."""
-
-    qkv: torch.Tensor  # (hidden, 3 * hidden); the query's part divided by sqrt(head_size)
-    qkv_bias: torch.Tensor  # (3, n_heads, 1, head_size)
-    output: torch.Tensor  # (hidden, hidden)
-    output_bias: torch.Tensor
-    attention_norm: _Norm
-    up: torch.Tensor  # (hidden, intermediate)
-    up_bias: torch.Tensor
-    down: torch.Tensor  # (intermediate, hidden)
-    down_bias: torch.Tensor
-    norm: _Norm
 
 
 class PackedEncoder:
@@ -85,45 +60,22 @@ class PackedEncoder:
     def __init__(
         self, checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype, *, varlen: bool = False
     ) -> None:
-        config = BertConfig.read(checkpoint.config)
+        config = read_plain_config(checkpoint.config_json)
         assert config is not None  # can_pack was asked
         self.depth, self.device, self._dtype, self._varlen = depth, device, dtype, varlen
         self._n_heads, self._hidden_size = config.num_attention_heads, config.hidden_size
         self._activate = _ACTIVATE[config.hidden_act]
-        expected = _expected_tensors(config, depth, with_pooler=read_shape(checkpoint).has_pooler)
+        expected = expected_tensors(config, depth, with_pooler=read_shape(checkpoint).has_pooler)
         tensors = {k: v.to(device=device, dtype=dtype) for k, v in read_tensors(checkpoint, "bert", expected).items()}
-
-        def norm(name: str) -> _Norm:
-            return _Norm(tensors[f"{name}.LayerNorm.weight"], tensors[f"{name}.LayerNorm.bias"], config.layer_norm_eps)
-
         self._words = tensors["embeddings.word_embeddings.weight"]
         self._positions = tensors["embeddings.position_embeddings.weight"]
         self._token_type = tensors["embeddings.token_type_embeddings.weight"][0]
-        self._embedding_norm = norm("embeddings")
-        self._layers = [self._read_layer(tensors, f"encoder.layer.{k}", norm) for k in range(depth)]
+        self._embedding_norm = read_norm(tensors, "embeddings", config)
+        self._layers = [read_layer(tensors, k, config) for k in range(depth)]
         self._pooler = (
             (tensors["pooler.dense.weight"], tensors["pooler.dense.bias"]) if "pooler.dense.weight" in tensors else None
         )
-
-    def _read_layer(self, tensors: dict[str, torch.Tensor], name: str, norm: Callable[[str], _Norm]) -> _Layer:
-        parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
-        size = self._hidden_size // self._n_heads
-        qkv = torch.cat([tensors[f"{part}.weight"] for part in parts])  # (3 * hidden, hidden)
-        qkv[: self._hidden_size] *= size**-0.5
-        bias = torch.stack([tensors[f"{part}.bias"] for part in parts])  # (3, hidden)
-        bias[0] *= size**-0.5
-        return _Layer(
-            qkv=qkv.t(),
-            qkv_bias=bias.view(3, self._n_heads, 1, size),
-            output=tensors[f"{name}.attention.output.dense.weight"].t(),
-            output_bias=tensors[f"{name}.attention.output.dense.bias"],
-            attention_norm=norm(f"{name}.attention.output"),
-            up=tensors[f"{name}.intermediate.dense.weight"].t(),
-            up_bias=tensors[f"{name}.intermediate.dense.bias"],
-            down=tensors[f"{name}.output.dense.weight"].t(),
-            down_bias=tensors[f"{name}.output.dense.bias"],
-            norm=norm(f"{name}.output"),
-        )
+        self._short = LazyShortForward(self._layers, self._n_heads, config.hidden_act) if can_run_short(device) else None
 
     def workspace(self) -> Workspace:
         """Return buffers for one series of batches; one thread at a time may use them."""
@@ -155,8 +107,14 @@ class PackedEncoder:
             vectors = torch.empty(shape, device=self.device)
             tokens = self._to_device(batch)
             at_once = None if self.device.type == "cpu" else tokens.starts
-            last, cls_only = max(layers), set(poolings) <= {"cls", "pooler"}
-            for depth, state in enumerate(self._states(batch, tokens, workspace or self.workspace(), last, cls_only=cls_only)):
+            short = self._short is not None and is_short(batch)
+            last, cls_only = max(layers), set(poolings) <= {"cls", "pooler"} and not short
+            states = (
+                self._short_states(batch, tokens, last)
+                if short
+                else self._states(batch, tokens, workspace or self.workspace(), last, cls_only=cls_only)
+            )
+            for depth, state in enumerate(states):
                 if depth not in layers:
                     continue
                 where = list(layers).index(depth)
@@ -224,11 +182,7 @@ class PackedEncoder:
         A state is valid until the next one is asked for.
         """
         starts = tokens.starts
-        x = workspace.take("embeddings", len(tokens.ids), self._hidden_size)
-        torch.index_select(self._words, 0, tokens.ids, out=x)
-        x += self._token_type
-        x += self._positions[tokens.positions]
-        x = self._embedding_norm(x)
+        x = self._embed(tokens, workspace.take("embeddings", len(tokens.ids), self._hidden_size))
         yield x
         for k, layer in enumerate(self._layers[:last], 1):
             only_cls = cls_only and k == last
@@ -247,8 +201,22 @@ class PackedEncoder:
             x = layer.norm(x)
             yield x
 
+    def _short_states(self, batch: TokenBatch, tokens: _Tokens, last: int) -> Iterator[torch.Tensor]:
+        """Yield layers 0 to ``last`` of a batch that `is_short`, each (n_tokens, hidden_size)."""
+        assert self._short is not None
+        x = self._embed(tokens, torch.empty(len(tokens.ids), self._hidden_size))
+        yield x
+        if last:
+            yield from self._short.get().states(x, len(batch.lengths), last)
+
+    def _embed(self, tokens: _Tokens, out: torch.Tensor) -> torch.Tensor:
+        torch.index_select(self._words, 0, tokens.ids, out=out)
+        out += self._token_type
+        out += self._positions[tokens.positions]
+        return self._embedding_norm(out)
+
     def _attention(
-        self, x: torch.Tensor, layer: _Layer, batch: TokenBatch, starts: torch.Tensor, workspace: Workspace, *, cls_only: bool
+        self, x: torch.Tensor, layer: Layer, batch: TokenBatch, starts: torch.Tensor, workspace: Workspace, *, cls_only: bool
     ) -> torch.Tensor:
         n, d, heads, size = len(x), self._hidden_size, self._n_heads, self._hidden_size // self._n_heads
         longest = int(batch.lengths.max())
@@ -278,34 +246,9 @@ class PackedEncoder:
 
 def can_pack(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether `PackedEncoder` runs a checkpoint there; HF's own forward runs what it does not."""
-    config = BertConfig.read(checkpoint.config)
+    config = read_plain_config(checkpoint.config_json)
     if config is None:
         return False
     if device.type == "cpu":
         return dtype == torch.float32
     return has_varlen(device, dtype, config.hidden_size // config.num_attention_heads)
-
-
-def _expected_tensors(config: BertConfig, depth: int, *, with_pooler: bool) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of a BertModel's tensors."""
-    d, f = config.hidden_size, config.intermediate_size
-
-    def dense(name: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)}
-
-    def norm(name: str) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.LayerNorm.weight": (d,), f"{name}.LayerNorm.bias": (d,)}
-
-    expected: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (config.vocab_size, d),
-        "embeddings.position_embeddings.weight": (config.max_position_embeddings, d),
-        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, d),
-        **norm("embeddings"),
-    }
-    for k in range(depth):
-        layer = f"encoder.layer.{k}"
-        for part in ("query", "key", "value"):
-            expected |= dense(f"{layer}.attention.self.{part}", d, d)
-        expected |= dense(f"{layer}.attention.output.dense", d, d) | norm(f"{layer}.attention.output")
-        expected |= dense(f"{layer}.intermediate.dense", d, f) | dense(f"{layer}.output.dense", f, d) | norm(f"{layer}.output")
-    return expected | (dense("pooler.dense", d, d) if with_pooler else {})

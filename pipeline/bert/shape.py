@@ -1,6 +1,8 @@
 """What a checkpoint's config says: family, layers, width, activation. Used all over the bert room."""
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
@@ -102,6 +104,12 @@ class BertConfig:
         return config
 
 
+@lru_cache(maxsize=8)
+def read_plain_config(config_json: str) -> BertConfig | None:
+    """Return what `BertConfig.read` makes of the text of a config.json; asked several times per call, so remembered."""
+    return BertConfig.read(json.loads(config_json))
+
+
 def read_shape(checkpoint: Checkpoint) -> EncoderShape:
     """Read the encoder's shape from the config and the weight table.
 
@@ -110,7 +118,7 @@ def read_shape(checkpoint: Checkpoint) -> EncoderShape:
     CheckpointError
         For families that are not supported.
     """
-    config: Any = BertConfig.read(checkpoint.config) or hf_config(checkpoint)
+    config: Any = read_plain_config(checkpoint.config_json) or hf_config(checkpoint)
     family = checkpoint.config["model_type"]
     offset = config.pad_token_id + 1 if family in OFFSET_POSITIONS else 0
     return EncoderShape(

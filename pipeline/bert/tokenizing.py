@@ -124,6 +124,12 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
         yield portion
 
 
+@lru_cache(maxsize=32)
+def text_tokenizer(tokenizer_json: str, max_length: int, truncation: Truncation) -> "TextTokenizer":
+    """Return the tokenizer of these settings, the same one each time: it never changes, and making it costs two trial texts."""
+    return TextTokenizer(tokenizer_json, max_length, truncation)
+
+
 class TextTokenizer:
     """Texts -> token ids, as the model's own tokenizer gives them, cut by our truncation policies.
 

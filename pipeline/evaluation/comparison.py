@@ -27,7 +27,7 @@ from pipeline.evaluation.candidates import (
 from pipeline.evaluation.cold_times import UNKNOWN, ColdCost, cold_cost
 from pipeline.evaluation.metrics import classification_scores
 from pipeline.evaluation.paired import PairedDifference, paired_difference
-from pipeline.evaluation.scores import check_answers
+from pipeline.evaluation.scores import class_positions
 from pipeline.labels import class_numbers
 from pipeline.texts import check_texts
 from pipeline.vectorizer import BertVectorizer
@@ -249,7 +249,8 @@ def _ask(candidate: Candidate, texts: np.ndarray, labels: np.ndarray, folds: Seq
         n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
         from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
         with _told_once(True):
-            true, probability = check_answers(estimator, texts[tested], len(tested), labels[tested], estimator.classes_.tolist())
+            probability = np.asarray(estimator.predict_proba(texts[tested]))
+        true = class_positions(len(tested), labels[tested], np.asarray(estimator.classes_).tolist())
         found = classification_scores(true, probability)
         scores.append({metric: np.nan if (value := found[metric]) is None else float(value) for metric in METRICS})
         right.append(probability.argmax(axis=1) == true)

@@ -116,12 +116,18 @@ def find_mistakes(
         ``words`` with their ``contribution`` to what was predicted; or ``refused``, the reason), ``nearest`` (three training
         texts with ``label`` and ``similarity``; None without ``train``).
     """
-    classes = np.asarray(model.classes_).tolist()
-    predicted = probability.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != true)
+    wrong = np.flatnonzero(probability.argmax(axis=1) != true)
     rows = wrong[np.argsort(-probability[wrong].max(axis=1), kind="stable")][:n]
+    return _told(model, X, rows, true, probability, train=train)
+
+
+def _told(
+    model: Any, X: Any, rows: np.ndarray, true: np.ndarray, probability: np.ndarray, *, train: tuple[Any, Any] | None
+) -> list[dict[str, Any]]:
     if not len(rows):
         return []
+    classes = np.asarray(model.classes_).tolist()
+    predicted = probability.argmax(axis=1)
     chosen = _safe_indexing(X, rows)
     explanations = _explanations(model, chosen, predicted[rows])
     nearest = [None] * len(rows) if train is None else _nearest(model, chosen, *train)
@@ -136,6 +142,32 @@ def find_mistakes(
             "nearest": near,
         }
         for row, text, explanation, near in zip(rows, texts_of(chosen), explanations, nearest, strict=True)
+    ]
+
+
+def find_examples(model: Any, X: Any, true: np.ndarray, probability: np.ndarray, *, n: int) -> list[dict[str, Any]]:
+    """List right predictions with what explains them: the surest of each class, then the second surest of each, and so on.
+
+    Parameters
+    ----------
+    model, X, true, probability
+        As for `find_mistakes`.
+    n : int
+        How many at most.
+
+    Returns
+    -------
+    list of dict
+        As of `find_mistakes`, without ``nearest``.
+    """
+    predicted = probability.argmax(axis=1)
+    right = np.flatnonzero(predicted == true)
+    surest = pd.Series(probability[right].max(axis=1), index=right)
+    turn = surest.groupby(predicted[right]).rank(method="first", ascending=False)
+    order = np.lexsort((predicted[right], turn))
+    return [
+        {name: value for name, value in one.items() if name != "nearest"}
+        for one in _told(model, X, right[order][: max(n, 0)], true, probability, train=None)
     ]
 
 

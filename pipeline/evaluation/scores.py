@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.metrics import confusion_matrix
+from sklearn.pipeline import Pipeline
 
-from pipeline.evaluation.failures import find_duplicates, find_mistakes, slice_by, slices_by_length, texts_of
+from pipeline.evaluation.curves import score_curves
+from pipeline.evaluation.embedding_map import map_embeddings
+from pipeline.evaluation.failures import find_duplicates, find_examples, find_mistakes, slice_by, slices_by_length, texts_of
 from pipeline.evaluation.metrics import bootstrap_intervals, calibration_table, class_table, classification_scores
 
 
@@ -20,6 +23,8 @@ def evaluate(
     by: "pd.DataFrame | Mapping[str, Sequence[Any]] | None" = None,
     train: tuple[Any, Any] | None = None,
     n_mistakes: int = 10,
+    n_examples: int = 4,
+    n_map: int = 500,
     n_bootstrap: int = 1000,
     random_state: int = 0,
 ) -> dict[str, Any]:
@@ -39,10 +44,14 @@ def evaluate(
         The training texts and labels: for the training texts nearest to each mistake, and to find texts that are in both sets.
     n_mistakes : int, default=10
         How many of the most confident mistakes to list.
+    n_examples : int, default=4
+        How many right predictions to explain, the surest of each class in turn.
+    n_map : int, default=500
+        Most points of the map of the texts; 0 leaves it out.
     n_bootstrap : int, default=1000
         Resampled sets behind the intervals; 0 leaves them out.
     random_state : int, default=0
-        Of the resampling.
+        Of the resampling, and of the texts on the map.
 
     Returns
     -------
@@ -50,9 +59,13 @@ def evaluate(
         Plain numbers, strings, lists and dicts. ``n_texts``, ``classes``; the scores of
         `pipeline.evaluation.metrics.classification_scores` (``accuracy``, ``balanced_accuracy``, ``f1``, ``macro_f1``,
         ``roc_auc``, ``average_precision``, ``log_loss``, ``brier``, ``calibration_error``); ``intervals`` (95 %, of each score);
-        ``confusion_matrix`` (rows are true); ``by_class``; ``calibration``; ``slices`` (name -> scores by length, by truncation
-        where the model begins with a BertVectorizer, and by each column of ``by``); ``mistakes``; ``duplicates`` (None without
-        ``train``).
+        ``confusion_matrix`` (rows are true); ``by_class``; ``curves`` (ROC and precision-recall, see
+        `pipeline.evaluation.curves.score_curves`); ``calibration``; ``slices`` (name -> scores by length, by truncation where the
+        model begins with a BertVectorizer, and by each column of ``by``); ``mistakes`` (``row``, ``text``, ``true``,
+        ``predicted``, ``probability``, ``explanation``, ``nearest`` training texts); ``examples`` (the same of right
+        predictions, without ``nearest``); ``map`` (the texts on a plane, see
+        `pipeline.evaluation.embedding_map.map_embeddings`; None for ``n_map=0``); ``duplicates`` (None without ``train``).
+        `pipeline.write_report` makes a page of it.
 
     Raises
     ------
@@ -62,7 +75,8 @@ def evaluate(
     X = X if hasattr(X, "__len__") else list(X)  # a table stays one: of a DataFrame list() would give the column names
     texts = texts_of(X)
     classes = np.asarray(model.classes_).tolist()
-    true, probability = check_answers(model, X, len(texts), y, classes)
+    true = class_positions(len(texts), y, classes)
+    probability, features = _answers(model, X)
     predicted = probability.argmax(axis=1)
     columns = {} if by is None else {str(name): list(values) for name, values in by.items()}
     for name, values in columns.items():
@@ -76,15 +90,18 @@ def evaluate(
         "intervals": bootstrap_intervals(true, probability, n_samples=n_bootstrap, random_state=random_state),
         "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(classes))).tolist(),
         "by_class": class_table(true, predicted, classes),
+        "curves": score_curves(true, probability, classes),
         "calibration": calibration_table(true, probability),
         "slices": {**slices_by_length(model, X, right), **{f"by {n}": slice_by(v, right) for n, v in columns.items()}},
         "mistakes": find_mistakes(model, X, true, probability, n=n_mistakes, train=train),
+        "examples": find_examples(model, X, true, probability, n=n_examples),
+        "map": map_embeddings(features, texts, true, probability, classes, n_points=n_map, random_state=random_state),
         "duplicates": None if train is None else find_duplicates(texts, [classes[i] for i in true], *train),
     }
 
 
-def check_answers(model: BaseEstimator, X: Any, n_texts: int, y: Any, classes: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions of the true classes, shape (n_texts,), and probabilities, shape (n_texts, n_classes)."""
+def class_positions(n_texts: int, y: Any, classes: list[Any]) -> np.ndarray:
+    """Return positions of the true classes, shape (n_texts,)."""
     labels = list(y)
     unknown = sorted({str(label) for label in labels} - {str(c) for c in classes})
     if unknown:
@@ -97,5 +114,12 @@ def check_answers(model: BaseEstimator, X: Any, n_texts: int, y: Any, classes: l
         raise ValueError("Found array with 0 sample(s): there is no text to score.")
     # compare as positions: labels read from a file are text where those of a DataFrame are numbers
     position = {str(c): i for i, c in enumerate(classes)}
-    true = np.array([position[str(label)] for label in labels], dtype=np.int64)
-    return true, np.asarray(model.predict_proba(X))
+    return np.array([position[str(label)] for label in labels], dtype=np.int64)
+
+
+def _answers(model: BaseEstimator, X: Any) -> tuple[np.ndarray, Any]:
+    """Return probabilities, shape (n_texts, n_classes), and what the last step makes them of, or why that is not known."""
+    if type(model) is not Pipeline or len(model.steps) < 2:  # a subclass may do otherwise
+        return np.asarray(model.predict_proba(X)), f"a {type(model).__name__} shows no features before its last step."
+    features = model[:-1].transform(X)  # what predict_proba does, in two steps: nothing is encoded twice
+    return np.asarray(model[-1].predict_proba(features)), features

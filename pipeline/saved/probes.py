@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.vector_store import unrecorded
+
 # Ordinary, short, and not all of one opinion. Part of every manifest: a change here changes no old file.
 PROBES = (
     "A quiet, lovely film that stayed with me for days.",
@@ -88,5 +90,6 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
 
 
 def _ask(pipeline: Any, method: str, rows: Any) -> np.ndarray:
-    answer = getattr(pipeline, method)(rows)
+    with unrecorded():
+        answer = getattr(pipeline, method)(rows)
     return np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)

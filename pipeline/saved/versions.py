@@ -1,11 +1,13 @@
-"""Which versions made a file and which are here. Used by vectorizer, manifest and artifact."""
+"""Which versions made a file and which are here. Used by vectorizer, finetuning and artifact."""
 
 import importlib.metadata
 import platform
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from pipeline import __version__
+from pipeline.checkpoints.model_files import CheckpointError
 
 # What decides a pipeline's numbers, or how its file is written.
 PACKAGES = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy", "joblib")
@@ -25,6 +27,30 @@ def _installed() -> tuple[tuple[str, str], ...]:
 def installed_versions() -> dict[str, str]:
     """Return the versions of Python, of this package and of those it computes with."""
     return dict(_installed())
+
+
+def refuse_newer_state(name: str, made_with: Mapping[str, Any], known: int) -> None:
+    """Refuse a saved state that this version of the class does not know.
+
+    Parameters
+    ----------
+    name : str
+        Of the class.
+    made_with : mapping
+        `installed_versions` of then, and ``state_version``.
+    known : int
+        The newest state that it knows.
+
+    Raises
+    ------
+    CheckpointError
+        With both versions of this package.
+    """
+    if made_with["state_version"] > known:
+        raise CheckpointError(
+            f"This {name} was saved by version {made_with['pipeline']} of pipeline, in state {made_with['state_version']}; this "
+            f"is version {installed_versions()['pipeline']}, which knows states up to {known}. Upgrade to open it."
+        )
 
 
 def differing_versions(made_with: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,261 @@
+"""A CSV file as a stream of rows: what is a row, what is none, and where a file is at fault. Used by datasets and scoring."""
+
+import bz2
+import codecs
+import contextlib
+import csv
+import difflib
+import gzip
+import io
+import lzma
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
+from typing import Any, BinaryIO, Self
+
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
+_LONGEST_CELL = 1 << 27  # characters: a quote that is never closed ends here, and not with the memory
+_PIECE = 1 << 20  # bytes
+# the first bytes of what is often called .csv and is none: kind, and the ending it should have
+_MAGIC = (
+    (rb"\x1f\x8b", "compressed by gzip", ".gz"),
+    (rb"BZh\d1AY&SY", "compressed by bzip2", ".bz2"),
+    (rb"\xfd7zXZ\x00", "compressed by xz", ".xz"),
+    (rb"PK\x03\x04", "a zip archive or an Excel workbook", ""),
+    (rb"PAR1[\x00-\x1f]", "a Parquet file", ".parquet"),
+)
+
+
+def open_local(path: str) -> BinaryIO:
+    """Open a file of this machine for reading."""
+    return open(path, "rb")
+
+
+class CsvTable:
+    """The rows of a CSV file, read as many at a time as are asked for; a context manager.
+
+    Cells are text as they stand in the file: ``"NA"``, ``""`` and ``"001"`` stay what they are. Lines without anything on them
+    are no rows.
+
+    Parameters
+    ----------
+    path : str
+        ``.gz``, ``.bz2``, ``.xz`` and ``.zip`` are unpacked.
+    columns : sequence of str
+        Columns that must be there.
+    encoding : str, default="utf-8"
+        A byte order mark is dropped.
+    sep : str, default=","
+        A single character.
+    open_file : callable, default=open_local
+        Opens the path as a binary file; for files that are elsewhere.
+
+    Attributes
+    ----------
+    header : list of str
+
+    Raises
+    ------
+    ValueError
+        On entering, for what is no CSV text and for columns that are missing or there twice; later, for rows.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        columns: Sequence[str] = (),
+        encoding: str = "utf-8",
+        sep: str = ",",
+        open_file: Callable[[str], BinaryIO] = open_local,
+    ) -> None:
+        if len(sep) != 1:
+            raise ValueError(f"sep={sep!r}; a single character is expected, such as ',' or ';'.")
+        self.path = os.fspath(path)
+        self.header: list[str] = []
+        self._columns = columns
+        self._encoding = encoding
+        self._sep = sep
+        self._open_file = open_file
+        self._suffix = PurePath(self.path).suffix
+        self._files = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._refuse_binary()
+        with self._files, self._named_faults():
+            self._raw = self._files.enter_context(self._open_file(self.path))
+            text = self._files.enter_context(self._unpacked())
+            self._reader = csv.reader(text, delimiter=self._sep, strict=True)
+            header = next((row for row in self._reader if row), None)
+            if header is None:
+                raise ValueError(f"{self.path} holds no table; a header line is expected.")
+            refuse_twice(header, self.path)
+            check_names(header, self._columns, self.path)  # first: with a wrong sep no row is well-formed
+            self.header = header
+            self._files = self._files.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    @property
+    def n_bytes_read(self) -> int:
+        """Bytes of the file itself, packed or not, that were read so far."""
+        return self._raw.tell()
+
+    def read(self, n_rows: int | None = None, faults: dict[int, str] | None = None) -> list[list[str | None]]:
+        """Read the next rows.
+
+        Parameters
+        ----------
+        n_rows : int, optional
+            How many at most; all by default.
+        faults : dict, optional
+            Takes the rows that are at fault, by their place among those returned, each with the reason and what it holds; cells
+            that are missing are None, those too many are left out. Without it, the first such row is an error.
+
+        Returns
+        -------
+        list of list
+            Empty at the end. Every row has the cells of the header.
+
+        Raises
+        ------
+        ValueError
+            With the line where the file is at fault.
+        """
+        rows: list[list[str | None]] = []
+        with self._named_faults():
+            while n_rows is None or len(rows) < n_rows:
+                try:
+                    row: list[Any] | None = next(self._reader, None)
+                except csv.Error as error:
+                    if faults is None or "unexpected end" in str(error) or "field larger" in str(error):
+                        raise  # where the next row begins is not to be known
+                    faults[len(rows)] = f"line {self._reader.line_num}: {error}"
+                    row = [None] * len(self.header)
+                if row is None:
+                    break
+                if len(row) != len(self.header) and row:
+                    row = self._ragged(row, len(rows), faults)
+                if row:
+                    rows.append(row)
+        return rows
+
+    def _ragged(self, row: list[str], place: int, faults: dict[int, str] | None) -> list[str | None]:
+        n = len(self.header)
+        told = f"line {self._reader.line_num} has {len(row)} cells, the header has {n}"
+        if faults is None:
+            cure = _separator_hint(self.header) or f" Texts that hold {self._sep!r} belong in double quotes."
+            raise ValueError(f"{self.path} is not a well-formed CSV table: {told}.{cure}")
+        whole = io.StringIO()
+        csv.writer(whole, delimiter=self._sep, lineterminator="").writerow(row)
+        faults[place] = f"{told}: {whole.getvalue()}"
+        return [*row[:n], *[None] * (n - len(row))]
+
+    def _unpacked(self) -> io.TextIOWrapper:
+        encoding = "utf-8-sig" if codecs.lookup(self._encoding).name == "utf-8" else self._encoding
+        file: Any = self._raw
+        if self._suffix == ".zip":
+            archive = self._files.enter_context(zipfile.ZipFile(file))
+            if len(archive.namelist()) != 1:
+                raise ValueError(f"{self.path} holds {len(archive.namelist())} files; one is expected.")
+            file = archive.open(archive.namelist()[0])
+        elif self._suffix in _COMPRESSED:
+            opener: Any = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}[self._suffix]
+            file = opener(fileobj=file) if self._suffix == ".gz" else opener(file)
+        return io.TextIOWrapper(file, encoding=encoding, newline="")
+
+    @contextlib.contextmanager
+    def _named_faults(self) -> Iterator[None]:
+        """Say in one sentence what is wrong with a file, whatever noticed it."""
+        limit = csv.field_size_limit(_LONGEST_CELL)
+        try:
+            yield
+        except UnicodeError as error:
+            raise ValueError(
+                f"{self.path} is not {self._encoding} text: {self._first_bad_byte() or error}. Name its encoding, "
+                "as in encoding='latin-1' (--encoding latin-1; also common: cp1252, utf-16)."
+            ) from error
+        except LookupError as error:
+            raise ValueError(f"encoding={self._encoding!r} is unknown: {error}.") from error
+        except csv.Error as error:
+            hint = " Is there a quote that is never closed?" if "field larger" in str(error) else ""
+            raise ValueError(
+                f"{self.path} is not a well-formed CSV table: line {self._reader.line_num}: {error}.{hint}"
+            ) from error
+        except (gzip.BadGzipFile, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError) as error:
+            raise ValueError(f"{self.path} cannot be unpacked: {error}") from error
+        finally:
+            csv.field_size_limit(limit)
+
+    def _refuse_binary(self) -> None:
+        """Refuse a file by what it is where its name says something else: its bytes would only look like a wrong encoding."""
+        if self._suffix in _COMPRESSED:
+            return
+        with self._open_file(self.path) as file:
+            head = file.read(10)
+        for magic, kind, ending in _MAGIC:
+            if re.match(magic, head):
+                cure = f"Rename it: its name must end in {ending}." if ending else "Export it as CSV or Parquet."
+                raise ValueError(f"{self.path} is {kind}, not CSV text. {cure}")
+
+    def _first_bad_byte(self) -> str | None:
+        """Find the byte that is no text, a piece at a time: the text layer tells its place within a piece only."""
+        if self._suffix not in ("", ".csv", ".tsv", ".txt"):
+            return None
+        decoder = codecs.getincrementaldecoder(self._encoding)()
+        at = 0
+        with self._open_file(self.path) as file:
+            while True:
+                piece = file.read(_PIECE)
+                begun = len(decoder.getstate()[0])
+                try:
+                    decoder.decode(piece, final=not piece)
+                except UnicodeDecodeError as error:
+                    return f"byte {at - begun + error.start} is 0x{error.object[error.start]:02x} ({error.reason})"
+                except UnicodeError:  # no single byte's fault
+                    return None
+                if not piece:
+                    return None
+                at += len(piece)
+
+
+def check_names(there: Sequence[Any], columns: Sequence[str], path: str | os.PathLike) -> None:
+    """Refuse a table that lacks one of ``columns``, listing the ones it has.
+
+    Raises
+    ------
+    ValueError
+        With the nearest name where one is close.
+    """
+    for column in columns:
+        if column not in there:
+            names = [str(name) for name in there]
+            lower = {name.lower(): name for name in names}
+            near = lower.get(column.lower()) or next(iter(difflib.get_close_matches(column, names, 1)), None)
+            hint = f" Did you mean {near!r}?" if near else ""
+            hint = _separator_hint(names) or hint
+            raise ValueError(f"{os.fspath(path)} has no column {column!r}; its columns are {', '.join(map(repr, names))}.{hint}")
+
+
+def refuse_twice(names: Sequence[str], path: str | os.PathLike) -> None:
+    """Refuse a table that has two columns of one name.
+
+    Raises
+    ------
+    ValueError
+        With the name.
+    """
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise ValueError(f"{os.fspath(path)} has several columns called {', '.join(map(repr, twice))}; rename them.")
+
+
+def _separator_hint(header: Sequence[str]) -> str:
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
+        return " It looks as if its columns are separated by another character: set sep (--sep)."
+    return ""

@@ -1,0 +1,109 @@
+"""Where a report's numbers come from: model, files and their hashes, versions, seed, command. Used by cli."""
+
+import hashlib
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any
+
+import pandas as pd
+
+from pipeline.saved.description import vectorizers_in
+from pipeline.saved.manifest import Manifest, ManifestError, sha256_of
+from pipeline.saved.versions import installed_versions
+
+_CHOSEN = ("layers", "pooling", "combine", "truncation")
+
+
+def trace_lineage(
+    model: Any,
+    *,
+    artifact: str | Path | None = None,
+    tables: Mapping[str, tuple[Path | str, pd.DataFrame]] | None = None,
+    random_state: int | None = 0,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Tell where the numbers of a report come from, with no name of a user, a machine or a folder.
+
+    Parameters
+    ----------
+    model : estimator
+        Fitted.
+    artifact : str or Path, optional
+        The file it was saved to or loaded from.
+    tables : mapping of str to (Path or str, DataFrame), optional
+        What was scored and trained on, by a name such as ``"data"``: the file, or words for what came from none, and the rows.
+    random_state : int, optional
+        As given to `pipeline.evaluate`.
+    command : sequence of str, optional
+        ``sys.argv`` of the program.
+
+    Returns
+    -------
+    dict
+        ``created`` (UTC), ``command``, ``models`` (``id``, ``kind`` of the place it came from, ``revision``, which is the
+        commit on the hub, ``sha256`` of its files, and how its features are made), ``artifact`` (``file``, ``sha256``,
+        ``size_bytes``, ``created``), the ``tables``
+        (``file`` and its ``sha256``, or ``source``; ``rows`` and ``sha256_of_rows``, a hash of the cells), ``seed``,
+        ``versions`` and ``platform``.
+    """
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": None if command is None else shlex.join(_without_folders(argument) for argument in command),
+        "models": [_model(vectorizer) for vectorizer in vectorizers_in(model)],
+        "artifact": None if artifact is None else _artifact(Path(artifact)),
+        **{name: _table(origin, table) for name, (origin, table) in (tables or {}).items()},
+        "seed": random_state,
+        "versions": installed_versions(),
+        "platform": f"{platform.system()} {platform.machine()}, Python {sys.implementation.name}",
+    }
+
+
+def _without_folders(text: str) -> str:
+    """Return an argument whose path, where it begins at the root, at home or above, is its last part: folders name people."""
+    option, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
+    path = PurePath(value)
+    outside = path.is_absolute() or value.startswith(("..", "~"))
+    return f"{option}{equals}{path.name}" if outside else text
+
+
+def _model(vectorizer: Any) -> dict[str, Any]:
+    source = vectorizer.source_
+    chosen = {name: getattr(vectorizer, name) for name in _CHOSEN if hasattr(vectorizer, name)}
+    return {
+        "id": _without_folders(str(source["model"])),
+        "kind": source["kind"],
+        "revision": source["revision"],
+        "sha256": dict(source["sha256"]),
+        **chosen,
+        "max_length": getattr(vectorizer, "max_length_", None),
+    }
+
+
+def _artifact(path: Path) -> dict[str, Any]:
+    try:
+        manifest = Manifest.read(path)
+    except ManifestError:
+        manifest = None
+    return {
+        "file": path.name,
+        "sha256": sha256_of(path),
+        "size_bytes": path.stat().st_size,
+        "created": None if manifest is None else manifest.created,
+    }
+
+
+def _table(origin: Path | str, table: pd.DataFrame) -> dict[str, Any]:
+    told = {"file": origin.name, "sha256": sha256_of(origin)} if isinstance(origin, Path) else {"source": origin}
+    return {**told, "rows": len(table), "sha256_of_rows": _sha256_of_rows(table)}
+
+
+def _sha256_of_rows(table: pd.DataFrame) -> str:
+    """Return a hash of the cells as text, in order: the same for the same rows out of CSV and Parquet."""
+    digest = hashlib.sha256()
+    for row in table.itertuples(index=False):
+        digest.update("\x1f".join(map(str, row)).encode("utf-8", errors="surrogatepass") + b"\x1e")
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""write_report: one HTML file that asks for nothing else, and the same as JSON beside it. Used by cli."""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.report.contents import report_contents
+from pipeline.report.readable import readable
+from pipeline.report.sections import sections_of
+from pipeline.report.tables import SCORES, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ON_TOP = ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
+
+
+def write_report(
+    scores: Mapping[str, Any],
+    out: str | Path,
+    *,
+    comparison: "pd.DataFrame | None" = None,
+    layers: "pd.DataFrame | None" = None,
+    provenance: Mapping[str, Any] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write what `pipeline.evaluate` found as one HTML page, which needs no network, and as JSON beside it.
+
+    Parameters
+    ----------
+    scores : dict
+        From `pipeline.evaluate`.
+    out : str or Path
+        Such as ``reports/sentiment.html``; missing folders are made. The JSON gets the same name with ``.json``.
+    comparison : DataFrame, optional
+        From `pipeline.compare`: the model beside the baselines.
+    layers : DataFrame, optional
+        From `pipeline.layer_study`, or the table that ``run_pipeline.py layers --out`` wrote.
+    provenance : mapping, optional
+        Anything that tells where the numbers come from, such as `pipeline.report.lineage.trace_lineage` gives.
+    title : str, optional
+        The heading.
+
+    Returns
+    -------
+    Path
+        Of the page. Equal arguments give equal files, byte for byte.
+
+    Raises
+    ------
+    ImportError
+        Where matplotlib or jinja2 is not installed; both come with ``pip install 'bert-vectorizer[report]'``.
+    TypeError, ValueError
+        For what is no dict of `pipeline.evaluate`, no table of the others, and a name that does not end in ``.html``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pipeline import evaluate, make_sentiment_pipeline
+    >>> model = make_sentiment_pipeline().fit(["A lovely film.", "A dull film.", "Great fun.", "A bore."], [1, 0, 1, 0])
+    >>> scores = evaluate(model, ["What a lovely evening.", "A dull day."], [1, 0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = write_report(scores, f"{folder}/report.html", title="Two texts")
+    ...     [page.name, page.with_suffix(".json").name, page.read_text(encoding="utf-8").splitlines()[0]]
+    ['report.html', 'report.json', '<!DOCTYPE html>']
+    """
+    check_report_extra()
+    page = check_page_name(out)
+    contents = report_contents(scores, comparison=comparison, layers=layers, provenance=provenance, title=title)
+    html = render_page(contents)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    _write(page.with_suffix(".json"), json.dumps(contents, indent=1, allow_nan=False) + "\n")
+    _write(page, html)
+    return page
+
+
+def check_page_name(out: str | Path) -> Path:
+    """Return where the page goes; ValueError or IsADirectoryError where no page can be."""
+    page = Path(out)
+    if page.is_dir():
+        raise IsADirectoryError(f"{page} is a folder; name a file, such as {page / 'report.html'}.")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out={str(out)!r} does not end in .html; the report is a page for a browser.")
+    return page
+
+
+def check_report_extra() -> None:
+    """Refuse where no report can be written, before any work is done; raises ImportError."""
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"A report needs matplotlib and jinja2, and {error.name} is not installed. Install them by pip install "
+            "'bert-vectorizer[report]', or by pip install matplotlib jinja2."
+        ) from error
+
+
+def render_page(contents: Mapping[str, Any]) -> str:
+    """Return the HTML of what `pipeline.report.contents.report_contents` gave."""
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    def clean(value: Any) -> Any:  # of everything that is put in: no text can forget it
+        return readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["svg"] = Markup  # our own drawings, in which the words are escaped already
+    template = environment.from_string(files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    return template.render(title=contents["title"], summary=_summary(contents["scores"]), sections=sections_of(contents)) + "\n"
+
+
+def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
+    tiles = []
+    for name in _ON_TOP:
+        if name in scores:
+            low, high = scores["intervals"].get(name) or (None, None)
+            between = "" if low is None else f"{low:.3f} to {high:.3f}"
+            tiles.append({"name": SCORES[name][0], "value": number(scores[name]), "between": between})
+    n, classes = scores["n_texts"], scores["classes"]
+    right = round(scores["accuracy"] * n)
+    return {"tiles": tiles, "n_texts": n, "n_right": right, "n_classes": len(classes)}
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,49 @@
+"""A step whose texts say what becomes of who scores them, in a saved pipeline: imported by workers, so in a module of its own."""
+
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from pipeline import save_pipeline
+
+TRUSTED = ("tests.scoring_steps.Obeys",)
+LOVELY = [f"a lovely film, number {i}" for i in range(10)]
+DULL = [f"a dull film, number {i}" for i in range(10)]
+
+
+class Obeys(TransformerMixin, BaseEstimator):
+    """Hands texts on, and does what they say: KILL, KILL ONCE file, FAIL, DISK, WARN, SLEEP seconds."""
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        for text in X:
+            word, _, rest = text.partition(" ")
+            if word == "KILL" and not (rest.startswith("ONCE ") and Path(rest[5:]).exists()):
+                if rest.startswith("ONCE "):
+                    Path(rest[5:]).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif word == "FAIL":
+                raise ValueError(f"this text says {text!r}")
+            elif word == "DISK":
+                raise OSError(28, "No space left on device")
+            elif word == "WARN":
+                warnings.warn("a text says so", RuntimeWarning, stacklevel=2)
+            elif word == "SLEEP":
+                time.sleep(float(rest))
+        return X
+
+
+def save_obeying(folder):
+    """Save a fitted pipeline that needs no torch, and obeys."""
+    model = make_pipeline(Obeys(), TfidfVectorizer(), LogisticRegression())
+    return save_pipeline(model.fit([*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10), Path(folder) / "m.joblib")

@@ -1,0 +1,98 @@
+"""CSV files row by row: the same rows however many are asked for, faults by their line, bounded reading."""
+
+import codecs
+import gzip
+import io
+import itertools
+
+import pytest
+
+from pipeline import read_table
+from pipeline.csv_table import CsvTable, check_names, refuse_twice
+
+CONTENT = 'id,text\n1,"two\nlines, ""quoted"""\n\n2,\n3,NA\n4,"""\n"\n'
+
+
+def read(path, n, **options):
+    with CsvTable(path, **options) as table:
+        return list(itertools.chain.from_iterable(iter(lambda: table.read(n), [])))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 100])
+@pytest.mark.parametrize("pack", [lambda content: content, gzip.compress], ids=["plain", "gz"])
+def test_however_many_rows_are_asked_for_they_are_those_of_the_whole_table(n, pack, tmp_path):
+    path = tmp_path / ("in.csv" if pack(b"a") == b"a" else "in.csv.gz")
+    path.write_bytes(pack(CONTENT.encode()))
+    assert read(path, n) == read_table(path).to_numpy().tolist()
+    assert len(read(path, n)) == 4
+
+
+def test_rows_at_fault_are_kept_with_line_reason_and_all_they_hold(tmp_path):
+    (tmp_path / "in.csv").write_text('id,text\n1,a\n2,b,c,"d,\ne"\n3\n4,"f"g\n5,h\n')
+    faults = {}
+    with CsvTable(tmp_path / "in.csv") as table:
+        rows = table.read(None, faults)
+    assert rows == [["1", "a"], ["2", "b"], ["3", None], [None, None], ["5", "h"]]
+    assert list(faults) == [1, 2, 3]
+    assert faults[1] == 'line 4 has 4 cells, the header has 2: 2,b,c,"d,\ne"'
+    assert faults[2].startswith("line 5 has 1 cells")
+    assert faults[3].startswith("line 6: ")
+
+
+def test_a_quote_that_is_never_closed_is_an_error_in_any_case(tmp_path):
+    (tmp_path / "in.csv").write_text('id,text\n1,a\n2,"b\n3,c\n')
+    with CsvTable(tmp_path / "in.csv") as table, pytest.raises(ValueError, match=r"line 4: unexpected end of data"):
+        table.read(None, {})
+
+
+def test_a_cell_without_end_stops_reading_with_a_hint(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.csv_table._LONGEST_CELL", 1000)
+    (tmp_path / "in.csv").write_text('text\n"' + "a\n" * 2000)
+    with CsvTable(tmp_path / "in.csv") as table, pytest.raises(ValueError, match=r"quote that is never closed"):
+        table.read(None, {})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+@pytest.mark.parametrize("before", [0, 1, 10, (1 << 20) - 3, 3 << 20])
+def test_the_byte_that_is_no_text_is_found_wherever_it_is(encoding, before, tmp_path):
+    start = ("text\n" + "é" * (before // 2) + "a" * (before % 2)).encode(encoding)
+    bad = b"\xff" if encoding == "utf-8" else b"\x00\xdc"
+    (tmp_path / "in.csv").write_bytes(start + bad + "\n".encode(encoding))
+    with pytest.raises(UnicodeDecodeError) as slow:
+        codecs.decode((tmp_path / "in.csv").read_bytes(), encoding)
+    with (
+        pytest.raises(ValueError, match=f"byte {slow.value.start} is 0x{slow.value.object[slow.value.start]:02x} "),
+        CsvTable(tmp_path / "in.csv", encoding=encoding) as table,
+    ):
+        table.read()
+
+
+def test_the_place_in_the_file_grows_as_rows_are_read(tmp_path):
+    (tmp_path / "in.csv").write_text("text\n" + "a text\n" * 100_000)
+    with CsvTable(tmp_path / "in.csv") as table:
+        table.read(10)
+        early = table.n_bytes_read
+        table.read()
+        assert 0 < early < table.n_bytes_read == (tmp_path / "in.csv").stat().st_size
+
+
+def test_files_may_be_anywhere_and_are_closed_whatever_happens():
+    opened = []
+
+    def open_file(path):
+        opened.append(io.BytesIO({"ok": b"text\na\n", "no": b"other\na\n"}[path]))
+        return opened[-1]
+
+    with CsvTable("ok", open_file=open_file) as table:
+        assert table.read() == [["a"]]
+    with pytest.raises(ValueError, match="no column 'text'"), CsvTable("no", columns=["text"], open_file=open_file):
+        pass
+    assert all(file.closed for file in opened)
+
+
+def test_names_are_checked():
+    assert check_names(["a", "b"], ["b"], "t") is None
+    with pytest.raises(ValueError, match=r"t has no column 'B'.*Did you mean 'b'"):
+        check_names(["a", "b"], ["B"], "t")
+    with pytest.raises(ValueError, match=r"several columns called 'a'"):
+        refuse_twice(["a", "b", "a"], "t")

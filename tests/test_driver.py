@@ -1,0 +1,119 @@
+"""The driver: which shards are left to do, what is told once, and what is cleaned up."""
+
+import shutil
+import warnings
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.saved.manifest import sha256_of
+from pipeline.scoring.driver import Run
+from pipeline.scoring.executors import SerialExecutor
+from pipeline.scoring.open_source import open_source
+from pipeline.scoring.parts import Stamp, write_part
+from pipeline.scoring.progress import Progress
+from pipeline.scoring.run_folder import RunFolder
+from pipeline.scoring.score_shard import Job
+from tests.scoring_steps import TRUSTED, save_obeying
+from tests.test_plan import PLAN
+
+FRAME = pd.DataFrame({"text": [f"film {i}" for i in range(9)]})
+
+
+class Counting(SerialExecutor):
+    """Lists the shards that it was given, and how many of their files were there at once."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.given = []
+        self.most_files = 0
+
+    def run(self, function, shards):
+        yield from super().run(function, self._counted(shards))
+
+    def _counted(self, shards):
+        for shard in shards:
+            self.given.append((shard.index, shard.first_row, shard.n_rows))
+            self.most_files = max(self.most_files, len(list(self.folder.iterdir())))
+            yield shard
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Give a function that runs a driver on a frame in shards of 4, and returns executor and manifest."""
+    model = save_obeying(tmp_path)
+    folder = RunFolder(tmp_path / "out")
+
+    def call(frame=FRAME, on_bad_row="error", rows=4):
+        plan = replace(PLAN, shard_rows=rows)
+        source = open_source(frame, "text")
+        sha256 = sha256_of(model)
+        executor = Counting()
+        executor.folder = folder.shards
+        with folder.locked(), Progress(False) as progress:
+            folder.take_up(plan)
+            job = Job(str(model), sha256, TRUSTED, "text", source.schema, "float64", str(folder.path), plan.sha256, on_bad_row, 1)
+            manifest = Run(source, folder, job, plan, progress).run(executor, ["text"])
+        return executor, manifest, progress
+
+    call.folder = folder
+    return call
+
+
+def test_every_row_goes_into_one_shard_and_its_file_is_gone_when_it_is_scored(run):
+    executor, manifest, progress = run()
+    assert executor.given == [(0, 0, 4), (1, 4, 4), (2, 8, 1)]
+    assert executor.most_files == 1
+    assert not run.folder.shards.exists()
+    assert (manifest["n_rows"], [part["n_rows"] for part in manifest["parts"]]) == (9, [4, 4, 1])
+    assert (progress.n_scored, progress.n_skipped) == (9, 0)
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut short", "other number", "other model", "fewer rows"])
+def test_parts_that_are_whole_and_of_this_run_are_not_scored_again_and_others_are(fault, run):
+    _, before, _ = run()
+    path = run.folder.part(1)
+    stamp = Stamp.of(path)
+    if fault == "missing":
+        path.unlink()
+    elif fault == "cut short":
+        path.write_bytes(path.read_bytes()[:-3])
+    else:
+        changes = {"other number": {"index": 0}, "other model": {"artifact": "0"}, "fewer rows": {"n_rows": 3}}[fault]
+        table = pq.read_table(path)
+        write_part(table.slice(0, changes.get("n_rows", 4)), path, Stamp(**{**stamp.__dict__, **changes}))
+    executor, manifest, progress = run()
+    assert executor.given == [(1, 4, 4)]
+    assert manifest == before
+    assert (progress.n_scored, progress.n_skipped) == (4, 5)
+
+
+def test_a_table_without_rows_is_one_part_without_rows(run):
+    executor, manifest, _ = run(FRAME[:0])
+    assert executor.given == [(0, 0, 0)]
+    assert (manifest["n_rows"], len(manifest["parts"])) == (0, 1)
+    assert run(FRAME[:0])[0].given == []
+
+
+def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(run):
+    frame = FRAME.copy()
+    frame.loc[[5, 8], "text"] = "WARN"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run(frame)
+    assert [str(one.message) for one in told] == ["a text says so (Said of rows 4 to 7; not repeated for others.)"]
+    shutil.rmtree(run.folder.path)
+    with pytest.warns(RuntimeWarning, match="^a text says so$"):
+        run(frame[5:6].reset_index(drop=True), rows=100)
+
+
+def test_parts_with_bad_rows_are_done_again_where_bad_rows_are_errors(run):
+    frame = FRAME.copy()
+    frame.loc[5, "text"] = "FAIL"
+    _, manifest, _ = run(frame, on_bad_row="null")
+    assert (manifest["n_bad"], [part["n_bad"] for part in manifest["parts"]]) == (1, [0, 1, 0])
+    assert run(frame, on_bad_row="null")[0].given == []
+    with pytest.raises(ValueError, match="row 5 cannot be scored"):
+        run(frame, on_bad_row="error")

@@ -1,0 +1,146 @@
+"""Files as streams of rows: one or several, CSV or Parquet, the same whatever their inner division."""
+
+import os
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
+import pytest
+
+from pipeline.scoring.file_source import CsvSource, ParquetSource
+from tests.test_datasets import Keys
+
+FRAME = pd.DataFrame(
+    {
+        "text": [f"text {i}" for i in range(10)],
+        "n": pd.array([None if i == 3 else i for i in range(10)], dtype="Int64"),
+        "kind": pd.Categorical(["x", "y"] * 5),
+        "when": pd.date_range("2026-01-01", periods=10),
+    }
+)
+
+
+def all_rows(source, n_rows):
+    tables = [rows.table for rows in source.rows(n_rows, mark=False)]
+    assert all(table.schema.equals(source.schema, check_metadata=True) for table in tables)
+    return tables
+
+
+@pytest.mark.parametrize("row_group_size", [1, 3, 100])
+@pytest.mark.parametrize("n_rows", [1, 4, 100])
+def test_parquet_rows_are_those_of_the_file_with_their_types_whatever_its_row_groups(row_group_size, n_rows, tmp_path):
+    FRAME.to_parquet(tmp_path / "in.parquet", row_group_size=row_group_size)
+    source = ParquetSource([str(tmp_path / "in.parquet")], "text")
+    tables = all_rows(source, n_rows)
+    assert [table.num_rows for table in tables[:-1]] == [n_rows] * (len(tables) - 1)
+    pd.testing.assert_frame_equal(pa.concat_tables(tables).to_pandas(), FRAME)
+    assert source.n_rows == source.expected_rows(3) == 10
+
+
+@pytest.mark.parametrize("size", [2**15, 10])
+def test_several_files_are_one_table(size, tmp_path):
+    parts = [FRAME[:4], FRAME[4:4], FRAME[4:]]
+    for i, part in enumerate(parts):
+        part.to_parquet(tmp_path / f"{i}.parquet", row_group_size=size)
+        part[["text", "kind"]].to_csv(tmp_path / f"{i}.csv", index=False)
+    parquet = ParquetSource([str(tmp_path / f"{i}.parquet") for i in range(3)], "text")
+    csv = CsvSource([str(tmp_path / f"{i}.csv") for i in range(3)], "text")
+    for source in (parquet, csv):
+        tables = all_rows(source, 3)
+        assert [table.num_rows for table in tables] == [3, 3, 3, 1]
+        assert [text for table in tables for text in table["text"].to_pylist()] == FRAME["text"].tolist()
+
+
+def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp_path):
+    paths = [str(tmp_path / f"{i}.parquet") for i in range(3)]
+    FRAME.to_parquet(paths[0])
+    FRAME.drop(columns="n").to_parquet(paths[1])
+    FRAME.assign(n="1").to_parquet(paths[2])
+    with pytest.raises(ValueError, match=r"1\.parquet has not the columns of .*it lacks \['n'\]"):
+        ParquetSource(paths[:2], "text")
+    with pytest.raises(ValueError, match=r"2\.parquet has large_string in column 'n', where .* has int64"):
+        ParquetSource([paths[0], paths[2]], "text")
+    for i, header in enumerate(("text,a", "text,b")):
+        (tmp_path / f"{i}.csv").write_text(f"{header}\n1,2\n")
+    with pytest.raises(ValueError, match=r"1\.csv has the columns \['text', 'b'\], but"):
+        list(CsvSource([str(tmp_path / f"{i}.csv") for i in range(2)], "text").rows(5, mark=False))
+
+
+@pytest.mark.parametrize("keep", [3, 0.5, -4])
+def test_parquet_that_is_cut_short_is_refused_by_name(keep, tmp_path):
+    FRAME.to_parquet(tmp_path / "in.parquet")
+    whole = (tmp_path / "in.parquet").read_bytes()
+    (tmp_path / "in.parquet").write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file"):
+        ParquetSource([str(tmp_path / "in.parquet")], "text")
+
+
+def test_parquet_that_is_damaged_inside_is_refused_by_name_when_its_rows_are_read(tmp_path):
+    pq.write_table(pa.table({"text": [f"text {i}" for i in range(1000)]}), tmp_path / "in.parquet", write_page_checksum=True)
+    whole = (tmp_path / "in.parquet").read_bytes()
+    (tmp_path / "in.parquet").write_bytes(whole[:10] + bytes(200) + whole[210:])
+    with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file"):
+        list(ParquetSource([str(tmp_path / "in.parquet")], "text").rows(10, mark=False))
+
+
+def test_encrypted_parquet_is_refused_by_name(tmp_path):
+    configuration = encryption.EncryptionConfiguration(footer_key="f", column_keys={"c": ["text"]})
+    factory = encryption.CryptoFactory(Keys)
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
+    table = pa.table({"text": ["a"]})
+    with pq.ParquetWriter(tmp_path / "in.parquet", table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file: .*(?i:encrypted|decryption)"):
+        ParquetSource([str(tmp_path / "in.parquet")], "text")
+
+
+def test_parquet_without_row_groups_has_no_rows(tmp_path):
+    with pq.ParquetWriter(tmp_path / "in.parquet", pa.schema([("text", pa.string())])):
+        pass
+    source = ParquetSource([str(tmp_path / "in.parquet")], "text")
+    assert (source.n_rows, list(source.rows(5, mark=False))) == (0, [])
+
+
+def test_csv_rows_at_fault_are_marked_by_their_place_among_those_returned_or_refused(tmp_path):
+    (tmp_path / "in.csv").write_text("text,n\na,1\nb,2\nc\nd,4\ne,5,6\n")
+    source = CsvSource([str(tmp_path / "in.csv")], "text")
+    marked = [rows.marked for rows in source.rows(2, mark=True)]
+    assert [list(one) for one in marked] == [[], [0], [0]]
+    assert "line 6 has 3 cells" in marked[2][0]
+    with pytest.raises(ValueError, match="line 4 has 1 cells"):
+        list(source.rows(2, mark=False))
+
+
+def test_the_rows_of_a_csv_file_are_estimated_from_its_bytes(tmp_path):
+    (tmp_path / "in.csv").write_text("text\n" + "a text of one length\n" * 50_000)
+    source = CsvSource([str(tmp_path / "in.csv")], "text")
+    assert source.n_rows is source.expected_rows(0) is None
+    estimates = [source.expected_rows(1000 * (i + 1)) for i, _ in enumerate(source.rows(1000, mark=False))]
+    assert 45_000 < estimates[25] < 55_000
+    assert estimates[-1] == 50_000
+
+
+def test_identities_tell_other_contents_and_other_ways_of_reading_apart(tmp_path):
+    path = str(tmp_path / "in.csv")
+    (tmp_path / "in.csv").write_text("text\na\n")
+    first = CsvSource([path], "text")
+    identity = first.identity()
+    os.utime(path, (1, 1))
+    assert CsvSource([path], "text").identity() == identity
+    assert CsvSource([path], "text", encoding="latin-1").identity() != identity
+    (tmp_path / "in.csv").write_text("text\nb\n")
+    assert CsvSource([path], "text").identity() != identity
+    with pytest.raises(ValueError, match=r"in\.csv was changed while it was scored"):
+        first.check_unchanged()
+
+
+def test_files_elsewhere_are_read_through_fsspec(tmp_path):
+    FRAME.to_parquet(tmp_path / "in.parquet")
+    fsspec.filesystem("memory").pipe({"/s/in.parquet": (tmp_path / "in.parquet").read_bytes(), "/s/in.csv": b"text\na\nb\n"})
+    parquet = ParquetSource(["memory://s/in.parquet"], "text")
+    pd.testing.assert_frame_equal(pa.concat_tables(all_rows(parquet, 4)).to_pandas(), FRAME)
+    csv = CsvSource(["memory://s/in.csv"], "text")
+    assert all_rows(csv, 4)[0]["text"].to_pylist() == ["a", "b"]
+    assert csv.check_unchanged() is None

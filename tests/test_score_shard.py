@@ -1,0 +1,154 @@
+"""What a worker does with a shard: the model's own answers, nulls and reasons for bad rows, one part."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from pipeline import ArtifactError, BadRowError, BertVectorizer, load_pipeline, save_pipeline
+from pipeline.saved.manifest import sha256_of
+from pipeline.scoring.parts import Stamp, part_name
+from pipeline.scoring.score_shard import Job, load_once, score_shard, try_shard
+from pipeline.scoring.shard import Shard
+from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
+
+TEXTS = ["a lovely film", None, "FAIL 1", "a dull film", "", "FAIL 2", "é"]
+SCHEMA = pa.schema([("n", pa.int64()), ("text", pa.large_string())])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_obeying(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def job(model, tmp_path):
+    (tmp_path / "out").mkdir()
+    return Job(str(model), sha256_of(model), TRUSTED, "text", SCHEMA, "float64", str(tmp_path / "out"), "p" * 64, "null", 1)
+
+
+@pytest.fixture
+def shard(tmp_path):
+    pq.write_table(pa.table({"n": range(7), "text": TEXTS}, schema=SCHEMA), tmp_path / "in.parquet")
+    return Shard(2, str(tmp_path / "in.parquet"), 0, 7, 100)
+
+
+def part(job, index=2):
+    return pq.read_table(f"{job.folder}/{part_name(index)}")
+
+
+def test_good_rows_have_the_models_own_answers_and_bad_ones_nulls_with_a_reason(job, shard, model):
+    outcome = score_shard(job, shard)
+    found = part(job).to_pylist()
+    fitted = load_pipeline(model, trusted=TRUSTED)
+    good = [0, 3, 4, 6]
+    expected = fitted.predict_proba([TEXTS[i] for i in good])
+    assert [row["text"] for row in found] == TEXTS
+    assert [row["n"] for row in found] == list(range(7))
+    assert [[found[i]["probability_bad"], found[i]["probability_good"]] for i in good] == expected.tolist()
+    assert [found[i]["label"] for i in good] == fitted.predict([TEXTS[i] for i in good]).tolist()
+    assert [row["label_error"] is None for row in found] == [i in good for i in range(7)]
+    assert [(bad.row, bad.reason) for bad in outcome.bad] == [
+        (101, "the text is missing"),
+        (102, "ValueError: this text says 'FAIL 1'"),
+        (105, "ValueError: this text says 'FAIL 2'"),
+    ]
+    assert all(found[i]["label"] is found[i]["probability_bad"] is None for i in (1, 2, 5))
+    assert Stamp.of(f"{job.folder}/{part_name(2)}") == Stamp(2, "p" * 64, job.sha256, 7, 3)
+
+
+def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(job, shard, tmp_path):
+    with pytest.raises(
+        BadRowError, match=r"row 101 cannot be scored: the text is missing\. on_bad_row='null' \(--on-bad-row null\)"
+    ):
+        score_shard(replace(job, on_bad_row="error"), shard)
+    assert list((tmp_path / "out").iterdir()) == []
+    good = shard.rows(3, 5)
+    assert score_shard(replace(job, on_bad_row="error"), good).n_rows == 2
+    assert part(job)["n"].to_pylist() == [3, 4]
+
+
+def test_marked_rows_are_never_shown_to_the_model(job, shard):
+    marked = replace(shard, marked=((102, "it kills"), (105, "line 9 has 1 cells"), (3, "of another shard")))
+    assert [(bad.row, bad.reason) for bad in score_shard(job, marked).bad][1:] == [(102, "it kills"), (105, "line 9 has 1 cells")]
+
+
+def test_an_attempt_writes_nothing_and_takes_no_rows_too(job, shard, tmp_path):
+    assert try_shard(job, shard).n_rows == 7
+    assert try_shard(job, shard.rows(0, 0)).n_rows == 0
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_shard_without_rows_is_a_part_without_rows(job, shard):
+    assert score_shard(job, shard.rows(0, 0)).n_rows == 0
+    score_shard(job, replace(shard, index=3))
+    assert part(job, 2).schema.remove_metadata().equals(part(job, 3).schema.remove_metadata())
+
+
+def test_warnings_of_the_model_travel_once_by_kind(job, shard, tmp_path):
+    pq.write_table(pa.table({"n": [1, 2], "text": ["WARN", "WARN"]}, schema=SCHEMA), shard.path)
+    outcome = score_shard(job, replace(shard, stop=2))
+    assert outcome.warnings == ((RuntimeWarning, "a text says so"),)
+
+
+def test_what_is_no_rows_fault_is_raised(job, shard):
+    pq.write_table(pa.table({"n": [1], "text": ["DISK"]}, schema=SCHEMA), shard.path)
+    with pytest.raises(OSError, match="No space left"):
+        score_shard(job, replace(shard, stop=1))
+
+
+def test_a_model_that_was_replaced_is_refused(job, shard):
+    with pytest.raises(ArtifactError, match="another file"):
+        score_shard(replace(job, sha256="0" * 64), shard)
+
+
+def test_the_model_is_opened_once_in_a_process(job):
+    load_once.cache_clear()
+    assert load_once(job.model, job.sha256, job.trusted) is load_once(job.model, job.sha256, job.trusted)
+    assert load_once.cache_info().misses == 1
+
+
+def test_missing_texts_are_empty_ones_where_the_model_says_so(job, shard, tiny_bert, tmp_path):
+    vectorizer = BertVectorizer(tiny_bert, missing="empty", cache=None)
+    fitted = make_pipeline(vectorizer, LogisticRegression()).fit([*LOVELY, *DULL], [1] * 10 + [0] * 10)
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    bert = replace(job, model=str(path), sha256=sha256_of(path), trusted=())
+    assert score_shard(bert, shard).bad == ()
+    row = part(job).to_pylist()[1]
+    assert [row["probability_0"], row["probability_1"]] == pytest.approx(fitted.predict_proba([""])[0].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_model_computes_with_the_threads_it_is_told_and_the_process_is_left_as_it_was(n, job, shard, monkeypatch):
+    import torch
+    from threadpoolctl import threadpool_info
+
+    def blas():
+        return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+    seen = []
+    predict = Pipeline.predict_proba
+
+    def looks(fitted, texts):
+        seen.append((torch.get_num_threads(), blas()))
+        return predict(fitted, texts)
+
+    monkeypatch.setattr(Pipeline, "predict_proba", looks)
+    before = torch.get_num_threads(), blas()
+    score_shard(replace(job, threads=n), shard.rows(3, 5))
+    assert seen == [(n, {n})]
+    assert (torch.get_num_threads(), blas()) == before
+
+
+def test_number_classes_are_numbers_in_the_label_column(job, shard, tmp_path):
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit([*LOVELY, *DULL], [5] * 10 + [1] * 10)
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    score_shard(replace(job, model=str(path), sha256=sha256_of(path), trusted=()), shard)
+    found = pd.read_parquet(f"{job.folder}/{part_name(2)}", dtype_backend="pyarrow")
+    assert found["label"].dropna().isin([1, 5]).all()
+    assert pa.types.is_integer(found["label"].dtype.pyarrow_dtype)

@@ -1,0 +1,90 @@
+"""Figures inside a page: the page's colours, ids of their own, other people's words untouched by matplotlib, equal twice."""
+
+import re
+
+import pytest
+
+from pipeline.report.svg import COLOURS, figure_svg
+from tests.reporting import HOSTILE, Page
+
+
+def draw_points(figure, words):
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=COLOURS["for"])
+    axes.scatter([0.1, 0.5, 0.9], [0.5, 0.1, 0.9], gid="points", color=COLOURS["series2"])
+    axes.set_title(words("title"), fontweight="bold")
+
+
+def make(draw=draw_points, key="one", **options):
+    return figure_svg(draw, key=key, size=(340, 200), **{"label": "three points", **options})
+
+
+def test_it_is_an_image_that_tells_what_it_shows():
+    (svg,) = Page(make(label='3 "points" & a line')).all("svg")
+    assert svg["role"] == "img"
+    assert svg["aria-label"] == '3 "points" & a line'
+    assert svg["viewbox"] == "0 0 340 200"
+    assert not {"width", "height"} & set(svg)
+
+
+def test_every_colour_is_one_of_the_page():
+    colours = re.findall(r"(?:fill|stroke): ([^;\"]+)", make())
+    assert {"var(--for)", "var(--series2)", "var(--ink)", "var(--rule)"} <= set(colours)
+    assert [colour for colour in colours if colour != "none" and not colour.startswith("var(--")] == []
+
+
+def test_ids_are_its_own_and_every_reference_has_its_place():
+    svg = make(key="map")
+    ids = re.findall(r'id="([^"]+)"', svg)
+    referred = re.findall(r'(?:url\(#|href="#)([^")]+)', svg)
+    assert ids
+    assert set(ids) == set(referred)
+    assert len(ids) == len(set(ids))
+    assert all(name.startswith("map-") for name in ids)
+
+
+def test_nothing_names_a_font_a_date_or_another_place():
+    svg = make()
+    for word in ("font-family", "DejaVu", "http", "metadata", "<style", "DOCTYPE", "<?xml"):
+        assert word not in svg
+
+
+def test_the_same_figure_is_the_same_text():
+    assert make() == make()
+
+
+def test_each_point_carries_its_text():
+    svg = make(titles={"points": ["first", "<second>", "third\x00"]})
+    assert re.findall(r"<title>(.*?)</title>", svg) == ["first", "&lt;second&gt;", "third\\x00"]
+    with pytest.raises(ValueError, match="zip"):
+        make(titles={"points": ["only one"]})
+
+
+@pytest.mark.parametrize("word", HOSTILE, ids=range(len(HOSTILE)))
+def test_any_word_can_be_a_label_and_comes_back_as_it_was(word):
+    def draw(figure, words):
+        axes = figure.add_subplot()
+        axes.set_xlabel(f"before {words(word, 30)} after")
+        axes.set_yticks([0, 1], [words(word), words("other")])
+
+    svg = make(draw)
+    texts = Page(svg).text
+    assert "Q0" not in texts
+    assert "before " in texts
+    if len(word) < 20 and word:
+        assert word in texts
+
+
+def test_a_word_that_looks_like_a_stand_in_is_a_word():
+    def draw(figure, words):
+        figure.add_subplot().set_title(words("Q0001nn") + words("real"))
+
+    assert "Q0001nnreal" in Page(make(draw)).text
+
+
+def test_the_settings_of_others_stay_as_they_are():
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    make()
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,94 @@
+"""The tables of a report: every number of the dict, in words that a reader knows."""
+
+import pytest
+
+from pipeline.report import tables
+from pipeline.report.contents import report_contents
+from tests.reporting import make_comparison, make_study, quick_scores
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return quick_scores()
+
+
+def assert_rectangular(table):
+    assert {len(row) for row in table.rows} <= {len(table.header)}
+    assert all(isinstance(cell, str) for row in table.rows for cell in row)
+
+
+def test_scores_stand_with_their_intervals(scores):
+    table = tables.scores_table(scores)
+    assert_rectangular(table)
+    low, high = scores["intervals"]["accuracy"]
+    assert table.rows[0][:4] == ["Accuracy", f"{scores['accuracy']:.3f}", f"{low:.3f}", f"{high:.3f}"]
+    assert len(table.rows) == 9
+    assert tables.scores_table({**scores, "intervals": {}, "roc_auc": None}).rows[4][1:4] == ["-", "-", "-"]
+
+
+def test_a_comparison_shows_what_is_there_and_nothing_twice(scores):
+    rows = report_contents(scores, comparison=make_comparison())["comparison"]
+    table = tables.comparison_table(rows)
+    assert_rectangular(table)
+    assert table.header == ["Model", "Accuracy", "Macro F1", "Fit, s", "Predict 1,000 texts, s", "File, MB",
+                            "Difference in accuracy to TF-IDF (95 %)", "Verdict"]  # fmt: skip
+    assert table.rows[2] == ["frozen BERT + LogisticRegression", "0.800 ± 0.030", "0.800", "1,234.5", "3.25", "91.3",
+                             "+0.100 (+0.050 to +0.150)", "better"]  # fmt: skip
+    assert table.rows[1][6] == "-"
+    assert "±" in table.caption
+    assert list(table.text_columns) == [7]
+
+
+def test_a_column_that_is_not_known_is_shown_as_it_is():
+    table = tables.comparison_table([{"model": "a", "accuracy": 0.5, "n_words": 12345.678}])
+    assert table.header == ["Model", "Accuracy", "n words"]
+    assert table.rows == [["a", "0.500", "1.235e+04"]]
+    assert table.caption == "The models on the same texts"
+
+
+def test_classes_have_their_scores_and_the_areas_that_are_known(scores):
+    table = tables.class_table(scores)
+    assert_rectangular(table)
+    assert [row[0] for row in table.rows] == ["negative", "positive"]
+    assert table.rows[0][5:] == ["-", "-"]
+    assert table.rows[1][5] == f"{scores['curves'][0]['roc_auc']:.3f}"
+
+
+def test_the_most_frequent_confusions_come_first():
+    matrix = [[5, 0, 3], [1, 1, 0], [0, 7, 1]]
+    table = tables.confusions_table(matrix, ["a", "b", "c"])
+    assert table.rows == [["c", "b", "7", "88 %"], ["a", "c", "3", "38 %"], ["b", "a", "1", "50 %"]]
+    assert tables.confusion_table(matrix, ["a", "b", "c"]).rows[0] == ["a", "5", "0", "3"]
+    assert tables.confusion_table([[0] * 41] * 41, range(41)) is None
+
+
+def test_layers_are_ranked(scores):
+    layers = report_contents(scores, layers=make_study())["layers"]
+    table = tables.layers_table(layers["rows"], layers, "all")
+    assert_rectangular(table)
+    assert table.header[2] == "Accuracy"
+    assert [row[2] for row in table.rows] == sorted((row[2] for row in table.rows), reverse=True)
+    assert table.rows[0] == ["layer 2", "mean", "0.700 ± 0.020", "32", "0.1"]
+
+
+def test_groups_bins_and_points_are_there(scores):
+    for name, groups in scores["slices"].items():
+        assert_rectangular(tables.slice_table(name, groups))
+        assert len(tables.slice_table(name, groups).rows) == len(groups)
+    assert len(tables.calibration_table(scores["calibration"]).rows) == len(scores["calibration"])
+    table = tables.points_table(scores["map"]["points"])
+    assert_rectangular(table)
+    assert len(table.rows) == scores["n_texts"]
+
+
+def test_provenance_is_told_a_line_each():
+    table = tables.provenance_table(
+        {
+            "seed": 0,
+            "models": [{"id": "a/b", "sha256": {"config.json": "ff"}, "layers": [-2, -1]}],
+            "command": None,
+            "two": [[1], [2]],
+        }
+    )
+    assert table.rows == [["seed", "0"], ["model id", "a/b"], ["model sha256 config.json", "ff"], ["model layers", "-2, -1"],
+                          ["command", "not known"], ["two 1", "1"], ["two 2", "2"]]  # fmt: skip
