@@ -23,7 +23,7 @@ from pipeline.evaluation.baselines import make_tfidf_baseline
 from pipeline.evaluation.paired import paired_difference
 
 # truncation, max_length
-SETTINGS = (("head", 512), ("tail", 512), ("head_tail", 512), ("window", 512), ("head", 128), ("tail", 128), ("head_tail", 128))
+SETTINGS = (("head", 512), ("tail", 512), ("head_tail", 512), ("window", 512))
 STRENGTHS = [0.01, 0.03, 0.1, 0.3, 1.0]
 
 
