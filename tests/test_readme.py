@@ -51,6 +51,14 @@ def test_its_comparison_is_that_of_the_benchmark():
         assert line in README
 
 
+def test_what_it_says_of_long_texts_is_what_was_measured():
+    rows = {(row["features"], row["classifier"]): row for row in read_rows("truncation")}
+    tfidf, window = rows["TF-IDF", "default C"], rows["window", "chosen C"]
+    assert f"TF-IDF wins: {100 * tfidf['accuracy'] + 1e-6:.1f} % beside {100 * window['accuracy'] + 1e-6:.1f}" in README
+    gain, low, high = (100 * value for value in window["against_head"])
+    assert f"by {gain:.1f} points\n({low:.1f} to {high:.1f};" in README
+
+
 def test_its_counts_are_those_of_the_benchmark():
     for row in read_rows("grid_search"):
         assert f"| {row['set-up']} | {row['texts encoded']} | {row['model loads']} |" in README
