@@ -140,32 +140,42 @@ def print_labels(console: Console, texts: Sequence[str], probabilities: "np.ndar
 
 def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -> None:
     """Print what `pipeline.compare` returns: the scores, then the difference to TF-IDF, with its verdict, and the costs."""
-    metrics = ("accuracy", "macro_f1", "roc_auc", "log_loss")
     known = [column for column in _COSTS if comparison[column].notna().any()]
-    table, costs = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False), Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("model", "accuracy", "macro F1", "ROC-AUC", "log loss", "calibration"):
-        table.add_column(header, overflow="fold")  # in a narrow terminal lines break, and nothing is left out
-    for header in ("model", "against TF-IDF", "95 % interval", "verdict", *(_COSTS[column] for column in known)):
-        costs.add_column(header, overflow="fold")
+    scores, against, costs = (Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)) for _ in range(3))
+    scores.title = title
+    for table, headers in (
+        (scores, ("accuracy", "macro F1", "ROC-AUC", "log loss")),
+        (against, ("points to TF-IDF", "verdict")),
+        (costs, ("calibration", *(_COSTS[column] for column in known))),
+    ):
+        table.add_column("model", overflow="fold")  # in a narrow terminal lines break, and nothing is left out
+        for header in headers:
+            table.add_column(header, overflow="fold")
     for name, row in comparison.iterrows():
-        table.add_row(str(name), *(_with_spread(row, metric) for metric in metrics), f"{row['calibration_error']:.3f}")
-        against = ("", "") if row["verdict"] == "baseline" else (
-            f"{row['difference']:+.3f}", f"{row['difference_low']:+.3f} to {row['difference_high']:+.3f}")  # fmt: skip
-        costs.add_row(str(name), *against, row["verdict"], *(_size(row[column]) for column in known))
-    console.print(table, markup=False)
-    console.print(costs, markup=False)
+        plain = (_number(row[metric]) for metric in ("macro_f1", "roc_auc", "log_loss"))
+        scores.add_row(str(name), _with_spread(row, "accuracy"), *plain)
+        low, high = 100 * row["difference_low"], 100 * row["difference_high"]
+        is_baseline = row["verdict"] == "baseline"
+        against.add_row(
+            str(name), "" if is_baseline else f"{100 * row['difference']:+.1f} ({low:+.1f} to {high:+.1f})", row["verdict"]
+        )
+        costs.add_row(str(name), _number(row["calibration_error"]), *(_size(row[column]) for column in known))
+    for table in (scores, against, costs):
+        console.print(table, "", markup=False)
     for name, reason in comparison.attrs["left_out"].items():
         console.print(f"Left out: {name} ({reason}).")
 
 
-_COSTS = {"fit_seconds": "fit, s", "predict_seconds": "predict 1,000, s", "artifact_mb": "file, MB"}
+_COSTS = {"fit_seconds": "fit, s", "predict_seconds": "s per 1,000", "artifact_mb": "file, MB"}
 
 
 def _with_spread(row: Any, metric: str) -> str:
     spread = row[f"{metric}_sd"]
-    if row[metric] != row[metric]:  # NaN: a fold or the test lacks a class
-        return "-"
-    return f"{row[metric]:.3f}" if spread != spread else f"{row[metric]:.3f} ± {spread:.3f}"
+    return _number(row[metric]) if spread != spread else f"{row[metric]:.3f} ± {spread:.3f}"
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}"  # NaN: a fold or the test lacks a class
 
 
 def _size(value: float) -> str:

@@ -121,12 +121,20 @@ def test_a_comparison_is_told_with_what_is_known_alone():
     out = io.StringIO()
     print_comparison(Console(file=out, width=160), table, "A title")
     lines = [re.split(r"\s{2,}", line.strip()) for line in out.getvalue().splitlines()]
-    assert ["TF-IDF", "0.800", "0.500", "-", "0.600", "0.040"] in lines
-    assert ["BERT", "0.750", "0.500", "0.900", "0.600", "0.040"] in lines
-    assert ["model", "against TF-IDF", "95 % interval", "verdict", "fit, s"] in lines  # no column of what was not measured
-    assert ["TF-IDF", "baseline", "< 0.01"] in lines
-    assert ["BERT", "-0.050", "-0.080 to -0.020", "worse than TF-IDF", "1,234"] in lines
+    assert ["TF-IDF", "0.800", "0.500", "-", "0.600"] in lines
+    assert ["BERT", "0.750", "0.500", "0.900", "0.600"] in lines
+    assert ["BERT", "-5.0 (-8.0 to -2.0)", "worse than TF-IDF"] in lines
+    assert ["TF-IDF", "baseline"] in lines
+    assert ["model", "calibration", "fit, s"] in lines  # no column of what was not measured
+    assert ["TF-IDF", "0.040", "< 0.01"] in lines
+    assert ["BERT", "0.040", "1,234"] in lines
     assert "Left out: word2vec (gensim is not installed)." in out.getvalue()
+    longest = table.rename({"BERT": "word2vec mean + LogisticRegression"}).assign(
+        accuracy_sd=0.012, verdict="no clear difference"
+    )
+    usual = io.StringIO()
+    print_comparison(Console(file=usual, width=80), longest, "A title")
+    assert usual.getvalue().count("word2vec mean + LogisticRegression") == 3  # no name is broken in a terminal of 80 columns
     narrow = io.StringIO()
     print_comparison(Console(file=narrow, width=60), table, "A title")
     assert "…" not in narrow.getvalue()

@@ -19,12 +19,13 @@ SCORES = {
 }
 # columns of a comparison -> header and format
 _COMPARED = {
-    **{name: (label, "{:.3f}") for name, (label, _) in SCORES.items()},
+    "accuracy": (SCORES["accuracy"][0], "{:.3f}"),
+    "difference": ("Difference to TF-IDF (95 %)", "{:+.3f}"),
+    "verdict": ("Verdict", "{}"),
+    **{name: (label, "{:.3f}") for name, (label, _) in SCORES.items() if name != "accuracy"},
     "fit_seconds": ("Fit, s", "{:,.1f}"),
     "predict_seconds": ("Predict 1,000 texts, s", "{:,.2f}"),
     "artifact_mb": ("File, MB", "{:,.1f}"),
-    "difference": ("Difference in accuracy to TF-IDF (95 %)", "{:+.3f}"),
-    "verdict": ("Verdict", "{}"),
 }
 _MOST_CELLS = 1600  # of a confusion matrix that is written out
 
@@ -59,7 +60,7 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the models beside each other: the columns that are known in their order, then the others."""
-    there = list(dict.fromkeys(name for row in rows for name in row if name != "model"))
+    there = list(dict.fromkeys(name for row in rows for name, value in row.items() if name != "model" and value is not None))
     told_with = {f"{name}_sd" for name in there} | {"difference_low", "difference_high"}
     columns = [name for name in _COMPARED if name in there]
     columns += [name for name in there if name not in columns and name not in told_with]
