@@ -73,8 +73,8 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
         *lines,
         "",
         *paragraph(
-            f"Scoring each row exactly once changes the time of plain `predict_proba` by {costs[0]:+.1f} % with one thread and by",
-            f"{costs[1]:+.1f} % with two.",
+            f"Scoring each row exactly once changes the time of plain `predict_proba` by {costs[0]:+.1f} % with one thread and",
+            f"by {costs[1]:+.1f} % with two.",
             f"On two cores two threads of one process were {two:.2f} times as fast as one, two processes {processes:.2f},",
             f"and two Dask workers {dask:.2f} times; the start of processes and workers, some seconds, is in it.",
         ),
