@@ -86,6 +86,19 @@ def test_its_cold_start_is_that_of_the_benchmark():
     assert f"takes {row['wall_s']['median']:.1f} s, {ratio:.2f} of what" in README
 
 
+def test_its_latency_is_that_of_the_benchmark():
+    (row,) = [row for row in read_rows("latency") if (row["threads"], row["set_up"]) == (1, "list")]
+    median, tail = (row[f"p{percent}_over_peer_by_round"]["median"] for percent in (50, 99))
+    assert f"takes {median:.2f} of the time" in README
+    assert f"(median; {tail:.2f} at the 99th percentile" in README
+
+
+def test_its_million_rows_are_those_of_the_benchmark():
+    (row,) = read_rows("score_million")
+    assert (row["rows"], set(row["kills"])) == (1_000_000, {"worker", "driver"})
+    assert "A run of a million rows" in README
+
+
 def test_its_opening_times_are_those_of_the_benchmark():
     rows = {(row["pipeline"], row["format"], row["step"]): row for row in read_rows("saved_files")}
     size, hashed, probed = (
