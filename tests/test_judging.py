@@ -114,13 +114,15 @@ def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(
     table = pd.read_csv(out)
     assert list(table["name"]) == ["majority", "TF-IDF + LogisticRegression", "static BERT (layer 0 mean)"]
     for row in table.to_dict("records"):
-        scores, costs = (line for line in result.out.splitlines() if row["name"] in line)
-        for metric in ("accuracy", "macro_f1", "roc_auc", "log_loss"):
-            assert f"{row[metric]:.3f} ± {row[f'{metric}_sd']:.3f}" in scores
-        assert row["verdict"] in costs
+        scores, against, costs = (line for line in result.out.splitlines() if row["name"] in line)
+        assert f"{row['accuracy']:.3f} ± {row['accuracy_sd']:.3f}" in scores
+        for metric in ("macro_f1", "roc_auc", "log_loss"):
+            assert f"{row[metric]:.3f}" in scores
+        assert row["verdict"] in against
+        assert f"{row['calibration_error']:.3f}" in costs
         if row["verdict"] != "baseline":
-            assert f"{row['difference']:+.3f}" in costs
-            assert f"{row['difference_low']:+.3f} to {row['difference_high']:+.3f}" in costs
+            found, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
+            assert f"{found:+.1f} ({low:+.1f} to {high:+.1f})" in against
     assert "2-fold cross-validation, 48 texts to train on" in result.out
     assert [path.name for path in figures.iterdir()] == ["comparison.png"]
 
