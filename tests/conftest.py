@@ -35,11 +35,16 @@ FAMILIES = ("bert", "bert-cased", "distilbert", "roberta", "xlm-roberta", "elect
 
 
 def _wordpiece(lowercase: bool) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+    words = [word for text in CORPUS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+    # a WordPieceTrainer orders its pieces differently in each process; so: letters, their continuations, and half of the words
+    letters, whole = sorted(set("".join(words))), sorted({word for word in words if len(word) > 1})[::2]
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=160, special_tokens=specials, show_progress=False))
+    vocabulary = [*specials, *letters, *(f"##{letter}" for letter in letters), "##ing", "##ed", *whole]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.add_special_tokens(specials)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -70,6 +75,10 @@ def _roberta_like(byte_level: bool) -> Tokenizer:
         trainer = trainers.UnigramTrainer(vocab_size=150, special_tokens=specials, unk_token="<unk>", show_progress=False)
         tokenizer.decoder = decoders.Metaspace()
     tokenizer.train_from_iterator(CORPUS, trainer)
+    if not byte_level:  # pieces of one score stand in another order in each process
+        scores = {piece: round(score, 3) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]}
+        pieces = sorted(scores.items(), key=lambda item: (-item[1], specials.index(item[0]) if item[0] in specials else 0, item[0]))
+        tokenizer.model = models.Unigram(pieces, unk_id=specials.index("<unk>"), byte_fallback=False)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

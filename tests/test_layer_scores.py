@@ -193,14 +193,14 @@ def test_on_noise_the_best_row_looks_good_and_the_nested_score_does_not(four_lay
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words.split(), 8)) for _ in range(60)]
     best, honest = [], []
-    for seed in range(8):
+    for seed in range(16):
         y = np.random.default_rng(seed).permutation([0, 1] * 30)
-        study = layer_study(texts, y, vectorizer=BertVectorizer(four_layers), cv=5, Cs=CS, nested=True)
+        study = layer_study(texts, y, vectorizer=BertVectorizer(four_layers), cv=5, poolings=("mean",), Cs=CS, nested=True)
         best.append(study["score"].max())
         honest.append(study.attrs["nested"]["score"])
     assert np.mean(best) > 0.58
-    assert abs(np.mean(honest) - 0.5) < 0.07
-    assert (np.array(best) > np.array(honest)).all()
+    assert abs(np.mean(honest) - 0.5) < 0.07  # four standard errors of sixteen labellings
+    assert np.mean(best) - np.mean(honest) > 0.05
 
 
 # ---- what may come in
