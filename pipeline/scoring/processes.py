@@ -96,9 +96,13 @@ class ProcessExecutor:
     def run(self, function: Function, shards: Iterable[Shard]) -> Iterator[tuple[Shard, Outcome | Died]]:
         """Run a function on every shard; see `Executor.run`."""
         coming = iter(shards)
+        ended: tuple[Shard, Outcome | Died] | None = None
         try:
             while True:
                 more = self._hand_out(function, coming)
+                if ended is not None:  # whose worker is at the next one while the caller looks at it
+                    yield ended
+                    ended = None
                 if not more and not any(worker.shard for worker in self._workers):
                     return
                 worker, content = self._events.get()
@@ -107,8 +111,7 @@ class ProcessExecutor:
                 shard, worker.shard = worker.shard, None
                 if content is None:
                     died = self._bury(worker)
-                    if shard is not None:
-                        yield shard, died
+                    ended = None if shard is None else (shard, died)
                     continue
                 kind, answer = pickle.loads(content)
                 if kind == "ready":
@@ -116,7 +119,7 @@ class ProcessExecutor:
                 elif kind == "raised":
                     raise answer
                 else:
-                    yield cast(Shard, shard), answer
+                    ended = cast(Shard, shard), answer
         finally:
             for worker in [worker for worker in self._workers if worker.shard]:  # what they do is not wanted any more
                 self._workers.remove(worker)
