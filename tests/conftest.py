@@ -77,8 +77,9 @@ def _roberta_like(byte_level: bool) -> Tokenizer:
     tokenizer.train_from_iterator(CORPUS, trainer)
     if not byte_level:  # pieces of one score stand in another order in each process
         scores = {piece: round(score, 3) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]}
-        pieces = sorted(scores.items(), key=lambda item: (-item[1], specials.index(item[0]) if item[0] in specials else 0, item[0]))
-        tokenizer.model = models.Unigram(pieces, unk_id=specials.index("<unk>"), byte_fallback=False)
+        rest = sorted((piece for piece in scores if piece not in specials), key=lambda piece: (-scores[piece], piece))
+        ordered = [(piece, scores[piece]) for piece in (*specials, *rest)]
+        tokenizer.model = models.Unigram(ordered, unk_id=specials.index("<unk>"), byte_fallback=False)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
