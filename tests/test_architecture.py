@@ -125,7 +125,8 @@ ARROWS = {
         "bert.tokenizing",
     },
     "pipeline.evaluation.logistic_path": set(),
-    "pipeline.evaluation.layer_scores": {"texts", "vectorizer", "layer_mix", "evaluation.logistic_path", "bert.pooling"},
+    "pipeline.evaluation.fold_scores": {"bert.pooling", "evaluation.logistic_path", "layer_mix"},
+    "pipeline.evaluation.layer_scores": {"evaluation.fold_scores", "texts", "vectorizer"},
     "pipeline.evaluation.figures": set(),
     "pipeline.labels": {"texts"},
     "pipeline.finetuning": {

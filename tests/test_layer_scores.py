@@ -9,7 +9,6 @@ from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-import pipeline.evaluation.layer_scores
 from pipeline import BertVectorizer, clear_cache, layer_study
 from pipeline.evaluation.layer_scores import COMBINATIONS, POOLINGS
 from tests.conftest import build_model
@@ -145,47 +144,6 @@ def test_the_vectorizer_given_is_neither_fitted_nor_changed(tiny_bert):
 
 
 # ---- no leaks
-
-
-def test_nothing_is_fitted_to_the_labels_of_test_rows(four_layers, monkeypatch):
-    folds = list(StratifiedKFold(3, shuffle=True, random_state=0).split(REVIEWS, LABELS))
-    seen = []
-
-    def fitted_weights(labels):
-        seen.clear()
-        layer_study(REVIEWS, labels, vectorizer=BertVectorizer(four_layers), cv=folds[:1], Cs=CS)
-        return [np.copy(weights) for weights in seen]
-
-    learn, fit = pipeline.evaluation.layer_scores.learn_layer_mix, pipeline.evaluation.layer_scores.fit_logistic_path
-
-    def spied_learn(vectors, y):
-        mix = learn(vectors, y)
-        seen.append(mix.weights)
-        return mix
-
-    def spied_fit(*arguments):
-        weights, intercepts = fit(*arguments)
-        seen.append(weights)
-        return weights, intercepts
-
-    monkeypatch.setattr(pipeline.evaluation.layer_scores, "learn_layer_mix", spied_learn)
-    monkeypatch.setattr(pipeline.evaluation.layer_scores, "fit_logistic_path", spied_fit)
-    scrambled = np.array(LABELS)
-    before = fitted_weights(scrambled)
-    test = folds[0][1]
-    scrambled[test] = np.where(scrambled[test] == "positive", "negative", "positive")
-    after = fitted_weights(scrambled)
-    assert len(before) == len(after) > 40
-    for one, other in zip(before, after, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_each_mix_is_learnt_from_its_own_part_of_the_training_rows(four_layers, monkeypatch):
-    sizes = []
-    learn = pipeline.evaluation.layer_scores.learn_layer_mix
-    monkeypatch.setattr(pipeline.evaluation.layer_scores, "learn_layer_mix", lambda v, y: sizes.append(len(v)) or learn(v, y))
-    layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(four_layers), cv=5, Cs=CS, combinations=("learned mix of all",))
-    assert sorted(sizes) == [32] * 15 + [48] * 5
 
 
 def test_on_noise_the_best_row_looks_good_and_the_nested_score_does_not(four_layers):

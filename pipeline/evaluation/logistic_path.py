@@ -1,4 +1,4 @@
-"""Many logistic regressions on the same rows at once: every part of the rows by every value of C. Used by layer_scores."""
+"""Many logistic regressions on the same rows at once: every part of the rows by every value of C. Used by fold_scores."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,0 +1,86 @@
+"""One kind of features on one fold: the score is that of scikit-learn's search, and no test row has a say in anything fitted."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.preprocessing import normalize
+
+import pipeline.evaluation.fold_scores
+from pipeline.evaluation.fold_scores import INNER_FOLDS, score_fold
+
+CS = [0.001, 0.1, 10.0]
+ACCURACY = check_scoring(LogisticRegression(), scoring="accuracy")
+
+
+def vectors_and_codes(n_classes=2):
+    """Give vectors of 3 layers of width 5 in which classes overlap, and the class of each."""
+    random = np.random.default_rng(0)
+    codes = random.permutation(np.arange(90) % n_classes)
+    vectors = random.normal(size=(90, 1, 3, 5)) + 0.5 * codes[:, None, None, None] * random.normal(size=(1, 1, 3, 5))
+    return vectors.astype(np.float32), codes
+
+
+def the_fold(codes):
+    return next(StratifiedKFold(3, shuffle=True, random_state=1).split(codes, codes))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("unit_length", [False, True])
+@pytest.mark.parametrize("combine", ["concat", "mean", "sum"])
+def test_the_score_is_that_of_a_search_for_C_within_the_training_rows(combine, unit_length, n_classes):
+    vectors, codes = vectors_and_codes(n_classes)
+    train, test = the_fold(codes)
+    found = score_fold(vectors, combine, unit_length, codes, train, test, CS, ACCURACY, random_state=2)
+    features = vectors.reshape(90, -1) if combine == "concat" else getattr(np, combine)(vectors[:, 0], axis=1)
+    features = (normalize(features) if unit_length else features).astype(np.float64)
+    classifier = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
+    inner = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=2)
+    search = GridSearchCV(classifier, {"C": CS}, cv=inner).fit(features[train], codes[train])
+    assert found.inner == pytest.approx(search.cv_results_["mean_test_score"])
+    assert CS[found.chosen] == search.best_params_["C"]
+    assert found.score == pytest.approx(search.score(features[test], codes[test]))
+    assert 1 / n_classes < found.score < 1
+
+
+@pytest.mark.parametrize("combine", ["concat", "learned"])
+def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, monkeypatch):
+    seen = []
+    learn, fit = pipeline.evaluation.fold_scores.learn_layer_mix, pipeline.evaluation.fold_scores.fit_logistic_path
+
+    def spied_learn(vectors, y):
+        mix = learn(vectors, y)
+        seen.append(mix.weights)
+        return mix
+
+    def spied_fit(*arguments):
+        weights, intercepts = fit(*arguments)
+        seen.append(weights)
+        return weights, intercepts
+
+    monkeypatch.setattr(pipeline.evaluation.fold_scores, "learn_layer_mix", spied_learn)
+    monkeypatch.setattr(pipeline.evaluation.fold_scores, "fit_logistic_path", spied_fit)
+    vectors, codes = vectors_and_codes()
+    train, test = the_fold(codes)
+    found, fitted = [], []
+    for _ in range(2):
+        found.append(score_fold(vectors, combine, False, codes, train, test, CS, ACCURACY, random_state=0))
+        fitted.append(seen.copy())
+        seen.clear()
+        vectors[test], codes[test] = vectors[test] - 3, 1 - codes[test]
+    assert len(fitted[0]) == len(fitted[1]) == (8 if combine == "learned" else 2)
+    for one, other in zip(*fitted, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert found[0].score != found[1].score
+    assert found[0].chosen == found[1].chosen
+
+
+def test_each_mix_is_learnt_from_its_own_part_of_the_training_rows(monkeypatch):
+    sizes = []
+    learn = pipeline.evaluation.fold_scores.learn_layer_mix
+    monkeypatch.setattr(pipeline.evaluation.fold_scores, "learn_layer_mix", lambda v, y: sizes.append(len(v)) or learn(v, y))
+    vectors, codes = vectors_and_codes()
+    train, test = the_fold(codes)
+    score_fold(vectors, "learned", False, codes, train, test, CS, ACCURACY, random_state=0)
+    assert sizes == [40, 40, 40, 60]  # three inner folds of 60 training rows, then all of them
