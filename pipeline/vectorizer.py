@@ -24,7 +24,8 @@ from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation, TruncationWarning
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
-from pipeline.embedding_cache import encode, open_store
+from pipeline.embedding_cache import open_store
+from pipeline.encoding import encode
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.versions import installed_versions, refuse_newer_state
 from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, take_columns
