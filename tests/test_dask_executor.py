@@ -36,6 +36,11 @@ def who(shard):
     return Outcome(shard.index, shard.n_rows, str(os.getpid()))
 
 
+def environment(shard):
+    names = ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+    return Outcome(shard.index, shard.n_rows, " ".join(os.environ[name] for name in names))
+
+
 def dies_at(shard, deadly, log):
     with Path(log, f"{shard.index}-{time.monotonic_ns()}").open("w"):
         pass
@@ -196,11 +201,14 @@ def test_without_distributed_the_command_that_installs_it_is_named(monkeypatch):
         pass
 
 
-def test_a_cluster_of_this_machine_is_started_and_stopped(capsys):
+def test_a_cluster_of_this_machine_is_started_and_stopped(capsys, monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
     with choose_executor("dask", 2) as executor:
         assert executor.threads == 1
         pids = {outcome.sha256 for _, outcome in executor.run(who, shards(8))}
+        environments = {outcome.sha256 for _, outcome in executor.run(environment, shards(8))}
     assert len(pids) == 2
+    assert environments == {f"1 {1 << 30} 4096"}  # what was set already stays
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
