@@ -22,6 +22,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from pipeline import BertVectorizer, cache_info, load_pipeline, save_pipeline, vector_store
 from pipeline import embedding_cache as cache_module
 from pipeline.bert import encoder as encoder_module
+from pipeline.bert import short as short_module
 from pipeline.bert.packed import PackedEncoder
 from pipeline.checkpoints import provenance as provenance_module
 from pipeline.vector_store import FolderStore
@@ -181,6 +182,21 @@ def while_another_thread_writes_to_the_folder_cache(fitted: Pipeline, expected: 
     return "right" if found == [1, 2, []] and order.index("forking") < order.index("forked") else f"{found} {order}"
 
 
+def one_by_one(fitted: Pipeline) -> np.ndarray:
+    return np.vstack([fitted.predict_proba([text]) for text in TEXTS[:5]])  # each runs the forward for short texts
+
+
+def after_a_prediction_of_a_single_text(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
+    found = [one_by_one(fitted), Child(lambda: one_by_one(fitted)).get(), one_by_one(fitted)]
+    return " ".join(sorted({told(each, expected[:5]) for each in found}))
+
+
+def while_another_thread_lays_out_weights_for_short_texts(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
+    with Holder(short_module._one_at_a_time):
+        child = Child(lambda: one_by_one(open_anew(folder / "first.joblib")))
+        return told(child.get(), expected[:5])
+
+
 def under_multiprocessing(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         halves = pool.map_async(fitted.predict_proba, [TEXTS[:128], TEXTS[128:]])
@@ -274,6 +290,8 @@ SCENARIOS: dict[str, Callable[[Pipeline, np.ndarray, Path], str]] = {
     "while another thread counts": while_another_thread_holds(cache_module._counts_lock),
     "while another thread is inside the memory cache": while_another_thread_holds(cache_module._memory._lock),
     "while another thread writes to the folder cache": while_another_thread_writes_to_the_folder_cache,
+    "after a prediction of a single text": after_a_prediction_of_a_single_text,
+    "while another thread lays out weights for short texts": while_another_thread_lays_out_weights_for_short_texts,
     "under multiprocessing": under_multiprocessing,
     "two workers of a preloading server": two_workers_of_a_preloading_server,
     "a child of a child": a_child_of_a_child,
