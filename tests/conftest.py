@@ -1,7 +1,9 @@
 """Tiny random models of every family, built here: no test needs a network or a hub."""
 
+import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,16 +33,21 @@ CORPUS = [
     "Überraschend gut. 東京 は 楽しい. Très bien.",
 ]
 TEXTS = [*CORPUS, "", "film", "A quiet, lovely film that stayed with me for days.", "unbelievably embeddable", "a " * 30]
+FRESH_SEEDS = itertools.count(1000)  # for build_model: of a model that no other test has loaded
 FAMILIES = ("bert", "bert-cased", "distilbert", "roberta", "xlm-roberta", "electra")
 
 
 def _wordpiece(lowercase: bool) -> Tokenizer:
     normalizer, splitter = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
-    words = [word for text in CORPUS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
-    # a WordPieceTrainer orders its pieces differently in each process; so: letters, their continuations, and half of the words
-    letters, whole = sorted(set("".join(words))), sorted({word for word in words if len(word) > 1})[::2]
+    # by hand, for a WordPieceTrainer orders its pieces differently in each process
+    words = sorted({word for text in CORPUS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))})
+    letters = sorted(set("".join(words)))
+    whole = [word if i % 2 else word[:-1] for i, word in enumerate(words) if len(word) > 3]  # the others are two pieces or more
+    pairs = Counter(word[i : i + 2] for word in words for i in range(1, len(word) - 1))
+    frequent = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = [*specials, *letters, *(f"##{letter}" for letter in letters), "##ing", "##ed", *whole]
+    pieces = [*specials, *letters, *(f"##{letter}" for letter in letters), *whole, *(f"##{pair}" for pair in frequent)]
+    vocabulary = list(dict.fromkeys(pieces))[:160]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter

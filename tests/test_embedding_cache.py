@@ -16,12 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
-from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache
+from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache, encoding
 from pipeline import embedding_cache as cache_module
 from pipeline.bert.packed import PackedEncoder
-from pipeline.bert.tokenizing import TextTooLongError
 from pipeline.vector_store import MemoryStore
-from tests.conftest import TEXTS, build_model
+from tests.conftest import FRESH_SEEDS, TEXTS, build_model
 
 TOP = Path(__file__).resolve().parent.parent
 FORTY = [f"{'lovely' if i % 2 else 'dull'} film number {i} " + "word " * (i % 7) for i in range(40)]
@@ -41,7 +40,7 @@ def search(model, grid, cache, n_jobs=None):
 @pytest.mark.parametrize("where", ["memory", "folder"])
 @pytest.mark.parametrize("grid", [GRID_OVER_C, GRID_OVER_ALL], ids=["over C", "over layers and poolings"])
 def test_a_grid_search_over_forty_texts_sends_forty_texts_and_loads_one_model(grid, where, tmp_path, encoded):
-    model = str(build_model(tmp_path / "model", "bert", seed=11))  # a model no other test has loaded
+    model = str(build_model(tmp_path / "model", "bert", seed=next(FRESH_SEEDS)))
     search(model, grid, "memory" if where == "memory" else tmp_path / "cache")
     assert sum(encoded) == 40
     info = cache_info()
@@ -165,7 +164,7 @@ def test_a_full_memory_cache_lets_the_least_recently_used_go():
 
 @pytest.mark.parametrize("plan_texts", [4, 1000])
 def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked_for_are_run(plan_texts, tiny_bert, monkeypatch):
-    monkeypatch.setattr(cache_module, "PLAN_TEXTS", plan_texts)  # a group that would fit alone makes no difference
+    monkeypatch.setattr(encoding, "PLAN_TEXTS", plan_texts)  # a group that would fit alone makes no difference
     monkeypatch.setattr(cache_module, "_memory", MemoryStore(max_bytes=5 * 4 * 32 * 4))  # five texts of one pooling
     depths = []
     load = cache_module.FrozenBert._load
@@ -188,38 +187,6 @@ def test_long_runs_are_encoded_in_chunks(tiny_bert, monkeypatch, encoded):
     assert (
         np.abs(chunked - BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(FORTY + TEXTS)).max() <= 1e-5
     )
-
-
-@pytest.mark.parametrize("plan_texts", [1, 7, 40, 1000])
-def test_tokenising_ahead_changes_no_vector_and_no_count(plan_texts, tiny_bert, monkeypatch):
-    texts = [*FORTY, *TEXTS, *FORTY[:5]]
-    whole = BertVectorizer(tiny_bert, max_length=9, cache=None)
-    chunked = BertVectorizer(tiny_bert, max_length=9, cache=None)
-    with pytest.warns(TruncationWarning):
-        expected = whole.fit_transform(texts)
-    monkeypatch.setattr(cache_module, "PLAN_TEXTS", plan_texts)
-    with pytest.warns(TruncationWarning) as caught:
-        found = chunked.fit_transform(texts)
-    assert len(caught) == 1
-    assert np.abs(found - expected).max() <= 1e-5
-    assert chunked.truncation_report_ == whole.truncation_report_
-    assert np.array_equal(found[:5], found[-5:])
-
-
-@pytest.mark.parametrize("plan_texts", [2, 1000])
-def test_a_text_that_is_too_long_is_named_by_its_row_in_whatever_group_it_is(plan_texts, tiny_bert, monkeypatch):
-    monkeypatch.setattr(cache_module, "PLAN_TEXTS", plan_texts)
-    texts = ["film", "film", "soup", "a", "a film", "film", "film " * 20, "soup", "film " * 30]
-    with pytest.raises(TextTooLongError, match="text 6 has 42 tokens"):
-        BertVectorizer(tiny_bert, max_length=10, truncation="error").fit_transform(texts)
-
-
-def test_the_progress_bar_ends_at_the_number_of_texts_sent(tiny_bert, monkeypatch, capsys):
-    monkeypatch.setattr(cache_module, "PLAN_TEXTS", 7)
-    BertVectorizer(tiny_bert, progress=True).fit_transform(FORTY)
-    assert "40/40" in capsys.readouterr().err
-    BertVectorizer(tiny_bert, progress=True).fit_transform([*FORTY, "one more"])
-    assert "1/1" in capsys.readouterr().err
 
 
 # ---- the same text in other company

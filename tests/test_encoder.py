@@ -21,7 +21,7 @@ from pipeline.bert.packed import PackedEncoder
 from pipeline.bert.shape import FAMILIES as SUPPORTED
 from pipeline.bert.shape import read_shape
 from pipeline.checkpoints.checkpoint import CheckpointError, resolve
-from tests.conftest import FAMILIES, TEXTS, build_model
+from tests.conftest import FAMILIES, FRESH_SEEDS, TEXTS, build_model
 
 TOLERANCE = 1e-5
 SOME = [TEXTS[0], TEXTS[5], "", "film"]
@@ -114,7 +114,7 @@ def test_ids_may_be_of_any_integer_type_and_memory_order(tiny_bert, load):
 
 
 def test_loading_copies_nothing_but_what_is_fused(tmp_path):
-    checkpoint = resolve(str(build_model(tmp_path / "model", "bert", seed=55)))
+    checkpoint = resolve(str(build_model(tmp_path / "model", "bert", seed=next(FRESH_SEEDS))))
     begin = checkpoint.weights.ctypes.data
 
     def is_view(tensor):
@@ -144,7 +144,7 @@ def test_the_same_question_gets_the_same_encoder(tiny_bert, tmp_path, load):
 
 
 def test_many_threads_load_a_model_once_and_get_the_same_numbers(tmp_path, load):
-    folder = build_model(tmp_path / "model", "bert", seed=77)
+    folder = build_model(tmp_path / "model", "bert", seed=next(FRESH_SEEDS))
     checkpoint = resolve(str(folder))
     expected = BertModel.from_pretrained(folder)(torch.tensor(IDS)).last_hidden_state.detach()
     found, start = [], threading.Barrier(8)

@@ -491,7 +491,7 @@ def test_a_vector_that_is_not_finite_is_refused_with_its_text_and_the_precision(
     vectorizer = BertVectorizer(tiny_bert, cache=None).fit(["film"])
     assert vectorizer.transform(["film"]).shape == (1, 32)
     with pytest.raises(ValueError, match=r"features of text 2 are not finite \(dtype='auto', 1 such texts\).*dtype='float32'"):
-        vectorizer.transform(["film", "soup", "a long " * 20, "film"])
+        vectorizer.transform(["film", "soup", "a film " * 20, "film"])
 
 
 # ---- pickle and joblib
