@@ -91,6 +91,15 @@ def test_its_latency_is_that_of_the_benchmark():
     assert f"(median; {tail:.2f} at the 99th percentile; one thread; {with_two:.2f} with two; `benchmarks/latency.py`)" in README
 
 
+def test_its_rows_per_second_are_those_of_the_benchmark():
+    rates = {row["way"]: f"{row['rows_per_s']:,.0f}" for row in read_rows("score_table")}
+    said = (
+        f"{rates['score_table, 2 processes']} rows per second by two processes, {rates['predict_proba, 2 threads']} by plain "
+        f"`predict_proba` with two threads, {rates['pandas and sentence-transformers, 2 threads']} by a loop over sentence-transformers"
+    )
+    assert said in " ".join(README.split())
+
+
 def test_its_million_rows_are_those_of_the_benchmark():
     (row,) = read_rows("score_million")
     assert (row["rows"], set(row["kills"])) == (1_000_000, {"worker", "driver"})
