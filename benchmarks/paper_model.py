@@ -51,7 +51,8 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
     """Say how fast each way was, and what the layer of score_table costs."""
     plain = ways["predict_proba, 2 threads"]
     lines = [
-        f"Labelling {plain['rows']:,} distinct short texts of a CSV file, two cores (`benchmarks/score_table.py`):",
+        f"Labelling {plain['rows']:,} distinct short texts of a CSV file, two cores (`benchmarks/score_table.py`);",
+        "each ratio is to `predict_proba` in the same run:",
         "",
         "| way | rows per second | of predict_proba, 2 threads | peak memory, MiB | of a worker |",
         "|---|---|---|---|---|",

@@ -95,7 +95,8 @@ def test_its_rows_per_second_are_those_of_the_benchmark():
     rates = {row["way"]: f"{row['rows_per_s']:,.0f}" for row in read_rows("score_table")}
     said = (
         f"{rates['score_table, 2 processes']} rows per second by two processes, {rates['predict_proba, 2 threads']} by plain "
-        f"`predict_proba` with two threads, {rates['pandas and sentence-transformers, 2 threads']} by a loop over sentence-transformers"
+        f"`predict_proba` with two threads, {rates['pandas and sentence-transformers, 2 threads']} by a loop over "
+        "sentence-transformers"
     )
     assert said in " ".join(README.split())
 
