@@ -41,6 +41,14 @@ def test_a_comparison_shows_what_is_there_and_nothing_twice(scores):
     assert not {"Fit, s", "File, MB"} & set(tables.comparison_table(unknown).header)
 
 
+def test_the_baseline_has_no_difference_to_itself():
+    rows = [
+        {"model": name, "difference": value, "difference_low": value, "difference_high": value, "verdict": verdict}
+        for name, value, verdict in (("TF-IDF", 0.0, "baseline"), ("BERT", 0.1, "better than TF-IDF"))
+    ]
+    assert [row[1] for row in tables.comparison_table(rows).rows] == ["-", "+0.100 (+0.100 to +0.100)"]
+
+
 def test_a_column_that_is_not_known_is_shown_as_it_is():
     table = tables.comparison_table([{"model": "a", "accuracy": 0.5, "n_words": 12345.678}])
     assert table.header == ["Model", "Accuracy", "n words"]

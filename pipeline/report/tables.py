@@ -74,6 +74,8 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _compared(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
+    if name == "difference" and row.get("verdict") == "baseline":  # to itself
+        return "-"
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "-" if value is None else str(value)
     shown = number(value, _COMPARED.get(name, ("", "{:.4g}"))[1])
