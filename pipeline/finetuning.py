@@ -325,7 +325,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         CheckpointError
             Where the weights in the file that this came from are damaged.
         """
-        return np.asarray(softmax(self._logits(X), axis=1))
+        return self.predict_both(X)[1]
 
     def predict(self, X: Iterable[str]) -> np.ndarray:
         """Return the most probable label of every text.
@@ -340,8 +340,23 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         ndarray of shape (n_texts,)
             Of ``classes_``.
         """
-        chosen = self._logits(X).argmax(axis=1)
-        return np.asarray(self.classes_[chosen])
+        return self.predict_both(X)[0]
+
+    def predict_both(self, X: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `predict` and `predict_proba` say, at the price of one.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_texts,)
+        probabilities : ndarray of shape (n_texts, n_classes), float64
+        """
+        logits = self._logits(X)
+        return np.asarray(self.classes_[logits.argmax(axis=1)]), np.asarray(softmax(logits, axis=1))
 
     def _logits(self, X: Iterable[str]) -> np.ndarray:
         """Return what the head says, shape (n_texts, n_classes), float64."""

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 
@@ -116,25 +115,26 @@ def _safe(value: Any) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
-def print_labels(console: Console, texts: Sequence[str], probabilities: "np.ndarray", classes: "np.ndarray") -> None:
-    """Print the likeliest label of each text: a table, or tab-separated lines where no terminal reads them.
+def print_labels(console: Console, texts: Sequence[str], labels: Sequence[Any], probability: Sequence[float]) -> None:
+    """Print the label of each text with its probability: a table, or tab-separated lines where no terminal reads them.
 
     Parameters
     ----------
     console : Console
         Where to.
     texts : sequence of str, length n_texts
-    probabilities : ndarray of shape (n_texts, n_classes)
-    classes : ndarray of shape (n_classes,)
+    labels : sequence, length n_texts
+        As the model's ``predict`` gives them.
+    probability : sequence of float, length n_texts
+        Of each label; NaN for a label that is none of the classes.
     """
-    labels = classes[probabilities.argmax(axis=1)]
     if not console.is_terminal:  # one text a line, for the next program in the pipe
-        for text, label, row in zip(texts, labels, probabilities, strict=True):
-            print(label, f"{row.max():.4f}", text, sep="\t")
+        for text, label, value in zip(texts, labels, probability, strict=True):
+            print(label, f"{value:.4f}", text, sep="\t")
         return
     table = Table("label", "probability", "text")
-    for text, label, row in zip(texts, labels, probabilities, strict=True):
-        table.add_row(str(label), f"{row.max():.3f}", text)
+    for text, label, value in zip(texts, labels, probability, strict=True):
+        table.add_row(str(label), _number(value), text)
     console.print(table, markup=False)
 
 
@@ -208,7 +208,8 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
                 parts.add_row(_safe(group["value"]), *cells)
             console.print(parts, markup=False)
     for mistake in scores["mistakes"]:
-        sure = f"{mistake['true']} taken for {mistake['predicted']} ({mistake['probability']:.3f})"
+        probability = "no class" if mistake["probability"] is None else f"{mistake['probability']:.3f}"
+        sure = f"{mistake['true']} taken for {mistake['predicted']} ({probability})"
         console.print(f"{sure}: {_safe(mistake['text'])}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -18,6 +18,7 @@ MODULES = {
 # Who may import whom among our own modules; a module that is not here may import nothing of ours.
 ARROWS = {
     "pipeline.texts": set(),
+    "pipeline.answers": set(),
     "pipeline.forks": set(),
     "pipeline.file_systems": set(),
     "pipeline.csv_table": set(),
@@ -171,9 +172,10 @@ ARROWS = {
     "pipeline.scoring.plan": {"scoring.parts"},
     "pipeline.scoring.run_folder": {"scoring.parts", "scoring.plan"},
     "pipeline.scoring.progress": set(),
-    "pipeline.scoring.predictions": {"datasets"},
-    "pipeline.scoring.bad_rows": {"checkpoints.model_files"},
+    "pipeline.scoring.predictions": {"answers", "datasets"},
+    "pipeline.scoring.bad_rows": {"answers", "checkpoints.model_files"},
     "pipeline.scoring.score_shard": {
+        "answers",
         "artifact",
         "scoring.bad_rows",
         "scoring.parts",
@@ -186,13 +188,14 @@ ARROWS = {
         *(f"scoring.{one}" for one in "executors isolate plan progress run_folder score_shard shard source".split()),
     },
     "pipeline.scoring.table": {
+        "answers",
         "artifact",
         "saved.manifest",
         "saved.versions",
         *(f"scoring.{one}" for one in "choose_executor driver open_source plan predictions progress score_shard target".split()),
     },
     "pipeline.evaluation.metrics": set(),
-    "pipeline.evaluation.failures": {"bert.tokenizing", "explanation", "evaluation.metrics", "texts", "vectorizer"},
+    "pipeline.evaluation.failures": {"answers", "bert.tokenizing", "explanation", "evaluation.metrics", "texts", "vectorizer"},
     "pipeline.evaluation.word2vec": {"texts"},
     "pipeline.evaluation.baselines": {"evaluation.word2vec", "finetuning", "vectorizer"},
     "pipeline.evaluation.candidates": {
@@ -205,6 +208,7 @@ ARROWS = {
     "pipeline.evaluation.cold_times": set(),
     "pipeline.evaluation.paired": set(),
     "pipeline.evaluation.comparison": {
+        "answers",
         "bert.tokenizing",
         "embedding_cache",
         "evaluation.candidates",
@@ -217,8 +221,9 @@ ARROWS = {
         "vectorizer",
     },
     "pipeline.evaluation.curves": set(),
-    "pipeline.evaluation.embedding_map": set(),
+    "pipeline.evaluation.embedding_map": {"answers"},
     "pipeline.evaluation.scores": {
+        "answers",
         "evaluation.curves",
         "evaluation.embedding_map",
         "evaluation.failures",
@@ -233,7 +238,14 @@ ARROWS = {
     "pipeline.report.page": {"report.contents", "report.readable", "report.sections", "report.tables"},
     "pipeline.report.lineage": {"saved.description", "saved.manifest", "saved.versions"},
     "pipeline.commands.options": {"datasets"},
-    "pipeline.commands.labelling": {"artifact", "commands.options", "printing", "scoring.dask_executor", "scoring.table"},
+    "pipeline.commands.labelling": {
+        "answers",
+        "artifact",
+        "commands.options",
+        "printing",
+        "scoring.dask_executor",
+        "scoring.table",
+    },
     "pipeline.commands.reporting": {
         "artifact",
         "commands.options",

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.answers import Answers
 from pipeline.checkpoints.model_files import CheckpointError
 from pipeline.scoring.bad_rows import in_one_line, predict_rows
 
@@ -18,7 +19,7 @@ def model(bad, calls=None, error=ValueError):
             if text in bad:
                 raise error(f"row {label}:\n {text}")
         value = texts.str.len().to_numpy() / 100
-        return np.column_stack([value, 1 - value])
+        return Answers(texts.to_numpy(), np.column_stack([value, 1 - value]))
 
     return predict
 
@@ -26,12 +27,13 @@ def model(bad, calls=None, error=ValueError):
 @pytest.mark.parametrize("places", [[], [0], [36], [17, 18], [3, 20, 35], list(range(37))])
 def test_the_rows_that_fail_are_found_with_their_reason_and_the_others_have_their_values(places):
     bad = {TEXTS.iloc[i] for i in places}
-    probabilities, failed = predict_rows(model(bad), TEXTS, 2)
+    answers, failed = predict_rows(model(bad), TEXTS, 2)
     assert sorted(failed) == places
     assert all(failed[i] == f"ValueError: row {100 + i}:\n text {i}" for i in places)
     kept = TEXTS.drop(TEXTS.index[places])
-    expected = model(set())(kept) if len(kept) else np.empty((0, 2))
-    assert np.array_equal(probabilities, expected)
+    expected = model(set())(kept) if len(kept) else Answers(np.empty(0), np.empty((0, 2)))
+    assert np.array_equal(answers.labels, expected.labels)
+    assert np.array_equal(answers.probability, expected.probability)
 
 
 def test_good_rows_cost_one_call_and_one_bad_row_few():
@@ -60,18 +62,18 @@ def test_what_is_no_rows_fault_is_raised(error):
 def test_probabilities_that_are_no_numbers_are_no_probabilities():
     def predict(texts):
         found = model(set())(texts)
-        found[texts == "text 3"] = np.nan
+        found.probability[texts == "text 3"] = np.nan
         return found
 
-    probabilities, failed = predict_rows(predict, TEXTS, 2)
+    answers, failed = predict_rows(predict, TEXTS, 2)
     assert failed == {3: "its probabilities are not finite"}
-    assert np.isfinite(probabilities).all()
-    assert len(probabilities) == 36
+    assert np.isfinite(answers.probability).all()
+    assert len(answers.labels) == len(answers.probability) == 36
 
 
 def test_no_texts_ask_nothing_of_the_model():
-    probabilities, failed = predict_rows(model(set(), error=AssertionError), TEXTS[:0], 3)
-    assert (probabilities.shape, failed) == ((0, 3), {})
+    answers, failed = predict_rows(model(set(), error=AssertionError), TEXTS[:0], 3)
+    assert (answers.probability.shape, failed) == ((0, 3), {})
 
 
 def test_reasons_are_one_short_line():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from pipeline.answers import Judged
 from pipeline.evaluation.embedding_map import MOST_CHARACTERS, map_embeddings
 
 TEXTS = [f"text {i}" for i in range(40)]
@@ -15,7 +16,8 @@ FEATURES = np.random.default_rng(0).normal(size=(40, 6)) * [9, 5, 1, 1, 1, 1]
 
 def draw(features=FEATURES, texts=TEXTS, *, n_points=500, random_state=0):
     n = len(texts)
-    return map_embeddings(features, texts, TRUE[:n], PROBABILITY[:n], ["no", "yes"], n_points=n_points, random_state=random_state)
+    judged = Judged(TRUE[:n], PROBABILITY[:n].argmax(axis=1), PROBABILITY[:n].max(axis=1), ["no", "yes"])
+    return map_embeddings(features, texts, judged, n_points=n_points, random_state=random_state)
 
 
 def places(found):

@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from pipeline import explain, make_sentiment_pipeline
+from pipeline.answers import Judged
 from pipeline.evaluation.failures import find_duplicates, find_mistakes, slice_by, slices_by_length
 
 TEXTS = [f"A {word} film, number {i}." for i in range(12) for word in ("lovely", "quiet", "dull", "cold")]
@@ -19,8 +20,9 @@ def model(tiny_bert):
 
 
 def answers(model, texts, labels):
-    classes = model.classes_.tolist()
-    return np.array([classes.index(label) for label in labels]), model.predict_proba(texts)
+    classes, probability = model.classes_.tolist(), model.predict_proba(texts)
+    true = np.array([classes.index(label) for label in labels])
+    return Judged(true, probability.argmax(axis=1), probability.max(axis=1), classes)
 
 
 def test_every_value_is_a_group_and_rare_ones_are_put_together():
@@ -48,8 +50,8 @@ def test_lengths_are_in_tokens_where_the_model_has_them_and_in_characters_elsewh
 
 def test_the_surest_mistakes_come_first_with_reasons_that_add_up(model):
     labels = ["bad" if i % 3 == 0 else label for i, label in enumerate(LABELS)]
-    true, probability = answers(model, TEXTS, labels)
-    mistakes = find_mistakes(model, TEXTS, true, probability, n=5, train=(TEXTS, LABELS))
+    judged = answers(model, TEXTS, labels)
+    mistakes = find_mistakes(model, TEXTS, judged, n=5, train=(TEXTS, LABELS))
     sureness = [mistake["probability"] for mistake in mistakes]
     assert sureness == sorted(sureness, reverse=True)
     for mistake in mistakes:
@@ -65,13 +67,13 @@ def test_the_surest_mistakes_come_first_with_reasons_that_add_up(model):
         assert nearest[0]["similarity"] == pytest.approx(1.0)  # the text itself, or one that differs in an unknown number
         assert nearest[0]["label"] == LABELS[mistake["row"]]
         assert len(nearest) == 3
-    assert find_mistakes(model, TEXTS, true, probability, n=0, train=None) == []
+    assert find_mistakes(model, TEXTS, judged, n=0, train=None) == []
 
 
 def test_a_model_that_cannot_be_explained_says_so_and_has_neighbours_all_the_same():
     other = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, LABELS)
-    true, probability = answers(other, TEXTS, LABELS[::-1])
-    (mistake,) = find_mistakes(other, TEXTS, true, probability, n=1, train=(TEXTS, LABELS))
+    judged = answers(other, TEXTS, LABELS[::-1])
+    (mistake,) = find_mistakes(other, TEXTS, judged, n=1, train=(TEXTS, LABELS))
     assert "begins with a TfidfVectorizer" in mistake["explanation"]["refused"]
     assert len(mistake["nearest"]) == 3
 

@@ -28,7 +28,7 @@ def test_scores_are_those_of_scikit_learn(answers):
     true, probability = answers
     probability = probability / probability.sum(axis=1, keepdims=True)
     predicted, binary = probability.argmax(axis=1), probability.shape[1] == 2
-    scores = classification_scores(true, probability)
+    scores = classification_scores(true, predicted, probability)
     assert scores["accuracy"] == np.mean(predicted == true)
     assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(true, predicted))
     assert scores["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
@@ -45,9 +45,11 @@ def test_resampled_scores_are_those_of_the_resampled_rows(answers):
     random = np.random.default_rng(1)
     rows = [random.integers(len(true), size=len(true)) for _ in range(20)]
     times = np.stack([np.bincount(drawn, minlength=len(true)) for drawn in rows]).astype(float)
-    fast = _resampled_scores(true, probability, times)
+    predicted = np.where(random.random(len(true)) < 0.3, true, probability.argmax(axis=1))  # not always the most probable class
+    predicted[:5] = probability.shape[1]  # and sometimes none
+    fast = _resampled_scores(true, predicted, probability, times)
     for i, drawn in enumerate(rows):
-        slow = classification_scores(true[drawn], probability[drawn])
+        slow = classification_scores(true[drawn], predicted[drawn], probability[drawn])
         assert fast.keys() == slow.keys()
         for name, value in slow.items():
             assert fast[name][i] == pytest.approx(np.nan if value is None else value, nan_ok=True), name
@@ -55,15 +57,18 @@ def test_resampled_scores_are_those_of_the_resampled_rows(answers):
 
 def test_sets_without_a_class_have_no_ranking_scores_and_spoil_no_interval():
     true, probability = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
-    intervals = bootstrap_intervals(true, probability, n_samples=200, random_state=0)
+    predicted = probability.argmax(axis=1)
+    intervals = bootstrap_intervals(true, predicted, probability, n_samples=200, random_state=0)
     assert intervals["roc_auc"] == [1.0, 1.0]
-    alone = classification_scores(true[:3], probability[:3])
+    alone = classification_scores(true[:3], predicted[:3], probability[:3])
     assert (alone["roc_auc"], alone["average_precision"], alone["accuracy"]) == (None, None, 1.0)
-    none = bootstrap_intervals(true[:3], probability[:3], n_samples=20, random_state=0)
+    none = bootstrap_intervals(true[:3], predicted[:3], probability[:3], n_samples=20, random_state=0)
     assert none["roc_auc"] is None
 
 
 def test_intervals_hold_the_score_and_are_the_same_for_a_seed(answers):
+    true, probability = answers
+    answers = true, probability.argmax(axis=1), probability
     first, again = (bootstrap_intervals(*answers, n_samples=300, random_state=3) for _ in range(2))
     assert first == again != bootstrap_intervals(*answers, n_samples=300, random_state=4)
     scores = classification_scores(*answers)

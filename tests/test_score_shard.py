@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 
 from pipeline import ArtifactError, BadRowError, BertVectorizer, load_pipeline, save_pipeline
 from pipeline.saved.manifest import sha256_of
@@ -132,13 +132,13 @@ def test_the_model_computes_with_the_threads_it_is_told_and_the_process_is_left_
         return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
 
     seen = []
-    predict = Pipeline.predict_proba
+    predict = LogisticRegression.predict_proba
 
-    def looks(fitted, texts):
+    def looks(fitted, features):
         seen.append((torch.get_num_threads(), blas()))
-        return predict(fitted, texts)
+        return predict(fitted, features)
 
-    monkeypatch.setattr(Pipeline, "predict_proba", looks)
+    monkeypatch.setattr(LogisticRegression, "predict_proba", looks)
     before = torch.get_num_threads(), blas()
     score_shard(replace(job, threads=n), shard.rows(3, 5))
     assert seen == [(n, {n})]

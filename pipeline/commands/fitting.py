@@ -35,7 +35,7 @@ def train(
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
-    """Train on a table, compare with TF-IDF on the same folds, score on held-out texts, save, report, and try the saved file."""
+    """Train on a table, save, compare with TF-IDF on the same folds, score on held-out texts, report, and try the saved file."""
     from pipeline.artifact import load_pipeline, save_pipeline
     from pipeline.datasets import load_reviews, split_table
     from pipeline.evaluation.comparison import compare
@@ -60,23 +60,26 @@ def train(
         **{name: value for name, value in asked.items() if value is not None}, progress=sys.stderr.isatty()
     )
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({data or 'the shipped reviews'}).")
+    candidate.fit(train_set[text], train_set[label])
+    path = save_pipeline(candidate.set_params(bertvectorizer__progress=False), out)
+    console.print(f"Saved {path} ({path.stat().st_size / 1e6:.0f} MB).")  # first: whatever fails below, the model is there
     table = compare(train_set[text], train_set[label], model=candidate, cv=cv, n_timed=0) if cv else None
     if table is not None:
         print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
-    candidate.fit(train_set[text], train_set[label])
+    candidate.set_params(bertvectorizer__progress=sys.stderr.isatty())
     if reported:
         by = test_set[[name for name in ("domain", "trait") if name in test_set]] if data is None else None
         scores = evaluate(candidate, test_set[text], test_set[label], by=by, train=(train_set[text], train_set[label]))
     else:
         scores = evaluate(candidate, test_set[text], test_set[label], n_mistakes=0, n_examples=0, n_map=0)
     print_scores(console, {**scores, "slices": {}, "mistakes": []}, "On the held-out texts")
-    candidate.set_params(bertvectorizer__progress=False)
-    path = save_pipeline(candidate, out, scores={"held out": {k: v for k, v in scores.items() if isinstance(v, int | float)}})
+    held_out = {"held out": {k: v for k, v in scores.items() if isinstance(v, int | float)}}
+    save_pipeline(candidate.set_params(bertvectorizer__progress=False), out, scores=held_out)
     if reported:
         origin: Path | str = data or "the shipped reviews"
         tables = {"held_out_texts": (origin, test_set), "training_texts": (origin, train_set)}
         write_page(console, scores, out.with_suffix(".html"), candidate, path, tables, comparison=table)
     elif lacking:
         console.print(lacking)
-    console.print(f"Saved {path} ({path.stat().st_size / 1e6:.0f} MB). Loaded again, it says:")
+    console.print(f"{path}, loaded again, says:")
     label_texts(console, load_pipeline(path), list(EXAMPLES))

@@ -52,19 +52,15 @@ def predict(
 
 def label_texts(console: Console, fitted: Any, texts: list[str]) -> None:
     """Print label and probability of each text."""
-    print_labels(console, texts, _probabilities(fitted, texts), fitted.classes_)
+    from pipeline.answers import ask, check_classifier, is_most_probable, label_probability, positions, warn_of_other_labels
 
-
-def _probabilities(fitted: Any, texts: Any) -> Any:
-    if not hasattr(fitted, "predict_proba"):
-        raise ValueError(
-            f"The saved {type(fitted[-1]).__name__} gives no probabilities (predict_proba); train another classifier."
-        )
-    if not len(texts):  # no classifier takes zero rows
-        import numpy as np
-
-        return np.empty((0, len(fitted.classes_)))
-    return fitted.predict_proba(texts)
+    check_classifier(fitted)
+    if not texts:  # no classifier takes zero rows
+        return
+    answers = ask(fitted, texts)
+    predicted, _ = positions(answers.labels, fitted.classes_.tolist())
+    warn_of_other_labels(is_most_probable(predicted, answers.probability), f"the {type(fitted[-1]).__name__}")
+    print_labels(console, texts, answers.labels.tolist(), label_probability(predicted, answers.probability).tolist())
 
 
 def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:

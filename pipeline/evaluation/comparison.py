@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import StratifiedKFold, check_cv
 
+from pipeline.answers import ask, is_most_probable, positions, warn_of_other_labels
 from pipeline.bert.tokenizing import TruncationWarning
 from pipeline.embedding_cache import cache_info
 from pipeline.evaluation.candidates import (
@@ -36,7 +37,7 @@ METRICS = ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
 BASELINE = ROWS["tfidf"]
 
 
-class Answers(NamedTuple):
+class RowResult(NamedTuple):
     """What one candidate did: the scores of every fold, whether it was right on each tested text, and what it cost."""
 
     scores: list[dict[str, float]]
@@ -166,8 +167,8 @@ def compare(
         made["layers"], chosen = best_layers(bert, texts, labels, folds, random_state=random_state, n_jobs=n_jobs)
     encode_all([made[name].by_fold[0] for name in rows], texts, labels)
     timed = _choose_timed(folds[0][1], int(n_timed), random_state)
-    answers = {made[name].name: _ask(made[name], texts, labels, folds, timed) for name in rows}
-    table = _table(answers, with_spread=test is None)
+    results = {made[name].name: _score_row(made[name], texts, labels, folds, timed) for name in rows}
+    table = _table(results, with_spread=test is None)
     table.attrs = {
         "model": str(bert.model),
         "baseline": BASELINE,
@@ -235,9 +236,11 @@ def _choose_timed(tested: np.ndarray, n_timed: int, random_state: int) -> np.nda
 # ---- one row
 
 
-def _ask(candidate: Candidate, texts: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], timed: np.ndarray) -> Answers:
+def _score_row(
+    candidate: Candidate, texts: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], timed: np.ndarray
+) -> RowResult:
     """Fit a candidate to every fold and score it; measure its cost on the first one."""
-    scores, right, seconds, from_cache = [], [], [], []
+    scores, right, most_probable, seconds, from_cache = [], [], [], [], []
     cost = UNKNOWN
     for fold, (train, tested) in enumerate(folds):
         estimator = clone(candidate.by_fold[fold])
@@ -249,18 +252,21 @@ def _ask(candidate: Candidate, texts: np.ndarray, labels: np.ndarray, folds: Seq
         n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
         from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
         with _told_once(True):
-            probability = np.asarray(estimator.predict_proba(texts[tested]))
-        true = class_positions(len(tested), labels[tested], np.asarray(estimator.classes_).tolist())
-        found = classification_scores(true, probability)
+            answers = ask(estimator, texts[tested])
+        classes = np.asarray(estimator.classes_).tolist()
+        true, (predicted, _) = class_positions(len(tested), labels[tested], classes), positions(answers.labels, classes)
+        found = classification_scores(true, predicted, answers.probability)
         scores.append({metric: np.nan if (value := found[metric]) is None else float(value) for metric in METRICS})
-        right.append(probability.argmax(axis=1) == true)
+        right.append(predicted == true)
+        most_probable.append(is_most_probable(predicted, answers.probability))
         if fold == 0 and len(timed):
             with _told_once(True):
                 cost = cold_cost(estimator, texts[timed])
     # of texts that came out of the cache, a first fit would have had to encode every one
     encoding = [n * cost.encode_seconds if n else 0.0 for n in from_cache]
     fit_seconds = float(np.mean(np.add(seconds, encoding))) + candidate.choice_seconds
-    return Answers(scores, np.concatenate(right), fit_seconds, cost)
+    warn_of_other_labels(np.concatenate(most_probable), repr(candidate.name), stacklevel=5)
+    return RowResult(scores, np.concatenate(right), fit_seconds, cost)
 
 
 @contextmanager
@@ -275,9 +281,9 @@ def _told_once(told: bool) -> Iterator[None]:
 # ---- the table
 
 
-def _table(answers: Mapping[str, Answers], *, with_spread: bool) -> pd.DataFrame:
+def _table(results: Mapping[str, RowResult], *, with_spread: bool) -> pd.DataFrame:
     rows = {}
-    for name, of_row in answers.items():
+    for name, of_row in results.items():
         scores = pd.DataFrame(of_row.scores).to_numpy()  # (n_folds, n_metrics)
         means = scores.mean(axis=0)  # NaN where a fold has none
         spreads = scores.std(axis=0, ddof=1) if with_spread else np.full(len(METRICS), np.nan)
@@ -288,7 +294,7 @@ def _table(answers: Mapping[str, Answers], *, with_spread: bool) -> pd.DataFrame
             "predict_seconds": of_row.cost.predict_seconds,
             "artifact_mb": of_row.cost.artifact_mb,
         }
-        found = paired_difference(of_row.right, answers[BASELINE].right)
+        found = paired_difference(of_row.right, results[BASELINE].right)
         if name == BASELINE:
             found = PairedDifference(0.0, 0.0, 0.0)
         row |= {"difference": found.difference, "difference_low": found.low, "difference_high": found.high}

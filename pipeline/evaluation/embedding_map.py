@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 from sklearn.decomposition import PCA
 
+from pipeline.answers import Judged
+
 MOST_CHARACTERS = 200  # of a point's text: a map of long texts must not become a copy of them
 
 
 def map_embeddings(
     features: Any,
     texts: Sequence[str],
-    true: np.ndarray,
-    probability: np.ndarray,
-    classes: list[Any],
+    judged: Judged,
     *,
     n_points: int,
     random_state: int,
@@ -26,10 +26,8 @@ def map_embeddings(
     features : array, sparse matrix or DataFrame of shape (n_texts, n_features), or str
         What the last step gets; a str is the reason why there is none.
     texts : sequence of str, length n_texts
-    true : ndarray of shape (n_texts,), int64
-        Positions of the true classes.
-    probability : ndarray of shape (n_texts, n_classes)
-    classes : list, length n_classes
+    judged : Judged
+        The same texts.
     n_points : int
         Of more texts so many are drawn at random; 0 makes no map.
     random_state : int
@@ -39,7 +37,8 @@ def map_embeddings(
     -------
     dict or None
         ``method``, ``explained_variance`` (the share of each axis) and ``points``: ``row``, ``x``, ``y``, ``text`` (its first 200
-        characters), ``true``, ``predicted``, ``probability`` (of what was predicted). Or ``refused``, the reason. None for no
+        characters), ``true``, ``predicted``, ``probability`` (of what was predicted; None for a label
+        that is no class). Or ``refused``, the reason. None for no
         points.
     """
     if not n_points:
@@ -54,16 +53,13 @@ def map_embeddings(
     if min(dense.shape) < 2:
         return {"refused": f"a map needs two texts and two features at least; here are {dense.shape[0]} and {dense.shape[1]}."}
     places, shares = _flat(dense)
-    predicted = probability.argmax(axis=1)
     points = [
         {
             "row": row,
             "x": float(x),
             "y": float(y),
             "text": texts[row][:MOST_CHARACTERS],
-            "true": classes[true[row]],
-            "predicted": classes[predicted[row]],
-            "probability": float(probability[row].max()),
+            **judged.said(row),
         }
         for row, (x, y) in zip(rows.tolist(), places, strict=True)
     ]

@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 
+from pipeline.answers import Judged
 from pipeline.bert.tokenizing import TruncationWarning
 from pipeline.evaluation.metrics import wilson_interval
 from pipeline.explanation import ExplanationError, explain
@@ -90,9 +91,7 @@ def _by_number(numbers: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def find_mistakes(
-    model: Any, X: Any, true: np.ndarray, probability: np.ndarray, *, n: int, train: tuple[Any, Any] | None
-) -> list[dict[str, Any]]:
+def find_mistakes(model: Any, X: Any, judged: Judged, *, n: int, train: tuple[Any, Any] | None) -> list[dict[str, Any]]:
     """List the wrong predictions that the model was surest of, with what may explain them.
 
     Parameters
@@ -101,9 +100,8 @@ def find_mistakes(
         Fitted.
     X : list, array, Series or DataFrame, length n_texts
         As the model predicts on it.
-    true : ndarray of shape (n_texts,), int64
-        Positions of the true classes.
-    probability : ndarray of shape (n_texts, n_classes)
+    judged : Judged
+        The n_texts rows.
     n : int
         How many at most.
     train : (X_train, y_train) or None
@@ -112,32 +110,27 @@ def find_mistakes(
     Returns
     -------
     list of dict
-        ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of what was predicted), ``explanation`` (``method`` and the
+        ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of what was predicted; None for a label that
+        is no class), ``explanation`` (``method`` and the
         ``words`` with their ``contribution`` to what was predicted; or ``refused``, the reason), ``nearest`` (three training
         texts with ``label`` and ``similarity``; None without ``train``).
     """
-    wrong = np.flatnonzero(probability.argmax(axis=1) != true)
-    rows = wrong[np.argsort(-probability[wrong].max(axis=1), kind="stable")][:n]
-    return _told(model, X, rows, true, probability, train=train)
+    wrong = np.flatnonzero(judged.predicted != judged.true)
+    rows = wrong[np.argsort(-np.nan_to_num(judged.sure[wrong], nan=-1.0), kind="stable")][:n]
+    return _explained(model, X, rows, judged, train=train)
 
 
-def _told(
-    model: Any, X: Any, rows: np.ndarray, true: np.ndarray, probability: np.ndarray, *, train: tuple[Any, Any] | None
-) -> list[dict[str, Any]]:
+def _explained(model: Any, X: Any, rows: np.ndarray, judged: Judged, *, train: tuple[Any, Any] | None) -> list[dict[str, Any]]:
     if not len(rows):
         return []
-    classes = np.asarray(model.classes_).tolist()
-    predicted = probability.argmax(axis=1)
     chosen = _safe_indexing(X, rows)
-    explanations = _explanations(model, chosen, predicted[rows])
+    explanations = _explanations(model, chosen, judged.predicted[rows])
     nearest = [None] * len(rows) if train is None else _nearest(model, chosen, *train)
     return [
         {
             "row": int(row),
             "text": text,
-            "true": classes[true[row]],
-            "predicted": classes[predicted[row]],
-            "probability": float(probability[row].max()),
+            **judged.said(row),
             "explanation": explanation,
             "nearest": near,
         }
@@ -145,12 +138,12 @@ def _told(
     ]
 
 
-def find_examples(model: Any, X: Any, true: np.ndarray, probability: np.ndarray, *, n: int) -> list[dict[str, Any]]:
+def find_examples(model: Any, X: Any, judged: Judged, *, n: int) -> list[dict[str, Any]]:
     """List right predictions with what explains them: the surest of each class, then the second surest of each, and so on.
 
     Parameters
     ----------
-    model, X, true, probability
+    model, X, judged
         As for `find_mistakes`.
     n : int
         How many at most.
@@ -160,14 +153,14 @@ def find_examples(model: Any, X: Any, true: np.ndarray, probability: np.ndarray,
     list of dict
         As of `find_mistakes`, without ``nearest``.
     """
-    predicted = probability.argmax(axis=1)
-    right = np.flatnonzero(predicted == true)
-    surest = pd.Series(probability[right].max(axis=1), index=right)
+    predicted = judged.predicted
+    right = np.flatnonzero(predicted == judged.true)
+    surest = pd.Series(judged.sure[right], index=right)
     turn = surest.groupby(predicted[right]).rank(method="first", ascending=False)
     order = np.lexsort((predicted[right], turn))
     return [
         {name: value for name, value in one.items() if name != "nearest"}
-        for one in _told(model, X, right[order][: max(n, 0)], true, probability, train=None)
+        for one in _explained(model, X, right[order][: max(n, 0)], judged, train=None)
     ]
 
 
@@ -178,9 +171,12 @@ def _explanations(model: Any, X: Any, predicted: np.ndarray) -> list[dict[str, A
             frames = explain(model, X)
     except ExplanationError as error:
         return [{"refused": str(error)}] * len(predicted)
-    told = []
+    told: list[dict[str, Any]] = []
     for frame, label in zip(frames, predicted, strict=True):
         classes = frame.attrs["classes"]
+        if label >= len(classes):
+            told.append({"refused": "the predicted label is not one of the model's classes."})
+            continue
         if len(classes) == 2:
             values = frame["contribution"] * (1 if label == 1 else -1)
         else:

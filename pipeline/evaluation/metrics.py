@@ -1,8 +1,10 @@
-"""Scores of predicted probabilities, with intervals and calibration; knows numbers only. Used by evaluation."""
+"""Scores of labels and of probabilities, with intervals and calibration."""
 
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.stats import binomtest
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -16,36 +18,40 @@ from sklearn.preprocessing import label_binarize
 
 N_BINS = 10
 _SAMPLES_AT_ONCE = 50
+_MOST_RANKED = 1_000_000_000  # texts x classes x resampled sets, about a quarter of a minute
 
 
-def classification_scores(true: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
-    """Score probabilities against the true classes.
+def classification_scores(true: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
+    """Score labels and probabilities against the true classes.
 
     Parameters
     ----------
     true : ndarray of shape (n_texts,), int64
         Positions of the true classes.
+    predicted : ndarray of shape (n_texts,), int64
+        Positions of the predicted labels; n_classes and above for labels that are no class, which are always wrong.
     probability : ndarray of shape (n_texts, n_classes)
         Rows add up to 1.
 
     Returns
     -------
     dict
-        ``accuracy``; ``balanced_accuracy`` (mean recall of the classes that are there); ``f1`` (of the second class where there
-        are two, else macro); ``macro_f1``; ``roc_auc`` and ``average_precision`` (of the second of two classes, else
-        one-vs-rest macro; None where a class is absent); ``log_loss``; ``brier`` (mean squared error of the probabilities; of
-        more than two classes summed over them); ``calibration_error`` (see `expected_calibration_error`).
+        Of the labels: ``accuracy``; ``balanced_accuracy`` (mean recall of the classes that are there); ``f1`` (of the second
+        class where there are two, else macro); ``macro_f1``. Of the probabilities: ``roc_auc`` and ``average_precision`` (of the
+        second of two classes, else one-vs-rest macro; None where a class is absent); ``log_loss``; ``brier`` (mean squared error
+        of the probabilities; of more than two classes summed over them); ``calibration_error`` (see
+        `expected_calibration_error`).
     """
     n_classes = probability.shape[1]
     probability = _normalized(probability)
-    predicted = probability.argmax(axis=1)
     labels = list(range(n_classes))
     macro_f1 = float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
+    f1 = float(f1_score(true, predicted, labels=[1], average="macro", zero_division=0.0)) if n_classes == 2 else macro_f1
     there = len(np.unique(true)) == n_classes
     return {
         "accuracy": float(accuracy_score(true, predicted)),
         "balanced_accuracy": _mean_recall(true, predicted),
-        "f1": float(f1_score(true, predicted, zero_division=0.0)) if n_classes == 2 else macro_f1,
+        "f1": f1,
         "macro_f1": macro_f1,
         "roc_auc": _roc_auc(true, probability) if there else None,
         "average_precision": _average_precision(true, probability) if there else None,
@@ -81,7 +87,9 @@ def _average_precision(true: np.ndarray, probability: np.ndarray) -> float:
 
 
 def calibration_table(true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS) -> list[dict[str, float]]:
-    """Compare how sure the predictions are with how often they are right.
+    """Compare the probability of the most probable class with how often that class is right.
+
+    This judges the probabilities, so a tuned threshold does not change it.
 
     Parameters
     ----------
@@ -93,8 +101,8 @@ def calibration_table(true: np.ndarray, probability: np.ndarray, n_bins: int = N
     Returns
     -------
     list of dict
-        One per bin that holds a text: ``low``, ``high``, ``n_texts``, ``confidence`` (mean probability of the predicted class),
-        ``accuracy``.
+        One per bin that holds a text: ``low``, ``high``, ``n_texts``, ``confidence`` (mean probability of the most probable
+        class), ``accuracy`` (how often it is the true one).
     """
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == true
     bins = _bins(probability, n_bins)
@@ -124,13 +132,19 @@ def expected_calibration_error(true: np.ndarray, probability: np.ndarray, n_bins
 
 
 def bootstrap_intervals(
-    true: np.ndarray, probability: np.ndarray, *, n_samples: int, random_state: int, level: float = 0.95
+    true: np.ndarray,
+    predicted: np.ndarray,
+    probability: np.ndarray,
+    *,
+    n_samples: int,
+    random_state: int,
+    level: float = 0.95,
 ) -> dict[str, list[float] | None]:
     """Say how far each score would move with other texts of the same kind: percentile intervals over resampled texts.
 
     Parameters
     ----------
-    true, probability
+    true, predicted, probability
         As for `classification_scores`.
     n_samples : int
         How often the texts are drawn anew, with replacement.
@@ -142,66 +156,69 @@ def bootstrap_intervals(
     -------
     dict of str to [float, float] or None
         By the names of `classification_scores`; samples that lack a class are left out of ``roc_auc`` and
-        ``average_precision``. None where no sample gave a number.
+        ``average_precision``. None where no sample gave a number, and for these two where texts times classes times samples
+        exceed 1e9: each sample ranks every text for every class.
 
     References
     ----------
     .. [1] Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
     random = np.random.default_rng(random_state)
+    probability = _normalized(probability)
+    ranked = probability.size * n_samples <= _MOST_RANKED
     drawn: dict[str, list[np.ndarray]] = {}
     for start in range(0, n_samples, _SAMPLES_AT_ONCE):
         n_now = min(_SAMPLES_AT_ONCE, n_samples - start)
         times = np.stack([np.bincount(random.integers(len(true), size=len(true)), minlength=len(true)) for _ in range(n_now)])
-        for name, values in _resampled_scores(true, _normalized(probability), times.astype(np.float64)).items():
+        for name, values in _resampled_scores(true, predicted, probability, times.astype(np.float64), ranked=ranked).items():
             drawn.setdefault(name, []).append(values[np.isfinite(values)])
     tail = 100 * (1 - level) / 2
     every = {name: np.concatenate(values) for name, values in drawn.items()}
     return {name: np.percentile(values, [tail, 100 - tail]).tolist() if len(values) else None for name, values in every.items()}
 
 
-def _resampled_scores(true: np.ndarray, probability: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what `classification_scores` gives of many resampled sets at once; NaN for its None.
+def _resampled_scores(
+    true: np.ndarray, predicted: np.ndarray, probability: np.ndarray, times: np.ndarray, *, ranked: bool = True
+) -> dict[str, np.ndarray]:
+    """Return what `classification_scores` gives of many resampled sets, shape (n_samples,) each; NaN for its None.
 
-    Parameters
-    ----------
-    true : ndarray of shape (n_texts,), int64
-    probability : ndarray of shape (n_texts, n_classes), float64
-    times : ndarray of shape (n_samples, n_texts), float64
-        How often each text is in each set.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (n_samples,)
+    ``times``, shape (n_samples, n_texts), says how often each text is in each set. Nothing here is larger than texts x classes.
     """
-    n_classes, predicted, n = probability.shape[1], probability.argmax(axis=1), times.sum(axis=1)
-    confusion = (times @ np.eye(n_classes**2)[true * n_classes + predicted]).reshape(-1, n_classes, n_classes)
-    hits, support, guessed = (
-        np.einsum("sii->si", confusion),
-        confusion.sum(axis=2),
-        confusion.sum(axis=1),
-    )  # (n_samples, n_classes)
+    n_texts, n_classes = probability.shape
+    n, everyone, right = times.sum(axis=1), np.arange(n_texts), predicted == true
+    known = np.flatnonzero(predicted < n_classes)
+
+    def count(rows: np.ndarray, of: np.ndarray) -> np.ndarray:  # (n_samples, n_classes)
+        return np.asarray(times @ csr_array((np.ones(len(rows)), (rows, of[rows])), shape=(n_texts, n_classes)))
+
+    hits, support, guessed = count(np.flatnonzero(right), true), count(everyone, true), count(known, predicted)
     f1 = 2 * hits / np.maximum(support + guessed, 1e-300)
     recall = np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
-    one_hot = np.eye(n_classes)[true]
-    squares = ((probability - one_hot) ** 2).sum(axis=1) / (2 if n_classes == 2 else 1)
+    of_true = probability[everyone, true]
+    squares = (np.square(probability).sum(axis=1) - 2 * of_true + 1) / (2 if n_classes == 2 else 1)
     eps = np.finfo(probability.dtype).eps
-    losses = -np.log(np.clip(probability[np.arange(len(true)), true], eps, 1 - eps))
+    losses = -np.log(np.clip(of_true, eps, 1 - eps))
     bins = np.eye(N_BINS)[_bins(probability, N_BINS)]
-    gap = (probability.max(axis=1) - (predicted == true))[:, None] * bins  # (n_texts, n_bins)
-    positive = range(1, 2) if n_classes == 2 else range(n_classes)
-    ranked = [_ranking(one_hot[:, i], probability[:, i], times) for i in positive]
+    gap = (probability.max(axis=1) - (probability.argmax(axis=1) == true))[:, None] * bins  # (n_texts, n_bins)
+    areas, averages = _mean_ranking(true, probability, times) if ranked else np.full((2, len(times)), np.nan)
     return {
-        "accuracy": hits.sum(axis=1) / n,
+        "accuracy": times @ right / n,
         "balanced_accuracy": np.nanmean(recall, axis=1),
         "f1": f1[:, 1] if n_classes == 2 else f1.mean(axis=1),
         "macro_f1": f1.mean(axis=1),
-        "roc_auc": np.mean([area for area, _ in ranked], axis=0),
-        "average_precision": np.where((support > 0).all(axis=1), np.mean([average for _, average in ranked], axis=0), np.nan),
+        "roc_auc": areas,
+        "average_precision": np.where((support > 0).all(axis=1), averages, np.nan),
         "log_loss": times @ losses / n,
         "brier": times @ squares / n,
         "calibration_error": np.abs(times @ gap).sum(axis=1) / n,
     }
+
+
+def _mean_ranking(true: np.ndarray, probability: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return ROC-AUC and average precision of each set, of the second of two classes or the mean over all: (2, n_samples)."""
+    positive = range(1, 2) if probability.shape[1] == 2 else range(probability.shape[1])
+    each = [_ranking((true == i).astype(np.float64), probability[:, i], times) for i in positive]
+    return np.asarray(np.mean(each, axis=0))
 
 
 def _ranking(positive: np.ndarray, score: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -237,6 +254,5 @@ def wilson_interval(n_right: int, n: int) -> list[float]:
     >>> [round(bound, 3) for bound in wilson_interval(8, 10)]
     [0.49, 0.943]
     """
-    z = 1.959964
-    middle, spread = n_right + z * z / 2, z * np.sqrt(n_right * (n - n_right) / n + z * z / 4)
-    return [max(0.0, float((middle - spread) / (n + z * z))), min(1.0, float((middle + spread) / (n + z * z)))]
+    interval = binomtest(n_right, n).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]

@@ -9,6 +9,16 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import Pipeline
 
+from pipeline.answers import (
+    Judged,
+    answer_features,
+    check_classifier,
+    features_before_last_step,
+    is_most_probable,
+    label_probability,
+    positions,
+    warn_of_other_labels,
+)
 from pipeline.evaluation.curves import score_curves
 from pipeline.evaluation.embedding_map import map_embeddings
 from pipeline.evaluation.failures import find_duplicates, find_examples, find_mistakes, slice_by, slices_by_length, texts_of
@@ -29,6 +39,8 @@ def evaluate(
     random_state: int = 0,
 ) -> dict[str, Any]:
     """Score a fitted classifier on texts it has not seen: how good, how sure of it, where it fails, and on which texts.
+
+    The labels are those of the model's ``predict``; probabilities stand beside them.
 
     Parameters
     ----------
@@ -56,7 +68,9 @@ def evaluate(
     Returns
     -------
     dict
-        Plain numbers, strings, lists and dicts. ``n_texts``, ``classes``; the scores of
+        Plain numbers, strings, lists and dicts. ``n_texts``; ``classes``, those of the model and then labels that it predicts
+        beside them, such as that of a reject option; ``n_not_most_probable``, how many labels are not the most probable class;
+        the scores of
         `pipeline.evaluation.metrics.classification_scores` (``accuracy``, ``balanced_accuracy``, ``f1``, ``macro_f1``,
         ``roc_auc``, ``average_precision``, ``log_loss``, ``brier``, ``calibration_error``); ``intervals`` (95 %, of each score);
         ``confusion_matrix`` (rows are true); ``by_class``; ``curves`` (ROC and precision-recall, see
@@ -70,32 +84,47 @@ def evaluate(
     Raises
     ------
     ValueError
-        For labels the model does not know, for lengths that differ, and for no texts.
+        For labels the model does not know, for lengths that differ, for no texts, and for models that give no probabilities or
+        several labels per text.
+
+    Warns
+    -----
+    LabelWarning
+        Where ``predict`` gives other labels than the most probable classes.
     """
     X = X if hasattr(X, "__len__") else list(X)  # a table stays one: of a DataFrame list() would give the column names
     texts = texts_of(X)
+    check_classifier(model)
     classes = np.asarray(model.classes_).tolist()
     true = class_positions(len(texts), y, classes)
-    probability, features = _answers(model, X)
-    predicted = probability.argmax(axis=1)
     columns = {} if by is None else {str(name): list(values) for name, values in by.items()}
     for name, values in columns.items():
         if len(values) != len(texts):
             raise ValueError(f"by[{name!r}] has {len(values)} values for {len(texts)} texts; give one for each.")
+    features = features_before_last_step(model, X)
+    answers = answer_features(model, features)
+    predicted, others = positions(answers.labels, classes)
+    probability, labels = answers.probability, classes + others
+    most_probable = is_most_probable(predicted, probability)
+    warn_of_other_labels(most_probable, f"the {type(model).__name__}")
+    if type(model) is not Pipeline or len(model.steps) < 2:
+        features = f"a {type(model).__name__} shows no features before its last step."
     right = predicted == true
+    scored, judged = (true, predicted, probability), Judged(true, predicted, label_probability(predicted, probability), labels)
     return {
         "n_texts": len(texts),
-        "classes": classes,
-        **classification_scores(true, probability),
-        "intervals": bootstrap_intervals(true, probability, n_samples=n_bootstrap, random_state=random_state),
-        "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(classes))).tolist(),
-        "by_class": class_table(true, predicted, classes),
+        "classes": labels,
+        "n_not_most_probable": int((~most_probable).sum()),
+        **classification_scores(*scored),
+        "intervals": bootstrap_intervals(*scored, n_samples=n_bootstrap, random_state=random_state),
+        "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(labels))).tolist(),
+        "by_class": class_table(true, predicted, labels),
         "curves": score_curves(true, probability, classes),
         "calibration": calibration_table(true, probability),
         "slices": {**slices_by_length(model, X, right), **{f"by {n}": slice_by(v, right) for n, v in columns.items()}},
-        "mistakes": find_mistakes(model, X, true, probability, n=n_mistakes, train=train),
-        "examples": find_examples(model, X, true, probability, n=n_examples),
-        "map": map_embeddings(features, texts, true, probability, classes, n_points=n_map, random_state=random_state),
+        "mistakes": find_mistakes(model, X, judged, n=n_mistakes, train=train),
+        "examples": find_examples(model, X, judged, n=n_examples),
+        "map": map_embeddings(features, texts, judged, n_points=n_map, random_state=random_state),
         "duplicates": None if train is None else find_duplicates(texts, [classes[i] for i in true], *train),
     }
 
@@ -103,23 +132,16 @@ def evaluate(
 def class_positions(n_texts: int, y: Any, classes: list[Any]) -> np.ndarray:
     """Return positions of the true classes, shape (n_texts,)."""
     labels = list(y)
-    unknown = sorted({str(label) for label in labels} - {str(c) for c in classes})
+    if getattr(y, "ndim", 1) > 1 or any(isinstance(label, list | tuple | np.ndarray) for label in labels):
+        raise ValueError("y holds several labels per text; one class label per text is expected, such as y['label'].")
+    found, unknown = positions(labels, classes)
     if unknown:
         raise ValueError(
-            f"y holds labels the model does not know: {', '.join(map(repr, unknown))}; it knows {', '.join(map(repr, classes))}."
+            f"y holds labels the model does not know: {', '.join(sorted(repr(str(label)) for label in unknown))}; it knows "
+            f"{', '.join(map(repr, classes))}."
         )
-    if len(labels) != n_texts:
-        raise ValueError(f"Found input variables with inconsistent numbers of samples: {n_texts} texts and {len(labels)} labels.")
+    if len(found) != n_texts:
+        raise ValueError(f"Found input variables with inconsistent numbers of samples: {n_texts} texts and {len(found)} labels.")
     if not n_texts:
         raise ValueError("Found array with 0 sample(s): there is no text to score.")
-    # compare as positions: labels read from a file are text where those of a DataFrame are numbers
-    position = {str(c): i for i, c in enumerate(classes)}
-    return np.array([position[str(label)] for label in labels], dtype=np.int64)
-
-
-def _answers(model: BaseEstimator, X: Any) -> tuple[np.ndarray, Any]:
-    """Return probabilities, shape (n_texts, n_classes), and what the last step makes them of, or why that is not known."""
-    if type(model) is not Pipeline or len(model.steps) < 2:  # a subclass may do otherwise
-        return np.asarray(model.predict_proba(X)), f"a {type(model).__name__} shows no features before its last step."
-    features = model[:-1].transform(X)  # what predict_proba does, in two steps: nothing is encoded twice
-    return np.asarray(model[-1].predict_proba(features)), features
+    return found

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.report.readable import columns, shortened
-from pipeline.report.svg import COLOURS, Words, figure_svg
+from pipeline.report.readable import shortened
+from pipeline.report.svg import COLOURS, Words, figure_svg, room
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def interval_figure(
     reference : (str, float), optional
         A dashed line through all rows.
     """
-    above = max(columns(str(row["name"])) for row in rows) > _NAME_BESIDE  # long names stand above their rows
+    above = max(room(str(row["name"])) for row in rows) > _NAME_BESIDE  # long names stand above their rows
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_subplot()
@@ -213,9 +213,11 @@ def _grid_figure(
                 bold = shares[i, j] == shares.max()
                 axes.text(j, i, texts[i][j], ha="center", va="center", fontweight="bold" if bold else "normal")
         crowded = len(across) > 4
-        axes.set_xticks(
-            range(len(across)), [words(name, 14 if crowded else 18) for name in across], rotation=90 if crowded else 0
-        )
+        axes.set_xticks(range(len(across)), [words(name, 14 if crowded else 18) for name in across])
+        if crowded:  # upright, each ending at its column, however long it is in the font of the page
+            axes.tick_params(axis="x", rotation=90)
+            for tick in axes.get_xticklabels():
+                tick.set(rotation_mode="anchor", ha="right", va="center")
         axes.set_yticks(range(len(rows)), [words(name, 14) for name in rows])
         if len(rows) > 20:
             axes.tick_params(labelsize=7)
@@ -259,7 +261,12 @@ def map_figure(points: Sequence[Mapping[str, Any]], names: Sequence[Any], label:
         axes.spines[:].set_visible(True)
 
     titles = {
-        gid: [f"{one['text']}\n{one['true']}, predicted {one['predicted']} ({one['probability']:.2f})" for one in group]
+        gid: [f"{one['text']}\n{one['true']}, predicted {one['predicted']} ({_probability(one)})" for one in group]
         for gid, group in groups.items()
     }
     return figure_svg(draw, key="map", size=(640, 440), label=label, titles=titles)
+
+
+def _probability(point: Mapping[str, Any]) -> str:
+    """Return the probability of a point's label; a label that is no class has none."""
+    return "no class" if point["probability"] is None else f"{point['probability']:.2f}"

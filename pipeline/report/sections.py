@@ -100,7 +100,14 @@ def _classes(scores: Mapping[str, Any]) -> Section:
     if len(classes) > 4:
         below.insert(0, tables.confusions_table(matrix, classes))
     shown = [Picture(figure, caption, written)] if figure else []
-    return Section("classes", "Class by class", "", shown, below, wide=len(classes) > 4)
+    n_others = scores.get("n_not_most_probable", 0)
+    lead = (
+        f"{n_others:,} of {scores['n_texts']:,} labels are not the most probable class: the model's own predict decides, as with "
+        "a tuned threshold."
+        if n_others
+        else ""
+    )
+    return Section("classes", "Class by class", lead, shown, below, wide=len(classes) > 4)
 
 
 def _curves(curves: Sequence[Mapping[str, Any]]) -> Section | None:

@@ -38,14 +38,18 @@ def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[
     Returns
     -------
     dict
-        ``method``, ``inputs`` (texts, or one dict per row of a table), ``outputs`` and ``tolerance``.
+        ``method``, ``inputs`` (texts, or one dict per row of a table), ``outputs``, ``tolerance``, and beside probabilities or
+        decisions the ``labels`` of ``predict``.
     """
     asked = list(PROBES) if rows is None else rows
     method = next(name for name in _METHODS if hasattr(pipeline, name))
     answer = _ask(pipeline, method, asked)
     inputs = asked.to_dict(orient="records") if isinstance(asked, pd.DataFrame) else list(asked)
     kept = [str(one) if isinstance(one, str) else one for one in inputs]
-    return {"method": method, "inputs": kept, "outputs": answer.tolist(), "tolerance": TOLERANCE_HALF if half else TOLERANCE}
+    probes = {"method": method, "inputs": kept, "outputs": answer.tolist(), "tolerance": TOLERANCE_HALF if half else TOLERANCE}
+    if method in ("predict_proba", "decision_function") and hasattr(pipeline, "predict"):
+        probes["labels"] = _ask(pipeline, "predict", asked).tolist()
+    return probes
 
 
 def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
@@ -66,7 +70,7 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
     Raises
     ------
     ProbeError
-        Where an answer differs by more than the tolerance.
+        Where an answer differs by more than the tolerance, or a label differs that no rounding can have changed.
     """
     inputs = probes["inputs"]
     rows = pd.DataFrame(inputs) if inputs and isinstance(inputs[0], dict) else inputs
@@ -86,7 +90,22 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
             f"of {inputs[row]!r} it says {np.round(answer[row], 4).tolist()} by {probes['method']}, and said "
             f"{np.round(expected[row], 4).tolist()} when it was saved (tolerance {probes['tolerance']:g})"
         )
+    if "labels" in probes:
+        _check_labels(_ask(pipeline, "predict", rows).tolist(), probes, expected)
     return float(difference)
+
+
+def _check_labels(labels: list[Any], probes: dict[str, Any], expected: np.ndarray) -> None:
+    """Compare labels with those of then; where the two best answers lie within the tolerance, rounding may change the label."""
+    for row, (label, before) in enumerate(zip(labels, probes["labels"], strict=True)):
+        if label != before and (expected.ndim > 2 or _margin(expected[row]) > 2 * probes["tolerance"]):
+            raise ProbeError(f"it labels {probes['inputs'][row]!r} {label!r}, and said {before!r} when it was saved")
+
+
+def _margin(answer: np.ndarray) -> float:
+    """Return how far the best of several numbers is above the next, or a single one from 0."""
+    best = np.sort(np.atleast_1d(answer))[-2:]
+    return float(abs(best[-1] - best[0]) if len(best) > 1 else abs(best[0]))
 
 
 def _ask(pipeline: Any, method: str, rows: Any) -> np.ndarray:

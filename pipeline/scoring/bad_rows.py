@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from pipeline.answers import Answers
 from pipeline.checkpoints.model_files import CheckpointError
 
 _LONGEST_REASON = 500  # characters
@@ -12,21 +13,20 @@ _LONGEST_REASON = 500  # characters
 _NOT_THE_ROWS = (OSError, ImportError, CheckpointError)
 
 
-def predict_rows(
-    predict: Callable[[pd.Series], np.ndarray], texts: pd.Series, n_classes: int
-) -> tuple[np.ndarray, dict[int, str]]:
+def predict_rows(predict: Callable[[pd.Series], Answers], texts: pd.Series, n_classes: int) -> tuple[Answers, dict[int, str]]:
     """Predict on texts, and find those that the model fails on, by halves.
 
     Parameters
     ----------
     predict : callable
-        Such as ``predict_proba``.
+        Gives labels and probabilities, as `pipeline.answers.ask` does.
     texts : Series
     n_classes : int
 
     Returns
     -------
-    probabilities : ndarray of shape (n_texts - len(failed), n_classes)
+    answers : Answers
+        Of the n_texts - len(failed) others.
     failed : dict of int to str
         Their places, each with what the model said.
 
@@ -36,10 +36,10 @@ def predict_rows(
         The model's own, where it fails on a plain text too: then it is no row's fault.
     """
     failed: dict[int, str] = {}
-    probabilities = np.empty((0, n_classes))
+    answers = Answers(np.empty(0, dtype=object), np.empty((0, n_classes)))
     if len(texts):
         try:
-            probabilities = np.asarray(predict(texts))
+            answers = predict(texts)
         except _NOT_THE_ROWS:
             raise
         except Exception as error:
@@ -50,14 +50,14 @@ def predict_rows(
             failed = _failing(predict, texts)
             kept = texts.drop(texts.index[list(failed)])
             if len(kept):  # all of them at once, whatever else was tried: so it does not matter how the bad ones were found
-                probabilities = np.asarray(predict(kept))
+                answers = predict(kept)
     good = [i for i in range(len(texts)) if i not in failed]
-    is_finite = np.isfinite(probabilities).all(axis=1)
+    is_finite = np.isfinite(answers.probability).all(axis=1)
     failed.update({good[i]: "its probabilities are not finite" for i in np.flatnonzero(~is_finite)})
-    return probabilities[is_finite], failed
+    return Answers(answers.labels[is_finite], answers.probability[is_finite]), failed
 
 
-def _failing(predict: Callable[[pd.Series], np.ndarray], texts: pd.Series) -> dict[int, str]:
+def _failing(predict: Callable[[pd.Series], Answers], texts: pd.Series) -> dict[int, str]:
     failed: dict[int, str] = {}
     ranges = [(0, len(texts))]
     while ranges:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pipeline.scoring.parts import write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: labels were the most probable classes, whatever predict said
 
 
 class PlanError(ValueError):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.answers import Answers
 from pipeline.datasets import prediction_names
 
 ERROR = "label_error"
@@ -27,7 +28,7 @@ def added_fields(schema: pa.Schema, classes: Sequence[Any], kind: str = "float64
     error = ERROR
     while error in {*schema.names, *names}:
         error = f"predicted_{error}"
-    fields = [pa.field(names[0], _label_type(classes)), *(pa.field(name, pa.from_numpy_dtype(kind)) for name in names[1:])]
+    fields = [pa.field(names[0], label_type(classes)), *(pa.field(name, pa.from_numpy_dtype(kind)) for name in names[1:])]
     return [*fields, pa.field(error, pa.string())]
 
 
@@ -36,13 +37,12 @@ def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
     return pa.schema([*schema, *fields], metadata=schema.metadata)
 
 
-def _label_type(classes: Sequence[Any]) -> pa.DataType:
+def label_type(classes: Sequence[Any]) -> pa.DataType:
+    """Return the type of the label's column: that of the classes."""
     return pa.array(np.asarray(classes).tolist()).type
 
 
-def add_predictions(
-    table: pa.Table, fields: Sequence[pa.Field], classes: Sequence[Any], probabilities: np.ndarray, bad: Mapping[int, str]
-) -> pa.Table:
+def add_predictions(table: pa.Table, fields: Sequence[pa.Field], answers: Answers, bad: Mapping[int, str]) -> pa.Table:
     """Add the columns of predictions to a table.
 
     Parameters
@@ -50,10 +50,8 @@ def add_predictions(
     table : pyarrow.Table of n_rows rows
     fields : sequence of pyarrow.Field
         From `added_fields`.
-    classes : sequence
-        In the order of the probabilities.
-    probabilities : ndarray of shape (n_rows - len(bad), n_classes)
-        Of the rows that are not bad, in their order.
+    answers : Answers
+        Of the n_rows - len(bad) rows that are not bad, in their order.
     bad : mapping of int to str
         Rows without a label, by their place, with the reason.
 
@@ -66,9 +64,8 @@ def add_predictions(
     place = np.cumsum(is_good) - 1  # of each row among the good ones
     place = pa.array(place, mask=~is_good)
     label, *numbers, error = fields
-    labels = np.asarray(classes)[probabilities.argmax(axis=1)] if len(probabilities) else np.asarray(classes)[:0]
-    columns = [pa.array(labels.tolist(), label.type)]
-    columns += [pa.array(np.ascontiguousarray(column)) for column in probabilities.T]
+    columns = [pa.array(answers.labels.tolist(), label.type)]
+    columns += [pa.array(np.ascontiguousarray(column)) for column in answers.probability.T]
     for field, column in zip([label, *numbers], columns, strict=True):
         table = table.append_column(field, column.take(place).cast(field.type))
     return table.append_column(error, pa.array([bad.get(i) for i in range(table.num_rows)], error.type))

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
+from pipeline.answers import Answers, ask, is_most_probable, positions, warn_of_other_labels
 from pipeline.artifact import ArtifactWarning, load_pipeline
 from pipeline.scoring.bad_rows import in_one_line, predict_rows
 from pipeline.scoring.parts import Stamp, part_name, write_part
-from pipeline.scoring.predictions import add_predictions, added_fields, with_fields
+from pipeline.scoring.predictions import add_predictions, added_fields, label_type, with_fields
 from pipeline.scoring.shard import BadRow, Outcome, Shard
 
 OnBadRow = Literal["error", "null"]
@@ -70,7 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Scored:
-    probabilities: np.ndarray  # of the rows that are not bad
+    answers: Answers  # of the rows that are not bad
     bad: dict[int, str]
     warnings: tuple[tuple[type[Warning], str], ...]
 
@@ -114,7 +115,7 @@ def score_shard(job: Job, shard: Shard) -> Outcome:
             "goes on without its label; what is finished is kept."
         )
     fields = added_fields(job.schema, fitted.classes_, job.probabilities)
-    labelled = add_predictions(table, fields, fitted.classes_, scored.probabilities, scored.bad)
+    labelled = add_predictions(table, fields, scored.answers, scored.bad)
     labelled = labelled.cast(with_fields(job.schema, fields))
     stamp = Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad))
     sha256 = write_part(labelled, Path(job.folder) / part_name(shard.index), stamp)
@@ -137,9 +138,26 @@ def _score(job: Job, shard: Shard, table: pa.Table, fitted: Pipeline) -> _Scored
     # labels of the whole table: what the model says of a row names it as the user knows it
     texts = pd.Series([cells[i] for i in rows], index=[shard.first_row + i for i in rows], dtype="str", name=job.text)
     with _threads(job.threads), _collected() as told:
-        probabilities, failed = predict_rows(fitted.predict_proba, texts, len(fitted.classes_))
+        answers, failed = predict_rows(partial(ask, fitted), texts, len(fitted.classes_))
+        predicted, _ = positions(answers.labels, np.asarray(fitted.classes_).tolist())
+        warn_of_other_labels(is_most_probable(predicted, answers.probability), f"the {type(fitted[-1]).__name__}", counted=False)
+    kept = [row for place, row in enumerate(rows) if place not in failed]
     bad.update({rows[place]: in_one_line(reason) for place, reason in failed.items()})
-    return _Scored(probabilities, bad, tuple({warning.category: str(warning.message) for warning in told}.items()))
+    answers, misfits = _fitting(answers, label_type(fitted.classes_))
+    bad.update({kept[place]: reason for place, reason in misfits.items()})
+    return _Scored(answers, bad, tuple({warning.category: str(warning.message) for warning in told}.items()))
+
+
+def _fitting(answers: Answers, kind: pa.DataType) -> tuple[Answers, dict[int, str]]:
+    """Set rows aside whose label is no class and does not fit into the column of the labels."""
+    misfits = {}
+    for place, label in enumerate(answers.labels.tolist()):
+        try:
+            pa.scalar(label, kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            misfits[place] = in_one_line(f"its label {label!r} is no class and does not fit into a column of type {kind}")
+    kept = np.delete(np.arange(len(answers.labels)), list(misfits))
+    return Answers(answers.labels[kept], answers.probability[kept]), misfits
 
 
 def _takes_missing(fitted: Pipeline) -> bool:

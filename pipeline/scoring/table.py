@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from pipeline.answers import ask
 from pipeline.artifact import load_pipeline
 from pipeline.saved.manifest import sha256_of
 from pipeline.saved.versions import installed_versions
@@ -88,7 +90,8 @@ def score_table(
     Parameters
     ----------
     model_path : str or Path
-        A pipeline by `save_pipeline`, whose classifier gives probabilities. It is opened once in each process.
+        A pipeline by `save_pipeline`, whose classifier gives probabilities and one label per text. It is opened once in each
+        process. Labels are those of its ``predict``.
     source : path, sequence of paths, or DataFrame
         CSV (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked) or Parquet: a file, a folder of Parquet files, several files, a
         pattern such as ``"2026-*.parquet"``, here or at an address of fsspec such as ``s3://bucket/folder``.
@@ -217,12 +220,8 @@ class _Model:
             load_pipeline(Path(path))  # says what is there instead
         sha256 = sha256.lower() if sha256 is not None else sha256_of(Path(path))
         fitted = load_pipeline(Path(path), sha256=sha256, trusted=trusted)
-        if not hasattr(fitted, "predict_proba"):
-            raise ValueError(
-                f"The saved {type(fitted[-1]).__name__} gives no probabilities (predict_proba); train another classifier."
-            )
-        kind = str(fitted.predict_proba(pd.Series(["a plain text"], dtype="str")).dtype)
-        return cls(os.path.abspath(path), sha256, trusted, fitted.classes_.tolist(), kind)
+        kind = str(ask(fitted, pd.Series(["a plain text"], dtype="str")).probability.dtype)
+        return cls(os.path.abspath(path), sha256, trusted, np.asarray(fitted.classes_).tolist(), kind)
 
 
 def _folders(source: Any) -> list[Any]:

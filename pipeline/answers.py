@@ -1,0 +1,138 @@
+"""What a fitted classifier says of rows: the labels of its predict, and the probabilities beside them."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.pipeline import Pipeline
+
+_ROUNDING = 1e-6  # a label whose probability is lower by less is still the most probable one
+
+
+class LabelWarning(UserWarning):
+    """A classifier's ``predict`` does not always give the label that its probabilities favour."""
+
+
+class Answers(NamedTuple):
+    """Labels by ``predict``, shape (n_rows,), and probabilities, shape (n_rows, n_classes)."""
+
+    labels: np.ndarray
+    probability: np.ndarray
+
+
+class Judged(NamedTuple):
+    """Rows with a true and a predicted label, both as positions among ``labels``: the classes, then labels that are no class.
+
+    ``sure`` is the probability of what was predicted; NaN for a label that is no class.
+    """
+
+    true: np.ndarray
+    predicted: np.ndarray
+    sure: np.ndarray
+    labels: list[Any]
+
+    def said(self, row: int) -> dict[str, Any]:
+        """Return ``true``, ``predicted`` and ``probability`` of a row."""
+        sure = float(self.sure[row])
+        return {
+            "true": self.labels[self.true[row]],
+            "predicted": self.labels[self.predicted[row]],
+            "probability": None if np.isnan(sure) else sure,
+        }
+
+
+def ask(model: Any, X: Any) -> Answers:
+    """Return the labels and the probabilities of each row of X.
+
+    Raises
+    ------
+    ValueError
+        For a model without ``classes_`` or ``predict_proba``, and for one that gives several labels per row.
+    """
+    return answer_features(model, features_before_last_step(model, X))
+
+
+def features_before_last_step(model: Any, X: Any) -> Any:
+    """Run all steps but the last, so that labels and probabilities cost one encoding. Return X for what is no Pipeline."""
+    return model[:-1].transform(X) if type(model) is Pipeline and len(model.steps) > 1 else X
+
+
+def answer_features(model: Any, features: Any) -> Answers:
+    """Return what a model says of the result of `features_before_last_step`."""
+    check_classifier(model)
+    last = model[-1] if type(model) is Pipeline else model  # a subclass may predict in another way
+    if hasattr(last, "predict_both"):  # one that would encode the texts twice
+        return Answers(*last.predict_both(features))
+    labels, probability = last.predict(features), last.predict_proba(features)
+    if issparse(labels) or np.ndim(labels) != 1 or isinstance(probability, list) or np.ndim(probability) != 2:
+        raise several_labels(model)
+    return Answers(np.asarray(labels), np.asarray(probability))
+
+
+def check_classifier(model: Any) -> None:
+    """Refuse a model that cannot give one label and one probability per class for each row."""
+    name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
+    if isinstance(getattr(model, "classes_", None), list):
+        raise several_labels(model)
+    if not hasattr(model, "predict_proba"):
+        raise ValueError(
+            f"The {name} gives no probabilities (predict_proba), which the scores need. Train another classifier, or wrap it in "
+            "CalibratedClassifierCV."
+        )
+    if not hasattr(model, "classes_"):
+        raise ValueError(f"The {name} has no classes_; a fitted scikit-learn classifier is expected.")
+
+
+def several_labels(model: Any) -> ValueError:
+    """Return the error for a multi-label or multi-output model."""
+    name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
+    return ValueError(
+        f"The {name} gives several labels per text (multi-label or multi-output); one label per text is expected here. Call "
+        "its predict and predict_proba yourself, or train one classifier per label."
+    )
+
+
+def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+    """Return the place of each label among the classes, shape (n_rows,), and the labels that are not among them.
+
+    Labels are compared by value, then as text: those of a file are text where those of a DataFrame are numbers. A label that is
+    not a class stands behind the classes, in order of appearance.
+    """
+    by_value = {label: place for place, label in enumerate(classes)}
+    by_text = {str(label): place for place, label in enumerate(classes)}
+    others: list[Any] = []
+    found = []
+    for label in labels:
+        place = by_value.get(label, by_text.get(str(label)))
+        if place is None:
+            place = by_value[label] = len(classes) + len(others)
+            others.append(label.item() if isinstance(label, np.generic) else label)
+        found.append(place)
+    return np.array(found, dtype=np.int64), others
+
+
+def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Say of each row whether its label is the most probable class; a label that is no class is not."""
+    return np.asarray(probability.max(axis=1, initial=0.0) - label_probability(predicted, probability, other=-1.0) <= _ROUNDING)
+
+
+def label_probability(predicted: np.ndarray, probability: np.ndarray, *, other: float = np.nan) -> np.ndarray:
+    """Return the probability of each row's label; ``other`` for a label that is no class."""
+    n_classes = probability.shape[1]
+    column = np.minimum(predicted, n_classes - 1)
+    return np.where(predicted < n_classes, probability[np.arange(len(predicted)), column], other)
+
+
+def warn_of_other_labels(most_probable: np.ndarray, name: str, *, counted: bool = True, stacklevel: int = 3) -> None:
+    """Warn, once for all rows, where labels are not the most probable classes."""
+    n_others = int((~most_probable).sum())
+    if n_others:
+        which = f"{n_others} of {len(most_probable)} texts" if counted else "some texts"
+        warnings.warn(
+            f"predict of {name} gives {which} another label than the most probable class, as a tuned threshold, SVC or a reject "
+            "option does. Labels are those of predict; the probabilities stand beside them.",
+            LabelWarning,
+            stacklevel=stacklevel,
+        )

@@ -1,0 +1,314 @@
+"""The label is what predict says, for every classifier, tuned threshold and reject option; several labels are refused."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.model_selection import FixedThresholdClassifier, StratifiedKFold, TunedThresholdClassifierCV, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier, OutputCodeClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+from sklearn.naive_bayes import BernoulliNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.svm import SVC
+from sklearn.utils import all_estimators
+
+from pipeline import BertVectorizer, DaskExecutor, compare, evaluate, load_pipeline, save_pipeline, score_table
+from pipeline.answers import LabelWarning, ask
+
+WORDS = {"good": ("lovely", "quiet", "warm"), "bad": ("dull", "cold", "loud"), "so-so": ("plain", "usual", "old")}
+TEXTS = [
+    f"A {WORDS[label][i % 3]} {WORDS[other][i % 2]} film, number {i % 11}."
+    for i, (label, other) in enumerate(zip(list(WORDS) * 20, ["bad", "good", "good", "so-so"] * 15, strict=True))
+]
+LABELS = list(WORDS) * 20
+BINARY = ["good" if label == "good" else "bad" for label in LABELS]
+
+
+class Wary(ClassifierMixin, BaseEstimator):
+    """A classifier with a reject option: below 0.9 it answers a label that is none of its classes."""
+
+    def __init__(self, other="unsure"):
+        self.other = other
+
+    def fit(self, X, y):
+        self.inner_ = LogisticRegression(C=10).fit(X, y)
+        self.classes_ = self.inner_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.inner_.predict_proba(X)
+
+    def predict(self, X):
+        probability = self.predict_proba(X)
+        labels = self.classes_[probability.argmax(axis=1)].astype(object)
+        labels[probability.max(axis=1) < np.quantile(probability.max(axis=1), 0.2)] = self.other
+        return labels
+
+
+class Costly(ClassifierMixin, BaseEstimator):
+    """A classifier that answers the last class unless another one is far more likely."""
+
+    def fit(self, X, y):
+        self.inner_ = LogisticRegression().fit(X, y)
+        self.classes_ = self.inner_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.inner_.predict_proba(X)
+
+    def predict(self, X):
+        return self.classes_[(self.predict_proba(X) * np.linspace(0.3, 1, len(self.classes_))).argmax(axis=1)]
+
+
+def classifiers():
+    """Return every classifier of scikit-learn that can be made without knowing more, and that gives probabilities."""
+    found = []
+    for name, kind in all_estimators("classifier"):
+        if {"estimator", "estimators"} & set(kind._parameter_constraints if hasattr(kind, "_parameter_constraints") else ()):
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if hasattr(kind(), "predict_proba"):
+                found.append(pytest.param(kind(), id=name))
+    return [
+        *found,
+        pytest.param(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), id="fixed threshold"),
+        pytest.param(FixedThresholdClassifier(LinearDiscriminantAnalysis(), threshold=0.2, pos_label="bad"), id="other class"),
+        pytest.param(TunedThresholdClassifierCV(LogisticRegression(), cv=3), id="tuned threshold"),
+        pytest.param(CalibratedClassifierCV(LogisticRegression(), cv=3), id="calibrated"),
+        pytest.param(OneVsRestClassifier(LogisticRegression()), id="one-vs-rest"),
+        pytest.param(Costly(), id="costs"),
+        pytest.param(Wary(), id="reject option"),
+        pytest.param(Wary(other=None), id="reject by None"),
+    ]
+
+
+# what some classifiers say of 60 short texts, and of their own future, is of no interest here
+QUIET = [
+    pytest.mark.filterwarnings(f"ignore::{kind}")
+    for kind in ("FutureWarning", "UserWarning", "RuntimeWarning", "pipeline.answers.LabelWarning")
+]
+pytestmark = pytest.mark.filterwarnings(f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}")
+
+
+def quiet(test):
+    for mark in QUIET:
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(scope="module")
+def fit(tiny_bert):
+    """Give a function that fits a classifier to features of BERT that are not negative, which every classifier takes."""
+
+    def fit_to_features(classifier, y, texts=TEXTS):
+        return make_pipeline(BertVectorizer(tiny_bert), MinMaxScaler(), clone(classifier)).fit(texts, y)
+
+    return fit_to_features
+
+
+@quiet
+@pytest.mark.parametrize("classifier", classifiers())
+def test_evaluate_scores_the_labels_of_predict(classifier, fit):
+    model = fit(classifier, BINARY)
+    predicted, truth = model.predict(TEXTS), np.array(BINARY)
+    scores = evaluate(model, TEXTS, BINARY, n_bootstrap=20)
+    assert scores["accuracy"] == accuracy_score(truth.astype(object), predicted.astype(object).astype(str))
+    assert scores["balanced_accuracy"] == pytest.approx(np.mean([np.mean(predicted[truth == c] == c) for c in ("bad", "good")]))
+    assert scores["f1"] == pytest.approx(f1_score(truth == "good", predicted == "good", zero_division=0))
+    counted = np.array(scores["confusion_matrix"])
+    assert counted.sum() == len(TEXTS)
+    assert counted.trace() == np.sum(truth == predicted)
+    assert {one["row"] for one in scores["mistakes"]} <= set(np.flatnonzero(truth != predicted).tolist())
+    assert all(one["predicted"] == predicted[one["row"]] for one in scores["mistakes"] + scores["map"]["points"])
+    assert sum(group["n_texts"] * group["accuracy"] for group in scores["slices"]["by tokens"]) == pytest.approx(
+        np.sum(truth == predicted)
+    )
+
+
+@quiet
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+@pytest.mark.parametrize(
+    ("classifier", "y"),
+    [
+        pytest.param(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY, id="fixed threshold"),
+        pytest.param(TunedThresholdClassifierCV(LogisticRegression(), cv=3), BINARY, id="tuned threshold"),
+        pytest.param(SVC(C=0.01, probability=True, random_state=0), BINARY, id="SVC"),
+        pytest.param(BernoulliNB(), LABELS, id="naive Bayes"),
+        pytest.param(KNeighborsClassifier(4), LABELS, id="neighbours"),
+        pytest.param(OneVsRestClassifier(LogisticRegression()), LABELS, id="one-vs-rest"),
+        pytest.param(Wary(), LABELS, id="reject option"),
+        pytest.param(Wary(other=None), LABELS, id="reject by None"),
+        pytest.param(Wary(other=-1), np.arange(60) % 3, id="reject among integers"),
+        pytest.param(Costly(), np.arange(60) % 2 == 0, id="costs, boolean labels"),
+    ],
+)
+def test_a_scored_table_holds_the_labels_of_predict(classifier, y, executor, fit, tmp_path):
+    model = fit(classifier, y)
+    trusted = {f"{kind.__module__}.{kind.__name__}" for kind in (Wary, Costly)} | TRUSTED
+    path = save_pipeline(model, tmp_path / "model.joblib")
+    scored = score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out.parquet", text="text", shard_rows=25,
+                         executor=executor, trusted=trusted)  # fmt: skip
+    found = pd.read_parquet(scored.out)
+    assert found["label"].astype(object).where(found["label"].notna(), None).tolist() == model.predict(TEXTS).tolist()
+    columns = [f"probability_{label}" for label in model.classes_]
+    assert np.allclose(found[columns], model.predict_proba(TEXTS), atol=1e-5)
+
+
+TRUSTED = {
+    "sklearn.model_selection._classification_threshold.FixedThresholdClassifier",
+    "sklearn.model_selection._classification_threshold.TunedThresholdClassifierCV",
+    "sklearn.metrics._scorer._CurveScorer",
+    "sklearn.metrics._scorer._Scorer",
+}
+
+
+def test_dask_writes_the_labels_of_predict(fit, tmp_path):
+    model = fit(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY)
+    path = save_pipeline(model, tmp_path / "model.joblib")
+    with pytest.warns(LabelWarning, match="FixedThresholdClassifier gives some texts another label"):
+        scored = score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out.csv", text="text", trusted=TRUSTED,
+                             executor=DaskExecutor(workers=1))  # fmt: skip
+    assert pd.read_csv(scored.out)["label"].tolist() == model.predict(TEXTS).tolist()
+
+
+def test_a_label_that_does_not_fit_the_column_is_a_bad_row_with_the_reason(fit, tmp_path):
+    model = fit(Wary(other="unsure"), np.arange(60) % 3)
+    path, expected = save_pipeline(model, tmp_path / "model.joblib"), model.predict(TEXTS)
+    with pytest.warns(LabelWarning):
+        scored = score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out.csv", text="text", on_bad_row="null",
+                             trusted={f"{Wary.__module__}.Wary"})  # fmt: skip
+    found = pd.read_csv(scored.out)
+    assert scored.n_bad == np.sum(expected == "unsure") > 0
+    assert found["label"].isna().tolist() == (expected == "unsure").tolist()
+    assert found["label_error"].dropna().str.contains("'unsure' is no class").all()
+
+
+@quiet
+def test_compare_scores_the_labels_of_predict(fit):
+    tuned = make_pipeline(TfidfVectorizer(), FixedThresholdClassifier(LogisticRegression(), threshold=0.7))
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    table = compare(
+        TEXTS, BINARY, models=[("tuned", tuned), ("wary", make_pipeline(TfidfVectorizer(), Wary()))], cv=folds, n_timed=0
+    )
+    assert table.loc["tuned", "accuracy"] == pytest.approx(cross_val_score(tuned, TEXTS, BINARY, cv=folds).mean())
+    by_fold = []
+    for train, test in folds.split(TEXTS, BINARY):
+        fitted = make_pipeline(TfidfVectorizer(), Wary()).fit(np.array(TEXTS)[train], np.array(BINARY)[train])
+        by_fold.append(np.mean(fitted.predict(np.array(TEXTS)[test]) == np.array(BINARY)[test]))
+    assert table.loc["wary", "accuracy"] == pytest.approx(np.mean(by_fold))
+
+
+def test_a_contradiction_is_said_once_with_its_number_and_probabilities_are_judged_by_themselves(fit):
+    plain = fit(LogisticRegression(), BINARY)
+    tuned = fit(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY)
+    n_others = int(np.sum(tuned.predict(TEXTS) != plain.predict(TEXTS)))
+    assert n_others
+    with pytest.warns(LabelWarning, match=rf"gives {n_others} of 60 texts another label") as told:
+        scores = evaluate(tuned, TEXTS, BINARY, n_bootstrap=20)
+    assert len(told) == 1
+    assert scores["n_not_most_probable"] == n_others
+    reference = evaluate(plain, TEXTS, BINARY, n_bootstrap=20)  # and here nothing is said
+    for name in ("log_loss", "brier", "roc_auc", "average_precision", "calibration_error", "calibration", "curves"):
+        assert scores[name] == reference[name]
+        assert scores["intervals"].get(name) == reference["intervals"].get(name)
+    assert reference["n_not_most_probable"] == 0
+
+
+def test_a_label_beside_the_classes_is_always_wrong_has_no_probability_and_a_column_of_its_own(fit):
+    model = fit(Wary(), LABELS)
+    with pytest.warns(LabelWarning):
+        scores = evaluate(model, TEXTS, LABELS, n_mistakes=60, n_bootstrap=20)
+    assert scores["classes"] == ["bad", "good", "so-so", "unsure"]
+    predicted = model.predict(TEXTS)
+    expected = confusion_matrix(LABELS, predicted.astype(str), labels=scores["classes"])
+    assert scores["confusion_matrix"] == expected.tolist()
+    assert scores["log_loss"] == pytest.approx(log_loss(LABELS, model.predict_proba(TEXTS)))
+    refused = [one for one in scores["mistakes"] if one["predicted"] == "unsure"]
+    assert len(refused) == np.sum(predicted == "unsure")
+    assert all(one["probability"] is None for one in refused)
+
+
+SEVERAL = np.column_stack([np.arange(60) % 2, np.arange(60) % 3 == 0, np.arange(60) % 5 == 0]).astype(int)
+
+
+@quiet
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        pytest.param(OneVsRestClassifier(LogisticRegression()), id="one-vs-rest"),
+        pytest.param(MLPClassifier((4,), max_iter=20), id="MLP"),
+        pytest.param(MultiOutputClassifier(LogisticRegression()), id="multi-output"),
+        pytest.param(ClassifierChain(LogisticRegression()), id="chain"),
+        pytest.param(KNeighborsClassifier(), id="neighbours"),
+        *(
+            pytest.param(kind(), id=name)
+            for name, kind in all_estimators("classifier")
+            if name in ("RandomForestClassifier", "ExtraTreeClassifier")
+        ),
+    ],
+)
+def test_models_of_several_labels_per_text_are_refused_in_words(classifier, fit, tmp_path, run):
+    model = fit(classifier, SEVERAL)
+    for y in (SEVERAL, SEVERAL[:, 0]):
+        with pytest.raises(ValueError, match="several labels per text"):
+            evaluate(model, TEXTS, y)
+    with pytest.raises(ValueError, match="several labels per text"):
+        ask(model, TEXTS)
+    path = save_pipeline(model, tmp_path / "model.joblib")
+    with pytest.raises(ValueError, match="several labels per text"):
+        score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out.csv", text="text")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.joblib", "model.joblib.json"]
+    result = run("predict", "--model", path, "--text", "A film.")
+    assert result.code == 2
+    assert "several labels per text" in result.err
+
+
+@pytest.mark.parametrize("classifier", [OutputCodeClassifier(LogisticRegression(), random_state=0), SVC()], ids=["codes", "SVC"])
+def test_models_without_probabilities_are_refused_in_words_before_anything_is_encoded(classifier, fit):
+    model = fit(classifier, LABELS)
+    with pytest.raises(ValueError, match=r"gives no probabilities \(predict_proba\).*CalibratedClassifierCV"):
+        evaluate(model, TEXTS, LABELS)
+
+
+@quiet
+def test_the_self_test_of_a_saved_file_asks_for_labels_too(fit, tmp_path):
+    import json
+
+    model = fit(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY)
+    path = save_pipeline(model, tmp_path / "model.joblib")
+    manifest = path.with_name("model.joblib.json")
+    values = json.loads(manifest.read_text())
+    assert values["probes"]["labels"] == model.predict(values["probes"]["inputs"]).tolist()
+    assert load_pipeline(path, trusted=TRUSTED).predict(TEXTS).tolist() == model.predict(TEXTS).tolist()
+    values["probes"]["labels"] = ["good" if label == "bad" else "bad" for label in values["probes"]["labels"]]
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(
+        Exception, match=r"fails its self-test: it labels .* 'bad', and said 'good'|it labels .* 'good', and said 'bad'"
+    ):
+        load_pipeline(path, trusted=TRUSTED)
+
+
+@quiet
+def test_commands_print_and_score_the_labels_of_predict(fit, tmp_path, run):
+    model = fit(SVC(C=0.001, probability=True, random_state=0), BINARY)
+    path = save_pipeline(model, tmp_path / "model.joblib")
+    expected = model.predict(TEXTS).tolist()
+    printed = run("predict", "--model", path, stdin="\n".join(TEXTS))
+    assert [line.split("\t")[0] for line in printed.out.splitlines()] == expected
+    data = tmp_path / "data.csv"
+    pd.DataFrame({"text": TEXTS, "label": BINARY}).to_csv(data, index=False)
+    shown = run("evaluate", "--model", path, "--data", data)
+    assert f"{model.score(TEXTS, BINARY):.3f} (" in shown.out
+    assert "another label than the most probable class" in shown.err
