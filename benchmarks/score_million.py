@@ -28,7 +28,7 @@ from benchmarks.processes import children, peak_mib
 from benchmarks.results_file import write_result
 from benchmarks.score_table import trained
 from pipeline import save_pipeline, score_table
-from pipeline.saved.manifest import sha256_of
+from pipeline.files import sha256_of
 from pipeline.scoring.open_source import open_source
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.score_shard import Job, score_shard

@@ -2,10 +2,11 @@
 
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import joblib
@@ -13,12 +14,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.checkpoints.model_files import CheckpointError
+from pipeline.files import fetched, refuse_folder, sha256_of, temporary_for, where
 from pipeline.saved.allow_list import not_allowed
 from pipeline.saved.description import describe, plain, vectorizers_in
 from pipeline.saved.estimators import holds_memmap
 from pipeline.saved.file_kind import ArtifactError, file_kind
 from pipeline.saved.joblib_contents import ContentsError, read_contents
-from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, put_in_place, sha256_of, temporary_beside
+from pipeline.saved.manifest import Manifest, ManifestError, manifest_place, put_in_place
 from pipeline.saved.opening import open_file
 from pipeline.saved.outline import outline_of, outline_of_skops
 from pipeline.saved.probes import ProbeError, check_probes, make_probes
@@ -35,13 +37,13 @@ class ArtifactWarning(UserWarning):
 
 def save_pipeline(
     pipeline: Pipeline,
-    path: str | Path,
+    path: str | os.PathLike,
     *,
     format: Format = "joblib",
     probes: Any = None,
     n_training_texts: int | None = None,
     scores: Mapping[str, Any] | None = None,
-) -> Path:
+) -> Path | str:
     """Write a fitted pipeline to one file, with a manifest beside it: whole or not at all.
 
     The file is written under another name, flushed to the disk and renamed: no reader ever sees half of it, and one that has the
@@ -53,7 +55,8 @@ def save_pipeline(
     pipeline : sklearn.pipeline.Pipeline
         Fitted.
     path : str or Path
-        Such as ``models/sentiment.joblib``; missing folders are made.
+        Such as ``models/sentiment.joblib``; missing folders are made, and ``~`` is the home folder. Or an address that fsspec
+        knows, such as ``"s3://bucket/sentiment.joblib"``, to which the written file is uploaded.
     format : {"joblib", "skops"}, default="joblib"
         ``"joblib"`` is an ordinary joblib file, whose weights are memory-mapped when it is opened. ``"skops"`` executes nothing
         when it is opened, by anyone's loader, and is read into memory as a whole.
@@ -67,13 +70,15 @@ def save_pipeline(
 
     Returns
     -------
-    Path
-        Where it was written.
+    Path or str
+        Where it was written: a Path of this machine, or the address.
 
     Raises
     ------
     NotFittedError
         Before ``fit``.
+    OSError
+        For a folder, and for what cannot be written.
     ValueError
         For probes that the pipeline cannot predict on.
     CheckpointError
@@ -84,24 +89,24 @@ def save_pipeline(
     if format not in ("joblib", "skops"):
         raise ValueError(f"format={format!r}; allowed are 'joblib' and 'skops'.")
     check_is_fitted(pipeline)
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file, such as {path / 'sentiment.joblib'}.")
+    place = where(path)
+    refuse_folder(place, "sentiment.joblib")
     for vectorizer in vectorizers_in(pipeline):  # what came from a damaged file is not spread
         vectorizer.verify_weights()
     described = describe(pipeline)
     described["probes"] = _probes(pipeline, probes, described["vectorizers"])
     if n_training_texts is not None:
         described["n_training_texts"] = int(n_training_texts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_beside(path) as temporary:
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_for(place) as temporary:
         if format == "skops":
             write_skops(_without_memmaps(pipeline), temporary)
         else:
             with temporary.open("wb") as file:
                 joblib.dump(pipeline, file)
         manifest = Manifest(
-            file=path.name,
+            file=PurePath(place).name,
             format=format,
             size=temporary.stat().st_size,
             sha256=sha256_of(temporary),
@@ -110,12 +115,12 @@ def save_pipeline(
             scores=None if scores is None else plain(scores, "scores"),
             **described,
         )
-        put_in_place(temporary, path, manifest)
-    return path
+        put_in_place(temporary, place, manifest)
+    return place
 
 
 def load_pipeline(
-    path: str | Path, *, verify: Verify = "probes", sha256: str | None = None, trusted: Iterable[str] = ()
+    path: str | os.PathLike, *, verify: Verify = "probes", sha256: str | None = None, trusted: Iterable[str] = ()
 ) -> Pipeline:
     """Open a file written by `save_pipeline`, and be sure of it.
 
@@ -127,7 +132,8 @@ def load_pipeline(
     Parameters
     ----------
     path : str or Path
-        The file; of ``joblib.dump`` or skops too, which then has no manifest to be compared with.
+        The file, or its address, from which it is fetched and read into memory; of ``joblib.dump`` or skops too, which then has
+        no manifest to be compared with.
     verify : {"probes", "sha256", "size"}, default="probes"
         How far to go: self-test, hash and size; hash and size; or size alone. The names are always checked.
     sha256 : str, optional
@@ -155,8 +161,8 @@ def load_pipeline(
     """
     if verify not in ("probes", "sha256", "size"):
         raise ValueError(f"verify={verify!r}; allowed are 'probes', 'sha256' and 'size'.")
-    path = Path(path)
-    pipeline, manifest = _open(path, hashed=verify != "size", sha256=sha256, trusted=trusted)
+    place = where(path)
+    pipeline, manifest = _open(place, hashed=verify != "size", sha256=sha256, trusted=trusted)
     differing = differing_versions(_made_with(pipeline, manifest))
     difference = None
     if verify == "probes" and manifest is not None and manifest.probes is not None:
@@ -164,10 +170,10 @@ def load_pipeline(
             difference = check_probes(pipeline, manifest.probes)
         except ProbeError as error:
             versions = f" It was made with {'; '.join(differing)}." if differing else ""
-            raise ArtifactError(f"{path} fails its self-test: {error}.{versions}") from error
+            raise ArtifactError(f"{place} fails its self-test: {error}.{versions}") from error
     if manifest is None:
         warnings.warn(
-            f"{path} has no manifest ({manifest_path(path).name}): the names in it were checked, but not whether it is the file "
+            f"{place} has no manifest ({_manifest_name(place)}): the names in it were checked, but not whether it is the file "
             "that was saved. save_pipeline writes one.",
             ArtifactWarning,
             stacklevel=2,
@@ -178,11 +184,11 @@ def load_pipeline(
             if difference is None
             else f"Its probe texts come out as they did then (to {difference:.1g})."
         )
-        warnings.warn(f"{path} was made with {'; '.join(differing)}. {tested}", ArtifactWarning, stacklevel=2)
+        warnings.warn(f"{place} was made with {'; '.join(differing)}. {tested}", ArtifactWarning, stacklevel=2)
     return pipeline
 
 
-def verify_artifact(path: str | Path, *, sha256: str | None = None, trusted: Iterable[str] = ()) -> dict[str, Any]:
+def verify_artifact(path: str | os.PathLike, *, sha256: str | None = None, trusted: Iterable[str] = ()) -> dict[str, Any]:
     """Check everything about a saved file that can be checked: hashes, names, weights, probe texts.
 
     Parameters
@@ -201,21 +207,21 @@ def verify_artifact(path: str | Path, *, sha256: str | None = None, trusted: Ite
     ArtifactError
         At the first thing that is wrong; also where there is no manifest to compare with.
     """
-    path = Path(path)
-    pipeline, manifest = _open(path, hashed=True, sha256=sha256, trusted=trusted)
+    place = where(path)
+    pipeline, manifest = _open(place, hashed=True, sha256=sha256, trusted=trusted)
     if manifest is None:
-        raise ArtifactError(f"{path} has no manifest ({manifest_path(path).name}), so there is nothing to verify it by.")
+        raise ArtifactError(f"{place} has no manifest ({_manifest_name(place)}), so there is nothing to verify it by.")
     weights = {}
     try:
         for vectorizer in vectorizers_in(pipeline):
             weights[vectorizer.source_["model"]] = vectorizer.verify_weights()
         difference = None if manifest.probes is None else check_probes(pipeline, manifest.probes)
     except (CheckpointError, ProbeError) as error:
-        raise ArtifactError(f"{path} fails its self-test: {error}.") from error
+        raise ArtifactError(f"{place} fails its self-test: {error}.") from error
     return {
         "size": manifest.size,
         "sha256": manifest.sha256,
-        "names": len(inspect_artifact(path)["names"]),
+        "names": len(inspect_artifact(place)["names"]),
         "weights": weights,
         "versions": differing_versions(_made_with(pipeline, manifest)),
         "probes": None
@@ -224,13 +230,13 @@ def verify_artifact(path: str | Path, *, sha256: str | None = None, trusted: Ite
     }
 
 
-def inspect_artifact(path: str | Path) -> dict[str, Any]:
+def inspect_artifact(path: str | os.PathLike) -> dict[str, Any]:
     """Look into a saved file without unpickling it: nothing in it is called or trusted, nothing imported but scikit-learn's own.
 
     Parameters
     ----------
     path : str or Path
-        A joblib or skops file, also one that `load_pipeline` refuses.
+        A joblib or skops file, or its address; also one that `load_pipeline` refuses.
 
     Returns
     -------
@@ -247,13 +253,21 @@ def inspect_artifact(path: str | Path) -> dict[str, Any]:
     ArtifactError
         Where it is another kind of file, or damaged.
     """
-    path = Path(path)
+    place = where(path)
+    with fetched(place, manifest_place(place)) as file:
+        return {"path": str(place), **_inspect(file, str(place))}
+
+
+# ---- the parts
+
+
+def _inspect(path: Path, name: str) -> dict[str, Any]:
     kind = file_kind(path)
     try:
         found = Manifest.read(path)
         manifest = None if found is None else json.loads(found.to_json())
     except ManifestError as error:
-        manifest = {"error": str(error)}
+        manifest = {"error": str(error).replace(str(path), name)}
     if kind == "skops":
         schema = skops_schema(path)
         names, refused, arrays, contents = skops_names(schema), skops_refused(path), [], outline_of_skops(schema)
@@ -265,7 +279,6 @@ def inspect_artifact(path: str | Path) -> dict[str, Any]:
         names, refused, contents = list(read.names), not_allowed(read.names), outline_of(read.root)
         arrays = [{"shape": a.shape, "dtype": a.dtype, "n_bytes": a.n_bytes} for a in read.arrays]
     return {
-        "path": str(path),
         "format": kind,
         "size": path.stat().st_size,
         "names": names,
@@ -276,14 +289,15 @@ def inspect_artifact(path: str | Path) -> dict[str, Any]:
     }
 
 
-# ---- the parts
-
-
-def _open(path: Path, *, hashed: bool, sha256: str | None, trusted: Iterable[str]) -> tuple[Pipeline, Manifest | None]:
-    opened, manifest = open_file(path, hashed=hashed, sha256=sha256, trusted=frozenset(trusted))
+def _open(place: Path | str, *, hashed: bool, sha256: str | None, trusted: Iterable[str]) -> tuple[Pipeline, Manifest | None]:
+    opened, manifest = open_file(place, hashed=hashed, sha256=sha256, trusted=frozenset(trusted))
     if not isinstance(opened, Pipeline):
-        raise ArtifactError(f"{path} holds a {type(opened).__name__}, not a Pipeline.")
+        raise ArtifactError(f"{place} holds a {type(opened).__name__}, not a Pipeline.")
     return opened, manifest
+
+
+def _manifest_name(place: Path | str) -> str:
+    return PurePath(manifest_place(place)).name
 
 
 def _made_with(pipeline: Pipeline, manifest: Manifest | None) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from sklearn.model_selection import train_test_split
 
 from pipeline.csv_table import CsvTable, check_names, refuse_twice
+from pipeline.files import check_writable, fetched, put, refuse_folder, temporary_for, where
 from pipeline.texts import check_labels
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -91,25 +92,42 @@ def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tu
     return train.reset_index(drop=True), test.reset_index(drop=True)
 
 
-def check_output(out: str | Path, source: str | Path) -> None:
+def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None) -> None:
     """Refuse an output path before any work is done: a folder, one that is missing or read-only, the input, an unknown format.
+
+    Parameters
+    ----------
+    out : str or Path
+        Where a table is to be written.
+    source : str or Path, optional
+        The input.
 
     Raises
     ------
     OSError, ValueError
         Saying what to give instead.
     """
-    out = Path(out)
-    if out.is_dir() or not out.parent.is_dir():
-        raise FileNotFoundError(
-            f"{out} cannot be written: {'it is a folder' if out.is_dir() else f'{out.parent} does not exist'}."
-        )
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"{out} cannot be written: {out.parent} may only be read. Name another folder, or change its mode.")
-    if out.exists() and out.samefile(source):
-        raise ValueError(f"{out} is the input itself; name another file.")
-    if out.suffix not in (".csv", *PARQUET_SUFFIXES):
-        raise ValueError(f"{out} has the ending {out.suffix!r}; allowed are .csv, .parquet and .pq.")
+    place = where(out)
+    read = None if source is None else where(source)
+    if isinstance(place, Path):
+        if place.is_dir() or not place.parent.is_dir():
+            raise FileNotFoundError(
+                f"{place} cannot be written: {'it is a folder' if place.is_dir() else f'{place.parent} does not exist'}."
+            )
+        if not os.access(place.parent, os.W_OK):
+            raise PermissionError(
+                f"{place} cannot be written: {place.parent} may only be read. Name another folder, or change its mode."
+            )
+        same = place.exists() and isinstance(read, Path) and place.samefile(read)
+    else:
+        refuse_folder(place, "table.csv")
+        same = place == read
+    if same:
+        raise ValueError(f"{place} is the input itself; name another file.")
+    ending = PurePath(place).suffix
+    if ending not in (".csv", *PARQUET_SUFFIXES):
+        raise ValueError(f"{place} has the ending {ending!r}; allowed are .csv, .parquet and .pq.")
+    check_writable(place)
 
 
 def add_predictions(table: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[Any]) -> tuple[pd.DataFrame, list[str]]:
@@ -162,28 +180,26 @@ def prediction_names(there: Iterable[Any], classes: Iterable[Any]) -> list[str]:
     return added
 
 
-def write_table(table: pd.DataFrame, out: str | Path) -> None:
+def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
     """Write CSV or Parquet, by the ending of ``out``: whole or not at all."""
-    out = Path(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        if out.suffix in PARQUET_SUFFIXES:
+    place = where(out)
+    with temporary_for(place) as temporary:
+        if PurePath(place).suffix in PARQUET_SUFFIXES:
             table.to_parquet(temporary, index=False)
         else:
             # all strings in quotes: the writer would leave a lone \r and a line of blanks bare
             table.to_csv(temporary, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        put(temporary, place)
 
 
-def read_table(path: str | Path, *, columns: Sequence[str] = (), encoding: str = "utf-8", sep: str = ",") -> pd.DataFrame:
+def read_table(path: str | os.PathLike, *, columns: Sequence[str] = (), encoding: str = "utf-8", sep: str = ",") -> pd.DataFrame:
     """Read a CSV or Parquet file without changing a single text.
 
     Parameters
     ----------
     path : str or Path
-        ``.parquet`` and ``.pq`` are read as Parquet, everything else as CSV (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked).
+        ``.parquet`` and ``.pq`` are read as Parquet, everything else as CSV (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked);
+        here, or at an address of fsspec such as ``s3://bucket/table.csv``.
     columns : sequence of str
         Columns that must be there.
     encoding : str, default="utf-8"
@@ -203,7 +219,22 @@ def read_table(path: str | Path, *, columns: Sequence[str] = (), encoding: str =
     ValueError
         For empty, unreadable or wrongly encoded files, ragged rows, and columns that are missing or there twice.
     """
-    path = Path(path)
+    with fetched(where(path)) as file:
+        return _read_table(file, columns, encoding, sep)
+
+
+def check_columns(table: pd.DataFrame, columns: Sequence[str], path: str | os.PathLike) -> None:
+    """Refuse a table that lacks one of ``columns``, listing the ones it has.
+
+    Raises
+    ------
+    ValueError
+        With the nearest name where one is close.
+    """
+    check_names(list(table.columns), columns, path)
+
+
+def _read_table(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {what}.")
@@ -215,17 +246,6 @@ def read_table(path: str | Path, *, columns: Sequence[str] = (), encoding: str =
         table = _read_csv(path, columns, encoding, sep)
     check_columns(table, columns, path)
     return table
-
-
-def check_columns(table: pd.DataFrame, columns: Sequence[str], path: str | Path) -> None:
-    """Refuse a table that lacks one of ``columns``, listing the ones it has.
-
-    Raises
-    ------
-    ValueError
-        With the nearest name where one is close.
-    """
-    check_names(list(table.columns), columns, path)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

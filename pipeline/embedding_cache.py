@@ -14,7 +14,7 @@ from pipeline.bert.embedding import Plan
 from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Pooling
 from pipeline.forks import ForkSafeLock
-from pipeline.vector_store import FolderStore, MemoryStore, Store, clear_folder, is_unrecorded, text_key
+from pipeline.vector_store import FolderStore, MemoryStore, Store, cache_folder, clear_folder, is_unrecorded, text_key
 
 NUMERICS = 3  # part of every key: raised when a change of the encoder changes its numbers
 CHUNK_TEXTS = 1024  # texts looked up, encoded and stored at a time: this bounds the memory of a long run
@@ -75,7 +75,7 @@ def clear_cache(folder: str | Path | None = None) -> None:
         A folder given as ``BertVectorizer(cache=folder)``.
     """
     if folder is not None:
-        clear_folder(Path(folder).expanduser())
+        clear_folder(cache_folder(folder))
         return
     _memory.clear()
     with _counts_lock:
@@ -115,7 +115,7 @@ def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
         return None
     if is_unrecorded():  # a store all the same: without one another depth might run, by an encoder of its own
         return MemoryStore()
-    return _memory if cache == "memory" else FolderStore(Path(cache).expanduser(), fingerprint(bert))
+    return _memory if cache == "memory" else FolderStore(cache_folder(cache), fingerprint(bert))
 
 
 @dataclass

@@ -84,12 +84,12 @@ def _is_short(value: dict[str, Any] | list[Any]) -> bool:
     return isinstance(value, list) and not any(isinstance(one, (dict, list)) for one in value) and len(str(value)) < 100
 
 
-def describe_verification(path: Path, found: dict[str, Any]) -> Iterator[str]:
+def describe_verification(path: Path | str, found: dict[str, Any]) -> Iterator[str]:
     """Give the lines that say what `verify_artifact` found, one check a line.
 
     Parameters
     ----------
-    path : Path
+    path : Path or str
         The file.
     found : dict
         From `pipeline.verify_artifact`.

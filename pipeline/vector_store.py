@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.file_systems import network_file_system
+from pipeline.files import local_path
 from pipeline.forks import ForkGate, ForkSafeLock
 
 MEMORY_BYTES = 1 << 30  # what the memory cache may hold; the least recently used vectors leave first
@@ -254,6 +255,11 @@ class FolderStore:
             CacheWarning,
             stacklevel=2,
         )
+
+
+def cache_folder(cache: str | os.PathLike) -> Path:
+    """Return the folder of a cache, and refuse an address."""
+    return local_path(cache, "folder", "the cache is an SQLite file, which needs one. Name a folder, or take cache='memory'.")
 
 
 def clear_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.saved.manifest import sha256_of
+from pipeline.files import sha256_of
 from pipeline.scoring.driver import Run
 from pipeline.scoring.executors import SerialExecutor
 from pipeline.scoring.open_source import open_source

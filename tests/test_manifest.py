@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.files import sha256_of, temporary_for
 from pipeline.saved import manifest as room
-from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, put_in_place, sha256_of, temporary_beside
+from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, put_in_place
 
 
 def manifest_of(path, **changes):
@@ -28,7 +29,7 @@ def manifest_of(path, **changes):
 
 
 def put(path, content):
-    with temporary_beside(path) as temporary:
+    with temporary_for(path) as temporary:
         temporary.write_bytes(content)
         put_in_place(temporary, path, replace(manifest_of(temporary), file=path.name))
 
@@ -174,7 +175,7 @@ def test_texts_of_all_languages_stand_in_it_as_they_are(path):
 
 def test_a_temporary_file_is_gone_after_a_failure(path):
     def fail():
-        with temporary_beside(path) as temporary:
+        with temporary_for(path) as temporary:
             temporary.write_bytes(b"half")
             raise RuntimeError("disk on fire")
 

@@ -1,11 +1,14 @@
 """What users name becomes a source."""
 
+import os
+
+import fsspec
 import pandas as pd
 import pytest
 
 from pipeline.scoring.file_source import CsvSource, ParquetSource
 from pipeline.scoring.frame_source import FrameSource
-from pipeline.scoring.open_source import open_source
+from pipeline.scoring.open_source import list_files, open_source
 
 
 def test_the_ending_tells_parquet_from_csv_and_a_frame_is_a_frame(tmp_path):
@@ -27,3 +30,60 @@ def test_what_is_no_source_is_refused(tmp_path):
         open_source([tmp_path / "in.csv", tmp_path / "in.parquet"], "text")
     with pytest.raises(TypeError, match="source is a int; a path, a list of paths or a pandas DataFrame"):
         open_source(3, "text")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.parquet", "a.PARQUET", "sub/c.pq", "_hidden.parquet", ".x.parquet", "_run/d.parquet", "note.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def names(files, folder):
+    return [os.path.relpath(file, folder) for file in files]
+
+
+def test_a_folder_is_its_parquet_files_by_name_without_the_hidden_ones(folder):
+    assert names(list_files(folder), folder) == ["a.PARQUET", "b.parquet", "sub/c.pq"]
+
+
+def test_a_list_keeps_its_order_and_a_pattern_is_sorted(folder):
+    assert names(list_files([folder / "b.parquet", folder / "a.PARQUET"]), folder) == ["b.parquet", "a.PARQUET"]
+    assert names(list_files(f"{folder}/*.[pP]*"), folder) == ["_hidden.parquet", "a.PARQUET", "b.parquet"]
+    assert names(list_files(f"file://{folder}/b.parquet"), folder) == ["b.parquet"]
+
+
+def test_a_name_that_looks_like_a_pattern_is_the_file_of_that_name(tmp_path):
+    (tmp_path / "a [1].csv").write_text("text\n")
+    assert list_files(tmp_path / "a [1].csv") == [str(tmp_path / "a [1].csv")]
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("none.csv", FileNotFoundError, "none.csv does not exist"),
+        ("*.tsv", FileNotFoundError, "no file fits"),
+        ("empty", FileNotFoundError, "is a folder, not a file, and holds no Parquet files"),
+        (["b.parquet", "b.parquet"], ValueError, "is named twice"),
+        ([], ValueError, "an empty list of files"),
+        ("zero.csv", ValueError, r"is empty \(0 bytes\)"),
+        ("nowhere://a/b.csv", ValueError, "no address that fsspec knows"),
+    ],
+)
+def test_what_is_not_there_is_named(source, error, message, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "empty").mkdir()
+    (folder / "zero.csv").touch()
+    with pytest.raises(error, match=message):
+        list_files(source)
+
+
+def test_addresses_of_fsspec_are_listed():
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/in/b.parquet": b"2", "/in/a.parquet": b"10", "/in/_x.parquet": b"3", "/in/t.csv": b"text\n"})
+    assert list_files("memory://in") == ["memory:///in/a.parquet", "memory:///in/b.parquet"]
+    assert list_files("memory://in/*.csv") == ["memory:///in/t.csv"]
+    assert list_files("memory://in/t.csv") == ["memory:///in/t.csv"]
+    with pytest.raises(FileNotFoundError, match=r"memory://in/none\.csv does not exist"):
+        list_files("memory://in/none.csv")

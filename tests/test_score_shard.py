@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from pipeline import ArtifactError, BadRowError, BertVectorizer, load_pipeline, save_pipeline
-from pipeline.saved.manifest import sha256_of
+from pipeline.files import sha256_of
 from pipeline.scoring.parts import Stamp, part_name
 from pipeline.scoring.score_shard import Job, load_once, score_shard, try_shard
 from pipeline.scoring.shard import Shard

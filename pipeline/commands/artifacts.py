@@ -11,7 +11,7 @@ from pipeline.printing import describe_inspection, describe_verification
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A saved pipeline, .joblib or .skops.")] = DEFAULT_ARTIFACT,
+    file: Annotated[str, typer.Argument(help="A saved pipeline, .joblib or .skops.")] = DEFAULT_ARTIFACT,
     json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show what is in a saved pipeline without unpickling it: also one that is not to be trusted."""
@@ -28,31 +28,35 @@ def inspect(
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="A saved pipeline, or a model folder written by fetch.")] = DEFAULT_ARTIFACT,
+    file: Annotated[str, typer.Argument(help="A saved pipeline, or a model folder written by fetch.")] = DEFAULT_ARTIFACT,
     sha256: Annotated[str | None, typer.Option(help="The hash it must have, as you know it from elsewhere.")] = None,
 ) -> None:
     """Check a saved pipeline: the hashes of file and weights, every name in it, and its answers to the probe texts."""
     from pipeline.artifact import verify_artifact
     from pipeline.checkpoints.provenance import verify_folder
+    from pipeline.files import where
 
-    if file.is_dir():
-        for name, found in verify_folder(file).items():
+    place = where(file)
+    if isinstance(place, Path) and place.is_dir():
+        for name, found in verify_folder(place).items():
             print(f"{found}  {name}: as in SHA256SUMS")
         return
 
-    for line in describe_verification(file, verify_artifact(file, sha256=sha256)):
+    for line in describe_verification(place, verify_artifact(place, sha256=sha256)):
         print(line)
 
 
 def fetch(
     model: Annotated[str, typer.Argument(help="BERT model: hub id.")],
-    to: Annotated[Path, typer.Option(help="Folder for its files; made where it is missing.")],
+    to: Annotated[str, typer.Option(help="Folder for its files; made where it is missing.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
     """Fetch a model to a folder that can be carried to a machine without a connection: files, SHA256SUMS, origin."""
     from pipeline.checkpoints.model_folder import fetch_to
+    from pipeline.files import local_path
 
-    fetched = fetch_to(model, to, revision)
+    folder = local_path(to, "folder", "a model is read from one. Fetch it to a folder, and copy that.")
+    fetched = fetch_to(model, folder, revision)
     at = f"commit {fetched.revision}" if fetched.revision else "the installed copy"
     print(f"{fetched.model} ({at}) is in {fetched.folder}:")
     for name, size in fetched.files.items():

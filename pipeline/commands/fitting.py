@@ -1,7 +1,7 @@
 """train: a table becomes a saved pipeline, compared, scored and reported on. Used by cli, where it is the default."""
 
 import sys
-from pathlib import Path
+from pathlib import PurePath
 from typing import Annotated
 
 import typer
@@ -20,7 +20,7 @@ EXAMPLES = (
 
 
 def train(
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the shipped reviews by default.")] = None,
+    data: Annotated[str | None, typer.Option(help="CSV or Parquet file; the shipped reviews by default.")] = None,
     text: Annotated[str, typer.Option(help="Its text column.")] = "text",
     label: Annotated[str, typer.Option(help="Its label column.")] = "label",
     model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
@@ -29,7 +29,7 @@ def train(
     combine: Annotated[str | None, typer.Option(help="concat, mean, sum or learned (a weighted sum) of the layers.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
     truncation: Annotated[str | None, typer.Option(help="head, tail, head_tail, window or error.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the trained pipeline is written.")] = DEFAULT_ARTIFACT,
+    out: Annotated[str, typer.Option(help="Where the trained pipeline is written.")] = DEFAULT_ARTIFACT,
     cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 leaves it out.")] = 5,
     report: Annotated[bool, typer.Option(help="A page about the pipeline beside it (.html, and .json).")] = True,
     encoding: Encoding = "utf-8",
@@ -40,13 +40,15 @@ def train(
     from pipeline.datasets import load_reviews, split_table
     from pipeline.evaluation.comparison import compare
     from pipeline.evaluation.scores import evaluate
+    from pipeline.files import check_writable, file_size, refuse_folder, where, with_ending
     from pipeline.sentiment import make_sentiment_pipeline
 
     console = Console(soft_wrap=True, markup=False, highlight=False)
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder; name a file, such as {out / 'sentiment.joblib'}.")
-    if report and out.suffix in (".html", ".json"):
+    place = where(out)
+    refuse_folder(place, "sentiment.joblib")
+    if report and PurePath(place).suffix in (".html", ".json"):
         raise ValueError(f"--out {out}: the report beside it would get this name; use another ending, or --no-report.")
+    check_writable(place)
     lacking = lacks_for_report() if report else None
     reported = report and lacking is None
     if data is None:
@@ -62,7 +64,7 @@ def train(
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({data or 'the shipped reviews'}).")
     candidate.fit(train_set[text], train_set[label])
     path = save_pipeline(candidate.set_params(bertvectorizer__progress=False), out)
-    console.print(f"Saved {path} ({path.stat().st_size / 1e6:.0f} MB).")  # first: whatever fails below, the model is there
+    console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")  # first: whatever fails below, the model is there
     table = compare(train_set[text], train_set[label], model=candidate, cv=cv, n_timed=0) if cv else None
     if table is not None:
         print_comparison(console, table, f"{cv}-fold cross-validation on the training texts")
@@ -76,9 +78,9 @@ def train(
     held_out = {"held out": {k: v for k, v in scores.items() if isinstance(v, int | float)}}
     save_pipeline(candidate.set_params(bertvectorizer__progress=False), out, scores=held_out)
     if reported:
-        origin: Path | str = data or "the shipped reviews"
+        origin = where(data) if data else "the shipped reviews"
         tables = {"held_out_texts": (origin, test_set), "training_texts": (origin, train_set)}
-        write_page(console, scores, out.with_suffix(".html"), candidate, path, tables, comparison=table)
+        write_page(console, scores, with_ending(place, ".html"), candidate, path, tables, comparison=table)
     elif lacking:
         console.print(lacking)
     console.print(f"{path}, loaded again, says:")

@@ -1,7 +1,6 @@
 """evaluate, layers, compare, explain: how good a pipeline is, what else would do, and why it says so. Used by cli."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,11 +18,12 @@ from pipeline.commands.options import (
 )
 from pipeline.printing import print_comparison, print_explanations, print_scores, print_study
 
+_WHY_LOCAL = "figures and word vectors are files here. Name a path, and copy it."
 _ROWS = "majority, tfidf, word2vec, static, cls, default, layers, finetuned"
 
 
 def evaluate(
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")] = None,
+    data: Annotated[str | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")] = None,
     text: Annotated[str, typer.Option(help="Its text column.")] = "text",
     label: Annotated[str, typer.Option(help="Its label column.")] = "label",
     model: ArtifactPath = DEFAULT_ARTIFACT,
@@ -47,7 +47,7 @@ def evaluate(
 
 
 def study_layers(
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")] = None,
+    data: Annotated[str | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")] = None,
     text: Annotated[str, typer.Option(help="Its text column.")] = "text",
     label: Annotated[str, typer.Option(help="Its label column.")] = "label",
     model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
@@ -55,8 +55,8 @@ def study_layers(
     max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
     cv: Annotated[int, typer.Option(help="Folds.")] = 5,
     nested: Annotated[bool, typer.Option("--nested", help="Also the honest score of taking the best.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Where the table goes: .csv or .parquet.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for a heatmap and a bar chart (PNG).")] = None,
+    out: Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")] = None,
+    figures: Annotated[str | None, typer.Option(help="Folder for a heatmap and a bar chart (PNG).")] = None,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
@@ -64,12 +64,14 @@ def study_layers(
     from pipeline.datasets import check_output, load_reviews, write_table
     from pipeline.evaluation.figures import check_matplotlib, write_figures
     from pipeline.evaluation.layer_scores import layer_study
+    from pipeline.files import local_path
     from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
 
-    if figures is not None:
+    pictures = None if figures is None else local_path(figures, "folder", _WHY_LOCAL)
+    if pictures is not None:
         check_matplotlib()
     if out is not None:
-        check_output(out, data or out.parent)
+        check_output(out, data)
     if data is None:
         table, text, label = load_reviews()[0], "text", "label"
     else:
@@ -84,26 +86,26 @@ def study_layers(
     if out is not None:
         write_table(study, out)
         console.print(f"Wrote {out}.")
-    if figures is not None:
-        for path in write_figures(study, figures):
+    if pictures is not None:
+        for path in write_figures(study, pictures):
             console.print(f"Wrote {path}.")
 
 
 def compare_models(
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")] = None,
+    data: Annotated[str | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")] = None,
     text: Annotated[str, typer.Option(help="Its text column.")] = "text",
     label: Annotated[str, typer.Option(help="Its label column.")] = "label",
     test: Annotated[bool, typer.Option("--test", help="One split: the held-out reviews, or a fifth of --data.")] = False,
-    test_data: Annotated[Path | None, typer.Option(help="One split: score on this file, with the same columns.")] = None,
+    test_data: Annotated[str | None, typer.Option(help="One split: score on this file, with the same columns.")] = None,
     models: Annotated[str | None, typer.Option(help=f"Rows: {_ROWS}; or all.")] = None,
     fine_tuned: Annotated[bool, typer.Option("--fine-tuned", help="Also a fine-tuned BERT; takes minutes to hours.")] = False,
     model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
     truncation: Annotated[str, typer.Option(help="head, tail, head_tail, window or error.")] = "head",
-    word_vectors: Annotated[Path | None, typer.Option(help="Word vectors in word2vec's format, instead of training.")] = None,
+    word_vectors: Annotated[str | None, typer.Option(help="Word vectors in word2vec's format, instead of training.")] = None,
     cv: Annotated[int, typer.Option(help="Folds.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Where the table goes: .csv or .parquet.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for a picture (PNG).")] = None,
+    out: Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")] = None,
+    figures: Annotated[str | None, typer.Option(help="Folder for a picture (PNG).")] = None,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
@@ -112,14 +114,17 @@ def compare_models(
     from pipeline.evaluation.candidates import QUICK
     from pipeline.evaluation.comparison import compare
     from pipeline.evaluation.figures import check_matplotlib, write_comparison
+    from pipeline.files import local_path
     from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
 
+    vectors = None if word_vectors is None else local_path(word_vectors, "file", _WHY_LOCAL)
     if test and test_data is not None:
         raise ValueError("Give --test or --test-data, not both.")
-    if figures is not None:
+    pictures = None if figures is None else local_path(figures, "folder", _WHY_LOCAL)
+    if pictures is not None:
         check_matplotlib()
     if out is not None:
-        check_output(out, data or out.parent)
+        check_output(out, data)
     if data is None:
         train_set, test_set = load_reviews()
         text, label = "text", "label"
@@ -136,15 +141,15 @@ def compare_models(
     vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options)
     held_out = (test_set[text], test_set[label]) if test or test_data is not None else None
     table = compare(train_set[text], train_set[label], models=rows, test=held_out, cv=cv, vectorizer=vectorizer,
-                    word_vectors=word_vectors, n_jobs=-1)  # fmt: skip
+                    word_vectors=vectors, n_jobs=-1)  # fmt: skip
     console = Console(soft_wrap=True, markup=False, highlight=False)
     how = f"{table.attrs['n_folds']}-fold cross-validation" if held_out is None else f"{len(test_set)} held-out texts"
     print_comparison(console, table, f"{data or 'the shipped reviews'}: {how}, {len(train_set)} texts to train on")
     if out is not None:
         write_table(table.rename_axis("name").reset_index(), out)
         console.print(f"Wrote {out}.")
-    if figures is not None:
-        console.print(f"Wrote {write_comparison(table, figures)}.")
+    if pictures is not None:
+        console.print(f"Wrote {write_comparison(table, pictures)}.")
 
 
 def explain(

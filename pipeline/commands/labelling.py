@@ -1,7 +1,6 @@
 """predict: labels for texts, for the lines of standard input, for a table of any size. Used by cli and fitting."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,7 @@ def predict(
         list[str] | None,
         typer.Option(help="CSV or Parquet to label: a file, a folder, a pattern, an address such as s3://...; or several."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the labels go: .csv, .parquet, or a folder of parts.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where the labels go: .csv, .parquet, or a folder of parts.")] = None,
     column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
@@ -90,7 +89,7 @@ def _amounts(resources: str) -> dict[str, float]:
     return amounts
 
 
-def _predict_table(model: Path, data: list[str], out: Path, column: str, options: dict[str, Any]) -> None:
+def _predict_table(model: str, data: list[str], out: str, column: str, options: dict[str, Any]) -> None:
     from pipeline.scoring.table import score_table
 
     try:

@@ -9,13 +9,14 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_ARTIFACT = Path("models") / "sentiment.joblib"
+# Paths are str: a Path would take a slash from s3://. What is called with them says where they point.
+DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
 Encoding = Annotated[str, typer.Option(help="Encoding of the CSV file.")]
 Separator = Annotated[str, typer.Option(help="Column separator of the CSV file.")]
-ArtifactPath = Annotated[Path, typer.Option("--model", help="A file written by train.")]
+ArtifactPath = Annotated[str, typer.Option("--model", help="A file written by train.")]
 
 
-def read_data(path: Path, columns: list[str], encoding: str, sep: str) -> "pd.DataFrame":
+def read_data(path: str, columns: list[str], encoding: str, sep: str) -> "pd.DataFrame":
     r"""Read a table that has these columns; ``\t`` typed in a shell is a tab."""
     from pipeline.datasets import read_table
 

@@ -1,7 +1,7 @@
 """report: the page about a saved pipeline, and how train writes its own. Used by cli and fitting."""
 
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 def report(
     model: ArtifactPath = DEFAULT_ARTIFACT,
-    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")] = None,
+    data: Annotated[str | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")] = None,
     text: Annotated[str, typer.Option(help="Its text column.")] = "text",
     label: Annotated[str, typer.Option(help="Its label column.")] = "label",
     by: Annotated[list[str] | None, typer.Option(help="A column to score by; may be given several times.")] = None,
-    train_data: Annotated[Path | None, typer.Option(help="What it was trained on: for the texts nearest to mistakes.")] = None,
+    train_data: Annotated[str | None, typer.Option(help="What it was trained on: for the texts nearest to mistakes.")] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Cross-validate it and the baselines on the training texts.")
     ] = False,
     layers: Annotated[str | None, typer.Option(help="A table that `layers --out` wrote, or `run` to study them now.")] = None,
     mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to show.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="Where the page goes; beside the model by default.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where the page goes; beside the model by default.")] = None,
     title: Annotated[str | None, typer.Option(help="Its heading.")] = None,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
@@ -35,11 +35,13 @@ def report(
     from pipeline.datasets import load_reviews
     from pipeline.evaluation.comparison import compare as cross_validate
     from pipeline.evaluation.scores import evaluate as score_texts
+    from pipeline.files import check_writable, where, with_ending
     from pipeline.report.page import check_page_name, check_report_extra
 
     check_report_extra()
-    page = check_page_name(model.with_suffix(".html") if out is None else out)
-    origin: Path | str = data or "the held-out shipped reviews"
+    page = check_page_name(with_ending(where(model), ".html") if out is None else out)
+    check_writable(page)
+    origin = where(data) if data else "the held-out shipped reviews"
     if data is None:
         reviews, table = load_reviews()
         text, label, by = "text", "label", by or ["domain", "trait"]
@@ -48,7 +50,7 @@ def report(
     tables = {"data": (origin, table)}
     known = None if train_data is None else read_data(train_data, [text, label], encoding, sep)
     if train_data is not None and known is not None:
-        tables["training_data"] = (train_data, known)
+        tables["training_data"] = (where(train_data), known)
     studied = known if known is not None else reviews
     if studied is None and (compare or layers == "run"):
         raise ValueError(f"{'--compare' if compare else '--layers run'} needs texts to train on; give --train-data.")
@@ -60,8 +62,8 @@ def report(
         rows = ("majority", "tfidf", "static", "cls", "default")
         comparison = cross_validate(studied[text], studied[label], model=_unfitted(fitted), models=rows)
     study = None if layers is None else _study(layers, fitted, studied, text, label)
-    heading = title or f"{model.name} on {data.name if data else origin}"
-    write_page(Console(soft_wrap=True, markup=False, highlight=False), scores, page, fitted, model, tables,
+    heading = title or f"{PurePath(model).name} on {PurePath(data).name if data else origin}"
+    write_page(Console(soft_wrap=True, markup=False, highlight=False), scores, page, fitted, where(model), tables,
                comparison=comparison, layers=study, title=heading)  # fmt: skip
 
 
@@ -79,9 +81,9 @@ def lacks_for_report() -> str | None:
 def write_page(
     console: Console,
     scores: dict[str, Any],
-    page: Path,
+    page: Path | str,
     fitted: Any,
-    artifact: Path,
+    artifact: Path | str,
     tables: "dict[str, tuple[Path | str, pd.DataFrame]]",
     *,
     comparison: "pd.DataFrame | None" = None,
@@ -94,9 +96,9 @@ def write_page(
 
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     provenance = trace_lineage(fitted, artifact=artifact, tables=tables, command=command)
-    heading = title or f"{artifact.name} on the held-out texts"
+    heading = title or f"{PurePath(artifact).name} on the held-out texts"
     write_report(scores, page, comparison=comparison, layers=layers, provenance=provenance, title=heading)
-    console.print(f"Wrote {page}, a report for the browser, and {page.with_suffix('.json').name}, the same numbers.")
+    console.print(f"Wrote {page}, a report for the browser, and {PurePath(page).with_suffix('.json').name}, the same numbers.")
 
 
 def _unfitted(fitted: Any) -> Any:

@@ -1,6 +1,7 @@
 """Where a report's numbers come from: model, files and their hashes, versions, seed, command. Used by commands."""
 
 import hashlib
+import os
 import platform
 import shlex
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.files import fetched, sha256_of, where
 from pipeline.saved.description import vectorizers_in
-from pipeline.saved.manifest import Manifest, ManifestError, sha256_of
+from pipeline.saved.manifest import Manifest, ManifestError, manifest_place
 from pipeline.saved.versions import installed_versions
 
 _CHOSEN = ("layers", "pooling", "combine", "truncation")
@@ -21,7 +23,7 @@ _CHOSEN = ("layers", "pooling", "combine", "truncation")
 def trace_lineage(
     model: Any,
     *,
-    artifact: str | Path | None = None,
+    artifact: str | os.PathLike | None = None,
     tables: Mapping[str, tuple[Path | str, pd.DataFrame]] | None = None,
     random_state: int | None = 0,
     command: Sequence[str] | None = None,
@@ -54,7 +56,7 @@ def trace_lineage(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": None if command is None else shlex.join(_without_folders(argument) for argument in command),
         "models": [_model(vectorizer) for vectorizer in vectorizers_in(model)],
-        "artifact": None if artifact is None else _artifact(Path(artifact)),
+        "artifact": None if artifact is None else _artifact(where(artifact)),
         **{name: _table(origin, table) for name, (origin, table) in (tables or {}).items()},
         "seed": random_state,
         "versions": installed_versions(),
@@ -83,17 +85,18 @@ def _model(vectorizer: Any) -> dict[str, Any]:
     }
 
 
-def _artifact(path: Path) -> dict[str, Any]:
-    try:
-        manifest = Manifest.read(path)
-    except ManifestError:
-        manifest = None
-    return {
-        "file": path.name,
-        "sha256": sha256_of(path),
-        "size_bytes": path.stat().st_size,
-        "created": None if manifest is None else manifest.created,
-    }
+def _artifact(place: Path | str) -> dict[str, Any]:
+    with fetched(place, manifest_place(place)) as path:
+        try:
+            manifest = Manifest.read(path)
+        except ManifestError:
+            manifest = None
+        return {
+            "file": path.name,
+            "sha256": sha256_of(path),
+            "size_bytes": path.stat().st_size,
+            "created": None if manifest is None else manifest.created,
+        }
 
 
 def _table(origin: Path | str, table: pd.DataFrame) -> dict[str, Any]:

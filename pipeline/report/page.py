@@ -4,9 +4,10 @@ import json
 import os
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from pipeline.files import refuse_folder, where, with_ending, write_text
 from pipeline.report.contents import report_contents
 from pipeline.report.readable import readable
 from pipeline.report.sections import sections_of
@@ -20,13 +21,13 @@ _ON_TOP = ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
 
 def write_report(
     scores: Mapping[str, Any],
-    out: str | Path,
+    out: str | os.PathLike,
     *,
     comparison: "pd.DataFrame | None" = None,
     layers: "pd.DataFrame | None" = None,
     provenance: Mapping[str, Any] | None = None,
     title: str | None = None,
-) -> Path:
+) -> Path | str:
     """Write what `pipeline.evaluate` found as one HTML page, which needs no network, and as JSON beside it.
 
     Parameters
@@ -34,7 +35,8 @@ def write_report(
     scores : dict
         From `pipeline.evaluate`.
     out : str or Path
-        Such as ``reports/sentiment.html``; missing folders are made. The JSON gets the same name with ``.json``.
+        Such as ``reports/sentiment.html``; missing folders are made. Or an address of fsspec such as
+        ``s3://bucket/sentiment.html``. The JSON gets the same name with ``.json``.
     comparison : DataFrame, optional
         From `pipeline.compare`: the model beside the baselines.
     layers : DataFrame, optional
@@ -46,8 +48,8 @@ def write_report(
 
     Returns
     -------
-    Path
-        Of the page. Equal arguments give equal files, byte for byte.
+    Path or str
+        Of the page; for an address the address. Equal arguments give equal files, byte for byte.
 
     Raises
     ------
@@ -71,18 +73,16 @@ def write_report(
     page = check_page_name(out)
     contents = report_contents(scores, comparison=comparison, layers=layers, provenance=provenance, title=title)
     html = render_page(contents)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    _write(page.with_suffix(".json"), json.dumps(contents, indent=1, allow_nan=False) + "\n")
-    _write(page, html)
+    write_text(with_ending(page, ".json"), json.dumps(contents, indent=1, allow_nan=False) + "\n")
+    write_text(page, html)
     return page
 
 
-def check_page_name(out: str | Path) -> Path:
+def check_page_name(out: str | os.PathLike) -> Path | str:
     """Return where the page goes; ValueError or IsADirectoryError where no page can be."""
-    page = Path(out)
-    if page.is_dir():
-        raise IsADirectoryError(f"{page} is a folder; name a file, such as {page / 'report.html'}.")
-    if page.suffix.lower() not in (".html", ".htm"):
+    page = where(out)
+    refuse_folder(page, "report.html")
+    if PurePath(page).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out={str(out)!r} does not end in .html; the report is a page for a browser.")
     return page
 
@@ -123,13 +123,3 @@ def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
     n, classes = scores["n_texts"], scores["classes"]
     right = round(scores["accuracy"] * n)
     return {"tiles": tiles, "n_texts": n, "n_right": right, "n_classes": len(classes)}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -120,7 +120,7 @@ def _is_estimator(name: str) -> bool:
     return isinstance(found, type) and issubclass(found, BaseEstimator) and found.__module__ == module
 
 
-def unpickle_allowed(path: Path, trusted: Iterable[str] = ()) -> Any:
+def unpickle_allowed(path: Path, trusted: Iterable[str] = (), *, mapped: bool = True) -> Any:
     """Unpickle a joblib file that names nothing but what is allowed; large uint8 arrays, the weights, are memory-mapped.
 
     No sandbox: what is allowed is made as the file says, and scikit-learn's compiled classes believe the arrays they are given.
@@ -131,6 +131,8 @@ def unpickle_allowed(path: Path, trusted: Iterable[str] = ()) -> Any:
         An uncompressed file by ``joblib.dump``.
     trusted : iterable of str
         Names allowed beside those of `is_allowed`, and callable.
+    mapped : bool, default=True
+        Whether the file stays, so that the weights can be mapped; else all is read.
 
     Returns
     -------
@@ -147,7 +149,7 @@ def unpickle_allowed(path: Path, trusted: Iterable[str] = ()) -> Any:
             f"joblib {joblib.__version__} reads some arrays past any allow-list (GHSA-m62q-453p-gv66); pip install 'joblib>=1.6'."
         )
     with path.open("rb") as file:
-        return _AllowedUnpickler(str(path), file, frozenset(trusted)).load()
+        return _AllowedUnpickler(str(path), file, frozenset(trusted), mapped).load()
 
 
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
@@ -158,9 +160,10 @@ class _AllowedUnpickler(NumpyUnpickler):
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(NumpyUnpickler.dispatch)
 
-    def __init__(self, filename: str, file: BinaryIO, trusted: frozenset[str]) -> None:
+    def __init__(self, filename: str, file: BinaryIO, trusted: frozenset[str], mapped: bool) -> None:
         super().__init__(filename, file, ensure_native_byte_order=False, mmap_mode="c")
         self._trusted = trusted
+        self._mapped = mapped
         self._named: dict[int, str] = {}  # id of what was imported -> its name
         self._kept: list[Any] = []  # so that no id is given away twice
 
@@ -225,14 +228,14 @@ class _AllowedUnpickler(NumpyUnpickler):
 
     def _read(self, wrapper: Any) -> np.ndarray:
         if wrapper.dtype.hasobject:  # with all checks of this class, where joblib's inner unpickler would have find_class only
-            array = _AllowedUnpickler(self.filename, self.file_handle, self._trusted).load()
+            array = _AllowedUnpickler(self.filename, self.file_handle, self._trusted, self._mapped).load()
             if type(array) is not np.ndarray:
                 raise NotAllowedError(f"it puts a {type(array).__name__} where an array is announced")
             return array
         n_bytes = wrapper.dtype.itemsize * int(np.prod([int(n) for n in wrapper.shape], dtype=object))
         # Weights alone are mapped: they carry their hash. joblib hands a mapped array on to workers as a file's name and an
         # offset, whatever stands there by then.
-        if n_bytes < _MAP_FROM or wrapper.dtype != np.uint8:
+        if not self._mapped or n_bytes < _MAP_FROM or wrapper.dtype != np.uint8:
             return np.asarray(wrapper.read_array(self, ensure_native_byte_order=False))
         return np.asarray(wrapper.read_mmap(self))  # a plain array over the mapping
 

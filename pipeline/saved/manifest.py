@@ -1,14 +1,14 @@
 """The manifest beside a saved file: hashes, versions, what is inside, probe texts. Written and read here; used by artifact."""
 
 import contextlib
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from pipeline.files import fetched, file_size, flush_to_disk, put, sha256_of, write_text
 
 FORMAT_VERSION = 1
 
@@ -136,94 +136,72 @@ def manifest_path(path: Path) -> Path:
     return path.parent / f"{path.name}.json"
 
 
-def sha256_of(path: Path) -> str:
-    """Hash a file; always anew."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def manifest_place(place: Path | str) -> Path | str:
+    """Return where the manifest of a file is that may be at an address."""
+    return manifest_path(place) if isinstance(place, Path) else f"{place}.json"
 
 
-@contextlib.contextmanager
-def temporary_beside(path: Path) -> Iterator[Path]:
-    """Give a new empty file in the folder of ``path``; it is gone afterwards, unless it was renamed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        temporary.chmod(0o644)
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Return when what was written to a file or folder is on the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def put_in_place(written: Path, path: Path, manifest: Manifest) -> None:
-    """Rename a written file to its name, together with its manifest, so that whoever reads at any moment finds a pair that fits.
+def put_in_place(written: Path, place: Path | str, manifest: Manifest) -> None:
+    """Give a written file its name, together with its manifest, so that whoever reads at any moment finds a pair that fits.
 
     First comes a manifest that knows both the new file and the one before; then the file; then the manifest without the one
-    before. Savers take turns by a lock on the folder, where the system has such locks.
+    before. Savers take turns by a lock on the folder, where the system has such locks; a store has none.
 
     Parameters
     ----------
     written : Path
-        In the same folder.
-    path : Path
-        Its name.
+        From `pipeline.files.temporary_for`.
+    place : Path or str
+        Its path, or its address.
     manifest : Manifest
         Of the written file.
     """
-    flush_to_disk(written)
-    with _turn(path.parent):
-        before = _before(path)
+    with _turn(place):
+        before = _before(place)
         if before is not None:
-            _write_manifest(path, manifest, before)
-            os.replace(written, path)
-        _write_manifest(path, manifest, None)
+            _write_manifest(place, manifest, before)
+            put(written, place)
+        _write_manifest(place, manifest, None)
         if before is None:
-            os.replace(written, path)
-        flush_to_disk(path.parent)
+            put(written, place)
+        if isinstance(place, Path):
+            flush_to_disk(place.parent)
 
 
-def _before(path: Path) -> dict[str, Any] | None:
+def _before(place: Path | str) -> dict[str, Any] | None:
     """Return the values of the manifest of the file that is there; without one, what can be said of it by its bytes."""
-    if not path.is_file():
+    try:
+        size = file_size(str(place))
+    except FileNotFoundError:
         return None
-    size, sha256 = path.stat().st_size, sha256_of(path)
-    with contextlib.suppress(ManifestError):
-        found = Manifest.read(path)
+    # of a file in a store the size will do, where it has a manifest: to hash it would be to fetch it
+    sha256 = sha256_of(place) if isinstance(place, Path) else None
+    with contextlib.suppress(ManifestError), fetched(manifest_place(place)) as path:
+        found = Manifest.read(path.with_suffix(""))
         found = found and found.matching(size, sha256)
         if found is not None:
             return {name: value for name, value in asdict(found).items() if name != "replaces"}
-    unknown = Manifest(path.name, "joblib", size, sha256, "", {}, [], None, [], None)
+    with fetched(place) as path:
+        unknown = Manifest(path.name, "joblib", path.stat().st_size, sha256_of(path), "", {}, [], None, [], None)
     return {name: value for name, value in asdict(unknown).items() if name != "replaces"}
 
 
-def _write_manifest(path: Path, manifest: Manifest, replaces: Mapping[str, Any] | None) -> None:
-    text = Manifest(**{**asdict(manifest), "replaces": replaces}).to_json()
-    with temporary_beside(manifest_path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        flush_to_disk(temporary)
-        os.replace(temporary, manifest_path(path))
+def _write_manifest(place: Path | str, manifest: Manifest, replaces: Mapping[str, Any] | None) -> None:
+    write_text(manifest_place(place), Manifest(**{**asdict(manifest), "replaces": replaces}).to_json())
 
 
 @contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
+def _turn(place: Path | str) -> Iterator[None]:
     """Wait until no other process is putting a file into a folder."""
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    if isinstance(place, str):
+        yield
+        return
+    handle = os.open(place.parent, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)

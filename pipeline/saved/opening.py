@@ -1,25 +1,27 @@
 """Opening a saved file: the manifest that fits it, the names in it, then the object; every failure named. Used by artifact."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoints.model_files import CheckpointError
+from pipeline.files import fetched, file_moment, sha256_of
 from pipeline.saved.allow_list import NotAllowedError, not_allowed, unpickle_allowed
 from pipeline.saved.file_kind import ArtifactError, file_kind
 from pipeline.saved.joblib_contents import ContentsError, read_contents
-from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, sha256_of
+from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, manifest_place
 from pipeline.saved.skops_file import read_skops
 
 _ATTEMPTS = 100  # to find a file and its manifest as a pair, while others save
 
 
-def open_file(path: Path, *, hashed: bool, sha256: str | None, trusted: frozenset[str]) -> tuple[Any, Manifest | None]:
+def open_file(place: Path | str, *, hashed: bool, sha256: str | None, trusted: frozenset[str]) -> tuple[Any, Manifest | None]:
     """Open a saved file and the manifest that fits it; while others save, until both are of one moment.
 
     Parameters
     ----------
-    path : Path
-        The file.
+    place : Path or str
+        The file, or its address.
     hashed : bool
         Whether to compare its hash with the manifest's, or its size alone.
     sha256 : str or None
@@ -41,30 +43,28 @@ def open_file(path: Path, *, hashed: bool, sha256: str | None, trusted: frozense
         Where it is another kind of file, damaged, another one than the manifest says, or names what is not allowed.
     """
     for _ in range(_ATTEMPTS):
-        before = _moment(path)
+        before = _moment(place)
         try:
-            kind = file_kind(path)
-            manifest = _matching_manifest(path, hashed, sha256)
-            opened = _read(path, kind, trusted)
+            with fetched(place, manifest_place(place)) as path:
+                kind = file_kind(path)
+                manifest = _matching_manifest(path, hashed, sha256)
+                opened = _read(path, kind, trusted, mapped=path is place)
         except (ArtifactError, FileNotFoundError):
-            if _moment(path) == before:
+            if _moment(place) == before:
                 raise
             continue
-        if _moment(path) == before:  # else what was read and what was mapped may be of two files
+        if _moment(place) == before:  # else what was read and what was mapped may be of two files
             return opened, manifest
-    raise ArtifactError(f"{path} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the time.")
+    raise ArtifactError(f"{place} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the time.")
 
 
-def _moment(path: Path) -> tuple[Any, ...]:
+def _moment(place: Path | str) -> list[Any]:
     """Return what changes when the file or its manifest is replaced."""
-    found = []
-    for one in (path, manifest_path(path)):
-        try:
-            stat = one.stat()
-            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            found.append((0, 0, 0))
-    return tuple(found)
+    found: list[Any] = []
+    for one in (place, manifest_place(place)):
+        with contextlib.suppress(OSError):
+            found.append([one, one.stat().st_ino if isinstance(one, Path) else None, *file_moment(str(one))])
+    return found
 
 
 def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest | None:
@@ -89,14 +89,14 @@ def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest
     return matching if matching.versions else None  # of a file that had none, and is being replaced
 
 
-def _read(path: Path, kind: str, trusted: frozenset[str]) -> Any:
+def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> Any:
     try:
         if kind == "skops":
             return read_skops(path, trusted)
         refused = not_allowed(read_contents(path).names, trusted)
         if refused:
             raise NotAllowedError(f"it names {', '.join(refused)}: not on the list of what a saved pipeline may name")
-        return unpickle_allowed(path, trusted)
+        return unpickle_allowed(path, trusted, mapped=mapped)
     except (Warning, OSError):  # nothing is wrong with what the file says
         raise
     except Exception as error:  # a damaged file fails in any way at all

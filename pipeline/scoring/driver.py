@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.saved.manifest import sha256_of
+from pipeline.files import sha256_of
 from pipeline.scoring.executors import Executor
 from pipeline.scoring.isolate import score_alone
 from pipeline.scoring.plan import Plan

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.csv_table import CsvTable, check_names, refuse_twice
-from pipeline.scoring.files import file_identity, file_moment, file_size, open_binary
+from pipeline.files import file_identity, file_moment, file_size, open_binary
 from pipeline.scoring.source import Rows, check_text_type, text_array, with_equal_sizes, without_index
 
 _BUFFER = 1 << 20  # bytes read ahead of a Parquet column

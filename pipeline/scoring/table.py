@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.answers import ask
 from pipeline.artifact import load_pipeline
-from pipeline.saved.manifest import sha256_of
+from pipeline.files import fetched, sha256_of, where
 from pipeline.saved.versions import installed_versions
 from pipeline.scoring.choose_executor import choose_executor
 from pipeline.scoring.driver import Run
@@ -216,18 +216,21 @@ class _Model:
     @classmethod
     def open(cls, path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...]) -> "_Model":
         """Open the model with all checks, once and here; workers then take the file with this hash, and no other."""
-        if not os.path.isfile(path):
-            load_pipeline(Path(path))  # says what is there instead
-        sha256 = sha256.lower() if sha256 is not None else sha256_of(Path(path))
-        fitted = load_pipeline(Path(path), sha256=sha256, trusted=trusted)
+        place = where(path)
+        if sha256 is None:
+            with fetched(place) as file:
+                sha256 = sha256_of(file) if file.is_file() else ""  # load_pipeline says what is there instead
+        fitted = load_pipeline(place, sha256=sha256, trusted=trusted)
         kind = str(ask(fitted, pd.Series(["a plain text"], dtype="str")).probability.dtype)
-        return cls(os.path.abspath(path), sha256, trusted, np.asarray(fitted.classes_).tolist(), kind)
+        name = os.path.abspath(place) if isinstance(place, Path) else place
+        return cls(name, sha256.lower(), trusted, np.asarray(fitted.classes_).tolist(), kind)
 
 
 def _folders(source: Any) -> list[Any]:
     if isinstance(source, pd.DataFrame):
         return []
-    return [one for one in ([source] if isinstance(source, str | os.PathLike) else source) if os.path.isdir(one)]
+    named = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    return [place for place in map(where, named) if os.path.isdir(place)]
 
 
 @contextlib.contextmanager

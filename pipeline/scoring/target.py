@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.datasets import PARQUET_SUFFIXES, check_output
-from pipeline.scoring.files import is_address
+from pipeline.files import is_address, local_path
 from pipeline.scoring.parts import put_in_place
 from pipeline.scoring.run_folder import RunFolder
 
@@ -50,12 +50,8 @@ class Target:
     """
 
     def __init__(self, out: str | os.PathLike, sources: Sequence[str], folders: Sequence[str | os.PathLike] = ()) -> None:
-        if is_address(os.fspath(out)):
-            raise ValueError(
-                f"{os.fspath(out)} is no folder of this machine: parts are renamed when they are whole, which object stores "
-                "cannot. Write to a folder, and copy it."
-            )
-        path = Path(out)
+        why = "parts are renamed when they are whole, which object stores cannot. Write to a folder, and copy it."
+        path = local_path(out, "folder", why)
         for folder in folders:
             if path.resolve().is_relative_to(Path(folder).resolve()):
                 raise ValueError(f"{path} is in {folder}, which is read: the next run would read it too. Name another place.")
@@ -70,8 +66,9 @@ class Target:
                 raise ValueError(
                     f"{path} has the ending {path.suffix!r}; allowed are .csv, .parquet and .pq, or none for a folder."
                 )
-            for source in sources or [os.fspath(path.parent)]:
-                check_output(path, path.parent if is_address(source) else source)
+            check_output(path)
+            for source in sources:
+                check_output(path, source)
             self.file = path
             self.folder = RunFolder(path.with_name(f"{path.name}.parts"))
         self.folder.check_ours()
