@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 340  # points: about a phone's width, so that letters are never scaled below their size
 _NAME_BESIDE = 26  # columns of a name that leave enough room for its row
+_NAME_ABOVE = 44  # columns of a name with a line of its own
 _MOST_CLASSES = 40  # of a matrix that can be seen
 MOST_NAMED = 6  # classes that have a colour, a line or a marker of their own
 MARKERS = ("o", "s", "^", "D", "v", "*")
@@ -35,7 +36,7 @@ def interval_figure(
     reference : (str, float), optional
         A dashed line through all rows.
     """
-    above = max(room(str(row["name"])) for row in rows) > _NAME_BESIDE  # long names stand above their rows
+    above = max(room(shortened(row["name"], _NAME_ABOVE)) for row in rows) > _NAME_BESIDE  # long names stand above their rows
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_subplot()
@@ -48,7 +49,7 @@ def interval_figure(
             beside = axes.get_yaxis_transform()  # 0 to 1 across, rows down
             axes.text(1.02, i, f"{row['value']:.3f}", transform=beside, va="center", fontweight=weight)
             if above:
-                axes.text(0.0, i - 0.38, words(row["name"], 44), transform=beside, va="center", fontweight=weight)
+                axes.text(0.0, i - 0.38, words(row["name"], _NAME_ABOVE), transform=beside, va="center", fontweight=weight)
         if reference is not None:
             axes.axvline(reference[1], color=COLOURS["muted"], linestyle=(0, (4, 3)), linewidth=1)
         axes.set_yticks(range(len(rows)), [""] * len(rows) if above else [words(row["name"], _NAME_BESIDE) for row in rows])
@@ -213,11 +214,9 @@ def _grid_figure(
                 bold = shares[i, j] == shares.max()
                 axes.text(j, i, texts[i][j], ha="center", va="center", fontweight="bold" if bold else "normal")
         crowded = len(across) > 4
-        axes.set_xticks(range(len(across)), [words(name, 14 if crowded else 18) for name in across])
-        if crowded:  # upright, each ending at its column, however long it is in the font of the page
-            axes.tick_params(axis="x", rotation=90)
-            for tick in axes.get_xticklabels():
-                tick.set(rotation_mode="anchor", ha="right", va="center")
+        # Upright names end at their columns, however long they are in the font of the page.
+        upright: Any = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"} if crowded else {}
+        axes.set_xticks(range(len(across)), [words(name, 14 if crowded else 18) for name in across], **upright)
         axes.set_yticks(range(len(rows)), [words(name, 14) for name in rows])
         if len(rows) > 20:
             axes.tick_params(labelsize=7)

@@ -1,6 +1,7 @@
 """Matplotlib's figures as SVG inside a page, in the page's colours, with ids of their own. Used by report."""
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 _NAMES = ("ink", "muted", "rule", "page", "for", "against", *(f"series{i}" for i in range(1, 7)))
 COLOURS = {name: f"#01010{i:x}" for i, name in enumerate(_NAMES)}
 POINTS_PER_INCH = 72
+_FONT = "DejaVu Sans"  # comes with matplotlib, and is wider than most: what it lays out has room in the font of the page too
+_COLUMN = 0.6  # of the letters' size: no letter of a typewriter font is wider
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters: searchable, selectable, in the font of the page
     "svg.hashsalt": "report",
+    "font.family": _FONT,
     "text.parse_math": False,
     "font.size": 10.5,
     "axes.titlesize": 10.5,
@@ -44,8 +48,20 @@ _STYLE: dict[Any, Any] = {
 _PLACE = re.compile(r"Q(\d{4})n*")
 
 
+def room(text: str) -> float:
+    """Return how many columns of a figure a text takes at most: capitals take more than one."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family=_FONT, size=1)
+    letters = get_font(findfont(font))
+    known = "".join(c for c in text if letters.get_char_index(ord(c)))
+    width, _, _ = text_to_path.get_text_width_height_descent(known, font, False)
+    return max(columns(text), columns(text) - columns(known) + width / _COLUMN)
+
+
 class Words:
-    """Other people's words in a figure: matplotlib lays out stand-ins of about their width, the page gets the words.
+    """Other people's words in a figure: matplotlib lays out stand-ins that are no narrower, the page gets the words.
 
     So no class name is read as mathematics, no letter is missing from a font, and no direction of writing matters.
     """
@@ -54,10 +70,13 @@ class Words:
         self._words: list[str] = []
 
     def __call__(self, text: object, most: int = 18) -> str:
-        """Return the stand-in of a text, which is cut to ``most`` columns."""
-        word = shortened(text, most)
+        """Return the stand-in of a text, which is cut to the room of ``most`` columns."""
+        for fewer in range(most, 0, -1):
+            word = shortened(text, fewer)
+            if room(word) <= most:
+                break
         self._words.append(word)
-        return f"Q{len(self._words) - 1:04d}".ljust(round(0.85 * columns(word)), "n")
+        return f"Q{len(self._words) - 1:04d}".ljust(math.ceil(0.95 * room(word)), "n")  # an n is 1.06 columns wide
 
     def back(self, text: str) -> str:
         """Put the words where their stand-ins are."""
