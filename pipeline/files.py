@@ -140,14 +140,12 @@ def reading(address: str) -> Iterator[tuple[Any, str]]:
 
 
 @contextlib.contextmanager
-def _writing(address: str) -> Iterator[tuple[Any, str]]:
-    if address.lower().startswith(("http://", "https://")):
-        raise StorageError(f"{address} can be read, but not written. Name a file, or an address in a store such as s3://.")
+def _writing(address: str, named: str) -> Iterator[tuple[Any, str]]:
     opened = connect(address)
     try:
         yield opened
     except Exception as error:
-        raise _complaint(address, "written", error) from error
+        raise _complaint(named, "written", error) from error
 
 
 def _complaint(address: str, done: str, error: Exception) -> OSError:
@@ -161,24 +159,33 @@ def _complaint(address: str, done: str, error: Exception) -> OSError:
 
 
 def refuse_folder(place: Path | str, example: str) -> None:
-    """Refuse a folder where a file is to be written.
+    """Refuse what no file can be written to: a folder, an address without a store, a page of the web.
 
     Raises
     ------
     IsADirectoryError
-        With the example as a name for a file in it.
+        With the example as a name for a file in the folder.
+    ImportError, ValueError, OSError
+        For an address that cannot be opened.
     """
+    if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
+        raise StorageError(f"{place} can be read, but not written. Name a file, or an address in a store such as s3://.")
     if _is_folder(place):
-        within = f"{place.rstrip('/')}/{example}" if isinstance(place, str) else place / example
+        within = place / example if isinstance(place, Path) else f"{place.rstrip('/')}/{example}"
         raise IsADirectoryError(f"{place} is a folder; name a file, such as {within}.")
 
 
 def _is_folder(place: Path | str) -> bool:
     if isinstance(place, Path):
         return place.is_dir()
-    with contextlib.suppress(PermissionError), reading(place) as (system, inner):  # one may write without a right to list
-        return place.endswith("/") or bool(system.isdir(inner))
+    with contextlib.suppress(PermissionError), _writing(place, place) as (system, inner):  # one may write without a right to list
+        return _is_root(place, inner) or bool(system.isdir(inner))
     return False
+
+
+def _is_root(address: str, inner: str) -> bool:
+    """Say whether an address names a bucket, or ends as folders do."""
+    return address.endswith("/") or ("/" not in inner and "::" not in address)
 
 
 def check_writable(place: Path | str) -> None:
@@ -191,7 +198,7 @@ def check_writable(place: Path | str) -> None:
     """
     if isinstance(place, Path):
         return
-    with _writing(place) as (system, inner):
+    with _writing(place, place) as (system, inner):
         probe = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
         system.pipe_file(probe, b"")
     with contextlib.suppress(Exception):  # one may write without a right to remove
@@ -240,12 +247,15 @@ def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
 
 def _copy(address: str, path: Path) -> None:
     with reading(address) as (system, inner):
-        try:
-            system.get_file(inner, str(path))
-        except FileNotFoundError:
-            path.unlink(missing_ok=True)  # a store may have begun to write
-            if system.isdir(inner):
-                path.mkdir()
+        is_folder = _is_root(address, inner)
+        if not is_folder:
+            try:
+                system.get_file(inner, str(path))
+            except FileNotFoundError:
+                path.unlink(missing_ok=True)  # a store may have begun to write
+                is_folder = system.isdir(inner)
+        if is_folder:
+            path.mkdir(exist_ok=True)
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -321,8 +331,16 @@ def temporary_for(place: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def put(written: Path, place: Path | str) -> None:
+def put(written: Path, place: Path | str, *, named: Path | str | None = None) -> None:
     """Give a file from `temporary_for` its name: by renaming it, or by an upload, which object stores take whole or not at all.
+
+    Parameters
+    ----------
+    written : Path
+    place : Path or str
+        From `where`.
+    named : Path or str, optional
+        The address that the user gave, for messages, where this one was made of it.
 
     Raises
     ------
@@ -333,17 +351,17 @@ def put(written: Path, place: Path | str) -> None:
         flush_to_disk(written)
         os.replace(written, place)
         return
-    with _writing(place) as (system, inner):
+    with _writing(place, str(named or place)) as (system, inner):
         system.put_file(str(written), inner)
 
 
-def write_text(place: Path | str, text: str) -> None:
-    """Write a file whole or not at all, wherever it is; missing folders are made."""
+def write_text(place: Path | str, text: str, *, named: Path | str | None = None) -> None:
+    """Write a file whole or not at all, wherever it is; missing folders are made. For ``named`` see `put`."""
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(place) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        put(temporary, place)
+        put(temporary, place, named=named)
 
 
 def flush_to_disk(path: Path) -> None:

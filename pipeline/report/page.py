@@ -73,7 +73,7 @@ def write_report(
     page = check_page_name(out)
     contents = report_contents(scores, comparison=comparison, layers=layers, provenance=provenance, title=title)
     html = render_page(contents)
-    write_text(with_ending(page, ".json"), json.dumps(contents, indent=1, allow_nan=False) + "\n")
+    write_text(with_ending(page, ".json"), json.dumps(contents, indent=1, allow_nan=False) + "\n", named=page)
     write_text(page, html)
     return page
 

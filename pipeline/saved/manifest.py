@@ -187,7 +187,8 @@ def _before(place: Path | str) -> dict[str, Any] | None:
 
 
 def _write_manifest(place: Path | str, manifest: Manifest, replaces: Mapping[str, Any] | None) -> None:
-    write_text(manifest_place(place), Manifest(**{**asdict(manifest), "replaces": replaces}).to_json())
+    text = Manifest(**{**asdict(manifest), "replaces": replaces}).to_json()
+    write_text(manifest_place(place), text, named=place)
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def _moment(place: Path | str) -> list[Any]:
     """Return what changes when the file or its manifest is replaced."""
     found: list[Any] = []
     for one in (place, manifest_place(place)):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             found.append([one, one.stat().st_ino if isinstance(one, Path) else None, *file_moment(str(one))])
     return found
 
