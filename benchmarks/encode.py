@@ -7,7 +7,8 @@ One process, the same model files, threads and precision, one result (mean of th
 the contenders take turns, and every round begins with another one. The limit is the time of the encoder's linear layers as bare
 matrix products, for as many tokens at their own shapes, plus the products inside attention at the same FLOP/s. The models are the
 default one and a bert-base with random weights. --texts has the columns text, label and split. Writes results/encode.json, with
---device cuda results/encode_cuda.json; --sweep times ours over batch_tokens alone and writes results/batch_tokens.json.
+--device cuda results/encode_cuda.json: there tokenize_s and forward_s are the two halves of ours, one after the other. --sweep
+times ours over batch_tokens alone and writes results/batch_tokens.json.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -30,14 +31,17 @@ from benchmarks.results_file import spread, write_result
 from benchmarks.workloads import LENGTHS, generated, make_bert_base, minilm, sst2_sentences
 from pipeline import BertVectorizer
 
-# model -> workload -> number of texts on a CPU
+MODELS = ("minilm", "bert-base")
+# What depends on the device: number of texts (by model and workload), batch sizes to choose from, the type, rows of the matrix
+# products, budgets of the sweep.
 N_TEXTS = {
-    "minilm": {"sst2": 2000, "short": 2000, "mixed": 1000, "long": 200},
-    "bert-base": {"sst2": 250, "short": 250, "mixed": 100, "long": 30},
+    "cpu": {
+        "minilm": {"sst2": 2000, "short": 2000, "mixed": 1000, "long": 200},
+        "bert-base": {"sst2": 250, "short": 250, "mixed": 100, "long": 30},
+    },
+    "cuda": {model: {"sst2": 20_000, "short": 20_000, "mixed": 20_000, "long": 4000} for model in MODELS},
 }
-ST_BATCH_SIZES = (8, 16, 32, 64, 128)
-# What depends on the device: how many times as many texts, the type, rows of the matrix products, budgets of the sweep.
-TIMES_TEXTS = {"cpu": 1, "cuda": 20}
+ST_BATCH_SIZES = {"cpu": (8, 16, 32, 64, 128), "cuda": (32, 64, 128, 256, 512, 1024)}
 DTYPES = {"cpu": torch.float32, "cuda": torch.float16}
 PRODUCT_ROWS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 16384, 65536)}
 BATCH_TOKENS = {"cpu": (512, 1024, 2048, 4096, 8192), "cuda": (8192, 16384, 32768, 65536, 131072)}
@@ -129,17 +133,16 @@ def same_result(ours: np.ndarray, theirs: np.ndarray, device: str) -> dict[str, 
     return found
 
 
-def compare(folder: Path, workloads: dict[str, list[str]], device: str, rounds: int) -> list[dict[str, Any]]:
-    """Time ours, sentence-transformers as it comes and at its best batch size, and the matrix products."""
+def compare(folder: Path, workloads: dict[str, list[str]], device: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """Time ours, sentence-transformers as it comes and at its best batch size, and the matrix products; a row per workload."""
     ours = vectorizer(folder, device)
     theirs = partial(sentence_transformer(folder, device).encode, show_progress_bar=False, convert_to_numpy=True)
     products = MatrixProducts(json.loads((folder / "config.json").read_text()), device)
-    rows = []
     for workload, texts in workloads.items():
         lengths = np.minimum(ours.count_tokens(texts)["n_tokens"].to_numpy(), 512)
         found = same_result(ours.transform(texts), theirs(texts, batch_size=32), device)  # and everything is warm
-        sample = texts[:: max(1, len(texts) // 500)]
-        best = min(ST_BATCH_SIZES, key=lambda size: timed(partial(theirs, sample, batch_size=size)))
+        sample = texts[:: max(1, len(texts) // (500 if device == "cpu" else 2500))]
+        best = min(ST_BATCH_SIZES[device], key=lambda size: timed(partial(theirs, sample, batch_size=size)))
         contenders: dict[str, Callable[[], object]] = {
             "ours": partial(ours.transform, texts),
             "st_default": partial(theirs, texts, batch_size=32),
@@ -147,6 +150,9 @@ def compare(folder: Path, workloads: dict[str, list[str]], device: str, rounds: 
         }
         if best != 32:
             contenders["st_best"] = partial(theirs, texts, batch_size=best)
+        if device == "cuda":
+            bert = ours._bert()
+            contenders |= {"tokenize": partial(bert.plan, texts), "forward": partial(bert.embed, bert.plan(texts))}
         seconds = take_turns(contenders, rounds)
         seconds.setdefault("st_best", seconds["st_default"])
         linear, attention = products.flop(lengths)
@@ -162,14 +168,12 @@ def compare(folder: Path, workloads: dict[str, list[str]], device: str, rounds: 
         for peer in ("st_default", "st_best"):
             row[f"{peer}_over_ours"] = median(seconds[peer]) / median(seconds["ours"])
             row[f"{peer}_over_ours_by_round"] = spread([a / b for a, b in zip(seconds[peer], seconds["ours"], strict=True)])
-        rows.append(row)
-    return rows
+        yield row
 
 
-def sweep(folder: Path, workloads: dict[str, list[str]], device: str, rounds: int) -> list[dict[str, Any]]:
-    """Time ours over ``batch_tokens``."""
+def sweep(folder: Path, workloads: dict[str, list[str]], device: str, rounds: int) -> Iterator[dict[str, Any]]:
+    """Time ours over ``batch_tokens``; a row per workload and budget."""
     vectorizers = {budget: vectorizer(folder, device, batch_tokens=budget) for budget in BATCH_TOKENS[device]}
-    rows = []
     for workload, texts in workloads.items():
         n_tokens = int(vectorizers[BATCH_TOKENS[device][0]].count_tokens(texts)["n_tokens"].clip(upper=512).sum())
         runs: dict[str, Callable[[], object]] = {str(b): partial(v.transform, texts) for b, v in vectorizers.items()}
@@ -177,8 +181,7 @@ def sweep(folder: Path, workloads: dict[str, list[str]], device: str, rounds: in
             run()
         for budget, values in take_turns(runs, rounds).items():
             row = {"workload": workload, "n_texts": len(texts), "n_tokens": n_tokens, "batch_tokens": int(budget)}
-            rows.append({**row, "ours_s": spread(values), "ours_tokens_per_s": round(n_tokens / median(values))})
-    return rows
+            yield {**row, "ours_s": spread(values), "ours_tokens_per_s": round(n_tokens / median(values))}
 
 
 def vectorizer(folder: Path, device: str, **parameters: Any) -> BertVectorizer:
@@ -199,7 +202,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workloads", nargs="+", choices=["sst2", *LENGTHS])
-    parser.add_argument("--models", nargs="+", choices=list(N_TEXTS), default=list(N_TEXTS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--sweep", action="store_true", help="ours alone, over batch_tokens")
     parser.add_argument("--n-texts", type=int, help="a trial: at most so many texts per workload, and nothing is written")
     arguments = parser.parse_args()
@@ -208,7 +211,9 @@ def main() -> None:
     names = arguments.workloads or (["sst2", "mixed"] if arguments.sweep else ["sst2", *LENGTHS])
     if "sst2" in names and arguments.texts is None:
         print("sst2 is left out: no file is given with --texts")
-    rows = []
+    kind = "batch_tokens" if arguments.sweep else "encode"
+    result = kind if arguments.device == "cpu" else f"{kind}_cuda"
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for model in arguments.models:
             folder = minilm() if model == "minilm" else Path(temporary)
@@ -216,17 +221,20 @@ def main() -> None:
                 make_bert_base(folder)
             counter, workloads = vectorizer(folder, arguments.device), {}
             for name in names:
-                n_texts = min(N_TEXTS[model][name] * TIMES_TEXTS[arguments.device], arguments.n_texts or 10**9)
+                n_texts = min(N_TEXTS[arguments.device][model][name], arguments.n_texts or 10**9)
                 if name != "sst2":
                     workloads[name] = generated(name, n_texts, counter)
                 elif arguments.texts is not None:
                     workloads[name] = sst2_sentences(arguments.texts, n_texts)
             measure = sweep if arguments.sweep else compare
-            rows += [{"model": model, **row} for row in measure(folder, workloads, arguments.device, arguments.rounds)]
+            for row in measure(folder, workloads, arguments.device, arguments.rounds):
+                rows.append({"model": model, **row})
+                print(json.dumps(rows[-1], default=float), flush=True)
+                if arguments.device == "cuda" and not arguments.n_texts:  # stays there if a later row fails
+                    write_result(result, rows, repeats=arguments.rounds)
     print(pd.DataFrame([{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows]).T.to_string())
     if not arguments.n_texts:
-        name = "batch_tokens" if arguments.sweep else "encode"
-        write_result(name if arguments.device == "cpu" else f"{name}_cuda", rows, repeats=arguments.rounds)
+        write_result(result, rows, repeats=arguments.rounds)
 
 
 if __name__ == "__main__":

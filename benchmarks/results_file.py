@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -99,7 +100,21 @@ def versions(peers: Sequence[str] = ()) -> dict[str, str | None]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
-    return {**found, "pipeline": __version__}
+    return {**found, **cuda_versions(), "pipeline": __version__}
+
+
+def cuda_versions() -> dict[str, str | None]:
+    """Return the versions of CUDA and of the driver; nothing where no GPU is."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        driver = None
+    return {"cuda": torch.version.cuda, "driver": driver}
 
 
 def _plain(value: Any) -> Any:

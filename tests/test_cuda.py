@@ -1,0 +1,344 @@
+"""On a GPU: transformers' own vectors, bounded memory, files that move between CPU and GPU. Skipped where no GPU is."""
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoModel
+
+from pipeline import (
+    BertVectorizer,
+    FineTunedBertClassifier,
+    TruncationWarning,
+    load_pipeline,
+    make_sentiment_pipeline,
+    save_pipeline,
+)
+from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
+from pipeline.bert.batching import TokenBatch
+from pipeline.bert.encoder import choose_device, load_encoder
+from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.bert.packed import PackedEncoder
+from pipeline.checkpoints.checkpoint import installed_folder, resolve
+from pipeline.vectorizer import DEFAULT_MODEL
+from tests.conftest import FAMILIES, TEXTS, build_model
+from tests.forking import Child
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch.cuda.is_available() is false")
+
+TOP = Path(__file__).resolve().parent.parent
+GPU = torch.device("cuda:0")
+POOLINGS = ("cls", "mean", "max")
+LABELS = ["positive" if i % 3 else "negative" for i in range(len(TEXTS))]
+# precision -> most that a number may be off beside float32 on the GPU, and least cosine; docs/performance.md
+BOUNDS = {"float32": (1e-4, 0.99999), "float16": (0.02, 0.9999), "bfloat16": (0.15, 0.999)}
+HANG = 120  # seconds after which a process counts as hung
+
+needs_varlen = pytest.mark.skipif(
+    torch.cuda.is_available() and not has_varlen(GPU, torch.float16, 8),
+    reason="this GPU, or this torch, has no variable-length attention",
+)
+
+
+def is_close(found, expected, dtype):
+    """Compare vectors along the last axis."""
+    found, expected = (torch.as_tensor(x).double().cpu() for x in (found, expected))
+    largest, cosine = BOUNDS[dtype]
+    return (found - expected).abs().max() <= largest and torch.cosine_similarity(found, expected, dim=-1).min() >= cosine
+
+
+@pytest.fixture(scope="module")
+def states_of(hugging_face):
+    """Give all layers of one text, (n_layers + 1, n_tokens, hidden_size), by transformers' own forward on the GPU in float32."""
+    models = {}
+
+    def get(folder, text, max_length=64):
+        if folder not in models:
+            models[folder] = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(GPU)
+        ids = torch.tensor([hugging_face(folder).ids(text, max_length)], device=GPU)
+        with torch.inference_mode():
+            output = models[folder](ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+        return torch.stack(output.hidden_states)[:, 0]
+
+    return get
+
+
+def pooled_one_by_one(states_of, folder, texts, max_length=64):
+    """Slow and obvious, shape (n_texts, n_poolings, n_layers, hidden_size)."""
+    rows = []
+    for text in texts:
+        states = states_of(folder, text, max_length)
+        rows.append(torch.stack([states[:, 0], states.mean(1), states.amax(1)]))
+    return torch.stack(rows).cpu()
+
+
+def batch_of(oracle, texts):
+    return TokenBatch.of([np.array(oracle.ids(text)) for text in texts])
+
+
+# ---- which device, which encoder
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_it_runs_on_the_first_gpu_in_half_precision_by_every_name(device, tiny_bert):
+    assert choose_device(device) == (GPU, torch.float16)
+    found = BertVectorizer(tiny_bert, device=device, cache=None).fit(TEXTS)
+    assert found.runs_on() == ("cuda:0", "float16")
+    assert np.array_equal(found.transform(TEXTS), BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS))
+
+
+def test_a_gpu_that_is_not_there_is_refused(tiny_bert):
+    with pytest.raises(ValueError, match=r"device='cuda:99' is not on this machine; there is cuda:0.*cpu"):
+        BertVectorizer(tiny_bert, device="cuda:99").fit(TEXTS)
+
+
+@needs_varlen
+def test_half_precision_is_packed_and_float32_is_run_by_transformers(tiny_bert):
+    kinds = [type(load_encoder(resolve(tiny_bert), 3, device="cuda", dtype=dtype)) for dtype in BOUNDS]
+    assert kinds == [HuggingFaceEncoder, PackedEncoder, PackedEncoder]
+
+
+# ---- the numbers
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(family, dtype, model_folder, states_of):
+    folder = model_folder(family)
+    expected = pooled_one_by_one(states_of, folder, TEXTS)
+    for batch_tokens in (None, 20):
+        vectorizer = BertVectorizer(
+            folder, pooling=POOLINGS, layers="all", device="cuda", dtype=dtype, cache=None, batch_tokens=batch_tokens
+        )
+        assert is_close(vectorizer.fit_transform(TEXTS).reshape(expected.shape), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("layers", [-1, 0, (3, 1)])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_one_pooling_alone_is_that_pooling_among_all(pooling, layers, dtype, tiny_bert, states_of):
+    """For cls alone the last layer is another computation: one query per text."""
+    asked = {-1: [3], 0: [0]}.get(layers) or list(layers)
+    expected = pooled_one_by_one(states_of, tiny_bert, TEXTS)[:, POOLINGS.index(pooling), asked].flatten(1)
+    found = BertVectorizer(tiny_bert, pooling=pooling, layers=layers, device="cuda", dtype=dtype, cache=None).fit_transform(TEXTS)
+    assert is_close(found, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_the_pooler_is_hugging_faces(dtype, tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    with torch.inference_mode():
+        expected = torch.cat([oracle.model(torch.tensor([oracle.ids(text)])).pooler_output for text in TEXTS])
+    found = BertVectorizer(tiny_bert, pooling="pooler", device="cuda", dtype=dtype, cache=None).fit_transform(TEXTS)
+    assert is_close(found, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_the_default_model_on_texts_of_very_different_lengths(dtype, states_of):
+    folder = installed_folder(DEFAULT_MODEL)
+    if folder is None:
+        pytest.skip("the default model is not installed")
+    texts = [*TEXTS, "word " * 300, "A quiet, lovely film. " * 100]
+    expected = pooled_one_by_one(states_of, str(folder), texts, 512)
+    vectorizer = BertVectorizer(folder, pooling=POOLINGS, layers="all", device="cuda", dtype=dtype, cache=None)
+    with pytest.warns(TruncationWarning, match="longer than max_length=512"):
+        found = vectorizer.fit_transform(texts)
+    assert is_close(found.reshape(expected.shape), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_token_states_are_hidden_states_of_every_token(dtype, tiny_bert, hugging_face, states_of):
+    encoder = load_encoder(resolve(tiny_bert), 3, device="cuda", dtype=dtype)
+    found = encoder.token_states(batch_of(hugging_face(tiny_bert), TEXTS), (3, 0))
+    expected = torch.cat([states_of(tiny_bert, text)[[3, 0]].transpose(0, 1) for text in TEXTS])
+    assert is_close(found, expected, dtype)
+
+
+def test_the_other_attention_of_the_packed_forward_runs_there_too(tiny_bert, hugging_face, states_of):
+    """By batched products, as on the CPU, in float32."""
+    packed = PackedEncoder(resolve(tiny_bert), 3, GPU, torch.float32)
+    batch, expected = batch_of(hugging_face(tiny_bert), TEXTS), pooled_one_by_one(states_of, tiny_bert, TEXTS)
+    assert is_close(packed.pooled(batch, POOLINGS, range(4)), expected, "float32")
+    assert is_close(packed.pooled(batch, ("cls",), (3,))[:, 0, 0], expected[:, 0, 3], "float32")
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+@pytest.mark.parametrize("lengths", [[5], [1], [9, 4, 4, 1], [512, 130, 17, 17, 3], [12] * 300])
+@pytest.mark.parametrize("kind", ["runs", pytest.param("varlen", marks=needs_varlen)])
+def test_every_text_attends_to_itself_alone(kind, lengths, size):
+    heads, dtype = 4, torch.float16 if kind == "varlen" else torch.float32
+    generator = torch.Generator(GPU).manual_seed(0)
+    batch = TokenBatch(np.zeros(sum(lengths), dtype=np.int64), np.array(lengths))
+    qkv = torch.randn(sum(lengths), 3, heads, size, generator=generator, device=GPU).to(dtype)
+    qkv[:, 0] *= size**-0.5
+    bias = torch.zeros(3, heads, 1, size, device=GPU, dtype=dtype)
+    starts = torch.from_numpy(batch.starts).int().to(GPU)
+    expected = torch.cat(
+        [
+            scaled_dot_product_attention(*qkv[i:j].float().permute(1, 2, 0, 3)[:, None], scale=1.0)[0].transpose(0, 1).flatten(1)
+            for i, j in pairwise(batch.starts.tolist())
+        ]
+    )
+    first = starts[:-1].long()
+    if kind == "varlen":
+        found = attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, max(lengths), max(lengths))
+        queries = torch.arange(len(starts), dtype=torch.int32, device=GPU)
+        of_first = attend_varlen(qkv[first, 0], qkv[:, 1:], queries, starts, 1, max(lengths))
+    else:
+        found = attend_runs(qkv, bias, batch.runs, Workspace(GPU, dtype)).clone()
+        of_first = attend_first(qkv[first, 0], qkv[:, 1:].contiguous(), bias, batch.runs, Workspace(GPU, dtype))
+    limit = 2e-3 if kind == "varlen" else 1e-5
+    assert (found - expected).abs().max() <= limit
+    assert (of_first - expected[first]).abs().max() <= limit
+
+
+@needs_varlen
+def test_the_other_texts_of_the_batch_change_nothing_in_attention():
+    """Bit for bit: a text's sums run in the same order, however long the others are."""
+    qkv = torch.randn(700, 3, 4, 32, device=GPU, generator=torch.Generator(GPU).manual_seed(0)).half()
+    starts = torch.tensor([0, 40, 45, 700], dtype=torch.int32, device=GPU)
+    together = attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, 655, 655)
+    alone = attend_varlen(qkv[:40, 0], qkv[:40, 1:], starts[:2], starts[:2], 40, 40)
+    assert torch.equal(together[:40], alone)
+
+
+def test_texts_in_another_order_keep_their_vectors(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert, device="cuda", cache=None).fit(TEXTS)
+    found = vectorizer.transform(TEXTS)
+    assert is_close(vectorizer.transform(TEXTS[::-1])[::-1].copy(), found, "float16")
+    assert all(is_close(vectorizer.transform([text])[0], found[i], "float16") for i, text in enumerate(TEXTS))
+
+
+def test_threads_share_one_encoder(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert, device="cuda", cache=None, batch_tokens=40).fit(TEXTS)
+    expected, found = vectorizer.transform(TEXTS), []
+    threads = [threading.Thread(target=lambda: found.append(vectorizer.transform(TEXTS))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG)
+    assert len(found) == 8
+    assert all(is_close(rows, expected, "float16") for rows in found)
+
+
+# ---- memory
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Give the folder of a model whose activations can be seen in the GPU's memory."""
+    sizes = {"hidden_size": 256, "intermediate_size": 2048}
+    return str(build_model(tmp_path_factory.mktemp("models") / "wide", "bert", n_layers=2, **sizes))
+
+
+def peak(folder, n_texts, batch_tokens):
+    """Return the most bytes allocated while so many texts of about 20 tokens are encoded, the weights not counted."""
+    vectorizer = BertVectorizer(folder, device="cuda", cache=None, batch_tokens=batch_tokens).fit(["warm"])
+    texts = [f"{'a film ' * 8}{i}" for i in range(n_texts)]
+    vectorizer.transform(texts[:1])
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    vectorizer.transform(texts)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def test_memory_goes_with_the_budget_of_a_batch_and_not_with_the_number_of_texts(wide):
+    small, more_texts, larger_budget = peak(wide, 2000, 4096), peak(wide, 8000, 4096), peak(wide, 8000, 32_768)
+    assert more_texts <= 1.1 * small
+    assert larger_budget >= 4 * small
+
+
+def test_where_memory_runs_out_smaller_batches_give_the_same(wide):
+    vectorizer = BertVectorizer(wide, device="cuda", cache=None).fit(["warm"])
+    texts = [f"{'a film ' * 8}{i}" for i in range(4000)]
+    expected = vectorizer.transform(texts)
+    torch.cuda.empty_cache()
+    failed = torch.cuda.memory_stats()["num_ooms"]
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 250 * 2**20) / total)
+    try:
+        found = vectorizer.transform(texts)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert torch.cuda.memory_stats()["num_ooms"] > failed
+    assert is_close(found, expected, "float16")
+
+
+# ---- other processes, other machines
+
+
+def predict_elsewhere(path, **environment):
+    """Return what a new process says of `TEXTS`, and where it ran."""
+    code = (
+        "import sys, numpy, warnings; warnings.simplefilter('ignore'); from pipeline import load_pipeline\n"
+        "from tests.conftest import TEXTS; model = load_pipeline(sys.argv[1])\n"
+        "numpy.save(sys.argv[1] + '.npy', model.predict_proba(TEXTS)); print(*model[0].runs_on())"
+    )
+    run = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=TOP, env=os.environ | environment, timeout=HANG)
+    assert done.returncode == 0, done.stderr
+    return np.load(f"{path}.npy"), done.stdout.split()
+
+
+def test_a_file_made_on_the_gpu_opens_on_a_machine_without_one(tiny_bert, tmp_path):
+    model = make_sentiment_pipeline(model=tiny_bert, device="cuda").fit(TEXTS, LABELS)
+    path = save_pipeline(model, tmp_path / "m.joblib")
+    here = load_pipeline(path)
+    assert here[0].runs_on() == ("cuda:0", "float16")
+    assert np.abs(here.predict_proba(TEXTS) - model.predict_proba(TEXTS)).max() <= 1e-3
+    found, where = predict_elsewhere(path, CUDA_VISIBLE_DEVICES="")
+    assert where == ["cpu", "float32"]
+    assert np.abs(found - model.predict_proba(TEXTS)).max() <= 0.02
+
+
+def test_a_file_made_on_a_cpu_opens_on_the_gpu(tiny_bert, tmp_path):
+    model = make_sentiment_pipeline(model=tiny_bert, device="cpu").fit(TEXTS, LABELS)
+    path = save_pipeline(model, tmp_path / "m.joblib")
+    moved = load_pipeline(path)
+    assert moved[0].runs_on() == ("cpu", "float32")
+    moved.set_params(bertvectorizer__device="cuda")
+    assert moved[0].runs_on() == ("cuda:0", "float16")
+    assert np.abs(moved.predict_proba(TEXTS) - model.predict_proba(TEXTS)).max() <= 0.02
+
+
+def test_a_pickle_holds_nothing_of_the_gpu_and_gives_the_same(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert, device="cuda", cache=None).fit(TEXTS)
+    expected, pickled = vectorizer.transform(TEXTS), pickle.dumps(vectorizer)
+    assert b"torch._utils" not in pickled  # what rebuilds a tensor
+    assert np.array_equal(pickle.loads(pickled).transform(TEXTS), expected)
+
+
+def test_a_spawned_process_uses_the_gpu_and_a_forked_one_is_told_to_spawn(tiny_bert):
+    model = make_sentiment_pipeline(model=tiny_bert, device="cuda").fit(TEXTS, LABELS)
+    expected = model.predict_proba(TEXTS)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply_async(model.predict_proba, (TEXTS,)).get(HANG)
+    assert np.abs(found - expected).max() <= 1e-3
+    answer = Child(lambda: model.predict_proba(["a text that is in no cache"])).get()
+    assert answer.startswith("RuntimeError: cuda:0 cannot be used in this process")
+    assert "'spawn'" in answer
+
+
+# ---- fine-tuning
+
+
+def test_a_fine_tuned_classifier_learns_on_the_gpu_and_opens_on_the_cpu(tiny_bert, tmp_path):
+    good = ["A quiet, lovely film.", "I love Paris", "beautiful terrace", "lovely days", "I love the film", "a beautiful spring"]
+    bad = ["Two hours I want back!", "The soup was cold", "the waiter did not care", "cold soup", "a dull minute", "cold terrace"]
+    parameters = {"epochs": 20, "batch_size": 8, "learning_rate": 3e-3, "head_learning_rate": 2e-2, "random_state": 0}
+    model = FineTunedBertClassifier(tiny_bert, max_length=None, device="cuda", **parameters)
+    model.fit([*good, *bad] * 2, (["good"] * 6 + ["bad"] * 6) * 2)
+    assert model.score([*good, *bad], ["good"] * 6 + ["bad"] * 6) == 1.0
+    assert model.runs_on()[0] == "cuda:0"
+    moved = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
+    assert np.abs(moved.predict_proba(TEXTS) - model.predict_proba(TEXTS)).max() <= 1e-3
