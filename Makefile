@@ -29,11 +29,12 @@ $(VENV)/dev.installed: requirements-dev.txt $(VENV)/runtime.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-# For the tests of the report in a real browser; without one they are skipped, and say so.
+# For the tests of the report in a real browser and with other fonts; without them they are skipped, and say so.
 browser:
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-	  timeout 300 sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null'; } || \
+	  timeout 300 sh -c 'apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+	    chromium fonts-liberation fonts-noto-core >/dev/null'; } || \
 	  echo "No Chromium could be installed; install one yourself for the tests of the report in a browser."
 
 clean:

@@ -85,6 +85,13 @@ def test_the_confusion_matrix_has_every_count(two, many):
     assert pictures.confusion_figure([[0] * 50] * 50, range(50)) is None
 
 
+def test_upright_names_end_at_their_columns_and_run_into_none_whatever_the_font(many):
+    svg = pictures.confusion_figure(many["confusion_matrix"], many["classes"])
+    upright = re.findall(r'<text style="([^"]*)"[^>]*rotate\(-90 [^>]*>class', svg)
+    assert len(upright) == len(MANY)
+    assert all("text-anchor: end" in style for style in upright)
+
+
 def test_a_class_without_texts_divides_by_nothing():
     assert "b 0 of 0" in label_of(pictures.confusion_figure([[3, 0], [0, 0]], ["a", "b"]))
 

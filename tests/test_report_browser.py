@@ -1,9 +1,12 @@
 """The report in a real browser: nothing is asked for, nothing complained of, every figure seen, on a phone and on a desk."""
 
+import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
+from matplotlib.font_manager import findSystemFonts
 
 from pipeline import TruncationWarning, write_report
 from tests.reporting import HOSTILE, bert_scores, make_comparison, make_study, quick_scores
@@ -13,6 +16,22 @@ ARGUMENTS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-ru
              "--disable-component-update --disable-sync").split()  # fmt: skip
 N_FIGURES = 10
 SIZES = {"phone": (375, 800), "desk": (1280, 900)}
+# Who sees the fonts of one folder and no others: what the system's sans-serif is there hangs on them.
+FONTS = {"DejaVu": r"DejaVuSans\.ttf", "Liberation": r"LiberationSans-Regular\.ttf", "Noto": r"NotoSans(-Regular|\[.*\])\.ttf"}
+FONTS_CONF = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>{seen}</dir><cachedir>{cache}</cachedir><include ignore_missing="yes">conf.d</include></fontconfig>"""
+# What the letters cover, without the room above and below them that is another in each font.
+INK = """text => {
+    const style = getComputedStyle(text), size = parseFloat(style.fontSize), place = text.getScreenCTM();
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = `${style.fontWeight} 100px ${style.fontFamily}`;
+    const ink = pen.measureText(text.textContent), box = text.getBBox(), base = text.getStartPositionOfChar(0).y;
+    const ys = [base - ink.actualBoundingBoxAscent * size / 100, base + ink.actualBoundingBoxDescent * size / 100];
+    const corners = [box.x, box.x + box.width].flatMap(x => ys.map(y => new DOMPoint(x, y).matrixTransform(place)));
+    const across = corners.map(one => one.x), down = corners.map(one => one.y);
+    return {word: text.textContent, size: size * Math.hypot(place.a, place.b),
+        left: Math.min(...across), right: Math.max(...across), top: Math.min(...down), bottom: Math.max(...down)};
+}"""
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on this machine: `make browser` installs Debian's, and tells where it cannot"
@@ -34,19 +53,58 @@ def report(tiny_bert, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def many_classes(tmp_path_factory):
-    """Give a report on twenty classes with long names."""
-    scores = quick_scores(tuple(f"{i}, a class with a long name" for i in range(20)), n_texts=200)
-    return write_report(scores, tmp_path_factory.mktemp("browser") / "many.html")
+def twenty(tmp_path_factory):
+    """Give a report on twenty classes with long names, and wide letters in half of them."""
+    names = tuple(f"{i}, {('a class with a long name', 'WWW, A CLASS IN CAPITALS')[i % 2]}" for i in range(20))
+    return write_report(quick_scores(names, n_texts=200), tmp_path_factory.mktemp("browser") / "twenty.html")
 
 
 @pytest.fixture(scope="module")
-def browser():
+def forty(tmp_path_factory):
+    """Give a report on as many classes as a matrix is drawn of."""
+    scores = quick_scores(tuple(f"people {i} by quality" for i in range(40)), n_texts=200)
+    return write_report(scores, tmp_path_factory.mktemp("browser") / "forty.html")
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Give a function that starts a browser, and end all of them."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in requirements-dev.txt")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield started
-        started.close()
+        started = []
+
+        def start(**environment):
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, env={**os.environ, **environment})
+            started.append(browser)
+            return browser
+
+        yield start
+        for browser in started:
+            browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    """Give a browser that sees the system's fonts."""
+    browser = launch()
+    page = browser.new_page()
+    page.set_content("<span>letters</span>")
+    if not page.locator("span").bounding_box()["width"]:
+        pytest.skip("no font on this machine: Chromium shows no letter of any page")
+    page.close()
+    return browser
+
+
+@pytest.fixture(scope="module", params=FONTS)
+def browser_with(request, launch, tmp_path_factory):
+    """Give a name of fonts, and a browser that sees no others."""
+    found = [Path(path) for path in findSystemFonts() if re.fullmatch(FONTS[request.param], Path(path).name)]
+    if not found:
+        pytest.skip(f"no fonts {request.param} here; Debian has fonts-dejavu-core, fonts-liberation and fonts-noto-core")
+    folder = tmp_path_factory.mktemp("fonts")
+    conf = folder / "fonts.conf"
+    conf.write_text(FONTS_CONF.format(seen=found[0].parent, cache=folder), encoding="utf-8")
+    return request.param, launch(FONTCONFIG_FILE=str(conf))
 
 
 @pytest.fixture
@@ -54,7 +112,7 @@ def opened(browser, report):
     """Give a function that opens the report, and see to it that nothing was asked for and nothing complained of."""
     asked, opened, complaints, contexts = [], set(), [], []
 
-    def open_page(size="desk", scheme="light", path=report, **options):
+    def open_page(size="desk", scheme="light", path=report, browser=browser, **options):
         width, height = SIZES[size]
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
         contexts.append(context)
@@ -101,30 +159,47 @@ def test_every_figure_is_seen_and_nothing_is_wider_than_the_page(opened, size, s
     )
 
 
+def misplaced_letters(page):
+    """Return the words in figures that are too small, out of their figure or over another, by what the letters cover."""
+    return page.evaluate(
+        f"""() => [...document.querySelectorAll("figure > svg")].map(svg => {{
+            const frame = svg.getBoundingClientRect();
+            const words = [...svg.querySelectorAll("text")].filter(one => one.textContent.trim()).map({INK});
+            return {{
+                label: svg.getAttribute("aria-label").slice(0, 40),
+                small: words.filter(one => one.size < 6.8).map(one => one.word),
+                out: words.filter(one => one.left < frame.left - 1 || one.right > frame.right + 1
+                    || one.top < frame.top - 1 || one.bottom > frame.bottom + 1).map(one => one.word),
+                over: words.flatMap((a, i) => words.slice(i + 1).filter(b =>
+                    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+                    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1).map(b => a.word + " / " + b.word)),
+            }};
+        }}).filter(one => one.small.length || one.out.length || one.over.length)"""
+    )
+
+
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("which", ["report", "many_classes"])
+@pytest.mark.parametrize("which", ["report", "twenty", "forty"])
 def test_letters_in_figures_lie_inside_them_apart_and_large_enough_to_read(opened, size, which, request):
     page = opened(size, path=request.getfixturevalue(which))
     assert page.evaluate("document.documentElement.scrollWidth") == SIZES[size][0]
-    found = page.evaluate(
-        """() => [...document.querySelectorAll("figure > svg")].map(svg => {
-            const frame = svg.getBoundingClientRect();
-            const boxes = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
-            const flat = boxes.filter(([word, box]) => word && box.width);
-            return {
-                label: svg.getAttribute("aria-label").slice(0, 40),
-                small: flat.filter(([, box]) => Math.min(box.height, box.width * 4) < 8).map(([word]) => word),
-                out: flat.filter(([, box]) => box.left < frame.left - 1 || box.right > frame.right + 1
-                    || box.top < frame.top - 2 || box.bottom > frame.bottom + 2).map(([word]) => word),
-                over: flat.flatMap(([word, a], i) => flat.slice(i + 1).filter(([, b]) =>
-                    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 &&
-                    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4).map(([other]) => word + " / " + other)),
-            };
-        })"""
-    )
-    assert len(found) == (N_FIGURES if which == "report" else 6)
-    for figure in found:
-        assert (figure["small"], figure["out"], figure["over"]) == ([], [], []), figure["label"]
+    assert page.locator("figure > svg").count() == (N_FIGURES if which == "report" else 6)
+    assert misplaced_letters(page) == []
+
+
+@pytest.mark.parametrize("which", ["report", "twenty", "forty"])
+def test_with_other_fonts_the_letters_lie_right_too_and_are_no_typewriters(opened, browser_with, which, request):
+    name, browser = browser_with
+    page = opened("phone", path=request.getfixturevalue(which), browser=browser)
+    assert page.evaluate("document.documentElement.scrollWidth") == SIZES["phone"][0]
+    assert misplaced_letters(page) == []
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("DOM.enable")
+    devtools.send("CSS.enable")
+    root = devtools.send("DOM.getDocument")["root"]["nodeId"]
+    heading = devtools.send("DOM.querySelector", {"nodeId": root, "selector": "h1"})["nodeId"]
+    used = devtools.send("CSS.getPlatformFontsForNode", {"nodeId": heading})["fonts"]
+    assert [font["familyName"] for font in used] == [f"{name} Sans"]
 
 
 def test_with_the_keyboard_alone_one_reaches_the_report_its_tables_and_its_details(opened):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.report.svg import COLOURS, figure_svg
+from pipeline.report.svg import COLOURS, Words, figure_svg, room
 from tests.reporting import HOSTILE, Page
 
 
@@ -82,9 +82,19 @@ def test_a_word_that_looks_like_a_stand_in_is_a_word():
     assert "Q0001nnreal" in Page(make(draw)).text
 
 
-def test_the_settings_of_others_stay_as_they_are():
+@pytest.mark.parametrize("word", ["name", "MMMMMMMMMMMM", "WWW, IN CAPITALS", "東京は楽しい東京", "мама мыла раму", "i" * 30])
+def test_a_stand_in_has_the_room_that_its_word_needs(word):
+    words = Words()
+    stand_in = words(word, 14)
+    assert room(words.back(stand_in)) <= min(14, room(stand_in))
+    assert room("MMMM") > 5 > room("nnnn")
+
+
+def test_the_settings_of_others_stay_as_they_are_and_change_nothing():
     import matplotlib as mpl
 
-    before = dict(mpl.rcParams)
-    make()
-    assert dict(mpl.rcParams) == before
+    mine = make()
+    with mpl.rc_context({"font.family": "monospace"}):
+        before = dict(mpl.rcParams)
+        assert make() == mine
+        assert dict(mpl.rcParams) == before
