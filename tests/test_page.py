@@ -3,10 +3,11 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from pipeline import TruncationWarning, write_report
+from pipeline import TruncationWarning, report, write_report
 from pipeline.report.contents import report_contents
 from pipeline.report.page import check_report_extra, render_page
 from tests.reporting import HOSTILE, Page, bert_scores, make_comparison, make_study, quick_scores
@@ -56,6 +57,11 @@ def test_it_asks_for_nothing(full):
         assert not [name for name in attrs if name.startswith("on")], (tag, attrs)
     assert "@import" not in full
     assert not re.search(r"url\((?!#)", full)
+
+
+def test_every_symbol_of_the_page_is_in_plain_fonts():
+    own = "".join(path.read_text(encoding="utf-8") for path in Path(report.__file__).parent.glob("*.*"))
+    assert {c for c in own if not c.isascii()} <= set("±“”…\u2212●■▲♦▼►")  # of WGL4, which Arial and Liberation have
 
 
 def test_it_can_be_read_without_eyes(full):

@@ -16,7 +16,7 @@ _NAME_BESIDE = 26  # columns of a name that leave enough room for its row
 _NAME_ABOVE = 44  # columns of a name with a line of its own
 _MOST_CLASSES = 40  # of a matrix that can be seen
 MOST_NAMED = 6  # classes that have a colour, a line or a marker of their own
-MARKERS = ("o", "s", "^", "D", "v", "*")
+MARKERS = ("o", "s", "^", "D", "v", ">")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1.5, 2)), (0, (3, 1.2)), (0, (8, 3)))
 
 

@@ -9,7 +9,7 @@ from pipeline.report.contents import coloured_pieces
 from pipeline.report.readable import shortened
 from pipeline.report.tables import Table
 
-_SYMBOLS = ("●", "■", "▲", "◆", "▼", "★")  # of pictures.MARKERS
+_SYMBOLS = ("●", "■", "▲", "♦\ufe0e", "▼", "►")  # of pictures.MARKERS, in plain fonts too; \ufe0e: no emoji
 _SAME_TEXTS = "The dashed line is the accuracy on all texts; a bar is the 95 % interval (Wilson)."
 
 
