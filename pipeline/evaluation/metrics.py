@@ -18,7 +18,6 @@ from sklearn.preprocessing import label_binarize
 
 N_BINS = 10
 _SAMPLES_AT_ONCE = 50
-_MOST_RANKED = 1_000_000_000  # texts x classes x resampled sets, about a quarter of a minute
 
 
 def classification_scores(true: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
@@ -156,8 +155,7 @@ def bootstrap_intervals(
     -------
     dict of str to [float, float] or None
         By the names of `classification_scores`; samples that lack a class are left out of ``roc_auc`` and
-        ``average_precision``. None where no sample gave a number, and for these two where texts times classes times samples
-        exceed 1e9: each sample ranks every text for every class.
+        ``average_precision``. None where no sample gave a number.
 
     References
     ----------
@@ -165,12 +163,11 @@ def bootstrap_intervals(
     """
     random = np.random.default_rng(random_state)
     probability = _normalized(probability)
-    ranked = probability.size * n_samples <= _MOST_RANKED
     drawn: dict[str, list[np.ndarray]] = {}
     for start in range(0, n_samples, _SAMPLES_AT_ONCE):
         n_now = min(_SAMPLES_AT_ONCE, n_samples - start)
         times = np.stack([np.bincount(random.integers(len(true), size=len(true)), minlength=len(true)) for _ in range(n_now)])
-        for name, values in _resampled_scores(true, predicted, probability, times.astype(np.float64), ranked=ranked).items():
+        for name, values in _resampled_scores(true, predicted, probability, times.astype(np.float64)).items():
             drawn.setdefault(name, []).append(values[np.isfinite(values)])
     tail = 100 * (1 - level) / 2
     every = {name: np.concatenate(values) for name, values in drawn.items()}
@@ -178,7 +175,7 @@ def bootstrap_intervals(
 
 
 def _resampled_scores(
-    true: np.ndarray, predicted: np.ndarray, probability: np.ndarray, times: np.ndarray, *, ranked: bool = True
+    true: np.ndarray, predicted: np.ndarray, probability: np.ndarray, times: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return what `classification_scores` gives of many resampled sets, shape (n_samples,) each; NaN for its None.
 
@@ -200,7 +197,7 @@ def _resampled_scores(
     losses = -np.log(np.clip(of_true, eps, 1 - eps))
     bins = np.eye(N_BINS)[_bins(probability, N_BINS)]
     gap = (probability.max(axis=1) - (probability.argmax(axis=1) == true))[:, None] * bins  # (n_texts, n_bins)
-    areas, averages = _mean_ranking(true, probability, times) if ranked else np.full((2, len(times)), np.nan)
+    areas, averages = _mean_ranking(true, probability, times)
     return {
         "accuracy": times @ right / n,
         "balanced_accuracy": np.nanmean(recall, axis=1),
@@ -217,23 +214,33 @@ def _resampled_scores(
 def _mean_ranking(true: np.ndarray, probability: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return ROC-AUC and average precision of each set, of the second of two classes or the mean over all: (2, n_samples)."""
     positive = range(1, 2) if probability.shape[1] == 2 else range(probability.shape[1])
-    each = [_ranking((true == i).astype(np.float64), probability[:, i], times) for i in positive]
+    of_text = np.ascontiguousarray(times.T, dtype=np.float32)  # (n_texts, n_samples); counts are exact in float32
+    each = [_ranking(true == i, probability[:, i], of_text) for i in positive]
     return np.asarray(np.mean(each, axis=0))
 
 
 def _ranking(positive: np.ndarray, score: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return area under the ROC curve and average precision of each set, shape (n_samples,) each; NaN without both classes."""
+    """Return area under the ROC curve and average precision of each set, shape (n_samples,) each; NaN without both classes.
+
+    Both are sums over the positives, so texts are counted by thresholds of positives alone: those that score like a positive, and
+    those between two of them.
+    """
     order = np.argsort(-score, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(score[order]) != 0]))  # equal scores are one threshold
-    hits = np.add.reduceat((times * positive)[:, order], starts, axis=1)  # (n_samples, n_thresholds)
-    misses = np.add.reduceat((times * (1 - positive))[:, order], starts, axis=1)
-    n_hits, n_misses = hits.sum(axis=1), misses.sum(axis=1)
+    ranked, thresholds = -score[order], np.unique(-score[positive])  # ascending: the highest score comes first
+    edges = np.stack([np.searchsorted(ranked, thresholds, side) for side in ("left", "right")], axis=1).ravel()
+    starts = np.concatenate([[0], edges, [len(score)]])
+
+    def count(weights: np.ndarray) -> np.ndarray:  # (n_thresholds * 2 + 1, n_samples)
+        return np.asarray(csr_array((weights, order, starts), shape=(len(starts) - 1, len(score))) @ times, dtype=np.float64)
+
+    hits, every = count(positive[order].astype(np.float32)), count(np.ones(len(score), dtype=np.float32))
+    misses = every - hits
+    n_hits, n_misses = hits.sum(axis=0), misses.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        above = np.cumsum(hits, axis=1) - hits / 2  # positives that score higher, and half of the ties
-        area = (misses * above).sum(axis=1) / (n_hits * n_misses)
-        found = np.cumsum(hits, axis=1)
-        precision = found / np.maximum(found + np.cumsum(misses, axis=1), 1e-300)
-        average = (hits * precision).sum(axis=1) / n_hits
+        found, wrong = hits.cumsum(axis=0), misses.cumsum(axis=0)
+        below = n_misses - wrong + misses / 2  # negatives that score lower, and half of those that score the same
+        area = (hits * below).sum(axis=0) / (n_hits * n_misses)
+        average = (hits * found / np.maximum(found + wrong, 1e-300)).sum(axis=0) / n_hits
     return area, average
 
 

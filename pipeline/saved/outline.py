@@ -47,10 +47,9 @@ def _outline_of_made(made: Made, depth: int) -> Any:
     shown: dict[str, Any] = {"class": made.name}
     if made.args not in ((), []):
         shown["called with"] = outline_of(made.args, depth + 1)
-    if isinstance(made.state, dict):
-        shown |= outline_of(made.state, depth + 1)
-    elif made.state is not None:
-        shown["state"] = outline_of(made.state, depth + 1)
+    if made.state is not None:
+        state = outline_of(made.state, depth + 1)  # too deep inside, a dict is "..." too
+        shown |= state if isinstance(state, dict) and isinstance(made.state, dict) else {"state": state}
     if made.items:
         shown["items"] = outline_of(made.items, depth + 1)
     return shown
