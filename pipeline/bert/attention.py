@@ -1,7 +1,9 @@
 """Self-attention over packed texts, each attending to itself alone. Knows torch only; used by packed."""
 
 from collections.abc import Sequence
+from inspect import signature
 from math import prod
+from typing import Any
 
 import torch
 
@@ -11,6 +13,9 @@ from pipeline.bert.batching import Run
 _SAFE_SCORE = 60.0
 # attention scores held at a time, 8 MiB in float32: what bounds the memory of long texts and keeps it in the cache
 _MAX_SCORES = 2**21
+# One split: the order of summation then does not depend on the other texts of the batch. Before 2.13 torch's own kernel never
+# splits packed texts, and refuses to be told; ROCm's refuses too.
+_ONE_SPLIT: dict[str, Any] = {"num_splits": 1} if torch.__version__ >= "2.13" and torch.version.hip is None else {}
 
 
 class Workspace:
@@ -164,8 +169,7 @@ def attend_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     key, value = key_value.unbind(1)
-    # one split: the order of summation then does not depend on the other texts of the batch
-    mixed = varlen_attn(query, key, value, query_starts, starts, max_query, max_length, scale=1.0, num_splits=1)
+    mixed = varlen_attn(query, key, value, query_starts, starts, max_query, max_length, scale=1.0, **_ONE_SPLIT)
     assert isinstance(mixed, torch.Tensor)
     return mixed.flatten(1)
 
@@ -175,7 +179,9 @@ def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or head_size % 8 or head_size > 256:
         return False
     try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+        from torch.nn.attention.varlen import varlen_attn
     except ImportError:
+        return False
+    if "scale" not in signature(varlen_attn).parameters:  # torch 2.10
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)

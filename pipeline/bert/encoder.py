@@ -154,14 +154,15 @@ def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, tor
     RuntimeError
         For CUDA in a process that was forked from one that had used it.
     """
-    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    forked = torch.cuda._is_in_bad_fork()  # is_available() then says no
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if forked or torch.cuda.is_available() else []
     there += ["mps"] if torch.backends.mps.is_available() else []
     there += ["cpu"]
     where = there[0] if device == "auto" else {"cuda": "cuda:0"}.get(device, device)
     if where not in there:
         raise ValueError(f"device={device!r} is not on this machine; there is {', '.join(there)}. 'auto' chooses by itself.")
     kind = where.partition(":")[0]
-    if kind == "cuda" and torch.cuda._is_in_bad_fork():
+    if kind == "cuda" and forked:
         raise RuntimeError(
             f"{where} cannot be used in this process: it was forked from one that had used CUDA already, and CUDA does not "
             "survive a fork. Start workers by 'spawn' (multiprocessing.get_context('spawn')) or with joblib's loky, as n_jobs "

@@ -87,7 +87,7 @@ class _Copy:
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(values.device))  # by itself it would ask the first GPU
         else:
             self._values = values.cpu()
 
