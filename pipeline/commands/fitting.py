@@ -36,6 +36,8 @@ def train(
     sep: Separator = ",",
 ) -> None:
     """Train on a table, save, compare with TF-IDF on the same folds, score on held-out texts, report, and try the saved file."""
+    from sklearn.model_selection import StratifiedKFold
+
     from pipeline.artifact import load_pipeline, save_pipeline
     from pipeline.datasets import load_reviews, split_table
     from pipeline.evaluation.comparison import compare
@@ -56,6 +58,8 @@ def train(
         text, label = "text", "label"
     else:
         train_set, test_set = split_table(read_data(data, [text, label], encoding, sep), label)
+    if cv:  # refuses what the comparison would refuse, before anything is trained
+        next(StratifiedKFold(cv).split(train_set[text], train_set[label]))
     asked = {"model": model, "pooling": split_names(pooling), "layers": parse_layers(layers), "combine": combine,
              "max_length": max_length, "truncation": truncation}  # fmt: skip
     candidate = make_sentiment_pipeline(

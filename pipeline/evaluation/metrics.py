@@ -7,17 +7,14 @@ from scipy.sparse import csr_array
 from scipy.stats import binomtest
 from sklearn.metrics import (
     accuracy_score,
-    average_precision_score,
     brier_score_loss,
     f1_score,
     log_loss,
     precision_recall_fscore_support,
-    roc_auc_score,
 )
-from sklearn.preprocessing import label_binarize
 
 N_BINS = 10
-_SAMPLES_AT_ONCE = 50
+_COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts held in memory
 
 
 def classification_scores(true: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
@@ -46,14 +43,15 @@ def classification_scores(true: np.ndarray, predicted: np.ndarray, probability: 
     labels = list(range(n_classes))
     macro_f1 = float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
     f1 = float(f1_score(true, predicted, labels=[1], average="macro", zero_division=0.0)) if n_classes == 2 else macro_f1
-    there = len(np.unique(true)) == n_classes
+    everyone_there = len(np.unique(true)) == n_classes
+    area, average = _mean_ranking(true, probability, np.ones((1, len(true)))) if everyone_there else (None, None)
     return {
         "accuracy": float(accuracy_score(true, predicted)),
         "balanced_accuracy": _mean_recall(true, predicted),
         "f1": f1,
         "macro_f1": macro_f1,
-        "roc_auc": _roc_auc(true, probability) if there else None,
-        "average_precision": _average_precision(true, probability) if there else None,
+        "roc_auc": None if area is None else float(area[0]),
+        "average_precision": None if average is None else float(average[0]),
         "log_loss": float(log_loss(true, probability, labels=labels)),
         "brier": float(brier_score_loss(true, probability, labels=labels)),
         "calibration_error": expected_calibration_error(true, probability),
@@ -70,19 +68,6 @@ def _normalized(probability: np.ndarray) -> np.ndarray:
 def _mean_recall(true: np.ndarray, predicted: np.ndarray) -> float:
     """Return scikit-learn's balanced accuracy, without its warning of predicted classes that no text has."""
     return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
-
-
-def _roc_auc(true: np.ndarray, probability: np.ndarray) -> float:
-    if probability.shape[1] == 2:
-        return float(roc_auc_score(true, probability[:, 1]))
-    return float(roc_auc_score(true, probability, multi_class="ovr", average="macro"))
-
-
-def _average_precision(true: np.ndarray, probability: np.ndarray) -> float:
-    if probability.shape[1] == 2:
-        return float(average_precision_score(true, probability[:, 1]))
-    one_hot = label_binarize(true, classes=range(probability.shape[1]))
-    return float(average_precision_score(one_hot, probability, average="macro"))
 
 
 def calibration_table(true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS) -> list[dict[str, float]]:
@@ -164,8 +149,9 @@ def bootstrap_intervals(
     random = np.random.default_rng(random_state)
     probability = _normalized(probability)
     drawn: dict[str, list[np.ndarray]] = {}
-    for start in range(0, n_samples, _SAMPLES_AT_ONCE):
-        n_now = min(_SAMPLES_AT_ONCE, n_samples - start)
+    at_once = max(1, _COUNTS_AT_ONCE // len(true))
+    for start in range(0, n_samples, at_once):
+        n_now = min(at_once, n_samples - start)
         times = np.stack([np.bincount(random.integers(len(true), size=len(true)), minlength=len(true)) for _ in range(n_now)])
         for name, values in _resampled_scores(true, predicted, probability, times.astype(np.float64)).items():
             drawn.setdefault(name, []).append(values[np.isfinite(values)])
@@ -230,11 +216,11 @@ def _ranking(positive: np.ndarray, score: np.ndarray, times: np.ndarray) -> tupl
     edges = np.stack([np.searchsorted(ranked, thresholds, side) for side in ("left", "right")], axis=1).ravel()
     starts = np.concatenate([[0], edges, [len(score)]])
 
-    def count(weights: np.ndarray) -> np.ndarray:  # (n_thresholds * 2 + 1, n_samples)
-        return np.asarray(csr_array((weights, order, starts), shape=(len(starts) - 1, len(score))) @ times, dtype=np.float64)
-
-    hits, every = count(positive[order].astype(np.float32)), count(np.ones(len(score), dtype=np.float32))
-    misses = every - hits
+    hits = np.zeros((len(starts) - 1, times.shape[1]))  # (n_thresholds * 2 + 1, n_samples)
+    places = 2 * np.searchsorted(thresholds, -score[positive]) + 1
+    np.add.at(hits, places, times[positive])
+    ones = np.ones(len(score), dtype=np.float32)
+    misses = csr_array((ones, order, starts), shape=(len(hits), len(score))) @ times - hits
     n_hits, n_misses = hits.sum(axis=0), misses.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         found, wrong = hits.cumsum(axis=0), misses.cumsum(axis=0)
