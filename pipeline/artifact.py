@@ -20,7 +20,7 @@ from pipeline.saved.description import describe, plain, vectorizers_in
 from pipeline.saved.estimators import holds_memmap
 from pipeline.saved.file_kind import ArtifactError, file_kind
 from pipeline.saved.joblib_contents import ContentsError, read_contents
-from pipeline.saved.manifest import Manifest, ManifestError, manifest_place, put_in_place
+from pipeline.saved.manifest import Manifest, ManifestError, manifest_place, put_in_place, put_scores
 from pipeline.saved.opening import open_file
 from pipeline.saved.outline import outline_of, outline_of_skops
 from pipeline.saved.probes import ProbeError, check_probes, make_probes
@@ -117,6 +117,19 @@ def save_pipeline(
         )
         put_in_place(temporary, place, manifest)
     return place
+
+
+def record_scores(path: str | os.PathLike, scores: Mapping[str, Any]) -> None:
+    """Write scores into the manifest of a saved pipeline, which is itself left as it is.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file written by `save_pipeline`.
+    scores : mapping
+        Whatever numbers tell how good it is, as for `save_pipeline`.
+    """
+    put_scores(where(path), plain(scores, "scores"))
 
 
 def load_pipeline(

@@ -185,3 +185,13 @@ def test_a_result_says_what_was_run_and_on_what_and_names_no_path(path):
 @pytest.mark.parametrize("path", RESULT_FILES, ids=[path.name for path in RESULT_FILES])
 def test_the_page_of_the_benchmarks_names_every_result(path):
     assert f"`{path.name}`" in (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_the_gpu_is_the_one_that_was_measured():
+    rows, readme = read_rows("encode_cuda"), (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    for row in rows:
+        (line,) = [line for line in page.splitlines() if line.startswith("| ") and f"| {row['ours_tokens_per_s']:,} |" in line]
+        assert f"| {row['st_default_over_ours']:.1f} | {row['st_best_over_ours']:.1f} ({row['st_best_batch_size']}) |" in line
+    for peer in ("st_default_over_ours", "st_best_over_ours"):
+        assert f"{min(row[peer] for row in rows):.1f} to {max(row[peer] for row in rows):.1f} times as fast" in readme

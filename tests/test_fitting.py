@@ -153,6 +153,28 @@ def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(run, tiny_bert
     assert {"by domain", "by trait"} <= set(slices)
 
 
+@pytest.mark.parametrize("step", ["pipeline.evaluation.comparison.compare", "pipeline.evaluation.scores.evaluate"])
+def test_whatever_fails_after_fitting_the_model_is_saved_and_said_to_be(step, run, data, tiny_bert, tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise ValueError("no memory for so many classes")
+
+    monkeypatch.setattr(step, fails)
+    out = tmp_path / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
+    assert_one_error_line(result, "no memory for so many classes")
+    assert f"Saved {out} (" in result.out
+    assert load_pipeline(out).predict(["A lovely film."]).tolist() == ["positive"]
+
+
+def test_hundreds_of_classes_are_trained_on_and_scored(run, tiny_bert, tmp_path):
+    rows = [(f"{'film ' * (i % 5)}{i % 260} or {i % 13}", f"class {i % 260}") for i in range(1300)]
+    data, out = write_csv(tmp_path / "many.csv", ["text", "label"], rows), tmp_path / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--no-report", "--out", out)
+    assert (result.code, result.err) == (0, "")
+    assert len(load_pipeline(out).classes_) == 260
+    assert 0 <= json.loads((tmp_path / "m.joblib.json").read_text())["scores"]["held out"]["accuracy"] <= 1
+
+
 def test_without_a_report_the_file_is_the_only_one_and_the_scores_are_the_same(run, data, tiny_bert, tmp_path):
     arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0)
     plain = run(*arguments, "--no-report", "--out", tmp_path / "a" / "m.joblib")

@@ -38,7 +38,7 @@ def train(
     """Train on a table, save, compare with TF-IDF on the same folds, score on held-out texts, report, and try the saved file."""
     from sklearn.model_selection import StratifiedKFold
 
-    from pipeline.artifact import load_pipeline, save_pipeline
+    from pipeline.artifact import load_pipeline, record_scores, save_pipeline
     from pipeline.datasets import load_reviews, split_table
     from pipeline.evaluation.comparison import compare
     from pipeline.evaluation.scores import evaluate
@@ -79,8 +79,7 @@ def train(
     else:
         scores = evaluate(candidate, test_set[text], test_set[label], n_mistakes=0, n_examples=0, n_map=0)
     print_scores(console, {**scores, "slices": {}, "mistakes": []}, "On the held-out texts")
-    held_out = {"held out": {k: v for k, v in scores.items() if isinstance(v, int | float)}}
-    save_pipeline(candidate.set_params(bertvectorizer__progress=False), out, scores=held_out)
+    record_scores(path, {"held out": {name: value for name, value in scores.items() if isinstance(value, int | float)}})
     if reported:
         origin = where(data) if data else "the shipped reviews"
         tables = {"held_out_texts": (origin, test_set), "training_texts": (origin, train_set)}

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -166,6 +166,15 @@ def put_in_place(written: Path, place: Path | str, manifest: Manifest) -> None:
             put(written, place)
         if isinstance(place, Path):
             flush_to_disk(place.parent)
+
+
+def put_scores(place: Path | str, scores: dict[str, Any]) -> None:
+    """Write scores into the manifest of a saved file; all else in it stays."""
+    with _turn(place):
+        with fetched(manifest_place(place)) as path:
+            manifest = Manifest.read(path.with_suffix(""))
+        if manifest is not None:
+            _write_manifest(place, replace(manifest, scores=scores), manifest.replaces)
 
 
 def _before(place: Path | str) -> dict[str, Any] | None:
