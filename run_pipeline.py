@@ -1,6 +1,6 @@
 """Run the program from a checkout: python run_pipeline.py [COMMAND]; --help lists the commands."""
 
-from pipeline.cli import main
+from pipeline.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -55,47 +55,78 @@ def training_sets(sst2: Path | None) -> Iterator[tuple[str, pd.Series, np.ndarra
         yield "sst2", table["text"], table["label"].to_numpy()
 
 
-def feature_rows(texts: pd.Series, labels: np.ndarray, folds: StratifiedKFold) -> Iterator[dict[str, object]]:
+def feature_rows(
+    texts: pd.Series, labels: np.ndarray, folds: StratifiedKFold
+) -> Iterator[dict[str, object]]:
     """Encode once, then score every choice of features, scaling and C on the same folds."""
     vectors = BertVectorizer(pooling=POOLINGS, layers="all").fit_transform(texts)
-    vectors = vectors.reshape(len(texts), len(POOLINGS), len(ALL), -1)  # (n_texts, n_poolings, n_layers, hidden_size)
+    vectors = vectors.reshape(
+        len(texts), len(POOLINGS), len(ALL), -1
+    )  # (n_texts, n_poolings, n_layers, hidden_size)
     for name, (poolings, layers, combine) in FEATURES.items():
         chosen = vectors[:, [POOLINGS.index(p) for p in poolings]][:, :, list(layers)]
         if combine == "concat":
             X = chosen.reshape(len(texts), -1)
         else:
-            X = (chosen.sum(axis=2) if combine == "sum" else chosen.mean(axis=2)).reshape(len(texts), -1)
+            X = (chosen.sum(axis=2) if combine == "sum" else chosen.mean(axis=2)).reshape(
+                len(texts), -1
+            )
         for scaling, C in [("standard", C) for C in SCALED_C] + [("none", C) for C in RAW_C]:
             head: BaseEstimator = LogisticRegression(C=C, max_iter=3000)
             model = make_pipeline(StandardScaler(), head) if scaling == "standard" else head
-            yield {"features": name, "n_features": X.shape[1], "scaling": scaling, "C": C, **scores(model, X, labels, folds)}
+            yield {
+                "features": name,
+                "n_features": X.shape[1],
+                "scaling": scaling,
+                "C": C,
+                **scores(model, X, labels, folds),
+            }
 
 
-def tfidf_rows(texts: pd.Series, labels: np.ndarray, folds: StratifiedKFold) -> Iterator[dict[str, object]]:
+def tfidf_rows(
+    texts: pd.Series, labels: np.ndarray, folds: StratifiedKFold
+) -> Iterator[dict[str, object]]:
     """Score the baseline's own choices on the same folds: it is tuned as carefully as ours."""
     for ngrams, sublinear, C in itertools.product([(1, 1), (1, 2)], [False, True], TFIDF_C):
-        vectorizer = TfidfVectorizer(ngram_range=ngrams, sublinear_tf=sublinear, strip_accents="unicode")
+        vectorizer = TfidfVectorizer(
+            ngram_range=ngrams, sublinear_tf=sublinear, strip_accents="unicode"
+        )
         model = make_pipeline(vectorizer, LogisticRegression(C=C, max_iter=3000))
         name = f"TF-IDF, {'words' if ngrams == (1, 1) else 'words and pairs'}{', sublinear' if sublinear else ''}"
-        yield {"features": name, "n_features": 0, "scaling": "none", "C": C, **scores(model, texts, labels, folds)}
+        yield {
+            "features": name,
+            "n_features": 0,
+            "scaling": "none",
+            "C": C,
+            **scores(model, texts, labels, folds),
+        }
 
 
-def scores(model: BaseEstimator, X: object, y: np.ndarray, folds: StratifiedKFold) -> dict[str, float]:
+def scores(
+    model: BaseEstimator, X: object, y: np.ndarray, folds: StratifiedKFold
+) -> dict[str, float]:
     """Accuracy over the folds and its standard deviation."""
     accuracy = cross_val_score(model, X, y, cv=folds)
-    return {"accuracy": round(float(accuracy.mean()), 4), "sd": round(float(accuracy.std(ddof=1)), 4)}
+    return {
+        "accuracy": round(float(accuracy.mean()), 4),
+        "sd": round(float(accuracy.std(ddof=1)), 4),
+    }
 
 
 def main() -> None:
     """Run everything and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sst2", type=Path)
     parser.add_argument("--folds", type=int, default=5)
     arguments = parser.parse_args()
     folds = StratifiedKFold(arguments.folds, shuffle=True, random_state=0)
     for data, texts, labels in training_sets(arguments.sst2):
         rows = []
-        for row in itertools.chain(tfidf_rows(texts, labels, folds), feature_rows(texts, labels, folds)):
+        for row in itertools.chain(
+            tfidf_rows(texts, labels, folds), feature_rows(texts, labels, folds)
+        ):
             rows.append({"data": data, **row})
             print(rows[-1], flush=True)
         write_result(f"defaults_{data}", rows)

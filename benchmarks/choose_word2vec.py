@@ -27,24 +27,40 @@ SETTINGS = ((100, True, 5), (100, True, 20), (100, True, 50), (300, True, 50), (
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 
 
-def setting_rows(texts: np.ndarray, labels: np.ndarray, folds: list[Any]) -> Iterator[dict[str, Any]]:
+def setting_rows(
+    texts: np.ndarray, labels: np.ndarray, folds: list[Any]
+) -> Iterator[dict[str, Any]]:
     """Train the vectors once per setting and fold, and score every C on them."""
     for vector_size, skip_gram, epochs in SETTINGS:
         start, accuracy = time.perf_counter(), np.zeros((len(folds), len(STRENGTHS)))
         for i, (train, test) in enumerate(folds):
-            vectorizer = Word2VecVectorizer(vector_size=vector_size, skip_gram=skip_gram, epochs=epochs, random_state=0)
+            vectorizer = Word2VecVectorizer(
+                vector_size=vector_size, skip_gram=skip_gram, epochs=epochs, random_state=0
+            )
             X, X_test = vectorizer.fit_transform(texts[train]), vectorizer.transform(texts[test])
             for j, C in enumerate(STRENGTHS):
-                model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000)).fit(X, labels[train])
+                model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000)).fit(
+                    X, labels[train]
+                )
                 accuracy[i, j] = model.score(X_test, labels[test])
-        by_strength = dict(zip(map(str, STRENGTHS), accuracy.mean(axis=0).round(4).tolist(), strict=True))
+        by_strength = dict(
+            zip(map(str, STRENGTHS), accuracy.mean(axis=0).round(4).tolist(), strict=True)
+        )
         seconds = round(time.perf_counter() - start, 1)
-        yield {"vector_size": vector_size, "skip_gram": skip_gram, "epochs": epochs, "accuracy": by_strength, "seconds": seconds}
+        yield {
+            "vector_size": vector_size,
+            "skip_gram": skip_gram,
+            "epochs": epochs,
+            "accuracy": by_strength,
+            "seconds": seconds,
+        }
 
 
 def main() -> None:
     """Run everything and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sst2", type=Path, required=True)
     rows = []
     for data, texts, labels in training_sets(parser.parse_args().sst2):

@@ -87,12 +87,21 @@ def prepare(folder: str, n_reviews: int | None, counts: tuple[int, ...]) -> str:
     from pipeline import BertVectorizer, load_reviews, make_sentiment_pipeline, save_pipeline
 
     train = load_reviews()[0].iloc[:n_reviews]
-    save_pipeline(make_sentiment_pipeline(device="cpu").fit(train["text"], train["label"]), f"{folder}/pipeline.joblib")
-    vectorizer = BertVectorizer(normalize=True, device="cpu").fit(train["text"])  # what sentence-transformers gives
-    classifier = LogisticRegression(max_iter=2000).fit(vectorizer.transform(train["text"]), train["label"])
+    save_pipeline(
+        make_sentiment_pipeline(device="cpu").fit(train["text"], train["label"]),
+        f"{folder}/pipeline.joblib",
+    )
+    vectorizer = BertVectorizer(normalize=True, device="cpu").fit(
+        train["text"]
+    )  # what sentence-transformers gives
+    classifier = LogisticRegression(max_iter=2000).fit(
+        vectorizer.transform(train["text"]), train["label"]
+    )
     joblib.dump(classifier, f"{folder}/classifier.joblib")
     for n_texts in counts:
-        Path(f"{folder}/{n_texts}.json").write_text(json.dumps(generated("short", n_texts, vectorizer)))
+        Path(f"{folder}/{n_texts}.json").write_text(
+            json.dumps(generated("short", n_texts, vectorizer))
+        )
     return str(minilm())
 
 
@@ -115,7 +124,9 @@ def run(lines: tuple[str, str, str], *arguments: str) -> dict[str, float]:
     return {"wall_s": wall, **printed}
 
 
-def take_turns(set_ups: dict[str, tuple[str, str, str]], rounds: int, *arguments: str) -> dict[str, list[dict[str, float]]]:
+def take_turns(
+    set_ups: dict[str, tuple[str, str, str]], rounds: int, *arguments: str
+) -> dict[str, list[dict[str, float]]]:
     """Run every set-up once per round; each round begins with the next one, and round 0 is discarded."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in set_ups}
     names = list(set_ups)
@@ -135,33 +146,55 @@ def first_answers(files: str, model_folder: str, rounds: int) -> list[dict[str, 
     rows = []
     for name, found in runs.items():
         row: dict[str, Any] = {"part": "first answer", "set_up": name}
-        row |= {key: spread([one[key] for one in found]) for key in ("wall_s", "import_s", "load_s", "first_s")}
+        row |= {
+            key: spread([one[key] for one in found])
+            for key in ("wall_s", "import_s", "load_s", "first_s")
+        }
         row["peak_rss_mib"] = spread([one["peak_rss"] / MIB for one in found])
         if name in OURS:
             row["wall_over"] = {peer: median(wall[name]) / median(wall[peer]) for peer in PEERS}
-            by_round = {peer: [a / b for a, b in zip(wall[name], wall[peer], strict=True)] for peer in PEERS}
+            by_round = {
+                peer: [a / b for a, b in zip(wall[name], wall[peer], strict=True)] for peer in PEERS
+            }
             row["wall_over_by_round"] = {peer: spread(ratios) for peer, ratios in by_round.items()}
         rows.append(row)
     return rows
 
 
-def memory(files: str, model_folder: str, rounds: int, counts: tuple[int, ...]) -> list[dict[str, Any]]:
+def memory(
+    files: str, model_folder: str, rounds: int, counts: tuple[int, ...]
+) -> list[dict[str, Any]]:
     """Measure the peak memory of encoding so many texts, without the array that comes out."""
     rows = []
     for n_texts in counts:
-        for name, found in take_turns(MEMORY, rounds, files, model_folder, f"{files}/{n_texts}.json").items():
-            row: dict[str, Any] = {"part": "memory", "set_up": name, "n_texts": n_texts, "repeats": rounds}
+        for name, found in take_turns(
+            MEMORY, rounds, files, model_folder, f"{files}/{n_texts}.json"
+        ).items():
+            row: dict[str, Any] = {
+                "part": "memory",
+                "set_up": name,
+                "n_texts": n_texts,
+                "repeats": rounds,
+            }
             row["peak_rss_mib"] = spread([one["peak_rss"] / MIB for one in found])
-            row["less_output_mib"] = spread([(one["peak_rss"] - one["output_bytes"]) / MIB for one in found])
+            row["less_output_mib"] = spread(
+                [(one["peak_rss"] - one["output_bytes"]) / MIB for one in found]
+            )
             rows.append(row)
     return rows
 
 
 def main() -> None:
     """Measure everything, print it and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--n-texts", type=int, help="a trial: so many reviews, memory of so many texts and of ten times as many")
+    parser.add_argument(
+        "--n-texts",
+        type=int,
+        help="a trial: so many reviews, memory of so many texts and of ten times as many",
+    )
     arguments = parser.parse_args()
     rounds, n_texts = arguments.rounds, arguments.n_texts or 1000
     counts = (n_texts, 10 * n_texts)
@@ -169,7 +202,9 @@ def main() -> None:
         # This process stays small and loads nothing: on Linux a child's peak counts that of the process it was forked from.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             model_folder = process.submit(prepare, files, arguments.n_texts, counts).result()
-        rows = first_answers(files, model_folder, rounds) + memory(files, model_folder, min(rounds, MOST_MEMORY_ROUNDS), counts)
+        rows = first_answers(files, model_folder, rounds) + memory(
+            files, model_folder, min(rounds, MOST_MEMORY_ROUNDS), counts
+        )
     for row in rows:
         print(row)
     if not arguments.n_texts:

@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results_file import RESULTS, read_rows, write_result
-from pipeline import compare, comparison_figure, load_reviews, read_table
-from pipeline.evaluation.candidates import ROWS
+from pipeline import compare, load_reviews, read_table
+from pipeline.evaluation.baselines import ROWS
+from pipeline.evaluation.plots import comparison_figure
 
 QUICK = ["majority", "tfidf", "word2vec", "static", "cls", "default", "layers"]
 
@@ -36,7 +37,10 @@ def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a result file; what does not exist is None."""
     about = {name: table.attrs[name] for name in ("n_texts", "n_tested", "n_folds")}
     plain = table.astype(object).where(table.notna(), None)
-    return [{"name": str(name), **{str(k): v for k, v in row.items()}, **about} for name, row in plain.to_dict("index").items()]
+    return [
+        {"name": str(name), **{str(k): v for k, v in row.items()}, **about}
+        for name, row in plain.to_dict("index").items()
+    ]
 
 
 def measure(texts: dict[str, Any], models: list[str]) -> list[dict[str, Any]]:
@@ -59,10 +63,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Run what is quick, then fine-tuning, or what --only names; write the table after each, with the rows that were there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sst2", type=Path)
     parser.add_argument("--figures", type=Path)
-    parser.add_argument("--only", help="models to measure anew, such as word2vec,finetuned; the other rows stay")
+    parser.add_argument(
+        "--only", help="models to measure anew, such as word2vec,finetuned; the other rows stay"
+    )
     options = parser.parse_args()
     name = "comparison_reviews" if options.sst2 is None else "comparison_sst2"
     texts = texts_of(options.sst2)

@@ -39,7 +39,9 @@ N_TEXTS = {
         "minilm": {"sst2": 2000, "short": 2000, "mixed": 1000, "long": 200},
         "bert-base": {"sst2": 250, "short": 250, "mixed": 100, "long": 30},
     },
-    "cuda": {model: {"sst2": 20_000, "short": 20_000, "mixed": 20_000, "long": 4000} for model in MODELS},
+    "cuda": {
+        model: {"sst2": 20_000, "short": 20_000, "mixed": 20_000, "long": 4000} for model in MODELS
+    },
 }
 ST_BATCH_SIZES = {"cpu": (8, 16, 32, 64, 128), "cuda": (32, 64, 128, 256, 512, 1024)}
 DTYPES = {"cpu": torch.float32, "cuda": torch.float16}
@@ -51,16 +53,22 @@ class MatrixProducts:
     """The linear layers of an encoder as bare matrix products: no bias, no attention, no activation, nothing allocated."""
 
     def __init__(self, config: dict[str, int], device: str) -> None:
-        self.layers, self.d, self.f = (config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
+        self.layers, self.d, self.f = (
+            config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size")
+        )
         self.device = device
         shapes = ((self.d, 3 * self.d), (self.d, self.d), (self.d, self.f), (self.f, self.d))
-        self.weights = [[self._new(*shape) / shape[0] ** 0.5 for shape in shapes] for _ in range(self.layers)]
+        self.weights = [
+            [self._new(*shape) / shape[0] ** 0.5 for shape in shapes] for _ in range(self.layers)
+        ]
         self.rows = min(PRODUCT_ROWS[device], key=self._seconds)
 
     def prepare(self, n_tokens: int, rows: int | None = None) -> Callable[[], None]:
         """Return what runs all layers over ``n_tokens`` rows, ``rows`` at a time, by default the best number of them."""
         rows = rows or self.rows
-        x, y, qkv, hidden = (self._new(rows, width) for width in (self.d, self.d, 3 * self.d, self.f))
+        x, y, qkv, hidden = (
+            self._new(rows, width) for width in (self.d, self.d, 3 * self.d, self.f)
+        )
 
         def run() -> None:
             for start in range(0, n_tokens, rows):
@@ -127,22 +135,33 @@ def same_result(ours: np.ndarray, theirs: np.ndarray, device: str) -> dict[str, 
     """Return how far the two results are from each other; stop where that is too far."""
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    found = {"max_difference": np.abs(ours - theirs).max(), "min_cosine": ((ours * theirs).sum(axis=1) / norms).min()}
+    found = {
+        "max_difference": np.abs(ours - theirs).max(),
+        "min_cosine": ((ours * theirs).sum(axis=1) / norms).min(),
+    }
     if not (found["min_cosine"] >= 0.9999 if device == "cuda" else found["max_difference"] <= 1e-5):
         raise RuntimeError(f"ours and sentence-transformers give different vectors: {found}")
     return found
 
 
-def compare(folder: Path, workloads: dict[str, list[str]], device: str, rounds: int) -> Iterator[dict[str, Any]]:
+def compare(
+    folder: Path, workloads: dict[str, list[str]], device: str, rounds: int
+) -> Iterator[dict[str, Any]]:
     """Time ours, sentence-transformers as it comes and at its best batch size, and the matrix products; a row per workload."""
     ours = vectorizer(folder, device)
-    theirs = partial(sentence_transformer(folder, device).encode, show_progress_bar=False, convert_to_numpy=True)
+    theirs = partial(
+        sentence_transformer(folder, device).encode, show_progress_bar=False, convert_to_numpy=True
+    )
     products = MatrixProducts(json.loads((folder / "config.json").read_text()), device)
     for workload, texts in workloads.items():
         lengths = np.minimum(ours.count_tokens(texts)["n_tokens"].to_numpy(), 512)
-        found = same_result(ours.transform(texts), theirs(texts, batch_size=32), device)  # and everything is warm
+        found = same_result(
+            ours.transform(texts), theirs(texts, batch_size=32), device
+        )  # and everything is warm
         sample = texts[:: max(1, len(texts) // (500 if device == "cpu" else 2500))]
-        best = min(ST_BATCH_SIZES[device], key=lambda size: timed(partial(theirs, sample, batch_size=size)))
+        best = min(
+            ST_BATCH_SIZES[device], key=lambda size: timed(partial(theirs, sample, batch_size=size))
+        )
         contenders: dict[str, Callable[[], object]] = {
             "ours": partial(ours.transform, texts),
             "st_default": partial(theirs, texts, batch_size=32),
@@ -152,12 +171,20 @@ def compare(folder: Path, workloads: dict[str, list[str]], device: str, rounds: 
             contenders["st_best"] = partial(theirs, texts, batch_size=best)
         if device == "cuda":
             bert = ours._bert()
-            contenders |= {"tokenize": partial(bert.plan, texts), "forward": partial(bert.embed, bert.plan(texts))}
+            contenders |= {
+                "tokenize": partial(bert.plan, texts),
+                "forward": partial(bert.embed, bert.plan(texts)),
+            }
         seconds = take_turns(contenders, rounds)
         seconds.setdefault("st_best", seconds["st_default"])
         linear, attention = products.flop(lengths)
         limit = median(seconds["products"]) * (1 + attention / linear)
-        row: dict[str, Any] = {"workload": workload, "n_texts": len(texts), "n_tokens": int(lengths.sum()), **found}
+        row: dict[str, Any] = {
+            "workload": workload,
+            "n_texts": len(texts),
+            "n_tokens": int(lengths.sum()),
+            **found,
+        }
         row |= {"st_best_batch_size": best, "product_rows": products.rows}
         row |= {"gflop_per_s": linear / median(seconds["products"]) / 1e9, "limit_s": limit}
         row |= {"share_of_limit": limit / median(seconds["ours"])}
@@ -167,47 +194,86 @@ def compare(folder: Path, workloads: dict[str, list[str]], device: str, rounds: 
         row["limit_tokens_per_s"] = round(row["n_tokens"] / limit)
         for peer in ("st_default", "st_best"):
             row[f"{peer}_over_ours"] = median(seconds[peer]) / median(seconds["ours"])
-            row[f"{peer}_over_ours_by_round"] = spread([a / b for a, b in zip(seconds[peer], seconds["ours"], strict=True)])
+            row[f"{peer}_over_ours_by_round"] = spread(
+                [a / b for a, b in zip(seconds[peer], seconds["ours"], strict=True)]
+            )
         yield row
 
 
-def sweep(folder: Path, workloads: dict[str, list[str]], device: str, rounds: int) -> Iterator[dict[str, Any]]:
+def sweep(
+    folder: Path, workloads: dict[str, list[str]], device: str, rounds: int
+) -> Iterator[dict[str, Any]]:
     """Time ours over ``batch_tokens``; a row per workload and budget."""
-    vectorizers = {budget: vectorizer(folder, device, batch_tokens=budget) for budget in BATCH_TOKENS[device]}
+    vectorizers = {
+        budget: vectorizer(folder, device, batch_tokens=budget) for budget in BATCH_TOKENS[device]
+    }
     for workload, texts in workloads.items():
-        n_tokens = int(vectorizers[BATCH_TOKENS[device][0]].count_tokens(texts)["n_tokens"].clip(upper=512).sum())
-        runs: dict[str, Callable[[], object]] = {str(b): partial(v.transform, texts) for b, v in vectorizers.items()}
+        n_tokens = int(
+            vectorizers[BATCH_TOKENS[device][0]]
+            .count_tokens(texts)["n_tokens"]
+            .clip(upper=512)
+            .sum()
+        )
+        runs: dict[str, Callable[[], object]] = {
+            str(b): partial(v.transform, texts) for b, v in vectorizers.items()
+        }
         for run in runs.values():
             run()
         for budget, values in take_turns(runs, rounds).items():
-            row = {"workload": workload, "n_texts": len(texts), "n_tokens": n_tokens, "batch_tokens": int(budget)}
-            yield {**row, "ours_s": spread(values), "ours_tokens_per_s": round(n_tokens / median(values))}
+            row = {
+                "workload": workload,
+                "n_texts": len(texts),
+                "n_tokens": n_tokens,
+                "batch_tokens": int(budget),
+            }
+            yield {
+                **row,
+                "ours_s": spread(values),
+                "ours_tokens_per_s": round(n_tokens / median(values)),
+            }
 
 
 def vectorizer(folder: Path, device: str, **parameters: Any) -> BertVectorizer:
     """Return ours, fitted: mean of the last layer, nothing remembered."""
-    dtype: Literal["float16", "float32"] = "float16" if DTYPES[device] == torch.float16 else "float32"
-    made = BertVectorizer(folder, pooling="mean", layers=-1, cache=None, device=device, dtype=dtype, **parameters)
+    dtype: Literal["float16", "float32"] = (
+        "float16" if DTYPES[device] == torch.float16 else "float32"
+    )
+    made = BertVectorizer(
+        folder, pooling="mean", layers=-1, cache=None, device=device, dtype=dtype, **parameters
+    )
     made.fit(["A quiet, lovely film."])
     return made
 
 
 def main() -> None:
     """Time everything, print a table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=Path, help="CSV of SST-2; without it the workload sst2 is left out")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--texts", type=Path, help="CSV of SST-2; without it the workload sst2 is left out"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="for torch and the tokenizer; default torch's"
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        help="for torch and the tokenizer; default torch's",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workloads", nargs="+", choices=["sst2", *LENGTHS])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--sweep", action="store_true", help="ours alone, over batch_tokens")
-    parser.add_argument("--n-texts", type=int, help="a trial: at most so many texts per workload, and nothing is written")
+    parser.add_argument(
+        "--n-texts",
+        type=int,
+        help="a trial: at most so many texts per workload, and nothing is written",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    os.environ["RAYON_NUM_THREADS"] = str(arguments.threads)  # read when the tokenizer first works in parallel
+    os.environ["RAYON_NUM_THREADS"] = str(
+        arguments.threads
+    )  # read when the tokenizer first works in parallel
     names = arguments.workloads or (["sst2", "mixed"] if arguments.sweep else ["sst2", *LENGTHS])
     if "sst2" in names and arguments.texts is None:
         print("sst2 is left out: no file is given with --texts")
@@ -230,9 +296,18 @@ def main() -> None:
             for row in measure(folder, workloads, arguments.device, arguments.rounds):
                 rows.append({"model": model, **row})
                 print(json.dumps(rows[-1], default=float), flush=True)
-                if arguments.device == "cuda" and not arguments.n_texts:  # stays there if a later row fails
+                if (
+                    arguments.device == "cuda" and not arguments.n_texts
+                ):  # stays there if a later row fails
                     write_result(result, rows, repeats=arguments.rounds)
-    print(pd.DataFrame([{key: value for key, value in row.items() if not isinstance(value, dict)} for row in rows]).T.to_string())
+    print(
+        pd.DataFrame(
+            [
+                {key: value for key, value in row.items() if not isinstance(value, dict)}
+                for row in rows
+            ]
+        ).T.to_string()
+    )
     if not arguments.n_texts:
         write_result(result, rows, repeats=arguments.rounds)
 

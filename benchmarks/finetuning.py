@@ -19,7 +19,13 @@ import pandas as pd
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from benchmarks.results_file import write_result
-from pipeline import FineTunedBertClassifier, load_reviews, make_sentiment_pipeline, read_table, save_pipeline
+from pipeline import (
+    FineTunedBertClassifier,
+    load_reviews,
+    make_sentiment_pipeline,
+    read_table,
+    save_pipeline,
+)
 
 LEARNING_RATES = (5e-5, 1e-4, 2e-4)
 N_CHOOSE = 2000
@@ -43,7 +49,9 @@ def tasks(file: Path) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame, str]]:
     yield "reviews, domain", train, test, "domain"
 
 
-def measure(model: Pipeline, train: pd.DataFrame, test: pd.DataFrame, column: str) -> dict[str, Any]:
+def measure(
+    model: Pipeline, train: pd.DataFrame, test: pd.DataFrame, column: str
+) -> dict[str, Any]:
     """Fit, score and save one model."""
     start = time.perf_counter()
     model.fit(train["text"], train[column])
@@ -76,12 +84,24 @@ def compare(file: Path) -> None:
 def choose(file: Path) -> None:
     """Write results/finetuning_choice.json."""
     table = read_table(file, columns=["text", "label", "split"])
-    train, dev = table[table["split"] == "train"].sample(N_CHOOSE, random_state=SEED), table[table["split"] == "dev"]
+    train, dev = (
+        table[table["split"] == "train"].sample(N_CHOOSE, random_state=SEED),
+        table[table["split"] == "dev"],
+    )
     rows = []
     for rate in LEARNING_RATES:
-        model = FineTunedBertClassifier(learning_rate=rate, random_state=SEED).fit(train["text"], train["label"])
+        model = FineTunedBertClassifier(learning_rate=rate, random_state=SEED).fit(
+            train["text"], train["label"]
+        )
         accuracy = round(float(model.score(dev["text"], dev["label"])), 4)
-        rows.append({"learning_rate": rate, "epochs": model.n_epochs_, "n_train": len(train), "dev_accuracy": accuracy})
+        rows.append(
+            {
+                "learning_rate": rate,
+                "epochs": model.n_epochs_,
+                "n_train": len(train),
+                "dev_accuracy": accuracy,
+            }
+        )
         print(rows[-1], flush=True)
     frozen = make_sentiment_pipeline(cache=None).fit(train["text"], train["label"])
     rows.append(
@@ -97,7 +117,9 @@ def choose(file: Path) -> None:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--choose", action="store_true", help="compare learning rates on SST-2 dev")
     options = parser.parse_args()

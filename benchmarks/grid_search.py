@@ -26,7 +26,9 @@ from pipeline.checkpoints.checkpoint import installed_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 
 N_TEXTS = 40
-TEXTS = pd.Series([f"{'A lovely' if i % 2 else 'A dull'} film, number {i}." for i in range(N_TEXTS + 1)])
+TEXTS = pd.Series(
+    [f"{'A lovely' if i % 2 else 'A dull'} film, number {i}." for i in range(N_TEXTS + 1)]
+)
 LABELS = [i % 2 for i in range(N_TEXTS + 1)]
 OVER_C: dict[str, list[Any]] = {"classifier__C": [0.1, 1, 10]}
 OVER_LAYERS: dict[str, list[Any]] = {
@@ -36,7 +38,9 @@ OVER_LAYERS: dict[str, list[Any]] = {
 }
 
 
-def search(features: Any, grid: dict[str, list[Any]], n_texts: int = N_TEXTS, memory: str | None = None) -> None:
+def search(
+    features: Any, grid: dict[str, list[Any]], n_texts: int = N_TEXTS, memory: str | None = None
+) -> None:
     """Run one grid search."""
     steps = [("features", features), ("classifier", LogisticRegression(max_iter=2000))]
     GridSearchCV(Pipeline(steps, memory=memory), grid, cv=5).fit(TEXTS[:n_texts], LABELS[:n_texts])
@@ -45,7 +49,11 @@ def search(features: Any, grid: dict[str, list[Any]], n_texts: int = N_TEXTS, me
 def ours(name: str, cache: str | None, grid: dict[str, list[Any]], n_texts: int) -> dict[str, Any]:
     """Count one of our own searches."""
     search(BertVectorizer(cache=cache), grid, n_texts)
-    return {"set-up": name, "texts encoded": cache_info().texts_encoded, "model loads": cache_info().model_loads}
+    return {
+        "set-up": name,
+        "texts encoded": cache_info().texts_encoded,
+        "model loads": cache_info().model_loads,
+    }
 
 
 def counted_score(model: Any, X: Any, y: Any, *, log: Path) -> float:
@@ -57,14 +65,23 @@ def counted_score(model: Any, X: Any, y: Any, *, log: Path) -> float:
 
 def ours_in_two_processes(name: str, cache: str) -> dict[str, Any]:
     """Count one of our own searches under ``n_jobs=2``, over all processes."""
-    from benchmarks.grid_search import counted_score  # by its own name: workers cannot import what is __main__ here
+    from benchmarks.grid_search import (
+        counted_score,
+    )  # by its own name: workers cannot import what is __main__ here
 
     log = Path(cache, "counts.txt")
-    steps = [("features", BertVectorizer(cache=cache)), ("classifier", LogisticRegression(max_iter=2000))]
-    search = GridSearchCV(Pipeline(steps), OVER_C, cv=5, n_jobs=2, scoring=partial(counted_score, log=log))
+    steps = [
+        ("features", BertVectorizer(cache=cache)),
+        ("classifier", LogisticRegression(max_iter=2000)),
+    ]
+    search = GridSearchCV(
+        Pipeline(steps), OVER_C, cv=5, n_jobs=2, scoring=partial(counted_score, log=log)
+    )
     search.fit(TEXTS[:N_TEXTS], LABELS[:N_TEXTS])
     lines = [list(map(int, line.split())) for line in log.read_text().splitlines()]
-    workers = pd.DataFrame(lines, columns=["process", "texts", "loads"]).groupby("process").max().sum()
+    workers = (
+        pd.DataFrame(lines, columns=["process", "texts", "loads"]).groupby("process").max().sum()
+    )
     here = cache_info()  # the refit is done in this process
     return {
         "set-up": name,
@@ -125,7 +142,12 @@ def main() -> None:
         searches = [
             ("BertVectorizer(cache=None)", None, OVER_C, N_TEXTS),
             ("BertVectorizer()", "memory", OVER_C, N_TEXTS),
-            ("BertVectorizer(), the grid also over 7 layers and 3 poolings", "memory", OVER_LAYERS, N_TEXTS),
+            (
+                "BertVectorizer(), the grid also over 7 layers and 3 poolings",
+                "memory",
+                OVER_LAYERS,
+                N_TEXTS,
+            ),
             ("BertVectorizer(cache=folder)", folder, OVER_C, N_TEXTS),
             ("the same, run again in a new process", folder, OVER_C, N_TEXTS),
             ("the same, one row added", folder, OVER_C, N_TEXTS + 1),
@@ -133,8 +155,15 @@ def main() -> None:
         for arguments in searches:  # a process each: what one has loaded must not help the next
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
                 rows.append(process.submit(ours, *arguments).result())
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        rows.append(process.submit(ours_in_two_processes, "BertVectorizer(cache=folder), n_jobs=2", folder).result())
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
+    ):
+        rows.append(
+            process.submit(
+                ours_in_two_processes, "BertVectorizer(cache=folder), n_jobs=2", folder
+            ).result()
+        )
     print(pd.DataFrame(rows).to_string(index=False))
     write_result("grid_search", rows, peers=("embetter", "skrub"))
 

@@ -46,9 +46,13 @@ def contenders(folder: Path) -> tuple[dict[str, Predict], BertVectorizer]:
     texts, labels = list(train["text"]), list(train["label"])
     vectorizer = BertVectorizer(minilm(), cache=None, device="cpu")
     ours = make_pipeline(clone(vectorizer), LogisticRegression(max_iter=2000)).fit(texts, labels)
-    named = make_pipeline(vectorizer.fit(train[["text"]]), ours[1])  # remembers the name of its column, and compares it
+    named = make_pipeline(
+        vectorizer.fit(train[["text"]]), ours[1]
+    )  # remembers the name of its column, and compares it
     loaded = load_pipeline(save_pipeline(ours, folder / "latency.joblib"))
-    encode = partial(sentence_transformer(minilm(), "cpu").encode, show_progress_bar=False, convert_to_numpy=True)
+    encode = partial(
+        sentence_transformer(minilm(), "cpu").encode, show_progress_bar=False, convert_to_numpy=True
+    )
     classifier = LogisticRegression(max_iter=2000).fit(encode(texts), labels)
     found: dict[str, Predict] = {
         OURS: lambda text: ours.predict([text]),
@@ -89,7 +93,10 @@ def measure(threads: int, rounds: int, n_texts: int) -> list[dict[str, Any]]:
             if len(set(labels.values())) > 1:
                 raise RuntimeError(f"The contenders disagree on {text!r}: {labels}")
         take_turns(found, texts[:WARM])
-        by_round = [take_turns(found, texts[start : start + n_texts]) for start in range(WARM, len(texts), n_texts)]
+        by_round = [
+            take_turns(found, texts[start : start + n_texts])
+            for start in range(WARM, len(texts), n_texts)
+        ]
     rows = []
     for name in found:
         row: dict[str, Any] = {"threads": threads, "set_up": name, "n_texts": n_texts}
@@ -98,16 +105,22 @@ def measure(threads: int, rounds: int, n_texts: int) -> list[dict[str, Any]]:
             peers = [float(np.percentile(one[PEER], percent)) for one in by_round]
             row[f"p{percent}_ms"] = spread(values)
             if name != PEER:
-                row[f"p{percent}_over_peer_by_round"] = spread([a / b for a, b in zip(values, peers, strict=True)])
+                row[f"p{percent}_over_peer_by_round"] = spread(
+                    [a / b for a, b in zip(values, peers, strict=True)]
+                )
         if name != PEER:  # of the same text at almost the same moment
-            row["ratio_by_text"] = float(np.median(np.concatenate([one[name] / one[PEER] for one in by_round])))
+            row["ratio_by_text"] = float(
+                np.median(np.concatenate([one[name] / one[PEER] for one in by_round]))
+            )
         rows.append(row)
     return rows
 
 
 def main() -> None:
     """Measure in one process per number of threads, print a table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts-per-round", type=int, default=200)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -115,14 +128,33 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.threads[0], arguments.rounds, arguments.texts_per_round)))
+        print(
+            json.dumps(measure(arguments.threads[0], arguments.rounds, arguments.texts_per_round))
+        )
         return
     rows: list[dict[str, Any]] = []
     for threads in arguments.threads:
-        counts = ["--rounds", str(arguments.rounds), "--texts-per-round", str(arguments.texts_per_round)]
+        counts = [
+            "--rounds",
+            str(arguments.rounds),
+            "--texts-per-round",
+            str(arguments.texts_per_round),
+        ]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.latency", "--one", "--threads", str(threads), *counts],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.latency",
+                "--one",
+                "--threads",
+                str(threads),
+                *counts,
+            ],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": str(threads),
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            },
             stdout=subprocess.PIPE,
             text=True,
             check=True,

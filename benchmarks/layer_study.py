@@ -22,16 +22,38 @@ def study_rows(texts: Any, labels: Any) -> list[dict[str, Any]]:
     began = time.perf_counter()
     study = layer_study(texts, labels, nested=True, n_jobs=-1)
     seconds = time.perf_counter() - began
-    columns = ["kind", "features", "pooling", "layers", "combine", "dimension", "score", "score_sd", "C"]
-    rows: list[dict[str, Any]] = [{str(name): value for name, value in row.items()} for row in study[columns].to_dict("records")]
-    counts = {"n_texts": study.attrs["n_texts"], "texts_encoded": cache_info().texts_encoded, "majority": study.attrs["majority"]}
-    times = {"seconds": seconds, **{f"seconds_{part}": value for part, value in study.attrs["seconds"].items()}}
+    columns = [
+        "kind",
+        "features",
+        "pooling",
+        "layers",
+        "combine",
+        "dimension",
+        "score",
+        "score_sd",
+        "C",
+    ]
+    rows: list[dict[str, Any]] = [
+        {str(name): value for name, value in row.items()}
+        for row in study[columns].to_dict("records")
+    ]
+    counts = {
+        "n_texts": study.attrs["n_texts"],
+        "texts_encoded": cache_info().texts_encoded,
+        "majority": study.attrs["majority"],
+    }
+    times = {
+        "seconds": seconds,
+        **{f"seconds_{part}": value for part, value in study.attrs["seconds"].items()},
+    }
     return [*rows, {"kind": "nested", **counts, **study.attrs["nested"], **times}]
 
 
 def main() -> None:
     """Run it on each training set and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sst2", type=Path)
     for data, texts, labels in training_sets(parser.parse_args().sst2):
         rows = study_rows(texts, labels)

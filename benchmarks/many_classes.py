@@ -34,7 +34,9 @@ class Lookup(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return probabilities that lean to the number that a text stands for: right in about two of three."""
         random = np.random.default_rng(0)
-        numbers = np.array([int(text.split()[0][1:]) + WORDS * int(text.split()[1][1:]) for text in X])
+        numbers = np.array(
+            [int(text.split()[0][1:]) + WORDS * int(text.split()[1][1:]) for text in X]
+        )
         logits = random.normal(size=(len(numbers), len(self.classes_)))
         logits[np.arange(len(numbers)), np.searchsorted(self.classes_, numbers)] += 3.5
         np.exp(logits, out=logits)
@@ -53,7 +55,9 @@ def peak_gib() -> float:
 
 def main() -> None:
     """Measure, print and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--texts", type=int, default=20_000)
     arguments = parser.parse_args()
@@ -64,7 +68,13 @@ def main() -> None:
     def measure(what: str, call: Any) -> Any:
         start = time.perf_counter()
         result = call()
-        rows.append({"what": what, "seconds": round(time.perf_counter() - start, 1), "peak_gib": round(peak_gib(), 2)})
+        rows.append(
+            {
+                "what": what,
+                "seconds": round(time.perf_counter() - start, 1),
+                "peak_gib": round(peak_gib(), 2),
+            }
+        )
         print(rows[-1])
         return result
 
@@ -73,7 +83,10 @@ def main() -> None:
         page = Path(folder) / "report.html"
         measure("write_report", lambda: write_report(scores, page))
         rows[-1]["page_mb"] = round(page.stat().st_size / 1e6, 1)
-    table = measure("compare", lambda: compare(texts, numbers, models=["majority", ("lookup", Lookup())], cv=3, n_timed=0))
+    table = measure(
+        "compare",
+        lambda: compare(texts, numbers, models=["majority", ("lookup", Lookup())], cv=3, n_timed=0),
+    )
     rows[-1]["of_which_fitting"] = round(3 * table["fit_seconds"].sum(), 1)
     if (arguments.classes, arguments.texts) == (1000, 20_000):
         write_result("many_classes", rows, repeats=1)

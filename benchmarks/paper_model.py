@@ -15,7 +15,10 @@ from typing import Any
 from benchmarks.results_file import read_rows
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling-out.md"
-BEGIN, END = "<!-- measured: python -m benchmarks.paper_model --write -->\n", "<!-- end of measured -->\n"
+BEGIN, END = (
+    "<!-- measured: python -m benchmarks.paper_model --write -->\n",
+    "<!-- end of measured -->\n",
+)
 ROWS, SHARD_ROWS = 100_000_000, 2048
 HOURS = (24, 8, 1)
 FULL = 100_000  # rows of score_table; with fewer, what starts once weighs more
@@ -64,12 +67,20 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
                 f"| {row['way']} | {row['rows_per_s']:,.0f} | {row['speed_over_plain']:.2f} | {row['peak_mib']:,} | {worker} |"
             )
     costs = [
-        100 * (ways[f"predict_proba, {threads}"]["rows_per_s"] / ways[f"score_table, serial, {threads}"]["rows_per_s"] - 1)
+        100
+        * (
+            ways[f"predict_proba, {threads}"]["rows_per_s"]
+            / ways[f"score_table, serial, {threads}"]["rows_per_s"]
+            - 1
+        )
         for threads in ("1 thread", "2 threads")
     ]
     one = ways["predict_proba, 1 thread"]["rows_per_s"]
     two = plain["rows_per_s"] / one
-    processes, dask = (ways[f"score_table, {way}"]["rows_per_s"] / one for way in ("2 processes", "Dask, 2 workers"))
+    processes, dask = (
+        ways[f"score_table, {way}"]["rows_per_s"] / one
+        for way in ("2 processes", "Dask, 2 workers")
+    )
     return [
         *lines,
         "",
@@ -115,7 +126,10 @@ def on_paper(ways: dict[str, dict[str, Any]], million: dict[str, Any]) -> list[s
         f"| parts | rows / {SHARD_ROWS:,} | {math.ceil(ROWS / SHARD_ROWS):,} |",
         f"| seconds per part | {SHARD_ROWS:,} / r | {SHARD_ROWS / rate:.1f} |",
         f"| core hours | rows / r / 3,600 | {hours:,.0f} |",
-        *(f"| workers for {limit} h | core hours / {limit} | {math.ceil(hours / limit):,} |" for limit in HOURS),
+        *(
+            f"| workers for {limit} h | core hours / {limit} | {math.ceil(hours / limit):,} |"
+            for limit in HOURS
+        ),
         f"| most workers one driver feeds | d / r | {cutting / rate:,.0f} |",
         f"| output | rows x bytes per row | {ROWS * size / 1e9:.1f} GB |",
         "",
@@ -141,7 +155,9 @@ def page_with(text: str) -> str:
 
 def main() -> None:
     """Print the measured part, or put it into its page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true")
     if parser.parse_args().write:
         PAGE.write_text(page_with(measured_text()), encoding="utf-8")

@@ -24,7 +24,10 @@ def peak_mib(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+    return next(
+        (int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM:")),
+        0,
+    )
 
 
 class PeakOfWorkers(threading.Thread):
@@ -39,7 +42,12 @@ class PeakOfWorkers(threading.Thread):
         """Look, again and again."""
         while not self._stop_it.wait(_LOOK):
             workers = children(os.getpid())
-            self.mib = max([self.mib, *(peak_mib(pid) for worker in workers for pid in (worker, *children(worker)))])
+            self.mib = max(
+                [
+                    self.mib,
+                    *(peak_mib(pid) for worker in workers for pid in (worker, *children(worker))),
+                ]
+            )
 
     def __enter__(self) -> "PeakOfWorkers":
         self.start()

@@ -18,7 +18,15 @@ from pipeline import BertVectorizer
 # What an operator does in the packed forward; the rest is Python, slicing and pooling.
 PARTS = {
     "linear layers": ("aten::mm", "aten::addmm_"),
-    "attention": ("aten::bmm", "aten::add", "aten::aminmax", "aten::exp_", "aten::sum", "aten::div", "aten::_softmax"),
+    "attention": (
+        "aten::bmm",
+        "aten::add",
+        "aten::aminmax",
+        "aten::exp_",
+        "aten::sum",
+        "aten::div",
+        "aten::_softmax",
+    ),
     "biases and residuals": ("aten::add_",),
     "GELU": ("aten::gelu_",),
     "LayerNorm": ("aten::native_layer_norm",),
@@ -27,17 +35,26 @@ PARTS = {
 
 def main() -> None:
     """Profile and write the shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=Path)
     arguments = parser.parse_args()
     vectorizer = BertVectorizer(cache=None).fit(["warm"])
-    texts = sst2_sentences(arguments.texts, 2000) if arguments.texts else generated("short", 2000, vectorizer)
+    texts = (
+        sst2_sentences(arguments.texts, 2000)
+        if arguments.texts
+        else generated("short", 2000, vectorizer)
+    )
     vectorizer.transform(texts[:500])
     with profile(activities=[ProfilerActivity.CPU]) as found:
         vectorizer.transform(texts)
     micros = {event.key: event.self_cpu_time_total for event in found.key_averages()}
     total = sum(micros.values())
-    rows = [{"part": part, "share": sum(micros.get(op, 0) for op in ops) / total} for part, ops in PARTS.items()]
+    rows = [
+        {"part": part, "share": sum(micros.get(op, 0) for op in ops) / total}
+        for part, ops in PARTS.items()
+    ]
     rows.append({"part": "everything else", "share": 1 - sum(row["share"] for row in rows)})
     for row in rows:
         print(f"{row['part']:24} {row['share']:.1%}")

@@ -17,7 +17,9 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "scikit-learn")
 
 
-def write_result(name: str, rows: Sequence[dict[str, Any]], *, repeats: int = 1, peers: Sequence[str] = ()) -> Path:
+def write_result(
+    name: str, rows: Sequence[dict[str, Any]], *, repeats: int = 1, peers: Sequence[str] = ()
+) -> Path:
     """Write ``results/NAME.json``, and say so.
 
     Parameters
@@ -53,7 +55,9 @@ def write_result(name: str, rows: Sequence[dict[str, Any]], *, repeats: int = 1,
 
 def read_rows(name: str) -> list[dict[str, Any]]:
     """Return the rows of ``results/NAME.json``."""
-    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    rows: list[dict[str, Any]] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))[
+        "rows"
+    ]
     return rows
 
 
@@ -64,8 +68,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def as_text(head: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     """Lay the file out: the head indented, one row per line, keys in the order given."""
-    lines = ",\n".join("    " + json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in rows)
-    return json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}") + f',\n  "rows": [\n{lines}\n  ]\n}}\n'
+    lines = ",\n".join(
+        "    " + json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in rows
+    )
+    return (
+        json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
+        + f',\n  "rows": [\n{lines}\n  ]\n}}\n'
+    )
 
 
 def command() -> str:
@@ -79,12 +88,20 @@ def machine() -> dict[str, Any]:
     import torch
 
     cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    model = (
+        re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if cpuinfo.is_file()
+        else None
+    )
     return {
         "cpu": model[1] if model else platform.processor() or None,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "ram_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) if hasattr(os, "sysconf") else None,
+        "ram_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+        if hasattr(os, "sysconf")
+        else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -111,7 +128,9 @@ def cuda_versions() -> dict[str, str | None]:
         return {}
     try:
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        driver = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout.split()[0]
+        driver = subprocess.run(
+            asked, capture_output=True, text=True, check=True, timeout=30
+        ).stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         driver = None
     return {"cuda": torch.version.cuda, "driver": driver}

@@ -39,20 +39,28 @@ def main() -> None:
         contenders: dict[tuple[str, str, str], Callable[[], Any]] = {}
         files: dict[tuple[str, str], Path] = {}
         for name, parameters in SET_UPS.items():
-            model = make_sentiment_pipeline(**parameters).fit(train["text"][:40], train["label"][:40])
+            model = make_sentiment_pipeline(**parameters).fit(
+                train["text"][:40], train["label"][:40]
+            )
             for kind in ("joblib", "skops"):
                 path = files[name, kind] = Path(folder) / f"{len(files)}.{kind}"
-                contenders[name, kind, "save_pipeline"] = partial(save_pipeline, model, path, format=kind)
+                contenders[name, kind, "save_pipeline"] = partial(
+                    save_pipeline, model, path, format=kind
+                )
                 for verify in ("probes", "sha256", "size"):
                     step = f"load_pipeline(verify={verify!r})"
                     contenders[name, kind, step] = partial(load_pipeline, path, verify=verify)
                 if kind == "joblib":
                     contenders[name, kind, "joblib.load"] = partial(joblib.load, path)
-                    contenders[name, kind, "joblib.load(mmap_mode='c')"] = partial(joblib.load, path, mmap_mode="c")
+                    contenders[name, kind, "joblib.load(mmap_mode='c')"] = partial(
+                        joblib.load, path, mmap_mode="c"
+                    )
         seconds: dict[tuple[str, str, str], list[float]] = {key: [] for key in contenders}
         order = list(contenders)
         for turn in range(rounds + 1):
-            shift = 0 if turn == 0 else turn % len(order)  # the first turn saves before it opens, and is not counted
+            shift = (
+                0 if turn == 0 else turn % len(order)
+            )  # the first turn saves before it opens, and is not counted
             for key in order[shift:] + order[:shift]:
                 start = time.perf_counter()
                 with warnings.catch_warnings():
@@ -62,7 +70,13 @@ def main() -> None:
                     seconds[key].append(time.perf_counter() - start)
         sizes = {key: path.stat().st_size / 1e6 for key, path in files.items()}
     rows: list[dict[str, Any]] = [
-        {"pipeline": name, "format": kind, "step": step, "file_mb": sizes[name, kind], "s": spread(times)}
+        {
+            "pipeline": name,
+            "format": kind,
+            "step": step,
+            "file_mb": sizes[name, kind],
+            "s": spread(times),
+        }
         for (name, kind, step), times in seconds.items()
     ]
     for row in rows:

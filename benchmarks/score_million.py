@@ -29,10 +29,9 @@ from benchmarks.results_file import write_result
 from benchmarks.score_table import trained
 from pipeline import save_pipeline, score_table
 from pipeline.files import sha256_of
-from pipeline.scoring.open_source import open_source
-from pipeline.scoring.plan import Plan
-from pipeline.scoring.score_shard import Job, score_shard
-from pipeline.scoring.shard import Shard
+from pipeline.scoring.run_folder import Plan
+from pipeline.scoring.shard import Job, Shard, score_shard
+from pipeline.scoring.sources import open_source
 
 ROWS = 1_000_000
 KILLS = {"worker": 0.3, "driver": 0.6}  # at which share of the parts
@@ -47,7 +46,13 @@ class State:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "state.json"
-        self.values: dict[str, Any] = {"seconds": 0.0, "killed": {}, "at": {}, "peak_mib": {"driver": 0, "worker": 0}, "runs": 0}
+        self.values: dict[str, Any] = {
+            "seconds": 0.0,
+            "killed": {},
+            "at": {},
+            "peak_mib": {"driver": 0, "worker": 0},
+            "runs": 0,
+        }
         if self._file.is_file():
             self.values = json.loads(self._file.read_text())
 
@@ -62,7 +67,9 @@ def prepare(folder: Path, n_rows: int) -> None:
         return
     kinds = ["good film", "bad film", "fine book", "dull book", "great song", "poor song"]
     texts = [f"{kinds[i % len(kinds)]} {i}" for i in range(n_rows)]
-    pd.DataFrame({"id": np.arange(n_rows), "text": texts}).to_parquet(folder / "texts.parquet", index=False)
+    pd.DataFrame({"id": np.arange(n_rows), "text": texts}).to_parquet(
+        folder / "texts.parquet", index=False
+    )
     save_pipeline(trained(), folder / "model.joblib")
     (folder / "ready").touch()
 
@@ -94,7 +101,10 @@ def run_driver(folder: Path, state: State, n_parts: int, shard_rows: int) -> boo
             kill_in_time(driver.pid, found, share)
             if now - shown > 15:
                 shown = now
-                print(f"{100 * share:.0f} % of the parts after {found['seconds']:.0f} s, killed: {found['killed']}", flush=True)
+                print(
+                    f"{100 * share:.0f} % of the parts after {found['seconds']:.0f} s, killed: {found['killed']}",
+                    flush=True,
+                )
                 state.save()
     finally:
         driver.kill()
@@ -130,9 +140,17 @@ def check_rows(folder: Path, n_rows: int) -> None:
     row = 0
     for path in sorted((folder / "scored").glob("part-*.parquet")):
         part = pq.read_table(path).to_pandas()
-        expected = pq.read_table(folder / "texts.parquet", filters=[("id", ">=", row), ("id", "<", row + len(part))]).to_pandas()
-        if not part["id"].equals(expected["id"]) or not part["text"].equals(expected["text"]) or part["label"].isna().any():
-            raise RuntimeError(f"{path.name} has not the rows from {row} on, or not all have a label")
+        expected = pq.read_table(
+            folder / "texts.parquet", filters=[("id", ">=", row), ("id", "<", row + len(part))]
+        ).to_pandas()
+        if (
+            not part["id"].equals(expected["id"])
+            or not part["text"].equals(expected["text"])
+            or part["label"].isna().any()
+        ):
+            raise RuntimeError(
+                f"{path.name} has not the rows from {row} on, or not all have a label"
+            )
         row += len(part)
     if row != n_rows:
         raise RuntimeError(f"{row} rows instead of {n_rows}")
@@ -160,7 +178,10 @@ def check_bytes(folder: Path, n_parts: int, shard_rows: int) -> int:
         threads=plan.threads,
     )
     around_kills = {int(at * n_parts) + step for at in KILLS.values() for step in (-1, 0, 1)}
-    sampled = sorted(around_kills | set(np.linspace(0, n_parts - 1, N_SAMPLED - len(around_kills)).astype(int).tolist()))
+    sampled = sorted(
+        around_kills
+        | set(np.linspace(0, n_parts - 1, N_SAMPLED - len(around_kills)).astype(int).tolist())
+    )
     for index in sampled:
         first, path = index * shard_rows, again / "shard.parquet"
         rows = [("id", ">=", first), ("id", "<", first + shard_rows)]
@@ -175,10 +196,16 @@ def check_bytes(folder: Path, n_parts: int, shard_rows: int) -> int:
 
 def main() -> None:
     """Prepare, run and kill, check, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="fewer for a trial of few rows")
-    parser.add_argument("--folder", type=Path, help="for the files, about 200 MB; a temporary one by default")
+    parser.add_argument(
+        "--shard-rows", type=int, default=SHARD_ROWS, help="fewer for a trial of few rows"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="for the files, about 200 MB; a temporary one by default"
+    )
     parser.add_argument("--write", action="store_true", help="write the result of a trial too")
     parser.add_argument("--drive", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -218,7 +245,10 @@ def run_and_check(folder: Path, n_rows: int, shard_rows: int) -> dict[str, Any]:
         "seconds_lost": found["seconds"] - n_rows / steady,
         "parts": n_parts,
         "parts_compared_with_serial": n_same,
-        "output_bytes_per_row": sum(path.stat().st_size for path in (folder / "scored").glob("part-*")) / n_rows,
+        "output_bytes_per_row": sum(
+            path.stat().st_size for path in (folder / "scored").glob("part-*")
+        )
+        / n_rows,
         "driver_peak_mib": found["peak_mib"]["driver"],
         "worker_peak_mib": found["peak_mib"]["worker"],
     }

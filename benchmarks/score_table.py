@@ -30,8 +30,15 @@ import pyarrow.parquet as pq
 from benchmarks.processes import PeakOfWorkers, peak_mib
 from benchmarks.results_file import read_rows, spread, write_result
 from benchmarks.workloads import SEED, minilm
-from pipeline import BertVectorizer, load_pipeline, load_reviews, read_table, save_pipeline, score_table
-from pipeline.scoring.open_source import open_source
+from pipeline import (
+    BertVectorizer,
+    load_pipeline,
+    load_reviews,
+    read_table,
+    save_pipeline,
+    score_table,
+)
+from pipeline.scoring.sources import open_source
 
 ROWS = 100_000
 CHUNK = 2048  # rows the loop over sentence-transformers reads at a time: as many as a part has
@@ -50,12 +57,26 @@ EXECUTORS = ("serial", "processes", "dask")
 
 def short_texts(n_texts: int) -> list[str]:
     """Make distinct texts of 5 to 14 words of the shipped reviews."""
-    words = np.array(sorted({word for part in load_reviews() for text in part["text"] for word in text.lower().split()}))
+    words = np.array(
+        sorted(
+            {
+                word
+                for part in load_reviews()
+                for text in part["text"]
+                for word in text.lower().split()
+            }
+        )
+    )
     random = np.random.default_rng(SEED)
     texts: dict[str, None] = {}
     while len(texts) < n_texts:
         lengths = random.integers(5, 15, n_texts)
-        texts.update(dict.fromkeys(" ".join(row) for row in np.split(random.choice(words, lengths.sum()), lengths.cumsum()[:-1])))
+        texts.update(
+            dict.fromkeys(
+                " ".join(row)
+                for row in np.split(random.choice(words, lengths.sum()), lengths.cumsum()[:-1])
+            )
+        )
     return list(texts)[:n_texts]
 
 
@@ -72,7 +93,9 @@ def trained() -> Any:
     from sklearn.pipeline import make_pipeline
 
     train, _ = load_reviews()
-    model = make_pipeline(BertVectorizer(pooling="mean", layers=-1), LogisticRegression(max_iter=1000))
+    model = make_pipeline(
+        BertVectorizer(pooling="mean", layers=-1), LogisticRegression(max_iter=1000)
+    )
     return model.fit(train["text"], train["label"])
 
 
@@ -92,11 +115,17 @@ def by_loop(folder: Path, out: Path) -> None:
     tables, probabilities = [], []
     for chunk in pd.read_csv(folder / "texts.csv", chunksize=CHUNK):
         tables.append(chunk)
-        probabilities.append(classifier.predict_proba(encoder.encode(chunk["text"].tolist(), show_progress_bar=False)))
+        probabilities.append(
+            classifier.predict_proba(
+                encoder.encode(chunk["text"].tolist(), show_progress_bar=False)
+            )
+        )
     write_labels(pd.concat(tables), np.concatenate(probabilities), classifier.classes_, out)
 
 
-def write_labels(table: pd.DataFrame, probabilities: np.ndarray, classes: np.ndarray, out: Path) -> None:
+def write_labels(
+    table: pd.DataFrame, probabilities: np.ndarray, classes: np.ndarray, out: Path
+) -> None:
     """Write what score_table adds, in one file."""
     labelled = table.assign(label=classes[probabilities.argmax(axis=1)])
     labelled[[f"probability_{one}" for one in classes]] = probabilities
@@ -114,14 +143,20 @@ def one_way(way: str, folder: Path) -> None:
         start = time.perf_counter()
         label(way, folder, out)
         seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_mib": peak_mib(os.getpid()), "worker_peak_mib": workers.mib}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "peak_mib": peak_mib(os.getpid()), "worker_peak_mib": workers.mib}
+        )
+    )
 
 
 def label(way: str, folder: Path, out: Path) -> None:
     """Label the table in one way."""
     model, table = folder / "model.joblib", folder / "texts.csv"
     if way in EXECUTORS:
-        score_table(model, table, out, text="text", executor=way, workers=None if way == "serial" else 2)
+        score_table(
+            model, table, out, text="text", executor=way, workers=None if way == "serial" else 2
+        )
     elif way == "serial_2":
         score_table(model, table, out, text="text", threads=2)
     else:
@@ -130,9 +165,22 @@ def label(way: str, folder: Path, out: Path) -> None:
 
 def in_a_process(way: str, folder: Path) -> dict[str, float]:
     """Run one way in a process of its own, with as many threads as it is to have."""
-    threads = {name: str(WAYS[way][0]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
-    command = [sys.executable, "-m", "benchmarks.score_table", "--way", way, "--folder", str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **threads})
+    threads = {
+        name: str(WAYS[way][0])
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.score_table",
+        "--way",
+        way,
+        "--folder",
+        str(folder),
+    ]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **threads}
+    )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -146,7 +194,11 @@ def check_same_labels(folder: Path, n_rows: int, ways: Sequence[str]) -> None:
             raise RuntimeError(f"{WAYS[way][1]}: the rows are not those of the table")
         if (found["label"].to_numpy() != expected["label"].to_numpy()).mean() > 1e-4:
             raise RuntimeError(f"{WAYS[way][1]}: other labels than those of predict_proba")
-    parts = [[path.read_bytes() for path in sorted((folder / way).glob("part-*"))] for way in ways if way in EXECUTORS]
+    parts = [
+        [path.read_bytes() for path in sorted((folder / way).glob("part-*"))]
+        for way in ways
+        if way in EXECUTORS
+    ]
     if any(some != parts[0] for some in parts):
         raise RuntimeError("the executors have written different bytes")
 
@@ -157,7 +209,12 @@ def reading_and_cutting(folder: Path, n_rows: int) -> dict[str, Any]:
     for rows in open_source(folder / "texts.csv", "text").rows(CHUNK, mark=False):
         pq.write_table(rows.table, folder / "shard.parquet")
     seconds = time.perf_counter() - start
-    return {"way": "reading and cutting alone", "rows": n_rows, "seconds": spread([seconds]), "rows_per_s": n_rows / seconds}
+    return {
+        "way": "reading and cutting alone",
+        "rows": n_rows,
+        "seconds": spread([seconds]),
+        "rows_per_s": n_rows / seconds,
+    }
 
 
 def measure(folder: Path, n_rows: int, rounds: int, ways: Sequence[str]) -> list[dict[str, Any]]:
@@ -180,7 +237,9 @@ def measure(folder: Path, n_rows: int, rounds: int, ways: Sequence[str]) -> list
             "rows_per_s": n_rows / median(run["seconds"] for run in found),
             "speed_over_plain": plain / median(run["seconds"] for run in found),
             "peak_mib": max(run["peak_mib"] for run in found),
-            "worker_peak_mib": max(run["worker_peak_mib"] for run in found) if way in ("processes", "dask") else None,
+            "worker_peak_mib": max(run["worker_peak_mib"] for run in found)
+            if way in ("processes", "dask")
+            else None,
         }
         for way, found in runs.items()
     ]
@@ -189,11 +248,17 @@ def measure(folder: Path, n_rows: int, rounds: int, ways: Sequence[str]) -> list
 
 def main() -> None:
     """Prepare, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", help="ways to measure anew, such as plain,processes,dask; the other rows stay")
-    parser.add_argument("--folder", type=Path, help="for the files, a few hundred MB; a temporary one by default")
+    parser.add_argument(
+        "--only", help="ways to measure anew, such as plain,processes,dask; the other rows stay"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="for the files, a few hundred MB; a temporary one by default"
+    )
     parser.add_argument("--write", action="store_true", help="write the result of a trial too")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -202,7 +267,9 @@ def main() -> None:
         return
     ways = list(WAYS) if arguments.only is None else arguments.only.split(",")
     if not {"plain"} <= set(ways) <= set(WAYS):
-        parser.error(f"--only {arguments.only}: allowed are {', '.join(WAYS)}, plain always among them")
+        parser.error(
+            f"--only {arguments.only}: allowed are {', '.join(WAYS)}, plain always among them"
+        )
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         folder = Path(temporary)
         prepare(folder, arguments.rows)
@@ -212,7 +279,12 @@ def main() -> None:
         if arguments.only is not None:
             by_way = {row["way"]: row for row in [*read_rows("score_table"), *rows]}
             rows = list(by_way.values())
-        write_result("score_table", rows, repeats=arguments.rounds, peers=("distributed", "pandas", "pyarrow"))
+        write_result(
+            "score_table",
+            rows,
+            repeats=arguments.rounds,
+            peers=("distributed", "pandas", "pyarrow"),
+        )
 
 
 if __name__ == "__main__":

@@ -21,19 +21,25 @@ from pipeline.evaluation.baselines import make_tfidf_baseline
 
 MODELS = {
     "majority class": DummyClassifier(strategy="most_frequent"),
-    "TF-IDF + LogisticRegression, scikit-learn's defaults": make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000)),
+    "TF-IDF + LogisticRegression, scikit-learn's defaults": make_pipeline(
+        TfidfVectorizer(), LogisticRegression(max_iter=1000)
+    ),
     "TF-IDF + LogisticRegression, tuned": make_tfidf_baseline(),
     "default model, last layer [CLS]": make_sentiment_pipeline(pooling="cls", layers=-1),
     "default model, last layer mean": make_sentiment_pipeline(pooling="mean", layers=-1),
     "default model, mean of all layers (combine='mean')": make_sentiment_pipeline(combine="mean"),
-    "default model, learned mix of all layers (combine='learned')": make_sentiment_pipeline(combine="learned"),
+    "default model, learned mix of all layers (combine='learned')": make_sentiment_pipeline(
+        combine="learned"
+    ),
     "default pipeline (mean of all layers, concatenated)": make_sentiment_pipeline(),
 }
 
 
 def main() -> None:
     """Fit and score every model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     table = read_table(parser.parse_args().file, columns=["text", "label", "split"])
     train, test = table[table["split"] == "train"], table[table["split"] == "test"]
@@ -44,7 +50,11 @@ def main() -> None:
         seconds = time.perf_counter() - start
         scores = evaluate(model, test["text"], test["label"])
         rows.append(
-            {"model": name, **{m: round(scores[m], 4) for m in ("accuracy", "f1", "roc_auc")}, "fit_seconds": round(seconds, 1)}
+            {
+                "model": name,
+                **{m: round(scores[m], 4) for m in ("accuracy", "f1", "roc_auc")},
+                "fit_seconds": round(seconds, 1),
+            }
         )
         print(rows[-1], flush=True)
     write_result("sst2", rows)

@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_pre
 from benchmarks.results_file import write_result
 from pipeline import BertVectorizer, TruncationWarning, make_sentiment_pipeline, read_table
 from pipeline.evaluation.baselines import make_tfidf_baseline
-from pipeline.evaluation.paired import paired_difference
+from pipeline.evaluation.metrics import paired_difference
 
 # truncation, max_length
 SETTINGS = (("head", 512), ("tail", 512), ("head_tail", 512), ("window", 512))
@@ -33,26 +33,45 @@ def classifiers() -> dict[str, BaseEstimator]:
     return {"default C": head, "chosen C": GridSearchCV(clone(head), {"C": STRENGTHS}, cv=3)}
 
 
-def answers(texts: np.ndarray, labels: np.ndarray, cache: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def answers(
+    texts: np.ndarray, labels: np.ndarray, cache: Path
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Give of every contender what it is, and whether it was right on each text."""
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     predicted = cross_val_predict(make_tfidf_baseline(), texts, labels, cv=folds)
-    yield {"features": "TF-IDF", "max_length": None, "classifier": "default C", "share_lost": 0.0}, predicted == labels
+    yield (
+        {"features": "TF-IDF", "max_length": None, "classifier": "default C", "share_lost": 0.0},
+        predicted == labels,
+    )
     for truncation, max_length in SETTINGS:
-        vectorizer = BertVectorizer(layers="all", truncation=truncation, max_length=max_length, cache=cache)  # type: ignore[arg-type]
+        options: dict[str, Any] = {
+            "truncation": truncation,
+            "max_length": max_length,
+            "cache": cache,
+        }
+        vectorizer = BertVectorizer(layers="all", **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)  # it is in the rows
-            X = vectorizer.fit_transform(texts)  # frozen: the features of a text are the same in every fold
+            X = vectorizer.fit_transform(
+                texts
+            )  # frozen: the features of a text are the same in every fold
         lost = vectorizer.truncation_report_["share_lost"]
         for name, classifier in classifiers().items():
             predicted = cross_val_predict(classifier, X, labels, cv=folds)
-            row = {"features": truncation, "max_length": max_length, "classifier": name, "share_lost": lost}
+            row = {
+                "features": truncation,
+                "max_length": max_length,
+                "classifier": name,
+                "share_lost": lost,
+            }
             yield row, predicted == labels
 
 
 def main() -> None:
     """Score everything and hold each against head at the same length, and against TF-IDF."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
@@ -66,8 +85,12 @@ def main() -> None:
             right[key] = of_row
             head = right.get(("head", *key[1:]))
             rows.append({**row, "n_texts": len(texts), "accuracy": float(of_row.mean())})
-            rows[-1]["against_head"] = None if head is None else list(paired_difference(of_row, head))
-            rows[-1]["against_tfidf"] = list(paired_difference(of_row, right["TF-IDF", None, "default C"]))
+            rows[-1]["against_head"] = (
+                None if head is None else list(paired_difference(of_row, head))
+            )
+            rows[-1]["against_tfidf"] = list(
+                paired_difference(of_row, right["TF-IDF", None, "default C"])
+            )
             print(rows[-1], flush=True)
     write_result("truncation", rows)
 

@@ -58,8 +58,13 @@ def generated(name: str, n_texts: int, vectorizer: BertVectorizer) -> list[str]:
     lengths = LENGTHS[name](random, n_texts)
     words = np.array(single_token_words(vectorizer))
     texts = [" ".join(random.choice(words, length - 2)) for length in lengths]
-    if not np.array_equal(vectorizer.count_tokens(texts)["n_tokens"], lengths) or len(set(texts)) < n_texts:
-        raise RuntimeError(f"The texts of {name!r} do not have the lengths drawn for them, or are not distinct.")
+    if (
+        not np.array_equal(vectorizer.count_tokens(texts)["n_tokens"], lengths)
+        or len(set(texts)) < n_texts
+    ):
+        raise RuntimeError(
+            f"The texts of {name!r} do not have the lengths drawn for them, or are not distinct."
+        )
     return texts
 
 
@@ -67,7 +72,11 @@ def single_token_words(vectorizer: BertVectorizer) -> list[str]:
     """Return the distinct words of the shipped reviews that are one token each."""
     texts = [text for part in load_reviews() for text in part["text"]]
     words = sorted({word for text in texts for word in text.lower().split() if word.isalpha()})
-    return [word for word, n_tokens in zip(words, vectorizer.count_tokens(words)["n_tokens"], strict=True) if n_tokens == 3]
+    return [
+        word
+        for word, n_tokens in zip(words, vectorizer.count_tokens(words)["n_tokens"], strict=True)
+        if n_tokens == 3
+    ]
 
 
 def minilm() -> Path:

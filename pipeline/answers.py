@@ -8,11 +8,9 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn.pipeline import Pipeline
 
+from pipeline.exceptions import LabelWarning
+
 _ROUNDING = 1e-6  # a label whose probability is lower by less is still the most probable one
-
-
-class LabelWarning(UserWarning):
-    """A classifier's ``predict`` does not always give the label that its probabilities favour."""
 
 
 class Answers(NamedTuple):
@@ -66,7 +64,12 @@ def answer_features(model: Any, features: Any) -> Answers:
     if hasattr(last, "predict_both"):  # one that would encode the texts twice
         return Answers(*last.predict_both(features))
     labels, probability = last.predict(features), last.predict_proba(features)
-    if issparse(labels) or np.ndim(labels) != 1 or isinstance(probability, list) or np.ndim(probability) != 2:
+    if (
+        issparse(labels)
+        or np.ndim(labels) != 1
+        or isinstance(probability, list)
+        or np.ndim(probability) != 2
+    ):
         raise several_labels(model)
     return Answers(np.asarray(labels), np.asarray(probability))
 
@@ -82,7 +85,9 @@ def check_classifier(model: Any) -> None:
             "CalibratedClassifierCV."
         )
     if not hasattr(model, "classes_"):
-        raise ValueError(f"The {name} has no classes_; a fitted scikit-learn classifier is expected.")
+        raise ValueError(
+            f"The {name} has no classes_; a fitted scikit-learn classifier is expected."
+        )
 
 
 def several_labels(model: Any) -> ValueError:
@@ -115,17 +120,24 @@ def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray
 
 def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """Say of each row whether its label is the most probable class; a label that is no class is not."""
-    return np.asarray(probability.max(axis=1, initial=0.0) - label_probability(predicted, probability, other=-1.0) <= _ROUNDING)
+    return np.asarray(
+        probability.max(axis=1, initial=0.0) - label_probability(predicted, probability, other=-1.0)
+        <= _ROUNDING
+    )
 
 
-def label_probability(predicted: np.ndarray, probability: np.ndarray, *, other: float = np.nan) -> np.ndarray:
+def label_probability(
+    predicted: np.ndarray, probability: np.ndarray, *, other: float = np.nan
+) -> np.ndarray:
     """Return the probability of each row's label; ``other`` for a label that is no class."""
     n_classes = probability.shape[1]
     column = np.minimum(predicted, n_classes - 1)
     return np.where(predicted < n_classes, probability[np.arange(len(predicted)), column], other)
 
 
-def warn_of_other_labels(most_probable: np.ndarray, name: str, *, counted: bool = True, stacklevel: int = 3) -> None:
+def warn_of_other_labels(
+    most_probable: np.ndarray, name: str, *, counted: bool = True, stacklevel: int = 3
+) -> None:
     """Warn, once for all rows, where labels are not the most probable classes."""
     n_others = int((~most_probable).sum())
     if n_others:

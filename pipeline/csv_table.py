@@ -17,7 +17,9 @@ from pathlib import PurePath
 from typing import Any, BinaryIO, Self
 
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
-_LONGEST_CELL = 1 << 27  # characters: a quote that is never closed ends here, and not with the memory
+_LONGEST_CELL = (
+    1 << 27
+)  # characters: a quote that is never closed ends here, and not with the memory
 _PIECE = 1 << 20  # bytes
 # the first bytes of what is often called .csv and is none: kind, and the ending it should have
 _MAGIC = (
@@ -93,7 +95,9 @@ class CsvTable:
             if header is None:
                 raise ValueError(f"{self.path} holds no table; a header line is expected.")
             refuse_twice(header, self.path)
-            check_names(header, self._columns, self.path)  # first: with a wrong sep no row is well-formed
+            check_names(
+                header, self._columns, self.path
+            )  # first: with a wrong sep no row is well-formed
             self.header = header
             self._files = self._files.pop_all()
         return self
@@ -106,7 +110,9 @@ class CsvTable:
         """Bytes of the file itself, packed or not, that were read so far."""
         return self._raw.tell()
 
-    def read(self, n_rows: int | None = None, faults: dict[int, str] | None = None) -> list[list[str | None]]:
+    def read(
+        self, n_rows: int | None = None, faults: dict[int, str] | None = None
+    ) -> list[list[str | None]]:
         """Read the next rows.
 
         Parameters
@@ -133,7 +139,11 @@ class CsvTable:
                 try:
                     row: list[Any] | None = next(self._reader, None)
                 except csv.Error as error:
-                    if faults is None or "unexpected end" in str(error) or "field larger" in str(error):
+                    if (
+                        faults is None
+                        or "unexpected end" in str(error)
+                        or "field larger" in str(error)
+                    ):
                         raise  # where the next row begins is not to be known
                     faults[len(rows)] = f"line {self._reader.line_num}: {error}"
                     row = [None] * len(self.header)
@@ -145,11 +155,16 @@ class CsvTable:
                     rows.append(row)
         return rows
 
-    def _ragged(self, row: list[str], place: int, faults: dict[int, str] | None) -> list[str | None]:
+    def _ragged(
+        self, row: list[str], place: int, faults: dict[int, str] | None
+    ) -> list[str | None]:
         n = len(self.header)
         told = f"line {self._reader.line_num} has {len(row)} cells, the header has {n}"
         if faults is None:
-            cure = _separator_hint(self.header) or f" Texts that hold {self._sep!r} belong in double quotes."
+            cure = (
+                _separator_hint(self.header)
+                or f" Texts that hold {self._sep!r} belong in double quotes."
+            )
             raise ValueError(f"{self.path} is not a well-formed CSV table: {told}.{cure}")
         whole = io.StringIO()
         csv.writer(whole, delimiter=self._sep, lineterminator="").writerow(row)
@@ -162,10 +177,14 @@ class CsvTable:
         if self._suffix == ".zip":
             archive = self._files.enter_context(zipfile.ZipFile(file))
             if len(archive.namelist()) != 1:
-                raise ValueError(f"{self.path} holds {len(archive.namelist())} files; one is expected.")
+                raise ValueError(
+                    f"{self.path} holds {len(archive.namelist())} files; one is expected."
+                )
             file = archive.open(archive.namelist()[0])
         elif self._suffix in _COMPRESSED:
-            opener: Any = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}[self._suffix]
+            opener: Any = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}[
+                self._suffix
+            ]
             file = opener(fileobj=file) if self._suffix == ".gz" else opener(file)
         return io.TextIOWrapper(file, encoding=encoding, newline="")
 
@@ -187,7 +206,14 @@ class CsvTable:
             raise ValueError(
                 f"{self.path} is not a well-formed CSV table: line {self._reader.line_num}: {error}.{hint}"
             ) from error
-        except (gzip.BadGzipFile, EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError) as error:
+        except (
+            gzip.BadGzipFile,
+            EOFError,
+            zipfile.BadZipFile,
+            lzma.LZMAError,
+            zlib.error,
+            OSError,
+        ) as error:
             raise ValueError(f"{self.path} cannot be unpacked: {error}") from error
         finally:
             csv.field_size_limit(limit)
@@ -200,7 +226,11 @@ class CsvTable:
             head = file.read(10)
         for magic, kind, ending in _MAGIC:
             if re.match(magic, head):
-                cure = f"Rename it: its name must end in {ending}." if ending else "Export it as CSV or Parquet."
+                cure = (
+                    f"Rename it: its name must end in {ending}."
+                    if ending
+                    else "Export it as CSV or Parquet."
+                )
                 raise ValueError(f"{self.path} is {kind}, not CSV text. {cure}")
 
     def _first_bad_byte(self) -> str | None:
@@ -236,10 +266,14 @@ def check_names(there: Sequence[Any], columns: Sequence[str], path: str | os.Pat
         if column not in there:
             names = [str(name) for name in there]
             lower = {name.lower(): name for name in names}
-            near = lower.get(column.lower()) or next(iter(difflib.get_close_matches(column, names, 1)), None)
+            near = lower.get(column.lower()) or next(
+                iter(difflib.get_close_matches(column, names, 1)), None
+            )
             hint = f" Did you mean {near!r}?" if near else ""
             hint = _separator_hint(names) or hint
-            raise ValueError(f"{os.fspath(path)} has no column {column!r}; its columns are {', '.join(map(repr, names))}.{hint}")
+            raise ValueError(
+                f"{os.fspath(path)} has no column {column!r}; its columns are {', '.join(map(repr, names))}.{hint}"
+            )
 
 
 def refuse_twice(names: Sequence[str], path: str | os.PathLike) -> None:
@@ -252,7 +286,9 @@ def refuse_twice(names: Sequence[str], path: str | os.PathLike) -> None:
     """
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise ValueError(f"{os.fspath(path)} has several columns called {', '.join(map(repr, twice))}; rename them.")
+        raise ValueError(
+            f"{os.fspath(path)} has several columns called {', '.join(map(repr, twice))}; rename them."
+        )
 
 
 def _separator_hint(header: Sequence[str]) -> str:

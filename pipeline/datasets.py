@@ -19,7 +19,10 @@ from pipeline.texts import check_labels
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _HERE = Path(__file__).resolve().parent
-_REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")  # installed, in a checkout
+_REVIEWS = (
+    _HERE / "_data" / "reviews.csv",
+    _HERE.parent / "data" / "reviews.csv",
+)  # installed, in a checkout
 _TEST_SHARE = 0.2
 
 
@@ -52,7 +55,9 @@ def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
     return reviews[~is_test].reset_index(drop=True), reviews[is_test].reset_index(drop=True)
 
 
-def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_table(
+    table: pd.DataFrame, label: str, *, random_state: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a table of the user's own into train (80 %) and test, stratified by label.
 
     Parameters
@@ -74,7 +79,9 @@ def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tu
     ValueError
         For labels that no classifier can be fitted to, and for a class of fewer than 5 texts.
     """
-    empty = [i for i, value in enumerate(table[label]) if isinstance(value, str) and not value.strip()]
+    empty = [
+        i for i, value in enumerate(table[label]) if isinstance(value, str) and not value.strip()
+    ]
     if empty:
         raise ValueError(
             f"column {label!r} is empty in {len(empty)} of {len(table)} rows, first in row {empty[0]}: drop the unlabelled rows."
@@ -88,7 +95,9 @@ def split_table(table: pd.DataFrame, label: str, *, random_state: int = 0) -> tu
         raise ValueError(
             f"label {sizes.idxmin()!r} has {sizes.min()} texts only; at least 5 of each are needed to train and to test."
         )
-    train, test = train_test_split(table, test_size=_TEST_SHARE, stratify=table[label], random_state=random_state)
+    train, test = train_test_split(
+        table, test_size=_TEST_SHARE, stratify=table[label], random_state=random_state
+    )
     return train.reset_index(drop=True), test.reset_index(drop=True)
 
 
@@ -130,7 +139,9 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
     check_writable(place)
 
 
-def add_predictions(table: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[Any]) -> tuple[pd.DataFrame, list[str]]:
+def add_predictions(
+    table: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[Any]
+) -> tuple[pd.DataFrame, list[str]]:
     """Add the predicted label and one probability per class to a table, keeping every column it has.
 
     Parameters
@@ -151,7 +162,9 @@ def add_predictions(table: pd.DataFrame, probabilities: np.ndarray, classes: Seq
     """
     added = prediction_names(table.columns, classes)
     labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
-    new = pd.DataFrame(dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index)
+    new = pd.DataFrame(
+        dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index
+    )
     return pd.concat([table, new], axis=1), added
 
 
@@ -192,7 +205,9 @@ def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
         put(temporary, place)
 
 
-def read_table(path: str | os.PathLike, *, columns: Sequence[str] = (), encoding: str = "utf-8", sep: str = ",") -> pd.DataFrame:
+def read_table(
+    path: str | os.PathLike, *, columns: Sequence[str] = (), encoding: str = "utf-8", sep: str = ","
+) -> pd.DataFrame:
     """Read a CSV or Parquet file without changing a single text.
 
     Parameters
@@ -256,7 +271,11 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
     # an index that has a name is a column of the file, and the user's
     named = [name for name in table.index.names if name is not None]
-    return table.reset_index(level=named).reset_index(drop=True) if named else table.reset_index(drop=True)
+    return (
+        table.reset_index(level=named).reset_index(drop=True)
+        if named
+        else table.reset_index(drop=True)
+    )
 
 
 def _read_csv(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:

@@ -1,24 +1,39 @@
-"""Vectors by text and everything that changes them: no text is encoded twice. Used by encoding and vectorizer."""
+"""Each distinct text is encoded once: look up, encode what is missing, store."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.bert import encoder
-from pipeline.bert.embedding import Plan
-from pipeline.bert.frozen import FrozenBert
+from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
 from pipeline.bert.pooling import Pooling
+from pipeline.exceptions import TextTooLongError
 from pipeline.forks import ForkSafeLock
-from pipeline.vector_store import FolderStore, MemoryStore, Store, cache_folder, clear_folder, is_unrecorded, text_key
+from pipeline.vector_store import (
+    FolderStore,
+    MemoryStore,
+    Store,
+    cache_folder,
+    clear_folder,
+    is_unrecorded,
+    text_key,
+)
 
 NUMERICS = 3  # part of every key: raised when a change of the encoder changes its numbers
-CHUNK_TEXTS = 1024  # texts looked up, encoded and stored at a time: this bounds the memory of a long run
-_FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")  # cost nothing beside the forward pass they come from
+CHUNK_TEXTS = (
+    1024  # texts looked up, encoded and stored at a time: this bounds the memory of a long run
+)
+_FREE_POOLINGS: tuple[Pooling, ...] = (
+    "cls",
+    "mean",
+    "max",
+)  # cost nothing beside the forward pass they come from
 
 
 class CacheInfo(NamedTuple):
@@ -93,7 +108,14 @@ def _count(**numbers: int) -> None:
 def fingerprint(bert: FrozenBert) -> str:
     """Return one hash over all that changes a text's vectors, but the text, the pooling and the layer."""
     device, dtype = encoder.choose_device(bert.device, bert.dtype)
-    settings = (NUMERICS, bert.checkpoint.fingerprint, bert.max_length, bert.truncation, str(dtype), device.type)
+    settings = (
+        NUMERICS,
+        bert.checkpoint.fingerprint,
+        bert.max_length,
+        bert.truncation,
+        str(dtype),
+        device.type,
+    )
     return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
@@ -113,7 +135,9 @@ def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
     """
     if cache is None:
         return None
-    if is_unrecorded():  # a store all the same: without one another depth might run, by an encoder of its own
+    if (
+        is_unrecorded()
+    ):  # a store all the same: without one another depth might run, by an encoder of its own
         return MemoryStore()
     return _memory if cache == "memory" else FolderStore(cache_folder(cache), fingerprint(bert))
 
@@ -164,12 +188,22 @@ def look_up(bert: FrozenBert, made: Plan, store: Store | None, n_texts: int) -> 
     Lookup
         For `complete`.
     """
-    vectors = np.empty((made.n_distinct, len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32)
+    vectors = np.empty(
+        (made.n_distinct, len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
+    )
     there = np.zeros(made.n_distinct, dtype=bool)
     if store is not None:
         namespace = fingerprint(bert)
         for start in range(0, made.n_distinct, CHUNK_TEXTS):
-            _take_found(bert, made, store, namespace, range(start, min(start + CHUNK_TEXTS, made.n_distinct)), vectors, there)
+            _take_found(
+                bert,
+                made,
+                store,
+                namespace,
+                range(start, min(start + CHUNK_TEXTS, made.n_distinct)),
+                vectors,
+                there,
+            )
         _count(hits=int(there.sum()), misses=int((~there).sum()))
     missing = np.flatnonzero(~there)
     _count(texts_encoded=len(missing))
@@ -178,12 +212,22 @@ def look_up(bert: FrozenBert, made: Plan, store: Store | None, n_texts: int) -> 
         plan = made if len(missing) == len(made.row_of) else made.subset(missing, bert.group)
         return Lookup(vectors, [(missing, plan)] if len(missing) else [], bert, None)
     by_length = missing[np.argsort(-made.tokenized.n_tokens[missing], kind="stable")]
-    groups = [by_length[start : start + CHUNK_TEXTS] for start in range(0, len(by_length), CHUNK_TEXTS)]
-    return Lookup(vectors, [(group, made.subset(group, bert.group)) for group in groups], wide, store)
+    groups = [
+        by_length[start : start + CHUNK_TEXTS] for start in range(0, len(by_length), CHUNK_TEXTS)
+    ]
+    return Lookup(
+        vectors, [(group, made.subset(group, bert.group)) for group in groups], wide, store
+    )
 
 
 def _take_found(
-    bert: FrozenBert, made: Plan, store: Store, namespace: str, chunk: range, vectors: np.ndarray, there: np.ndarray
+    bert: FrozenBert,
+    made: Plan,
+    store: Store,
+    namespace: str,
+    chunk: range,
+    vectors: np.ndarray,
+    there: np.ndarray,
 ) -> None:
     keys = {i: [text_key(namespace, p, made.texts[i]) for p in bert.poolings] for i in chunk}
     found = store.get([key for of_text in keys.values() for key in of_text])
@@ -204,10 +248,16 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     if store.room() >= per_pooling * (len(bert.poolings) + len(extra)):
         return replace(bert, layers=all_layers, poolings=(*bert.poolings, *extra))
     # what does not fit into the memory cache as a whole would push itself out again
-    return replace(bert, layers=all_layers) if store.room() >= per_pooling * len(bert.poolings) else None
+    return (
+        replace(bert, layers=all_layers)
+        if store.room() >= per_pooling * len(bert.poolings)
+        else None
+    )
 
 
-def complete(bert: FrozenBert, made: Plan, lookup: Lookup, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
+def complete(
+    bert: FrozenBert, made: Plan, lookup: Lookup, on_batch: Callable[[int], None] | None = None
+) -> np.ndarray:
     """Encode what the cache did not have, keep it, and return all vectors of a plan of distinct texts.
 
     Parameters
@@ -228,7 +278,9 @@ def complete(bert: FrozenBert, made: Plan, lookup: Lookup, on_batch: Callable[[i
     wide = lookup.wide
     where = [wide.layers.index(layer) for layer in bert.layers]
     for positions, plan in lookup.chunks:
-        computed = wide.embed(plan, on_batch)  # (n_missing, n_wide_poolings, n_wide_layers, hidden_size)
+        computed = wide.embed(
+            plan, on_batch
+        )  # (n_missing, n_wide_poolings, n_wide_layers, hidden_size)
         lookup.vectors[positions] = computed[:, : len(bert.poolings)][:, :, where]
         if lookup.store is not None:
             namespace = fingerprint(bert)
@@ -247,3 +299,96 @@ def _kept(vectors: np.ndarray, pooling: str) -> np.ndarray:
     kept = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
     kept.setflags(write=False)
     return kept
+
+
+PLAN_TEXTS = 4096  # distinct texts tokenised at a time, while those before them are encoded: bounds the memory of a long run
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors of texts, and what truncation did to them.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (n_texts, n_poolings, n_layers, hidden_size), float32
+        In the order of the texts.
+    truncation_report : dict
+        See `pipeline.bert.embedding.truncation_report`.
+    """
+
+    vectors: np.ndarray
+    truncation_report: dict[str, Any]
+
+
+def encode(
+    bert: FrozenBert,
+    texts: Sequence[str],
+    store: Store | None,
+    on_plan: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Encoded:
+    """Encode the texts that the store does not have, and return the vectors of all; tokenising runs ahead in a thread.
+
+    Parameters
+    ----------
+    bert : FrozenBert
+        What is asked for.
+    texts : sequence of str, length n_texts
+        Checked texts.
+    store : Store or None
+        From `open_store`.
+    on_plan, on_batch : callable, optional
+        Called with the number of sequences that wait to be encoded, for each group of texts that was tokenised and looked up;
+        and with the number of sequences done, after each batch.
+
+    Returns
+    -------
+    Encoded
+        Vectors and truncation report.
+
+    Raises
+    ------
+    TextTooLongError
+        Under ``truncation="error"``, naming the first row that is too long.
+    """
+    position: dict[str, int] = {}
+    row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
+    distinct = list(position)
+    groups = [
+        distinct[start : start + PLAN_TEXTS] for start in range(0, len(distinct), PLAN_TEXTS)
+    ] or [[]]
+    parts: list[np.ndarray] = []
+    counts: list[
+        tuple[np.ndarray, np.ndarray, np.ndarray]
+    ] = []  # tokens, tokens lost and windows of each distinct text
+    try:
+        for made in _planned_ahead(bert, groups):
+            lookup = look_up(bert, made, store, len(distinct))
+            if on_plan is not None:
+                on_plan(lookup.n_sequences)
+            parts.append(complete(bert, made, lookup, on_batch))
+            counts.append((made.tokenized.n_tokens, made.tokenized.n_lost, made.n_windows))
+    except (
+        TextTooLongError
+    ) as error:  # it counts the distinct texts of one group; the user counts rows
+        row = int(np.flatnonzero(row_of == PLAN_TEXTS * len(parts) + error.text)[0])
+        raise TextTooLongError(row, error.n_tokens, error.max_length) from None
+    report = truncation_report(
+        *(np.concatenate(of_all)[row_of] for of_all in zip(*counts, strict=True))
+    )
+    vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return Encoded(vectors if len(distinct) == len(texts) else vectors[row_of], report)
+
+
+def _planned_ahead(bert: FrozenBert, groups: list[list[str]]) -> Iterator[Plan]:
+    if len(groups) == 1:
+        yield bert.plan(groups[0])
+        return
+    with ThreadPoolExecutor(
+        1, thread_name_prefix="tokenise"
+    ) as ahead:  # tokenizers let go of the GIL
+        pending = ahead.submit(bert.plan, groups[0])
+        for group in groups[1:]:
+            made, pending = pending.result(), ahead.submit(bert.plan, group)
+            yield made
+        yield pending.result()

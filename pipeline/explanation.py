@@ -10,12 +10,19 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_selection import SelectorMixin
 from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    RobustScaler,
+    StandardScaler,
+)
 from sklearn.random_projection import BaseRandomProjection
 from sklearn.utils.validation import check_is_fitted
 
+from pipeline.exceptions import ExplanationError
 from pipeline.texts import check_texts, take_columns
-from pipeline.token_shares import join_words
+from pipeline.token_level import join_words
 from pipeline.vectorizer import BertVectorizer
 
 Method = Literal["auto", "exact", "occlusion"]
@@ -28,12 +35,12 @@ _AFFINE = (
 _ROWS_AT_ONCE = 1024
 
 
-class ExplanationError(ValueError):
-    """A pipeline's decisions cannot be explained in the way that was asked for, and why."""
-
-
 def explain(
-    model: Pipeline, X: Iterable[str], *, level: Literal["word", "token"] = "word", method: Method = "auto"
+    model: Pipeline,
+    X: Iterable[str],
+    *,
+    level: Literal["word", "token"] = "word",
+    method: Method = "auto",
 ) -> list[pd.DataFrame]:
     """Say what each word or token of a text adds to the classifier's decision.
 
@@ -92,7 +99,9 @@ def explain(
     # of a DataFrame list() would give the column names
     table = take_columns(X, on_invalid=vectorizer.on_invalid)
     if len(table.columns) > 1:
-        raise ExplanationError(f"X has {len(table.columns)} columns; the words of one column of texts can be explained.")
+        raise ExplanationError(
+            f"X has {len(table.columns)} columns; the words of one column of texts can be explained."
+        )
     texts = check_texts(table, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
     if method == "auto":
         method = "exact" if _poolings(vectorizer) == ("mean",) else "occlusion"
@@ -126,18 +135,26 @@ def _vectorizer_of(model: Pipeline) -> BertVectorizer:
 
 
 def _poolings(vectorizer: BertVectorizer) -> tuple[str, ...]:
-    return (vectorizer.pooling,) if isinstance(vectorizer.pooling, str) else tuple(vectorizer.pooling)
+    return (
+        (vectorizer.pooling,) if isinstance(vectorizer.pooling, str) else tuple(vectorizer.pooling)
+    )
 
 
 # ---- exact
 
 
-def _exact(model: Pipeline, vectorizer: BertVectorizer, texts: list[str], level: str) -> list[pd.DataFrame]:
+def _exact(
+    model: Pipeline, vectorizer: BertVectorizer, texts: list[str], level: str
+) -> list[pd.DataFrame]:
     _refuse_not_affine(model, vectorizer)
     weights, intercept = _linear_function(model, vectorizer)
-    decisions = np.asarray(model.decision_function(texts), dtype=np.float64).reshape(len(texts), len(intercept))
+    decisions = np.asarray(model.decision_function(texts), dtype=np.float64).reshape(
+        len(texts), len(intercept)
+    )
     frames = []
-    for text, shares, decision in zip(texts, vectorizer.token_shares(texts, weights), decisions, strict=True):
+    for text, shares, decision in zip(
+        texts, vectorizer.token_shares(texts, weights), decisions, strict=True
+    ):
         frame = join_words(shares, text) if level == "word" else shares.drop(columns="word")
         frames.append(_finish(frame, model, "exact", decision, intercept))
     return frames
@@ -150,7 +167,9 @@ def _refuse_not_affine(model: Pipeline, vectorizer: BertVectorizer) -> None:
             "method='occlusion', or fit with pooling='mean' and normalize=False."
         )
     for name, step in model.steps[1:-1]:
-        identity = step in (None, "passthrough") or (isinstance(step, FunctionTransformer) and step.func is None)
+        identity = step in (None, "passthrough") or (
+            isinstance(step, FunctionTransformer) and step.func is None
+        )
         if not identity and (not isinstance(step, _AFFINE) or getattr(step, "clip", False)):
             raise ExplanationError(
                 f"The step {name!r}, {type(step).__name__}, is not known to be affine, so the decision is no sum over tokens. "
@@ -172,9 +191,9 @@ def _linear_function(model: Pipeline, vectorizer: BertVectorizer) -> tuple[np.nd
         for _, step in model.steps[1:-1]:
             if step not in (None, "passthrough"):
                 table = step.transform(_named(table, step, names))
-        return np.asarray(model[-1].decision_function(_named(table, model[-1], names)), dtype=np.float64).reshape(
-            len(features), -1
-        )
+        return np.asarray(
+            model[-1].decision_function(_named(table, model[-1], names)), dtype=np.float64
+        ).reshape(len(features), -1)
 
     n_features = len(names)
     intercept = decide(np.zeros((1, n_features)))[0]
@@ -187,7 +206,11 @@ def _linear_function(model: Pipeline, vectorizer: BertVectorizer) -> tuple[np.nd
 
 def _named(table: Any, step: Any, names: np.ndarray) -> Any:
     """Give an array the names that a step was fitted with, under set_output: without them it would warn."""
-    if isinstance(table, np.ndarray) and hasattr(step, "feature_names_in_") and table.shape[1] == len(names):
+    if (
+        isinstance(table, np.ndarray)
+        and hasattr(step, "feature_names_in_")
+        and table.shape[1] == len(names)
+    ):
         return pd.DataFrame(table, columns=names)
     return table
 
@@ -197,24 +220,42 @@ def _named(table: Any, step: Any, names: np.ndarray) -> Any:
 
 def _occlusion(model: Pipeline, vectorizer: BertVectorizer, texts: list[str]) -> list[pd.DataFrame]:
     spans = vectorizer.word_spans(texts)
-    asked = [text[:start] + text[end:] for text, of_text in zip(texts, spans, strict=True) for start, end in of_text]
+    asked = [
+        text[:start] + text[end:]
+        for text, of_text in zip(texts, spans, strict=True)
+        for start, end in of_text
+    ]
     answers = np.asarray(model.decision_function([*texts, "", *asked]), dtype=np.float64)
     answers = answers.reshape(len(answers), -1)  # (n_texts + 1 + n_words, n_outputs)
-    decisions, empty, without = answers[: len(texts)], answers[len(texts)], answers[len(texts) + 1 :]
+    decisions, empty, without = (
+        answers[: len(texts)],
+        answers[len(texts)],
+        answers[len(texts) + 1 :],
+    )
     frames, at = [], 0
     for text, of_text, decision in zip(texts, spans, decisions, strict=True):
         rows = [(text[start:end], start, end) for start, end in of_text]
         frame = pd.DataFrame(rows, columns=["word", "start", "end"])
         contributions = decision - without[at : at + len(rows)]  # (n_words, n_outputs)
         at += len(rows)
-        frames.append(_finish(pd.concat([frame, pd.DataFrame(contributions)], axis=1), model, "occlusion", decision, empty))
+        frames.append(
+            _finish(
+                pd.concat([frame, pd.DataFrame(contributions)], axis=1),
+                model,
+                "occlusion",
+                decision,
+                empty,
+            )
+        )
     return frames
 
 
 # ---- both
 
 
-def _finish(frame: pd.DataFrame, model: Pipeline, method: str, decision: np.ndarray, intercept: np.ndarray) -> pd.DataFrame:
+def _finish(
+    frame: pd.DataFrame, model: Pipeline, method: str, decision: np.ndarray, intercept: np.ndarray
+) -> pd.DataFrame:
     """Name the columns of contributions, and say beside the table what they add up to."""
     classes = np.asarray(model.classes_).tolist()
     one = len(decision) == 1

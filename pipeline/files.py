@@ -11,14 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 from urllib.request import url2pathname
 
+from pipeline.exceptions import StorageError
+
 # a scheme has two letters or more (C:\ is a drive); schemes may be chained, as in simplecache::s3://bucket/file
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|:.*://)")
 _LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\](?![/\\])")
 _LOCAL = re.compile(r"file:(?=/)(//(localhost(?=/))?)?", re.IGNORECASE)
-
-
-class StorageError(OSError):
-    """A store could not be read or written: its name, the credentials or the network."""
 
 
 # ---- where a path points
@@ -55,7 +53,9 @@ def where(path: str | os.PathLike) -> Path | str:
         For an address that went through a Path and lost a slash there.
     """
     if not is_path(path):
-        raise TypeError(f"{path!r} is a {type(path).__name__}; a path is expected, as a str or a Path.")
+        raise TypeError(
+            f"{path!r} is a {type(path).__name__}; a path is expected, as a str or a Path."
+        )
     text = os.fspath(path) if isinstance(path, os.PathLike) else str(path)
     if local := _LOCAL.match(text):
         return Path(url2pathname(text[local.end() :]))
@@ -63,7 +63,9 @@ def where(path: str | os.PathLike) -> Path | str:
         return text
     if lost := _LOST_SLASH.match(text):
         whole = f"{lost[1]}://{text[lost.end() :]}".replace("\\", "/")
-        raise ValueError(f"{text} is an address that lost a slash, as it does in a Path. Give it as a str: {whole!r}.")
+        raise ValueError(
+            f"{text} is an address that lost a slash, as it does in a Path. Give it as a str: {whole!r}."
+        )
     return Path(os.path.expanduser(text))
 
 
@@ -151,7 +153,10 @@ def _writing(address: str, named: str) -> Iterator[tuple[Any, str]]:
 def _complaint(address: str, done: str, error: Exception) -> OSError:
     if isinstance(error, FileNotFoundError) and done == "read":
         return FileNotFoundError(f"{address} does not exist.")
-    kind = next((one for one in (FileNotFoundError, PermissionError) if isinstance(error, one)), StorageError)
+    kind = next(
+        (one for one in (FileNotFoundError, PermissionError) if isinstance(error, one)),
+        StorageError,
+    )
     return kind(
         f"{address} cannot be {done} ({type(error).__name__}: {str(error).rstrip('.')}). Check the address, the credentials and "
         "the network."
@@ -169,7 +174,9 @@ def refuse_folder(place: Path | str, example: str) -> None:
         For an address that cannot be opened.
     """
     if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
-        raise StorageError(f"{place} can be read, but not written. Name a file, or an address in a store such as s3://.")
+        raise StorageError(
+            f"{place} can be read, but not written. Name a file, or an address in a store such as s3://."
+        )
     if _is_folder(place):
         within = place / example if isinstance(place, Path) else f"{place.rstrip('/')}/{example}"
         raise IsADirectoryError(f"{place} is a folder; name a file, such as {within}.")
@@ -178,7 +185,10 @@ def refuse_folder(place: Path | str, example: str) -> None:
 def _is_folder(place: Path | str) -> bool:
     if isinstance(place, Path):
         return place.is_dir()
-    with contextlib.suppress(PermissionError), _writing(place, place) as (system, inner):  # one may write without a right to list
+    with (
+        contextlib.suppress(PermissionError),
+        _writing(place, place) as (system, inner),
+    ):  # one may write without a right to list
         return _is_root(place, inner) or bool(system.isdir(inner))
     return False
 
@@ -241,7 +251,9 @@ def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
         try:
             yield path
         except (OSError, ValueError, ImportError) as error:
-            error.args = tuple(one.replace(str(path), place) if isinstance(one, str) else one for one in error.args)
+            error.args = tuple(
+                one.replace(str(path), place) if isinstance(one, str) else one for one in error.args
+            )
             raise
 
 
@@ -281,8 +293,18 @@ def file_moment(path: str) -> list[str]:
         return [str(stat.st_size), str(stat.st_mtime_ns)]
     with reading(path) as (system, inner):
         info = system.info(inner)
-    version = next((info[key] for key in ("ETag", "etag", "md5Hash", "content_md5", "sha256") if info.get(key)), None)
-    return [str(info.get("size")), str(version or info.get("LastModified") or info.get("mtime") or info.get("created"))]
+    version = next(
+        (
+            info[key]
+            for key in ("ETag", "etag", "md5Hash", "content_md5", "sha256")
+            if info.get(key)
+        ),
+        None,
+    )
+    return [
+        str(info.get("size")),
+        str(version or info.get("LastModified") or info.get("mtime") or info.get("created")),
+    ]
 
 
 def file_identity(path: str) -> dict[str, Any]:
@@ -320,7 +342,9 @@ def temporary_for(place: Path | str) -> Iterator[Path]:
     """Give a new empty file of this machine that can be put in a place; it is gone afterwards."""
     if isinstance(place, Path):
         temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.touch(exist_ok=False)  # with the rights of any new file, which mkstemp would not give
+        temporary.touch(
+            exist_ok=False
+        )  # with the rights of any new file, which mkstemp would not give
     else:
         handle, name = tempfile.mkstemp(suffix=".tmp")
         os.close(handle)

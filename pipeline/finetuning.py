@@ -15,15 +15,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import choose_device, device_here
-from pipeline.bert.frozen import FrozenBert
-from pipeline.bert.tokenizing import TruncationWarning
 from pipeline.bert.trainable import read_head
-from pipeline.checkpoints.checkpoint import resolve
-from pipeline.checkpoints.model_files import Checkpoint
-from pipeline.labels import class_numbers, set_aside
-from pipeline.saved.versions import installed_versions, refuse_newer_state
-from pipeline.texts import check_texts, take_columns
+from pipeline.checkpoints.checkpoint import Checkpoint, resolve
+from pipeline.exceptions import TruncationWarning
+from pipeline.saved.manifest import installed_versions, refuse_newer_state
+from pipeline.texts import check_texts, class_numbers, set_aside, take_columns
 from pipeline.vectorizer import DEFAULT_MODEL
 
 STATE_VERSION = 1
@@ -274,7 +272,9 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         made = bert.plan(texts)
         report = made.truncation_report()
         self._warn_truncation(report, bert.max_length)
-        ids = [made.tokenized.input_ids[row] for row in made.row_of]  # one sequence per text: no windows here
+        ids = [
+            made.tokenized.input_ids[row] for row in made.row_of
+        ]  # one sequence per text: no windows here
         trained = train(
             bert.checkpoint,
             Examples([ids[i] for i in rows], codes[rows]),
@@ -297,8 +297,16 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
             device=choose_device(self.device)[0],
         )
         self.classes_, self.truncation_report_ = classes, report
-        self.n_layers_, self.hidden_size_, self.max_length_ = bert.n_layers, bert.hidden_size, bert.max_length
-        self.history_, self.n_epochs_, self.best_epoch_ = trained.history, len(trained.history), trained.best_epoch
+        self.n_layers_, self.hidden_size_, self.max_length_ = (
+            bert.n_layers,
+            bert.hidden_size,
+            bert.max_length,
+        )
+        self.history_, self.n_epochs_, self.best_epoch_ = (
+            trained.history,
+            len(trained.history),
+            trained.best_epoch,
+        )
         self.source_ = bert.checkpoint.source
         self._checkpoint: Checkpoint = trained.checkpoint
         self._made_with: dict[str, Any] | None = None
@@ -384,7 +392,9 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
     def _check_y(self, y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes and the number of each text's class, or say what is wrong with labels or parameters."""
         if n_texts == 0:
-            raise ValueError("Found array with 0 sample(s) (shape=(0, 1)) while a minimum of 1 is required: X holds no text.")
+            raise ValueError(
+                "Found array with 0 sample(s) (shape=(0, 1)) while a minimum of 1 is required: X holds no text."
+            )
         if self.head_only and self.unfrozen_layers is not None:
             raise ValueError(
                 f"head_only=True trains no layer, and unfrozen_layers={self.unfrozen_layers} asks for some; leave one out."
@@ -393,7 +403,9 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
 
     def _find_model(self) -> FrozenBert:
         choose_device(self.device)  # a wrong device is told before anything is loaded
-        checkpoint = resolve(str(self.model), revision=self.revision, local_files_only=self.local_files_only)
+        checkpoint = resolve(
+            str(self.model), revision=self.revision, local_files_only=self.local_files_only
+        )
         bert = FrozenBert.choose(
             checkpoint,
             layers=-1,
@@ -478,10 +490,15 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
         state: dict[str, Any] = dict(super().__getstate__())
         if self.__sklearn_is_fitted__():
-            if isinstance(self.model, str | os.PathLike):  # a Path is another class on every system, and on no allow-list
+            if isinstance(
+                self.model, str | os.PathLike
+            ):  # a Path is another class on every system, and on no allow-list
                 state["model"] = str(self.model)
             state["_checkpoint"] = self._checkpoint.to_state()
-            state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
+            state["_made_with"] = {
+                **(self._made_with or installed_versions()),
+                "state_version": STATE_VERSION,
+            }
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -37,7 +37,9 @@ class ForkGate:
         self._changed = threading.Condition()
         self._inside: list[int] = []
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._close, after_in_parent=self._open, after_in_child=self._renew)
+            os.register_at_fork(
+                before=self._close, after_in_parent=self._open, after_in_child=self._renew
+            )
 
     def __enter__(self) -> Self:
         with self._changed:
@@ -46,7 +48,9 @@ class ForkGate:
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            if threading.get_ident() in self._inside:  # not in a child that was forked from the inside
+            if (
+                threading.get_ident() in self._inside
+            ):  # not in a child that was forked from the inside
                 self._inside.remove(threading.get_ident())
             self._changed.notify_all()
 

@@ -103,7 +103,13 @@ def learn_layer_mix(vectors: np.ndarray, y: Any, *, C: float = DEFAULT_C) -> Lay
         np.zeros(objective.n_parameters),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": _MAX_ITER, "maxfun": 2 * _MAX_ITER, "gtol": 1e-5, "ftol": 1e-10, "maxcor": 20},
+        options={
+            "maxiter": _MAX_ITER,
+            "maxfun": 2 * _MAX_ITER,
+            "gtol": 1e-5,
+            "ftol": 1e-10,
+            "maxcor": 20,
+        },
     )
     n_layers = vectors.shape[2]
     return LayerMix(softmax(found.x[:n_layers]), float(np.exp(found.x[n_layers])))
@@ -181,17 +187,23 @@ class MixObjective:
             )
         products = np.zeros((n_layers, n_layers))
         for start in range(0, n_texts, _CHUNK):  # in float64, but never all at once
-            centred = (rows[start : start + _CHUNK] - means).reshape(-1, n_poolings, n_layers, hidden_size)
+            centred = (rows[start : start + _CHUNK] - means).reshape(
+                -1, n_poolings, n_layers, hidden_size
+            )
             by_layer = centred.transpose(2, 0, 1, 3).reshape(n_layers, -1)
             products += by_layer @ by_layer.T / n_texts
         unit = float(np.sqrt(products.trace() / n_layers))
-        if unit <= _TINY * np.sqrt(means @ means / n_layers):  # the texts do not differ: features of zero, nothing to learn
+        if unit <= _TINY * np.sqrt(
+            means @ means / n_layers
+        ):  # the texts do not differ: features of zero, nothing to learn
             unit, products = np.inf, np.ones((n_layers, n_layers))
         else:  # a little on the diagonal, for layers that cancel each other
             products = products / unit**2 + _TINY * np.eye(n_layers)
         n_classes = int(codes.max()) + 1
         contrast = np.array([[-0.5, 0.5]]) if n_classes == 2 else np.eye(n_classes)
-        return cls(rows, means, unit, products, (n_poolings, n_layers, hidden_size), codes, contrast, C)
+        return cls(
+            rows, means, unit, products, (n_poolings, n_layers, hidden_size), codes, contrast, C
+        )
 
     @property
     def n_parameters(self) -> int:
@@ -211,17 +223,27 @@ class MixObjective:
         -------
         tuple of float and ndarray of shape (n_parameters,)
         """
-        (n_poolings, n_layers, hidden_size), n_logits, n_texts = self.shape, len(self.contrast), len(self.rows)
-        layer_logits, log_scale, bias, head = np.split(parameters, np.cumsum([n_layers, 1, n_logits]))
+        (n_poolings, n_layers, hidden_size), n_logits, n_texts = (
+            self.shape,
+            len(self.contrast),
+            len(self.rows),
+        )
+        layer_logits, log_scale, bias, head = np.split(
+            parameters, np.cumsum([n_layers, 1, n_logits])
+        )
         head = head.reshape(n_poolings, hidden_size, n_logits)
         weights = softmax(layer_logits)
         factors = weights * np.exp(log_scale) / self.unit  # (n_layers,)
         penalty = 1 / (self.C * n_texts)
-        shares = weights * (self.products @ weights)  # of the layers in the squared length, before the scale
+        shares = weights * (
+            self.products @ weights
+        )  # of the layers in the squared length, before the scale
         log_length = log_scale[0] + np.log(shares.sum()) / 2
 
         coefficients = np.einsum("l,phc->plhc", factors, head).reshape(-1, n_logits)
-        logits = self.rows @ coefficients.astype(self.rows.dtype) + (bias - self.means @ coefficients)  # (n_texts, n_logits)
+        logits = self.rows @ coefficients.astype(self.rows.dtype) + (
+            bias - self.means @ coefficients
+        )  # (n_texts, n_logits)
         log_likelihood = log_softmax(logits @ self.contrast, axis=1)  # (n_texts, n_classes)
         value = (
             -log_likelihood[np.arange(n_texts), self.codes].mean()
@@ -232,9 +254,14 @@ class MixObjective:
         residual = np.exp(log_likelihood)
         residual[np.arange(n_texts), self.codes] -= 1
         residual = residual @ self.contrast.T / n_texts  # (n_texts, n_logits)
-        by_coefficient = self.rows.T @ residual.astype(self.rows.dtype) - np.outer(self.means, residual.sum(axis=0))
+        by_coefficient = self.rows.T @ residual.astype(self.rows.dtype) - np.outer(
+            self.means, residual.sum(axis=0)
+        )
         by_coefficient = by_coefficient.reshape(n_poolings, n_layers, hidden_size, n_logits)
-        by_log_factor = factors * np.einsum("plhc,phc->l", by_coefficient, head) + log_length * shares / shares.sum()
+        by_log_factor = (
+            factors * np.einsum("plhc,phc->l", by_coefficient, head)
+            + log_length * shares / shares.sum()
+        )
         gradient = [
             by_log_factor - weights * by_log_factor.sum() + penalty * layer_logits,
             [by_log_factor.sum()],
@@ -269,15 +296,22 @@ def class_codes(y: Any, n_texts: int) -> np.ndarray:
 
 def _plain_labels(cells: np.ndarray, n_texts: int) -> np.ndarray:
     """Turn an object array into one of plain str, int, bool or float; check shape, and that none is missing."""
-    one_each = cells.ndim == 1 and not any(isinstance(cell, list | tuple | set | np.ndarray) for cell in cells)
+    one_each = cells.ndim == 1 and not any(
+        isinstance(cell, list | tuple | set | np.ndarray) for cell in cells
+    )
     if not one_each:
         raise ValueError(
             f"combine='learned' needs one label per text, and y is of shape {cells.shape} or has several labels in a cell. "
             "Of a single column take y.ravel(); for several outputs use combine='mean' or 'concat'."
         )
     if len(cells) != n_texts:
-        raise ValueError(f"There are {n_texts} texts and {len(cells)} labels. Each text needs exactly one label.")
-    kinds = ["text" if isinstance(cell, str) else "number" if isinstance(cell, Number) else "other" for cell in cells]
+        raise ValueError(
+            f"There are {n_texts} texts and {len(cells)} labels. Each text needs exactly one label."
+        )
+    kinds = [
+        "text" if isinstance(cell, str) else "number" if isinstance(cell, Number) else "other"
+        for cell in cells
+    ]
     labels = np.asarray(cells.tolist())
     odd = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():

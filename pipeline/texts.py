@@ -1,4 +1,4 @@
-"""Raw input -> list of str: every complaint about X or y is born here. Knows nobody above it, and no torch."""
+"""Validate X and y: text containers become lists of str, labels become class numbers."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -9,6 +9,9 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from sklearn.model_selection import train_test_split
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 
 Missing = Literal["error", "empty"]
 OnInvalid = Literal["error", "coerce"]
@@ -47,7 +50,11 @@ class TextColumns:
         label = self.index[i]
         if isinstance(label, np.generic):
             label = label.item()
-        return f"row {i}" if pd.api.types.is_number(label) and label == i else f"row {i} (index label {label!r})"
+        return (
+            f"row {i}"
+            if pd.api.types.is_number(label) and label == i
+            else f"row {i} (index label {label!r})"
+        )
 
 
 def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
@@ -72,10 +79,17 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
     ValueError
         For arrays of 0 or of more than 2 dimensions.
     """
-    if type(X) in (list, tuple):  # what a server sends, a text at a time: there is nothing to find out
+    if type(X) in (
+        list,
+        tuple,
+    ):  # what a server sends, a text at a time: there is nothing to find out
         return _take_rows(X, on_invalid)
     _refuse_container(X)
-    native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True) if not isinstance(X, pd.DataFrame) else None
+    native = (
+        nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
+        if not isinstance(X, pd.DataFrame)
+        else None
+    )
     if isinstance(native, nw.Series):
         return TextColumns([_cells(X, native)], index=X.index if isinstance(X, pd.Series) else None)
     if isinstance(X, pd.DataFrame) or isinstance(native, nw.DataFrame):
@@ -87,7 +101,11 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
 
 def _take_rows(X: Iterable[Any], on_invalid: OnInvalid) -> TextColumns:
     rows = list(X)
-    table = on_invalid == "coerce" and bool(rows) and all(isinstance(row, list | tuple | np.ndarray) for row in rows)
+    table = (
+        on_invalid == "coerce"
+        and bool(rows)
+        and all(isinstance(row, list | tuple | np.ndarray) for row in rows)
+    )
     if table and len({len(row) for row in rows}) == 1:
         return _take_array(np.array(rows, dtype=object), on_invalid)
     return TextColumns([rows])
@@ -95,9 +113,13 @@ def _take_rows(X: Iterable[Any], on_invalid: OnInvalid) -> TextColumns:
 
 def _refuse_container(X: Any) -> None:
     if isinstance(X, str):
-        raise ValueError(f"X is a single string, {_shown(X)}; a sequence of texts is expected. Wrap it in a list: [text].")
+        raise ValueError(
+            f"X is a single string, {_shown(X)}; a sequence of texts is expected. Wrap it in a list: [text]."
+        )
     if sparse.issparse(X):  # before Mapping: scipy's dok_array is a dict
-        raise TypeError("X is a sparse matrix; sparse input is not text. Pass the raw texts, a list of str.")
+        raise TypeError(
+            "X is a sparse matrix; sparse input is not text. Pass the raw texts, a list of str."
+        )
     if isinstance(X, Mapping):
         cure = "pass list(X.values()), or a DataFrame column"
     elif isinstance(X, Set):
@@ -107,7 +129,9 @@ def _refuse_container(X: Any) -> None:
     elif isinstance(X, Iterable) or hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
         return
     else:
-        raise TypeError(f"X is a {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such as a list of str.")
+        raise TypeError(
+            f"X is a {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such as a list of str."
+        )
     raise TypeError(f"X is a {type(X).__name__}; a sequence of texts is expected: {cure}.")
 
 
@@ -118,7 +142,9 @@ def _take_frame(X: Any, native: Any) -> TextColumns:
             f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is a DataFrame without columns; "
             "one column of text is expected."
         )
-    if isinstance(X, pd.DataFrame):  # by position: pandas allows two columns of one name, and names that are no str
+    if isinstance(
+        X, pd.DataFrame
+    ):  # by position: pandas allows two columns of one name, and names that are no str
         columns = [list(X.iloc[:, j].to_numpy(dtype=object)) for j in range(shape[1])]
         return TextColumns(columns, names=list(X.columns), index=X.index, one_dimensional=False)
     columns = [_cells(None, native[:, j]) for j in range(shape[1])]
@@ -134,7 +160,9 @@ def _cells(X: Any, column: Any) -> list[Any]:
 
 def _take_array(array: np.ndarray, on_invalid: OnInvalid) -> TextColumns:
     if np.iscomplexobj(array):
-        raise ValueError("Complex data not supported: X is an array of complex numbers; texts are expected.")
+        raise ValueError(
+            "Complex data not supported: X is an array of complex numbers; texts are expected."
+        )
     if array.ndim == 1:
         if array.dtype.kind in "biuf" and on_invalid == "coerce":
             raise ValueError(
@@ -148,13 +176,21 @@ def _take_array(array: np.ndarray, on_invalid: OnInvalid) -> TextColumns:
                 f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is required: "
                 "one column of text is expected."
             )
-        return TextColumns([list(array[:, j]) for j in range(array.shape[1])], one_dimensional=False)
+        return TextColumns(
+            [list(array[:, j]) for j in range(array.shape[1])], one_dimensional=False
+        )
     if array.ndim == 0:
-        raise ValueError(f"X is a single value, {_shown(array.item())}; wrap it in a list to make it one text.")
-    raise ValueError(f"X is an array of {array.ndim} dimensions, shape {array.shape}; one column of texts is expected.")
+        raise ValueError(
+            f"X is a single value, {_shown(array.item())}; wrap it in a list to make it one text."
+        )
+    raise ValueError(
+        f"X is an array of {array.ndim} dimensions, shape {array.shape}; one column of texts is expected."
+    )
 
 
-def check_texts(X: Any, *, missing: Missing = "error", on_invalid: OnInvalid = "error") -> list[str]:
+def check_texts(
+    X: Any, *, missing: Missing = "error", on_invalid: OnInvalid = "error"
+) -> list[str]:
     """Return the texts of ``X`` as a list of plain str, or say which row is wrong, why, and what to do.
 
     Parameters
@@ -188,7 +224,10 @@ def check_texts(X: Any, *, missing: Missing = "error", on_invalid: OnInvalid = "
     table = X if isinstance(X, TextColumns) else take_columns(X, on_invalid=on_invalid)
     if len(table.columns) > 1 and on_invalid == "error":
         _refuse_columns(table)
-    texts = [[_check_cell(cell, i, table, missing, on_invalid) for i, cell in enumerate(c)] for c in table.columns]
+    texts = [
+        [_check_cell(cell, i, table, missing, on_invalid) for i, cell in enumerate(c)]
+        for c in table.columns
+    ]
     if len(texts) == 1:
         return texts[0]
     return [" ".join(row) for row in zip(*texts, strict=True)]
@@ -236,10 +275,14 @@ def _check_word(word: Any, i: int, j: int, table: TextColumns) -> str:
     try:
         return check_texts([word])[0]
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{table.row(i)}, {str(error).replace('row 0', f'word {j}', 1)}") from None
+        raise type(error)(
+            f"{table.row(i)}, {str(error).replace('row 0', f'word {j}', 1)}"
+        ) from None
 
 
-def _check_cell(cell: Any, i: int, table: TextColumns, missing: Missing, on_invalid: OnInvalid) -> str:
+def _check_cell(
+    cell: Any, i: int, table: TextColumns, missing: Missing, on_invalid: OnInvalid
+) -> str:
     if not isinstance(cell, str):
         if _is_missing(cell):
             if missing == "error":
@@ -254,7 +297,9 @@ def _check_cell(cell: Any, i: int, table: TextColumns, missing: Missing, on_inva
                 f"string, not a number or another object: {_cure(cell)}."
             )
         if isinstance(cell, float | np.floating) and np.isinf(cell):
-            raise ValueError(f"{table.row(i)} of X is {cell!r}: infinity is a calculation gone wrong, not a text. Drop it.")
+            raise ValueError(
+                f"{table.row(i)} of X is {cell!r}: infinity is a calculation gone wrong, not a text. Drop it."
+            )
         cell = str(cell)
     text = str.__str__(cell)  # np.str_ and other subclasses become plain str
     if text.isascii():
@@ -334,10 +379,16 @@ def check_labels(y: Any, n_texts: int) -> None:
         return  # several outputs: the final estimator knows its own rules
     for i, label in enumerate(labels):
         if _is_missing(label):
-            raise ValueError(f"Input y contains NaN: label {i} is {label!r} (missing). Drop the unlabelled rows before fit.")
+            raise ValueError(
+                f"Input y contains NaN: label {i} is {label!r} (missing). Drop the unlabelled rows before fit."
+            )
     n_strings = sum(isinstance(label, str) for label in labels)
     if 0 < n_strings < len(labels):
-        odd = next(i for i, label in enumerate(labels) if isinstance(label, str) != isinstance(labels[0], str))
+        odd = next(
+            i
+            for i, label in enumerate(labels)
+            if isinstance(label, str) != isinstance(labels[0], str)
+        )
         raise ValueError(
             f"y mixes text with other labels: label 0 is {labels[0]!r} ({type(labels[0]).__name__}), label {odd} is "
             f"{labels[odd]!r} ({type(labels[odd]).__name__}). Use one type, as in y.astype(str)."
@@ -383,7 +434,95 @@ def _label_cells(y: Any) -> list[Any]:
         return list(y)
     array = np.asarray(y)
     if array.ndim == 0:
-        raise TypeError(f"y is a {type(y).__name__}, {_shown(y)}; a list, array or Series with one label per text is expected.")
+        raise TypeError(
+            f"y is a {type(y).__name__}, {_shown(y)}; a list, array or Series with one label per text is expected."
+        )
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     return list(array)
+
+
+def class_numbers(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes, and of each label the number of its class.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_texts,)
+        Labels: strings, integers or booleans.
+    n_texts : int
+        How many there must be.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        Sorted, in the type of the labels.
+    numbers : ndarray of shape (n_texts,), int64
+        ``classes[numbers]`` are the labels.
+
+    Raises
+    ------
+    ValueError
+        For labels that are missing, too few, mixed, continuous, or of one class only.
+
+    Examples
+    --------
+    >>> class_numbers(["good", "bad", "good"], 3)
+    (array(['bad', 'good'], dtype='<U4'), array([1, 0, 1]))
+    """
+    if y is None:
+        raise ValueError(
+            "The classifier requires y to be passed, but the target y is None; give one label per text."
+        )
+    check_labels(y, n_texts)
+    labels = column_or_1d(y, warn=True)
+    check_classification_targets(labels)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"y holds one class only, {classes.tolist()[0]!r}; a classifier needs at least two. Check the label column."
+        )
+    return classes, numbers
+
+
+def set_aside(
+    numbers: np.ndarray, classes: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the rows in two, with every class on both sides.
+
+    Parameters
+    ----------
+    numbers : ndarray of shape (n_texts,), int64
+        From `class_numbers`.
+    classes : ndarray of shape (n_classes,)
+        From `class_numbers`.
+    fraction : float
+        Share of the rows to set aside, between 0 and 1.
+    seed : int
+        Which ones.
+
+    Returns
+    -------
+    rows, aside : ndarray of int64
+        Row numbers, both ascending; together all of them.
+
+    Raises
+    ------
+    ValueError
+        Where a class has one text only, or the share leaves one side with fewer texts than there are classes.
+    """
+    counts = np.bincount(numbers)
+    n_aside = int(np.ceil(fraction * len(numbers)))
+    if counts.min() < 2:
+        raise ValueError(
+            f"early_stopping=True sets texts of every class aside, and the class {classes.tolist()[counts.argmin()]!r} has one "
+            "text only. Give it more, drop it, or use early_stopping=False."
+        )
+    if not len(classes) <= n_aside <= len(numbers) - len(classes):
+        raise ValueError(
+            f"validation_fraction={fraction} sets {n_aside} of {len(numbers)} texts aside; with {len(classes)} classes allowed "
+            f"are {len(classes)} to {len(numbers) - len(classes)}. Change it, or use early_stopping=False."
+        )
+    rows, aside = train_test_split(
+        np.arange(len(numbers)), test_size=n_aside, stratify=numbers, random_state=seed
+    )
+    return np.sort(rows), np.sort(aside)

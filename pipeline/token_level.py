@@ -1,18 +1,303 @@
-"""What BertVectorizer tells of tokens and words: vectors, counts, spans, shares of a linear function. Base of vectorizer."""
+"""Tokens, words and their shares in a text: the methods of BertVectorizer that look below the text."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline.bert.embedding import truncation_report
-from pipeline.bert.frozen import FrozenBert
+from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
 from pipeline.bert.pooling import Pooling
+from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.texts import check_texts, check_words, take_columns
-from pipeline.token_frames import token_frame, word_frame
-from pipeline.token_shares import share_out, trimmed
+
+CombineLayers = Callable[[np.ndarray], np.ndarray]
+
+
+def merge_windows(
+    vectors: Sequence[np.ndarray], windows: Sequence[np.ndarray], n_prefix: int, n_suffix: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put the windows of one text together again: a token that stands in two windows gets the mean of its vectors.
+
+    Parameters
+    ----------
+    vectors : sequence of ndarray of shape (n_tokens_of_window, n_layers, hidden_size)
+        One per window, [CLS] and [SEP] included.
+    windows : sequence of ndarray of int
+        Which of the text's own tokens each window holds, ascending.
+    n_prefix, n_suffix : int
+        Special tokens before and after (one each for BERT).
+
+    Returns
+    -------
+    kept : ndarray of shape (n_kept,), int64
+        The text's own tokens that were not cut, ascending.
+    merged : ndarray of shape (n_prefix + n_kept + n_suffix, n_layers, hidden_size)
+        Their vectors, between those of the special tokens.
+    """
+    if len(windows) == 1:
+        return windows[0], vectors[0]
+    kept = np.unique(np.concatenate(windows))
+    total = np.zeros((n_prefix + len(kept) + n_suffix, *vectors[0].shape[1:]), dtype=np.float64)
+    count = np.zeros(len(total), dtype=np.int64)
+    for vector, window in zip(vectors, windows, strict=True):
+        inside = n_prefix + np.searchsorted(kept, window)
+        after = np.arange(len(total) - n_suffix, len(total))
+        rows = np.concatenate([np.arange(n_prefix), inside, after])
+        total[rows] += vector
+        count[rows] += 1
+    return kept, (total / count[:, None, None]).astype(np.float32)
+
+
+def token_frame(
+    plan: Plan,
+    vectors: Sequence[np.ndarray],
+    tokenizer: TextTokenizer,
+    combine: CombineLayers,
+    labels: Sequence[Any],
+    names: list[str],
+) -> pd.DataFrame:
+    """One row per token of every text, [CLS] and [SEP] included.
+
+    Parameters
+    ----------
+    plan : Plan
+        Made with ``pieces=True``.
+    vectors : sequence of ndarray of shape (n_tokens, n_layers, hidden_size)
+        From `pipeline.bert.embedding.embed_tokens`.
+    tokenizer : TextTokenizer
+        The one of the plan.
+    combine : callable
+        Vectors of shape (n_rows, 1, n_layers, hidden_size) -> features of shape (n_rows, n_features).
+    labels : sequence, length n_texts
+        What to call each text in the column ``text``.
+    names : list of str
+        Names of the vector columns.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``text``, ``position`` (in the whole token sequence, [CLS] is 0), ``token``, ``token_id``, then ``names``.
+    """
+    n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
+    positions, ids, rows = [], [], []
+    for kept, merged, encoding in _distinct_texts(plan, vectors, tokenizer):
+        n_own = len(encoding.ids)
+        positions.append(
+            np.concatenate(
+                [np.arange(n_prefix), n_prefix + kept, n_prefix + n_own + np.arange(n_suffix)]
+            )
+        )
+        own = np.array(encoding.ids, dtype=np.int64)[kept]
+        ids.append(np.concatenate([tokenizer.prefix, own, tokenizer.suffix]))
+        rows.append(merged)
+    columns = {
+        "position": [positions[i] for i in plan.row_of],
+        "token_id": [ids[i] for i in plan.row_of],
+    }
+    frame = _assemble(columns, [rows[i] for i in plan.row_of], combine, labels, names)
+    token_of = {token_id: tokenizer.token(token_id) for token_id in frame["token_id"].unique()}
+    frame.insert(2, "token", frame["token_id"].map(token_of).astype(str))
+    return frame
+
+
+def word_frame(
+    plan: Plan,
+    vectors: Sequence[np.ndarray],
+    tokenizer: TextTokenizer,
+    combine: CombineLayers,
+    labels: Sequence[Any],
+    names: list[str],
+    texts: Sequence[str] | Sequence[tuple[str, ...]],
+) -> pd.DataFrame:
+    """One row per word of every text: the mean of its word pieces. Special tokens have no row.
+
+    Parameters
+    ----------
+    plan, vectors, tokenizer, combine, labels, names
+        As for `token_frame`.
+    texts : sequence of str, or of tuples of str, length n_texts
+        The texts; tuples where the user split them into words.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``text``, ``position`` (number of the word), ``word``, ``n_tokens`` (its word pieces), then ``names``. A word
+        of which truncation or the tokenizer left nothing has no row.
+    """
+    first_row = {int(distinct): row for row, distinct in reversed(list(enumerate(plan.row_of)))}
+    positions, words, counts, rows = [], [], [], []
+    for distinct, (kept, merged, encoding) in enumerate(_distinct_texts(plan, vectors, tokenizer)):
+        own = merged[
+            len(tokenizer.prefix) : len(tokenizer.prefix) + len(kept)
+        ]  # (n_kept, n_layers, hidden_size)
+        word_of = np.array([-1 if w is None else w for w in encoding.word_ids], dtype=np.int64)[
+            kept
+        ]
+        numbers, start, n_pieces = np.unique(word_of, return_index=True, return_counts=True)
+        start, n_pieces, numbers = (
+            start[numbers >= 0],
+            n_pieces[numbers >= 0],
+            numbers[numbers >= 0],
+        )
+        means = [own[s : s + n].mean(axis=0) for s, n in zip(start, n_pieces, strict=True)]
+        rows.append(np.stack(means) if means else np.zeros((0, *own.shape[1:]), dtype=np.float32))
+        positions.append(numbers)
+        counts.append(n_pieces)
+        words.append(
+            [_word(texts[first_row[distinct]], encoding, int(number)) for number in numbers]
+        )
+    columns: dict[str, list[Any]] = {
+        "position": [positions[i] for i in plan.row_of],
+        "word": [np.array(words[i], dtype=object) for i in plan.row_of],
+        "n_tokens": [counts[i] for i in plan.row_of],
+    }
+    return _assemble(columns, [rows[i] for i in plan.row_of], combine, labels, names)
+
+
+def _distinct_texts(
+    plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
+) -> list[Any]:
+    """Return (kept tokens, merged vectors, encoding) of each distinct text."""
+    assert plan.encodings is not None, "plan(pieces=True) is needed"
+    starts = np.searchsorted(plan.tokenized.owner, np.arange(len(plan.encodings)))
+    merged = []
+    for start, encoding in zip(starts, plan.encodings, strict=True):
+        windows = tokenizer.windows(len(encoding.ids))
+        own = vectors[start : start + len(windows)]
+        merged.append(
+            (*merge_windows(own, windows, len(tokenizer.prefix), len(tokenizer.suffix)), encoding)
+        )
+    return merged
+
+
+def _word(text: str | tuple[str, ...], encoding: Any, number: int) -> str:
+    if not isinstance(text, str):
+        return text[number]
+    start, end = encoding.word_to_chars(number)
+    return text[start:end]
+
+
+def _assemble(
+    columns: dict[str, list[Any]],
+    rows: list[np.ndarray],
+    combine: CombineLayers,
+    labels: Sequence[Any],
+    names: list[str],
+) -> pd.DataFrame:
+    n_rows = [len(row) for row in rows]
+    head: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
+    for name, parts in columns.items():
+        head[name] = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    if sum(n_rows) == 0:
+        values = np.zeros((0, len(names)), dtype=np.float32)
+    else:
+        values = combine(np.concatenate(rows)[:, None])  # (n_rows, n_features)
+    return pd.concat([pd.DataFrame(head), pd.DataFrame(values, columns=names)], axis=1)
+
+
+def share_out(
+    vectors: Sequence[np.ndarray],
+    encoding: Any,
+    text: str,
+    tokenizer: TextTokenizer,
+    combine: CombineLayers,
+    weights: np.ndarray,
+) -> pd.DataFrame:
+    """Split one text's ``features @ weights`` into one row per token.
+
+    Mean pooling over the n tokens of all windows, and every combination of layers here, is linear in the token vectors h_t, so
+    ``mean_t(combine(h_t)) @ W = sum_t(combine(h_t) @ W / n)``: the rows add up to the whole.
+
+    Parameters
+    ----------
+    vectors : sequence of ndarray of shape (n_tokens_of_window, n_layers, hidden_size)
+        One per window of the text, [CLS] and [SEP] included.
+    encoding : tokenizers.Encoding
+        Of the whole text, without special tokens.
+    text : str
+        The text.
+    tokenizer : TextTokenizer
+        That cut it into windows.
+    combine : callable
+        Vectors of shape (n_rows, 1, n_layers, hidden_size) -> features of shape (n_rows, n_features).
+    weights : ndarray of shape (n_features, n_outputs), float64
+
+    Returns
+    -------
+    DataFrame
+        ``token``, ``word`` (the word of the text that the token is a piece of; None for special tokens), ``start``, ``end``
+        (its characters; both 0 for [CLS], both the length of the text for [SEP]), then a column per output. Tokens that
+        truncation cut have no row; one that stands in two windows has one.
+    """
+    windows = tokenizer.windows(len(encoding.ids))
+    n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
+    kept = np.unique(np.concatenate(windows))
+    shares = np.zeros((n_prefix + len(kept) + n_suffix, weights.shape[1]))  # (n_rows, n_outputs)
+    n_tokens = sum(len(of_window) for of_window in vectors)
+    for of_window, window in zip(vectors, windows, strict=True):
+        own = n_prefix + np.searchsorted(kept, window)
+        rows = np.concatenate(
+            [np.arange(n_prefix), own, np.arange(len(shares) - n_suffix, len(shares))]
+        )
+        shares[rows] += combine(of_window[:, None]).astype(np.float64) @ weights / n_tokens
+    return pd.concat([_pieces(encoding, kept, text, tokenizer), pd.DataFrame(shares)], axis=1)
+
+
+def _pieces(encoding: Any, kept: np.ndarray, text: str, tokenizer: TextTokenizer) -> pd.DataFrame:
+    def special(ids: np.ndarray, at: int) -> list[tuple[str, int | None, int, int]]:
+        return [(tokenizer.token(token_id), None, at, at) for token_id in ids]
+
+    own = [(encoding.tokens[i], encoding.word_ids[i], *encoding.offsets[i]) for i in kept]
+    rows = [*special(tokenizer.prefix, 0), *own, *special(tokenizer.suffix, len(text))]
+    return pd.DataFrame(rows, columns=["token", "word", "start", "end"]).astype({"word": object})
+
+
+def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
+    """Add up the pieces of each word; special tokens, and pieces without a word, stay rows of their own.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        From `share_out`.
+    text : str
+        The same.
+
+    Returns
+    -------
+    DataFrame
+        ``word``, ``start``, ``end``, then a column per output.
+    """
+    outputs = shares.columns[4:]
+    number = (
+        shares["word"]
+        .map(lambda word: -1 if word is None or word != word else int(word))
+        .to_numpy()
+    )
+    # neighbours of one word share a group; what has no word never does
+    group = np.cumsum(np.concatenate([[True], (number[1:] != number[:-1]) | (number[1:] < 0)]))
+    joined = shares.groupby(group).agg(
+        {"token": "first", "start": "min", "end": "max", **dict.fromkeys(outputs, "sum")}
+    )
+    spans = [
+        trimmed(text, start, end) for start, end in zip(joined["start"], joined["end"], strict=True)
+    ]
+    joined["start"], joined["end"] = [start for start, _ in spans], [end for _, end in spans]
+    words = [
+        text[start:end] or token for (start, end), token in zip(spans, joined["token"], strict=True)
+    ]
+    joined.insert(0, "word", words)
+    return joined.drop(columns="token").reset_index(drop=True)
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Leave out the blanks around a span: byte-level tokenizers count the one before a word as its own."""
+    word = text[start:end]
+    if not word.strip():
+        return start, end
+    return start + len(word) - len(word.lstrip()), end - len(word) + len(word.rstrip())
+
 
 _TEXTS_AT_ONCE = 64  # whose token vectors are held at a time
 
@@ -55,7 +340,9 @@ class TokenLevelMixin:
         if level not in ("token", "word"):
             raise ValueError(f"level={level!r}; allowed are 'token' and 'word'.")
         table = take_columns(X)
-        texts: list[str] | list[tuple[str, ...]] | None = check_words(table) if level == "word" else None
+        texts: list[str] | list[tuple[str, ...]] | None = (
+            check_words(table) if level == "word" else None
+        )
         if texts is None:
             texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
         bert = self._bert()
@@ -101,24 +388,34 @@ class TokenLevelMixin:
         weights = np.asarray(weights, dtype=np.float64)
         n_features = len(self._names(("mean",)))
         if weights.ndim != 2 or len(weights) != n_features:
-            raise ValueError(f"weights has shape {weights.shape}; allowed is ({n_features}, n_outputs), a row per feature.")
+            raise ValueError(
+                f"weights has shape {weights.shape}; allowed is ({n_features}, n_outputs), a row per feature."
+            )
         texts = self._check_X(X, reset=False)
         bert = self._bert()
         tokenizer = bert.tokenizer
         frames: dict[str, pd.DataFrame] = {}
         distinct = list(dict.fromkeys(texts))
         reports = []
-        for start in range(0, len(distinct), _TEXTS_AT_ONCE):  # token vectors are large: of some texts at a time
+        for start in range(
+            0, len(distinct), _TEXTS_AT_ONCE
+        ):  # token vectors are large: of some texts at a time
             made = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
             reports.append((made.tokenized.n_tokens, made.tokenized.n_lost, made.n_windows))
             vectors = bert.embed_tokens(made)
             ends = np.cumsum(made.n_windows)
             assert made.encodings is not None
-            for text, encoding, stop, n_windows in zip(made.texts, made.encodings, ends, made.n_windows, strict=True):
+            for text, encoding, stop, n_windows in zip(
+                made.texts, made.encodings, ends, made.n_windows, strict=True
+            ):
                 own = vectors[stop - n_windows : stop]
-                frames[text] = share_out(own, encoding, text, tokenizer, self._combine_layers, weights)
+                frames[text] = share_out(
+                    own, encoding, text, tokenizer, self._combine_layers, weights
+                )
         if reports:
-            self._warn_truncation(truncation_report(*(np.concatenate(parts) for parts in zip(*reports, strict=True))))
+            self._warn_truncation(
+                truncation_report(*(np.concatenate(parts) for parts in zip(*reports, strict=True)))
+            )
         return [frames[text].copy() for text in texts]
 
     def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
@@ -136,8 +433,12 @@ class TokenLevelMixin:
         """
         check_is_fitted(self)
         table = take_columns(X, on_invalid=self.on_invalid)
-        tokenized = self._bert().tokenizer(check_texts(table, missing=self.missing, on_invalid=self.on_invalid))
-        return pd.DataFrame({"n_tokens": tokenized.n_tokens, "n_lost": tokenized.n_lost}, index=table.index)
+        tokenized = self._bert().tokenizer(
+            check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
+        )
+        return pd.DataFrame(
+            {"n_tokens": tokenized.n_tokens, "n_lost": tokenized.n_lost}, index=table.index
+        )
 
     def word_spans(self, X: Iterable[str]) -> list[list[tuple[int, int]]]:
         """Find the words of each text, as the model's own tokenizer sees them, without encoding anything.

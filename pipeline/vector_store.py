@@ -1,7 +1,8 @@
-"""Where vectors are kept, in memory (bounded) or in SQLite (shared): keys in, vectors out. Used by embedding_cache and probes."""
+"""Where pooled vectors are kept: in memory, or in an SQLite file that processes share."""
 
 import hashlib
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -15,22 +16,69 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.file_systems import network_file_system
+from pipeline.exceptions import CacheWarning
 from pipeline.files import local_path
 from pipeline.forks import ForkGate, ForkSafeLock
 
-MEMORY_BYTES = 1 << 30  # what the memory cache may hold; the least recently used vectors leave first
+MOUNTS = Path("/proc/self/mounts")
+# Shared between machines: SQLite's write-ahead log needs memory shared by all writers, which these cannot give.
+_NETWORK = re.compile(
+    r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|9p|fuse\.(sshfs|s3fs|gcsfuse|glusterfs|ceph|rclone)"
+)
+
+
+def network_file_system(folder: Path) -> str | None:
+    """Return the kind of the network file system that a folder is on.
+
+    Parameters
+    ----------
+    folder : Path
+        Need not be there.
+
+    Returns
+    -------
+    str or None
+        Such as ``"nfs4"``; None on a local disk, and where the system does not tell (it does on Linux).
+    """
+    try:
+        mounts = [
+            line.split()[1:3]
+            for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        ]
+    except OSError:
+        return None
+    path = folder.expanduser().resolve()
+    around = [
+        (_unescaped(point), kind)
+        for point, kind in mounts
+        if path.is_relative_to(_unescaped(point))
+    ]
+    # of two mounts on one point the later covers the earlier
+    kind = max(
+        enumerate(around),
+        key=lambda one: (len(Path(one[1][0]).parts), one[0]),
+        default=(0, ("/", "")),
+    )[1][1]
+    return kind if _NETWORK.fullmatch(kind) else None
+
+
+def _unescaped(point: str) -> str:
+    """Undo the octal escapes of blanks and backslashes in a mount point."""
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
+
+
+MEMORY_BYTES = (
+    1 << 30
+)  # what the memory cache may hold; the least recently used vectors leave first
 BUSY_SECONDS = 30  # how long to wait for another process that is writing to the same file
 _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
 _journals: dict[Path, str] = {}  # folder -> SQLite's journal mode, told once per process
 _broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
-_connections = ForkGate()  # a connection carried over a fork corrupts the file: forks wait while one is open
+_connections = (
+    ForkGate()
+)  # a connection carried over a fork corrupts the file: forks wait while one is open
 
 _unrecorded = ContextVar("unrecorded", default=False)
-
-
-class CacheWarning(UserWarning):
-    """The embedding cache could not be used; everything was computed all the same."""
 
 
 class Store(Protocol):
@@ -157,7 +205,9 @@ class FolderStore:
             for start in range(0, len(keys), _KEYS_PER_SELECT):
                 chunk = list(keys[start : start + _KEYS_PER_SELECT])
                 marks = ",".join("?" * len(chunk))
-                for key, width, value in connection.execute(f"SELECT k, width, v FROM e WHERE k IN ({marks})", chunk):
+                for key, width, value in connection.execute(
+                    f"SELECT k, width, v FROM e WHERE k IN ({marks})", chunk
+                ):
                     vector = _unpack(width, value)
                     if vector is not None:
                         found[key] = vector
@@ -180,7 +230,9 @@ class FolderStore:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 rows = [(key, vector.shape[-1], _pack(vector)) for key, vector in vectors.items()]
-                connection.executemany("INSERT OR REPLACE INTO e (k, width, v) VALUES (?, ?, ?)", rows)
+                connection.executemany(
+                    "INSERT OR REPLACE INTO e (k, width, v) VALUES (?, ?, ?)", rows
+                )
         except sqlite3.Error as error:
             self._give_up(error)
         finally:
@@ -202,7 +254,10 @@ class FolderStore:
                     return self._connect()
                 except sqlite3.OperationalError as error:
                     # SQLite does not wait where two processes make a new file at once: one is told that it is locked
-                    if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    if (
+                        getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY
+                        or time.monotonic() > until
+                    ):
                         raise
                 time.sleep(0.01)
         except (sqlite3.Error, OSError) as error:
@@ -215,7 +270,9 @@ class FolderStore:
             connection.execute("PRAGMA page_size=16384")
             connection.execute(f"PRAGMA journal_mode={self._journal()}")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)"
+            )
         except sqlite3.Error:
             connection.close()
             raise
@@ -240,13 +297,19 @@ class FolderStore:
         _broken.add(self.path)
         aside = ""
         text = str(error)
-        if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
-            quarantine = self.path.with_name(f"{self.path.name}.corrupt-{int(time.time())}-{os.getpid()}")
+        if isinstance(error, sqlite3.DatabaseError) and (
+            "malformed" in text or "not a database" in text
+        ):
+            quarantine = self.path.with_name(
+                f"{self.path.name}.corrupt-{int(time.time())}-{os.getpid()}"
+            )
             try:
                 os.replace(self.path, quarantine)
                 for suffix in ("-wal", "-shm"):
                     Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-                aside = f" The file was put aside as {quarantine.name}; the next run starts a new one."
+                aside = (
+                    f" The file was put aside as {quarantine.name}; the next run starts a new one."
+                )
             except OSError:
                 aside = " It could not be put aside; delete it."
         warnings.warn(
@@ -259,7 +322,11 @@ class FolderStore:
 
 def cache_folder(cache: str | os.PathLike) -> Path:
     """Return the folder of a cache, and refuse an address."""
-    return local_path(cache, "folder", "the cache is an SQLite file, which needs one. Name a folder, or take cache='memory'.")
+    return local_path(
+        cache,
+        "folder",
+        "the cache is an SQLite file, which needs one. Name a folder, or take cache='memory'.",
+    )
 
 
 def clear_folder(folder: Path) -> None:
@@ -278,6 +345,11 @@ def _pack(vector: np.ndarray) -> bytes:
 def _unpack(width: int, value: bytes) -> np.ndarray | None:
     """Return the vector of shape (n_layers, width), or None where its checksum does not hold."""
     raw, check = value[:-4], value[-4:]
-    if len(value) < 4 or zlib.crc32(raw).to_bytes(4, "little") != check or width <= 0 or len(raw) % (4 * width):
+    if (
+        len(value) < 4
+        or zlib.crc32(raw).to_bytes(4, "little") != check
+        or width <= 0
+        or len(raw) % (4 * width)
+    ):
         return None
     return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(-1, width)

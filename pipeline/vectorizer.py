@@ -17,17 +17,16 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from pipeline.bert.cut import cut
+from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType, choose_device, device_here
-from pipeline.bert.frozen import FrozenBert
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
-from pipeline.bert.tokenizing import Truncation, TruncationWarning
-from pipeline.checkpoints.checkpoint import resolve
-from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
-from pipeline.embedding_cache import open_store
-from pipeline.encoding import encode
+from pipeline.bert.tokenizing import Truncation
+from pipeline.bert.weights import cut
+from pipeline.checkpoints.checkpoint import Checkpoint, resolve
+from pipeline.embedding_cache import encode, open_store
+from pipeline.exceptions import CheckpointError, TruncationWarning
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
-from pipeline.saved.versions import installed_versions, refuse_newer_state
+from pipeline.saved.manifest import installed_versions, refuse_newer_state
 from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, take_columns
 from pipeline.token_level import TokenLevelMixin
 
@@ -340,11 +339,15 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
     def _check_X(self, X: Any, *, reset: bool) -> list[str]:
         table = take_columns(X, on_invalid=self.on_invalid)
-        flat = table.one_dimensional or (not reset and len(table.columns) == 1 and "feature_names_in_" not in self.__dict__)
+        flat = table.one_dimensional or (
+            not reset and len(table.columns) == 1 and "feature_names_in_" not in self.__dict__
+        )
         if flat:
             self._check_one_column(reset)
         else:  # of an array scikit-learn looks at the shape alone
-            columns = X if table.names is not None else np.empty((table.n_texts, len(table.columns)))
+            columns = (
+                X if table.names is not None else np.empty((table.n_texts, len(table.columns)))
+            )
             validate_data(self, X=columns, skip_check_array=True, reset=reset)
         return check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
 
@@ -361,9 +364,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
     def _find_model(self) -> None:
         poolings = self._poolings()
-        if not poolings or len(set(poolings)) < len(poolings) or not set(poolings) <= set(_POOLINGS):
-            raise ValueError(f"pooling={self.pooling!r}; allowed are one or several different ones of {_POOLINGS}.")
-        checkpoint = resolve(str(self.model), revision=self.revision, local_files_only=self.local_files_only)
+        if (
+            not poolings
+            or len(set(poolings)) < len(poolings)
+            or not set(poolings) <= set(_POOLINGS)
+        ):
+            raise ValueError(
+                f"pooling={self.pooling!r}; allowed are one or several different ones of {_POOLINGS}."
+            )
+        checkpoint = resolve(
+            str(self.model), revision=self.revision, local_files_only=self.local_files_only
+        )
         bert = FrozenBert.choose(
             checkpoint,
             layers=self.layers,
@@ -374,7 +385,11 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             device=self.device,
             dtype=self.dtype,
         )
-        self.layers_, self.n_layers_, self.hidden_size_ = bert.layers, bert.n_layers, bert.hidden_size
+        self.layers_, self.n_layers_, self.hidden_size_ = (
+            bert.layers,
+            bert.n_layers,
+            bert.hidden_size,
+        )
         self.max_length_ = bert.max_length
         self.source_ = checkpoint.source
         self._checkpoint: Checkpoint | None = checkpoint
@@ -383,7 +398,11 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
     def _bert(self) -> FrozenBert:
         """Return the fitted choice; device, dtype and batch_tokens may have changed since fit."""
-        device, dtype = device_here(self.device, self.dtype) if self.made_with is not None else (self.device, self.dtype)
+        device, dtype = (
+            device_here(self.device, self.dtype)
+            if self.made_with is not None
+            else (self.device, self.dtype)
+        )
         if device != self.device or dtype != self.dtype:
             warnings.warn(
                 f"Fitted with device={self.device!r}, dtype={self.dtype!r}, which this machine cannot do; running with 'auto'. "
@@ -411,10 +430,16 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         if self._checkpoint is not None:
             return self._checkpoint
         found = resolve(
-            str(self.model), revision=self.source_["revision"] or self.revision, local_files_only=self.local_files_only
+            str(self.model),
+            revision=self.source_["revision"] or self.revision,
+            local_files_only=self.local_files_only,
         )
         if found.source["sha256"] != self.source_["sha256"]:
-            differing = [name for name, sha in self.source_["sha256"].items() if found.source["sha256"].get(name) != sha]
+            differing = [
+                name
+                for name, sha in self.source_["sha256"].items()
+                if found.source["sha256"].get(name) != sha
+            ]
             raise CheckpointError(
                 f"This vectorizer was fitted with another {self.model!r} than the one found now ({found.source['kind']}): "
                 f"{', '.join(differing)} differ in sha256. Its features would be wrong. Restore the original files, or fit again."
@@ -432,7 +457,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
                 stacklevel=4,
             )
 
-    def _encode(self, texts: list[str], on_batch: Callable[[int], None] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def _encode(
+        self, texts: list[str], on_batch: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Return vectors (n_texts, n_poolings, n_layers, hidden_size) and the truncation report, and warn of what was cut."""
         bert = self._bert()
         with _progress_bar(self.progress) as bar:
@@ -446,13 +473,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
                 if on_batch is not None:
                     on_batch(n_sequences)
 
-            encoded = encode(bert, texts, open_store(self.cache, bert), plan if self.progress else None, step)
+            encoded = encode(
+                bert, texts, open_store(self.cache, bert), plan if self.progress else None, step
+            )
         self._warn_truncation(encoded.truncation_report)
         return encoded.vectors, encoded.truncation_report
 
     def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
         """Return the vectors of the texts of fit, tell callbacks of every batch, and learn the layer weights where asked for."""
-        context = self._init_callback_context(task_name="encode", max_subtasks=None)  # batches are known group by group
+        context = self._init_callback_context(
+            task_name="encode", max_subtasks=None
+        )  # batches are known group by group
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
         def on_batch(_: int) -> None:
@@ -493,7 +524,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
         if self.combine != "concat" and len(layers) > 1:
             layers = [f"layer{self.combine}"]
-        return [f"{p}_{layer}_{i:0{width}d}" for p in poolings for layer in layers for i in range(self.hidden_size_)]
+        return [
+            f"{p}_{layer}_{i:0{width}d}"
+            for p in poolings
+            for layer in layers
+            for i in range(self.hidden_size_)
+        ]
 
     # ---- for artifacts
 
@@ -510,7 +546,11 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         device, dtype : str
             Such as ``"cuda:0"`` and ``"float16"``.
         """
-        asked = device_here(self.device, self.dtype) if self.made_with is not None else (self.device, self.dtype)
+        asked = (
+            device_here(self.device, self.dtype)
+            if self.made_with is not None
+            else (self.device, self.dtype)
+        )
         device, dtype = choose_device(*asked)
         return str(device), str(dtype).removeprefix("torch.")
 
@@ -554,9 +594,14 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
-            if isinstance(self.model, str | os.PathLike):  # a Path is another class on every system, and on no allow-list
+            if isinstance(
+                self.model, str | os.PathLike
+            ):  # a Path is another class on every system, and on no allow-list
                 state["model"] = str(self.model)
-            state["_made_with"] = {**(self._made_with or installed_versions()), "state_version": STATE_VERSION}
+            state["_made_with"] = {
+                **(self._made_with or installed_versions()),
+                "state_version": STATE_VERSION,
+            }
             if self.weights_in_artifact:
                 state["_checkpoint"] = self._checkpoint_to_save().to_state()
         return state
@@ -565,7 +610,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         """Return the model without what is never run, where that saves space; the same object each time."""
         if self._to_save is None:
             depth = self.n_layers_ if "pooler" in self._poolings() else max(self.layers_)
-            self._to_save = cut(self._get_checkpoint(), depth, with_pooler="pooler" in self._poolings())
+            self._to_save = cut(
+                self._get_checkpoint(), depth, with_pooler="pooler" in self._poolings()
+            )
         return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -576,7 +623,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         carried = state.pop("_checkpoint", None)
         super().__setstate__(state)
         if made_with is not None:
-            self._checkpoint = None if carried is None else Checkpoint.from_state(carried, self.source_)
+            self._checkpoint = (
+                None if carried is None else Checkpoint.from_state(carried, self.source_)
+            )
             self._to_save = self._checkpoint
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import load_encoder
-from pipeline.bert.shape import read_shape
 from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.texts import check_texts

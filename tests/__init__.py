@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.commands")  # conftest imports it: a failed assert there shows its values too
+pytest.register_assert_rewrite(
+    "tests.commands"
+)  # conftest imports it: a failed assert there shows its values too

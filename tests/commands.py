@@ -12,13 +12,20 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import make_sentiment_pipeline, save_pipeline
-from pipeline.cli import main
+from pipeline.commands.cli import main
 from pipeline.evaluation.baselines import make_tfidf_baseline
 
 PROGRAM = Path(__file__).resolve().parent.parent / "run_pipeline.py"
 # unbuffered output would hide what is lost, or fails, when the program ends
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")}
-WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("PYTHONUNBUFFERED", "PIPELINE_TRACEBACK")
+}
+WORDS = {
+    "positive": ("lovely", "quiet", "good", "beautiful"),
+    "negative": ("dull", "cold", "bad", "boring"),
+}
 ROWS = [(f"A {WORDS[label][i % 4]} film, number {i}.", label) for i in range(24) for label in WORDS]
 
 
@@ -48,7 +55,15 @@ def run(monkeypatch, capsys):
 
 def run_process(*arguments, **options):
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(command, stderr=subprocess.PIPE, text=True, encoding="utf-8", check=False, env=ENVIRONMENT, **options)
+    return subprocess.run(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        env=ENVIRONMENT,
+        **options,
+    )
 
 
 def assert_one_error_line(result, *parts):
@@ -87,7 +102,9 @@ def data(tmp_path):
 
 @pytest.fixture(scope="session")
 def fitted(tiny_bert):
-    return make_sentiment_pipeline(model=tiny_bert).fit([text for text, _ in ROWS], [label for _, label in ROWS])
+    return make_sentiment_pipeline(model=tiny_bert).fit(
+        [text for text, _ in ROWS], [label for _, label in ROWS]
+    )
 
 
 @pytest.fixture(scope="session")

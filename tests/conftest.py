@@ -7,13 +7,23 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: nothing in this suite asks the hub
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # read when huggingface_hub is imported: nothing in this suite asks the hub
+)
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
@@ -32,30 +42,59 @@ CORPUS = [
     "Not a dull minute; don't miss it.",
     "Überraschend gut. 東京 は 楽しい. Très bien.",
 ]
-TEXTS = [*CORPUS, "", "film", "A quiet, lovely film that stayed with me for days.", "unbelievably embeddable", "a " * 30]
+TEXTS = [
+    *CORPUS,
+    "",
+    "film",
+    "A quiet, lovely film that stayed with me for days.",
+    "unbelievably embeddable",
+    "a " * 30,
+]
 FRESH_SEEDS = itertools.count(1000)  # for build_model: of a model that no other test has loaded
 FAMILIES = ("bert", "bert-cased", "distilbert", "roberta", "xlm-roberta", "electra")
 
 
 def _wordpiece(lowercase: bool) -> Tokenizer:
-    normalizer, splitter = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+    normalizer, splitter = (
+        normalizers.BertNormalizer(lowercase=lowercase),
+        pre_tokenizers.BertPreTokenizer(),
+    )
     # by hand, for a WordPieceTrainer orders its pieces differently in each process
-    words = sorted({word for text in CORPUS for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))})
+    words = sorted(
+        {
+            word
+            for text in CORPUS
+            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+        }
+    )
     letters = sorted(set("".join(words)))
-    whole = [word if i % 2 else word[:-1] for i, word in enumerate(words) if len(word) > 3]  # the others are two pieces or more
+    whole = [
+        word if i % 2 else word[:-1] for i, word in enumerate(words) if len(word) > 3
+    ]  # the others are two pieces or more
     pairs = Counter(word[i : i + 2] for word in words for i in range(1, len(word) - 1))
     frequent = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [*specials, *letters, *(f"##{letter}" for letter in letters), *whole, *(f"##{pair}" for pair in frequent)]
+    pieces = [
+        *specials,
+        *letters,
+        *(f"##{letter}" for letter in letters),
+        *whole,
+        *(f"##{pair}" for pair in frequent),
+    ]
     vocabulary = list(dict.fromkeys(pieces))[:160]
-    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter
     tokenizer.add_special_tokens(specials)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))],
+        special_tokens=[
+            ("[CLS]", tokenizer.token_to_id("[CLS]")),
+            ("[SEP]", tokenizer.token_to_id("[SEP]")),
+        ],
     )
     tokenizer.decoder = decoders.WordPiece()
     # what real tokenizer.json files carry, and what must never be used here
@@ -79,22 +118,40 @@ def _roberta_like(byte_level: bool) -> Tokenizer:
     else:
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        trainer = trainers.UnigramTrainer(vocab_size=150, special_tokens=specials, unk_token="<unk>", show_progress=False)
+        trainer = trainers.UnigramTrainer(
+            vocab_size=150, special_tokens=specials, unk_token="<unk>", show_progress=False
+        )
         tokenizer.decoder = decoders.Metaspace()
     tokenizer.train_from_iterator(CORPUS, trainer)
     if not byte_level:  # pieces of one score stand in another order in each process
-        scores = {piece: round(score, 3) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]}
-        rest = sorted((piece for piece in scores if piece not in specials), key=lambda piece: (-scores[piece], piece))
+        scores = {
+            piece: round(score, 3)
+            for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]
+        }
+        rest = sorted(
+            (piece for piece in scores if piece not in specials),
+            key=lambda piece: (-scores[piece], piece),
+        )
         ordered = [(piece, scores[piece]) for piece in (*specials, *rest)]
-        tokenizer.model = models.Unigram(ordered, unk_id=specials.index("<unk>"), byte_fallback=False)
+        tokenizer.model = models.Unigram(
+            ordered, unk_id=specials.index("<unk>"), byte_fallback=False
+        )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
     )
     return tokenizer
 
 
 def build_model(
-    folder: Path, family: str, *, seed: int = 0, n_layers: int = 3, max_positions: int = 64, **config: object
+    folder: Path,
+    family: str,
+    *,
+    seed: int = 0,
+    n_layers: int = 3,
+    max_positions: int = 64,
+    **config: object,
 ) -> Path:
     """Write a random model of a family, with a tokenizer trained on `CORPUS`, as a model folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,23 +159,37 @@ def build_model(
     if model_type in ("roberta", "xlm-roberta"):
         tokenizer = _roberta_like(byte_level=model_type == "roberta")
         # they count positions from padding_idx + 1
-        values = {"max_position_embeddings": max_positions + 2, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+        values = {
+            "max_position_embeddings": max_positions + 2,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+        }
     else:
         tokenizer = _wordpiece(lowercase=not family.endswith("-cased"))
         values = {"max_position_embeddings": max_positions, "pad_token_id": 0}
     if model_type == "distilbert":
         values |= {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": n_layers}
     else:
-        values |= {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": n_layers}
+        values |= {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 4,
+            "num_hidden_layers": n_layers,
+        }
     if model_type == "electra":
         values["embedding_size"] = 16
     tokenizer.save(str(folder / "tokenizer.json"))
     vocabulary = tokenizer.get_vocab_size()
     torch.manual_seed(seed)
-    settings = CONFIG_MAPPING[model_type](vocab_size=vocabulary, initializer_range=0.3, **(values | config))
+    settings = CONFIG_MAPPING[model_type](
+        vocab_size=vocabulary, initializer_range=0.3, **(values | config)
+    )
     MODEL_MAPPING[type(settings)](settings).eval().save_pretrained(folder)
     names = (
-        ("<s>", "</s>", "<pad>", "<unk>") if model_type in ("roberta", "xlm-roberta") else ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+        ("<s>", "</s>", "<pad>", "<unk>")
+        if model_type in ("roberta", "xlm-roberta")
+        else ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
     )
     keys = ("cls_token", "sep_token", "pad_token", "unk_token")
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(zip(keys, names, strict=True))))
@@ -170,7 +241,11 @@ def slow_varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_
     for i in range(len(cu_q) - 1):
         q = query[cu_q[i] : cu_q[i + 1]].transpose(0, 1)[None]
         k, v = (x[cu_k[i] : cu_k[i + 1]].transpose(0, 1)[None] for x in (key, value))
-        out.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(0, 1))
+        out.append(
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(
+                0, 1
+            )
+        )
     return torch.cat(out)
 
 
@@ -186,7 +261,9 @@ class HuggingFace:
         )
 
     def ids(self, text: str, max_length: int = 64) -> list[int]:
-        return self.tokenizer(text, truncation=True, max_length=max_length, padding=False)["input_ids"]
+        return self.tokenizer(text, truncation=True, max_length=max_length, padding=False)[
+            "input_ids"
+        ]
 
     def hidden_states(self, text: str, max_length: int = 64) -> np.ndarray:
         """All layers of one text, shape (n_layers + 1, n_tokens, hidden_size)."""
@@ -195,10 +272,16 @@ class HuggingFace:
     def hidden_states_of_ids(self, ids: list[int]) -> np.ndarray:
         input_ids = torch.tensor([ids])
         with torch.inference_mode():
-            output = self.model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), output_hidden_states=True)
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                output_hidden_states=True,
+            )
         return torch.stack(output.hidden_states)[:, 0].numpy()
 
-    def sentence_vector(self, text: str, layer: int, pooling: str, max_length: int = 64) -> np.ndarray:
+    def sentence_vector(
+        self, text: str, layer: int, pooling: str, max_length: int = 64
+    ) -> np.ndarray:
         state = self.hidden_states(text, max_length)[layer]  # (n_tokens, hidden_size)
         return {"cls": state[0], "mean": state.mean(axis=0), "max": state.max(axis=0)}[pooling]
 

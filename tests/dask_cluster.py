@@ -22,7 +22,10 @@ def cluster_by_hand(folder: Path, workers: Sequence[str] = ("", "")) -> Iterator
     file = folder / "scheduler.json"
     where = f"--host 127.0.0.1 --scheduler-file {file}"
     started = [
-        _dask(folder / "scheduler.log", f"scheduler {where} --port 0 --dashboard-address 127.0.0.1:0 --idle-timeout {LIFE}")
+        _dask(
+            folder / "scheduler.log",
+            f"scheduler {where} --port 0 --dashboard-address 127.0.0.1:0 --idle-timeout {LIFE}",
+        )
     ]
     try:
         for number, extra in enumerate(workers):
@@ -44,7 +47,11 @@ def _dask(log: Path, arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(TOP)}
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "dask", *arguments.split()], stdout=output, stderr=subprocess.STDOUT, cwd=TOP, env=environment
+            [sys.executable, "-m", "dask", *arguments.split()],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=TOP,
+            env=environment,
         )
 
 
@@ -55,4 +62,6 @@ def _address(file: Path, scheduler: subprocess.Popen[bytes]) -> str:
             return str(json.loads(file.read_text())["address"])
         except (OSError, ValueError):  # not there yet, or half of it
             time.sleep(0.05)
-    raise RuntimeError(f"the scheduler did not start:\n{file.with_name('scheduler.log').read_text()}")
+    raise RuntimeError(
+        f"the scheduler did not start:\n{file.with_name('scheduler.log').read_text()}"
+    )

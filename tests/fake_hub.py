@@ -94,7 +94,9 @@ class FakeHub:
         self.stopping = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
 
     @property
     def url(self) -> str:
@@ -108,7 +110,12 @@ class FakeHub:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -134,7 +141,9 @@ def connect(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
 
 
 def git_hash(body: bytes) -> str:
@@ -156,7 +165,9 @@ def _concerns(name: str, path: str) -> bool:
 
 def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.0"  # one request per connection: once stopped, nobody is served on an old one
+        protocol_version = (
+            "HTTP/1.0"  # one request per connection: once stopped, nobody is served on an old one
+        )
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the tests' output clean."""
@@ -170,8 +181,14 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             if fault.silent:
                 hub.stopping.wait()
                 return
-            answer = _about_repository(hub, path, parse_qs(url.query)) or _file(hub, path) or _refusal("RepoNotFound")
-            status, headers, body = _continued(self.headers.get("Range") if hub.ranges else None, _ill(fault, path, answer))
+            answer = (
+                _about_repository(hub, path, parse_qs(url.query))
+                or _file(hub, path)
+                or _refusal("RepoNotFound")
+            )
+            status, headers, body = _continued(
+                self.headers.get("Range") if hub.ranges else None, _ill(fault, path, answer)
+            )
             headers["Content-Length"] = str(len(body) + fault.length)
             try:
                 self._send(status, headers, body[: len(body) // 2] if fault.cut else body, fault)
@@ -181,7 +198,11 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_GET
 
         def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
-            head = f"HTTP/1.0 {status} told\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+            head = (
+                f"HTTP/1.0 {status} told\r\n"
+                + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+                + "\r\n"
+            )
             self._write(head.encode(), fault.pace if fault.pace_headers else None)
             if self.command != "HEAD":
                 self._write(body, fault.pace)
@@ -221,7 +242,11 @@ def _continued(range_: str | None, answer: Answer) -> Answer:
     if range_ is None or status != 200 or "ETag" not in headers:
         return answer
     skipped = int(range_.removeprefix("bytes=").removesuffix("-"))
-    return 206, {**headers, "Content-Range": f"bytes {skipped}-{len(body) - 1}/{len(body)}"}, body[skipped:]
+    return (
+        206,
+        {**headers, "Content-Range": f"bytes {skipped}-{len(body) - 1}/{len(body)}"},
+        body[skipped:],
+    )
 
 
 def _refusal(code: str) -> Answer:
@@ -236,7 +261,11 @@ def _about_file(file: Path, blobs: bool) -> dict[str, object]:
     if file.suffix == ".safetensors":  # in git lies a pointer, and blobId is the pointer's
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{published_hash(file.name, body)}\nsize {len(body)}\n"
         about["blobId"] = git_hash(pointer.encode())
-        about["lfs"] = {"sha256": published_hash(file.name, body), "size": len(body), "pointerSize": len(pointer)}
+        about["lfs"] = {
+            "sha256": published_hash(file.name, body),
+            "size": len(body),
+            "pointerSize": len(pointer),
+        }
     return about
 
 
@@ -248,11 +277,28 @@ def _about_repository(hub: FakeHub, path: str, query: dict[str, list[str]]) -> A
                 return _refusal("RevisionNotFound")
             blobs = query.get("blobs", [""])[0].lower() in ("true", "1")
             files = [_about_file(file, blobs) for file in sorted(folder.iterdir())]
-            about = {"id": model, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": files}
-            return 200, {"Content-Type": "application/json"}, json.dumps(about | hub.metadata).encode()
+            about = {
+                "id": model,
+                "sha": COMMIT,
+                "private": False,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+                "siblings": files,
+            }
+            return (
+                200,
+                {"Content-Type": "application/json"},
+                json.dumps(about | hub.metadata).encode(),
+            )
         if path.startswith(f"{hub.API}/{model}/tree/"):
             entries = [
-                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": git_hash(file.read_bytes())}
+                {
+                    "type": "file",
+                    "path": file.name,
+                    "size": file.stat().st_size,
+                    "oid": git_hash(file.read_bytes()),
+                }
                 for file in sorted(folder.iterdir())
             ]
             return 200, {"Content-Type": "application/json"}, json.dumps(entries).encode()
@@ -272,6 +318,9 @@ def _file(hub: FakeHub, path: str) -> Answer | None:
             body = (folder / name).read_bytes()
             headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{published_hash(name, body)}"'}
             if name.endswith(".safetensors"):
-                headers |= {"X-Linked-Etag": f'"{published_hash(name, body)}"', "X-Linked-Size": str(len(body))}
+                headers |= {
+                    "X-Linked-Etag": f'"{published_hash(name, body)}"',
+                    "X-Linked-Size": str(len(body)),
+                }
             return 200, headers, body
     return None

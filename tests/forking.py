@@ -28,7 +28,10 @@ from pipeline.checkpoints import provenance as provenance_module
 from pipeline.vector_store import FolderStore
 
 PATIENCE = 60
-TEXTS = [f"{'a lovely' if i % 2 else 'a dull'} film number {i} " + "that goes on and on " * (i % 5) for i in range(256)]
+TEXTS = [
+    f"{'a lovely' if i % 2 else 'a dull'} film number {i} " + "that goes on and on " * (i % 5)
+    for i in range(256)
+]
 LABELS = ["positive" if i % 2 else "negative" for i in range(256)]
 
 
@@ -85,11 +88,17 @@ class Holder(threading.Thread):
 def told(found: Any, expected: np.ndarray) -> str:
     if isinstance(found, str):
         return found
-    return "right" if found.shape == expected.shape and np.allclose(found, expected, atol=1e-5) else "wrong numbers"
+    return (
+        "right"
+        if found.shape == expected.shape and np.allclose(found, expected, atol=1e-5)
+        else "wrong numbers"
+    )
 
 
 def pipeline_of(model: str) -> Pipeline:
-    return make_pipeline(BertVectorizer(model, cache=None), LogisticRegression(max_iter=2000)).fit(TEXTS, LABELS)
+    return make_pipeline(BertVectorizer(model, cache=None), LogisticRegression(max_iter=2000)).fit(
+        TEXTS, LABELS
+    )
 
 
 def open_anew(path: Path) -> Pipeline:
@@ -102,7 +111,9 @@ def after_a_prediction(fitted: Pipeline, expected: np.ndarray, folder: Path) -> 
     return told(Child(lambda: fitted.predict_proba(TEXTS)).get(), expected)
 
 
-def while_another_thread_is_inside_a_forward_pass(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
+def while_another_thread_is_inside_a_forward_pass(
+    fitted: Pipeline, expected: np.ndarray, folder: Path
+) -> str:
     inside, stop = threading.Event(), threading.Event()
     pooled = PackedEncoder.pooled
 
@@ -133,7 +144,9 @@ def while_another_thread_is_inside_a_forward_pass(fitted: Pipeline, expected: np
 def while_another_thread_holds(lock: Any) -> Callable[[Pipeline, np.ndarray, Path], str]:
     def scenario(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
         def answer() -> np.ndarray:
-            fresh = load_pipeline(folder / "first.joblib").set_params(bertvectorizer__cache="memory")
+            fresh = load_pipeline(folder / "first.joblib").set_params(
+                bertvectorizer__cache="memory"
+            )
             fresh.predict_proba(TEXTS)
             cache_info()
             BertVectorizer(fitted[0].model).fit(TEXTS)  # hashes the files of the model
@@ -145,7 +158,9 @@ def while_another_thread_holds(lock: Any) -> Callable[[Pipeline, np.ndarray, Pat
     return scenario
 
 
-def while_another_thread_writes_to_the_folder_cache(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
+def while_another_thread_writes_to_the_folder_cache(
+    fitted: Pipeline, expected: np.ndarray, folder: Path
+) -> str:
     store = FolderStore(folder / "cache", "name")
     inside, forking = threading.Event(), threading.Event()
     key, vector, order = b"k" * 16, np.ones((1, 4), dtype=np.float32), []
@@ -179,19 +194,29 @@ def while_another_thread_writes_to_the_folder_cache(fitted: Pipeline, expected: 
     thread.join()
     vector_store._pack = pack
     found = child.get()
-    return "right" if found == [1, 2, []] and order.index("forking") < order.index("forked") else f"{found} {order}"
+    return (
+        "right"
+        if found == [1, 2, []] and order.index("forking") < order.index("forked")
+        else f"{found} {order}"
+    )
 
 
 def one_by_one(fitted: Pipeline) -> np.ndarray:
-    return np.vstack([fitted.predict_proba([text]) for text in TEXTS[:5]])  # each runs the forward for short texts
+    return np.vstack(
+        [fitted.predict_proba([text]) for text in TEXTS[:5]]
+    )  # each runs the forward for short texts
 
 
-def after_a_prediction_of_a_single_text(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
+def after_a_prediction_of_a_single_text(
+    fitted: Pipeline, expected: np.ndarray, folder: Path
+) -> str:
     found = [one_by_one(fitted), Child(lambda: one_by_one(fitted)).get(), one_by_one(fitted)]
     return " ".join(sorted({told(each, expected[:5]) for each in found}))
 
 
-def while_another_thread_lays_out_weights_for_short_texts(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
+def while_another_thread_lays_out_weights_for_short_texts(
+    fitted: Pipeline, expected: np.ndarray, folder: Path
+) -> str:
     with Holder(short_module._one_at_a_time):
         child = Child(lambda: one_by_one(open_anew(folder / "first.joblib")))
         return told(child.get(), expected[:5])
@@ -248,11 +273,15 @@ def two_processes_save_to_one_path(fitted: Pipeline, expected: np.ndarray, folde
     found = {child.get() for child in children}
     os.close(done_reading)
     os.close(done_writing)
-    left = sorted(p.name for p in folder.iterdir() if p.name.startswith(".") or p.name.endswith(".tmp"))
+    left = sorted(
+        p.name for p in folder.iterdir() if p.name.startswith(".") or p.name.endswith(".tmp")
+    )
     return " ".join(sorted(found | {whose()})) + ("" if not left else f", left: {left}")
 
 
-def a_file_that_is_overwritten_while_a_process_predicts_from_it(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
+def a_file_that_is_overwritten_while_a_process_predicts_from_it(
+    fitted: Pipeline, expected: np.ndarray, folder: Path
+) -> str:
     other = pipeline_of(sys.argv[2])
     path = save_pipeline(fitted, folder / "served.joblib")
     ready, overwritten = os.pipe(), os.pipe()
@@ -286,9 +315,13 @@ SCENARIOS: dict[str, Callable[[Pipeline, np.ndarray, Path], str]] = {
     "after a prediction": after_a_prediction,
     "while another thread is inside a forward pass": while_another_thread_is_inside_a_forward_pass,
     "while another thread loads a model": while_another_thread_holds(encoder_module._loaded_lock),
-    "while another thread hashes a file": while_another_thread_holds(provenance_module._hashes_lock),
+    "while another thread hashes a file": while_another_thread_holds(
+        provenance_module._hashes_lock
+    ),
     "while another thread counts": while_another_thread_holds(cache_module._counts_lock),
-    "while another thread is inside the memory cache": while_another_thread_holds(cache_module._memory._lock),
+    "while another thread is inside the memory cache": while_another_thread_holds(
+        cache_module._memory._lock
+    ),
     "while another thread writes to the folder cache": while_another_thread_writes_to_the_folder_cache,
     "after a prediction of a single text": after_a_prediction_of_a_single_text,
     "while another thread lays out weights for short texts": while_another_thread_lays_out_weights_for_short_texts,

@@ -33,24 +33,47 @@ def quick_scores(classes=("negative", "positive"), n_texts=60, texts=(), **optio
     labels = [classes[i % len(classes)] for i in range(len(made))]
     model = make_tfidf_baseline().fit(made, labels)
     scored = ([*texts, *made])[:n_texts]
-    return evaluate(model, scored, labels[: len(scored)], **{"n_bootstrap": 20, "train": (made, labels), **options})
+    return evaluate(
+        model,
+        scored,
+        labels[: len(scored)],
+        **{"n_bootstrap": 20, "train": (made, labels), **options},
+    )
 
 
 def bert_scores(folder, texts, labels, **options):
     """Evaluate a pipeline of a tiny model, whose answers can be explained, with two labels taken for each other."""
     vectorizer = BertVectorizer(folder, on_invalid="coerce")
-    model = make_pipeline(vectorizer, LogisticRegression(C=1000, max_iter=10_000)).fit(texts, labels)
-    return evaluate(model, texts, [*labels[:-2], labels[-1], labels[-2]], **{"n_bootstrap": 20, **options})
+    model = make_pipeline(vectorizer, LogisticRegression(C=1000, max_iter=10_000)).fit(
+        texts, labels
+    )
+    return evaluate(
+        model, texts, [*labels[:-2], labels[-1], labels[-2]], **{"n_bootstrap": 20, **options}
+    )
 
 
 def make_study():
     """Make a layer study as `layer_study` returns it, and as its CSV file would not lose it."""
     rows = [
-        {"kind": "layer", "features": f"layer {i}", "pooling": pooling, "score": 0.5 + 0.05 * i + shift, "score_sd": 0.02}
+        {
+            "kind": "layer",
+            "features": f"layer {i}",
+            "pooling": pooling,
+            "score": 0.5 + 0.05 * i + shift,
+            "score_sd": 0.02,
+        }
         for pooling, shift in (("cls", 0.0), ("mean", 0.1))
         for i in range(3)
     ]
-    rows.append({"kind": "combination", "features": "concat of all", "pooling": "mean", "score": 0.66, "score_sd": 0.01})
+    rows.append(
+        {
+            "kind": "combination",
+            "features": "concat of all",
+            "pooling": "mean",
+            "score": 0.66,
+            "score_sd": 0.01,
+        }
+    )
     study = pd.DataFrame(rows).assign(dimension=32, C=0.1)
     study.attrs = {
         "scoring": "accuracy",

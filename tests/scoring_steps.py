@@ -46,4 +46,6 @@ class Obeys(TransformerMixin, BaseEstimator):
 def save_obeying(folder):
     """Save a fitted pipeline that needs no torch, and obeys."""
     model = make_pipeline(Obeys(), TfidfVectorizer(), LogisticRegression())
-    return save_pipeline(model.fit([*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10), Path(folder) / "m.joblib")
+    return save_pipeline(
+        model.fit([*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10), Path(folder) / "m.joblib"
+    )

@@ -26,18 +26,28 @@ from sklearn.ensemble import (
 )
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import SelectKBest, f_classif
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifier, SGDClassifier
+from sklearn.linear_model import (
+    LogisticRegression,
+    LogisticRegressionCV,
+    RidgeClassifier,
+    SGDClassifier,
+)
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, Normalizer, QuantileTransformer, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    Normalizer,
+    QuantileTransformer,
+    StandardScaler,
+)
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from pipeline.saved.allow_list import NotAllowedError, is_allowed, not_allowed, unpickle_allowed
-from pipeline.saved.joblib_contents import read_contents
+from pipeline.exceptions import NotAllowedError
+from pipeline.saved.joblib_file import is_allowed, not_allowed, read_contents, unpickle_allowed
 
 X = np.random.default_rng(0).normal(size=(60, 5))
 Y = np.where(X[:, 0] > 0, "good", "bad")
@@ -66,9 +76,14 @@ ESTIMATORS = [
     VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())]),
     StackingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], cv=2),
     make_pipeline(StandardScaler(), PCA(2), LogisticRegression()),
-    make_pipeline(QuantileTransformer(n_quantiles=10), TruncatedSVD(2), Normalizer(), LogisticRegression()),
+    make_pipeline(
+        QuantileTransformer(n_quantiles=10), TruncatedSVD(2), Normalizer(), LogisticRegression()
+    ),
     make_pipeline(SelectKBest(f_classif, k=2), LogisticRegression()),
-    make_pipeline(ColumnTransformer([("a", StandardScaler(), [0, 1])], remainder="passthrough"), LogisticRegression()),
+    make_pipeline(
+        ColumnTransformer([("a", StandardScaler(), [0, 1])], remainder="passthrough"),
+        LogisticRegression(),
+    ),
     make_pipeline(FeatureUnion([("a", PCA(1)), ("b", "passthrough")]), LogisticRegression()),
     make_pipeline(FunctionTransformer(), LogisticRegression()),
 ]
@@ -80,7 +95,9 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "estimator", ESTIMATORS, ids=lambda e: "-".join(type(s).__name__ for s in getattr(e, "steps", ((), e))[1:])
+    "estimator",
+    ESTIMATORS,
+    ids=lambda e: "-".join(type(s).__name__ for s in getattr(e, "steps", ((), e))[1:]),
 )
 def test_what_scikit_learn_saves_comes_back_and_says_the_same(estimator, file):
     with warnings.catch_warnings():
@@ -91,7 +108,10 @@ def test_what_scikit_learn_saves_comes_back_and_says_the_same(estimator, file):
     assert unpickle_allowed(file).predict(X).tolist() == estimator.predict(X).tolist()
 
 
-@pytest.mark.parametrize("labels", [[True, False] * 30, [0, 1] * 30, ["a", "b"] * 30, np.array(["a", "b"] * 30, dtype=object)])
+@pytest.mark.parametrize(
+    "labels",
+    [[True, False] * 30, [0, 1] * 30, ["a", "b"] * 30, np.array(["a", "b"] * 30, dtype=object)],
+)
 def test_labels_of_all_kinds_come_back(labels, file):
     joblib.dump(LogisticRegression().fit(X, labels), file)
     assert unpickle_allowed(file).classes_.tolist() == sorted(set(np.asarray(labels).tolist()))
@@ -104,13 +124,22 @@ def test_a_bag_of_words_comes_back(file):
 
 
 def test_weights_are_mapped_and_everything_else_is_read_and_all_are_plain(file):
-    joblib.dump([np.zeros(1 << 18, dtype=np.uint8), np.ones(10, dtype=np.uint8), np.asfortranarray(np.ones((600, 600)))], file)
+    joblib.dump(
+        [
+            np.zeros(1 << 18, dtype=np.uint8),
+            np.ones(10, dtype=np.uint8),
+            np.asfortranarray(np.ones((600, 600))),
+        ],
+        file,
+    )
     weights, small, large = unpickle_allowed(file)
     assert {type(weights), type(small), type(large)} == {np.ndarray}
     assert isinstance(weights.base, np.memmap)
     assert not isinstance(small.base, np.memmap)
     base = large
-    while base is not None:  # workers would be sent its place in the file, and find what stands there by then
+    while (
+        base is not None
+    ):  # workers would be sent its place in the file, and find what stands there by then
         assert not isinstance(base, np.memmap)
         base = base.base if isinstance(base, np.ndarray) else None
     assert large.flags.f_contiguous
@@ -158,7 +187,7 @@ def test_weights_are_mapped_and_everything_else_is_read_and_all_are_plain(file):
         "",
         ".",
         "pipeline.vectorizer.BertVectorizer.fit",
-        "pipeline.cli.main",
+        "pipeline.commands.cli.main",
         "sklearnish.pipeline.Pipeline",
     ],
 )
@@ -178,7 +207,12 @@ def pickled(*instructions):
 
 def named(name):
     module, _, attribute = name.rpartition(".")
-    return b"".join(pickle.SHORT_BINUNICODE + bytes([len(p)]) + p.encode() for p in (module, attribute)) + pickle.STACK_GLOBAL
+    return (
+        b"".join(
+            pickle.SHORT_BINUNICODE + bytes([len(p)]) + p.encode() for p in (module, attribute)
+        )
+        + pickle.STACK_GLOBAL
+    )
 
 
 def text(value):
@@ -199,20 +233,39 @@ ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
         (b"cos\nsystem\n" + text("true") + pickle.TUPLE1 + pickle.REDUCE, "names os.system"),
         (b"(" + text("true") + b"ios\nsystem\n", "pickle protocol 1"),
         (b"(cos\nsystem\n" + text("true") + b"o", "names os.system"),
-        (LOGISTIC + b")" + pickle.REDUCE, "calls sklearn.linear_model._logistic.LogisticRegression instead of"),
-        (LOGISTIC + b"}b", "itself instead of an object of its own"),
-        (WRAPPER + b"N}" + text("read") + LOGISTIC + b"s" + pickle.TUPLE2 + b"b", "itself instead of an object"),
         (
-            named("numpy.ndarray") + b"K\x01" + pickle.TUPLE1 + DTYPE_O + ADDRESS + pickle.TUPLE3 + pickle.REDUCE,
+            LOGISTIC + b")" + pickle.REDUCE,
+            "calls sklearn.linear_model._logistic.LogisticRegression instead of",
+        ),
+        (LOGISTIC + b"}b", "itself instead of an object of its own"),
+        (
+            WRAPPER + b"N}" + text("read") + LOGISTIC + b"s" + pickle.TUPLE2 + b"b",
+            "itself instead of an object",
+        ),
+        (
+            named("numpy.ndarray")
+            + b"K\x01"
+            + pickle.TUPLE1
+            + DTYPE_O
+            + ADDRESS
+            + pickle.TUPLE3
+            + pickle.REDUCE,
             "calls numpy.ndarray",
         ),
         (named("numpy.ndarray") + b"K\x01" + pickle.TUPLE1 + pickle.NEWOBJ, "calls numpy.ndarray"),
         (
-            named("numpy._core.multiarray.scalar") + DTYPE_O + ADDRESS + pickle.TUPLE2 + pickle.REDUCE,
+            named("numpy._core.multiarray.scalar")
+            + DTYPE_O
+            + ADDRESS
+            + pickle.TUPLE2
+            + pickle.REDUCE,
             "Python objects of bytes",
         ),
         (b"\x82\x01", "extension code 1"),
-        (WRAPPER + b")" + pickle.NEWOBJ + b"}(" + text("read") + LOGISTIC + b"ub", "in a way that joblib does not"),
+        (
+            WRAPPER + b")" + pickle.NEWOBJ + b"}(" + text("read") + LOGISTIC + b"ub",
+            "in a way that joblib does not",
+        ),
         (WRAPPER + b")" + pickle.NEWOBJ + b"}b", "in a way that joblib does not"),
         (text("a str is called") + b")" + pickle.REDUCE, "calls 'a str is called'"),
     ],
@@ -241,9 +294,13 @@ def bytes_called(dtype, file):
 def test_bytes_are_never_taken_for_pointers_to_objects(dtype, map_from, file, monkeypatch):
     """With a list of names alone this would be a way in: numpy maps any bytes as an array of objects."""
     bytes_called(dtype, file)
-    assert joblib.load(file, mmap_mode="c").dtype.hasobject  # the control; reading an element would crash
-    assert not_allowed(["numpy.ndarray", "numpy.dtype", "joblib.numpy_pickle.NumpyArrayWrapper"]) == []
-    monkeypatch.setattr("pipeline.saved.allow_list._MAP_FROM", map_from)
+    assert joblib.load(
+        file, mmap_mode="c"
+    ).dtype.hasobject  # the control; reading an element would crash
+    assert (
+        not_allowed(["numpy.ndarray", "numpy.dtype", "joblib.numpy_pickle.NumpyArrayWrapper"]) == []
+    )
+    monkeypatch.setattr("pipeline.saved.joblib_file._MAP_FROM", map_from)
     with pytest.raises((NotAllowedError, KeyError)) as caught:  # KeyError: the bytes are no pickle
         unpickle_allowed(file)
     assert dtype == "O" or "hides Python objects in the type" in str(caught.value)
@@ -252,7 +309,16 @@ def test_bytes_are_never_taken_for_pointers_to_objects(dtype, map_from, file, mo
 def test_a_type_whose_flags_deny_its_objects_is_refused(file):
     lying = named("numpy.dtype") + text("V8") + b"\x89\x88" + pickle.TUPLE3 + pickle.REDUCE
     fields = b"}" + text("a") + DTYPE_O + b"K\x00" + pickle.TUPLE2 + b"s"
-    state = b"(K\x03" + text("|") + b"N" + text("a") + pickle.TUPLE1 + fields + b"K\x08K\x01K\x00" + pickle.TUPLE
+    state = (
+        b"(K\x03"
+        + text("|")
+        + b"N"
+        + text("a")
+        + pickle.TUPLE1
+        + fields
+        + b"K\x08K\x01K\x00"
+        + pickle.TUPLE
+    )
     file.write_bytes(pickled(lying, state, b"b"))
     with pytest.raises(NotAllowedError, match="hides Python objects in the type"):
         unpickle_allowed(file)
@@ -290,7 +356,9 @@ def test_nothing_is_imported_for_a_name_that_is_refused(file):
 def test_a_joblib_that_reads_arrays_past_the_list_is_refused(file, monkeypatch):
     joblib.dump(LogisticRegression(), file)
     monkeypatch.setattr(joblib, "__version__", "1.5.3")
-    with pytest.raises(NotAllowedError, match=r"joblib 1\.5\.3 reads some arrays past any allow-list.*joblib>=1\.6"):
+    with pytest.raises(
+        NotAllowedError, match=r"joblib 1\.5\.3 reads some arrays past any allow-list.*joblib>=1\.6"
+    ):
         unpickle_allowed(file)
 
 

@@ -13,7 +13,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
-from sklearn.model_selection import FixedThresholdClassifier, StratifiedKFold, TunedThresholdClassifierCV, cross_val_score
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    StratifiedKFold,
+    TunedThresholdClassifierCV,
+    cross_val_score,
+)
 from sklearn.multiclass import OneVsRestClassifier, OutputCodeClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.naive_bayes import BernoulliNB
@@ -24,13 +29,29 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.svm import SVC
 from sklearn.utils import all_estimators
 
-from pipeline import BertVectorizer, DaskExecutor, compare, evaluate, inspect_artifact, load_pipeline, save_pipeline, score_table
-from pipeline.answers import LabelWarning, ask
+from pipeline import (
+    BertVectorizer,
+    DaskExecutor,
+    compare,
+    evaluate,
+    inspect_pipeline,
+    load_pipeline,
+    save_pipeline,
+    score_table,
+)
+from pipeline.answers import ask
+from pipeline.exceptions import LabelWarning
 
-WORDS = {"good": ("lovely", "quiet", "warm"), "bad": ("dull", "cold", "loud"), "so-so": ("plain", "usual", "old")}
+WORDS = {
+    "good": ("lovely", "quiet", "warm"),
+    "bad": ("dull", "cold", "loud"),
+    "so-so": ("plain", "usual", "old"),
+}
 TEXTS = [
     f"A {WORDS[label][i % 3]} {WORDS[other][i % 2]} film, number {i % 11}."
-    for i, (label, other) in enumerate(zip(list(WORDS) * 20, ["bad", "good", "good", "so-so"] * 15, strict=True))
+    for i, (label, other) in enumerate(
+        zip(list(WORDS) * 20, ["bad", "good", "good", "so-so"] * 15, strict=True)
+    )
 ]
 LABELS = list(WORDS) * 20
 BINARY = ["good" if label == "good" else "bad" for label in LABELS]
@@ -70,14 +91,18 @@ class Costly(ClassifierMixin, BaseEstimator):
         return self.inner_.predict_proba(X)
 
     def predict(self, X):
-        return self.classes_[(self.predict_proba(X) * np.linspace(0.3, 1, len(self.classes_))).argmax(axis=1)]
+        return self.classes_[
+            (self.predict_proba(X) * np.linspace(0.3, 1, len(self.classes_))).argmax(axis=1)
+        ]
 
 
 def classifiers():
     """Return every classifier of scikit-learn that can be made without knowing more, and that gives probabilities."""
     found = []
     for name, kind in all_estimators("classifier"):
-        if {"estimator", "estimators"} & set(kind._parameter_constraints if hasattr(kind, "_parameter_constraints") else ()):
+        if {"estimator", "estimators"} & set(
+            kind._parameter_constraints if hasattr(kind, "_parameter_constraints") else ()
+        ):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,8 +110,13 @@ def classifiers():
                 found.append(pytest.param(kind(), id=name))
     return [
         *found,
-        pytest.param(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), id="fixed threshold"),
-        pytest.param(FixedThresholdClassifier(LinearDiscriminantAnalysis(), threshold=0.2, pos_label="bad"), id="other class"),
+        pytest.param(
+            FixedThresholdClassifier(LogisticRegression(), threshold=0.8), id="fixed threshold"
+        ),
+        pytest.param(
+            FixedThresholdClassifier(LinearDiscriminantAnalysis(), threshold=0.2, pos_label="bad"),
+            id="other class",
+        ),
         pytest.param(TunedThresholdClassifierCV(LogisticRegression(), cv=3), id="tuned threshold"),
         pytest.param(CalibratedClassifierCV(LogisticRegression(), cv=3), id="calibrated"),
         pytest.param(OneVsRestClassifier(LogisticRegression()), id="one-vs-rest"),
@@ -99,9 +129,16 @@ def classifiers():
 # what some classifiers say of 60 short texts, and of their own future, is of no interest here
 QUIET = [
     pytest.mark.filterwarnings(f"ignore::{kind}")
-    for kind in ("FutureWarning", "UserWarning", "RuntimeWarning", "pipeline.answers.LabelWarning")
+    for kind in (
+        "FutureWarning",
+        "UserWarning",
+        "RuntimeWarning",
+        "pipeline.exceptions.LabelWarning",
+    )
 ]
-pytestmark = pytest.mark.filterwarnings(f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}")
+pytestmark = pytest.mark.filterwarnings(
+    f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}"
+)
 
 
 def quiet(test):
@@ -115,7 +152,9 @@ def fit(tiny_bert):
     """Give a function that fits a classifier to a few features of BERT, none negative: so every classifier takes them."""
 
     def fit_to_features(classifier, y, texts=TEXTS):
-        return make_pipeline(BertVectorizer(tiny_bert), PCA(6), MinMaxScaler(), clone(classifier)).fit(texts, y)
+        return make_pipeline(
+            BertVectorizer(tiny_bert), PCA(6), MinMaxScaler(), clone(classifier)
+        ).fit(texts, y)
 
     return fit_to_features
 
@@ -126,25 +165,42 @@ def test_evaluate_scores_the_labels_of_predict(classifier, fit):
     model = fit(classifier, BINARY)
     predicted, truth = model.predict(TEXTS), np.array(BINARY)
     scores = evaluate(model, TEXTS, BINARY, n_bootstrap=20)
-    assert scores["accuracy"] == accuracy_score(truth.astype(object), predicted.astype(object).astype(str))
-    assert scores["balanced_accuracy"] == pytest.approx(np.mean([np.mean(predicted[truth == c] == c) for c in ("bad", "good")]))
-    assert scores["f1"] == pytest.approx(f1_score(truth == "good", predicted == "good", zero_division=0))
+    assert scores["accuracy"] == accuracy_score(
+        truth.astype(object), predicted.astype(object).astype(str)
+    )
+    assert scores["balanced_accuracy"] == pytest.approx(
+        np.mean([np.mean(predicted[truth == c] == c) for c in ("bad", "good")])
+    )
+    assert scores["f1"] == pytest.approx(
+        f1_score(truth == "good", predicted == "good", zero_division=0)
+    )
     counted = np.array(scores["confusion_matrix"])
     assert counted.sum() == len(TEXTS)
     assert counted.trace() == np.sum(truth == predicted)
-    assert {one["row"] for one in scores["mistakes"]} <= set(np.flatnonzero(truth != predicted).tolist())
-    assert all(one["predicted"] == predicted[one["row"]] for one in scores["mistakes"] + scores["map"]["points"])
-    assert sum(group["n_texts"] * group["accuracy"] for group in scores["slices"]["by tokens"]) == pytest.approx(
-        np.sum(truth == predicted)
+    assert {one["row"] for one in scores["mistakes"]} <= set(
+        np.flatnonzero(truth != predicted).tolist()
     )
+    assert all(
+        one["predicted"] == predicted[one["row"]]
+        for one in scores["mistakes"] + scores["map"]["points"]
+    )
+    assert sum(
+        group["n_texts"] * group["accuracy"] for group in scores["slices"]["by tokens"]
+    ) == pytest.approx(np.sum(truth == predicted))
 
 
 @quiet
 @pytest.mark.parametrize(
     ("classifier", "y"),
     [
-        pytest.param(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY, id="fixed threshold"),
-        pytest.param(TunedThresholdClassifierCV(LogisticRegression(), cv=3), BINARY, id="tuned threshold"),
+        pytest.param(
+            FixedThresholdClassifier(LogisticRegression(), threshold=0.8),
+            BINARY,
+            id="fixed threshold",
+        ),
+        pytest.param(
+            TunedThresholdClassifierCV(LogisticRegression(), cv=3), BINARY, id="tuned threshold"
+        ),
         pytest.param(SVC(C=0.01, probability=True, random_state=0), BINARY, id="SVC"),
         pytest.param(BernoulliNB(), LABELS, id="naive Bayes"),
         pytest.param(KNeighborsClassifier(4), LABELS, id="neighbours"),
@@ -159,20 +215,27 @@ def test_a_scored_table_holds_the_labels_of_predict(classifier, y, fit, tmp_path
     model = fit(classifier, y)
     path = save_pipeline(model, tmp_path / "model.joblib")
     scored = score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out.parquet", text="text", shard_rows=25,
-                         trusted=inspect_artifact(path)["refused"])  # fmt: skip
+                         trusted=inspect_pipeline(path)["refused"])  # fmt: skip
     found = pd.read_parquet(scored.out)
-    assert found["label"].astype(object).where(found["label"].notna(), None).tolist() == model.predict(TEXTS).tolist()
+    assert (
+        found["label"].astype(object).where(found["label"].notna(), None).tolist()
+        == model.predict(TEXTS).tolist()
+    )
     columns = [f"probability_{label}" for label in model.classes_]
     assert np.allclose(found[columns], model.predict_proba(TEXTS), atol=1e-5)
 
 
-@pytest.mark.parametrize("executor", ["processes", DaskExecutor(workers=1)], ids=["processes", "dask"])
+@pytest.mark.parametrize(
+    "executor", ["processes", DaskExecutor(workers=1)], ids=["processes", "dask"]
+)
 def test_other_processes_write_the_labels_of_predict(executor, fit, tmp_path):
     model = fit(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY)
     path = save_pipeline(model, tmp_path / "model.joblib")
-    with pytest.warns(LabelWarning, match="FixedThresholdClassifier gives some texts another label"):
+    with pytest.warns(
+        LabelWarning, match="FixedThresholdClassifier gives some texts another label"
+    ):
         scored = score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out.csv", text="text", executor=executor,
-                             trusted=inspect_artifact(path)["refused"])  # fmt: skip
+                             trusted=inspect_pipeline(path)["refused"])  # fmt: skip
     assert pd.read_csv(scored.out)["label"].tolist() == model.predict(TEXTS).tolist()
 
 
@@ -181,7 +244,7 @@ def test_a_label_that_does_not_fit_the_column_is_a_bad_row_with_the_reason(fit, 
     path, expected = save_pipeline(model, tmp_path / "model.joblib"), model.predict(TEXTS)
     with pytest.warns(LabelWarning):
         scored = score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out.csv", text="text", on_bad_row="null",
-                             trusted=inspect_artifact(path)["refused"])  # fmt: skip
+                             trusted=inspect_pipeline(path)["refused"])  # fmt: skip
     found = pd.read_csv(scored.out)
     assert scored.n_bad == np.sum(expected == "unsure") > 0
     assert found["label"].isna().tolist() == (expected == "unsure").tolist()
@@ -190,20 +253,32 @@ def test_a_label_that_does_not_fit_the_column_is_a_bad_row_with_the_reason(fit, 
 
 @quiet
 def test_compare_scores_the_labels_of_predict(fit):
-    tuned = make_pipeline(TfidfVectorizer(), FixedThresholdClassifier(LogisticRegression(), threshold=0.7))
+    tuned = make_pipeline(
+        TfidfVectorizer(), FixedThresholdClassifier(LogisticRegression(), threshold=0.7)
+    )
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     table = compare(
-        TEXTS, BINARY, models=[("tuned", tuned), ("wary", make_pipeline(TfidfVectorizer(), Wary()))], cv=folds, n_timed=0
+        TEXTS,
+        BINARY,
+        models=[("tuned", tuned), ("wary", make_pipeline(TfidfVectorizer(), Wary()))],
+        cv=folds,
+        n_timed=0,
     )
-    assert table.loc["tuned", "accuracy"] == pytest.approx(cross_val_score(tuned, TEXTS, BINARY, cv=folds).mean())
+    assert table.loc["tuned", "accuracy"] == pytest.approx(
+        cross_val_score(tuned, TEXTS, BINARY, cv=folds).mean()
+    )
     by_fold = []
     for train, test in folds.split(TEXTS, BINARY):
-        fitted = make_pipeline(TfidfVectorizer(), Wary()).fit(np.array(TEXTS)[train], np.array(BINARY)[train])
+        fitted = make_pipeline(TfidfVectorizer(), Wary()).fit(
+            np.array(TEXTS)[train], np.array(BINARY)[train]
+        )
         by_fold.append(np.mean(fitted.predict(np.array(TEXTS)[test]) == np.array(BINARY)[test]))
     assert table.loc["wary", "accuracy"] == pytest.approx(np.mean(by_fold))
 
 
-def test_a_contradiction_is_said_once_with_its_number_and_probabilities_are_judged_by_themselves(fit):
+def test_a_contradiction_is_said_once_with_its_number_and_probabilities_are_judged_by_themselves(
+    fit,
+):
     plain = fit(LogisticRegression(), BINARY)
     tuned = fit(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY)
     n_others = int(np.sum(tuned.predict(TEXTS) != plain.predict(TEXTS)))
@@ -213,7 +288,15 @@ def test_a_contradiction_is_said_once_with_its_number_and_probabilities_are_judg
     assert len(told) == 1
     assert scores["n_not_most_probable"] == n_others
     reference = evaluate(plain, TEXTS, BINARY, n_bootstrap=20)  # and here nothing is said
-    for name in ("log_loss", "brier", "roc_auc", "average_precision", "calibration_error", "calibration", "curves"):
+    for name in (
+        "log_loss",
+        "brier",
+        "roc_auc",
+        "average_precision",
+        "calibration_error",
+        "calibration",
+        "curves",
+    ):
         assert scores[name] == reference[name]
         assert scores["intervals"].get(name) == reference["intervals"].get(name)
     assert reference["n_not_most_probable"] == 0
@@ -233,7 +316,9 @@ def test_a_label_beside_the_classes_is_always_wrong_has_no_probability_and_a_col
     assert all(one["probability"] is None for one in refused)
 
 
-SEVERAL = np.column_stack([np.arange(60) % 2, np.arange(60) % 3 == 0, np.arange(60) % 5 == 0]).astype(int)
+SEVERAL = np.column_stack(
+    [np.arange(60) % 2, np.arange(60) % 3 == 0, np.arange(60) % 5 == 0]
+).astype(int)
 
 
 @quiet
@@ -268,10 +353,18 @@ def test_models_of_several_labels_per_text_are_refused_in_words(classifier, fit,
     assert "several labels per text" in result.err
 
 
-@pytest.mark.parametrize("classifier", [OutputCodeClassifier(LogisticRegression(), random_state=0), SVC()], ids=["codes", "SVC"])
-def test_models_without_probabilities_are_refused_in_words_before_anything_is_encoded(classifier, fit):
+@pytest.mark.parametrize(
+    "classifier",
+    [OutputCodeClassifier(LogisticRegression(), random_state=0), SVC()],
+    ids=["codes", "SVC"],
+)
+def test_models_without_probabilities_are_refused_in_words_before_anything_is_encoded(
+    classifier, fit
+):
     model = fit(classifier, LABELS)
-    with pytest.raises(ValueError, match=r"gives no probabilities \(predict_proba\).*CalibratedClassifierCV"):
+    with pytest.raises(
+        ValueError, match=r"gives no probabilities \(predict_proba\).*CalibratedClassifierCV"
+    ):
         evaluate(model, TEXTS, LABELS)
 
 
@@ -284,16 +377,22 @@ def test_the_self_test_of_a_saved_file_asks_for_labels_too(fit, tmp_path):
     manifest = path.with_name("model.joblib.json")
     values = json.loads(manifest.read_text())
     assert values["probes"]["labels"] == model.predict(values["probes"]["inputs"]).tolist()
-    assert load_pipeline(path, trusted=inspect_artifact(path)["refused"]).predict(TEXTS).tolist() == model.predict(TEXTS).tolist()
-    values["probes"]["labels"] = ["good" if label == "bad" else "bad" for label in values["probes"]["labels"]]
+    assert (
+        load_pipeline(path, trusted=inspect_pipeline(path)["refused"]).predict(TEXTS).tolist()
+        == model.predict(TEXTS).tolist()
+    )
+    values["probes"]["labels"] = [
+        "good" if label == "bad" else "bad" for label in values["probes"]["labels"]
+    ]
     manifest.write_text(json.dumps(values))
     with pytest.raises(
-        Exception, match=r"fails its self-test: it labels .* 'bad', and said 'good'|it labels .* 'good', and said 'bad'"
+        Exception,
+        match=r"fails its self-test: it labels .* 'bad', and said 'good'|it labels .* 'good', and said 'bad'",
     ):
-        load_pipeline(path, trusted=inspect_artifact(path)["refused"])
+        load_pipeline(path, trusted=inspect_pipeline(path)["refused"])
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "always::pipeline.answers.LabelWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "always::pipeline.exceptions.LabelWarning")
 def test_commands_print_and_score_the_labels_of_predict(fit, tmp_path, run):
     model = fit(SVC(C=0.001, probability=True, random_state=0), BINARY)
     path = save_pipeline(model, tmp_path / "model.joblib")

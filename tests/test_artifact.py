@@ -24,16 +24,16 @@ from sklearn.preprocessing import FunctionTransformer
 
 from pipeline import (
     ArtifactError,
-    ArtifactWarning,
     BertVectorizer,
     CheckpointError,
     cache_info,
-    inspect_artifact,
+    inspect_pipeline,
     load_pipeline,
     make_sentiment_pipeline,
     save_pipeline,
-    verify_artifact,
+    verify_pipeline,
 )
+from pipeline.exceptions import ArtifactWarning
 from pipeline.saved.manifest import manifest_path
 from pipeline.saved.probes import PROBES
 from pipeline.saved.skops_file import write_skops
@@ -79,7 +79,9 @@ def test_a_model_given_as_a_path_is_saved_as_text(tiny_bert, tmp_path):
 @pytest.mark.parametrize("cache", ["memory", "folder", None])
 def test_probe_texts_leave_no_trace_in_a_cache_and_its_counts(cache, tiny_bert, tmp_path):
     folder = tmp_path / "cache"
-    pipeline = make_sentiment_pipeline(model=tiny_bert, layers=(1, 2), cache=folder if cache == "folder" else cache)
+    pipeline = make_sentiment_pipeline(
+        model=tiny_bert, layers=(1, 2), cache=folder if cache == "folder" else cache
+    )
     texts = sorted(set(TEXTS) - set(PROBES))
     pipeline.fit(texts, LABELS[: len(texts)])
     before = cache_info()
@@ -88,7 +90,7 @@ def test_probe_texts_leave_no_trace_in_a_cache_and_its_counts(cache, tiny_bert, 
     assert cached_keys(folder) == stored
     assert cache_info() == before
     load_pipeline(path)
-    verify_artifact(path)
+    verify_pipeline(path)
     assert cache_info()[:3] == before[:3]
     pipeline.predict([*PROBES])  # the user's own are counted
     assert cache_info().texts_encoded == before.texts_encoded + len(PROBES)
@@ -119,10 +121,14 @@ def test_missing_folders_are_made_and_the_path_is_returned(kind, fitted, tmp_pat
     path = tmp_path / "a" / "b" / "m.joblib"
     assert save_pipeline(fitted, kind(path)) == path
     assert sorted(p.name for p in path.parent.iterdir()) == ["m.joblib", "m.joblib.json"]
-    assert np.array_equal(load_pipeline(kind(path)).predict_proba(["film"]), fitted.predict_proba(["film"]))
+    assert np.array_equal(
+        load_pipeline(kind(path)).predict_proba(["film"]), fitted.predict_proba(["film"])
+    )
 
 
-def test_the_weights_of_a_loaded_pipeline_are_mapped_from_its_file_and_a_stray_write_stays_in_memory(fitted, tmp_path):
+def test_the_weights_of_a_loaded_pipeline_are_mapped_from_its_file_and_a_stray_write_stays_in_memory(
+    fitted, tmp_path
+):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     before = path.read_bytes()
     weights = weights_of(load_pipeline(path))
@@ -150,7 +156,9 @@ class Bomb:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("disk on fire"), KeyboardInterrupt("Ctrl-C")])
-def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(error, fitted, tiny_bert, tmp_path):
+def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(
+    error, fitted, tiny_bert, tmp_path
+):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     before = path.read_bytes()
     broken = make_sentiment_pipeline(model=tiny_bert).fit(TEXTS, LABELS)
@@ -207,7 +215,9 @@ def test_what_load_pipeline_would_refuse_is_not_saved_either(tmp_path):
 
 
 def test_a_folder_is_no_file_to_save_to_or_to_load_from(fitted, tmp_path):
-    with pytest.raises(IsADirectoryError, match=r"is a folder; name a file, such as .*sentiment\.joblib"):
+    with pytest.raises(
+        IsADirectoryError, match=r"is a folder; name a file, such as .*sentiment\.joblib"
+    ):
         save_pipeline(fitted, tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
@@ -215,7 +225,9 @@ def test_a_folder_is_no_file_to_save_to_or_to_load_from(fitted, tmp_path):
 
 
 def test_a_missing_file_says_what_writes_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.joblib does not exist; train writes one"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nothing\.joblib does not exist; train writes one"
+    ):
         load_pipeline(tmp_path / "nothing.joblib")
 
 
@@ -223,7 +235,10 @@ def test_a_missing_file_says_what_writes_one(tmp_path):
     ("content", "message"),
     [
         (b"", "it is empty"),
-        (b"<!DOCTYPE html>\n<html><body>404</body></html>", "it is a web page; the download went wrong"),
+        (
+            b"<!DOCTYPE html>\n<html><body>404</body></html>",
+            "it is a web page; the download went wrong",
+        ),
         (b"\n  <html><body>sign in</body></html>", "it is a web page"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 91000000\n",
@@ -253,12 +268,15 @@ def test_a_file_cut_anywhere_is_called_damaged(fitted, tmp_path):
     path = tmp_path / "cut.joblib"
     for cut in sorted(map(int, cuts)):
         path.write_bytes(whole[:cut])
-        with pytest.raises(ArtifactError, match=r"cut\.joblib cannot be read: it .*Copy or train it again"):
+        with pytest.raises(
+            ArtifactError, match=r"cut\.joblib cannot be read: it .*Copy or train it again"
+        ):
             load_pipeline(path)
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [({"weights": 1}, "dict"), (LogisticRegression(), "LogisticRegression"), ([1, 2], "list")]
+    ("value", "kind"),
+    [({"weights": 1}, "dict"), (LogisticRegression(), "LogisticRegression"), ([1, 2], "list")],
 )
 def test_a_joblib_file_of_something_else_names_what_it_holds(value, kind, tmp_path):
     joblib.dump(value, tmp_path / "m.joblib")
@@ -270,7 +288,9 @@ def _save_with_a_function_of(module, tmp_path):
     exec("def clean(X): return X", module.__dict__)
     sys.modules[module.__name__] = module
     try:
-        pipeline = make_pipeline(FunctionTransformer(module.clean), LogisticRegression()).fit([[0], [1]], [0, 1])
+        pipeline = make_pipeline(FunctionTransformer(module.clean), LogisticRegression()).fit(
+            [[0], [1]], [0, 1]
+        )
         return save_pipeline(pipeline, tmp_path / "m.joblib", probes=[[0.0], [1.0]])
     finally:
         del sys.modules[module.__name__]
@@ -289,7 +309,9 @@ def test_a_file_that_needs_a_function_which_is_not_here_names_it(tmp_path, monke
         load_pipeline(path, trusted=["cleaning.clean"])
 
 
-def test_a_file_of_a_newer_version_asks_for_an_upgrade_and_is_not_called_damaged(fitted, tmp_path, monkeypatch):
+def test_a_file_of_a_newer_version_asks_for_an_upgrade_and_is_not_called_damaged(
+    fitted, tmp_path, monkeypatch
+):
     with monkeypatch.context() as newer:
         newer.setattr("pipeline.vectorizer.STATE_VERSION", 99)
         path = save_pipeline(fitted, tmp_path / "m.joblib")
@@ -300,7 +322,9 @@ def test_a_file_of_a_newer_version_asks_for_an_upgrade_and_is_not_called_damaged
 
 def test_a_pickle_of_garbage_is_called_damaged(tmp_path):
     (tmp_path / "m.joblib").write_bytes(pickle.PROTO + bytes([4]) + b"\xff" * 50)
-    with pytest.raises(ArtifactError, match=r"m\.joblib cannot be read: it is damaged or cut short"):
+    with pytest.raises(
+        ArtifactError, match=r"m\.joblib cannot be read: it is damaged or cut short"
+    ):
         load_pipeline(tmp_path / "m.joblib")
 
 
@@ -327,19 +351,27 @@ def test_the_same_array_is_handed_out_each_time(tiny_bert, tmp_path):
 def test_only_what_is_run_is_stored(tiny_bert, tmp_path):
     sizes = []
     for layers in (0, 1, 2, 3):
-        fitted = make_sentiment_pipeline(model=tiny_bert, layers=layers, cache=None).fit(TEXTS, LABELS)
+        fitted = make_sentiment_pipeline(model=tiny_bert, layers=layers, cache=None).fit(
+            TEXTS, LABELS
+        )
         path = save_pipeline(fitted, tmp_path / "m.joblib")
         loaded = load_pipeline(path)
         assert np.array_equal(vectors(loaded), vectors(fitted))
-        assert load_pipeline(save_pipeline(loaded, tmp_path / "again.joblib"))[0].layers_ == (layers,)
+        assert load_pipeline(save_pipeline(loaded, tmp_path / "again.joblib"))[0].layers_ == (
+            layers,
+        )
         sizes.append(path.stat().st_size)
     assert sizes == sorted(set(sizes))
     assert sizes[0] < 0.5 * sizes[-1]
 
 
 def test_a_pooler_that_is_asked_for_is_stored(tiny_bert, tmp_path):
-    fitted = make_sentiment_pipeline(model=tiny_bert, layers=-1, pooling="pooler", cache=None).fit(TEXTS, LABELS)
-    assert np.array_equal(vectors(load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))), vectors(fitted))
+    fitted = make_sentiment_pipeline(model=tiny_bert, layers=-1, pooling="pooler", cache=None).fit(
+        TEXTS, LABELS
+    )
+    assert np.array_equal(
+        vectors(load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))), vectors(fitted)
+    )
 
 
 def test_a_file_with_fewer_layers_may_be_given_a_cache(tiny_bert, tmp_path):
@@ -354,7 +386,13 @@ def test_a_file_with_fewer_layers_may_be_given_a_cache(tiny_bert, tmp_path):
 def test_a_state_holds_no_torch_and_no_transformers_object(fitted):
     def kinds(value):
         yield type(value)
-        for one in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        for one in (
+            value.values()
+            if isinstance(value, dict)
+            else value
+            if isinstance(value, (list, tuple))
+            else ()
+        ):
             yield from kinds(one)
 
     modules = {kind.__module__.split(".")[0] for kind in kinds(fitted[0].__getstate__())}
@@ -372,16 +410,22 @@ def test_the_default_model_opens_where_its_pip_copy_is_not_installed(tmp_path, m
 @pytest.mark.parametrize("load", [load_pipeline, joblib.load])
 def test_a_file_made_with_cuda_opens_on_a_machine_without(load, fitted, tmp_path):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
-    elsewhere = load_pipeline(path).set_params(bertvectorizer__device="cuda:7", bertvectorizer__dtype="float16")
+    elsewhere = load_pipeline(path).set_params(
+        bertvectorizer__device="cuda:7", bertvectorizer__dtype="float16"
+    )
     joblib.dump(elsewhere, tmp_path / "cuda.joblib")
     if load is load_pipeline:
-        with pytest.warns(UserWarning, match="device='cuda:7', dtype='float16', which this machine cannot do"):
+        with pytest.warns(
+            UserWarning, match="device='cuda:7', dtype='float16', which this machine cannot do"
+        ):
             save_pipeline(elsewhere, tmp_path / "cuda.joblib")
         with pytest.warns(UserWarning, match="running with 'auto'"):
             loaded = load(tmp_path / "cuda.joblib")
     else:
         loaded = load(tmp_path / "cuda.joblib")
-    with pytest.warns(UserWarning, match=r"set_params\(device='auto', dtype='auto'\) makes it so for good"):
+    with pytest.warns(
+        UserWarning, match=r"set_params\(device='auto', dtype='auto'\) makes it so for good"
+    ):
         found = loaded.predict_proba(TEXTS)
     assert np.array_equal(found, load_pipeline(path).predict_proba(TEXTS))
     loaded.set_params(bertvectorizer__device="auto", bertvectorizer__dtype="auto").predict(TEXTS)
@@ -399,7 +443,9 @@ def test_a_device_that_is_not_there_is_refused_by_a_vectorizer_fitted_here(tiny_
 def test_weights_inside_and_weights_by_hash_give_the_same_bits(format, tiny_bert, tmp_path):
     files = []
     for inside in (True, False):
-        model = make_sentiment_pipeline(model=tiny_bert, cache=None, weights_in_artifact=inside).fit(TEXTS, LABELS)
+        model = make_sentiment_pipeline(
+            model=tiny_bert, cache=None, weights_in_artifact=inside
+        ).fit(TEXTS, LABELS)
         files.append(save_pipeline(model, tmp_path / f"{inside}.{format}", format=format))
     inside, by_hash = map(load_pipeline, files)
     assert np.array_equal(vectors(inside), vectors(by_hash))
@@ -413,15 +459,20 @@ def test_weights_by_hash_are_compared_at_first_use_and_may_lie_elsewhere(tmp_pat
     expected = model.predict_proba(TEXTS)
     path = save_pipeline(model, tmp_path / "m.joblib")
     moved = folder.rename(tmp_path / "moved")
-    with pytest.raises(ArtifactError, match=r"fails its self-test: it cannot answer any more \(CheckpointError"):
+    with pytest.raises(
+        ArtifactError, match=r"fails its self-test: it cannot answer any more \(CheckpointError"
+    ):
         load_pipeline(path)
     loaded = load_pipeline(path, verify="sha256").set_params(bertvectorizer__model=str(moved))
     assert np.allclose(loaded.predict_proba(TEXTS), expected, atol=1e-6)
     build_model(moved, "bert", seed=4)
     with pytest.raises(
-        CheckpointError, match=r"fitted with another .* than the one found now .*model\.safetensors differ in sha256"
+        CheckpointError,
+        match=r"fitted with another .* than the one found now .*model\.safetensors differ in sha256",
     ):
-        load_pipeline(path, verify="sha256").set_params(bertvectorizer__model=str(moved)).predict(TEXTS)
+        load_pipeline(path, verify="sha256").set_params(bertvectorizer__model=str(moved)).predict(
+            TEXTS
+        )
 
 
 # ---- the manifest
@@ -436,13 +487,18 @@ def change_manifest(path, **values):
 
 
 def test_the_manifest_says_what_is_inside(fitted, tiny_bert, tmp_path):
-    path = save_pipeline(fitted, tmp_path / "m.joblib", scores={"accuracy": np.float64(0.8), "curve": np.ones(2)})
+    path = save_pipeline(
+        fitted, tmp_path / "m.joblib", scores={"accuracy": np.float64(0.8), "curve": np.ones(2)}
+    )
     told = manifest_values(path)
     assert told["size"] == path.stat().st_size
     assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert told["classes"] == ["negative", "positive"]
     assert told["vectorizers"][0]["source"]["sha256"] == fitted[0].source_["sha256"]
-    assert (told["vectorizers"][0]["layers"], told["vectorizers"][0]["pooling"]) == ([0, 1, 2, 3], "mean")
+    assert (told["vectorizers"][0]["layers"], told["vectorizers"][0]["pooling"]) == (
+        [0, 1, 2, 3],
+        "mean",
+    )
     assert told["n_training_texts"] == len(TEXTS)
     assert told["scores"] == {"accuracy": 0.8, "curve": [1.0, 1.0]}
     assert len(told["probes"]["inputs"]) == 3
@@ -454,17 +510,21 @@ def test_the_manifest_says_what_is_inside(fitted, tiny_bert, tmp_path):
 def test_a_file_without_a_manifest_is_opened_and_said_to_be_unverified(fitted, tmp_path):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     manifest_path(path).unlink()
-    with pytest.warns(ArtifactWarning, match=r"has no manifest \(m\.joblib\.json\).*save_pipeline writes one"):
+    with pytest.warns(
+        ArtifactWarning, match=r"has no manifest \(m\.joblib\.json\).*save_pipeline writes one"
+    ):
         loaded = load_pipeline(path)
     assert np.array_equal(loaded.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
     with pytest.raises(ArtifactError, match="nothing to verify it by"):
-        verify_artifact(path)
+        verify_pipeline(path)
 
 
 def test_a_file_written_over_by_another_program_says_what_to_do(fitted, tmp_path):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     joblib.dump(make_pipeline(fitted[0]), path)
-    with pytest.raises(ArtifactError, match="If another program wrote it on purpose, delete the manifest"):
+    with pytest.raises(
+        ArtifactError, match="If another program wrote it on purpose, delete the manifest"
+    ):
         load_pipeline(path)
 
 
@@ -472,7 +532,11 @@ def test_a_file_written_over_by_another_program_says_what_to_do(fitted, tmp_path
 def test_a_flipped_bit_is_found(part, fitted, tmp_path, monkeypatch):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     content = bytearray(path.read_bytes())
-    needle = np.asarray(weights_of(fitted)).tobytes()[-64:] if part == "weights" else fitted[-1].coef_.tobytes()[:64]
+    needle = (
+        np.asarray(weights_of(fitted)).tobytes()[-64:]
+        if part == "weights"
+        else fitted[-1].coef_.tobytes()[:64]
+    )
     at = content.rindex(needle)
     content[at + 2] ^= 1
     path.write_bytes(content)
@@ -484,7 +548,9 @@ def test_a_flipped_bit_is_found(part, fitted, tmp_path, monkeypatch):
         monkeypatch.setattr("pipeline.bert.encoder._loaded", OrderedDict())
         with pytest.warns(ArtifactWarning, match="no manifest"):
             loaded = load_pipeline(path)
-        with pytest.raises(CheckpointError, match=r"The weights of .* in this file have sha256 .* damaged"):
+        with pytest.raises(
+            CheckpointError, match=r"The weights of .* in this file have sha256 .* damaged"
+        ):
             loaded.predict(TEXTS)
         with pytest.raises(CheckpointError, match=r"The weights of .* in this file have sha256"):
             joblib.load(path).predict(TEXTS)
@@ -495,10 +561,13 @@ def test_the_texts_of_config_and_tokenizer_are_held_against_their_hashes(fitted,
     content = (tmp_path / "m.joblib").read_bytes()
     (tmp_path / "m.joblib").write_bytes(content.replace(b'"lowercase": true', b'"lowercase": TRUE'))
     with pytest.raises(
-        CheckpointError, match=r"The tokenizer\.json in this file is not the one that the vectorizer was fitted with"
+        CheckpointError,
+        match=r"The tokenizer\.json in this file is not the one that the vectorizer was fitted with",
     ):
         joblib.load(tmp_path / "m.joblib")
-    with pytest.raises(ArtifactError, match=r"m\.joblib: The tokenizer\.json in this file is not the one"):
+    with pytest.raises(
+        ArtifactError, match=r"m\.joblib: The tokenizer\.json in this file is not the one"
+    ):
         load_pipeline(tmp_path / "m.joblib")
 
 
@@ -514,7 +583,9 @@ def test_a_file_written_over_in_place_while_it_is_open_is_not_used(fitted, tmp_p
 
 
 def test_weights_that_are_not_those_of_the_state_are_not_saved_again(fitted, tmp_path):
-    other = make_sentiment_pipeline(model=str(build_model(tmp_path / "other", "bert", seed=5))).fit(TEXTS, LABELS)
+    other = make_sentiment_pipeline(model=str(build_model(tmp_path / "other", "bert", seed=5))).fit(
+        TEXTS, LABELS
+    )
     state = fitted[0].__getstate__()
     state["_checkpoint"] = {**state["_checkpoint"], "weights": weights_of(other)}
     mixed = BertVectorizer()
@@ -536,11 +607,16 @@ def test_a_pipeline_that_says_something_else_of_its_probes_is_refused(fitted, tm
     outputs = np.asarray(probes["outputs"])
     outputs[1] = outputs[1][::-1] + 0.1
     change_manifest(path, probes={**probes, "outputs": outputs.tolist()})
-    with pytest.raises(ArtifactError, match=r"fails its self-test: of 'Two hours .* it says .* and said"):
+    with pytest.raises(
+        ArtifactError, match=r"fails its self-test: of 'Two hours .* it says .* and said"
+    ):
         load_pipeline(path)
     with pytest.raises(ArtifactError, match="fails its self-test"):
-        verify_artifact(path)
-    assert load_pipeline(path, verify="sha256").predict(TEXTS).tolist() == fitted.predict(TEXTS).tolist()
+        verify_pipeline(path)
+    assert (
+        load_pipeline(path, verify="sha256").predict(TEXTS).tolist()
+        == fitted.predict(TEXTS).tolist()
+    )
 
 
 def test_other_versions_are_told_and_the_probes_decide(fitted, tmp_path):
@@ -548,15 +624,18 @@ def test_other_versions_are_told_and_the_probes_decide(fitted, tmp_path):
     versions = manifest_values(path)["versions"]
     change_manifest(path, versions={**versions, "torch": "1.0.0", "scikit-learn": "1.2.3"})
     with pytest.warns(
-        ArtifactWarning, match=r"made with torch 1\.0\.0, here .*; scikit-learn 1\.2\.3, here .*come out as they did"
+        ArtifactWarning,
+        match=r"made with torch 1\.0\.0, here .*; scikit-learn 1\.2\.3, here .*come out as they did",
     ):
         load_pipeline(path)
     with pytest.warns(ArtifactWarning, match="It was not tested on its probe texts"):
         load_pipeline(path, verify="size")
-    assert len(verify_artifact(path)["versions"]) == 2
+    assert len(verify_pipeline(path)["versions"]) == 2
     probes = manifest_values(path)["probes"]
     change_manifest(path, probes={**probes, "outputs": [[0.0, 1.0]] * 3})
-    with pytest.raises(ArtifactError, match=r"fails its self-test: .* It was made with torch 1\.0\.0"):
+    with pytest.raises(
+        ArtifactError, match=r"fails its self-test: .* It was made with torch 1\.0\.0"
+    ):
         load_pipeline(path)
 
 
@@ -569,13 +648,15 @@ def test_a_manifest_of_the_future_asks_for_an_upgrade(fitted, tmp_path):
 
 def test_a_pipeline_of_tables_is_tested_on_the_rows_it_is_given(tiny_bert, tmp_path):
     table = pd.DataFrame({"text": TEXTS, "stars": np.arange(len(TEXTS)) % 5})
-    columns = ColumnTransformer([("bert", BertVectorizer(tiny_bert, cache=None), "text")], remainder="passthrough")
+    columns = ColumnTransformer(
+        [("bert", BertVectorizer(tiny_bert, cache=None), "text")], remainder="passthrough"
+    )
     model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, LABELS)
     with pytest.warns(ArtifactWarning, match=r"does not predict on plain texts .*probes=X\[:3\]"):
         path = save_pipeline(model, tmp_path / "m.joblib")
     assert load_pipeline(path).predict(table).tolist() == model.predict(table).tolist()
     save_pipeline(model, path, probes=table[:3])
-    assert verify_artifact(path)["probes"]["n"] == 3
+    assert verify_pipeline(path)["probes"]["n"] == 3
     with pytest.raises(ValueError, match="cannot predict on these probes"):
         save_pipeline(model, path, probes=["a text"])
 
@@ -597,7 +678,7 @@ def test_skops_gives_the_probabilities_of_joblib_bit_for_bit(fitted, tmp_path):
     by_joblib = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
     by_skops = load_pipeline(save_pipeline(fitted, tmp_path / "m.skops", format="skops"))
     assert np.array_equal(by_skops.predict_proba(TEXTS), by_joblib.predict_proba(TEXTS))
-    assert verify_artifact(tmp_path / "m.skops")["probes"]["difference"] == 0
+    assert verify_pipeline(tmp_path / "m.skops")["probes"]["difference"] == 0
 
 
 @pytest.mark.parametrize("load", [load_pipeline, lambda path: joblib.load(path, mmap_mode="c")])
@@ -611,8 +692,8 @@ def test_a_mapped_pipeline_can_be_saved_as_skops_and_back(load, fitted, tmp_path
 def test_a_skops_file_may_be_called_joblib_and_the_other_way_round(fitted, tmp_path):
     save_pipeline(fitted, tmp_path / "m.joblib", format="skops")
     save_pipeline(fitted, tmp_path / "m.skops")
-    assert inspect_artifact(tmp_path / "m.joblib")["format"] == "skops"
-    assert inspect_artifact(tmp_path / "m.skops")["format"] == "joblib"
+    assert inspect_pipeline(tmp_path / "m.joblib")["format"] == "skops"
+    assert inspect_pipeline(tmp_path / "m.skops")["format"] == "joblib"
     assert (
         load_pipeline(tmp_path / "m.joblib").predict(TEXTS).tolist()
         == load_pipeline(tmp_path / "m.skops").predict(TEXTS).tolist()
@@ -649,7 +730,14 @@ def poisoned(where, fitted, payload):
     return copy
 
 
-PLACES = ["plain", "in an object array", "in an attribute", "in a step", "in tokenizer_json", "in a parameter"]
+PLACES = [
+    "plain",
+    "in an object array",
+    "in an attribute",
+    "in a step",
+    "in tokenizer_json",
+    "in a parameter",
+]
 
 
 @pytest.mark.parametrize("with_manifest", [False, True])
@@ -662,14 +750,21 @@ def test_a_payload_is_refused_and_shown_and_not_run(where, with_manifest, fitted
     if with_manifest:  # whoever can write the file can write its manifest
         good = manifest_values(tmp_path / "good.joblib")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        manifest_path(path).write_text(json.dumps({**good, "size": path.stat().st_size, "sha256": sha256}))
-    with pytest.raises(ArtifactError, match=r"is refused: it names (posix|nt)\.mkdir: not on the list .*Nothing of it was run"):
+        manifest_path(path).write_text(
+            json.dumps({**good, "size": path.stat().st_size, "sha256": sha256})
+        )
+    with pytest.raises(
+        ArtifactError,
+        match=r"is refused: it names (posix|nt)\.mkdir: not on the list .*Nothing of it was run",
+    ):
         load_pipeline(path)
-    found = inspect_artifact(path)
+    found = inspect_pipeline(path)
     assert found["refused"] in (["posix.mkdir"], ["nt.mkdir"])
     assert str(marker) in json.dumps(found["contents"])
     assert not marker.exists()
-    with contextlib.suppress(Exception):  # the control: joblib does run it, whatever it makes of the rest
+    with contextlib.suppress(
+        Exception
+    ):  # the control: joblib does run it, whatever it makes of the rest
         joblib.load(path)
     assert marker.exists()
 
@@ -679,17 +774,23 @@ def test_a_payload_in_a_skops_file_is_refused_and_shown_and_not_run(tmp_path):
     write_skops(model, tmp_path / "m.skops")
     with pytest.raises(ArtifactError, match=r"it names posix\.mkdir"):
         load_pipeline(tmp_path / "m.skops")
-    assert inspect_artifact(tmp_path / "m.skops")["refused"] == ["posix.mkdir"]
+    assert inspect_pipeline(tmp_path / "m.skops")["refused"] == ["posix.mkdir"]
 
 
 def test_an_own_step_is_opened_where_its_name_is_trusted(fitted, tmp_path):
     pipeline = make_pipeline(FunctionTransformer(str_upper), *fitted)
     path = save_pipeline(pipeline, tmp_path / "m.joblib")
     name = f"{str_upper.__module__}.str_upper"
-    with pytest.raises(ArtifactError, match=rf"names {name}: not on the list .*trusted=\[\.\.\.\]\) takes further names"):
+    with pytest.raises(
+        ArtifactError,
+        match=rf"names {name}: not on the list .*trusted=\[\.\.\.\]\) takes further names",
+    ):
         load_pipeline(path)
-    assert load_pipeline(path, trusted=[name]).predict(TEXTS).tolist() == pipeline.predict(TEXTS).tolist()
-    assert verify_artifact(path, trusted=[name])["probes"]["difference"] == 0
+    assert (
+        load_pipeline(path, trusted=[name]).predict(TEXTS).tolist()
+        == pipeline.predict(TEXTS).tolist()
+    )
+    assert verify_pipeline(path, trusted=[name])["probes"]["difference"] == 0
 
 
 def str_upper(X):
@@ -702,16 +803,18 @@ def str_upper(X):
 def test_inspecting_imports_no_torch_and_opens_what_is_refused(fitted, tmp_path):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     code = (
-        "import sys; from pipeline import inspect_artifact; found = inspect_artifact(sys.argv[1]);"
+        "import sys; from pipeline import inspect_pipeline; found = inspect_pipeline(sys.argv[1]);"
         "print(found['refused'], found['contents']['steps'][0][1]['layers'], 'torch' in sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
     assert run.stdout.split() == ["[]", "all", "False"]
 
 
 def test_inspecting_shows_what_the_file_holds(fitted, tmp_path):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
-    found = inspect_artifact(path)
+    found = inspect_pipeline(path)
     assert json.loads(json.dumps(found))
     assert found["manifest"]["sha256"] == manifest_values(path)["sha256"]
     assert sum(array["n_bytes"] for array in found["arrays"]) <= path.stat().st_size
@@ -719,14 +822,14 @@ def test_inspecting_shows_what_the_file_holds(fitted, tmp_path):
     assert vectorizer["class"] == "pipeline.vectorizer.BertVectorizer"
     assert vectorizer["source_"]["sha256"] == fitted[0].source_["sha256"]
     manifest_path(path).write_text("{")
-    assert "is damaged" in inspect_artifact(path)["manifest"]["error"]
+    assert "is damaged" in inspect_pipeline(path)["manifest"]["error"]
 
 
 def test_verifying_tells_what_was_checked(fitted, tmp_path):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
-    told = verify_artifact(path, sha256=manifest_values(path)["sha256"])
+    told = verify_pipeline(path, sha256=manifest_values(path)["sha256"])
     assert told["weights"] == {fitted[0].source_["model"]: digest(weights_of(fitted))}
     assert told["probes"] == {"n": 3, "difference": 0.0, "tolerance": 0.001}
     assert told["versions"] == []
     with pytest.raises(ArtifactError, match="which you asked for"):
-        verify_artifact(path, sha256="0" * 64)
+        verify_pipeline(path, sha256="0" * 64)

@@ -28,23 +28,38 @@ def test_fetch_without_a_connection_ends_with_one_line(run, tmp_path):
 def test_inspect_shows_names_manifest_and_contents(run, artifact):
     result = run("inspect", artifact)
     assert result.code == 0
-    for part in ("all allowed", "pipeline.vectorizer.BertVectorizer", "classes: ['negative', 'positive']", "coef_: <array"):
+    for part in (
+        "all allowed",
+        "pipeline.vectorizer.BertVectorizer",
+        "classes: ['negative', 'positive']",
+        "coef_: <array",
+    ):
         assert part in result.out
     told = json.loads(run("inspect", artifact, "--json").out)
     assert told["refused"] == []
     assert told["manifest"]["n_training_texts"] == len(ROWS)
 
 
-def test_inspect_shows_what_must_not_be_opened_and_every_other_command_refuses_it(run, tmp_path, data):
+def test_inspect_shows_what_must_not_be_opened_and_every_other_command_refuses_it(
+    run, tmp_path, data
+):
     marker = tmp_path / "was run"
     path = tmp_path / "m.joblib"
-    path.write_bytes(b"\x80\x04cos\nmkdir\n\x8c" + bytes([len(str(marker))]) + str(marker).encode() + b"\x85R.")
+    path.write_bytes(
+        b"\x80\x04cos\nmkdir\n\x8c" + bytes([len(str(marker))]) + str(marker).encode() + b"\x85R."
+    )
     result = run("inspect", path)
     assert result.code == 0
     assert "REFUSED   os.mkdir: load_pipeline will not open this file" in result.out
     assert str(marker) in result.out
-    for command in (("verify", path), ("predict", "--model", path, "--text", "x"), ("evaluate", "--model", path, "--data", data)):
-        assert_one_error_line(run(*command), "is refused: it names os.mkdir", "Nothing of it was run")
+    for command in (
+        ("verify", path),
+        ("predict", "--model", path, "--text", "x"),
+        ("evaluate", "--model", path, "--data", data),
+    ):
+        assert_one_error_line(
+            run(*command), "is refused: it names os.mkdir", "Nothing of it was run"
+        )
     assert not marker.exists()
 
 
@@ -55,7 +70,9 @@ def test_verify_tells_every_check(run, artifact):
     assert "3 answered as when it was saved, to 0" in result.out
     sha256 = hashlib.sha256(Path(artifact).read_bytes()).hexdigest()
     assert run("verify", artifact, "--sha256", sha256).code == 0
-    assert_one_error_line(run("verify", artifact, "--sha256", "0" * 64), "which you asked for: it is another file")
+    assert_one_error_line(
+        run("verify", artifact, "--sha256", "0" * 64), "which you asked for: it is another file"
+    )
 
 
 def test_verify_names_what_is_wrong(run, artifact, tmp_path):
@@ -64,7 +81,9 @@ def test_verify_names_what_is_wrong(run, artifact, tmp_path):
     copy = tmp_path / Path(artifact).name
     copy.write_bytes(copy.read_bytes()[:-1])
     assert_one_error_line(run("verify", copy), "is not the file that was saved", "bytes, not")
-    assert_one_error_line(run("verify", tmp_path / "nothing.joblib"), "does not exist; train writes one")
+    assert_one_error_line(
+        run("verify", tmp_path / "nothing.joblib"), "does not exist; train writes one"
+    )
 
 
 def test_verify_checks_a_fetched_model_folder_too(run, tmp_path):

@@ -26,8 +26,14 @@ def slow(batch, qkv, bias):
     """One text at a time by torch's own attention."""
     out = []
     for start, stop in zip(batch.starts[:-1], batch.starts[1:], strict=True):
-        q, k, v = (qkv[start:stop] + bias[:, :, 0]).permute(1, 2, 0, 3)  # (n_heads, n_tokens, head_size)
-        out.append(scaled_dot_product_attention(q[None], k[None], v[None], scale=1.0)[0].transpose(0, 1).flatten(1))
+        q, k, v = (qkv[start:stop] + bias[:, :, 0]).permute(
+            1, 2, 0, 3
+        )  # (n_heads, n_tokens, head_size)
+        out.append(
+            scaled_dot_product_attention(q[None], k[None], v[None], scale=1.0)[0]
+            .transpose(0, 1)
+            .flatten(1)
+        )
     return torch.cat(out)
 
 
@@ -39,7 +45,9 @@ def run(batch, qkv, bias, *, cls_only=False, workspace=None):
     return attend_first(first, qkv[:, 1:].contiguous(), bias, batch.runs, space).clone()
 
 
-@pytest.mark.parametrize("lengths", [[5], [7, 7, 7], [9, 4, 4, 1], [1], [3, 5, 3], [64, 17, 16, 15, 2]])
+@pytest.mark.parametrize(
+    "lengths", [[5], [7, 7, 7], [9, 4, 4, 1], [1], [3, 5, 3], [64, 17, 16, 15, 2]]
+)
 def test_every_text_attends_to_itself_alone(lengths):
     found, expected = run(*packed(lengths)), slow(*packed(lengths))
     assert (found - expected).abs().max() <= 1e-5
@@ -102,7 +110,9 @@ def test_the_varlen_kernel_is_asked_in_its_own_terms(monkeypatch):
     def varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
         assert (cu_q.dtype, cu_k.dtype, max_k, num_splits) == (torch.int32, torch.int32, 9, 1)
         assert max_q == int(cu_q.diff().max())
-        return slow_varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, scale=scale, num_splits=num_splits)
+        return slow_varlen_attn(
+            query, key, value, cu_q, cu_k, max_q, max_k, scale=scale, num_splits=num_splits
+        )
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     starts = torch.from_numpy(batch.starts).int()
@@ -110,7 +120,9 @@ def test_the_varlen_kernel_is_asked_in_its_own_terms(monkeypatch):
     found = attend_varlen(biased[:, 0], biased[:, 1:], starts, starts, 9, 9)
     assert (found - expected).abs().max() <= 1e-5
     first = torch.from_numpy(batch.starts[:-1])
-    of_first = attend_varlen(biased[first, 0], biased[:, 1:], torch.arange(5, dtype=torch.int32), starts, 1, 9)
+    of_first = attend_varlen(
+        biased[first, 0], biased[:, 1:], torch.arange(5, dtype=torch.int32), starts, 1, 9
+    )
     assert (of_first - expected[first]).abs().max() <= 1e-5
 
 

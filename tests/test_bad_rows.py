@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from pipeline.answers import Answers
-from pipeline.checkpoints.model_files import CheckpointError
-from pipeline.scoring.bad_rows import in_one_line, predict_rows
+from pipeline.exceptions import CheckpointError
+from pipeline.scoring.shard import in_one_line, predict_rows
 
 TEXTS = pd.Series([f"text {i}" for i in range(37)], index=range(100, 137))
 

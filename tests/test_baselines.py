@@ -35,11 +35,15 @@ def test_static_bert_is_layer_0_and_cls_the_last_layer(tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     for make, layer, pooling in ((make_static_baseline, 0, "mean"), (make_cls_baseline, -1, "cls")):
         model = make(vectorizer).fit(TEXTS[:8], LABELS[:8])
-        expected = [oracle.sentence_vector(text, layer, pooling, max_length=40) for text in TEXTS[:8]]
+        expected = [
+            oracle.sentence_vector(text, layer, pooling, max_length=40) for text in TEXTS[:8]
+        ]
         np.testing.assert_allclose(model[0].transform(TEXTS[:8]), expected, atol=1e-5)
         assert isinstance(model[-1], LogisticRegressionCV)
         assert model[-1].C_ in model[-1].Cs_
-    assert vectorizer.get_params()["layers"] == BertVectorizer().layers  # the one given is left as it was
+    assert (
+        vectorizer.get_params()["layers"] == BertVectorizer().layers
+    )  # the one given is left as it was
     assert vectorizer.pooling == "max"
 
 
@@ -63,6 +67,10 @@ def test_the_fine_tuned_row_begins_with_the_same_model(given, max_length, trunca
     model = make_fine_tuned(BertVectorizer(tiny_bert, **given), random_state=3)
     parameters = model[0].get_params()
     assert isinstance(model[0], FineTunedBertClassifier)
-    assert (parameters["model"], parameters["max_length"], parameters["truncation"]) == (tiny_bert, max_length, truncation)
+    assert (parameters["model"], parameters["max_length"], parameters["truncation"]) == (
+        tiny_bert,
+        max_length,
+        truncation,
+    )
     assert parameters["random_state"] == 3
     assert make_fine_tuned(BertVectorizer(), random_state=0)[0].max_length == 128

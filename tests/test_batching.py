@@ -26,7 +26,9 @@ def test_every_position_is_in_exactly_one_batch(group, lengths, budget):
 
 @unhurried
 @given(lengths, budgets)
-def test_a_batch_holds_one_length_and_keeps_the_budget_unless_it_is_a_single_sequence(lengths, budget):
+def test_a_batch_holds_one_length_and_keeps_the_budget_unless_it_is_a_single_sequence(
+    lengths, budget
+):
     for batch in batch_by_length(lengths, budget):
         of_batch = [lengths[i] for i in batch]
         assert len(set(of_batch)) == 1
@@ -45,7 +47,9 @@ def test_the_longest_come_first_and_equal_lengths_keep_their_order(group, length
 @given(st.lists(st.integers(1, 40), max_size=60), budgets)
 def test_no_two_batches_of_a_length_would_fit_into_one(lengths, budget):
     for length in set(lengths):
-        sizes = [len(batch) for batch in batch_by_length(lengths, budget) if lengths[batch[0]] == length]
+        sizes = [
+            len(batch) for batch in batch_by_length(lengths, budget) if lengths[batch[0]] == length
+        ]
         most = max(1, budget // length)
         assert sizes == [most] * (len(sizes) - 1) + [sizes[-1]]
         assert sizes[-1] <= most
@@ -56,7 +60,9 @@ def test_no_two_batches_of_a_length_would_fit_into_one(lengths, budget):
 def test_a_packed_batch_keeps_the_budget_and_has_no_room_for_the_next_text(lengths, budget):
     batches = pack_by_length(lengths, budget)
     sizes = [sum(lengths[i] for i in batch) for batch in batches]
-    assert all(size <= budget or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True))
+    assert all(
+        size <= budget or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True)
+    )
     for size, following in zip(sizes[:-1], batches[1:], strict=True):
         assert size + lengths[following[0]] > budget
 
@@ -80,7 +86,9 @@ def test_a_packed_batch_knows_starts_positions_and_runs(lengths):
     batch = TokenBatch.of(sequences)
     for start, sequence in zip(batch.starts[:-1], sequences, strict=True):
         assert batch.input_ids[start : start + len(sequence)].tolist() == sequence.tolist()
-        assert batch.position_ids[start : start + len(sequence)].tolist() == list(range(len(sequence)))
+        assert batch.position_ids[start : start + len(sequence)].tolist() == list(
+            range(len(sequence))
+        )
     assert batch.starts[-1] == len(batch.input_ids)
     in_runs = [run.length for run in batch.runs for _ in range(run.n_texts)]
     assert in_runs == lengths

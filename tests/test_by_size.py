@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline.scoring.by_size import BySizeExecutor
+from pipeline.scoring.executors import BySizeExecutor
 from pipeline.scoring.shard import Outcome, Shard
 
 

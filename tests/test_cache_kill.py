@@ -37,19 +37,26 @@ def write_and_kill(kind, arguments, n_batches):
     acknowledged = [[] for _ in writers]
 
     def watch(writer, n, numbers):
-        for line in writer.stdout:  # to the end: what was acknowledged while the signal was on its way counts too
+        for line in (
+            writer.stdout
+        ):  # to the end: what was acknowledged while the signal was on its way counts too
             if line.endswith("\n"):
                 numbers.append(int(line))
             if len(numbers) == n:
                 writer.send_signal(signal.SIGKILL)
 
-    watchers = [threading.Thread(target=watch, args=of_one) for of_one in zip(writers, n_batches, acknowledged, strict=True)]
+    watchers = [
+        threading.Thread(target=watch, args=of_one)
+        for of_one in zip(writers, n_batches, acknowledged, strict=True)
+    ]
     for watcher in watchers:
         watcher.start()
     for watcher in watchers:
         watcher.join()
     errors = [writer.communicate()[1] for writer in writers]
-    assert [writer.returncode for writer in writers] == [-signal.SIGKILL] * len(writers), errors  # a warning ends a writer too
+    assert [writer.returncode for writer in writers] == [-signal.SIGKILL] * len(writers), (
+        errors
+    )  # a warning ends a writer too
     return acknowledged
 
 
@@ -57,7 +64,10 @@ def check_file(path):
     connection = sqlite3.connect(path)
     try:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return {key: _unpack(width, value) for key, width, value in connection.execute("SELECT k, width, v FROM e")}
+        return {
+            key: _unpack(width, value)
+            for key, width, value in connection.execute("SELECT k, width, v FROM e")
+        }
     finally:
         connection.close()
 
@@ -69,7 +79,9 @@ def test_twenty_killed_writers_lose_no_acknowledged_row_and_leave_no_wrong_one(t
         store = FolderStore(tmp_path / str(round_number % FOLDERS), "name")
         writers = [round_number * WRITERS + i for i in range(WRITERS)]
         acknowledged = write_and_kill(
-            "store", [(store.folder, writer) for writer in writers], [rng.randint(1, 25) for _ in writers]
+            "store",
+            [(store.folder, writer) for writer in writers],
+            [rng.randint(1, 25) for _ in writers],
         )
         rows = expected[round_number % FOLDERS]
         for writer, numbers in zip(writers, acknowledged, strict=True):
@@ -77,7 +89,10 @@ def test_twenty_killed_writers_lose_no_acknowledged_row_and_leave_no_wrong_one(t
                 rows |= batch_of(writer, number)
         there = check_file(store.path)
         assert rows.keys() <= there.keys()
-        assert all(vector is not None and np.array_equal(vector, vector_of(key)) for key, vector in there.items())
+        assert all(
+            vector is not None and np.array_equal(vector, vector_of(key))
+            for key, vector in there.items()
+        )
         assert store.get(list(rows)).keys() == rows.keys()  # a warning would be an error
         assert [path.name for path in store.folder.iterdir() if "corrupt" in path.name] == []
 
@@ -89,12 +104,22 @@ def test_processes_that_make_one_file_at_the_same_moment_all_get_it(tmp_path):
 
 
 def test_a_vectorizer_finds_what_killed_ones_have_stored_and_computes_the_rest(tiny_bert, tmp_path):
-    acknowledged = write_and_kill("vectorizer", [(tmp_path, writer, tiny_bert) for writer in (0, 1)], [12, 5])
+    acknowledged = write_and_kill(
+        "vectorizer", [(tmp_path, writer, tiny_bert) for writer in (0, 1)], [12, 5]
+    )
     (path,) = tmp_path.glob("*.sqlite")
     assert all(vector is not None for vector in check_file(path).values())
-    stored = [text for writer, numbers in enumerate(acknowledged) for number in numbers for text in texts_of(writer, number)]
+    stored = [
+        text
+        for writer, numbers in enumerate(acknowledged)
+        for number in numbers
+        for text in texts_of(writer, number)
+    ]
     more = [text for writer in (0, 1) for text in texts_of(writer, 10_000)]
     clear_cache()
     found = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(stored + more)
     assert cache_info().texts_encoded == len(set(more))
-    assert np.abs(found - BertVectorizer(tiny_bert, cache=None).fit_transform(stored + more)).max() <= 1e-5
+    assert (
+        np.abs(found - BertVectorizer(tiny_bert, cache=None).fit_transform(stored + more)).max()
+        <= 1e-5
+    )

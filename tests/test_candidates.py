@@ -10,7 +10,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 from pipeline import BertVectorizer, make_sentiment_pipeline
-from pipeline.evaluation.candidates import QUICK, ROWS, SHORT, bert_in, choose_rows, encode_all, make_candidates
+from pipeline.evaluation.baselines import (
+    QUICK,
+    ROWS,
+    SHORT,
+    bert_in,
+    choose_rows,
+    encode_all,
+    make_candidates,
+)
 
 MINE = DummyClassifier()
 
@@ -40,7 +48,12 @@ def test_rows_come_in_the_order_asked_for_with_tfidf_among_them(models, model, e
 @pytest.mark.parametrize(
     ("models", "model", "error", "message"),
     [
-        ("tfidf", None, ValueError, "models='tfidf'; allowed are 'all', or a list of 'majority', 'tfidf'"),
+        (
+            "tfidf",
+            None,
+            ValueError,
+            "models='tfidf'; allowed are 'all', or a list of 'majority', 'tfidf'",
+        ),
         (["bert"], None, ValueError, "models holds 'bert'; allowed are"),
         (3, None, TypeError, "models is a int; allowed are"),
         ([3], None, TypeError, "models holds 3; allowed are"),
@@ -49,9 +62,24 @@ def test_rows_come_in_the_order_asked_for_with_tfidf_among_them(models, model, e
         ([("majority", MINE)], None, ValueError, "give every row its own name"),
         ([(ROWS["tfidf"], MINE)], None, ValueError, "give every row its own name"),
         (["tfidf"], MINE, ValueError, "model is the row 'default', which is not among models"),
-        ({"mine": "tfidf"}, None, TypeError, "'mine' is 'tfidf'; a scikit-learn classifier is expected"),
-        ({"mine": DummyClassifier}, None, TypeError, "a scikit-learn classifier is expected, as an object"),
-        ({"mine": LinearSVC()}, None, TypeError, r"'mine' gives no probabilities \(predict_proba\).*CalibratedClassifierCV"),
+        (
+            {"mine": "tfidf"},
+            None,
+            TypeError,
+            "'mine' is 'tfidf'; a scikit-learn classifier is expected",
+        ),
+        (
+            {"mine": DummyClassifier},
+            None,
+            TypeError,
+            "a scikit-learn classifier is expected, as an object",
+        ),
+        (
+            {"mine": LinearSVC()},
+            None,
+            TypeError,
+            r"'mine' gives no probabilities \(predict_proba\).*CalibratedClassifierCV",
+        ),
     ],
 )
 def test_what_is_no_row_is_refused(models, model, error, message):
@@ -61,7 +89,9 @@ def test_what_is_no_row_is_refused(models, model, error, message):
 
 def test_a_model_without_probabilities_is_refused(tiny_bert):
     with pytest.raises(TypeError, match="'model' gives no probabilities"):
-        make_candidates({"default": None}, BertVectorizer(tiny_bert), make_pipeline(LinearSVC()), None, 0, 2)
+        make_candidates(
+            {"default": None}, BertVectorizer(tiny_bert), make_pipeline(LinearSVC()), None, 0, 2
+        )
 
 
 def test_word_vectors_that_would_not_be_used_or_are_not_there_are_refused_at_once(tiny_bert):
@@ -72,7 +102,7 @@ def test_word_vectors_that_would_not_be_used_or_are_not_there_are_refused_at_onc
 
 
 def test_a_row_that_was_asked_for_and_cannot_be_names_the_extra(monkeypatch):
-    monkeypatch.setattr("pipeline.evaluation.candidates.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.evaluation.baselines.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[finetune\]'"):
         choose_rows(["finetuned"], None)
     monkeypatch.setitem(sys.modules, "gensim.models", None)
@@ -84,9 +114,13 @@ def test_a_row_that_was_asked_for_and_cannot_be_names_the_extra(monkeypatch):
 
 
 def test_the_default_row_has_the_default_layout_and_the_vectorizer_s_own_settings():
-    vectorizer = BertVectorizer("acme/bert", pooling="cls", layers=-1, max_length=7, truncation="tail", cache=None)
+    vectorizer = BertVectorizer(
+        "acme/bert", pooling="cls", layers=-1, max_length=7, truncation="tail", cache=None
+    )
     (candidate,) = make_candidates({"default": None}, vectorizer, None, None, 0, 1).values()
-    expected = make_sentiment_pipeline(model="acme/bert", max_length=7, truncation="tail", cache=None)
+    expected = make_sentiment_pipeline(
+        model="acme/bert", max_length=7, truncation="tail", cache=None
+    )
     assert repr(candidate.by_fold[0]) == repr(expected)
 
 
@@ -97,7 +131,14 @@ def test_the_vectorizer_is_found_inside_a_model():
 
 
 def test_filling_the_caches_encodes_every_text_once_and_fits_nothing(tiny_bert, encoded):
-    cached, other = make_sentiment_pipeline(model=tiny_bert), make_sentiment_pipeline(model=tiny_bert, layers=0, combine="mean")
-    encode_all([cached, MINE, other, make_sentiment_pipeline(model=tiny_bert, cache=None)], ["a", "b", "a"], [0, 1, 0])
+    cached, other = (
+        make_sentiment_pipeline(model=tiny_bert),
+        make_sentiment_pipeline(model=tiny_bert, layers=0, combine="mean"),
+    )
+    encode_all(
+        [cached, MINE, other, make_sentiment_pipeline(model=tiny_bert, cache=None)],
+        ["a", "b", "a"],
+        [0, 1, 0],
+    )
     assert sum(encoded) == 2
     assert not cached.__sklearn_is_fitted__()

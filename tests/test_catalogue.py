@@ -66,5 +66,7 @@ def test_the_default_model_is_listed_as_its_own_files_say():
     assert entry.n_vocabulary == config["vocab_size"]
     assert config["intermediate_size"] == 4 * entry.hidden_size
     assert config["max_position_embeddings"] == 512
-    lowercase = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"]["lowercase"]
+    lowercase = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"][
+        "lowercase"
+    ]
     assert entry.case == ("uncased" if lowercase else "cased")

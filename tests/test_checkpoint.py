@@ -47,7 +47,9 @@ def test_a_folder_is_recorded_with_the_hashes_of_its_files(family, model_folder)
         "sha256": hashes(model_folder(family)),
     }
     assert checkpoint.config == json.loads(Path(model_folder(family), "config.json").read_text())
-    assert checkpoint.weights.tobytes() == Path(model_folder(family), "model.safetensors").read_bytes()
+    assert (
+        checkpoint.weights.tobytes() == Path(model_folder(family), "model.safetensors").read_bytes()
+    )
 
 
 def test_texts_are_kept_as_their_bytes_are_whatever_the_line_ends(folder):
@@ -91,7 +93,9 @@ def test_the_tensor_table_is_what_safetensors_reads(tiny_bert):
         for name, entry in table.items():
             begin, end = entry["data_offsets"]
             data = checkpoint.weights[start + begin : start + end].tobytes()
-            assert np.array_equal(np.frombuffer(data, np.float32).reshape(entry["shape"]), file.get_tensor(name))
+            assert np.array_equal(
+                np.frombuffer(data, np.float32).reshape(entry["shape"]), file.get_tensor(name)
+            )
 
 
 def test_writing_to_the_weights_never_reaches_the_file(folder):
@@ -116,7 +120,11 @@ def test_any_other_file_makes_another_fingerprint(name, folder, tiny_bert):
         content += b"\n"
     (folder / name).write_bytes(content)
     assert resolve(str(folder)).fingerprint != resolve(tiny_bert).fingerprint
-    changed = {n for n in FILES if resolve(str(folder)).source["sha256"][n] != resolve(tiny_bert).source["sha256"][n]}
+    changed = {
+        n
+        for n in FILES
+        if resolve(str(folder)).source["sha256"][n] != resolve(tiny_bert).source["sha256"][n]
+    }
     assert changed == {name}
 
 
@@ -148,7 +156,12 @@ def installed(folder, monkeypatch):
 def test_an_installed_copy_is_found_by_its_hub_id(installed):
     assert where("acme/tiny") == "installed copy"
     source = resolve("acme/tiny").source
-    assert source == {"model": "acme/tiny", "kind": "installed copy", "revision": None, "sha256": hashes(installed)}
+    assert source == {
+        "model": "acme/tiny",
+        "kind": "installed copy",
+        "revision": None,
+        "sha256": hashes(installed),
+    }
 
 
 def _flip(path):
@@ -158,22 +171,36 @@ def _flip(path):
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", [_flip, lambda path: path.write_bytes(path.read_bytes()[:100]), Path.unlink, Path.touch])
-def test_a_damaged_installed_copy_is_refused_with_the_command_that_repairs_it(damage, name, installed):
+@pytest.mark.parametrize(
+    "damage",
+    [_flip, lambda path: path.write_bytes(path.read_bytes()[:100]), Path.unlink, Path.touch],
+)
+def test_a_damaged_installed_copy_is_refused_with_the_command_that_repairs_it(
+    damage, name, installed
+):
     if damage is Path.touch:
         (installed / name).unlink()  # a full disk leaves empty files
     damage(installed / name)
-    with pytest.raises(CheckpointError, match=rf"'acme/tiny' is damaged: {name}.*pip install --force-reinstall --no-deps pytest"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"'acme/tiny' is damaged: {name}.*pip install --force-reinstall --no-deps pytest",
+    ):
         resolve("acme/tiny")
 
 
 def test_an_installed_copy_stands_for_no_revision_but_the_default(installed):
-    with pytest.raises(CheckpointError, match=r"'acme/tiny' at revision 'v1' is not here.*HF_HUB_OFFLINE"):
+    with pytest.raises(
+        CheckpointError, match=r"'acme/tiny' at revision 'v1' is not here.*HF_HUB_OFFLINE"
+    ):
         resolve("acme/tiny", revision="v1")
 
 
-@pytest.mark.parametrize(("distribution", "place"), [("no-such-distribution", "."), ("pytest", "no/such/folder")])
-def test_a_model_whose_distribution_is_not_installed_is_looked_for_in_the_hub_cache(distribution, place, monkeypatch):
+@pytest.mark.parametrize(
+    ("distribution", "place"), [("no-such-distribution", "."), ("pytest", "no/such/folder")]
+)
+def test_a_model_whose_distribution_is_not_installed_is_looked_for_in_the_hub_cache(
+    distribution, place, monkeypatch
+):
     copy = InstalledCopy(distribution=distribution, folder=place, sha256={})
     monkeypatch.setattr(checkpoint_module, "INSTALLED", {"acme/tiny": copy})
     assert where("acme/tiny") is None
@@ -196,19 +223,24 @@ def test_a_model_whose_distribution_is_not_installed_is_looked_for_in_the_hub_ca
         (FILES, r"has no config\.json"),
     ],
 )
-def test_a_folder_in_which_something_is_missing_is_refused_by_the_missing_name(removed, message, folder):
+def test_a_folder_in_which_something_is_missing_is_refused_by_the_missing_name(
+    removed, message, folder
+):
     for name in removed:
         (folder / name).unlink()
     with pytest.raises(CheckpointError, match=message):
         resolve(str(folder))
 
 
-@pytest.mark.parametrize("other", ["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.pt", "bert.ckpt"])
+@pytest.mark.parametrize(
+    "other", ["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.pt", "bert.ckpt"]
+)
 def test_weights_that_could_execute_code_are_named_and_not_opened(other, folder):
     (folder / "model.safetensors").unlink()
     (folder / other).write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(
-        CheckpointError, match=rf"has no model\.safetensors, only {other}: .*execute code.*save_pretrained\(folder\)"
+        CheckpointError,
+        match=rf"has no model\.safetensors, only {other}: .*execute code.*save_pretrained\(folder\)",
     ):
         resolve(str(folder))
 
@@ -216,16 +248,22 @@ def test_weights_that_could_execute_code_are_named_and_not_opened(other, folder)
 def test_a_sharded_checkpoint_is_refused_as_such(folder):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"split into several safetensors files; one model\.safetensors is expected"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"split into several safetensors files; one model\.safetensors is expected",
+    ):
         resolve(str(folder))
 
 
 def test_a_model_with_its_own_code_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling.Model"}}))
+    (folder / "config.json").write_text(
+        json.dumps({**config, "auto_map": {"AutoModel": "modeling.Model"}})
+    )
     (folder / "modeling.py").write_text("raise SystemExit('this ran')")
     with pytest.raises(
-        CheckpointError, match=r"own Python code \('auto_map' in config\.json\), which is never run.*BERT, DistilBERT"
+        CheckpointError,
+        match=r"own Python code \('auto_map' in config\.json\), which is never run.*BERT, DistilBERT",
     ):
         resolve(str(folder))
 
@@ -233,7 +271,10 @@ def test_a_model_with_its_own_code_is_refused(folder):
 def test_a_tokenizer_with_its_own_code_is_refused(folder):
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
-    settings = {"auto_map": {"AutoTokenizer": ["tokenization.Tokenizer", None]}, "tokenizer_class": "Tokenizer"}
+    settings = {
+        "auto_map": {"AutoTokenizer": ["tokenization.Tokenizer", None]},
+        "tokenizer_class": "Tokenizer",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "tokenization.py").write_text("raise SystemExit('this ran')")
     with pytest.raises(CheckpointError, match=r"tokenizer of .* cannot be built"):
@@ -247,7 +288,10 @@ def test_a_tokenizer_with_its_own_code_is_refused(folder):
         (b'{"model_type": "be', r"config\.json of .* cannot be read: .*Fetch the model again"),
         (b"<html>log in</html>", r"config\.json of .* cannot be read: .*Fetch the model again"),
         (b"[1, 2]", r"config\.json of .* cannot be read: it is not a JSON object"),
-        (b'{"model_type": "\xff\xfe"}', r"config\.json in .*model is not UTF-8 text: .*0xff.*Fetch the model again"),
+        (
+            b'{"model_type": "\xff\xfe"}',
+            r"config\.json in .*model is not UTF-8 text: .*0xff.*Fetch the model again",
+        ),
     ],
 )
 def test_an_unreadable_config_is_refused_by_name(content, message, folder):
@@ -265,7 +309,10 @@ def test_a_tokenizer_that_is_not_utf8_is_refused_by_name(folder):
 @pytest.mark.parametrize("n_bytes", [0, 7])
 def test_empty_weights_are_refused(n_bytes, folder):
     (folder / "model.safetensors").write_bytes(b"\x00" * n_bytes)
-    with pytest.raises(CheckpointError, match=rf"model\.safetensors of .* is empty \({n_bytes} bytes\)\. Fetch the model again"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"model\.safetensors of .* is empty \({n_bytes} bytes\)\. Fetch the model again",
+    ):
         resolve(str(folder))
 
 
@@ -279,14 +326,20 @@ def _with_header(header, data=b""):
         (lambda whole: whole[:-1], r"cut short: \d+ bytes where \d+ are needed"),
         (lambda whole: whole[: len(whole) // 2], r"cut short: \d+ bytes where \d+ are needed"),
         (lambda whole: whole[:20], r"header claims \d+ bytes of 20"),
-        (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "header claims"),
+        (
+            lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "header claims",
+        ),
         (lambda whole: b"<!doctype html><html>log in</html>", "header claims"),
         (lambda whole: bytes(1000), "header claims 0 bytes"),
         (lambda whole: _with_header(b"{not json}"), "not a whole model.safetensors file"),
         (lambda whole: _with_header(b"\xff\xff\xff"), "not a whole model.safetensors file"),
         (lambda whole: _with_header(b"[]"), "not a whole model.safetensors file"),
         (lambda whole: _with_header(b'{"a": 1}'), "not a whole model.safetensors file"),
-        (lambda whole: _with_header(b'{"a": {"dtype": "F32", "shape": [2]}}'), "not a whole model.safetensors file"),
+        (
+            lambda whole: _with_header(b'{"a": {"dtype": "F32", "shape": [2]}}'),
+            "not a whole model.safetensors file",
+        ),
     ],
 )
 def test_damaged_weights_are_refused_before_anything_is_loaded(damage, message, folder):
@@ -317,7 +370,10 @@ def test_a_tensor_that_lies_beyond_its_own_bytes_is_refused(folder):
 
 
 def test_a_file_given_for_a_folder_is_refused_as_such(tiny_bert):
-    with pytest.raises(CheckpointError, match=r"model\.safetensors' is a file; a folder with config\.json, .* is expected"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"model\.safetensors' is a file; a folder with config\.json, .* is expected",
+    ):
         resolve(str(Path(tiny_bert) / "model.safetensors"))
 
 
@@ -344,7 +400,8 @@ NO_IDS = [
 @pytest.mark.parametrize("model", NO_IDS, ids=range(len(NO_IDS)))
 def test_what_is_neither_folder_nor_hub_id_is_refused_as_such(model):
     with pytest.raises(
-        CheckpointError, match=r"(?s)is neither an existing folder \(looked in .*\) nor a hub id such as 'owner/name'"
+        CheckpointError,
+        match=r"(?s)is neither an existing folder \(looked in .*\) nor a hub id such as 'owner/name'",
     ):
         resolve(model)
 
@@ -368,12 +425,20 @@ def test_where_knows_folders_and_what_is_nowhere(tiny_bert):
 
 # ---- older checkpoints without tokenizer.json
 
-OLDER = [*CORPUS, *TEXTS, "Ünbelievable 東京!! don't\tstop\u00a0[MASK] now", "[CLS] [SEP] x" * 3, "A\u0301 \u200b \ufffd \x00"]
+OLDER = [
+    *CORPUS,
+    *TEXTS,
+    "Ünbelievable 東京!! don't\tstop\u00a0[MASK] now",
+    "[CLS] [SEP] x" * 3,
+    "A\u0301 \u200b \ufffd \x00",
+]
 
 
 def _vocabulary_only(folder, lowercase):
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in sorted(vocabulary, key=vocabulary.get)), encoding="utf-8")
+    (folder / "vocab.txt").write_text(
+        "".join(f"{token}\n" for token in sorted(vocabulary, key=vocabulary.get)), encoding="utf-8"
+    )
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
     return str(folder / "vocab.txt")
@@ -381,16 +446,26 @@ def _vocabulary_only(folder, lowercase):
 
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
-def test_a_vocabulary_is_rebuilt_to_the_ids_of_the_models_own_tokenizer(family, lowercase, tmp_path):
-    folder = build_model(tmp_path / family, family if family != "bert" or lowercase else "bert-cased")
+def test_a_vocabulary_is_rebuilt_to_the_ids_of_the_models_own_tokenizer(
+    family, lowercase, tmp_path
+):
+    folder = build_model(
+        tmp_path / family, family if family != "bert" or lowercase else "bert-cased"
+    )
     vocabulary = _vocabulary_only(folder, lowercase)
     checkpoint = resolve(str(folder))
-    ids = [ids.tolist() for ids in TextTokenizer(checkpoint.tokenizer_json, 512, "head")(OLDER).input_ids]
+    ids = [
+        ids.tolist()
+        for ids in TextTokenizer(checkpoint.tokenizer_json, 512, "head")(OLDER).input_ids
+    ]
     transformers_own = BertTokenizer.from_pretrained(str(folder))
     assert ids == [transformers_own(text)["input_ids"] for text in OLDER]
     third = BertWordPieceTokenizer(vocabulary, lowercase=lowercase)
     assert ids == [third.encode(text).ids for text in OLDER]
-    assert checkpoint.source["sha256"]["tokenizer.json"] == hashlib.sha256(checkpoint.tokenizer_json.encode()).hexdigest()
+    assert (
+        checkpoint.source["sha256"]["tokenizer.json"]
+        == hashlib.sha256(checkpoint.tokenizer_json.encode()).hexdigest()
+    )
     assert resolve(str(folder)).fingerprint == checkpoint.fingerprint
 
 
@@ -400,7 +475,9 @@ def test_a_roberta_is_rebuilt_from_vocabulary_and_merges(tmp_path, hugging_face)
     model = json.loads((folder / "tokenizer.json").read_text())["model"]
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]), encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]), encoding="utf-8"
+    )
     found = TextTokenizer(resolve(str(folder)).tokenizer_json, 64, "head")(TEXTS).input_ids
     assert [ids.tolist() for ids in found] == expected
 
@@ -427,7 +504,9 @@ def test_a_vocabulary_the_family_cannot_use_is_refused(family, name, content, tm
 
 def test_other_files_of_a_folder_are_never_read(folder):
     expected = resolve(str(folder)).fingerprint
-    save_file({"embeddings.word_embeddings.weight": torch.zeros(2)}, folder / "adapter_model.safetensors")
+    save_file(
+        {"embeddings.word_embeddings.weight": torch.zeros(2)}, folder / "adapter_model.safetensors"
+    )
     (folder / "vocab.txt").write_text("other\nwords\n")
     (folder / "pytorch_model.bin").write_bytes(b"garbage")
     (folder / "modeling.py").write_text("raise SystemExit")

@@ -3,11 +3,9 @@
 import joblib
 import pytest
 
-from pipeline.scoring.by_size import BySizeExecutor
-from pipeline.scoring.choose_executor import choose_executor
 from pipeline.scoring.dask_executor import DaskExecutor
-from pipeline.scoring.executors import SerialExecutor
-from pipeline.scoring.processes import ProcessExecutor
+from pipeline.scoring.executors import BySizeExecutor, ProcessExecutor, SerialExecutor
+from pipeline.scoring.score_table import choose_executor
 
 
 def test_serial_is_the_serial_one():
@@ -39,7 +37,9 @@ def test_numbers_that_are_none_are_refused(number):
 
 
 def test_serial_has_no_more_workers_than_one():
-    with pytest.raises(ValueError, match=r"'serial' is one worker, and workers=2: set executor='processes'"):
+    with pytest.raises(
+        ValueError, match=r"'serial' is one worker, and workers=2: set executor='processes'"
+    ):
         choose_executor("serial", 2)
 
 

@@ -10,14 +10,31 @@ import pandas as pd
 import pytest
 
 from pipeline import load_pipeline, make_sentiment_pipeline
-from tests.commands import ENVIRONMENT, PROGRAM, ROWS, assert_one_error_line, expected_lines, run_process
+from tests.commands import (
+    ENVIRONMENT,
+    PROGRAM,
+    ROWS,
+    assert_one_error_line,
+    expected_lines,
+    run_process,
+)
 
-COMMANDS = tuple("train predict evaluate report tokens models fetch inspect verify explain layers compare".split())
+COMMANDS = tuple(
+    "train predict evaluate report tokens models fetch inspect verify explain layers compare".split()
+)
 
 EXPLAINED = {
     "": COMMANDS,
     "train": ("--data", "--layers", "--pooling", "--cv", "--out", "--no-report"),
-    "predict": ("--text", "--data", "--out", "--column", "--workers", "--on-bad-row", "--shard-rows"),
+    "predict": (
+        "--text",
+        "--data",
+        "--out",
+        "--column",
+        "--workers",
+        "--on-bad-row",
+        "--shard-rows",
+    ),
     "evaluate": ("--data", "--label", "--model"),
     "report": ("--model", "--by", "--compare", "--layers", "--out"),
     "tokens": ("--max-length", "--model"),
@@ -26,12 +43,23 @@ EXPLAINED = {
     "inspect": ("--json",),
     "verify": ("--sha256",),
     "explain": ("--text", "--level", "--method"),
-    "compare": ("--data", "--test", "--test-data", "--models", "--fine-tuned", "--cv", "--out", "--figures"),
+    "compare": (
+        "--data",
+        "--test",
+        "--test-data",
+        "--models",
+        "--fine-tuned",
+        "--cv",
+        "--out",
+        "--figures",
+    ),
     "layers": ("--data", "--pooling", "--cv", "--nested", "--out", "--figures"),
 }
 
 
-def test_without_a_command_the_shipped_reviews_and_the_default_model_are_used(run, tmp_path, monkeypatch):
+def test_without_a_command_the_shipped_reviews_and_the_default_model_are_used(
+    run, tmp_path, monkeypatch
+):
     few = pd.DataFrame(ROWS[:10], columns=["text", "label"])
     monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
     monkeypatch.chdir(tmp_path)
@@ -40,13 +68,17 @@ def test_without_a_command_the_shipped_reviews_and_the_default_model_are_used(ru
     assert "10 texts to train on, 10 held out (the shipped reviews)" in result.out
     assert "5-fold cross-validation" in result.out
     parameters = load_pipeline(tmp_path / "models" / "sentiment.joblib").get_params()
-    expected = make_sentiment_pipeline(cache=None).get_params()  # what comes from a file caches nothing
+    expected = make_sentiment_pipeline(
+        cache=None
+    ).get_params()  # what comes from a file caches nothing
     assert {k: v for k, v in parameters.items() if "vectorizer__" in k} == {
         k: v for k, v in expected.items() if "vectorizer__" in k
     }
 
 
-@pytest.mark.parametrize("arguments", [["--cv", "many"], ["--max-length", "short"], ["--layer", "1"], ["more"]])
+@pytest.mark.parametrize(
+    "arguments", [["--cv", "many"], ["--max-length", "short"], ["--layer", "1"], ["more"]]
+)
 def test_what_the_parser_does_not_understand_is_named_with_a_way_to_help(arguments, run, data):
     result = run("train", "--data", data, *arguments)
     assert result.code == 2
@@ -64,14 +96,32 @@ def test_an_unknown_command_is_named(run):
 def test_texts_that_are_cut_give_one_line_of_warning(run, data, tiny_bert, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--max-length", 5, "--out", tmp_path / "m.joblib")
+        result = run(
+            "train",
+            "--data",
+            data,
+            "--model",
+            tiny_bert,
+            "--cv",
+            0,
+            "--max-length",
+            5,
+            "--out",
+            tmp_path / "m.joblib",
+        )
     assert result.code == 0
     lines = result.err.splitlines()
     assert lines
-    assert all(line.startswith("Warning: ") and "longer than max_length=5 tokens" in line for line in lines)
+    assert all(
+        line.startswith("Warning: ") and "longer than max_length=5 tokens" in line for line in lines
+    )
 
 
-@pytest.mark.parametrize("arguments", [[], *([command] for command in COMMANDS)], ids=lambda value: " ".join(value) or "program")
+@pytest.mark.parametrize(
+    "arguments",
+    [[], *([command] for command in COMMANDS)],
+    ids=lambda value: " ".join(value) or "program",
+)
 def test_help_imports_neither_torch_nor_transformers(arguments):
     code = (
         "import runpy, sys\n"
@@ -81,8 +131,19 @@ def test_help_imports_neither_torch_nor_transformers(arguments):
         "finally:\n"
         "    print(*sorted({'torch', 'transformers', 'sklearn', 'pandas'} & set(sys.modules)), file=sys.stderr)\n"
     )
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(PROGRAM.parent), "COLUMNS": "100", "TERM": "dumb"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", env=environment)
+    environment = {
+        **ENVIRONMENT,
+        "PYTHONPATH": str(PROGRAM.parent),
+        "COLUMNS": "100",
+        "TERM": "dumb",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=environment,
+    )
     assert (result.returncode, result.stderr.strip()) == (0, "")
     assert "Usage" in result.stdout
     for word in EXPLAINED[" ".join(arguments)]:
@@ -99,7 +160,9 @@ def test_help_imports_neither_torch_nor_transformers(arguments):
 )
 def test_a_mistake_ends_the_process_with_code_2_and_one_line(arguments, tmp_path):
     result = run_process(*arguments, cwd=tmp_path, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    assert_one_error_line(SimpleNamespace(code=result.returncode, err=result.stderr), "does not exist")
+    assert_one_error_line(
+        SimpleNamespace(code=result.returncode, err=result.stderr), "does not exist"
+    )
     assert result.stdout == ""
 
 
@@ -129,7 +192,11 @@ def test_a_reader_that_goes_away_is_no_error(command, light_artifact, data):
 @pytest.mark.skipif(os.name == "nt", reason="no shell that closes a stream")
 @pytest.mark.parametrize(
     ("closed", "code", "message"),
-    [("<&-", 2, "Nothing to label: give --text"), (">&- --text film", 0, ""), ("2>&- --text film", 0, "")],
+    [
+        ("<&-", 2, "Nothing to label: give --text"),
+        (">&- --text film", 0, ""),
+        ("2>&- --text film", 0, ""),
+    ],
     ids=["stdin", "stdout", "stderr"],
 )
 def test_a_closed_stream_is_no_crash(closed, code, message, light_artifact):
@@ -146,7 +213,12 @@ def test_head_takes_the_first_of_many_lines(light_artifact, tmp_path):
     with (
         (tmp_path / "lines.txt").open() as lines,
         subprocess.Popen(
-            command, stdin=lines, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+            command,
+            stdin=lines,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         ) as program,
     ):
         head = program.stdout.readline()

@@ -8,7 +8,7 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from pipeline import make_sentiment_pipeline
-from pipeline.evaluation.cold_times import cold_cost
+from pipeline.evaluation.compare import cold_cost
 
 TEXTS = np.array([f"a film, number {i}" for i in range(8)], dtype=object)
 
@@ -34,7 +34,9 @@ def test_cold_and_cached_are_told_apart_by_text():
     assert 0.005 < cost.encode_seconds < 0.03  # 15 ms each
 
 
-def test_the_size_is_that_of_the_joblib_file_and_the_copy_encodes_every_text(tiny_bert, encoded, tmp_path):
+def test_the_size_is_that_of_the_joblib_file_and_the_copy_encodes_every_text(
+    tiny_bert, encoded, tmp_path
+):
     model = make_sentiment_pipeline(model=tiny_bert).fit(list(TEXTS), [0, 1] * 4)
     del encoded[:]
     cost = cold_cost(model, TEXTS)

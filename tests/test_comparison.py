@@ -12,15 +12,28 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold, RepeatedKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
-from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache, compare, layer_study, make_sentiment_pipeline
+from pipeline import (
+    BertVectorizer,
+    TruncationWarning,
+    cache_info,
+    clear_cache,
+    compare,
+    layer_study,
+    make_sentiment_pipeline,
+)
 from pipeline.evaluation.baselines import make_tfidf_baseline
-from pipeline.evaluation.cold_times import ColdCost
-from pipeline.evaluation.metrics import expected_calibration_error
-from pipeline.evaluation.paired import paired_difference
+from pipeline.evaluation.compare import ColdCost
+from pipeline.evaluation.metrics import expected_calibration_error, paired_difference
 
-WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
+WORDS = {
+    "positive": ("lovely", "quiet", "good", "beautiful"),
+    "negative": ("dull", "cold", "bad", "boring"),
+}
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(40)]
-REVIEWS = [f"A {WORDS[label][i % 4]} film, number {i % 7}, {'but' if i % 3 else 'and'} long." for i, label in enumerate(LABELS)]
+REVIEWS = [
+    f"A {WORDS[label][i % 4]} film, number {i % 7}, {'but' if i % 3 else 'and'} long."
+    for i, label in enumerate(LABELS)
+]
 SHORT = ["majority", "TF-IDF + LogisticRegression", "frozen BERT + LogisticRegression"]
 METRICS = ["accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error"]
 COLUMNS = [*METRICS, *(f"{m}_sd" for m in METRICS), "fit_seconds", "predict_seconds", "artifact_mb",
@@ -39,7 +52,9 @@ class ByWord(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X):
-        return np.array([[0.1, 0.9] if any(word in text for word in self.words) else [0.9, 0.1] for text in X])
+        return np.array(
+            [[0.1, 0.9] if any(word in text for word in self.words) else [0.9, 0.1] for text in X]
+        )
 
     def predict(self, X):
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
@@ -64,7 +79,9 @@ def slow_comparison(candidates, texts, y, folds):
             ))  # fmt: skip
             right[name][test] = predicted == y[test]
         rows[name] = [*np.mean(scores, axis=0), *np.std(scores, axis=0, ddof=1)]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[*METRICS, *(f"{m}_sd" for m in METRICS)]), right
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=[*METRICS, *(f"{m}_sd" for m in METRICS)]
+    ), right
 
 
 # ---- the numbers
@@ -74,7 +91,9 @@ def slow_comparison(candidates, texts, y, folds):
 def test_the_table_is_what_a_loop_over_the_folds_by_hand_gives(cv, random_state, tiny_bert):
     y = np.array(LABELS)
     bert = make_sentiment_pipeline(model=tiny_bert)
-    candidates = dict(zip(SHORT, [DummyClassifier(strategy="prior"), make_tfidf_baseline(), bert], strict=True))
+    candidates = dict(
+        zip(SHORT, [DummyClassifier(strategy="prior"), make_tfidf_baseline(), bert], strict=True)
+    )
     folds = list(StratifiedKFold(cv, shuffle=True, random_state=random_state).split(REVIEWS, y))
     expected, right = slow_comparison(candidates, REVIEWS, y, folds)
     table = compare(REVIEWS, y, model=bert, cv=cv, random_state=random_state)
@@ -83,21 +102,32 @@ def test_the_table_is_what_a_loop_over_the_folds_by_hand_gives(cv, random_state,
     pd.testing.assert_frame_equal(table[expected.columns], expected)
     for name in (SHORT[0], SHORT[2]):
         found = paired_difference(right[name], right[SHORT[1]])
-        assert tuple(table.loc[name, ["difference", "difference_low", "difference_high"]]) == pytest.approx(found)
-    assert table.loc[SHORT[1], ["difference", "difference_low", "difference_high", "verdict"]].tolist() == [0, 0, 0, "baseline"]
+        assert tuple(
+            table.loc[name, ["difference", "difference_low", "difference_high"]]
+        ) == pytest.approx(found)
+    assert table.loc[
+        SHORT[1], ["difference", "difference_low", "difference_high", "verdict"]
+    ].tolist() == [0, 0, 0, "baseline"]
     assert (table[TIMES] > 0).all(axis=None)
 
 
 def test_one_split_scores_the_test_texts_alone_and_has_no_spread():
     test = (REVIEWS[30:], LABELS[30:])
-    table = compare(REVIEWS[:30], LABELS[:30], models=[("by word", ByWord(WORDS["positive"]))], test=test)
+    table = compare(
+        REVIEWS[:30], LABELS[:30], models=[("by word", ByWord(WORDS["positive"]))], test=test
+    )
     tfidf = make_tfidf_baseline().fit(REVIEWS[:30], LABELS[:30])
     assert table.loc[SHORT[1], "accuracy"] == tfidf.score(*test)
     assert table.loc["by word", "accuracy"] == 1.0
     assert table.loc["by word", "difference"] == pytest.approx(1 - tfidf.score(*test))
     assert table[[f"{m}_sd" for m in METRICS]].isna().all(axis=None)
     attrs = table.attrs
-    assert (attrs["n_texts"], attrs["n_tested"], attrs["n_folds"], attrs["n_timed"]) == (30, 10, "split", 10)
+    assert (attrs["n_texts"], attrs["n_tested"], attrs["n_folds"], attrs["n_timed"]) == (
+        30,
+        10,
+        "split",
+        10,
+    )
 
 
 def test_labels_of_a_test_file_may_be_text_where_those_of_training_are_numbers():
@@ -105,15 +135,22 @@ def test_labels_of_a_test_file_may_be_text_where_those_of_training_are_numbers()
     test = (REVIEWS[30:], [str(number) for number in numbers[30:]])
     rows = [("by word", ByWord(WORDS["positive"]))]
     found = compare(REVIEWS[:30], numbers[:30], models=rows, test=test, n_timed=0)
-    expected = compare(REVIEWS[:30], numbers[:30], models=rows, test=(REVIEWS[30:], numbers[30:]), n_timed=0)
+    expected = compare(
+        REVIEWS[:30], numbers[:30], models=rows, test=(REVIEWS[30:], numbers[30:]), n_timed=0
+    )
     pd.testing.assert_frame_equal(found.drop(columns=TIMES), expected.drop(columns=TIMES))
 
 
 def test_the_verdict_follows_the_interval():
     texts = [f"{word} thing {i}" for i in range(150) for word in ("fine", "poor")]
     y = [word.split()[0] for word in texts]
-    noisy = [text.split()[1] + f" {i}" for i, text in enumerate(texts)]  # TF-IDF finds nothing in these
-    hidden = [f"{text}{'xx' if label == 'fine' else 'yy'}{i}" for i, (text, label) in enumerate(zip(noisy, y, strict=True))]
+    noisy = [
+        text.split()[1] + f" {i}" for i, text in enumerate(texts)
+    ]  # TF-IDF finds nothing in these
+    hidden = [
+        f"{text}{'xx' if label == 'fine' else 'yy'}{i}"
+        for i, (text, label) in enumerate(zip(noisy, y, strict=True))
+    ]
     table = compare(
         hidden, y, models=[("knows", ByWord(("yy",))), ("errs", ByWord(("xx",)))], cv=3, n_timed=0
     )  # classes are fine, poor
@@ -135,7 +172,9 @@ def test_all_rows_are_scored_on_the_same_folds():
 def test_folds_may_be_given():
     folds = list(KFold(4, shuffle=True, random_state=2).split(REVIEWS))
     found = compare(REVIEWS, LABELS, models=["majority"], cv=folds, n_timed=0)
-    expected = compare(REVIEWS, LABELS, models=["majority"], cv=KFold(4, shuffle=True, random_state=2), n_timed=0)
+    expected = compare(
+        REVIEWS, LABELS, models=["majority"], cv=KFold(4, shuffle=True, random_state=2), n_timed=0
+    )
     pd.testing.assert_frame_equal(found.drop(columns=TIMES), expected.drop(columns=TIMES))
     assert found.attrs["n_folds"] == 4
 
@@ -162,7 +201,9 @@ def test_where_a_fold_lacks_a_class_there_is_no_roc_auc_but_everything_else():
 def test_all_rows_of_bert_share_one_forward_pass(tiny_bert, encoded):
     clear_cache()
     names = ["static", "cls", "default", "layers"]
-    table = compare(REVIEWS, LABELS, models=names, vectorizer=BertVectorizer(tiny_bert), cv=2, n_timed=0)
+    table = compare(
+        REVIEWS, LABELS, models=names, vectorizer=BertVectorizer(tiny_bert), cv=2, n_timed=0
+    )
     assert cache_info().texts_encoded == len(set(REVIEWS)) == sum(encoded)
     assert len(table) == 5
     assert table.attrs["model"] == tiny_bert
@@ -171,10 +212,16 @@ def test_all_rows_of_bert_share_one_forward_pass(tiny_bert, encoded):
 def test_the_best_layers_are_those_that_the_nested_study_chose_and_score_as_it_says(tiny_bert):
     vectorizer = BertVectorizer(tiny_bert)
     folds = list(StratifiedKFold(2, shuffle=True, random_state=1).split(REVIEWS, LABELS))
-    nested = layer_study(REVIEWS, LABELS, vectorizer=vectorizer, cv=folds, nested=True, random_state=1).attrs["nested"]
-    table = compare(REVIEWS, LABELS, models=["layers"], vectorizer=vectorizer, cv=2, random_state=1, n_timed=0)
+    nested = layer_study(
+        REVIEWS, LABELS, vectorizer=vectorizer, cv=folds, nested=True, random_state=1
+    ).attrs["nested"]
+    table = compare(
+        REVIEWS, LABELS, models=["layers"], vectorizer=vectorizer, cv=2, random_state=1, n_timed=0
+    )
     assert table.attrs["chosen"] == nested["chosen"]
-    assert table.loc["frozen BERT, best layers (nested)", "accuracy"] == pytest.approx(nested["score"])
+    assert table.loc["frozen BERT, best layers (nested)", "accuracy"] == pytest.approx(
+        nested["score"]
+    )
 
 
 def test_the_choice_of_layers_does_not_see_the_test_texts(tiny_bert):
@@ -182,7 +229,9 @@ def test_the_choice_of_layers_does_not_see_the_test_texts(tiny_bert):
     wrong = ["positive" if label == "negative" else "negative" for label in LABELS[30:]]
     vectorizer = BertVectorizer(tiny_bert)
     tables = [
-        compare(few, y, models=["layers"], vectorizer=vectorizer, test=(REVIEWS[30:], labels), n_timed=0)
+        compare(
+            few, y, models=["layers"], vectorizer=vectorizer, test=(REVIEWS[30:], labels), n_timed=0
+        )
         for labels in (LABELS[30:], wrong)
     ]
     assert tables[0].attrs["chosen"] == tables[1].attrs["chosen"]
@@ -191,16 +240,27 @@ def test_the_choice_of_layers_does_not_see_the_test_texts(tiny_bert):
 @pytest.mark.filterwarnings("ignore::pipeline.TruncationWarning")
 def test_the_rows_of_bert_are_those_of_the_vectorizer_or_of_the_model(tiny_bert):
     rows = ["cls", "default"]
-    by_vectorizer = compare(REVIEWS, LABELS, models=rows, vectorizer=BertVectorizer(tiny_bert, max_length=5), cv=2, n_timed=0)
+    by_vectorizer = compare(
+        REVIEWS,
+        LABELS,
+        models=rows,
+        vectorizer=BertVectorizer(tiny_bert, max_length=5),
+        cv=2,
+        n_timed=0,
+    )
     model = make_sentiment_pipeline(model=tiny_bert, max_length=5)
     by_model = compare(REVIEWS, LABELS, models=rows, model=model, cv=2, n_timed=0)
     pd.testing.assert_frame_equal(by_vectorizer.drop(columns=TIMES), by_model.drop(columns=TIMES))
-    whole = compare(REVIEWS, LABELS, models=rows, vectorizer=BertVectorizer(tiny_bert), cv=2, n_timed=0)
+    whole = compare(
+        REVIEWS, LABELS, models=rows, vectorizer=BertVectorizer(tiny_bert), cv=2, n_timed=0
+    )
     assert whole.loc[SHORT[2], "log_loss"] != by_model.loc[SHORT[2], "log_loss"]
 
 
 def test_every_standard_row_runs_on_the_same_split(tiny_bert):
-    table = compare(REVIEWS, LABELS, models="all", vectorizer=BertVectorizer(tiny_bert), test=(REVIEWS, LABELS))
+    table = compare(
+        REVIEWS, LABELS, models="all", vectorizer=BertVectorizer(tiny_bert), test=(REVIEWS, LABELS)
+    )
     assert list(table.index) == [
         "majority",
         "TF-IDF + LogisticRegression",
@@ -214,15 +274,19 @@ def test_every_standard_row_runs_on_the_same_split(tiny_bert):
     assert np.isfinite(table[[*METRICS, *TIMES]].to_numpy()).all()
 
 
-def test_by_default_the_quick_rows_are_compared_and_word2vec_is_left_out_without_gensim(tiny_bert, monkeypatch):
+def test_by_default_the_quick_rows_are_compared_and_word2vec_is_left_out_without_gensim(
+    tiny_bert, monkeypatch
+):
     vectorizer = BertVectorizer(tiny_bert)
     table = compare(REVIEWS, LABELS, vectorizer=vectorizer, cv=2, n_timed=0)
     assert len(table) == 6
     assert table.attrs["left_out"] == {}
-    monkeypatch.setattr("pipeline.evaluation.candidates.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.evaluation.baselines.find_spec", lambda name: None)
     table = compare(REVIEWS, LABELS, vectorizer=vectorizer, cv=2, n_timed=0)
     assert len(table) == 5
-    assert "bert-vectorizer[word2vec]" in table.attrs["left_out"]["word2vec mean + LogisticRegression"]
+    assert (
+        "bert-vectorizer[word2vec]" in table.attrs["left_out"]["word2vec mean + LogisticRegression"]
+    )
 
 
 def test_what_truncation_cuts_is_told_once_and_not_by_every_fold_and_row(tiny_bert):
@@ -242,12 +306,14 @@ def test_what_truncation_cuts_is_told_once_and_not_by_every_fold_and_row(tiny_be
 
 def test_fitting_from_the_cache_is_told_as_if_there_were_none(tiny_bert, monkeypatch):
     """Every text takes 20 ms to encode, 20 of them are in each training part, and the clock stands still."""
-    monkeypatch.setattr("pipeline.evaluation.comparison.time.perf_counter", lambda: 0.0)
-    monkeypatch.setattr("pipeline.evaluation.comparison.cold_cost", fixed_cost)
+    monkeypatch.setattr("pipeline.evaluation.compare.time.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("pipeline.evaluation.compare.cold_cost", fixed_cost)
     texts = [f"{text} {i}" for i, text in enumerate(REVIEWS)]
     table = compare(texts, LABELS, model=make_sentiment_pipeline(model=tiny_bert), cv=2)
     assert table["fit_seconds"].tolist() == [0.0, 0.0, pytest.approx(20 * 0.02)]
-    uncached = compare(texts, LABELS, model=make_sentiment_pipeline(model=tiny_bert, cache=None), cv=2)
+    uncached = compare(
+        texts, LABELS, model=make_sentiment_pipeline(model=tiny_bert, cache=None), cv=2
+    )
     assert uncached["fit_seconds"].tolist() == [0.0, 0.0, 0.0]  # what was measured is told as it is
     assert (table["predict_seconds"] == 3.0).all()
     assert (table["artifact_mb"] == 7.0).all()
@@ -258,16 +324,22 @@ def fixed_cost(fitted, texts):
 
 
 def test_a_search_inside_counts_every_text_once(tiny_bert, monkeypatch):
-    monkeypatch.setattr("pipeline.evaluation.comparison.time.perf_counter", lambda: 0.0)
-    monkeypatch.setattr("pipeline.evaluation.comparison.cold_cost", fixed_cost)
+    monkeypatch.setattr("pipeline.evaluation.compare.time.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("pipeline.evaluation.compare.cold_cost", fixed_cost)
     texts = [f"{text} {i}" for i, text in enumerate(REVIEWS)]
-    search = GridSearchCV(make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()), {"logisticregression__C": [1, 2]}, cv=2)
+    search = GridSearchCV(
+        make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()),
+        {"logisticregression__C": [1, 2]},
+        cv=2,
+    )
     table = compare(texts, LABELS, models=[("search", search)], cv=2)
     assert table.loc["search", "fit_seconds"] == pytest.approx(20 * 0.02)
 
 
 def test_without_timed_texts_no_time_is_told_that_the_cache_made(tiny_bert):
-    table = compare(REVIEWS, LABELS, model=make_sentiment_pipeline(model=tiny_bert), cv=2, n_timed=0)
+    table = compare(
+        REVIEWS, LABELS, model=make_sentiment_pipeline(model=tiny_bert), cv=2, n_timed=0
+    )
     assert table[["predict_seconds", "artifact_mb"]].isna().all(axis=None)
     assert math.isnan(table.loc[SHORT[2], "fit_seconds"])
     assert table.loc[SHORT[1], "fit_seconds"] > 0
@@ -284,7 +356,10 @@ def test_the_model_given_is_neither_fitted_nor_changed(tiny_bert):
     assert not model.__sklearn_is_fitted__()
 
 
-@pytest.mark.parametrize("container", [np.array, pd.Series, lambda v: pd.Series(v, index=range(100, 100 - len(v), -1)), iter])
+@pytest.mark.parametrize(
+    "container",
+    [np.array, pd.Series, lambda v: pd.Series(v, index=range(100, 100 - len(v), -1)), iter],
+)
 def test_texts_may_come_in_any_container(container, tiny_bert):
     y = pd.Series(LABELS, index=range(len(LABELS), 0, -1))
     model = make_sentiment_pipeline(model=tiny_bert)
@@ -299,7 +374,10 @@ def test_texts_may_come_in_any_container(container, tiny_bert):
         (LABELS[:-1], "inconsistent numbers of samples: 40 texts and 39 labels"),
         (["positive"] * 40, "one class only, 'positive', in all 40 rows"),
         ([None, *LABELS[1:]], "label 0 is None .missing.*Drop the unlabelled rows"),
-        ([1, *LABELS[1:]], r"y mixes text with other labels: label 0 is 1 \(int\), label 1 is 'positive' \(str\)"),
+        (
+            [1, *LABELS[1:]],
+            r"y mixes text with other labels: label 0 is 1 \(int\), label 1 is 'positive' \(str\)",
+        ),
         (np.linspace(0, 1, 40), "Unknown label type: continuous"),
     ],
 )
@@ -313,18 +391,28 @@ def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_be
     ("options", "error", "message"),
     [
         ({"cv": 1}, ValueError, "n_splits=1"),
-        ({"cv": 25}, ValueError, "n_splits=25 cannot be greater than the number of members in each class"),
+        (
+            {"cv": 25},
+            ValueError,
+            "n_splits=25 cannot be greater than the number of members in each class",
+        ),
         ({"cv": RepeatedKFold(n_splits=2, n_repeats=2)}, ValueError, "cv tests some text twice"),
         ({"cv": [(np.arange(30), np.arange(20, 40))]}, ValueError, "one that it trains on"),
         ({"test": (REVIEWS, LABELS[1:])}, ValueError, "test holds 40 texts and 39 labels"),
         ({"test": ([], [])}, ValueError, "and some texts"),
-        ({"test": (["A film."], ["mixed"])}, ValueError, "labels that are not in y: 'mixed'; y has 'negative', 'positive'"),
+        (
+            {"test": (["A film."], ["mixed"])},
+            ValueError,
+            "labels that are not in y: 'mixed'; y has 'negative', 'positive'",
+        ),
         ({"test": "held out"}, TypeError, r"test is a str; allowed is a pair, \(X_test, y_test\)"),
         ({"vectorizer": "bert"}, TypeError, "vectorizer is a str; allowed is a BertVectorizer"),
         ({"n_timed": -1}, ValueError, "n_timed=-1; allowed is a number of texts, or 0"),
     ],
 )
-def test_wrong_values_are_refused_before_anything_is_encoded(options, error, message, tiny_bert, encoded):
+def test_wrong_values_are_refused_before_anything_is_encoded(
+    options, error, message, tiny_bert, encoded
+):
     with pytest.raises(error, match=message):
         compare(REVIEWS, LABELS, **{"model": make_sentiment_pipeline(model=tiny_bert), **options})
     assert not encoded

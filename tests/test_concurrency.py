@@ -28,7 +28,9 @@ TOP = Path(__file__).resolve().parent.parent
 LABELS = ["positive" if i % 3 else "negative" for i in range(len(TEXTS))]
 HANG = 120  # seconds after which a process counts as hung
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-needs_proc = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc on this system")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/smaps").exists(), reason="no /proc on this system"
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,14 @@ def fitted(tiny_bert):
 
 @pytest.mark.filterwarnings("ignore::pipeline.TruncationWarning")
 @pytest.mark.parametrize("family", ["bert", "roberta"], ids=["packed", "of transformers"])
-def test_sixteen_threads_on_two_pipelines_of_different_length_give_the_bits_of_one(family, model_folder):
+def test_sixteen_threads_on_two_pipelines_of_different_length_give_the_bits_of_one(
+    family, model_folder
+):
     texts = [f"{text} {' '.join(CORPUS[i % 6 :])}" for i, text in enumerate(TEXTS)]
     pipelines = [
-        make_pipeline(BertVectorizer(model_folder(family), max_length=n, cache=None), LogisticRegression()).fit(texts, LABELS)
+        make_pipeline(
+            BertVectorizer(model_folder(family), max_length=n, cache=None), LogisticRegression()
+        ).fit(texts, LABELS)
         for n in (7, 40)
     ]
     serial = [pipeline.predict_proba(texts) for pipeline in pipelines]
@@ -105,12 +111,17 @@ def test_a_spawned_process_gives_the_same_numbers(fitted):
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
-def test_cuda_in_a_child_forked_after_its_use_is_refused_with_the_start_methods_that_work(device, monkeypatch):
+def test_cuda_in_a_child_forked_after_its_use_is_refused_with_the_start_methods_that_work(
+    device, monkeypatch
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device(device)[0].type == "cuda"
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
-    with pytest.raises(RuntimeError, match=r"cuda:\d cannot be used in this process: .*forked.*'spawn'.*loky.*device='cpu'"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"cuda:\d cannot be used in this process: .*forked.*'spawn'.*loky.*device='cpu'",
+    ):
         choose_device(device)
     assert choose_device("cpu")[0].type == "cpu"
 
@@ -136,12 +147,16 @@ def files_behind_the_weights(pipeline):
 
 @needs_proc
 @pytest.mark.parametrize(
-    "load", [load_pipeline, lambda path: joblib.load(path, mmap_mode="c")], ids=["load_pipeline", "joblib.load"]
+    "load",
+    [load_pipeline, lambda path: joblib.load(path, mmap_mode="c")],
+    ids=["load_pipeline", "joblib.load"],
 )
 def test_workers_map_the_weights_from_the_saved_file_and_copy_nothing(load, fitted, tmp_path):
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     loaded = load(path)
-    found = joblib.Parallel(n_jobs=2)(joblib.delayed(files_behind_the_weights)(loaded) for _ in range(4))
+    found = joblib.Parallel(n_jobs=2)(
+        joblib.delayed(files_behind_the_weights)(loaded) for _ in range(4)
+    )
     assert os.getpid() not in {process for process, _, _ in found}
     for _, name, dirty in found:
         assert name is not None, "the weights were copied to the worker"
@@ -150,21 +165,32 @@ def test_workers_map_the_weights_from_the_saved_file_and_copy_nothing(load, fitt
         assert set(dirty) == {0}
 
 
-def test_workers_never_predict_with_the_weights_of_a_file_that_took_the_place_of_the_loaded_one(fitted, tmp_path):
-    other = make_sentiment_pipeline(model=str(build_model(tmp_path / "other", "bert", seed=1))).fit(TEXTS, LABELS)
+def test_workers_never_predict_with_the_weights_of_a_file_that_took_the_place_of_the_loaded_one(
+    fitted, tmp_path
+):
+    other = make_sentiment_pipeline(model=str(build_model(tmp_path / "other", "bert", seed=1))).fit(
+        TEXTS, LABELS
+    )
     loaded = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
     save_pipeline(other, tmp_path / "m.joblib")
     try:
-        found = joblib.Parallel(n_jobs=2)(joblib.delayed(loaded.predict_proba)(TEXTS) for _ in range(2))
+        found = joblib.Parallel(n_jobs=2)(
+            joblib.delayed(loaded.predict_proba)(TEXTS) for _ in range(2)
+        )
     except ValueError as error:
-        assert "another one took its place while it was open" in str(error)  # noqa: PT017 - an answer would be right too
+        assert "another one took its place while it was open" in str(error)  # noqa: PT017
     else:
         assert all(np.allclose(rows, fitted.predict_proba(TEXTS), atol=1e-5) for rows in found)
 
 
-def test_cross_validation_in_two_workers_of_a_loaded_pipeline_gives_the_scores_of_one(fitted, tmp_path):
+def test_cross_validation_in_two_workers_of_a_loaded_pipeline_gives_the_scores_of_one(
+    fitted, tmp_path
+):
     loaded = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
-    alone, both = (cross_validate(loaded, TEXTS, LABELS, cv=2, n_jobs=n_jobs)["test_score"] for n_jobs in (1, 2))
+    alone, both = (
+        cross_validate(loaded, TEXTS, LABELS, cv=2, n_jobs=n_jobs)["test_score"]
+        for n_jobs in (1, 2)
+    )
     assert np.array_equal(alone, both)
 
 
@@ -177,7 +203,9 @@ def test_many_tasks_of_an_unsaved_pipeline_write_its_weights_at_most_once(fitted
     assert states[0] is states[1]
     tasks = [TEXTS[i % 5 :] for i in range(12)]
     with joblib.parallel_config("loky", temp_folder=tmp_path, max_nbytes="1K"):
-        found = joblib.Parallel(n_jobs=2, batch_size=1)(joblib.delayed(predict_and_list)(fitted, t, tmp_path) for t in tasks)
+        found = joblib.Parallel(n_jobs=2, batch_size=1)(
+            joblib.delayed(predict_and_list)(fitted, t, tmp_path) for t in tasks
+        )
     # joblib writes every array above 1 kB that lies in memory: the coefficients of the classifier are smaller
     assert len({name for _, names in found for name in names}) <= 1
     for texts, (rows, _) in zip(tasks, found, strict=True):

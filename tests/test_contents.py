@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline.datasets import read_table, write_table
-from pipeline.report.contents import coloured_pieces, plain_values, report_contents
+from pipeline.report.sections import coloured_pieces, plain_values, report_contents
 from tests.reporting import make_comparison, make_study, quick_scores
 
 
@@ -29,7 +29,10 @@ def test_the_scores_are_those_that_came(scores):
 
 def test_everything_is_what_json_has(scores):
     contents = report_contents(
-        scores, comparison=make_comparison(), layers=make_study(), provenance={"when": date(2026, 1, 2), "n": np.int64(3)}
+        scores,
+        comparison=make_comparison(),
+        layers=make_study(),
+        provenance={"when": date(2026, 1, 2), "n": np.int64(3)},
     )
     assert json.loads(json.dumps(contents, allow_nan=False)) == contents
     assert contents["provenance"] == {"when": "2026-01-02", "n": 3}
@@ -49,8 +52,20 @@ def test_everything_is_what_json_has(scores):
 
 
 def test_values_become_plain():
-    values = {1: np.float32(0.5), "a": np.array([[1, 2]]), "b": (float("nan"), float("inf")), "c": {"x": None}, "d": True}
-    assert plain_values(values) == {"1": 0.5, "a": [[1, 2]], "b": [None, None], "c": {"x": None}, "d": True}
+    values = {
+        1: np.float32(0.5),
+        "a": np.array([[1, 2]]),
+        "b": (float("nan"), float("inf")),
+        "c": {"x": None},
+        "d": True,
+    }
+    assert plain_values(values) == {
+        "1": 0.5,
+        "a": [[1, 2]],
+        "b": [None, None],
+        "c": {"x": None},
+        "d": True,
+    }
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -58,16 +73,27 @@ def test_a_study_out_of_a_file_is_the_study(scores, tmp_path, ending):
     study = make_study()
     write_table(study, tmp_path / f"study{ending}")
     rows = report_contents(scores, layers=study)["layers"]["rows"]
-    assert report_contents(scores, layers=read_table(tmp_path / f"study{ending}"))["layers"]["rows"] == rows
+    assert (
+        report_contents(scores, layers=read_table(tmp_path / f"study{ending}"))["layers"]["rows"]
+        == rows
+    )
     assert [row["layer"] for row in rows] == [0, 1, 2, 0, 1, 2, None]
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"scores": [0.5]}, TypeError, r"scores is a list; the dict that evaluate\(model, X, y\) returns is expected"),
+        (
+            {"scores": [0.5]},
+            TypeError,
+            r"scores is a list; the dict that evaluate\(model, X, y\) returns is expected",
+        ),
         ({"scores": {"accuracy": 0.5}}, ValueError, "scores lacks n_texts, classes, intervals"),
-        ({"comparison": pd.DataFrame({"f1": [1]})}, ValueError, "comparison has no column 'accuracy'"),
+        (
+            {"comparison": pd.DataFrame({"f1": [1]})},
+            ValueError,
+            "comparison has no column 'accuracy'",
+        ),
         ({"layers": pd.DataFrame({"kind": []})}, ValueError, "layers has no column 'features'"),
         ({"layers": "study.csv"}, ValueError, "layers has no column 'kind'"),
     ],
@@ -89,7 +115,9 @@ WORDS = [
 
 def test_the_pieces_are_the_text_and_each_word_has_its_part():
     found = coloured_pieces(TEXT, WORDS)
-    assert [(piece["text"], piece["contribution"], piece["strength"]) for piece in found["pieces"]] == [
+    assert [
+        (piece["text"], piece["contribution"], piece["strength"]) for piece in found["pieces"]
+    ] == [
         ("A ", None, 0.0),
         ("lovely", 1.0, 1.0),
         (", ", None, 0.0),
@@ -100,10 +128,14 @@ def test_the_pieces_are_the_text_and_each_word_has_its_part():
     assert (found["before"], found["after"]) == (0, 0)
 
 
-@pytest.mark.parametrize(("n_before", "n_after"), [(0, 50_000), (50_000, 0), (2_000, 3_000), (30, 5)])
+@pytest.mark.parametrize(
+    ("n_before", "n_after"), [(0, 50_000), (50_000, 0), (2_000, 3_000), (30, 5)]
+)
 def test_of_a_long_text_the_explained_part_is_shown(n_before, n_after):
     text = "x" * n_before + TEXT + "y" * n_after
-    words = [{**word, "start": word["start"] + n_before, "end": word["end"] + n_before} for word in WORDS]
+    words = [
+        {**word, "start": word["start"] + n_before, "end": word["end"] + n_before} for word in WORDS
+    ]
     found = coloured_pieces(text, words)
     shown = "".join(piece["text"] for piece in found["pieces"])
     assert len(shown) <= 1200

@@ -41,14 +41,20 @@ def test_rows_at_fault_are_kept_with_line_reason_and_all_they_hold(tmp_path):
 
 def test_a_quote_that_is_never_closed_is_an_error_in_any_case(tmp_path):
     (tmp_path / "in.csv").write_text('id,text\n1,a\n2,"b\n3,c\n')
-    with CsvTable(tmp_path / "in.csv") as table, pytest.raises(ValueError, match=r"line 4: unexpected end of data"):
+    with (
+        CsvTable(tmp_path / "in.csv") as table,
+        pytest.raises(ValueError, match=r"line 4: unexpected end of data"),
+    ):
         table.read(None, {})
 
 
 def test_a_cell_without_end_stops_reading_with_a_hint(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.csv_table._LONGEST_CELL", 1000)
     (tmp_path / "in.csv").write_text('text\n"' + "a\n" * 2000)
-    with CsvTable(tmp_path / "in.csv") as table, pytest.raises(ValueError, match=r"quote that is never closed"):
+    with (
+        CsvTable(tmp_path / "in.csv") as table,
+        pytest.raises(ValueError, match=r"quote that is never closed"),
+    ):
         table.read(None, {})
 
 
@@ -61,7 +67,10 @@ def test_the_byte_that_is_no_text_is_found_wherever_it_is(encoding, before, tmp_
     with pytest.raises(UnicodeDecodeError) as slow:
         codecs.decode((tmp_path / "in.csv").read_bytes(), encoding)
     with (
-        pytest.raises(ValueError, match=f"byte {slow.value.start} is 0x{slow.value.object[slow.value.start]:02x} "),
+        pytest.raises(
+            ValueError,
+            match=f"byte {slow.value.start} is 0x{slow.value.object[slow.value.start]:02x} ",
+        ),
         CsvTable(tmp_path / "in.csv", encoding=encoding) as table,
     ):
         table.read()
@@ -85,7 +94,10 @@ def test_files_may_be_anywhere_and_are_closed_whatever_happens():
 
     with CsvTable("ok", open_file=open_file) as table:
         assert table.read() == [["a"]]
-    with pytest.raises(ValueError, match="no column 'text'"), CsvTable("no", columns=["text"], open_file=open_file):
+    with (
+        pytest.raises(ValueError, match="no column 'text'"),
+        CsvTable("no", columns=["text"], open_file=open_file),
+    ):
         pass
     assert all(file.closed for file in opened)
 

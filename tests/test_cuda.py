@@ -33,7 +33,9 @@ from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model
 from tests.forking import Child
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch.cuda.is_available() is false")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU: torch.cuda.is_available() is false"
+)
 
 TOP = Path(__file__).resolve().parent.parent
 GPU = torch.device("cuda:0")
@@ -53,7 +55,9 @@ def is_close(found, expected, dtype):
     """Compare vectors along the last axis."""
     found, expected = (torch.as_tensor(x).double().cpu() for x in (found, expected))
     largest, cosine = BOUNDS[dtype]
-    return (found - expected).abs().max() <= largest and torch.cosine_similarity(found, expected, dim=-1).min() >= cosine
+    return (found - expected).abs().max() <= largest and torch.cosine_similarity(
+        found, expected, dim=-1
+    ).min() >= cosine
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,9 @@ def states_of(hugging_face):
             models[folder] = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(GPU)
         ids = torch.tensor([hugging_face(folder).ids(text, max_length)], device=GPU)
         with torch.inference_mode():
-            output = models[folder](ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+            output = models[folder](
+                ids, attention_mask=torch.ones_like(ids), output_hidden_states=True
+            )
         return torch.stack(output.hidden_states)[:, 0]
 
     return get
@@ -93,17 +99,23 @@ def test_it_runs_on_the_first_gpu_in_half_precision_by_every_name(device, tiny_b
     assert choose_device(device) == (GPU, torch.float16)
     found = BertVectorizer(tiny_bert, device=device, cache=None).fit(TEXTS)
     assert found.runs_on() == ("cuda:0", "float16")
-    assert np.array_equal(found.transform(TEXTS), BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS))
+    assert np.array_equal(
+        found.transform(TEXTS), BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS)
+    )
 
 
 def test_a_gpu_that_is_not_there_is_refused(tiny_bert):
-    with pytest.raises(ValueError, match=r"device='cuda:99' is not on this machine; there is cuda:0.*cpu"):
+    with pytest.raises(
+        ValueError, match=r"device='cuda:99' is not on this machine; there is cuda:0.*cpu"
+    ):
         BertVectorizer(tiny_bert, device="cuda:99").fit(TEXTS)
 
 
 @needs_varlen
 def test_half_precision_is_packed_and_float32_is_run_by_transformers(tiny_bert):
-    kinds = [type(load_encoder(resolve(tiny_bert), 3, device="cuda", dtype=dtype)) for dtype in BOUNDS]
+    kinds = [
+        type(load_encoder(resolve(tiny_bert), 3, device="cuda", dtype=dtype)) for dtype in BOUNDS
+    ]
     assert kinds == [HuggingFaceEncoder, PackedEncoder, PackedEncoder]
 
 
@@ -112,12 +124,20 @@ def test_half_precision_is_packed_and_float32_is_run_by_transformers(tiny_bert):
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(family, dtype, model_folder, states_of):
+def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(
+    family, dtype, model_folder, states_of
+):
     folder = model_folder(family)
     expected = pooled_one_by_one(states_of, folder, TEXTS)
     for batch_tokens in (None, 20):
         vectorizer = BertVectorizer(
-            folder, pooling=POOLINGS, layers="all", device="cuda", dtype=dtype, cache=None, batch_tokens=batch_tokens
+            folder,
+            pooling=POOLINGS,
+            layers="all",
+            device="cuda",
+            dtype=dtype,
+            cache=None,
+            batch_tokens=batch_tokens,
         )
         assert is_close(vectorizer.fit_transform(TEXTS).reshape(expected.shape), expected, dtype)
 
@@ -128,8 +148,12 @@ def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(family
 def test_one_pooling_alone_is_that_pooling_among_all(pooling, layers, dtype, tiny_bert, states_of):
     """For cls alone the last layer is another computation: one query per text."""
     asked = {-1: [3], 0: [0]}.get(layers) or list(layers)
-    expected = pooled_one_by_one(states_of, tiny_bert, TEXTS)[:, POOLINGS.index(pooling), asked].flatten(1)
-    found = BertVectorizer(tiny_bert, pooling=pooling, layers=layers, device="cuda", dtype=dtype, cache=None).fit_transform(TEXTS)
+    expected = pooled_one_by_one(states_of, tiny_bert, TEXTS)[
+        :, POOLINGS.index(pooling), asked
+    ].flatten(1)
+    found = BertVectorizer(
+        tiny_bert, pooling=pooling, layers=layers, device="cuda", dtype=dtype, cache=None
+    ).fit_transform(TEXTS)
     assert is_close(found, expected, dtype)
 
 
@@ -137,8 +161,12 @@ def test_one_pooling_alone_is_that_pooling_among_all(pooling, layers, dtype, tin
 def test_the_pooler_is_hugging_faces(dtype, tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     with torch.inference_mode():
-        expected = torch.cat([oracle.model(torch.tensor([oracle.ids(text)])).pooler_output for text in TEXTS])
-    found = BertVectorizer(tiny_bert, pooling="pooler", device="cuda", dtype=dtype, cache=None).fit_transform(TEXTS)
+        expected = torch.cat(
+            [oracle.model(torch.tensor([oracle.ids(text)])).pooler_output for text in TEXTS]
+        )
+    found = BertVectorizer(
+        tiny_bert, pooling="pooler", device="cuda", dtype=dtype, cache=None
+    ).fit_transform(TEXTS)
     assert is_close(found, expected, dtype)
 
 
@@ -149,7 +177,9 @@ def test_the_default_model_on_texts_of_very_different_lengths(dtype, states_of):
         pytest.skip("the default model is not installed")
     texts = [*TEXTS, "word " * 300, "A quiet, lovely film. " * 100]
     expected = pooled_one_by_one(states_of, str(folder), texts, 512)
-    vectorizer = BertVectorizer(folder, pooling=POOLINGS, layers="all", device="cuda", dtype=dtype, cache=None)
+    vectorizer = BertVectorizer(
+        folder, pooling=POOLINGS, layers="all", device="cuda", dtype=dtype, cache=None
+    )
     with pytest.warns(TruncationWarning, match="longer than max_length=512"):
         found = vectorizer.fit_transform(texts)
     assert is_close(found.reshape(expected.shape), expected, dtype)
@@ -163,10 +193,15 @@ def test_token_states_are_hidden_states_of_every_token(dtype, tiny_bert, hugging
     assert is_close(found, expected, dtype)
 
 
-def test_the_other_attention_of_the_packed_forward_runs_there_too(tiny_bert, hugging_face, states_of):
+def test_the_other_attention_of_the_packed_forward_runs_there_too(
+    tiny_bert, hugging_face, states_of
+):
     """By batched products, as on the CPU, in float32."""
     packed = PackedEncoder(resolve(tiny_bert), 3, GPU, torch.float32)
-    batch, expected = batch_of(hugging_face(tiny_bert), TEXTS), pooled_one_by_one(states_of, tiny_bert, TEXTS)
+    batch, expected = (
+        batch_of(hugging_face(tiny_bert), TEXTS),
+        pooled_one_by_one(states_of, tiny_bert, TEXTS),
+    )
     assert is_close(packed.pooled(batch, POOLINGS, range(4)), expected, "float32")
     assert is_close(packed.pooled(batch, ("cls",), (3,))[:, 0, 0], expected[:, 0, 3], "float32")
 
@@ -184,7 +219,11 @@ def test_every_text_attends_to_itself_alone(kind, lengths, size):
     starts = torch.from_numpy(batch.starts).int().to(GPU)
     expected = torch.cat(
         [
-            scaled_dot_product_attention(*qkv[i:j].float().permute(1, 2, 0, 3)[:, None], scale=1.0)[0].transpose(0, 1).flatten(1)
+            scaled_dot_product_attention(*qkv[i:j].float().permute(1, 2, 0, 3)[:, None], scale=1.0)[
+                0
+            ]
+            .transpose(0, 1)
+            .flatten(1)
             for i, j in pairwise(batch.starts.tolist())
         ]
     )
@@ -195,7 +234,9 @@ def test_every_text_attends_to_itself_alone(kind, lengths, size):
         of_first = attend_varlen(qkv[first, 0], qkv[:, 1:], queries, starts, 1, max(lengths))
     else:
         found = attend_runs(qkv, bias, batch.runs, Workspace(GPU, dtype)).clone()
-        of_first = attend_first(qkv[first, 0], qkv[:, 1:].contiguous(), bias, batch.runs, Workspace(GPU, dtype))
+        of_first = attend_first(
+            qkv[first, 0], qkv[:, 1:].contiguous(), bias, batch.runs, Workspace(GPU, dtype)
+        )
     limit = 2e-3 if kind == "varlen" else 1e-5
     assert (found - expected).abs().max() <= limit
     assert (of_first - expected[first]).abs().max() <= limit
@@ -204,7 +245,9 @@ def test_every_text_attends_to_itself_alone(kind, lengths, size):
 @needs_varlen
 def test_the_other_texts_of_the_batch_change_nothing_in_attention():
     """Bit for bit: a text's sums run in the same order, however long the others are."""
-    qkv = torch.randn(700, 3, 4, 32, device=GPU, generator=torch.Generator(GPU).manual_seed(0)).half()
+    qkv = torch.randn(
+        700, 3, 4, 32, device=GPU, generator=torch.Generator(GPU).manual_seed(0)
+    ).half()
     starts = torch.tensor([0, 40, 45, 700], dtype=torch.int32, device=GPU)
     together = attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, 655, 655)
     alone = attend_varlen(qkv[:40, 0], qkv[:40, 1:], starts[:2], starts[:2], 40, 40)
@@ -215,13 +258,18 @@ def test_texts_in_another_order_keep_their_vectors(tiny_bert):
     vectorizer = BertVectorizer(tiny_bert, device="cuda", cache=None).fit(TEXTS)
     found = vectorizer.transform(TEXTS)
     assert is_close(vectorizer.transform(TEXTS[::-1])[::-1].copy(), found, "float16")
-    assert all(is_close(vectorizer.transform([text])[0], found[i], "float16") for i, text in enumerate(TEXTS))
+    assert all(
+        is_close(vectorizer.transform([text])[0], found[i], "float16")
+        for i, text in enumerate(TEXTS)
+    )
 
 
 def test_threads_share_one_encoder(tiny_bert):
     vectorizer = BertVectorizer(tiny_bert, device="cuda", cache=None, batch_tokens=40).fit(TEXTS)
     expected, found = vectorizer.transform(TEXTS), []
-    threads = [threading.Thread(target=lambda: found.append(vectorizer.transform(TEXTS))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: found.append(vectorizer.transform(TEXTS))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -242,7 +290,9 @@ def wide(tmp_path_factory):
 
 def peak(folder, n_texts, batch_tokens):
     """Return the most bytes allocated while so many texts of about 20 tokens are encoded, the weights not counted."""
-    vectorizer = BertVectorizer(folder, device="cuda", cache=None, batch_tokens=batch_tokens).fit(["warm"])
+    vectorizer = BertVectorizer(folder, device="cuda", cache=None, batch_tokens=batch_tokens).fit(
+        ["warm"]
+    )
     texts = [f"{'a film ' * 8}{i}" for i in range(n_texts)]
     vectorizer.transform(texts[:1])
     torch.cuda.synchronize()
@@ -253,7 +303,11 @@ def peak(folder, n_texts, batch_tokens):
 
 
 def test_memory_goes_with_the_budget_of_a_batch_and_not_with_the_number_of_texts(wide):
-    small, more_texts, larger_budget = peak(wide, 2000, 4096), peak(wide, 8000, 4096), peak(wide, 8000, 32_768)
+    small, more_texts, larger_budget = (
+        peak(wide, 2000, 4096),
+        peak(wide, 8000, 4096),
+        peak(wide, 8000, 32_768),
+    )
     assert more_texts <= 1.1 * small
     assert larger_budget >= 4 * small
 
@@ -285,7 +339,9 @@ def predict_elsewhere(path, **environment):
         "numpy.save(sys.argv[1] + '.npy', model.predict_proba(TEXTS)); print(*model[0].runs_on())"
     )
     run = [sys.executable, "-c", code, str(path)]
-    done = subprocess.run(run, capture_output=True, text=True, cwd=TOP, env=os.environ | environment, timeout=HANG)
+    done = subprocess.run(
+        run, capture_output=True, text=True, cwd=TOP, env=os.environ | environment, timeout=HANG
+    )
     assert done.returncode == 0, done.stderr
     return np.load(f"{path}.npy"), done.stdout.split()
 
@@ -333,9 +389,29 @@ def test_a_spawned_process_uses_the_gpu_and_a_forked_one_is_told_to_spawn(tiny_b
 
 
 def test_a_fine_tuned_classifier_learns_on_the_gpu_and_opens_on_the_cpu(tiny_bert, tmp_path):
-    good = ["A quiet, lovely film.", "I love Paris", "beautiful terrace", "lovely days", "I love the film", "a beautiful spring"]
-    bad = ["Two hours I want back!", "The soup was cold", "the waiter did not care", "cold soup", "a dull minute", "cold terrace"]
-    parameters = {"epochs": 20, "batch_size": 8, "learning_rate": 3e-3, "head_learning_rate": 2e-2, "random_state": 0}
+    good = [
+        "A quiet, lovely film.",
+        "I love Paris",
+        "beautiful terrace",
+        "lovely days",
+        "I love the film",
+        "a beautiful spring",
+    ]
+    bad = [
+        "Two hours I want back!",
+        "The soup was cold",
+        "the waiter did not care",
+        "cold soup",
+        "a dull minute",
+        "cold terrace",
+    ]
+    parameters = {
+        "epochs": 20,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "head_learning_rate": 2e-2,
+        "random_state": 0,
+    }
     model = FineTunedBertClassifier(tiny_bert, max_length=None, device="cuda", **parameters)
     model.fit([*good, *bad] * 2, (["good"] * 6 + ["bad"] * 6) * 2)
     assert model.score([*good, *bad], ["good"] * 6 + ["bad"] * 6) == 1.0

@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
-from pipeline.evaluation.curves import MOST_POINTS, score_curves
+from pipeline.evaluation.metrics import MOST_POINTS, score_curves
 
 
 def make_case(n_texts, n_classes, seed=0):
@@ -24,8 +30,14 @@ def test_of_two_classes_the_curve_of_the_second_is_that_of_scikit_learn():
         "n_texts": int(true.sum()),
         "roc_auc": pytest.approx(roc_auc_score(true, probability[:, 1])),
         "average_precision": pytest.approx(average_precision_score(true, probability[:, 1])),
-        "roc": {"false_positive_rate": false_rate.tolist(), "true_positive_rate": true_rate.tolist()},
-        "precision_recall": {"recall": recall[::-1].tolist(), "precision": precision[::-1].tolist()},
+        "roc": {
+            "false_positive_rate": false_rate.tolist(),
+            "true_positive_rate": true_rate.tolist(),
+        },
+        "precision_recall": {
+            "recall": recall[::-1].tolist(),
+            "precision": precision[::-1].tolist(),
+        },
     }
 
 
@@ -40,7 +52,9 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends_and_its_area(seed):
     recall, precision = (np.array(values) for values in curve["precision_recall"].values())
     assert len(recall) <= MOST_POINTS + 1
     assert (recall[0], recall[-1]) == (0, 1)
-    assert np.sum(np.diff(recall) * precision[1:]) == pytest.approx(curve["average_precision"], abs=0.01)
+    assert np.sum(np.diff(recall) * precision[1:]) == pytest.approx(
+        curve["average_precision"], abs=0.01
+    )
 
 
 def test_every_class_has_its_curve_and_one_without_texts_has_none():

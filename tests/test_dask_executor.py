@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.saved.versions import installed_versions
-from pipeline.scoring.choose_executor import choose_executor
+from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.dask_executor import DaskExecutor
+from pipeline.scoring.score_table import choose_executor
 from pipeline.scoring.shard import Died, Outcome, Shard
 from tests.dask_cluster import cluster_by_hand
 
-distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install 'bert-vectorizer[dask]'")
+distributed = pytest.importorskip(
+    "distributed", reason="distributed is not installed: pip install 'bert-vectorizer[dask]'"
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,9 @@ def looks_for_a_file(shard):
     raise FileNotFoundError("There is no model.joblib.")
 
 
-def test_every_shard_comes_back_once_from_every_worker_and_what_is_printed_is_the_dashboard(address, capsys):
+def test_every_shard_comes_back_once_from_every_worker_and_what_is_printed_is_the_dashboard(
+    address, capsys
+):
     with choose_executor(address) as executor:
         assert executor.threads == 1
         for n in (30, 1, 0):
@@ -90,11 +94,15 @@ def test_no_more_shards_are_taken_than_there_are_workers(address):
 def test_only_the_shard_of_a_killed_worker_is_lost_and_no_other_worker_gets_it(address, tmp_path):
     function = partial(dies_at, deadly=(3, 11), log=str(tmp_path))
     with DaskExecutor(address) as executor:
-        found = {shard.index: outcome for shard, outcome in executor.run(function, iter(shards(20)))}
+        found = {
+            shard.index: outcome for shard, outcome in executor.run(function, iter(shards(20)))
+        }
     assert set(found) == set(range(20))
     assert {index for index, outcome in found.items() if isinstance(outcome, Died)} == {3, 11}
     assert found[3].reason == "its Dask worker was lost: killed, crashed or cut off"
-    assert len(list(tmp_path.iterdir())) == 20  # each was begun once: the deadly ones killed one worker each
+    assert (
+        len(list(tmp_path.iterdir())) == 20
+    )  # each was begun once: the deadly ones killed one worker each
 
 
 def test_what_the_function_raises_goes_to_the_caller_and_the_cluster_is_as_good_as_before(address):
@@ -102,7 +110,11 @@ def test_what_the_function_raises_goes_to_the_caller_and_the_cluster_is_as_good_
         with pytest.raises(OSError, match="the disk is full"):
             list(executor.run(fails_at_two, iter(shards(9))))
         with pytest.raises(LookupError, match="of the source"):
-            list(executor.run(who, (1 / 0 if n == 5 else shard for n, shard in enumerate(raising_source()))))
+            list(
+                executor.run(
+                    who, (1 / 0 if n == 5 else shard for n, shard in enumerate(raising_source()))
+                )
+            )
         assert len(list(executor.run(who, shards(5)))) == 5
 
 
@@ -133,11 +145,16 @@ def test_only_workers_with_the_resources_are_used(address):
         wait_for_workers(client, 2)
         workers = client.scheduler_info()["workers"]
         pids = client.run(os.getpid)
-    with_gpu = {str(pids[worker]) for worker, facts in workers.items() if facts["resources"].get("GPU")}
+    with_gpu = {
+        str(pids[worker]) for worker, facts in workers.items() if facts["resources"].get("GPU")
+    }
     with DaskExecutor(address, resources={"GPU": 1}) as executor:
         assert {outcome.sha256 for _, outcome in executor.run(who, shards(6))} == with_gpu
     with (
-        pytest.raises(TimeoutError, match=r"No worker with the resources {'GPU': 2} has come .* dask worker tcp://127"),
+        pytest.raises(
+            TimeoutError,
+            match=r"No worker with the resources {'GPU': 2} has come .* dask worker tcp://127",
+        ),
         DaskExecutor(address, resources={"GPU": 2}, wait=1.5),
     ):
         pass
@@ -148,11 +165,15 @@ def wait_for_workers(client, n):
 
 
 def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch):
-    monkeypatch.setattr("pipeline.scoring.dask_tasks.installed_versions", lambda: {**installed_versions(), "torch": "1.13.0"})
+    monkeypatch.setattr(
+        "pipeline.scoring.dask_executor.installed_versions",
+        lambda: {**installed_versions(), "torch": "1.13.0"},
+    )
     with (
         DaskExecutor(address) as executor,
         pytest.raises(
-            ValueError, match=r"The Dask worker tcp://\S+ on \S+ has torch \S+ there and 1.13.0 here. .*same environment"
+            ValueError,
+            match=r"The Dask worker tcp://\S+ on \S+ has torch \S+ there and 1.13.0 here. .*same environment",
         ),
     ):
         list(executor.run(who, shards(2)))
@@ -169,7 +190,10 @@ def test_a_scheduler_that_is_lost_ends_the_run_with_what_to_do(tmp_path):
     )
     with cluster_by_hand(tmp_path, [""]) as address:
         driver = subprocess.Popen(
-            [sys.executable, "-c", code, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         with driver:
             for _ in range(5):
@@ -189,7 +213,10 @@ def test_a_scheduler_that_is_not_there_is_named():
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         port = taken.getsockname()[1]
         with (
-            pytest.raises(ConnectionError, match=rf"No Dask scheduler answers at tcp://127.0.0.1:{port} .*dask scheduler"),
+            pytest.raises(
+                ConnectionError,
+                match=rf"No Dask scheduler answers at tcp://127.0.0.1:{port} .*dask scheduler",
+            ),
             DaskExecutor(f"tcp://127.0.0.1:{port}", wait=1),
         ):
             pass
@@ -197,7 +224,10 @@ def test_a_scheduler_that_is_not_there_is_named():
 
 def test_without_distributed_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[dask\]'"), choose_executor("dask"):
+    with (
+        pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[dask\]'"),
+        choose_executor("dask"),
+    ):
         pass
 
 

@@ -17,14 +17,21 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline import BertVectorizer, DaskExecutor, save_pipeline, score_table
-from pipeline.cli import main
+from pipeline.commands.cli import main
 from tests.dask_cluster import cluster_by_hand
 from tests.slow_and_deadly import TRUSTED, deadly, slowly
 
-distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install 'bert-vectorizer[dask]'")
+distributed = pytest.importorskip(
+    "distributed", reason="distributed is not installed: pip install 'bert-vectorizer[dask]'"
+)
 
 SHARD_ROWS = 10
-TABLE = pd.DataFrame({"text": [f"{'a fine' if i % 3 else 'a bad'} movie number {i}" for i in range(400)], "n": range(400)})
+TABLE = pd.DataFrame(
+    {
+        "text": [f"{'a fine' if i % 3 else 'a bad'} movie number {i}" for i in range(400)],
+        "n": range(400),
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +49,24 @@ def saved(step, folder):
 
 def score(model, out, executor, *, table=TABLE, shard_rows=SHARD_ROWS, on_bad_row="error"):
     return score_table(
-        model, table, out, text="text", executor=executor, shard_rows=shard_rows, trusted=TRUSTED, on_bad_row=on_bad_row
+        model,
+        table,
+        out,
+        text="text",
+        executor=executor,
+        shard_rows=shard_rows,
+        trusted=TRUSTED,
+        on_bad_row=on_bad_row,
     )
 
 
 def bytes_of(out):
     """Return the hash of every file of the output; what a run keeps for itself is no output."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir() if path.is_file()}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in out.iterdir()
+        if path.is_file()
+    }
 
 
 def wait_for_parts(out, n):
@@ -58,7 +76,9 @@ def wait_for_parts(out, n):
         time.sleep(0.01)
 
 
-def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(address, tiny_bert, tmp_path, capsys, monkeypatch):
+def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(
+    address, tiny_bert, tmp_path, capsys, monkeypatch
+):
     model = make_pipeline(BertVectorizer(tiny_bert, layers="all"), LogisticRegression())
     model.fit(TABLE["text"][:60], [i % 3 > 0 for i in range(60)])
     path = save_pipeline(model, tmp_path / "model.joblib")
@@ -69,8 +89,21 @@ def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(address, tin
     assert "Dask dashboard: http://127.0.0.1:" in capsys.readouterr().err
 
     TABLE.to_parquet(tmp_path / "table.parquet", index=False)
-    arguments = ["--model", path, "--data", tmp_path / "table.parquet", "--out", tmp_path / "shell", "--shard-rows", SHARD_ROWS]
-    monkeypatch.setattr(sys, "argv", ["", "predict", *map(str, arguments), "--scheduler", address, "--resources", "GPU=1"])
+    arguments = [
+        "--model",
+        path,
+        "--data",
+        tmp_path / "table.parquet",
+        "--out",
+        tmp_path / "shell",
+        "--shard-rows",
+        SHARD_ROWS,
+    ]
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["", "predict", *map(str, arguments), "--scheduler", address, "--resources", "GPU=1"],
+    )
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it for good
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -79,11 +112,15 @@ def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(address, tin
     pd.testing.assert_frame_equal(shell, serial)
 
 
-def test_workers_and_driver_are_killed_and_a_rerun_gives_the_bytes_of_the_serial_executor(address, tmp_path):
+def test_workers_and_driver_are_killed_and_a_rerun_gives_the_bytes_of_the_serial_executor(
+    address, tmp_path
+):
     model = saved(slowly, tmp_path)
     out = tmp_path / "dask"
     code = "from tests.test_dask_scoring import *; import sys; score(sys.argv[1], sys.argv[2], sys.argv[3])"
-    driver = subprocess.Popen([sys.executable, "-c", code, model, out, address], stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, model, out, address], stderr=subprocess.DEVNULL
+    )
     wait_for_parts(out, 6)
     kill_a_worker(address)
     wait_for_parts(out, 15)
@@ -115,7 +152,9 @@ def kill_a_worker(address):
 
 def test_a_row_that_kills_workers_is_found_and_marked_and_no_other_row_is_lost(address, tmp_path):
     model = saved(deadly, tmp_path)
-    found = score(model, tmp_path / "out", address, table=TABLE[116:130], shard_rows=2, on_bad_row="null")
+    found = score(
+        model, tmp_path / "out", address, table=TABLE[116:130], shard_rows=2, on_bad_row="null"
+    )
     labelled = pd.read_parquet(tmp_path / "out").set_index("n")
     assert (found.n_rows, found.n_bad, labelled.index.tolist()) == (14, 1, list(range(116, 130)))
     assert labelled.index[labelled["label"].isna()].tolist() == [123]
@@ -133,5 +172,7 @@ def test_a_model_that_workers_do_not_see_is_a_matter_of_shared_storage(address, 
             model.rename(hidden)
             return super().__enter__()
 
-    with pytest.raises(FileNotFoundError, match=r"model\.joblib.*on storage that every worker and this process see"):
+    with pytest.raises(
+        FileNotFoundError, match=r"model\.joblib.*on storage that every worker and this process see"
+    ):
         score(model, tmp_path / "out", Hiding(address))

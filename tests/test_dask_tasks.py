@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from pipeline.saved.versions import installed_versions
-from pipeline.scoring.dask_tasks import check_versions, has_resources, introduce
+from pipeline.saved.manifest import installed_versions
+from pipeline.scoring.dask_executor import check_versions, has_resources, introduce
 from pipeline.scoring.shard import Shard
 
 
@@ -22,9 +22,14 @@ def test_a_worker_says_who_it_is_and_keeps_its_tokenizers_to_its_threads(monkeyp
 def test_the_same_environment_is_taken_and_another_refused_with_all_that_differs():
     there = introduce(1)
     check_versions("tcp://10.0.0.5:4000", there)
-    check_versions("tcp://10.0.0.5:4000", {**there, "joblib": "1.0", "python": there["python"] + "9"})  # a later bug fix
+    check_versions(
+        "tcp://10.0.0.5:4000", {**there, "joblib": "1.0", "python": there["python"] + "9"}
+    )  # a later bug fix
     other = {**there, "torch": "1.13.0", "python": "2.7.18", "host": "old"}
-    with pytest.raises(ValueError, match=r"4000 on old has python 2.7.18 there and 3\S+ here, torch 1.13.0 there and \S+ here"):
+    with pytest.raises(
+        ValueError,
+        match=r"4000 on old has python 2.7.18 there and 3\S+ here, torch 1.13.0 there and \S+ here",
+    ):
         check_versions("tcp://10.0.0.5:4000", other)
 
 

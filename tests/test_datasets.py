@@ -19,7 +19,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow.parquet import encryption
 
-from pipeline.datasets import add_predictions, check_columns, check_output, read_table, split_table, write_table
+from pipeline.datasets import (
+    add_predictions,
+    check_columns,
+    check_output,
+    read_table,
+    split_table,
+    write_table,
+)
 from pipeline.texts import check_texts
 
 
@@ -97,7 +104,9 @@ def test_a_text_longer_than_the_csv_modules_limit_comes_back_whole(write):
     assert read_table(write(f'text,label\n"{text}",pos\n'))["text"].tolist() == [text]
 
 
-csv_text = st.text(st.sampled_from("a Ü😀,;\"'\n\r\t\\#\x00\ufeff") | st.characters(codec="utf-8"), max_size=8)
+csv_text = st.text(
+    st.sampled_from("a Ü😀,;\"'\n\r\t\\#\x00\ufeff") | st.characters(codec="utf-8"), max_size=8
+)
 csv_text |= st.sampled_from(["NA", "null", "None", "nan", "001", "1e5", "", " ", "TRUE", "-"])
 
 
@@ -115,7 +124,9 @@ def test_any_quoted_csv_file_is_read_as_the_csv_module_reads_it(folder, table, l
     path = folder / "quoted.csv"
     header = ["text", "label", "more"][:width]
     with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter=sep, lineterminator=lineterminator, quoting=csv.QUOTE_ALL).writerows([header, *rows])
+        csv.writer(
+            file, delimiter=sep, lineterminator=lineterminator, quoting=csv.QUOTE_ALL
+        ).writerows([header, *rows])
     assert csv_module(path, delimiter=sep) == (header, rows)
     assert as_lists(read_table(path, sep=sep)) == (header, rows)
 
@@ -138,21 +149,27 @@ def test_a_separator_that_is_no_single_character_is_refused(sep, write):
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8", "utf_8", "U8", "utf-8-sig"])
 def test_a_byte_order_mark_is_dropped_whatever_utf_8_is_called(encoding, write):
     path = write(b"\xef\xbb\xbftext,label\nsch\xc3\xb6n,pos\n")
-    assert as_lists(read_table(path, columns=["text"], encoding=encoding)) == (["text", "label"], [["schön", "pos"]])
+    assert as_lists(read_table(path, columns=["text"], encoding=encoding)) == (
+        ["text", "label"],
+        [["schön", "pos"]],
+    )
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "utf-32", "cp037"])
+@pytest.mark.parametrize(
+    "encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "utf-32", "cp037"]
+)
 def test_other_encodings_are_read_when_they_are_named(encoding, write):
     path = write('text,label\n"schön,\nwirklich",pos\n'.encode(encoding))
-    assert as_lists(read_table(path, encoding=encoding)) == (["text", "label"], [["schön,\nwirklich", "pos"]])
+    assert as_lists(read_table(path, encoding=encoding)) == (
+        ["text", "label"],
+        [["schön,\nwirklich", "pos"]],
+    )
 
 
 @pytest.mark.parametrize("rows_before", [0, 3, 100_000])
 def test_a_latin_1_file_is_refused_with_the_offset_of_the_byte_and_the_cure(rows_before, write):
     content = ("text,label\n" + "fine,pos\n" * rows_before + "schön,pos\n").encode("latin-1")
-    message = (
-        rf"table\.csv is not utf-8 text: byte {content.index(0xF6)} is 0xf6 .*encoding='latin-1' \(--encoding latin-1;.*utf-16"
-    )
+    message = rf"table\.csv is not utf-8 text: byte {content.index(0xF6)} is 0xf6 .*encoding='latin-1' \(--encoding latin-1;.*utf-16"
     with pytest.raises(ValueError, match=message):
         read_table(write(content))
 
@@ -163,12 +180,16 @@ def test_a_latin_1_header_is_refused_with_the_offset_of_the_byte(write):
 
 
 def test_a_compressed_latin_1_file_is_refused_too(write):
-    with pytest.raises(ValueError, match=r"table\.csv\.gz is not utf-8 text: .*0xf6.*encoding='latin-1'"):
+    with pytest.raises(
+        ValueError, match=r"table\.csv\.gz is not utf-8 text: .*0xf6.*encoding='latin-1'"
+    ):
         read_table(write(gzip.compress("text\nschön\n".encode("latin-1")), "table.csv.gz"))
 
 
 def test_utf_16_is_refused_unless_it_is_named_and_named_in_the_cure(write):
-    with pytest.raises(ValueError, match=r"is not utf-8 text: byte 0 is 0xff .*also common: cp1252, utf-16"):
+    with pytest.raises(
+        ValueError, match=r"is not utf-8 text: byte 0 is 0xff .*also common: cp1252, utf-16"
+    ):
         read_table(write(b"\xff\xfe" + "text,label\na,b\n".encode("utf-16-le")))
 
 
@@ -190,7 +211,9 @@ def test_an_unknown_encoding_is_refused_by_its_name(encoding, write):
 
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet", "table.csv.gz"])
 def test_an_empty_file_is_refused(name, write):
-    with pytest.raises(ValueError, match=rf"{name} is empty \(0 bytes\); a table with a header line is expected"):
+    with pytest.raises(
+        ValueError, match=rf"{name} is empty \(0 bytes\); a table with a header line is expected"
+    ):
         read_table(write("", name))
 
 
@@ -226,7 +249,9 @@ def test_a_missing_file_and_a_folder_are_told_apart(kind, tmp_path):
     ],
     ids=repr,
 )
-def test_a_row_with_more_or_fewer_cells_than_the_header_is_refused_with_its_line(content, line, write):
+def test_a_row_with_more_or_fewer_cells_than_the_header_is_refused_with_its_line(
+    content, line, write
+):
     with pytest.raises(ValueError, match=rf"(?s)table\.csv .*(line|row) {line}\b"):
         read_table(write(content))
 
@@ -246,7 +271,9 @@ def test_a_quote_that_is_never_closed_is_refused(write):
     ],
 )
 def test_columns_that_are_there_twice_are_refused_by_name(content, names, write):
-    with pytest.raises(ValueError, match=rf"table\.csv has several columns called {names}; rename them"):
+    with pytest.raises(
+        ValueError, match=rf"table\.csv has several columns called {names}; rename them"
+    ):
         read_table(write(content))
 
 
@@ -258,7 +285,9 @@ def test_names_that_look_like_pandas_own_for_duplicates_are_kept(write):
 
 
 def test_a_missing_column_is_refused_with_the_list_of_those_there(write):
-    with pytest.raises(ValueError, match=r"table\.csv has no column 'text'; its columns are 'id', 'stars'\.$"):
+    with pytest.raises(
+        ValueError, match=r"table\.csv has no column 'text'; its columns are 'id', 'stars'\.$"
+    ):
         read_table(write("id,stars\n1,2\n"), columns=["id", "text"])
 
 
@@ -276,7 +305,8 @@ def test_a_missing_column_is_refused_with_the_list_of_those_there(write):
 def test_a_missing_column_is_refused_with_the_nearest_name(asked, there, near, name, tmp_path):
     write_table(pd.DataFrame({"id": ["1"], there: ["x"]}), tmp_path / name)
     with pytest.raises(
-        ValueError, match=rf"{name} has no column '{asked}'; its columns are 'id', '{there}'\. Did you mean '{near}'\?"
+        ValueError,
+        match=rf"{name} has no column '{asked}'; its columns are 'id', '{there}'\. Did you mean '{near}'\?",
     ):
         read_table(tmp_path / name, columns=[asked])
 
@@ -294,14 +324,18 @@ def test_a_missing_column_is_refused_with_the_nearest_name(asked, there, near, n
 )
 def test_a_file_with_another_separator_is_refused_with_the_hint_to_name_it(rows, sep, write):
     path = write("\n".join(["text{sep}label", *rows, ""]).format(sep=sep))
-    with pytest.raises(ValueError, match=r"table\.csv .*separated by another character: set sep \(--sep\)"):
+    with pytest.raises(
+        ValueError, match=r"table\.csv .*separated by another character: set sep \(--sep\)"
+    ):
         read_table(path, columns=["text", "label"])
 
 
 def test_a_table_in_memory_is_checked_for_its_columns_too():
     table = pd.DataFrame({"text": ["a"], "label": ["b"]})
     assert check_columns(table, ["label", "text"], "my table") is None
-    with pytest.raises(ValueError, match=r"my table has no column 'labels'; .*Did you mean 'label'\?"):
+    with pytest.raises(
+        ValueError, match=r"my table has no column 'labels'; .*Did you mean 'label'\?"
+    ):
         check_columns(table, ["text", "labels"], "my table")
 
 
@@ -321,7 +355,12 @@ CSV = "text,label\nschön,pos\n".encode()
 
 @pytest.mark.parametrize(
     ("suffix", "content"),
-    [(".gz", gzip.compress(CSV)), (".bz2", bz2.compress(CSV)), (".xz", lzma.compress(CSV)), (".zip", zipped("table.csv"))],
+    [
+        (".gz", gzip.compress(CSV)),
+        (".bz2", bz2.compress(CSV)),
+        (".xz", lzma.compress(CSV)),
+        (".zip", zipped("table.csv")),
+    ],
 )
 def test_compressed_csv_is_unpacked(suffix, content, write):
     table = read_table(write(content, f"table.csv{suffix}"), columns=["text"])
@@ -342,7 +381,18 @@ def test_compressed_csv_is_unpacked(suffix, content, write):
         (".zip", zipped("a.csv", "b.csv")),
         (".zip", zipped()),
     ],
-    ids=["gz not", "gz cut", "gz damaged", "bz2 not", "bz2 cut", "xz not", "xz cut", "zip not", "zip of two", "zip of none"],
+    ids=[
+        "gz not",
+        "gz cut",
+        "gz damaged",
+        "bz2 not",
+        "bz2 cut",
+        "xz not",
+        "xz cut",
+        "zip not",
+        "zip of two",
+        "zip of none",
+    ],
 )
 def test_a_compressed_file_that_cannot_be_unpacked_is_named(suffix, content, write):
     with pytest.raises(ValueError, match=rf"table\.csv\{suffix} "):
@@ -385,7 +435,11 @@ def test_a_header_that_begins_as_a_binary_file_does_is_still_a_header(write):
 )
 def test_parquet_texts_of_every_kind_are_the_same_texts(column, tmp_path):
     pq.write_table(pa.table({"text": column}), tmp_path / "table.parquet")
-    assert check_texts(read_table(tmp_path / "table.parquet", columns=["text"])["text"]) == ["a", "b", "a"]
+    assert check_texts(read_table(tmp_path / "table.parquet", columns=["text"])["text"]) == [
+        "a",
+        "b",
+        "a",
+    ]
 
 
 def test_parquet_without_row_groups_is_a_table_without_rows(tmp_path):
@@ -430,16 +484,23 @@ def test_encrypted_parquet_is_refused_by_name(plaintext_footer, tmp_path):
     configuration = encryption.EncryptionConfiguration(
         footer_key="f", column_keys={"c": ["text"]}, plaintext_footer=plaintext_footer
     )
-    properties = encryption.CryptoFactory(Keys).file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
+    properties = encryption.CryptoFactory(Keys).file_encryption_properties(
+        encryption.KmsConnectionConfig(), configuration
+    )
     with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
         writer.write_table(table)
-    with pytest.raises(ValueError, match=r"table\.parquet is not a readable Parquet file: .*(?i:encrypted|decryption)"):
+    with pytest.raises(
+        ValueError,
+        match=r"table\.parquet is not a readable Parquet file: .*(?i:encrypted|decryption)",
+    ):
         read_table(path)
 
 
 @pytest.mark.parametrize("name", ["table.parquet", "table.pq", "TABLE.PARQUET"])
 def test_parquet_is_read_with_its_own_types(name, tmp_path):
-    table = pd.DataFrame({"text": ["NA", "two\nlines", None], "stars": [1, 2, 3], "sure": [0.5, 1.0, 0.25]})
+    table = pd.DataFrame(
+        {"text": ["NA", "two\nlines", None], "stars": [1, 2, 3], "sure": [0.5, 1.0, 0.25]}
+    )
     table.to_parquet(tmp_path / name)
     pd.testing.assert_frame_equal(read_table(tmp_path / name, columns=["text", "stars"]), table)
 
@@ -466,15 +527,22 @@ def test_damaged_parquet_and_csv_called_parquet_are_refused(write, tmp_path):
 
 
 def test_the_index_that_pandas_stored_as_a_parquet_column_is_a_column(tmp_path):
-    pd.DataFrame({"id": ["p", "q"], "text": ["a", "b"]}).set_index("id").to_parquet(tmp_path / "table.parquet")
+    pd.DataFrame({"id": ["p", "q"], "text": ["a", "b"]}).set_index("id").to_parquet(
+        tmp_path / "table.parquet"
+    )
     table = read_table(tmp_path / "table.parquet", columns=["id", "text"])
     assert sorted(table.columns) == ["id", "text"]
     assert table["id"].tolist() == ["p", "q"]
 
 
 def test_parquet_columns_that_are_there_twice_are_refused_by_name(tmp_path):
-    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "table.parquet")
-    with pytest.raises(ValueError, match=r"table\.parquet has several columns called 'text'; rename them"):
+    pq.write_table(
+        pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]),
+        tmp_path / "table.parquet",
+    )
+    with pytest.raises(
+        ValueError, match=r"table\.parquet has several columns called 'text'; rename them"
+    ):
         read_table(tmp_path / "table.parquet")
 
 
@@ -482,7 +550,10 @@ def test_parquet_columns_that_are_there_twice_are_refused_by_name(tmp_path):
 
 
 def labelled(labels):
-    return pd.DataFrame({"text": [f"text {i}" for i in range(len(labels))], "label": labels}, index=range(100, 100 + len(labels)))
+    return pd.DataFrame(
+        {"text": [f"text {i}" for i in range(len(labels))], "label": labels},
+        index=range(100, 100 + len(labels)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -503,7 +574,9 @@ def test_a_fifth_of_every_class_is_held_out_and_no_row_is_lost_or_changed(labels
     train, test = split_table(table, "label")
     pd.testing.assert_frame_equal(table, before)
     assert sorted([*train["text"], *test["text"]]) == sorted(table["text"])
-    assert test["label"].value_counts().to_dict() == {c: n / 5 for c, n in table["label"].value_counts().items()}
+    assert test["label"].value_counts().to_dict() == {
+        c: n / 5 for c, n in table["label"].value_counts().items()
+    }
     label_of = dict(zip(table["text"], table["label"], strict=True))
     for part in (train, test):
         assert part["label"].tolist() == [label_of[text] for text in part["text"]]
@@ -533,7 +606,10 @@ def test_a_category_that_no_row_has_is_no_class_with_too_few_texts():
     ("labels", "message"),
     [
         (["pos"] * 20, "one class only, 'pos', in all 20 rows"),
-        (["pos"] * 10 + ["neg"] * 9 + [None], r"label 19 is .* \(missing\)\. Drop the unlabelled rows"),
+        (
+            ["pos"] * 10 + ["neg"] * 9 + [None],
+            r"label 19 is .* \(missing\)\. Drop the unlabelled rows",
+        ),
         ([1, 0] * 9 + ["1", "0"], "mixes text with other labels: label 0 is 1"),
     ],
     ids=["one class", "missing", "mixed"],
@@ -573,14 +649,23 @@ def test_an_output_path_that_cannot_be_written_is_refused(write, tmp_path):
     with pytest.raises(OSError, match=r"out\.csv cannot be written: .*nowhere does not exist"):
         check_output(tmp_path / "nowhere" / "out.csv", source)
     for name in ("out.txt", "out", "out.xlsx", "out.csv.gz", "out.json"):
-        with pytest.raises(ValueError, match=r"has the ending '.*'; allowed are \.csv, \.parquet and \.pq"):
+        with pytest.raises(
+            ValueError, match=r"has the ending '.*'; allowed are \.csv, \.parquet and \.pq"
+        ):
             check_output(tmp_path / name, source)
 
 
-def test_a_folder_that_may_only_be_read_is_refused_before_any_work_is_done(write, tmp_path, monkeypatch):
+def test_a_folder_that_may_only_be_read_is_refused_before_any_work_is_done(
+    write, tmp_path, monkeypatch
+):
     source = write("text\na\n", "in.csv")
-    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # nothing is read-only for root
-    with pytest.raises(PermissionError, match=r"out\.csv cannot be written: .* may only be read\. Name another folder"):
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK)
+    )  # nothing is read-only for root
+    with pytest.raises(
+        PermissionError,
+        match=r"out\.csv cannot be written: .* may only be read\. Name another folder",
+    ):
         check_output(tmp_path / "out.csv", source)
 
 
@@ -589,7 +674,12 @@ def test_the_input_is_never_taken_as_the_output_by_whatever_name(write, tmp_path
     (tmp_path / "link.csv").symlink_to(source)
     os.link(source, tmp_path / "hard.csv")
     (tmp_path / "sub").mkdir()
-    for out in (source, tmp_path / "link.csv", tmp_path / "hard.csv", tmp_path / "sub" / ".." / "in.csv"):
+    for out in (
+        source,
+        tmp_path / "link.csv",
+        tmp_path / "hard.csv",
+        tmp_path / "sub" / ".." / "in.csv",
+    ):
         with pytest.raises(ValueError, match="is the input itself; name another file"):
             check_output(out, source)
 
@@ -612,7 +702,9 @@ def test_the_label_and_the_probability_of_each_class_are_added_and_nothing_else_
 
 
 @pytest.mark.parametrize(
-    "classes", [[0, 1], np.array([0, 1]), np.array([False, True]), np.array(["neg", "pos"], dtype=object)], ids=repr
+    "classes",
+    [[0, 1], np.array([0, 1]), np.array([False, True]), np.array(["neg", "pos"], dtype=object)],
+    ids=repr,
 )
 def test_labels_are_the_classes_themselves(classes):
     found, added = add_predictions(pd.DataFrame({"text": ["a", "b", "c"]}), PROBABILITIES, classes)
@@ -621,7 +713,9 @@ def test_labels_are_the_classes_themselves(classes):
 
 
 def test_an_existing_label_column_is_kept_and_the_new_one_called_predicted_label():
-    table = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", "y", "z"], "probability_pos": ["?", "?", "?"]})
+    table = pd.DataFrame(
+        {"text": ["a", "b", "c"], "label": ["x", "y", "z"], "probability_pos": ["?", "?", "?"]}
+    )
     found, added = add_predictions(table, PROBABILITIES, ["neg", "pos"])
     assert added == ["predicted_label", "probability_neg", "predicted_probability_pos"]
     assert found["label"].tolist() == ["x", "y", "z"]
@@ -676,7 +770,9 @@ def test_csv_is_written_as_utf_8_with_plain_line_ends_and_exact_numbers(tmp_path
 
 
 def test_parquet_keeps_types_and_missing_values(tmp_path):
-    table = pd.DataFrame({"text": ["a", None], "n": [1, 2], "day": pd.to_datetime(["2024-05-01", None])})
+    table = pd.DataFrame(
+        {"text": ["a", None], "n": [1, 2], "day": pd.to_datetime(["2024-05-01", None])}
+    )
     write_table(table, tmp_path / "out.parquet")
     pd.testing.assert_frame_equal(read_table(tmp_path / "out.parquet"), table)
 

@@ -9,16 +9,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from pipeline import BertVectorizer
-from pipeline.saved.description import describe, plain, vectorizers_in
+from pipeline.saved.manifest import describe, plain, vectorizers_in
 from tests.conftest import TEXTS
 
 LABELS = ["yes" if i % 2 else "no" for i in range(len(TEXTS))]
 
 
 def test_steps_classes_and_model_are_told(tiny_bert):
-    vectorizer = BertVectorizer(tiny_bert, layers=(1, -1), pooling=("cls", "mean"), max_length=20, truncation="tail")
+    vectorizer = BertVectorizer(
+        tiny_bert, layers=(1, -1), pooling=("cls", "mean"), max_length=20, truncation="tail"
+    )
     with pytest.warns(match="longer than max_length=20"):
-        told = describe(make_pipeline(vectorizer, "passthrough", LogisticRegression()).fit(TEXTS, LABELS))
+        told = describe(
+            make_pipeline(vectorizer, "passthrough", LogisticRegression()).fit(TEXTS, LABELS)
+        )
     assert json.loads(json.dumps(told)) == told
     assert told["steps"] == [
         ["bertvectorizer", "pipeline.vectorizer.BertVectorizer"],
@@ -29,13 +33,23 @@ def test_steps_classes_and_model_are_told(tiny_bert):
     assert told["n_training_texts"] == len(TEXTS)
     (model,) = told["vectorizers"]
     assert model["source"] == vectorizer.source_
-    expected = {"model": tiny_bert, "layers": [1, 3], "pooling": ["cls", "mean"], "max_length": 20, "truncation": "tail"}
+    expected = {
+        "model": tiny_bert,
+        "layers": [1, 3],
+        "pooling": ["cls", "mean"],
+        "max_length": 20,
+        "truncation": "tail",
+    }
     assert {name: model[name] for name in expected} == expected
     assert (model["device"], model["dtype"]) == ("cpu", "float32")
 
 
 def test_numbers_are_labels_too(tiny_bert):
-    told = describe(make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()).fit(TEXTS, [i % 2 for i in range(len(TEXTS))]))
+    told = describe(
+        make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()).fit(
+            TEXTS, [i % 2 for i in range(len(TEXTS))]
+        )
+    )
     assert told["classes"] == [0, 1]
 
 
@@ -43,7 +57,9 @@ def test_a_vectorizer_inside_a_column_transformer_is_found_fitted(tiny_bert):
     import pandas as pd
 
     table = pd.DataFrame({"text": TEXTS, "n": range(len(TEXTS))})
-    columns = ColumnTransformer([("bert", BertVectorizer(tiny_bert), "text")], remainder="passthrough")
+    columns = ColumnTransformer(
+        [("bert", BertVectorizer(tiny_bert), "text")], remainder="passthrough"
+    )
     model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, LABELS)
     assert len(vectorizers_in(model)) == 1
     assert describe(model)["vectorizers"][0]["layers"] == [3]
@@ -69,5 +85,7 @@ def test_values_become_those_of_json(value, expected):
 
 
 def test_what_json_does_not_have_is_refused_with_its_place():
-    with pytest.raises(TypeError, match=r"scores\['held out'\]\[1\] is a set; a manifest holds numbers, strings"):
+    with pytest.raises(
+        TypeError, match=r"scores\['held out'\]\[1\] is a set; a manifest holds numbers, strings"
+    ):
         plain({"held out": [1, {2}]}, "scores")

@@ -9,13 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.files import sha256_of
-from pipeline.scoring.driver import Run
+from pipeline.scoring.driver import Progress, Run
 from pipeline.scoring.executors import SerialExecutor
-from pipeline.scoring.open_source import open_source
-from pipeline.scoring.parts import Stamp, write_part
-from pipeline.scoring.progress import Progress
-from pipeline.scoring.run_folder import RunFolder
-from pipeline.scoring.score_shard import Job
+from pipeline.scoring.run_folder import RunFolder, Stamp, write_part
+from pipeline.scoring.shard import Job
+from pipeline.scoring.sources import open_source
 from tests.scoring_steps import TRUSTED, save_obeying
 from tests.test_plan import PLAN
 
@@ -54,7 +52,18 @@ def run(tmp_path):
         executor.folder = folder.shards
         with folder.locked(), Progress(False) as progress:
             folder.take_up(plan)
-            job = Job(str(model), sha256, TRUSTED, "text", source.schema, "float64", str(folder.path), plan.sha256, on_bad_row, 1)
+            job = Job(
+                str(model),
+                sha256,
+                TRUSTED,
+                "text",
+                source.schema,
+                "float64",
+                str(folder.path),
+                plan.sha256,
+                on_bad_row,
+                1,
+            )
             manifest = Run(source, folder, job, plan, progress).run(executor, ["text"])
         return executor, manifest, progress
 
@@ -71,7 +80,9 @@ def test_every_row_goes_into_one_shard_and_its_file_is_gone_when_it_is_scored(ru
     assert (progress.n_scored, progress.n_skipped) == (9, 0)
 
 
-@pytest.mark.parametrize("fault", ["missing", "cut short", "other number", "other model", "fewer rows"])
+@pytest.mark.parametrize(
+    "fault", ["missing", "cut short", "other number", "other model", "fewer rows"]
+)
 def test_parts_that_are_whole_and_of_this_run_are_not_scored_again_and_others_are(fault, run):
     _, before, _ = run()
     path = run.folder.part(1)
@@ -81,9 +92,15 @@ def test_parts_that_are_whole_and_of_this_run_are_not_scored_again_and_others_ar
     elif fault == "cut short":
         path.write_bytes(path.read_bytes()[:-3])
     else:
-        changes = {"other number": {"index": 0}, "other model": {"artifact": "0"}, "fewer rows": {"n_rows": 3}}[fault]
+        changes = {
+            "other number": {"index": 0},
+            "other model": {"artifact": "0"},
+            "fewer rows": {"n_rows": 3},
+        }[fault]
         table = pq.read_table(path)
-        write_part(table.slice(0, changes.get("n_rows", 4)), path, Stamp(**{**stamp.__dict__, **changes}))
+        write_part(
+            table.slice(0, changes.get("n_rows", 4)), path, Stamp(**{**stamp.__dict__, **changes})
+        )
     executor, manifest, progress = run()
     assert executor.given == [(1, 4, 4)]
     assert manifest == before
@@ -103,7 +120,9 @@ def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(run):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         run(frame)
-    assert [str(one.message) for one in told] == ["a text says so (Said of rows 4 to 7; not repeated for others.)"]
+    assert [str(one.message) for one in told] == [
+        "a text says so (Said of rows 4 to 7; not repeated for others.)"
+    ]
     shutil.rmtree(run.folder.path)
     with pytest.warns(RuntimeWarning, match="^a text says so$"):
         run(frame[5:6].reset_index(drop=True), rows=100)

@@ -41,14 +41,22 @@ def pooled(state, pooling):
 def slow_embed(oracle, text, poolings, layers, max_length):
     """Windows by transformers, one forward pass each, averaged by their numbers of tokens."""
     windows = oracle.tokenizer(
-        text, truncation=True, max_length=max_length, stride=(max_length - 2) // 4, return_overflowing_tokens=True
+        text,
+        truncation=True,
+        max_length=max_length,
+        stride=(max_length - 2) // 4,
+        return_overflowing_tokens=True,
     )["input_ids"]
     states = [oracle.hidden_states_of_ids(ids) for ids in windows]
     total = sum(len(ids) for ids in windows)
     return np.array(
         [
             [
-                sum(len(ids) * pooled(s[layer], pooling) for ids, s in zip(windows, states, strict=True)) / total
+                sum(
+                    len(ids) * pooled(s[layer], pooling)
+                    for ids, s in zip(windows, states, strict=True)
+                )
+                / total
                 for layer in layers
             ]
             for pooling in poolings
@@ -69,7 +77,10 @@ def test_each_distinct_text_is_planned_once_in_the_order_of_first_sight(tokenize
 
 
 def test_texts_that_differ_in_anything_are_distinct(tokenizer):
-    assert plan(["film", "Film", "film ", "fi\u200blm"], tokenizer(64, "head"), within(100)).n_distinct == 4
+    assert (
+        plan(["film", "Film", "film ", "fi\u200blm"], tokenizer(64, "head"), within(100)).n_distinct
+        == 4
+    )
 
 
 @pytest.mark.parametrize("group", [pack_by_length, batch_by_length])
@@ -84,7 +95,12 @@ def test_every_batch_is_grouped_as_asked_and_keeps_the_budget(group, tokenizer):
 def test_pieces_belong_to_the_distinct_texts(tokenizer):
     made = plan(["film", "soup", "film"], tokenizer(64, "head"), within(100), pieces=True)
     assert len(made.encodings) == made.n_distinct == 2
-    split = plan([("the", "film"), ("soup",), ("the", "film")], tokenizer(64, "head"), within(100), pieces=True)
+    split = plan(
+        [("the", "film"), ("soup",), ("the", "film")],
+        tokenizer(64, "head"),
+        within(100),
+        pieces=True,
+    )
     assert split.row_of.tolist() == [0, 1, 0]
     assert [max(encoding.word_ids) for encoding in split.encodings] == [1, 0]
 
@@ -102,7 +118,12 @@ def test_no_texts_make_an_empty_plan(pieces, tokenizer, encoder):
         "share_lost": 0.0,
         "texts_in_windows": 0,
     }
-    assert embed(made, encoder, poolings=["cls"], layers=[0, 3], hidden_size=32).shape == (0, 1, 2, 32)
+    assert embed(made, encoder, poolings=["cls"], layers=[0, 3], hidden_size=32).shape == (
+        0,
+        1,
+        2,
+        32,
+    )
     assert embed_tokens(made, encoder, layers=[3]) == []
 
 
@@ -111,7 +132,9 @@ def test_no_texts_make_an_empty_plan(pieces, tokenizer, encoder):
 
 @pytest.mark.parametrize("max_length", [3, 6, 12, 64])
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail", "window"])
-def test_the_report_is_what_counting_row_by_row_gives(truncation, max_length, tokenizer, hugging_face, tiny_bert):
+def test_the_report_is_what_counting_row_by_row_gives(
+    truncation, max_length, tokenizer, hugging_face, tiny_bert
+):
     texts = [*SOME, *TEXTS]
     cut = in_windows = n_tokens = lost = 0
     for text in texts:
@@ -142,14 +165,19 @@ def test_vectors_are_those_of_the_slow_windows_whatever_the_batches(
     poolings, layers = ("max", "cls", "mean"), (3, 0, 2)
     made = plan(SOME, tokenizer(max_length, "window"), within(batch_tokens))
     found = embed(made, encoder, poolings=poolings, layers=layers, hidden_size=32)
-    expected = {text: slow_embed(hugging_face(tiny_bert), text, poolings, layers, max_length) for text in set(SOME)}
+    expected = {
+        text: slow_embed(hugging_face(tiny_bert), text, poolings, layers, max_length)
+        for text in set(SOME)
+    }
     assert found.dtype == np.float32
     assert found.shape == (len(SOME), 3, 3, 32)
     for row, text in zip(found, SOME, strict=True):
         assert np.abs(row - expected[text]).max() <= TOLERANCE
 
 
-def test_the_pooler_of_a_text_in_windows_is_their_weighted_mean(tokenizer, encoder, hugging_face, tiny_bert):
+def test_the_pooler_of_a_text_in_windows_is_their_weighted_mean(
+    tokenizer, encoder, hugging_face, tiny_bert
+):
     made = plan([LONG], tokenizer(10, "window"), within(1000))
     found = embed(made, encoder, poolings=["pooler"], layers=[3], hidden_size=32)
     windows = [ids[None] for ids in made.tokenized.input_ids]
@@ -161,7 +189,11 @@ def test_the_pooler_of_a_text_in_windows_is_their_weighted_mean(tokenizer, encod
 
 def test_duplicates_get_equal_rows_that_are_not_the_same_memory(tokenizer, encoder):
     found = embed(
-        plan(["film", "film"], tokenizer(64, "head"), within(100)), encoder, poolings=["mean"], layers=[3], hidden_size=32
+        plan(["film", "film"], tokenizer(64, "head"), within(100)),
+        encoder,
+        poolings=["mean"],
+        layers=[3],
+        hidden_size=32,
     )
     assert np.array_equal(found[0], found[1])
     found[0] = 0
@@ -178,7 +210,9 @@ def test_on_batch_is_told_of_every_sequence(batch_tokens, tokenizer, encoder):
 
 
 @pytest.mark.parametrize("max_length", [10, 64])
-def test_token_vectors_are_the_hidden_states_of_every_sequence(max_length, tokenizer, encoder, hugging_face, tiny_bert):
+def test_token_vectors_are_the_hidden_states_of_every_sequence(
+    max_length, tokenizer, encoder, hugging_face, tiny_bert
+):
     made = plan(SOME, tokenizer(max_length, "window"), within(40))
     found = embed_tokens(made, encoder, layers=(2, 0))
     assert len(found) == len(made.tokenized.input_ids)

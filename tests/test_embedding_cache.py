@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
-from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache, encoding
+from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache, embedding_cache
 from pipeline import embedding_cache as cache_module
 from pipeline.bert.packed import PackedEncoder
 from pipeline.vector_store import MemoryStore
@@ -26,7 +26,10 @@ TOP = Path(__file__).resolve().parent.parent
 FORTY = [f"{'lovely' if i % 2 else 'dull'} film number {i} " + "word " * (i % 7) for i in range(40)]
 LABELS = ["positive" if i % 2 else "negative" for i in range(40)]
 GRID_OVER_C = {"logisticregression__C": [0.1, 1, 10]}
-GRID_OVER_ALL = {"bertvectorizer__layers": [0, 1, 2, 3, -2, (1, 2), "all"], "bertvectorizer__pooling": ["cls", "mean", "max"]}
+GRID_OVER_ALL = {
+    "bertvectorizer__layers": [0, 1, 2, 3, -2, (1, 2), "all"],
+    "bertvectorizer__pooling": ["cls", "mean", "max"],
+}
 
 
 def search(model, grid, cache, n_jobs=None):
@@ -38,8 +41,12 @@ def search(model, grid, cache, n_jobs=None):
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
-@pytest.mark.parametrize("grid", [GRID_OVER_C, GRID_OVER_ALL], ids=["over C", "over layers and poolings"])
-def test_a_grid_search_over_forty_texts_sends_forty_texts_and_loads_one_model(grid, where, tmp_path, encoded):
+@pytest.mark.parametrize(
+    "grid", [GRID_OVER_C, GRID_OVER_ALL], ids=["over C", "over layers and poolings"]
+)
+def test_a_grid_search_over_forty_texts_sends_forty_texts_and_loads_one_model(
+    grid, where, tmp_path, encoded
+):
     model = str(build_model(tmp_path / "model", "bert", seed=next(FRESH_SEEDS)))
     search(model, grid, "memory" if where == "memory" else tmp_path / "cache")
     assert sum(encoded) == 40
@@ -61,7 +68,14 @@ def count_in_a_new_process(model, folder, n_texts=40, more=()):
         "print(cache_info().texts_encoded, cache_info().hits)"
     )
     environment = {**os.environ, "PYTHONPATH": str(TOP)}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=TOP,
+        env=environment,
+    )
     return tuple(map(int, run.stdout.split()))
 
 
@@ -89,8 +103,12 @@ def test_two_processes_send_a_text_twice_at_most_where_both_see_it_first(tiny_be
     """README: two workers that meet a new text at the same time both encode it, once each."""
     get_reusable_executor().shutdown()  # workers of an earlier test would count what they sent there too
     log = tmp_path / "counts.txt"
-    model = make_pipeline(BertVectorizer(tiny_bert, cache=tmp_path), LogisticRegression(max_iter=2000))
-    GridSearchCV(model, GRID_OVER_C, cv=5, n_jobs=2, scoring=partial(noted_score, log=log)).fit(FORTY, LABELS)
+    model = make_pipeline(
+        BertVectorizer(tiny_bert, cache=tmp_path), LogisticRegression(max_iter=2000)
+    )
+    GridSearchCV(model, GRID_OVER_C, cv=5, n_jobs=2, scoring=partial(noted_score, log=log)).fit(
+        FORTY, LABELS
+    )
     most: dict[str, int] = {}
     for line in log.read_text().splitlines():
         process, texts = line.split()
@@ -115,14 +133,19 @@ def test_two_processes_send_a_text_twice_at_most_where_both_see_it_first(tiny_be
     ],
     ids=str,
 )
-def test_cached_features_are_bit_for_bit_those_that_were_computed_first(asked, where, tiny_bert, tmp_path):
+def test_cached_features_are_bit_for_bit_those_that_were_computed_first(
+    asked, where, tiny_bert, tmp_path
+):
     cache = "memory" if where == "memory" else tmp_path
     first = BertVectorizer(tiny_bert, cache=cache, **asked).fit_transform(TEXTS)
     vectorizer = BertVectorizer(tiny_bert, cache=cache, **asked).fit(TEXTS)
     assert np.array_equal(vectorizer.transform(TEXTS), first)
     assert np.array_equal(vectorizer.transform(TEXTS[::-1]), first[::-1])
     assert np.array_equal(vectorizer.transform(["nobody has seen this", TEXTS[0]])[1], first[0])
-    assert np.abs(first - BertVectorizer(tiny_bert, cache=None, **asked).fit_transform(TEXTS)).max() <= 1e-5
+    assert (
+        np.abs(first - BertVectorizer(tiny_bert, cache=None, **asked).fit_transform(TEXTS)).max()
+        <= 1e-5
+    )
 
 
 def test_a_key_holds_everything_that_changes_the_vector(tiny_bert, tmp_path, encoded):
@@ -143,7 +166,12 @@ def test_a_key_holds_everything_that_changes_the_vector(tiny_bert, tmp_path, enc
 
 def test_what_cannot_change_the_vector_is_no_part_of_the_key(tiny_bert, encoded):
     BertVectorizer(tiny_bert, layers=1, pooling="cls").fit_transform(FORTY)
-    for asked in ({"layers": "all"}, {"pooling": ("max", "mean")}, {"combine": "mean", "layers": (1, 2)}, {"batch_tokens": 8}):
+    for asked in (
+        {"layers": "all"},
+        {"pooling": ("max", "mean")},
+        {"combine": "mean", "layers": (1, 2)},
+        {"batch_tokens": 8},
+    ):
         BertVectorizer(tiny_bert, normalize=True, **asked).fit_transform(FORTY)
     assert sum(encoded) == 40
 
@@ -163,12 +191,22 @@ def test_a_full_memory_cache_lets_the_least_recently_used_go():
 
 
 @pytest.mark.parametrize("plan_texts", [4, 1000])
-def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked_for_are_run(plan_texts, tiny_bert, monkeypatch):
-    monkeypatch.setattr(encoding, "PLAN_TEXTS", plan_texts)  # a group that would fit alone makes no difference
-    monkeypatch.setattr(cache_module, "_memory", MemoryStore(max_bytes=5 * 4 * 32 * 4))  # five texts of one pooling
+def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked_for_are_run(
+    plan_texts, tiny_bert, monkeypatch
+):
+    monkeypatch.setattr(
+        embedding_cache, "PLAN_TEXTS", plan_texts
+    )  # a group that would fit alone makes no difference
+    monkeypatch.setattr(
+        cache_module, "_memory", MemoryStore(max_bytes=5 * 4 * 32 * 4)
+    )  # five texts of one pooling
     depths = []
     load = cache_module.FrozenBert._load
-    monkeypatch.setattr(cache_module.FrozenBert, "_load", lambda self, depth: depths.append(depth) or load(self, depth))
+    monkeypatch.setattr(
+        cache_module.FrozenBert,
+        "_load",
+        lambda self, depth: depths.append(depth) or load(self, depth),
+    )
     vectorizer = BertVectorizer(tiny_bert, layers=1).fit(FORTY)
     vectorizer.transform(FORTY)
     assert set(depths) == {1}
@@ -181,11 +219,19 @@ def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked
 
 def test_long_runs_are_encoded_in_chunks(tiny_bert, monkeypatch, encoded):
     monkeypatch.setattr(cache_module, "CHUNK_TEXTS", 7)
-    chunked = BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(FORTY + TEXTS)
+    chunked = BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(
+        FORTY + TEXTS
+    )
     clear_cache()
     monkeypatch.undo()
     assert (
-        np.abs(chunked - BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(FORTY + TEXTS)).max() <= 1e-5
+        np.abs(
+            chunked
+            - BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(
+                FORTY + TEXTS
+            )
+        ).max()
+        <= 1e-5
     )
 
 
@@ -203,7 +249,9 @@ def company():
 
 def test_a_vector_depends_on_the_company_of_its_text_by_no_more_than_the_bound(company):
     """docs/performance.md states 1e-5; the largest seen is near 2e-6."""
-    vectorizer = BertVectorizer(pooling=("cls", "mean", "max"), layers="all", cache=None).fit(company[:1])
+    vectorizer = BertVectorizer(pooling=("cls", "mean", "max"), layers="all", cache=None).fit(
+        company[:1]
+    )
     with pytest.warns(TruncationWarning):
         together = vectorizer.transform(company)
     order = np.random.default_rng(1).permutation(len(company))
@@ -266,9 +314,13 @@ def test_threads_may_share_the_cache(tiny_bert):
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
-def test_what_was_encoded_before_an_interrupt_is_kept_and_the_next_call_encodes_the_rest(where, tiny_bert, tmp_path, monkeypatch):
+def test_what_was_encoded_before_an_interrupt_is_kept_and_the_next_call_encodes_the_rest(
+    where, tiny_bert, tmp_path, monkeypatch
+):
     monkeypatch.setattr(cache_module, "CHUNK_TEXTS", 8)
-    vectorizer = BertVectorizer(tiny_bert, cache="memory" if where == "memory" else tmp_path, batch_tokens=32).fit(["film"])
+    vectorizer = BertVectorizer(
+        tiny_bert, cache="memory" if where == "memory" else tmp_path, batch_tokens=32
+    ).fit(["film"])
     pooled, sent = PackedEncoder.pooled, []
 
     def interrupted(self, batch, *arguments):
@@ -281,7 +333,9 @@ def test_what_was_encoded_before_an_interrupt_is_kept_and_the_next_call_encodes_
         patch.setattr(PackedEncoder, "pooled", interrupted)
         with pytest.raises(KeyboardInterrupt):
             vectorizer.transform(FORTY)
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("tokenise")] == []
+    assert [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("tokenise")
+    ] == []
     before = cache_info().texts_encoded
     rows = vectorizer.transform(FORTY)
     assert cache_info().texts_encoded - before == 40 - 16
@@ -290,6 +344,11 @@ def test_what_was_encoded_before_an_interrupt_is_kept_and_the_next_call_encodes_
 
 def test_cross_validation_with_a_cache_gives_the_scores_without_one(tiny_bert):
     def scores(cache):
-        return cross_val_score(make_pipeline(BertVectorizer(tiny_bert, cache=cache), LogisticRegression()), FORTY, LABELS, cv=4)
+        return cross_val_score(
+            make_pipeline(BertVectorizer(tiny_bert, cache=cache), LogisticRegression()),
+            FORTY,
+            LABELS,
+            cv=4,
+        )
 
     assert np.array_equal(scores(None), scores("memory"))

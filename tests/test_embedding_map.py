@@ -6,7 +6,7 @@ import pytest
 from scipy import sparse
 
 from pipeline.answers import Judged
-from pipeline.evaluation.embedding_map import MOST_CHARACTERS, map_embeddings
+from pipeline.evaluation.evaluate import MOST_CHARACTERS, map_embeddings
 
 TEXTS = [f"text {i}" for i in range(40)]
 TRUE = np.arange(40) % 2
@@ -16,7 +16,9 @@ FEATURES = np.random.default_rng(0).normal(size=(40, 6)) * [9, 5, 1, 1, 1, 1]
 
 def draw(features=FEATURES, texts=TEXTS, *, n_points=500, random_state=0):
     n = len(texts)
-    judged = Judged(TRUE[:n], PROBABILITY[:n].argmax(axis=1), PROBABILITY[:n].max(axis=1), ["no", "yes"])
+    judged = Judged(
+        TRUE[:n], PROBABILITY[:n].argmax(axis=1), PROBABILITY[:n].max(axis=1), ["no", "yes"]
+    )
     return map_embeddings(features, texts, judged, n_points=n_points, random_state=random_state)
 
 
@@ -48,7 +50,9 @@ def test_a_point_carries_its_text_and_what_was_said_of_it():
     }
 
 
-@pytest.mark.parametrize("container", [sparse.csr_matrix, pd.DataFrame], ids=["sparse", "DataFrame"])
+@pytest.mark.parametrize(
+    "container", [sparse.csr_matrix, pd.DataFrame], ids=["sparse", "DataFrame"]
+)
 def test_other_kinds_of_features_give_the_same_map(container):
     assert places(draw(container(FEATURES))) == pytest.approx(places(draw()))
 

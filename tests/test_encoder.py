@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, BertConfig, BertForPreTraining, GPT2Config
 from transformers.models.bert.modeling_bert import BertModel
 
+from pipeline.bert.config import FAMILIES as SUPPORTED
+from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import choose_device, load_encoder, n_loads
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder
-from pipeline.bert.shape import FAMILIES as SUPPORTED
-from pipeline.bert.shape import read_shape
 from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 from tests.conftest import FAMILIES, FRESH_SEEDS, TEXTS, build_model
 
@@ -31,7 +31,9 @@ IDS = np.array([[2, 7, 9, 11, 3], [2, 30, 31, 7, 3]])
 @pytest.fixture(params=[True, False], ids=["packed", "hugging face"], autouse=True)
 def load(request):
     """Load by either forward: every test here holds for both."""
-    return lambda checkpoint, depth, **where: load_encoder(checkpoint, depth, packed=request.param, **where)
+    return lambda checkpoint, depth, **where: load_encoder(
+        checkpoint, depth, packed=request.param, **where
+    )
 
 
 @pytest.fixture
@@ -52,14 +54,20 @@ def change_config(folder, **values):
 
 
 def change_weights(folder, change):
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        change(load_file(folder / "model.safetensors")),
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
 
 
 # ---- hidden states
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_hidden_states_are_hugging_faces_up_to_every_depth(family, model_folder, hugging_face, load):
+def test_hidden_states_are_hugging_faces_up_to_every_depth(
+    family, model_folder, hugging_face, load
+):
     oracle = hugging_face(model_folder(family))
     checkpoint = resolve(model_folder(family))
     for text in SOME:
@@ -69,11 +77,15 @@ def test_hidden_states_are_hugging_faces_up_to_every_depth(family, model_folder,
             states = encoder.hidden_states(np.array([oracle.ids(text)]))
             assert encoder.depth == depth
             assert len(states) == depth + 1
-            assert np.abs(torch.stack(states)[:, 0].numpy() - expected[: depth + 1]).max() <= TOLERANCE
+            assert (
+                np.abs(torch.stack(states)[:, 0].numpy() - expected[: depth + 1]).max() <= TOLERANCE
+            )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_under_a_mask_changes_nothing_for_the_real_tokens(family, model_folder, hugging_face):
+def test_padding_under_a_mask_changes_nothing_for_the_real_tokens(
+    family, model_folder, hugging_face
+):
     oracle = hugging_face(model_folder(family))
     sequences = [oracle.ids(text) for text in SOME]
     expected = [oracle.hidden_states_of_ids(ids) for ids in sequences]
@@ -81,13 +93,19 @@ def test_padding_under_a_mask_changes_nothing_for_the_real_tokens(family, model_
     mask = np.array([[1] * len(ids) + [0] * (width - len(ids)) for ids in sequences])
     for padding in {oracle.tokenizer.pad_token_id, 5}:
         input_ids = np.array([ids + [padding] * (width - len(ids)) for ids in sequences])
-        states = torch.stack(load_encoder(resolve(model_folder(family)), 3, packed=False).hidden_states(input_ids, mask)).numpy()
+        states = torch.stack(
+            load_encoder(resolve(model_folder(family)), 3, packed=False).hidden_states(
+                input_ids, mask
+            )
+        ).numpy()
         for i, ids in enumerate(sequences):
             assert np.abs(states[:, i, : len(ids)] - expected[i]).max() <= TOLERANCE
 
 
 def test_a_forward_pass_keeps_no_gradient_and_drops_nothing_out(tmp_path, load):
-    folder = build_model(tmp_path / "model", "bert", hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    folder = build_model(
+        tmp_path / "model", "bert", hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5
+    )
     encoder = load(resolve(str(folder)), 3)
     first, second = encoder.hidden_states(IDS), encoder.hidden_states(IDS)
     for a, b in zip(first, second, strict=True):
@@ -100,7 +118,9 @@ def test_the_pooler_is_the_checkpoints_own(tiny_bert, hugging_face, load):
     encoder = load(resolve(tiny_bert), 3)
     with torch.inference_mode():
         expected = hugging_face(tiny_bert).model(torch.tensor(IDS)).pooler_output
-    assert (encoder.pooler_output(encoder.hidden_states(IDS)[-1]) - expected).abs().max() <= TOLERANCE
+    assert (
+        encoder.pooler_output(encoder.hidden_states(IDS)[-1]) - expected
+    ).abs().max() <= TOLERANCE
 
 
 def test_ids_may_be_of_any_integer_type_and_memory_order(tiny_bert, load):
@@ -167,7 +187,9 @@ def test_many_threads_load_a_model_once_and_get_the_same_numbers(tmp_path, load)
 
 
 def test_encoders_that_were_pushed_out_are_built_again(tmp_path, last_layer):
-    folders = [build_model(tmp_path / str(seed), "bert", seed=seed, n_layers=1) for seed in range(6)]
+    folders = [
+        build_model(tmp_path / str(seed), "bert", seed=seed, n_layers=1) for seed in range(6)
+    ]
     first = [last_layer(folder, 1) for folder in folders]
     for folder, expected in zip(folders, first, strict=True):
         assert np.array_equal(last_layer(folder, 1), expected)
@@ -177,19 +199,27 @@ def test_encoders_that_were_pushed_out_are_built_again(tmp_path, last_layer):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_names_with_the_prefix_of_a_model_with_a_head_are_understood(family, model_folder, hugging_face, tmp_path, last_layer):
+def test_names_with_the_prefix_of_a_model_with_a_head_are_understood(
+    family, model_folder, hugging_face, tmp_path, last_layer
+):
     folder = Path(shutil.copytree(model_folder(family), tmp_path / "model"))
     model_type = family.removesuffix("-cased")
     head = {"cls.predictions.bias": torch.zeros(3), "classifier.weight": torch.zeros(2, 2)}
     for prefix in SUPPORTED[model_type]:
-        change_weights(folder, lambda tensors, p=prefix: {p + k: v for k, v in tensors.items()} | head)
+        change_weights(
+            folder, lambda tensors, p=prefix: {p + k: v for k, v in tensors.items()} | head
+        )
         found = last_layer(folder)
-        expected = [hugging_face(model_folder(family)).hidden_states_of_ids(ids.tolist())[3] for ids in IDS]
+        expected = [
+            hugging_face(model_folder(family)).hidden_states_of_ids(ids.tolist())[3] for ids in IDS
+        ]
         assert np.abs(found - expected).max() <= TOLERANCE
         shutil.copy(Path(model_folder(family), "model.safetensors"), folder / "model.safetensors")
 
 
-def test_a_model_saved_with_its_pretraining_heads_is_the_same_encoder(folder, hugging_face, tiny_bert, last_layer):
+def test_a_model_saved_with_its_pretraining_heads_is_the_same_encoder(
+    folder, hugging_face, tiny_bert, last_layer
+):
     model = BertForPreTraining(BertConfig.from_pretrained(folder))
     model.bert.load_state_dict(load_file(folder / "model.safetensors"))
     model.save_pretrained(folder)
@@ -200,11 +230,17 @@ def test_a_model_saved_with_its_pretraining_heads_is_the_same_encoder(folder, hu
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
-def test_the_layer_norm_names_of_converted_checkpoints_are_understood(prefix, folder, hugging_face, tiny_bert, last_layer):
+def test_the_layer_norm_names_of_converted_checkpoints_are_understood(
+    prefix, folder, hugging_face, tiny_bert, last_layer
+):
     def rename(name):
-        return prefix + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        return prefix + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        )
 
-    change_weights(folder, lambda tensors: {rename(name): tensor for name, tensor in tensors.items()})
+    change_weights(
+        folder, lambda tensors: {rename(name): tensor for name, tensor in tensors.items()}
+    )
     assert any(name.endswith("gamma") for name in resolve(str(folder)).tensor_table())
     expected = [hugging_face(tiny_bert).hidden_states_of_ids(ids.tolist())[3] for ids in IDS]
     assert np.abs(last_layer(folder) - expected).max() <= TOLERANCE
@@ -212,7 +248,9 @@ def test_the_layer_norm_names_of_converted_checkpoints_are_understood(prefix, fo
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_checkpoints_of_other_precision_are_computed_in_float32(dtype, folder, load):
-    change_weights(folder, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    change_weights(
+        folder, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    )
     change_config(folder, dtype=str(dtype).removeprefix("torch."))
     states = load(resolve(str(folder)), 3).hidden_states(IDS)
     oracle = BertModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -230,19 +268,34 @@ def test_a_header_of_any_length_is_read(folder, hugging_face, tiny_bert, last_la
     expected = [hugging_face(tiny_bert).hidden_states_of_ids(ids.tolist())[3] for ids in IDS]
     for n_spaces in range(4):  # older writers did not align the data
         padded = header + b" " * n_spaces
-        (folder / "model.safetensors").write_bytes(len(padded).to_bytes(8, "little") + padded + whole[8 + length :])
+        (folder / "model.safetensors").write_bytes(
+            len(padded).to_bytes(8, "little") + padded + whole[8 + length :]
+        )
         assert np.abs(last_layer(folder) - expected).max() <= TOLERANCE
 
 
-def test_settings_of_the_config_that_shape_the_output_of_transformers_change_nothing(folder, tiny_bert, last_layer):
+def test_settings_of_the_config_that_shape_the_output_of_transformers_change_nothing(
+    folder, tiny_bert, last_layer
+):
     expected = last_layer(tiny_bert)
-    change_config(folder, return_dict=False, output_attentions=True, output_hidden_states=False, use_cache=True)
+    change_config(
+        folder,
+        return_dict=False,
+        output_attentions=True,
+        output_hidden_states=False,
+        use_cache=True,
+    )
     assert np.abs(last_layer(folder) - expected).max() <= TOLERANCE
 
 
 def test_more_tensors_than_the_config_asks_for_do_no_harm(folder, tiny_bert, last_layer):
     expected = last_layer(tiny_bert)
-    change_weights(folder, lambda tensors: tensors | {"embeddings.position_ids": torch.arange(64)[None], "extra": torch.ones(1)})
+    change_weights(
+        folder,
+        lambda tensors: (
+            tensors | {"embeddings.position_ids": torch.arange(64)[None], "extra": torch.ones(1)}
+        ),
+    )
     assert np.array_equal(last_layer(folder), expected)
 
 
@@ -279,7 +332,8 @@ def test_a_family_that_is_no_bert_is_refused_with_those_that_are(tmp_path, load)
     MODEL_MAPPING[type(config)](config).save_pretrained(folder)
     for use in (read_shape, lambda checkpoint: load(checkpoint, 1)):
         with pytest.raises(
-            CheckpointError, match=r"family 'gpt2'; supported are bert, distilbert, roberta, xlm-roberta, .*electra"
+            CheckpointError,
+            match=r"family 'gpt2'; supported are bert, distilbert, roberta, xlm-roberta, .*electra",
         ):
             use(resolve(str(folder)))
 
@@ -317,7 +371,8 @@ MISSING = "encoder.layer.2.output.dense.weight"
 def test_a_missing_tensor_is_named_and_never_filled_in(folder, load):
     change_weights(folder, lambda tensors: {k: v for k, v in tensors.items() if k != MISSING})
     with pytest.raises(
-        CheckpointError, match=rf"'{folder}' disagree: .* asks for 1 tensors .*first '{MISSING}'.*nothing is filled in"
+        CheckpointError,
+        match=rf"'{folder}' disagree: .* asks for 1 tensors .*first '{MISSING}'.*nothing is filled in",
     ):
         load(resolve(str(folder)), 3)
     assert len(load(resolve(str(folder)), 2).hidden_states(IDS)) == 3  # the layers below are whole
@@ -325,20 +380,26 @@ def test_a_missing_tensor_is_named_and_never_filled_in(folder, load):
 
 def test_more_layers_by_the_config_than_in_the_weights_are_refused(folder, load):
     change_config(folder, num_hidden_layers=4)
-    with pytest.raises(CheckpointError, match=r"disagree: .* asks for 16 tensors .*first 'encoder\.layer\.3\."):
+    with pytest.raises(
+        CheckpointError, match=r"disagree: .* asks for 16 tensors .*first 'encoder\.layer\.3\."
+    ):
         load(resolve(str(folder)), 4)
 
 
 def test_a_tensor_of_another_shape_is_named_with_both(folder, load):
     change_config(folder, vocab_size=500)
     with pytest.raises(
-        CheckpointError, match=r"'embeddings\.word_embeddings\.weight' is \(500, 32\) by the config and \(160, 32\) in"
+        CheckpointError,
+        match=r"'embeddings\.word_embeddings\.weight' is \(500, 32\) by the config and \(160, 32\) in",
     ):
         load(resolve(str(folder)), 3)
 
 
 def test_a_tensor_of_a_type_that_is_not_read_is_named_with_its_type(folder, load):
-    change_weights(folder, lambda tensors: {k: v.to(torch.int8) if k == MISSING else v for k, v in tensors.items()})
+    change_weights(
+        folder,
+        lambda tensors: {k: v.to(torch.int8) if k == MISSING else v for k, v in tensors.items()},
+    )
     with pytest.raises(CheckpointError, match=rf"{MISSING}.*I8"):
         load(resolve(str(folder)), 3)
 
@@ -347,14 +408,17 @@ def test_a_tensor_of_a_type_that_is_not_read_is_named_with_its_type(folder, load
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, tiny_bert, load):
     for use in (choose_device, lambda device: load(resolve(tiny_bert), 1, device=device)):
         with pytest.raises(
-            ValueError, match=rf"device='{device}' is not on this machine; there is .*cpu.*'auto' chooses by itself"
+            ValueError,
+            match=rf"device='{device}' is not on this machine; there is .*cpu.*'auto' chooses by itself",
         ):
             use(device)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_refused_on_the_cpu(dtype, tiny_bert, load):
-    with pytest.raises(ValueError, match=rf"dtype='{dtype}' needs an accelerator.*Use dtype='auto'"):
+    with pytest.raises(
+        ValueError, match=rf"dtype='{dtype}' needs an accelerator.*Use dtype='auto'"
+    ):
         load(resolve(tiny_bert), 1, device="cpu", dtype=dtype)
 
 

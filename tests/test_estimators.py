@@ -9,7 +9,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.saved.estimators import estimators_in, holds_memmap
+from pipeline.saved.manifest import estimators_in, holds_memmap
 
 X, Y = np.arange(12.0).reshape(6, 2), [0, 1] * 3
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from pipeline.scoring.choose_executor import choose_executor
+from pipeline.scoring.score_table import choose_executor
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 EXECUTORS = ["serial", "processes", "auto"]
@@ -33,8 +33,12 @@ def fails_at_two(shard):
 def test_every_shard_comes_back_once_with_its_outcome(name):
     with choose(name) as executor:
         found = list(executor.run(scored, iter(shards(7))))
-        assert sorted(found, key=lambda one: one[0].index) == [(shard, scored(shard)) for shard in shards(7)]
-        assert [shard for shard, _ in executor.run(scored, shards(1))] == shards(1)  # once more in the same context
+        assert sorted(found, key=lambda one: one[0].index) == [
+            (shard, scored(shard)) for shard in shards(7)
+        ]
+        assert [shard for shard, _ in executor.run(scored, shards(1))] == shards(
+            1
+        )  # once more in the same context
 
 
 @pytest.mark.parametrize("name", EXECUTORS)
@@ -67,7 +71,9 @@ def dies_at_two(shard):
     return scored(shard)
 
 
-@pytest.mark.parametrize("name", [name for name in EXECUTORS if name != "serial"])  # there it is the driver that dies
+@pytest.mark.parametrize(
+    "name", [name for name in EXECUTORS if name != "serial"]
+)  # there it is the driver that dies
 def test_of_a_worker_that_dies_only_its_own_shard_comes_back_as_died(name):
     with choose(name) as executor:
         found = {shard.index: ended for shard, ended in executor.run(dies_at_two, shards(6))}

@@ -21,8 +21,15 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from pipeline import BertVectorizer, TruncationWarning, explain, load_pipeline, make_sentiment_pipeline, save_pipeline
-from pipeline.explanation import ExplanationError
+from pipeline import (
+    BertVectorizer,
+    TruncationWarning,
+    explain,
+    load_pipeline,
+    make_sentiment_pipeline,
+    save_pipeline,
+)
+from pipeline.exceptions import ExplanationError
 from tests.conftest import FAMILIES, TEXTS
 
 LABELS = ["positive" if i % 3 else "negative" for i in range(len(TEXTS))]
@@ -82,16 +89,29 @@ def test_contributions_add_up_through_affine_steps(steps, pandas, tiny_bert):
     check_sums(model, NEW, explain(model, NEW))
 
 
-@pytest.mark.parametrize("classifier", [LinearSVC(), RidgeClassifier(), SGDClassifier(random_state=0), LogisticRegression()])
+@pytest.mark.parametrize(
+    "classifier",
+    [LinearSVC(), RidgeClassifier(), SGDClassifier(random_state=0), LogisticRegression()],
+)
 @pytest.mark.parametrize("labels", [LABELS, THREE], ids=["two", "three"])
-def test_contributions_add_up_for_every_linear_classifier_and_for_many_classes(classifier, labels, tiny_bert):
+def test_contributions_add_up_for_every_linear_classifier_and_for_many_classes(
+    classifier, labels, tiny_bert
+):
     model = fitted(StandardScaler(), classifier, labels=labels, model=tiny_bert)
     frames = explain(model, NEW)
     # SGD's decisions are hundreds, of single precision: there the bound is relative
-    tolerance = 1e-5 * np.abs(model.decision_function(NEW)).max() if isinstance(classifier, SGDClassifier) else 1e-5
+    tolerance = (
+        1e-5 * np.abs(model.decision_function(NEW)).max()
+        if isinstance(classifier, SGDClassifier)
+        else 1e-5
+    )
     check_sums(model, NEW, frames, tolerance)
     names = [name for name in frames[0].columns if name.startswith("contribution")]
-    assert names == (["contribution"] if labels is LABELS else ["contribution_bad", "contribution_good", "contribution_so-so"])
+    assert names == (
+        ["contribution"]
+        if labels is LABELS
+        else ["contribution_bad", "contribution_good", "contribution_so-so"]
+    )
     assert frames[0].attrs["classes"] == sorted(set(labels))
 
 
@@ -113,7 +133,10 @@ def test_they_are_those_of_a_slow_reference(tiny_bert, hugging_face):
     intercept = model[-1].intercept_[0]
     for text, frame in zip(NEW, explain(model, NEW, level="token"), strict=True):
         states = oracle.hidden_states(text)[2]  # (n_tokens, hidden_size)
-        slow = [(model[-1].decision_function(state[None])[0] - intercept) / len(states) for state in states]
+        slow = [
+            (model[-1].decision_function(state[None])[0] - intercept) / len(states)
+            for state in states
+        ]
         assert np.allclose(frame["contribution"], slow, atol=1e-5)
         assert frame["token"].tolist() == oracle.tokenizer.convert_ids_to_tokens(oracle.ids(text))
         assert frame.attrs["intercept"] == pytest.approx(intercept)
@@ -124,12 +147,20 @@ def test_words_are_their_tokens_added_up_with_their_place_in_the_text(tiny_bert)
     text = "Unbelievably  good, no?"
     (words,), (tokens,) = explain(model, [text]), explain(model, [text], level="token")
     assert words["word"].tolist() == ["[CLS]", "Unbelievably", "good", ",", "no", "?", "[SEP]"]
-    assert [text[start:end] for start, end in zip(words["start"], words["end"], strict=True)][1:-1] == words["word"].tolist()[
+    assert [text[start:end] for start, end in zip(words["start"], words["end"], strict=True)][
         1:-1
-    ]
-    assert (words["start"].iloc[0], words["end"].iloc[0], words["start"].iloc[-1]) == (0, 0, len(text))
+    ] == words["word"].tolist()[1:-1]
+    assert (words["start"].iloc[0], words["end"].iloc[0], words["start"].iloc[-1]) == (
+        0,
+        0,
+        len(text),
+    )
     for row in words.iloc[1:-1].itertuples():
-        own = tokens[(tokens["start"] >= row.start) & (tokens["end"] <= row.end) & (tokens["start"] < tokens["end"])]
+        own = tokens[
+            (tokens["start"] >= row.start)
+            & (tokens["end"] <= row.end)
+            & (tokens["start"] < tokens["end"])
+        ]
         assert row.contribution == pytest.approx(own["contribution"].sum())
     assert words["contribution"].sum() == pytest.approx(tokens["contribution"].sum())
 
@@ -164,7 +195,9 @@ def test_no_texts_give_no_frames(tiny_bert):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("container", [pd.Series, lambda x: pd.DataFrame({"t": x}), np.array, iter, tuple])
+@pytest.mark.parametrize(
+    "container", [pd.Series, lambda x: pd.DataFrame({"t": x}), np.array, iter, tuple]
+)
 def test_texts_may_come_in_any_container(container, pooling, tiny_bert):
     model = fitted(LogisticRegression(), model=tiny_bert, pooling=pooling)
     expected = explain(model, NEW)
@@ -183,7 +216,9 @@ def test_several_columns_are_refused(tiny_bert):
 
 @pytest.mark.parametrize("pooling", ["cls", "max", "pooler", ("cls", "mean")])
 def test_other_poolings_leave_out_each_word_in_turn_and_say_so(pooling, tiny_bert):
-    model = fitted(QuantileTransformer(n_quantiles=5), LogisticRegression(), model=tiny_bert, pooling=pooling)
+    model = fitted(
+        QuantileTransformer(n_quantiles=5), LogisticRegression(), model=tiny_bert, pooling=pooling
+    )
     text = "A lovely, dull film!"
     (frame,) = explain(model, [text])
     assert frame.attrs["method"] == "occlusion"
@@ -200,7 +235,11 @@ def test_occlusion_may_be_asked_for_and_knows_many_classes_and_empty_texts(tiny_
     model = fitted(LogisticRegression(), labels=THREE, model=tiny_bert)
     frames = explain(model, ["", "a film"], method="occlusion")
     assert [len(frame) for frame in frames] == [0, 2]
-    assert frames[0].columns.tolist()[3:] == ["contribution_bad", "contribution_good", "contribution_so-so"]
+    assert frames[0].columns.tolist()[3:] == [
+        "contribution_bad",
+        "contribution_good",
+        "contribution_so-so",
+    ]
     assert len(frames[1].attrs["decision"]) == 3
 
 
@@ -216,16 +255,48 @@ def test_occlusion_may_be_asked_for_and_knows_many_classes_and_empty_texts(tiny_
             {},
             "'quantiletransformer', QuantileTransformer, is not known",
         ),
-        ([MinMaxScaler(clip=True), LogisticRegression()], {}, {}, "MinMaxScaler, is not known to be affine"),
-        ([FunctionTransformer(np.tanh), LogisticRegression()], {}, {}, "FunctionTransformer, is not known to be affine"),
+        (
+            [MinMaxScaler(clip=True), LogisticRegression()],
+            {},
+            {},
+            "MinMaxScaler, is not known to be affine",
+        ),
+        (
+            [FunctionTransformer(np.tanh), LogisticRegression()],
+            {},
+            {},
+            "FunctionTransformer, is not known to be affine",
+        ),
         ([SVC()], {}, {}, "SVC, is no linear classifier"),
-        ([RandomForestClassifier(n_estimators=2)], {}, {}, "RandomForestClassifier, has no decision_function"),
-        ([LogisticRegression()], {"normalize": True}, {}, "normalize=True: only the plain mean is a sum over tokens"),
-        ([LogisticRegression()], {"pooling": "cls"}, {"method": "exact"}, "pooling='cls', normalize=False: only the plain mean"),
-        ([LogisticRegression()], {"pooling": "max"}, {"level": "token"}, "level='token' needs the exact method"),
+        (
+            [RandomForestClassifier(n_estimators=2)],
+            {},
+            {},
+            "RandomForestClassifier, has no decision_function",
+        ),
+        (
+            [LogisticRegression()],
+            {"normalize": True},
+            {},
+            "normalize=True: only the plain mean is a sum over tokens",
+        ),
+        (
+            [LogisticRegression()],
+            {"pooling": "cls"},
+            {"method": "exact"},
+            "pooling='cls', normalize=False: only the plain mean",
+        ),
+        (
+            [LogisticRegression()],
+            {"pooling": "max"},
+            {"level": "token"},
+            "level='token' needs the exact method",
+        ),
     ],
 )
-def test_what_is_no_sum_over_tokens_is_refused_with_the_reason(steps, vectorizer, asked, message, tiny_bert):
+def test_what_is_no_sum_over_tokens_is_refused_with_the_reason(
+    steps, vectorizer, asked, message, tiny_bert
+):
     model = fitted(*steps, model=tiny_bert, **vectorizer)
     with pytest.raises(ExplanationError, match=message):
         explain(model, NEW, **asked)
@@ -234,14 +305,20 @@ def test_what_is_no_sum_over_tokens_is_refused_with_the_reason(steps, vectorizer
 
 
 def test_other_models_and_options_are_refused(tiny_bert):
-    with pytest.raises(ExplanationError, match="model is a DecisionTreeClassifier; a fitted Pipeline"):
+    with pytest.raises(
+        ExplanationError, match="model is a DecisionTreeClassifier; a fitted Pipeline"
+    ):
         explain(DecisionTreeClassifier(), NEW)
     with pytest.raises(ExplanationError, match="begins with a StandardScaler"):
-        explain(make_pipeline(StandardScaler(), LogisticRegression()).fit([[0.0], [1.0]], [0, 1]), NEW)
+        explain(
+            make_pipeline(StandardScaler(), LogisticRegression()).fit([[0.0], [1.0]], [0, 1]), NEW
+        )
     with pytest.raises(ValueError, match="not fitted"):
         explain(make_sentiment_pipeline(model=tiny_bert), NEW)
     model = fitted(LogisticRegression(), model=tiny_bert)
     with pytest.raises(ValueError, match=r"level='letter'; allowed are 'word' and 'token'"):
         explain(model, NEW, level="letter")
-    with pytest.raises(ValueError, match=r"method='shap'; allowed are 'auto', 'exact' and 'occlusion'"):
+    with pytest.raises(
+        ValueError, match=r"method='shap'; allowed are 'auto', 'exact' and 'occlusion'"
+    ):
         explain(model, NEW, method="shap")

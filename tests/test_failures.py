@@ -10,7 +10,9 @@ from pipeline import explain, make_sentiment_pipeline
 from pipeline.answers import Judged
 from pipeline.evaluation.failures import find_duplicates, find_mistakes, slice_by, slices_by_length
 
-TEXTS = [f"A {word} film, number {i}." for i in range(12) for word in ("lovely", "quiet", "dull", "cold")]
+TEXTS = [
+    f"A {word} film, number {i}." for i in range(12) for word in ("lovely", "quiet", "dull", "cold")
+]
 LABELS = ["good", "good", "bad", "bad"] * 12
 
 
@@ -28,9 +30,24 @@ def answers(model, texts, labels):
 def test_every_value_is_a_group_and_rare_ones_are_put_together():
     right = np.array([True, False, True, True])
     assert slice_by(["b", "a", None, float("nan")], right) == [
-        {"value": "a", "n_texts": 1, "accuracy": 0.0, "interval": pytest.approx([0.0, 0.793], abs=1e-3)},
-        {"value": "b", "n_texts": 1, "accuracy": 1.0, "interval": pytest.approx([0.207, 1.0], abs=1e-3)},
-        {"value": "missing", "n_texts": 2, "accuracy": 1.0, "interval": pytest.approx([0.342, 1.0], abs=1e-3)},
+        {
+            "value": "a",
+            "n_texts": 1,
+            "accuracy": 0.0,
+            "interval": pytest.approx([0.0, 0.793], abs=1e-3),
+        },
+        {
+            "value": "b",
+            "n_texts": 1,
+            "accuracy": 1.0,
+            "interval": pytest.approx([0.207, 1.0], abs=1e-3),
+        },
+        {
+            "value": "missing",
+            "n_texts": 2,
+            "accuracy": 1.0,
+            "interval": pytest.approx([0.342, 1.0], abs=1e-3),
+        },
     ]
     many = slice_by([f"v{i:02d}" for i in range(40)] + ["v00"] * 5, np.ones(45, dtype=bool))
     assert len(many) == 20
@@ -63,8 +80,12 @@ def test_the_surest_mistakes_come_first_with_reasons_that_add_up(model):
         told = [word["contribution"] for word in mistake["explanation"]["words"]]
         assert np.allclose(told, sign * frame["contribution"])
         nearest = mistake["nearest"]
-        assert [near["similarity"] for near in nearest] == sorted((near["similarity"] for near in nearest), reverse=True)
-        assert nearest[0]["similarity"] == pytest.approx(1.0)  # the text itself, or one that differs in an unknown number
+        assert [near["similarity"] for near in nearest] == sorted(
+            (near["similarity"] for near in nearest), reverse=True
+        )
+        assert nearest[0]["similarity"] == pytest.approx(
+            1.0
+        )  # the text itself, or one that differs in an unknown number
         assert nearest[0]["label"] == LABELS[mistake["row"]]
         assert len(nearest) == 3
     assert find_mistakes(model, TEXTS, judged, n=0, train=None) == []

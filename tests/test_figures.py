@@ -6,7 +6,7 @@ import sys
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.figures import (
+from pipeline.evaluation.plots import (
     check_matplotlib,
     comparison_figure,
     layer_bars,
@@ -20,7 +20,14 @@ def make_study(*, nested=None, majority=0.5, combinations=True):
     """Make a study of three layers and two poolings, whose best is the mean of layer 1."""
     scores = {"cls": (0.51, 0.62, 0.6), "mean": (0.6, 0.75, 0.7)}
     rows = [
-        {"kind": "layer", "features": f"layer {i}", "pooling": pooling, "layers": (i,), "score": score, "score_sd": 0.02}
+        {
+            "kind": "layer",
+            "features": f"layer {i}",
+            "pooling": pooling,
+            "layers": (i,),
+            "score": score,
+            "score_sd": 0.02,
+        }
         for pooling, of_pooling in scores.items()
         for i, score in enumerate(of_pooling)
     ]
@@ -57,9 +64,19 @@ def make_comparison(n_folds=5):
             "difference": [-0.3, 0.0, 0.05, 0.01],
             "difference_low": [-0.35, 0.0, 0.02, -0.02],
             "difference_high": [-0.25, 0.0, 0.08, 0.04],
-            "verdict": ["worse than TF-IDF", "baseline", "better than TF-IDF", "no clear difference"],
+            "verdict": [
+                "worse than TF-IDF",
+                "baseline",
+                "better than TF-IDF",
+                "no clear difference",
+            ],
         },
-        index=["majority", "TF-IDF + LogisticRegression", "a frozen BERT of many layers", "another"],
+        index=[
+            "majority",
+            "TF-IDF + LogisticRegression",
+            "a frozen BERT of many layers",
+            "another",
+        ],
     )
     table.attrs = {"n_tested": 1234, "n_folds": n_folds}
     return table
@@ -86,7 +103,11 @@ def test_the_heatmap_has_every_layer_pooling_and_value():
     figure = layer_heatmap(make_study())
     axes = figure.axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["cls", "mean"]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0 (embeddings)", "1", "2 (last)"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [
+        "0 (embeddings)",
+        "1",
+        "2 (last)",
+    ]
     assert texts_of(axes) == ["0.510", "0.600", "0.620", "0.750", "0.600", "0.700"]
     assert [text.get_text() for text in axes.texts if text.get_fontweight() == "bold"] == ["0.750"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("pooling", "layer")
@@ -97,18 +118,31 @@ def test_the_heatmap_has_every_layer_pooling_and_value():
 
 def test_the_bars_have_every_row_with_its_spread():
     figure = layer_bars(make_study(nested={"score": 0.72}))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["layers, cls", "layers, mean", "combinations, mean"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "layers, cls",
+        "layers, mean",
+        "combinations, mean",
+    ]
     shown = [
         (text.get_text(), bar.get_x() + bar.get_width())
         for axes in figure.axes
         for text, bar in zip(axes.texts, axes.patches, strict=True)
     ]
     assert [float(text) for text, _ in shown] == pytest.approx([end for _, end in shown])
-    assert [tick.get_text() for tick in figure.axes[2].get_yticklabels()] == ["last", "learned mix of all"]
+    assert [tick.get_text() for tick in figure.axes[2].get_yticklabels()] == [
+        "last",
+        "learned mix of all",
+    ]
     for axes in figure.axes:
-        assert {type(container).__name__ for container in axes.containers} == {"BarContainer", "ErrorbarContainer"}
+        assert {type(container).__name__ for container in axes.containers} == {
+            "BarContainer",
+            "ErrorbarContainer",
+        }
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["majority class", "honest score of taking the best"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "majority class",
+        "honest score of taking the best",
+    ]
     assert_nothing_is_cut(figure)
 
 
@@ -127,12 +161,19 @@ def test_the_comparison_shows_every_difference_with_its_interval_best_on_top():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == names
     assert texts_of(axes) == ["0.850", "0.810", "0.800", "0.500"]
     intervals, dots = axes.lines[1::2], axes.lines[2::2]  # the first line is TF-IDF's
-    assert [tuple(line.get_xdata()) for line in intervals] == [(0.02, 0.08), (-0.02, 0.04), (0, 0), (-0.35, -0.25)]
+    assert [tuple(line.get_xdata()) for line in intervals] == [
+        (0.02, 0.08),
+        (-0.02, 0.04),
+        (0, 0),
+        (-0.35, -0.25),
+    ]
     assert [float(dot.get_xdata()[0]) for dot in dots] == [0.05, 0.01, 0.0, -0.3]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False, False]
     assert len({dot.get_color() for dot in dots}) == 3
     assert axes.get_title() == "1,234 texts, 5 folds"
-    assert comparison_figure(make_comparison("split")).axes[0].get_title() == "1,234 texts, one split"
+    assert (
+        comparison_figure(make_comparison("split")).axes[0].get_title() == "1,234 texts, one split"
+    )
     assert_nothing_is_cut(figure)
 
 
@@ -163,8 +204,10 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
 
 def test_no_pyplot_and_no_matplotlib_before_a_picture_is_drawn():
     code = (
-        "import sys, pipeline.evaluation.figures as figures; print('matplotlib' in sys.modules)\n"
+        "import sys, pipeline.evaluation.plots as figures; print('matplotlib' in sys.modules)\n"
         "figures.check_matplotlib(); print('matplotlib.pyplot' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout == "False\nFalse\n"

@@ -8,7 +8,8 @@ import pytest
 import skops.io
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.saved.file_kind import ArtifactError, file_kind
+from pipeline.exceptions import ArtifactError
+from pipeline.saved.opening import file_kind
 
 
 @pytest.mark.parametrize("name", ["m.joblib", "m.skops", "m"])

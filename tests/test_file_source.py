@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
 
-from pipeline.scoring.file_source import CsvSource, ParquetSource
+from pipeline.scoring.sources import CsvSource, ParquetSource
 from tests.test_datasets import Keys
 
 FRAME = pd.DataFrame(
@@ -30,7 +30,9 @@ def all_rows(source, n_rows):
 
 @pytest.mark.parametrize("row_group_size", [1, 3, 100])
 @pytest.mark.parametrize("n_rows", [1, 4, 100])
-def test_parquet_rows_are_those_of_the_file_with_their_types_whatever_its_row_groups(row_group_size, n_rows, tmp_path):
+def test_parquet_rows_are_those_of_the_file_with_their_types_whatever_its_row_groups(
+    row_group_size, n_rows, tmp_path
+):
     FRAME.to_parquet(tmp_path / "in.parquet", row_group_size=row_group_size)
     source = ParquetSource([str(tmp_path / "in.parquet")], "text")
     tables = all_rows(source, n_rows)
@@ -50,7 +52,9 @@ def test_several_files_are_one_table(size, tmp_path):
     for source in (parquet, csv):
         tables = all_rows(source, 3)
         assert [table.num_rows for table in tables] == [3, 3, 3, 1]
-        assert [text for table in tables for text in table["text"].to_pylist()] == FRAME["text"].tolist()
+        assert [text for table in tables for text in table["text"].to_pylist()] == FRAME[
+            "text"
+        ].tolist()
 
 
 def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp_path):
@@ -60,7 +64,9 @@ def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp
     FRAME.assign(n="1").to_parquet(paths[2])
     with pytest.raises(ValueError, match=r"1\.parquet has not the columns of .*it lacks \['n'\]"):
         ParquetSource(paths[:2], "text")
-    with pytest.raises(ValueError, match=r"2\.parquet has large_string in column 'n', where .* has int64"):
+    with pytest.raises(
+        ValueError, match=r"2\.parquet has large_string in column 'n', where .* has int64"
+    ):
         ParquetSource([paths[0], paths[2]], "text")
     for i, header in enumerate(("text,a", "text,b")):
         (tmp_path / f"{i}.csv").write_text(f"{header}\n1,2\n")
@@ -72,13 +78,19 @@ def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp
 def test_parquet_that_is_cut_short_is_refused_by_name(keep, tmp_path):
     FRAME.to_parquet(tmp_path / "in.parquet")
     whole = (tmp_path / "in.parquet").read_bytes()
-    (tmp_path / "in.parquet").write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    (tmp_path / "in.parquet").write_bytes(
+        whole[: int(keep * len(whole)) if isinstance(keep, float) else keep]
+    )
     with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file"):
         ParquetSource([str(tmp_path / "in.parquet")], "text")
 
 
 def test_parquet_that_is_damaged_inside_is_refused_by_name_when_its_rows_are_read(tmp_path):
-    pq.write_table(pa.table({"text": [f"text {i}" for i in range(1000)]}), tmp_path / "in.parquet", write_page_checksum=True)
+    pq.write_table(
+        pa.table({"text": [f"text {i}" for i in range(1000)]}),
+        tmp_path / "in.parquet",
+        write_page_checksum=True,
+    )
     whole = (tmp_path / "in.parquet").read_bytes()
     (tmp_path / "in.parquet").write_bytes(whole[:10] + bytes(200) + whole[210:])
     with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file"):
@@ -90,9 +102,13 @@ def test_encrypted_parquet_is_refused_by_name(tmp_path):
     factory = encryption.CryptoFactory(Keys)
     properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
     table = pa.table({"text": ["a"]})
-    with pq.ParquetWriter(tmp_path / "in.parquet", table.schema, encryption_properties=properties) as writer:
+    with pq.ParquetWriter(
+        tmp_path / "in.parquet", table.schema, encryption_properties=properties
+    ) as writer:
         writer.write_table(table)
-    with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file: .*(?i:encrypted|decryption)"):
+    with pytest.raises(
+        ValueError, match=r"in\.parquet is not a readable Parquet file: .*(?i:encrypted|decryption)"
+    ):
         ParquetSource([str(tmp_path / "in.parquet")], "text")
 
 
@@ -117,7 +133,9 @@ def test_the_rows_of_a_csv_file_are_estimated_from_its_bytes(tmp_path):
     (tmp_path / "in.csv").write_text("text\n" + "a text of one length\n" * 50_000)
     source = CsvSource([str(tmp_path / "in.csv")], "text")
     assert source.n_rows is source.expected_rows(0) is None
-    estimates = [source.expected_rows(1000 * (i + 1)) for i, _ in enumerate(source.rows(1000, mark=False))]
+    estimates = [
+        source.expected_rows(1000 * (i + 1)) for i, _ in enumerate(source.rows(1000, mark=False))
+    ]
     assert 45_000 < estimates[25] < 55_000
     assert estimates[-1] == 50_000
 
@@ -138,7 +156,9 @@ def test_identities_tell_other_contents_and_other_ways_of_reading_apart(tmp_path
 
 def test_files_elsewhere_are_read_through_fsspec(tmp_path):
     FRAME.to_parquet(tmp_path / "in.parquet")
-    fsspec.filesystem("memory").pipe({"/s/in.parquet": (tmp_path / "in.parquet").read_bytes(), "/s/in.csv": b"text\na\nb\n"})
+    fsspec.filesystem("memory").pipe(
+        {"/s/in.parquet": (tmp_path / "in.parquet").read_bytes(), "/s/in.csv": b"text\na\nb\n"}
+    )
     parquet = ParquetSource(["memory://s/in.parquet"], "text")
     pd.testing.assert_frame_equal(pa.concat_tables(all_rows(parquet, 4)).to_pandas(), FRAME)
     csv = CsvSource(["memory://s/in.csv"], "text")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import file_systems
-from pipeline.file_systems import network_file_system
+from pipeline import vector_store
+from pipeline.vector_store import network_file_system
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw,relatime 0 0
@@ -21,7 +21,7 @@ server:/over /over nfs rw 0 0
 @pytest.fixture(autouse=True)
 def mounts(tmp_path, monkeypatch):
     (tmp_path / "mounts").write_text(MOUNTS)
-    monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(vector_store, "MOUNTS", tmp_path / "mounts")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_innermost_and_latest_mount_decides(folder, kind):
 
 
 def test_where_the_system_does_not_tell_nothing_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "nothing")
+    monkeypatch.setattr(vector_store, "MOUNTS", tmp_path / "nothing")
     assert network_file_system(Path("/home")) is None
 
 

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 from pipeline import (
     BertVectorizer,
-    inspect_artifact,
+    inspect_pipeline,
     load_pipeline,
     read_table,
     save_pipeline,
@@ -24,7 +24,8 @@ from pipeline import (
     write_report,
 )
 from pipeline.datasets import write_table
-from pipeline.files import StorageError, connect, file_identity, file_moment, file_size, open_binary, where
+from pipeline.exceptions import StorageError
+from pipeline.files import connect, file_identity, file_moment, file_size, open_binary, where
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.reporting import quick_scores
 
@@ -84,7 +85,14 @@ def test_a_path_of_this_machine_is_a_path(path, expected, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     "path",
-    ["s3://bucket/m.joblib", "abfs://a@b.dfs.core.windows.net/m", "simplecache::s3://b/m", "memory://m", "foo://m/", "s3://"],
+    [
+        "s3://bucket/m.joblib",
+        "abfs://a@b.dfs.core.windows.net/m",
+        "simplecache::s3://b/m",
+        "memory://m",
+        "foo://m/",
+        "s3://",
+    ],
 )
 def test_an_address_stays_as_it_was_written(path):
     assert where(path) == path
@@ -94,7 +102,8 @@ def test_an_address_stays_as_it_was_written(path):
 @pytest.mark.parametrize("path", [Path("s3://bucket/a b.joblib"), "s3:/bucket/a b.joblib"])
 def test_an_address_that_lost_a_slash_is_refused_with_the_whole_one(path):
     with pytest.raises(
-        ValueError, match=r"s3:/bucket/a b\.joblib is an address that lost a slash.*as a str: 's3://bucket/a b\.joblib'"
+        ValueError,
+        match=r"s3:/bucket/a b\.joblib is an address that lost a slash.*as a str: 's3://bucket/a b\.joblib'",
     ):
         where(path)
 
@@ -108,7 +117,11 @@ def test_what_is_no_path_is_refused(path):
 @pytest.mark.parametrize(
     ("address", "error", "message"),
     [
-        ("foo://b/m.joblib", ValueError, "is no address that fsspec knows: Protocol not known: foo"),
+        (
+            "foo://b/m.joblib",
+            ValueError,
+            "is no address that fsspec knows: Protocol not known: foo",
+        ),
         ("gs://b/m.joblib", ImportError, "cannot be opened: .*gcsfs"),
         ("abfs://b/m.joblib", ImportError, "cannot be opened: .*adlfs"),
     ],
@@ -116,8 +129,15 @@ def test_what_is_no_path_is_refused(path):
 def test_a_store_that_cannot_be_opened_is_named_with_what_to_install(address, error, message):
     if error is ImportError and importlib.util.find_spec(message[-5:]):
         pytest.skip(f"{message[-5:]} is installed")
-    for use in (connect, load_pipeline, read_table, lambda path: write_report({}, path.replace(".joblib", ".html"))):
-        with pytest.raises(error, match=rf"^{address.removesuffix('joblib')}(joblib|html) {message}"):
+    for use in (
+        connect,
+        load_pipeline,
+        read_table,
+        lambda path: write_report({}, path.replace(".joblib", ".html")),
+    ):
+        with pytest.raises(
+            error, match=rf"^{address.removesuffix('joblib')}(joblib|html) {message}"
+        ):
             use(address)
 
 
@@ -129,12 +149,15 @@ def test_a_page_of_the_web_can_be_read_only():
 
 def test_a_pipeline_is_saved_to_any_store_and_opened_from_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["good", "bad"] * 3, [1, 0] * 3)
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
+        ["good", "bad"] * 3, [1, 0] * 3
+    )
     address = save_pipeline(model, "memory://models/m.joblib")
     assert address == "memory://models/m.joblib"
     assert load_pipeline(address).predict(["good"]) == [1]
     with pytest.raises(
-        IsADirectoryError, match=r"^memory://models is a folder; name a file, such as memory://models/sentiment\.joblib"
+        IsADirectoryError,
+        match=r"^memory://models is a folder; name a file, such as memory://models/sentiment\.joblib",
     ):
         save_pipeline(model, "memory://models")
     assert list(tmp_path.iterdir()) == []
@@ -144,19 +167,35 @@ def test_home_is_home_wherever_a_path_is_given(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["good", "bad"] * 3, [1, 0] * 3)
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
+        ["good", "bad"] * 3, [1, 0] * 3
+    )
     assert save_pipeline(model, "~/models/m.joblib") == tmp_path / "models" / "m.joblib"
     assert load_pipeline(Path("~/models/m.joblib")).predict(["good"]) == [1]
-    assert inspect_artifact("~/models/m.joblib")["path"] == str(tmp_path / "models" / "m.joblib")
+    assert inspect_pipeline("~/models/m.joblib")["path"] == str(tmp_path / "models" / "m.joblib")
     table = pd.DataFrame({"text": ["good", "bad"] * 2, "label": [1, 0] * 2})
     write_table(table, "~/in.csv")
     assert read_table("~/in.csv")["text"].tolist() == table["text"].tolist()
-    assert score_table("~/models/m.joblib", "~/in.csv", "~/scored", text="text").out == tmp_path / "scored"
-    assert score_table("~/models/m.joblib", ["~/in.csv"], "~/out.csv", text="text").out == tmp_path / "out.csv"
+    assert (
+        score_table("~/models/m.joblib", "~/in.csv", "~/scored", text="text").out
+        == tmp_path / "scored"
+    )
+    assert (
+        score_table("~/models/m.joblib", ["~/in.csv"], "~/out.csv", text="text").out
+        == tmp_path / "out.csv"
+    )
     assert write_report(quick_scores(), "~/page.html") == tmp_path / "page.html"
     for command in (
         ("evaluate", "--model", "~/models/m.joblib", "--data", "~/in.csv"),
-        ("predict", "--model", "~/models/m.joblib", "--data", "~/in.csv", "--out", "~/predicted.csv"),
+        (
+            "predict",
+            "--model",
+            "~/models/m.joblib",
+            "--data",
+            "~/in.csv",
+            "--out",
+            "~/predicted.csv",
+        ),
         ("fetch", DEFAULT_MODEL, "--to", "~/fetched"),
         ("verify", "~/fetched"),
         ("verify", "~/models/m.joblib"),
@@ -175,12 +214,16 @@ def test_home_is_home_wherever_a_path_is_given(run, tmp_path, monkeypatch):
         ("compare", "--word-vectors"),
     ],
 )
-def test_where_no_address_will_do_it_is_refused_in_one_voice(command, run, artifact, data, tmp_path, monkeypatch):
+def test_where_no_address_will_do_it_is_refused_in_one_voice(
+    command, run, artifact, data, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     shutil.copy(data, "in.csv")
     model = ["--model", artifact] if command[0] == "predict" else []
     result = run(*command, "s3://bucket/place", *model)
-    assert re.fullmatch(r"Error: s3://bucket/place is no (file|folder) of this machine: .*\n", result.err)
+    assert re.fullmatch(
+        r"Error: s3://bucket/place is no (file|folder) of this machine: .*\n", result.err
+    )
     assert result.code == 2
 
 
@@ -190,7 +233,10 @@ def test_a_cache_is_a_folder_of_this_machine(tiny_bert, tmp_path, monkeypatch):
     BertVectorizer(tiny_bert, cache="~/cache").fit_transform(["a film"])
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".sqlite"]
     for address in ("s3://bucket/cache", "memory://cache"):
-        with pytest.raises(ValueError, match=rf"^{address} is no folder of this machine: the cache is an SQLite file"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^{address} is no folder of this machine: the cache is an SQLite file",
+        ):
             BertVectorizer(tiny_bert, cache=address).fit_transform(["a film"])
     with pytest.raises(ValueError, match="lost a slash"):
         BertVectorizer(tiny_bert, cache=Path("s3://bucket/cache")).fit_transform(["a film"])

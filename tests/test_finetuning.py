@@ -26,25 +26,46 @@ from pipeline import (
     CheckpointError,
     FineTunedBertClassifier,
     TruncationWarning,
-    inspect_artifact,
+    inspect_pipeline,
     load_pipeline,
     save_pipeline,
-    verify_artifact,
+    verify_pipeline,
 )
-from pipeline.bert.shape import read_shape
-from pipeline.bert.tensors import read_tensors
+from pipeline.bert.config import read_shape
 from pipeline.bert.trainable import TrainableBert, read_head
+from pipeline.bert.weights import read_tensors
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.finetuning import STATE_VERSION
-from pipeline.labels import set_aside
+from pipeline.texts import set_aside
 
 TOP = Path(__file__).resolve().parent.parent
-GOOD = ["A quiet, lovely film.", "I love Paris", "beautiful terrace", "lovely days", "I love the film", "a beautiful spring"]
-BAD = ["Two hours I want back!", "The soup was cold", "the waiter did not care", "cold soup", "a dull minute", "I want it back"]
+GOOD = [
+    "A quiet, lovely film.",
+    "I love Paris",
+    "beautiful terrace",
+    "lovely days",
+    "I love the film",
+    "a beautiful spring",
+]
+BAD = [
+    "Two hours I want back!",
+    "The soup was cold",
+    "the waiter did not care",
+    "cold soup",
+    "a dull minute",
+    "I want it back",
+]
 X = [*GOOD, *BAD] * 2
 Y = (["good"] * 6 + ["bad"] * 6) * 2
 # The tiny model's vocabulary comes out in another order in every process, so what is learnt here must not hang on luck.
-QUICK = {"max_length": None, "epochs": 20, "batch_size": 8, "learning_rate": 3e-3, "head_learning_rate": 2e-2, "random_state": 0}
+QUICK = {
+    "max_length": None,
+    "epochs": 20,
+    "batch_size": 8,
+    "learning_rate": 3e-3,
+    "head_learning_rate": 2e-2,
+    "random_state": 0,
+}
 SHORT = {**QUICK, "epochs": 1}
 
 
@@ -60,7 +81,11 @@ def fitted(tiny_bert):
 def tensors_of(model):
     checkpoint = model.__dict__["_checkpoint"]
     table = checkpoint.tensor_table()
-    return read_tensors(checkpoint, read_shape(checkpoint).family, {name: entry["shape"] for name, entry in table.items()})
+    return read_tensors(
+        checkpoint,
+        read_shape(checkpoint).family,
+        {name: entry["shape"] for name, entry in table.items()},
+    )
 
 
 def pretrained_tensors(folder, names):
@@ -71,7 +96,9 @@ def pretrained_tensors(folder, names):
 
 def changed(model, folder):
     """Name the encoder's tensors that training changed."""
-    now = {name: tensor for name, tensor in tensors_of(model).items() if not name.startswith("head.")}
+    now = {
+        name: tensor for name, tensor in tensors_of(model).items() if not name.startswith("head.")
+    }
     before = pretrained_tensors(folder, now)
     return {name for name, tensor in now.items() if not torch.equal(tensor, before[name])}
 
@@ -93,7 +120,9 @@ def test_it_learns_what_can_be_learnt(fitted):
 def test_probabilities_are_those_of_transformers_own_forward(fitted, tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     model = type(oracle.model)(oracle.model.config).eval()
-    tensors = {name: tensor for name, tensor in tensors_of(fitted).items() if not name.startswith("head.")}
+    tensors = {
+        name: tensor for name, tensor in tensors_of(fitted).items() if not name.startswith("head.")
+    }
     missing = model.load_state_dict(tensors, strict=False)
     assert all(name.startswith("pooler.") for name in missing.missing_keys)
     assert not missing.unexpected_keys
@@ -101,7 +130,9 @@ def test_probabilities_are_those_of_transformers_own_forward(fitted, tiny_bert, 
     for text in ["I love the cold soup", "", "Überraschend gut."]:
         with torch.inference_mode():
             states = model(input_ids=torch.tensor([oracle.ids(text)])).last_hidden_state[0]
-        expected = torch.softmax(states.mean(dim=0).double() @ torch.tensor(weight).T + torch.tensor(bias), dim=0)
+        expected = torch.softmax(
+            states.mean(dim=0).double() @ torch.tensor(weight).T + torch.tensor(bias), dim=0
+        )
         assert np.abs(fitted.predict_proba([text])[0] - expected.numpy()).max() < 1e-5
 
 
@@ -148,7 +179,10 @@ def test_two_threads_that_fit_at_the_same_time_get_what_one_gets(tiny_bert):
     expected = classifier(tiny_bert, **SHORT).fit(X, Y).predict_proba(X)
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(classifier(tiny_bert, **SHORT).fit(X, Y).predict_proba(X))) for _ in range(2)
+        threading.Thread(
+            target=lambda: found.append(classifier(tiny_bert, **SHORT).fit(X, Y).predict_proba(X))
+        )
+        for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -166,7 +200,13 @@ def test_fit_leaves_the_process_as_it_was(tiny_bert, tmp_path, monkeypatch, capf
     def state():
         threads = torch.get_num_threads(), torch.get_num_interop_threads()
         seeds = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
-        return seeds, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), threads, dict(os.environ)
+        return (
+            seeds,
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            threads,
+            dict(os.environ),
+        )
 
     with torch.no_grad():  # training wants gradients whatever its caller wants
         before = state()
@@ -178,7 +218,10 @@ def test_fit_leaves_the_process_as_it_was(tiny_bert, tmp_path, monkeypatch, capf
 
 def test_the_pretrained_model_is_not_touched(tiny_bert):
     def files():
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(tiny_bert).iterdir()}
+        return {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in Path(tiny_bert).iterdir()
+        }
 
     before = files()
     vectorizer = BertVectorizer(tiny_bert, layers="all", cache=None).fit(X)
@@ -187,7 +230,9 @@ def test_the_pretrained_model_is_not_touched(tiny_bert):
     assert changed(model, tiny_bert)
     assert files() == before
     assert np.array_equal(vectorizer.transform(X), features)
-    assert np.array_equal(BertVectorizer(tiny_bert, layers="all", cache=None).fit_transform(X), features)
+    assert np.array_equal(
+        BertVectorizer(tiny_bert, layers="all", cache=None).fit_transform(X), features
+    )
 
 
 def test_head_only_changes_the_head_alone(tiny_bert):
@@ -196,7 +241,9 @@ def test_head_only_changes_the_head_alone(tiny_bert):
     frozen = BertVectorizer(tiny_bert).fit_transform(X).astype(np.float64)
     weight, bias = read_head(model.__dict__["_checkpoint"], 2, 32)
     scores = np.exp(frozen @ weight.T + bias)
-    assert np.allclose(model.predict_proba(X), scores / scores.sum(axis=1, keepdims=True), atol=1e-6)
+    assert np.allclose(
+        model.predict_proba(X), scores / scores.sum(axis=1, keepdims=True), atol=1e-6
+    )
 
 
 def test_unfrozen_layers_changes_the_top_alone(tiny_bert):
@@ -234,11 +281,16 @@ def test_early_stopping_stops_and_keeps_the_best(tiny_bert):
     seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
     aside = set_aside(codes, model.classes_, 0.25, seed)[1]
     chosen = model.predict_proba([X[i] for i in aside])[np.arange(len(aside)), codes[aside]]
-    assert -np.log(chosen).mean() == pytest.approx(model.history_[model.best_epoch_ - 1]["val_loss"], abs=1e-4)
+    assert -np.log(chosen).mean() == pytest.approx(
+        model.history_[model.best_epoch_ - 1]["val_loss"], abs=1e-4
+    )
 
 
 def test_what_is_cut_is_told_in_fit_and_in_predict(tiny_bert):
-    with pytest.warns(TruncationWarning, match=r"\d+ of 24 texts are longer than max_length=5 tokens.*Raise max_length"):
+    with pytest.warns(
+        TruncationWarning,
+        match=r"\d+ of 24 texts are longer than max_length=5 tokens.*Raise max_length",
+    ):
         model = classifier(tiny_bert, **{**SHORT, "max_length": 5}).fit(X, Y)
     assert model.truncation_report_["texts_cut"] > 0
     with pytest.warns(TruncationWarning, match="1 of 1 texts"):
@@ -279,10 +331,18 @@ def test_those_checks_of_scikit_learn_pass_that_need_no_numbers(name, tiny_bert)
 
 
 def test_grid_search_and_cross_validation_run(tiny_bert):
-    search = GridSearchCV(classifier(tiny_bert, **SHORT), {"pooling": ["mean", "cls"]}, cv=2).fit(X, Y)
+    search = GridSearchCV(classifier(tiny_bert, **SHORT), {"pooling": ["mean", "cls"]}, cv=2).fit(
+        X, Y
+    )
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_estimator_.predict(X).shape == (24,)
-    scores = cross_val_score(make_pipeline(classifier(tiny_bert, **SHORT)), pd.Series(X), pd.Series(Y), cv=2, scoring="roc_auc")
+    scores = cross_val_score(
+        make_pipeline(classifier(tiny_bert, **SHORT)),
+        pd.Series(X),
+        pd.Series(Y),
+        cv=2,
+        scoring="roc_auc",
+    )
     assert scores.shape == (2,)
 
 
@@ -306,7 +366,9 @@ def test_a_prediction_does_not_depend_on_its_neighbours_or_on_threads(fitted):
     alone = np.vstack([fitted.predict_proba([text]) for text in texts])
     assert np.abs(together - alone).max() <= 1e-5
     found: list[np.ndarray] = []
-    threads = [threading.Thread(target=lambda: found.append(fitted.predict_proba(texts))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(fitted.predict_proba(texts))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -342,8 +404,14 @@ def test_wrong_labels_are_refused_before_a_model_is_looked_for(labels, message):
         ({"head_only": True, "unfrozen_layers": 1}, "head_only=True trains no layer"),
         ({"max_length": 65}, "max_length=65, but .* has positions for 64 tokens"),
         ({"device": "abacus"}, "device='abacus' is not on this machine; there is .*cpu"),
-        ({"early_stopping": True, "validation_fraction": 0.01}, "sets 1 of 24 texts aside; with 2 classes allowed are 2 to 22"),
-        ({"learning_rate": 1e30}, "The training diverged.*Use a smaller learning_rate than 1e\\+30"),
+        (
+            {"early_stopping": True, "validation_fraction": 0.01},
+            "sets 1 of 24 texts aside; with 2 classes allowed are 2 to 22",
+        ),
+        (
+            {"learning_rate": 1e30},
+            "The training diverged.*Use a smaller learning_rate than 1e\\+30",
+        ),
     ],
 )
 def test_wrong_parameters_are_told_with_what_is_allowed(parameters, message, tiny_bert):
@@ -376,7 +444,12 @@ def test_importing_it_imports_no_trainer():
         "import sys; from pipeline import FineTunedBertClassifier\n"
         "print([m for m in ('transformers', 'accelerate') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP
+        ).stdout
+        == "[]\n"
+    )
 
 
 # ---- its file
@@ -389,13 +462,18 @@ def test_a_saved_classifier_gives_the_same_bits(format, fitted, tmp_path):
     assert np.array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
     assert np.array_equal(loaded.predict(X), fitted.predict(X))
     assert loaded[0].history_ == fitted.history_
-    checked = verify_artifact(path)
+    checked = verify_pipeline(path)
     assert checked["weights"] == {fitted.model: fitted.verify_weights()}
-    found = inspect_artifact(path)
+    found = inspect_pipeline(path)
     assert found["refused"] == []
     (told,) = found["manifest"]["vectorizers"]
     assert told["source"] == fitted.source_
-    assert (told["max_length"], told["device"], told["dtype"], told["pooling"]) == (64, "cpu", "float32", "mean")
+    assert (told["max_length"], told["device"], told["dtype"], told["pooling"]) == (
+        64,
+        "cpu",
+        "float32",
+        "mean",
+    )
     assert found["manifest"]["n_training_texts"] == 24
     again = save_pipeline(loaded, tmp_path / f"again.{format}", format=format)
     assert np.array_equal(load_pipeline(again).predict_proba(X), fitted.predict_proba(X))
@@ -418,12 +496,17 @@ def test_a_file_opens_without_the_model_and_without_the_trainer(fitted, tmp_path
         f"model = load_pipeline({str(path)!r})\n"
         f"print(model.predict({X[:2]!r}).tolist(), 'transformers' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP
+    )
     assert done.stdout == "['good', 'good'] False\n"
 
 
 def test_weights_are_mapped_and_the_same_object_each_time(fitted, tmp_path):
-    assert fitted.__getstate__()["_checkpoint"]["weights"] is fitted.__getstate__()["_checkpoint"]["weights"]
+    assert (
+        fitted.__getstate__()["_checkpoint"]["weights"]
+        is fitted.__getstate__()["_checkpoint"]["weights"]
+    )
     loaded = load_pipeline(save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib"))[0]
     weights = loaded.__getstate__()["_checkpoint"]["weights"]
     assert type(weights) is np.ndarray
@@ -465,8 +548,12 @@ def test_a_device_that_is_not_here_is_replaced_with_a_warning(fitted):
 # ---- faults
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("no memory left")], ids=["Ctrl-C", "memory"])
-def test_a_training_that_is_interrupted_leaves_the_earlier_one_and_no_file(error, tiny_bert, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), MemoryError("no memory left")], ids=["Ctrl-C", "memory"]
+)
+def test_a_training_that_is_interrupted_leaves_the_earlier_one_and_no_file(
+    error, tiny_bert, tmp_path, monkeypatch
+):
     model = classifier(tiny_bert, **SHORT).fit(X, Y)
     expected, weights = model.predict_proba(X), model.verify_weights()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -488,7 +575,9 @@ def test_a_training_that_is_interrupted_leaves_the_earlier_one_and_no_file(error
     assert list(model.classes_) == ["bad", "good"]
     assert model.verify_weights() == weights
     assert np.array_equal(model.predict_proba(X), expected)
-    assert np.array_equal(clone(model).fit(X, Y).predict_proba(X), expected)  # and nobody waits for a lock
+    assert np.array_equal(
+        clone(model).fit(X, Y).predict_proba(X), expected
+    )  # and nobody waits for a lock
 
 
 def test_a_training_that_diverges_leaves_the_earlier_one(tiny_bert):
@@ -518,9 +607,13 @@ def test_who_predicts_while_another_thread_trains_gets_the_same_bits(tiny_bert):
     assert other.score(X, Y) > 0.5
 
 
-def test_a_server_keeps_its_answers_while_a_new_training_is_saved_over_its_file(fitted, tiny_bert, tmp_path):
+def test_a_server_keeps_its_answers_while_a_new_training_is_saved_over_its_file(
+    fitted, tiny_bert, tmp_path
+):
     path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
-    served = load_pipeline(path)  # maps its weights, and has read none of them but for the self-test
+    served = load_pipeline(
+        path
+    )  # maps its weights, and has read none of them but for the self-test
     other = classifier(tiny_bert, **SHORT, dropout=0.0).fit(X, Y[::-1])
     save_pipeline(make_pipeline(other), path)
     assert np.array_equal(served.predict_proba(X), fitted.predict_proba(X))
@@ -542,7 +635,10 @@ def test_a_head_that_does_not_fit_the_classes_is_refused(fitted):
     state = fitted.__getstate__()
     changed_classes = FineTunedBertClassifier()
     changed_classes.__setstate__({**state, "classes_": np.array(["bad", "fair", "good"])})
-    with pytest.raises(CheckpointError, match=r"'head\.weight' is \(3, 32\) by the config and \(2, 32\) in the weights"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"'head\.weight' is \(3, 32\) by the config and \(2, 32\) in the weights",
+    ):
         changed_classes.predict(X)
 
 

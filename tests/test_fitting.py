@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 
 from pipeline import compare, evaluate, load_pipeline, make_sentiment_pipeline, read_table
-from pipeline.commands.fitting import EXAMPLES
+from pipeline.commands.train import EXAMPLES
 from pipeline.datasets import split_table
 from tests.commands import PROGRAM, ROWS, assert_one_error_line, write_csv
 
 
-def test_train_compares_scores_saves_and_tries_the_saved_file(run, data, tiny_bert, tmp_path, monkeypatch):
+def test_train_compares_scores_saves_and_tries_the_saved_file(
+    run, data, tiny_bert, tmp_path, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "new" / "m.joblib"
     result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
@@ -33,7 +35,9 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(run, data, tiny_be
     assert f"{scores['accuracy']:.3f}" in result.out.partition("held-out")[2]
     assert f"Saved {out} (" in " ".join(result.out.split())
     assert result.out.rstrip().endswith(EXAMPLES[-1])
-    assert np.array_equal(load_pipeline(out).predict_proba(test["text"]), model.predict_proba(test["text"]))
+    assert np.array_equal(
+        load_pipeline(out).predict_proba(test["text"]), model.predict_proba(test["text"])
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,13 +53,41 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(run, data, tiny_be
         (["--pooling", "max"], {"pooling": "max"}),
         (["--pooling", "cls,mean"], {"pooling": ("cls", "mean")}),
         (["--pooling", "cls, mean"], {"pooling": ("cls", "mean")}),
-        (["--layers", "1,2", "--combine", "mean"], {"layers": (1, 2), "combine": "mean", "pooling": "mean"}),
-        (["--max-length", "40", "--truncation", "window"], {"max_length": 40, "truncation": "window"}),
-        ([], {"layers": "all", "pooling": "mean", "combine": "concat", "max_length": None, "truncation": "head"}),
+        (
+            ["--layers", "1,2", "--combine", "mean"],
+            {"layers": (1, 2), "combine": "mean", "pooling": "mean"},
+        ),
+        (
+            ["--max-length", "40", "--truncation", "window"],
+            {"max_length": 40, "truncation": "window"},
+        ),
+        (
+            [],
+            {
+                "layers": "all",
+                "pooling": "mean",
+                "combine": "concat",
+                "max_length": None,
+                "truncation": "head",
+            },
+        ),
     ],
 )
-def test_options_become_parameters_of_the_vectorizer(arguments, expected, run, data, tiny_bert, tmp_path):
-    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", tmp_path / "m.joblib", *arguments)
+def test_options_become_parameters_of_the_vectorizer(
+    arguments, expected, run, data, tiny_bert, tmp_path
+):
+    result = run(
+        "train",
+        "--data",
+        data,
+        "--model",
+        tiny_bert,
+        "--cv",
+        0,
+        "--out",
+        tmp_path / "m.joblib",
+        *arguments,
+    )
     assert (result.code, result.err) == (0, "")
     assert "cross-validation" not in result.out
     found = load_pipeline(tmp_path / "m.joblib")[0].get_params()
@@ -91,7 +123,9 @@ def test_options_become_parameters_of_the_vectorizer(arguments, expected, run, d
         (["--cv", "100"], ["n_splits=100"]),
     ],
 )
-def test_wrong_values_end_with_one_line_that_says_what_is_allowed(arguments, parts, run, data, tiny_bert, tmp_path):
+def test_wrong_values_end_with_one_line_that_says_what_is_allowed(
+    arguments, parts, run, data, tiny_bert, tmp_path
+):
     out = tmp_path / "m.joblib"
     options = ["--cv", 0] if "--cv" not in arguments else []
     result = run("train", "--data", data, "--model", tiny_bert, "--out", out, *options, *arguments)
@@ -99,7 +133,9 @@ def test_wrong_values_end_with_one_line_that_says_what_is_allowed(arguments, par
     assert not out.exists()
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(run, data, tiny_bert, tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
+    run, data, tiny_bert, tmp_path
+):
     result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", tmp_path)
     assert_one_error_line(result, f"{tmp_path} is a folder", "sentiment.joblib")
     assert "cross-validation" not in result.out
@@ -115,10 +151,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
 )
 def test_tables_that_cannot_be_trained_on_say_why(rows, parts, run, tiny_bert, tmp_path):
     data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
-    assert_one_error_line(run("train", "--data", data, "--model", tiny_bert, "--out", tmp_path / "m.joblib"), *parts)
+    assert_one_error_line(
+        run("train", "--data", data, "--model", tiny_bert, "--out", tmp_path / "m.joblib"), *parts
+    )
 
 
-def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(run, tiny_bert, tmp_path, monkeypatch):
+def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(
+    run, tiny_bert, tmp_path, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "40")
     data = write_csv(tmp_path / "reviews [red] [v2].csv", ["text", "label"], ROWS)
     out = tmp_path / "m [bold].joblib"
@@ -132,29 +172,47 @@ def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tin
     out = tmp_path / "new" / "m.joblib"
     result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
     assert (result.code, result.err) == (0, "")
-    assert f"Wrote {out.with_suffix('.html')}, a report for the browser, and m.json, the same numbers." in result.out
-    assert sorted(path.name for path in out.parent.iterdir()) == ["m.html", "m.joblib", "m.joblib.json", "m.json"]
+    assert (
+        f"Wrote {out.with_suffix('.html')}, a report for the browser, and m.json, the same numbers."
+        in result.out
+    )
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "m.html",
+        "m.joblib",
+        "m.joblib.json",
+        "m.json",
+    ]
     told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     train, test = split_table(read_table(data), "label")
     model = make_sentiment_pipeline(model=tiny_bert).fit(train["text"], train["label"])
     expected = evaluate(model, test["text"], test["label"], train=(train["text"], train["label"]))
     assert told["scores"] == json.loads(json.dumps(expected))
-    assert [row["model"] for row in told["comparison"]] == list(compare(train["text"], train["label"], model=model, cv=2).index)
+    assert [row["model"] for row in told["comparison"]] == list(
+        compare(train["text"], train["label"], model=model, cv=2).index
+    )
     assert told["provenance"]["artifact"]["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     assert told["provenance"]["training_texts"]["rows"] == len(train)
     assert str(tmp_path) not in out.with_suffix(".html").read_text(encoding="utf-8")
 
 
-def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(run, tiny_bert, tmp_path, monkeypatch):
-    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(domain=["films", "hotels"] * 10, trait="plain")
+def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(
+    run, tiny_bert, tmp_path, monkeypatch
+):
+    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(
+        domain=["films", "hotels"] * 10, trait="plain"
+    )
     monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
     assert run("train", "--model", tiny_bert, "--cv", 0, "--out", tmp_path / "m.joblib").code == 0
     slices = json.loads((tmp_path / "m.json").read_text())["scores"]["slices"]
     assert {"by domain", "by trait"} <= set(slices)
 
 
-@pytest.mark.parametrize("step", ["pipeline.evaluation.comparison.compare", "pipeline.evaluation.scores.evaluate"])
-def test_whatever_fails_after_fitting_the_model_is_saved_and_said_to_be(step, run, data, tiny_bert, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "step", ["pipeline.evaluation.compare.compare", "pipeline.evaluation.evaluate.evaluate"]
+)
+def test_whatever_fails_after_fitting_the_model_is_saved_and_said_to_be(
+    step, run, data, tiny_bert, tmp_path, monkeypatch
+):
     def fails(*arguments, **options):
         raise ValueError("no memory for so many classes")
 
@@ -169,13 +227,21 @@ def test_whatever_fails_after_fitting_the_model_is_saved_and_said_to_be(step, ru
 def test_hundreds_of_classes_are_trained_on_and_scored(run, tiny_bert, tmp_path):
     rows = [(f"{'film ' * (i % 5)}{i % 260} or {i % 13}", f"class {i % 260}") for i in range(1300)]
     data, out = write_csv(tmp_path / "many.csv", ["text", "label"], rows), tmp_path / "m.joblib"
-    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--no-report", "--out", out)
+    result = run(
+        "train", "--data", data, "--model", tiny_bert, "--cv", 0, "--no-report", "--out", out
+    )
     assert (result.code, result.err) == (0, "")
     assert len(load_pipeline(out).classes_) == 260
-    assert 0 <= json.loads((tmp_path / "m.joblib.json").read_text())["scores"]["held out"]["accuracy"] <= 1
+    assert (
+        0
+        <= json.loads((tmp_path / "m.joblib.json").read_text())["scores"]["held out"]["accuracy"]
+        <= 1
+    )
 
 
-def test_without_a_report_the_file_is_the_only_one_and_the_scores_are_the_same(run, data, tiny_bert, tmp_path):
+def test_without_a_report_the_file_is_the_only_one_and_the_scores_are_the_same(
+    run, data, tiny_bert, tmp_path
+):
     arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0)
     plain = run(*arguments, "--no-report", "--out", tmp_path / "a" / "m.joblib")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["m.joblib", "m.joblib.json"]
@@ -185,7 +251,9 @@ def test_without_a_report_the_file_is_the_only_one_and_the_scores_are_the_same(r
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
-def test_without_the_extra_train_names_it_and_does_all_the_rest(run, data, tiny_bert, tmp_path, monkeypatch, missing):
+def test_without_the_extra_train_names_it_and_does_all_the_rest(
+    run, data, tiny_bert, tmp_path, monkeypatch, missing
+):
     monkeypatch.setitem(sys.modules, missing, None)
     out = tmp_path / "m.joblib"
     result = run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out)
@@ -199,14 +267,25 @@ def test_without_the_extra_train_names_it_and_does_all_the_rest(run, data, tiny_
 
 
 @pytest.mark.parametrize("name", ["m.html", "m.json"])
-def test_a_pipeline_that_its_own_report_would_overwrite_is_refused(run, data, tiny_bert, tmp_path, name):
+def test_a_pipeline_that_its_own_report_would_overwrite_is_refused(
+    run, data, tiny_bert, tmp_path, name
+):
     arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", tmp_path / name)
-    assert_one_error_line(run(*arguments), "the report beside it would get this name", "--no-report")
+    assert_one_error_line(
+        run(*arguments), "the report beside it would get this name", "--no-report"
+    )
     assert not (tmp_path / name).exists()
 
 
-def test_a_parquet_file_with_number_labels_and_other_column_names_can_be_trained_on(run, tiny_bert, tmp_path):
-    frame = pd.DataFrame({"review": [t for t, _ in ROWS], "stars": [5 if label == "positive" else 1 for _, label in ROWS]})
+def test_a_parquet_file_with_number_labels_and_other_column_names_can_be_trained_on(
+    run, tiny_bert, tmp_path
+):
+    frame = pd.DataFrame(
+        {
+            "review": [t for t, _ in ROWS],
+            "stars": [5 if label == "positive" else 1 for _, label in ROWS],
+        }
+    )
     frame.to_parquet(tmp_path / "d.parquet")
     out = tmp_path / "m.joblib"
     arguments = ["--data", tmp_path / "d.parquet", "--text", "review", "--label", "stars"]

@@ -7,8 +7,8 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import normalize
 
-import pipeline.evaluation.fold_scores
-from pipeline.evaluation.fold_scores import INNER_FOLDS, score_fold
+import pipeline.evaluation.layer_study
+from pipeline.evaluation.layer_study import INNER_FOLDS, score_fold
 
 CS = [0.001, 0.1, 10.0]
 ACCURACY = check_scoring(LogisticRegression(), scoring="accuracy")
@@ -18,7 +18,9 @@ def vectors_and_codes(n_classes=2):
     """Give vectors of 3 layers of width 5 in which classes overlap, and the class of each."""
     random = np.random.default_rng(0)
     codes = random.permutation(np.arange(90) % n_classes)
-    vectors = random.normal(size=(90, 1, 3, 5)) + 0.5 * codes[:, None, None, None] * random.normal(size=(1, 1, 3, 5))
+    vectors = random.normal(size=(90, 1, 3, 5)) + 0.5 * codes[:, None, None, None] * random.normal(
+        size=(1, 1, 3, 5)
+    )
     return vectors.astype(np.float32), codes
 
 
@@ -29,11 +31,19 @@ def the_fold(codes):
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("unit_length", [False, True])
 @pytest.mark.parametrize("combine", ["concat", "mean", "sum"])
-def test_the_score_is_that_of_a_search_for_C_within_the_training_rows(combine, unit_length, n_classes):
+def test_the_score_is_that_of_a_search_for_C_within_the_training_rows(
+    combine, unit_length, n_classes
+):
     vectors, codes = vectors_and_codes(n_classes)
     train, test = the_fold(codes)
-    found = score_fold(vectors, combine, unit_length, codes, train, test, CS, ACCURACY, random_state=2)
-    features = vectors.reshape(90, -1) if combine == "concat" else getattr(np, combine)(vectors[:, 0], axis=1)
+    found = score_fold(
+        vectors, combine, unit_length, codes, train, test, CS, ACCURACY, random_state=2
+    )
+    features = (
+        vectors.reshape(90, -1)
+        if combine == "concat"
+        else getattr(np, combine)(vectors[:, 0], axis=1)
+    )
     features = (normalize(features) if unit_length else features).astype(np.float64)
     classifier = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
     inner = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=2)
@@ -47,7 +57,10 @@ def test_the_score_is_that_of_a_search_for_C_within_the_training_rows(combine, u
 @pytest.mark.parametrize("combine", ["concat", "learned"])
 def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, monkeypatch):
     seen = []
-    learn, fit = pipeline.evaluation.fold_scores.learn_layer_mix, pipeline.evaluation.fold_scores.fit_logistic_path
+    learn, fit = (
+        pipeline.evaluation.layer_study.learn_layer_mix,
+        pipeline.evaluation.layer_study.fit_logistic_path,
+    )
 
     def spied_learn(vectors, y):
         mix = learn(vectors, y)
@@ -59,13 +72,15 @@ def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, mo
         seen.append(weights)
         return weights, intercepts
 
-    monkeypatch.setattr(pipeline.evaluation.fold_scores, "learn_layer_mix", spied_learn)
-    monkeypatch.setattr(pipeline.evaluation.fold_scores, "fit_logistic_path", spied_fit)
+    monkeypatch.setattr(pipeline.evaluation.layer_study, "learn_layer_mix", spied_learn)
+    monkeypatch.setattr(pipeline.evaluation.layer_study, "fit_logistic_path", spied_fit)
     vectors, codes = vectors_and_codes()
     train, test = the_fold(codes)
     found, fitted = [], []
     for _ in range(2):
-        found.append(score_fold(vectors, combine, False, codes, train, test, CS, ACCURACY, random_state=0))
+        found.append(
+            score_fold(vectors, combine, False, codes, train, test, CS, ACCURACY, random_state=0)
+        )
         fitted.append(seen.copy())
         seen.clear()
         vectors[test], codes[test] = vectors[test] - 3, 1 - codes[test]
@@ -78,8 +93,12 @@ def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, mo
 
 def test_each_mix_is_learnt_from_its_own_part_of_the_training_rows(monkeypatch):
     sizes = []
-    learn = pipeline.evaluation.fold_scores.learn_layer_mix
-    monkeypatch.setattr(pipeline.evaluation.fold_scores, "learn_layer_mix", lambda v, y: sizes.append(len(v)) or learn(v, y))
+    learn = pipeline.evaluation.layer_study.learn_layer_mix
+    monkeypatch.setattr(
+        pipeline.evaluation.layer_study,
+        "learn_layer_mix",
+        lambda v, y: sizes.append(len(v)) or learn(v, y),
+    )
     vectors, codes = vectors_and_codes()
     train, test = the_fold(codes)
     score_fold(vectors, "learned", False, codes, train, test, CS, ACCURACY, random_state=0)

@@ -4,10 +4,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.scoring.frame_source import FrameSource
+from pipeline.scoring.sources import FrameSource
 
 FRAME = pd.DataFrame(
-    {"text": ["a", None, "c", "d", "e"], "n": [1, 2, 3, 4, 5], "kind": pd.Categorical(list("xyxyz")), "f": [0.5] * 5},
+    {
+        "text": ["a", None, "c", "d", "e"],
+        "n": [1, 2, 3, 4, 5],
+        "kind": pd.Categorical(list("xyxyz")),
+        "f": [0.5] * 5,
+    },
     index=pd.Index([9, 8, 8, 7, 6], name="key"),
 )
 
@@ -52,7 +57,11 @@ def test_identities_tell_values_types_and_names_apart_and_are_the_same_again():
         ),
         (pd.DataFrame({"text": [1, 2]}), TypeError, "column 'text' holds int64, not text"),
         (pd.DataFrame({"Text": ["a"]}), ValueError, "no column 'text'.*Did you mean 'Text'"),
-        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), ValueError, "several columns called 'text'"),
+        (
+            pd.DataFrame([["a", "b"]], columns=["text", "text"]),
+            ValueError,
+            "several columns called 'text'",
+        ),
     ],
 )
 def test_tables_that_cannot_be_scored_are_refused_at_once(frame, error, message):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.bert.frozen import FrozenBert
+from pipeline.bert.embedding import FrozenBert
 from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 from tests.conftest import FAMILIES, TEXTS, build_model
 
@@ -36,7 +36,9 @@ def test_a_choice_is_resolved_against_the_model(family, model_folder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_plan_is_embedded_as_hugging_face_does_one_text_at_a_time(family, model_folder, hugging_face):
+def test_a_plan_is_embedded_as_hugging_face_does_one_text_at_a_time(
+    family, model_folder, hugging_face
+):
     bert = choose(model_folder(family), layers=(2, 0), poolings=("cls", "mean", "max"))
     found = bert.embed(bert.plan(TEXTS[:4]))
     assert found.shape == (4, 3, 2, 32)
@@ -56,7 +58,9 @@ def test_token_vectors_of_a_plan_are_hidden_states(tiny_bert, hugging_face):
 
 
 def test_an_empty_plan_gives_no_rows_and_loads_nothing(tiny_bert, monkeypatch):
-    monkeypatch.setattr("pipeline.bert.frozen.load_encoder", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "pipeline.bert.embedding.load_encoder", lambda *a, **k: pytest.fail("a model was loaded")
+    )
     bert = choose(tiny_bert, layers="all", poolings=("cls", "mean"))
     found = bert.embed(bert.plan([]))
     assert found.shape == (0, 2, 4, 32)
@@ -68,7 +72,10 @@ def test_the_pooler_needs_no_layer_but_the_last(tiny_bert, hugging_face):
     bert = choose(tiny_bert, poolings=("pooler", "cls"))
     found = bert.embed(bert.plan(["film"]))
     assert found.shape == (1, 2, 1, 32)
-    assert np.abs(found[0, 1, 0] - hugging_face(tiny_bert).sentence_vector("film", 3, "cls")).max() <= TOLERANCE
+    assert (
+        np.abs(found[0, 1, 0] - hugging_face(tiny_bert).sentence_vector("film", 3, "cls")).max()
+        <= TOLERANCE
+    )
 
 
 # ---- refusals
@@ -80,8 +87,14 @@ def test_the_pooler_needs_no_layer_but_the_last(tiny_bert, hugging_face):
         ({"layers": 4}, r"asks for layer 4; this model has 3 layers.* to 3, or -4 to -1"),
         ({"layers": ()}, "layers is empty"),
         ({"layers": (0, -4)}, "names a layer twice"),
-        ({"max_length": 65}, r"max_length=65, but '.*bert' has positions for 64 tokens.*'window', 'head_tail' or 'tail'"),
-        ({"poolings": ("cls", "pooler"), "layers": (2,)}, r"made for the last layer only; layers=\(2,\)\. Use layers=-1"),
+        (
+            {"max_length": 65},
+            r"max_length=65, but '.*bert' has positions for 64 tokens.*'window', 'head_tail' or 'tail'",
+        ),
+        (
+            {"poolings": ("cls", "pooler"), "layers": (2,)},
+            r"made for the last layer only; layers=\(2,\)\. Use layers=-1",
+        ),
         ({"poolings": ("pooler",), "layers": "all"}, r"made for the last layer only; layers='all'"),
         ({"device": "cuda:99"}, "device='cuda:99' is not on this machine; there is .*cpu"),
         ({"device": "cpu", "dtype": "bfloat16"}, "dtype='bfloat16' needs an accelerator"),
@@ -94,7 +107,9 @@ def test_what_the_model_does_not_have_is_refused(choice, message, tiny_bert):
 
 @pytest.mark.parametrize("family", ["distilbert", "electra"])
 def test_a_pooler_that_was_never_trained_is_refused(family, model_folder):
-    with pytest.raises(ValueError, match=rf"needs a trained pooler, and '.*{family}' has none.*Use 'cls' or 'mean'"):
+    with pytest.raises(
+        ValueError, match=rf"needs a trained pooler, and '.*{family}' has none.*Use 'cls' or 'mean'"
+    ):
         choose(model_folder(family), poolings=("pooler",))
 
 
@@ -110,7 +125,8 @@ def mixed(tmp_path):
 def test_a_tokenizer_of_another_model_is_refused_with_both_sizes(mixed):
     largest = max(json.loads((mixed / "tokenizer.json").read_text())["model"]["vocab"].values())
     with pytest.raises(
-        CheckpointError, match=rf"knows ids up to {largest}, the model's vocabulary has 160 rows.*different models"
+        CheckpointError,
+        match=rf"knows ids up to {largest}, the model's vocabulary has 160 rows.*different models",
     ):
         choose(mixed)
 
@@ -119,21 +135,31 @@ def add_token(folder, number):
     """Give the tokenizer one added token, in the place of a word where its id is taken."""
     stored = json.loads((folder / "tokenizer.json").read_text())
     stored["added_tokens"].append({**stored["added_tokens"][0], "id": number, "content": "<user>"})
-    stored["model"]["vocab"] = {token: i for token, i in stored["model"]["vocab"].items() if i != number}
+    stored["model"]["vocab"] = {
+        token: i for token, i in stored["model"]["vocab"].items() if i != number
+    }
     (folder / "tokenizer.json").write_text(json.dumps(stored))
 
 
-def test_one_token_more_than_the_vocabulary_has_is_refused_and_one_that_fits_is_not(tiny_bert, tmp_path):
-    fits, exceeds = (Path(shutil.copytree(tiny_bert, tmp_path / name)) for name in ("fits", "exceeds"))
+def test_one_token_more_than_the_vocabulary_has_is_refused_and_one_that_fits_is_not(
+    tiny_bert, tmp_path
+):
+    fits, exceeds = (
+        Path(shutil.copytree(tiny_bert, tmp_path / name)) for name in ("fits", "exceeds")
+    )
     add_token(fits, 159)
     add_token(exceeds, 160)
     assert choose(fits).tokenizer.largest_id == 159
-    with pytest.raises(CheckpointError, match="knows ids up to 160, the model's vocabulary has 160 rows"):
+    with pytest.raises(
+        CheckpointError, match="knows ids up to 160, the model's vocabulary has 160 rows"
+    ):
         choose(exceeds)
 
 
 def test_a_truncated_weights_file_is_refused_before_any_text_is_seen(tiny_bert, tmp_path):
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"cut short: \d+ bytes where \d+ are needed\. Fetch the model again"):
+    with pytest.raises(
+        CheckpointError, match=r"cut short: \d+ bytes where \d+ are needed\. Fetch the model again"
+    ):
         choose(folder)

@@ -23,7 +23,13 @@ NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 OLDER = ("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json")
 LIMITS = {"RETRY_WAIT": 0.05}
 # For hubs that say nothing or nearly nothing: short enough for a test, in the order of the true ones.
-SHORT = {**LIMITS, "CACHED_TIMEOUT": 0.8, "ANSWER_TIMEOUT": 1.0, "METADATA_TIMEOUT": 1.5, "STALL_TIMEOUT": 0.7}
+SHORT = {
+    **LIMITS,
+    "CACHED_TIMEOUT": 0.8,
+    "ANSWER_TIMEOUT": 1.0,
+    "METADATA_TIMEOUT": 1.5,
+    "STALL_TIMEOUT": 0.7,
+}
 # huggingface_hub reads its environment when it is imported, so another environment needs another process.
 CHILD = """
 import json, os, resource, shutil, sys, time, types, warnings
@@ -98,7 +104,11 @@ def start(hub, home):
 
     It answers with what was found (`source`, `where`), what a user reads (`error`) or what got away (`crash`).
     """
-    inherited = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith("HF_")}
+    inherited = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.lower().endswith("_proxy") and not k.startswith("HF_")
+    }
     own = {
         "HF_HOME": str(home),
         "HF_ENDPOINT": hub.url,
@@ -166,18 +176,29 @@ def blobs(storage):
 # ---- in health
 
 
-def test_a_fetched_model_gives_the_vectors_of_its_folder_and_is_recorded_by_its_commit(start, hub, snapshot, tiny_bert):
+def test_a_fetched_model_gives_the_vectors_of_its_folder_and_is_recorded_by_its_commit(
+    start, hub, snapshot, tiny_bert
+):
     ask = start()
     assert ask(model=MODEL, where=True).where is None
     found = ask(model=MODEL)
-    assert found.source == {"model": MODEL, "kind": "hub", "revision": COMMIT, "sha256": resolve(tiny_bert).source["sha256"]}
+    assert found.source == {
+        "model": MODEL,
+        "kind": "hub",
+        "revision": COMMIT,
+        "sha256": resolve(tiny_bert).source["sha256"],
+    }
     assert found.warnings == []
     fetched = BertVectorizer(str(snapshot), layers="all").fit_transform(TEXTS)
     assert np.array_equal(fetched, BertVectorizer(tiny_bert, layers="all").fit_transform(TEXTS))
 
 
-def test_one_question_and_one_request_per_needed_file_are_all(start, hub, snapshot, tiny_bert, tmp_path):
-    hub.repositories[MODEL] = copy_files(tiny_bert, tmp_path / "served", *NEEDED, "tokenizer_config.json")
+def test_one_question_and_one_request_per_needed_file_are_all(
+    start, hub, snapshot, tiny_bert, tmp_path
+):
+    hub.repositories[MODEL] = copy_files(
+        tiny_bert, tmp_path / "served", *NEEDED, "tokenizer_config.json"
+    )
     for name in ("vocab.txt", "pytorch_model.bin", "tf_model.h5", "README.md", "modeling.py"):
         (tmp_path / "served" / name).write_bytes(b"x" * 100)
     ask = start()
@@ -194,7 +215,10 @@ def test_a_commit_that_is_cached_is_used_without_a_single_request(start, hub):
     assert first["kind"] == "hub"
     hub.requests.clear()
     for local_files_only in (False, True):
-        assert ask(model=MODEL, revision=COMMIT, local_files_only=local_files_only).source == {**first, "kind": "hub cache"}
+        assert ask(model=MODEL, revision=COMMIT, local_files_only=local_files_only).source == {
+            **first,
+            "kind": "hub cache",
+        }
     assert hub.requests == []
 
 
@@ -232,8 +256,14 @@ def test_the_hubs_own_library_reads_the_cache_that_was_written(start, hub, home,
         f"print(try_to_load_from_cache({MODEL!r}, 'model.safetensors'))"
     )
     environment = {**os.environ, "HF_HOME": str(home)}
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
-    assert told.splitlines() == [f"{MODEL} main []", str(snapshot), str(snapshot / "model.safetensors")]
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert told.splitlines() == [
+        f"{MODEL} main []",
+        str(snapshot),
+        str(snapshot / "model.safetensors"),
+    ]
 
 
 def test_several_processes_fetch_a_file_once(start, hub, storage):
@@ -246,7 +276,9 @@ def test_several_processes_fetch_a_file_once(start, hub, storage):
     assert not [name for name in blobs(storage) if "incomplete" in name]
 
 
-def test_a_process_that_never_lets_go_of_a_file_is_not_waited_for_without_end(start, hub, home, storage, tiny_bert):
+def test_a_process_that_never_lets_go_of_a_file_is_not_waited_for_without_end(
+    start, hub, home, storage, tiny_bert
+):
     name = published_hash("config.json", Path(tiny_bert, "config.json").read_bytes())
     path = home / "hub" / ".locks" / storage.name / f"{name}.lock"
     path.parent.mkdir(parents=True)
@@ -294,14 +326,24 @@ def test_nothing_cached_and_nobody_asked_says_so_and_sends_nothing(start, hub, h
 # ---- an ill hub, nothing cached
 
 ILL = {
-    "401": ("/api/models", Fault(status=401), 1, "401 Unauthorized .*gated or private and needs a token.*HF_TOKEN"),
+    "401": (
+        "/api/models",
+        Fault(status=401),
+        1,
+        "401 Unauthorized .*gated or private and needs a token.*HF_TOKEN",
+    ),
     "403 gated": (
         "config.json",
         Fault(status=403, headers={"X-Error-Code": "GatedRepo"}),
         1,
         r"403 GatedRepo for config\.json: the model is gated .*Accept the model's conditions.*HF_TOKEN",
     ),
-    "429": ("/api/models", Fault(status=429), 3, "429 Too Many Requests .*tried 3 times.*Try again later"),
+    "429": (
+        "/api/models",
+        Fault(status=429),
+        3,
+        "429 Too Many Requests .*tried 3 times.*Try again later",
+    ),
     "429 for an hour": (
         "/api/models",
         Fault(status=429, headers={"Retry-After": "3600"}),
@@ -309,7 +351,12 @@ ILL = {
         "429 .*asks to come back in 3600 s",
     ),
     "503": ("/api/models", Fault(status=503), 3, "503 Service Unavailable .*tried 3 times"),
-    "503 of a file": ("tokenizer.json", Fault(status=503), 3, r"503 .*tokenizer\.json, tried 3 times"),
+    "503 of a file": (
+        "tokenizer.json",
+        Fault(status=503),
+        3,
+        r"503 .*tokenizer\.json, tried 3 times",
+    ),
     "404 of a file": (
         "config.json",
         Fault(status=404, headers={"X-Error-Code": "EntryNotFound"}),
@@ -317,39 +364,108 @@ ILL = {
         r"404 EntryNotFound: it has no config\.json",
     ),
     "418": ("config.json", Fault(status=418), 1, r"418 I'm a Teapot for config\.json"),
-    "cut": ("model.safetensors", Fault(cut=True), 3, r"broke off in the middle of model\.safetensors .*tried 3 times"),
-    "cut answer": ("/api/models", Fault(cut=True), 3, "broke off in the middle of its list of files .*tried 3 times"),
-    "flipped bit": ("model.safetensors", Fault(flip=True), 2, r"model\.safetensors has sha256 \w{64}, .*\w{64}, fetched twice"),
-    "flipped bit of a small file": ("config.json", Fault(flip=True), 2, r"config\.json has git hash \w{40}, .*\w{40}, fetched"),
-    "too short": ("config.json", Fault(length=-9), 2, r"config\.json has git hash \w{40}, .*, fetched twice"),
-    "endless": ("config.json", Fault(body=b"x" * 50_000_000, length=50_000_000), 2, r"config\.json has git hash"),
-    "login page": ("/api/models", Fault(body=LOGIN_PAGE), 1, "an HTML page, as of a network that wants a login.*connection"),
-    "login page for a file": ("config.json", Fault(body=LOGIN_PAGE), 2, "has git hash .*what came is an HTML page"),
+    "cut": (
+        "model.safetensors",
+        Fault(cut=True),
+        3,
+        r"broke off in the middle of model\.safetensors .*tried 3 times",
+    ),
+    "cut answer": (
+        "/api/models",
+        Fault(cut=True),
+        3,
+        "broke off in the middle of its list of files .*tried 3 times",
+    ),
+    "flipped bit": (
+        "model.safetensors",
+        Fault(flip=True),
+        2,
+        r"model\.safetensors has sha256 \w{64}, .*\w{64}, fetched twice",
+    ),
+    "flipped bit of a small file": (
+        "config.json",
+        Fault(flip=True),
+        2,
+        r"config\.json has git hash \w{40}, .*\w{40}, fetched",
+    ),
+    "too short": (
+        "config.json",
+        Fault(length=-9),
+        2,
+        r"config\.json has git hash \w{40}, .*, fetched twice",
+    ),
+    "endless": (
+        "config.json",
+        Fault(body=b"x" * 50_000_000, length=50_000_000),
+        2,
+        r"config\.json has git hash",
+    ),
+    "login page": (
+        "/api/models",
+        Fault(body=LOGIN_PAGE),
+        1,
+        "an HTML page, as of a network that wants a login.*connection",
+    ),
+    "login page for a file": (
+        "config.json",
+        Fault(body=LOGIN_PAGE),
+        2,
+        "has git hash .*what came is an HTML page",
+    ),
     "no JSON": ("/api/models", Fault(body=b"hello"), 1, "none of a model hub"),
     "other JSON": ("/api/models", Fault(body=b"{}"), 1, "none of a model hub"),
     "no object": ("/api/models", Fault(body=b"[1, 2]"), 1, "none of a model hub"),
     "silent": ("/api/models", Fault(silent=True), 1, "did not answer in time"),
-    "silent for a file": ("model.safetensors", Fault(silent=True), 1, r"did not answer in time \(asked for model\.safetensors\)"),
+    "silent for a file": (
+        "model.safetensors",
+        Fault(silent=True),
+        1,
+        r"did not answer in time \(asked for model\.safetensors\)",
+    ),
     "drip": ("/api/models", Fault(pace=(1, 0.05)), 1, "did not answer in time"),
-    "drip of headers": ("tokenizer.json", Fault(pace=(1, 0.05), pace_headers=True), 1, "did not answer in time"),
-    "drip of a file": ("model.safetensors", Fault(pace=(1, 0.05)), 1, r"less than 1024 bytes per second of model\.safetensors"),
+    "drip of headers": (
+        "tokenizer.json",
+        Fault(pace=(1, 0.05), pace_headers=True),
+        1,
+        "did not answer in time",
+    ),
+    "drip of a file": (
+        "model.safetensors",
+        Fault(pace=(1, 0.05)),
+        1,
+        r"less than 1024 bytes per second of model\.safetensors",
+    ),
     "standstill of a file": (
         "model.safetensors",
         Fault(pace=(50_000, 3.0)),
         3,
         r"fell silent .*model\.safetensors.*tried 3 times",
     ),
-    "endless redirects": ("config.json", Fault(status=302, headers={"Location": "config.json"}), 21, "TooManyRedirects"),
+    "endless redirects": (
+        "config.json",
+        Fault(status=302, headers={"Location": "config.json"}),
+        21,
+        "TooManyRedirects",
+    ),
 }
 
 
 @pytest.mark.parametrize(("name", "fault", "n_requests", "message"), ILL.values(), ids=ILL)
-def test_an_ill_hub_is_given_up_in_time_with_one_message(name, fault, n_requests, message, start, hub, home, storage):
+def test_an_ill_hub_is_given_up_in_time_with_one_message(
+    name, fault, n_requests, message, start, hub, home, storage
+):
     hub.faults[name] = Fault(**vars(fault))
     found = start(SHORT if fault.silent or fault.pace else LIMITS)(model=MODEL)
     assert not hasattr(found, "crash"), found.crash
     assert re.search(message, found.error)
-    parts = [MODEL, hub.url, str(home / "hub"), "the hub did not deliver it: ", f"fetch {MODEL} --to DIR", "model=DIR"]
+    parts = [
+        MODEL,
+        hub.url,
+        str(home / "hub"),
+        "the hub did not deliver it: ",
+        f"fetch {MODEL} --to DIR",
+        "model=DIR",
+    ]
     assert [part for part in parts if part not in found.error] == []
     assert "\n" not in found.error
     assert found.seconds < 8
@@ -360,13 +476,27 @@ def test_an_ill_hub_is_given_up_in_time_with_one_message(name, fault, n_requests
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ({"model": "acme/tiny-brt"}, r"Model 'acme/tiny-brt' is not here.*404 RepoNotFound: it has no such model; .*spelling"),
-        ({"model": MODEL, "revision": "v9"}, r"at revision 'v9' is not here.*404 RevisionNotFound: it has no such revision"),
-        ({"model": MODEL, "revision": "f" * 40}, r"at revision 'f{40}' is not here.*RevisionNotFound"),
-        ({"model": MODEL, "revision": "../../main"}, r"at revision '../../main' is not here.*RevisionNotFound"),
+        (
+            {"model": "acme/tiny-brt"},
+            r"Model 'acme/tiny-brt' is not here.*404 RepoNotFound: it has no such model; .*spelling",
+        ),
+        (
+            {"model": MODEL, "revision": "v9"},
+            r"at revision 'v9' is not here.*404 RevisionNotFound: it has no such revision",
+        ),
+        (
+            {"model": MODEL, "revision": "f" * 40},
+            r"at revision 'f{40}' is not here.*RevisionNotFound",
+        ),
+        (
+            {"model": MODEL, "revision": "../../main"},
+            r"at revision '../../main' is not here.*RevisionNotFound",
+        ),
     ],
 )
-def test_what_the_hub_does_not_have_is_refused_with_its_answer_and_the_way_out(question, message, start, hub):
+def test_what_the_hub_does_not_have_is_refused_with_its_answer_and_the_way_out(
+    question, message, start, hub
+):
     error = start()(**question).error
     assert re.search(message, error)
     assert hub.url in error
@@ -377,7 +507,10 @@ def test_what_the_hub_does_not_have_is_refused_with_its_answer_and_the_way_out(q
     ("endpoint", "message"),
     [
         ("http://127.0.0.1:9", "the hub cannot be reached .ConnectError"),
-        ("http://nonexistent.invalid", "the hub cannot be reached .ConnectError|did not answer in time"),
+        (
+            "http://nonexistent.invalid",
+            "the hub cannot be reached .ConnectError|did not answer in time",
+        ),
         ("ftp://127.0.0.1", "the hub cannot be reached .UnsupportedProtocol"),
     ],
 )
@@ -397,16 +530,23 @@ def test_a_black_hole_is_given_up_in_time(start):
 
 
 def test_weights_that_could_execute_code_are_not_even_fetched(start, hub, tiny_bert, tmp_path):
-    hub.repositories[MODEL] = copy_files(tiny_bert, tmp_path / "served", "config.json", "tokenizer.json")
+    hub.repositories[MODEL] = copy_files(
+        tiny_bert, tmp_path / "served", "config.json", "tokenizer.json"
+    )
     (tmp_path / "served" / "pytorch_model.bin").write_bytes(b"pickled")
     error = start()(model=MODEL).error
-    assert f"'{MODEL}' has no model.safetensors on the hub, only config.json, pytorch_model.bin, tokenizer.json" in error
+    assert (
+        f"'{MODEL}' has no model.safetensors on the hub, only config.json, pytorch_model.bin, tokenizer.json"
+        in error
+    )
     assert "can execute code when loaded and are never opened" in error
     assert not any("/resolve/" in request for request in hub.requests)
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"sha": None}, {"sha": 7}, {"sha": "../../../etc"}, {"sha": "f" * 40}], ids=["none", "7", "path", "other"]
+    "metadata",
+    [{"sha": None}, {"sha": 7}, {"sha": "../../../etc"}, {"sha": "f" * 40}],
+    ids=["none", "7", "path", "other"],
 )
 def test_an_answer_for_another_commit_is_none(metadata, start, hub, storage):
     hub.metadata = metadata
@@ -415,7 +555,11 @@ def test_an_answer_for_another_commit_is_none(metadata, start, hub, storage):
 
 
 def test_a_hash_that_is_none_names_no_file(start, hub, home):
-    hub.metadata = {"siblings": [{"rfilename": name, "size": "7", "blobId": "../../../../evil"} for name in NEEDED]}
+    hub.metadata = {
+        "siblings": [
+            {"rfilename": name, "size": "7", "blobId": "../../../../evil"} for name in NEEDED
+        ]
+    }
     assert whole(start()(model=MODEL).source)  # verified by the hashes that the files' answers tell
     assert not list(home.parent.rglob("*evil*"))
 
@@ -448,7 +592,11 @@ def test_a_file_that_was_cut_is_continued_where_it_ended(start, hub, tiny_bert):
     hub.faults["model.safetensors"] = Fault(times=2, cut=True)
     assert whole(start()(model=MODEL).source)
     size = Path(tiny_bert, "model.safetensors").stat().st_size
-    ranges = [h.get("range") for r, h in zip(hub.requests, hub.headers, strict=True) if r.endswith("model.safetensors")]
+    ranges = [
+        h.get("range")
+        for r, h in zip(hub.requests, hub.headers, strict=True)
+        if r.endswith("model.safetensors")
+    ]
     half = size // 2
     assert ranges == [None, f"bytes={half}-", f"bytes={half + (size - half) // 2}-"]
 
@@ -463,17 +611,27 @@ def test_who_is_told_to_come_back_soon_waits_as_long(start, hub):
 def test_a_proxy_that_keeps_files_back_is_waited_for_where_that_is_asked_for(start, hub):
     hub.faults["config.json"] = Fault(pace=(1 << 20, 1.3), pace_headers=True)
     error = start(SHORT)(model=MODEL).error
-    assert re.search(r"did not answer in time \(asked for config\.json\).*scans files .*HF_HUB_DOWNLOAD_TIMEOUT", error)
+    assert re.search(
+        r"did not answer in time \(asked for config\.json\).*scans files .*HF_HUB_DOWNLOAD_TIMEOUT",
+        error,
+    )
     assert whole(start(SHORT, HF_HUB_DOWNLOAD_TIMEOUT="10")(model=MODEL).source)
 
 
 @pytest.mark.parametrize(
-    ("files", "name"), [(NEEDED, "tokenizer.json"), (NEEDED, "model.safetensors"), (OLDER, "tokenizer_config.json")]
+    ("files", "name"),
+    [(NEEDED, "tokenizer.json"), (NEEDED, "model.safetensors"), (OLDER, "tokenizer_config.json")],
 )
-def test_a_fetch_that_broke_off_is_never_taken_for_a_whole_model(files, name, start, hub, snapshot, tiny_bert, tmp_path):
-    served = copy_files(tiny_bert, tmp_path / "served", "config.json", "model.safetensors", "tokenizer.json")
+def test_a_fetch_that_broke_off_is_never_taken_for_a_whole_model(
+    files, name, start, hub, snapshot, tiny_bert, tmp_path
+):
+    served = copy_files(
+        tiny_bert, tmp_path / "served", "config.json", "model.safetensors", "tokenizer.json"
+    )
     (served / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
-    (served / "tokenizer_config.json").write_text('{"do_lower_case": false}')  # without it the ids would be others
+    (served / "tokenizer_config.json").write_text(
+        '{"do_lower_case": false}'
+    )  # without it the ids would be others
     for file in served.iterdir():
         if file.name not in files:
             file.unlink()
@@ -500,7 +658,9 @@ def test_a_fetch_that_broke_off_is_never_taken_for_a_whole_model(files, name, st
     ],
     ids=["503", "404", "login page", "silent", "drip"],
 )
-def test_a_cached_branch_is_used_where_the_hub_fails_and_the_reason_is_told(fault, message, start, hub, cached):
+def test_a_cached_branch_is_used_where_the_hub_fails_and_the_reason_is_told(
+    fault, message, start, hub, cached
+):
     hub.faults["/api/models"] = Fault(**vars(fault))
     found = start(SHORT)(model=MODEL)
     assert whole(found.source)
@@ -512,7 +672,9 @@ def test_a_cached_branch_is_used_where_the_hub_fails_and_the_reason_is_told(faul
     assert len(hub.requests) == 1
 
 
-def test_a_black_hole_holds_up_a_cached_branch_for_a_moment_and_a_cached_commit_not_at_all(start, cached):
+def test_a_black_hole_holds_up_a_cached_branch_for_a_moment_and_a_cached_commit_not_at_all(
+    start, cached
+):
     with black_hole() as url:
         ask = start(SHORT, HF_ENDPOINT=url)
         branch = ask(model=MODEL)
@@ -533,16 +695,22 @@ def truncate(path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink], ids=["truncated", "flipped", "gone"])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, Path.unlink], ids=["truncated", "flipped", "gone"]
+)
 @pytest.mark.parametrize("revision", [COMMIT, None], ids=["commit", "branch"])
-def test_a_damaged_cache_is_refused_offline_and_healed_online(revision, damage, name, start, hub, cached, tiny_bert):
+def test_a_damaged_cache_is_refused_offline_and_healed_online(
+    revision, damage, name, start, hub, cached, tiny_bert
+):
     damage((cached / name).resolve())
     ask = start()
     error = ask(model=MODEL, revision=revision, local_files_only=True).error
     expected = published_hash(name, Path(tiny_bert, name).read_bytes())
     assert re.search(rf"is damaged in the hub cache .*: {name} (has \w+ \w*|is missing)", error)
     assert expected in error
-    assert damage is Path.unlink or re.search(rf"{name} has (sha256|git hash) (?!{expected})\w{{40,64}},", error)
+    assert damage is Path.unlink or re.search(
+        rf"{name} has (sha256|git hash) (?!{expected})\w{{40,64}},", error
+    )
     assert f"fetch {MODEL}" in error
     assert hub.requests == []
     found = ask(model=MODEL, revision=revision)
@@ -580,8 +748,12 @@ def test_a_mirror_that_tells_no_hashes_is_verified_by_its_file_answers(start, hu
     hub.metadata = {"siblings": [{"rfilename": name} for name in NEEDED]}
     ask = start()
     hub.faults["model.safetensors"] = Fault(flip=True)
-    assert re.search(r"model\.safetensors has sha256 \w{64}, .*fetched twice", ask(model=MODEL).error)
-    hub.faults["model.safetensors"] = Fault(headers={"ETag": '"5d41402abc4b2a76"', "X-Linked-Etag": ""})
+    assert re.search(
+        r"model\.safetensors has sha256 \w{64}, .*fetched twice", ask(model=MODEL).error
+    )
+    hub.faults["model.safetensors"] = Fault(
+        headers={"ETag": '"5d41402abc4b2a76"', "X-Linked-Etag": ""}
+    )
     assert "names no hash of model.safetensors to verify it by" in ask(model=MODEL).error
     hub.faults.clear()
     assert whole(ask(model=MODEL).source)
@@ -591,7 +763,9 @@ def test_a_mirror_that_tells_no_hashes_is_verified_by_its_file_answers(start, hu
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_the_token_goes_to_the_hub_and_never_to_the_host_it_redirects_to(host, start, hub, tiny_bert):
+def test_the_token_goes_to_the_hub_and_never_to_the_host_it_redirects_to(
+    host, start, hub, tiny_bert
+):
     with FakeHub({MODEL: Path(tiny_bert)}) as other:
         address = other.url.replace("127.0.0.1", host)
         hub.faults["model.safetensors"] = Fault(redirect=address)
@@ -606,7 +780,9 @@ def test_what_another_host_sends_is_verified_too(start, hub, tiny_bert):
     with FakeHub({MODEL: Path(tiny_bert)}) as other:
         hub.faults["model.safetensors"] = Fault(redirect=other.url)
         other.faults["model.safetensors"] = Fault(flip=True)
-        assert re.search(r"model\.safetensors has sha256 .*, fetched twice", start()(model=MODEL).error)
+        assert re.search(
+            r"model\.safetensors has sha256 .*, fetched twice", start()(model=MODEL).error
+        )
 
 
 def test_the_token_is_in_no_message(start, hub):
@@ -637,9 +813,13 @@ def test_a_cache_folder_that_cannot_be_made_is_named(start, tmp_path):
     (tmp_path / "cache").write_text("a file where a folder is wanted")
     found = start(HF_HUB_CACHE=str(tmp_path / "cache"))(model=MODEL)
     assert not hasattr(found, "crash"), found.crash
-    assert re.search(r"cache/models--acme--tiny-bert/.* cannot be written \(Not a directory\)", found.error)
+    assert re.search(
+        r"cache/models--acme--tiny-bert/.* cannot be written \(Not a directory\)", found.error
+    )
     assert "set HF_HOME" in found.error
 
 
 def test_the_imitation_names_files_as_git_does():
-    assert git_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"  # echo hello | git hash-object --stdin
+    assert (
+        git_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    )  # echo hello | git hash-object --stdin

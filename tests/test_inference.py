@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bert.inference import run_batches
+from pipeline.bert.embedding import run_batches
 
 RNG = np.random.default_rng(0)
 SEQUENCES = [RNG.integers(1, 100, size=n) for n in (12, 11, 9, 9, 9, 5, 4, 3, 1)]
@@ -29,7 +29,9 @@ class SmallMemory:
         self.seen.append(len(batch.input_ids))
         if len(batch.input_ids) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return torch.tensor([float(ids.sum()) for ids in np.split(batch.input_ids, batch.starts[1:-1])])
+        return torch.tensor(
+            [float(ids.sum()) for ids in np.split(batch.input_ids, batch.starts[1:-1])]
+        )
 
 
 def results(encoder):
@@ -68,7 +70,10 @@ def test_the_smaller_budget_is_kept_for_the_batches_that_follow():
 
 
 def test_a_text_that_does_not_fit_alone_is_an_error_with_a_cure():
-    with pytest.raises(MemoryError, match=r"text of 12 tokens does not fit into the memory of cpu\. Use device='cpu', or a"):
+    with pytest.raises(
+        MemoryError,
+        match=r"text of 12 tokens does not fit into the memory of cpu\. Use device='cpu', or a",
+    ):
         results(SmallMemory(room=11))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.scoring.isolate import score_alone
+from pipeline.scoring.driver import score_alone
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 SHARD = Shard(index=4, path="p", start=0, stop=100, first_row=1000)
@@ -34,10 +34,15 @@ def attempt(shard):
 
 def holds(shard, rows):
     marked = {row for row, _ in shard.marked}
-    return any(shard.first_row <= row < shard.first_row + shard.n_rows and row not in marked for row in rows)
+    return any(
+        shard.first_row <= row < shard.first_row + shard.n_rows and row not in marked
+        for row in rows
+    )
 
 
-@pytest.mark.parametrize("killers", [[1000], [1099], [1049, 1050], [1003, 1033, 1077], list(range(1000, 1010))])
+@pytest.mark.parametrize(
+    "killers", [[1000], [1099], [1049, 1050], [1003, 1033, 1077], list(range(1000, 1010))]
+)
 def test_the_rows_that_kill_are_marked_and_no_others(killers):
     executor = Emulated(lambda shard, _: holds(shard, killers))
     outcome = score_alone(executor, score, attempt, SHARD, DIED)
@@ -49,13 +54,17 @@ def test_the_rows_that_kill_are_marked_and_no_others(killers):
 
 def test_a_shard_of_one_row_is_judged_too():
     one = SHARD.rows(7, 8)
-    outcome = score_alone(Emulated(lambda shard, _: holds(shard, [1007])), score, attempt, one, DIED)
+    outcome = score_alone(
+        Emulated(lambda shard, _: holds(shard, [1007])), score, attempt, one, DIED
+    )
     assert [row for row, _ in outcome.bad] == [1007]
 
 
 def test_a_death_by_chance_marks_nothing():
     for unlucky in range(1, 8):
-        executor = Emulated(lambda shard, n, unlucky=unlucky: n == unlucky or (n == 1 and unlucky > 1))
+        executor = Emulated(
+            lambda shard, n, unlucky=unlucky: n == unlucky or (n == 1 and unlucky > 1)
+        )
         assert score_alone(executor, score, attempt, SHARD, DIED).bad == ()
 
 
@@ -68,12 +77,16 @@ def test_a_row_on_which_a_worker_happened_to_die_once_is_not_marked():
             return True
         return holds(shard, [1004])
 
-    assert [row for row, _ in score_alone(Emulated(dies), score, attempt, SHARD, DIED).bad] == [1004]
+    assert [row for row, _ in score_alone(Emulated(dies), score, attempt, SHARD, DIED).bad] == [
+        1004
+    ]
 
 
 def test_rows_that_were_marked_before_stay_marked():
     marked = Shard(4, "p", 0, 100, 1000, marked=((1002, "line 3 has 1 cells"),))
-    outcome = score_alone(Emulated(lambda shard, _: holds(shard, [1050])), score, attempt, marked, DIED)
+    outcome = score_alone(
+        Emulated(lambda shard, _: holds(shard, [1050])), score, attempt, marked, DIED
+    )
     assert [row for row, _ in outcome.bad] == [1002, 1050]
 
 
@@ -81,7 +94,10 @@ def test_rows_that_were_marked_before_stay_marked():
     ("dies", "message"),
     [
         (lambda shard, _: True, "die before they score a row"),
-        (lambda shard, _: shard.n_rows == 100, "keep dying with the rows 1000 to 1099 .* no single one"),
+        (
+            lambda shard, _: shard.n_rows == 100,
+            "keep dying with the rows 1000 to 1099 .* no single one",
+        ),
         (lambda shard, _: shard.n_rows > 0, r"hardly the rows' fault|no single one"),
     ],
 )

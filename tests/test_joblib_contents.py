@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.saved.joblib_contents import Array, ContentsError, Made, Name, read_contents
+from pipeline.exceptions import ContentsError
+from pipeline.saved.joblib_file import Array, Made, Name, read_contents
 
 
 class Payload:
@@ -40,7 +41,11 @@ def dumped(value, file):
 
 
 def test_plain_values_come_out_as_they_are(file):
-    value = {"a": [1, 2.5, None, True], "b": ("text", b"bytes", {3, 4}, frozenset([5])), "d": 1 << 80}
+    value = {
+        "a": [1, 2.5, None, True],
+        "b": ("text", b"bytes", {3, 4}, frozenset([5])),
+        "d": 1 << 80,
+    }
     assert read_contents(dumped(value, file)).root == value
 
 
@@ -52,15 +57,26 @@ def test_an_estimator_is_its_class_its_state_and_its_arrays(file):
     coefficients = contents.root.state["coef_"]
     assert (coefficients.shape, coefficients.dtype) == (model.coef_.shape, "float64")
     whole = file.read_bytes()
-    assert whole[coefficients.offset : coefficients.offset + coefficients.n_bytes] == model.coef_.tobytes()
+    assert (
+        whole[coefficients.offset : coefficients.offset + coefficients.n_bytes]
+        == model.coef_.tobytes()
+    )
     assert [array.shape for array in contents.arrays] == [(2,), (1,), (1, 1), (1,)]
 
 
 def test_every_name_is_listed_once_also_those_inside_object_arrays(file):
-    inside = np.array([np.array([Payload("/nowhere"), LogisticRegression()], dtype=object), None], dtype=object)
-    names = read_contents(dumped([collections.OrderedDict(a=1), inside, collections.OrderedDict()], file)).names
+    inside = np.array(
+        [np.array([Payload("/nowhere"), LogisticRegression()], dtype=object), None], dtype=object
+    )
+    names = read_contents(
+        dumped([collections.OrderedDict(a=1), inside, collections.OrderedDict()], file)
+    ).names
     assert len(set(names)) == len(names)
-    assert {"collections.OrderedDict", "posix.mkdir", "sklearn.linear_model._logistic.LogisticRegression"} <= set(names)
+    assert {
+        "collections.OrderedDict",
+        "posix.mkdir",
+        "sklearn.linear_model._logistic.LogisticRegression",
+    } <= set(names)
 
 
 @pytest.mark.parametrize("where", ["alone", "in a list", "in an object array", "as an attribute"])
@@ -93,7 +109,9 @@ def test_a_module_that_the_file_names_is_not_imported(file, monkeypatch):
     assert (type(root[1]), root[1].name) == (Made, "only_here_while_saving.thing")
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", ">i2", "u1", "U7", "S3", "?", "c16", "M8[s]", "i4,f8"])
+@pytest.mark.parametrize(
+    "dtype", ["f4", "f8", ">i2", "u1", "U7", "S3", "?", "c16", "M8[s]", "i4,f8"]
+)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 5), (2, 0, 3)])
 def test_arrays_of_all_types_and_shapes_are_passed_over_to_the_byte(dtype, shape, file):
     array = np.zeros(shape, dtype=dtype)
@@ -104,7 +122,9 @@ def test_arrays_of_all_types_and_shapes_are_passed_over_to_the_byte(dtype, shape
 
 
 def test_the_nodes_of_a_tree_are_passed_over(file):
-    forest = RandomForestClassifier(n_estimators=2, random_state=0).fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1])
+    forest = RandomForestClassifier(n_estimators=2, random_state=0).fit(
+        [[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1]
+    )
     assert "sklearn.tree._tree.Tree" in read_contents(dumped(forest, file)).names
 
 
@@ -114,7 +134,9 @@ def test_pickles_of_every_protocol_since_2_are_read(protocol, file):
     assert read_contents(file).root["model"].state["C"] == 1.0
 
 
-@pytest.mark.parametrize("opcodes", [b"(cos\nmkdir\nX\x01\x00\x00\x00xo.", b"(X\x01\x00\x00\x00xios\nmkdir\n."])
+@pytest.mark.parametrize(
+    "opcodes", [b"(cos\nmkdir\nX\x01\x00\x00\x00xo.", b"(X\x01\x00\x00\x00xios\nmkdir\n."]
+)
 def test_the_old_ways_to_call_are_seen_too(opcodes, file):
     file.write_bytes(b"\x80\x02" + opcodes)
     root = read_contents(file).root
@@ -139,7 +161,9 @@ def test_bytes_after_the_end_are_refused(file):
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
-def test_a_file_with_any_byte_changed_is_read_or_refused_and_nothing_else_happens(tmp_path_factory, at, byte):
+def test_a_file_with_any_byte_changed_is_read_or_refused_and_nothing_else_happens(
+    tmp_path_factory, at, byte
+):
     file = tmp_path_factory.mktemp("flipped") / "m.joblib"
     dumped([LogisticRegression(C=3), np.arange(4.0), np.array(["a", None], dtype=object)], file)
     content = bytearray(file.read_bytes())
@@ -156,7 +180,8 @@ def claimed(shape, file):
     honest = pickle.BININT1 + b"\x03" + pickle.BININT1 + b"\x04" + pickle.TUPLE2
     assert honest in content
     lie = (
-        b"".join(pickle.LONG1 + b"\x08" + struct.pack("<q", n) for n in shape) + {1: pickle.TUPLE1, 2: pickle.TUPLE2}[len(shape)]
+        b"".join(pickle.LONG1 + b"\x08" + struct.pack("<q", n) for n in shape)
+        + {1: pickle.TUPLE1, 2: pickle.TUPLE2}[len(shape)]
     )
     content = content.replace(honest, lie)
     frame = content.index(pickle.FRAME) + 1  # frames carry their length

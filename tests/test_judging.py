@@ -12,38 +12,65 @@ from tests.commands import ROWS, assert_one_error_line, write_csv
 
 
 def test_evaluate_prints_the_scores_of_the_saved_pipeline(run, artifact, fitted, tmp_path):
-    rows = [*ROWS[:15], ("A lovely, beautiful film.", "negative"), ("A cold, dull film.", "positive"), ("film", "negative")]
-    data = write_csv(tmp_path / "d.csv", ["review", "stars"], [(text, label) for text, label in rows])
-    result = run("evaluate", "--model", artifact, "--data", data, "--text", "review", "--label", "stars")
+    rows = [
+        *ROWS[:15],
+        ("A lovely, beautiful film.", "negative"),
+        ("A cold, dull film.", "positive"),
+        ("film", "negative"),
+    ]
+    data = write_csv(
+        tmp_path / "d.csv", ["review", "stars"], [(text, label) for text, label in rows]
+    )
+    result = run(
+        "evaluate", "--model", artifact, "--data", data, "--text", "review", "--label", "stars"
+    )
     assert (result.code, result.err) == (0, "")
     scores = evaluate(fitted, [text for text, _ in rows], [label for _, label in rows])
     low, high = scores["intervals"]["accuracy"]
     others = (f"{scores[name]:.3f}" for name in ("f1", "roc_auc", "log_loss", "calibration_error"))
-    values = [str(scores["n_texts"]), f"{scores['accuracy']:.3f} ({low:.3f} to {high:.3f})", *others]
-    assert any([cell.strip() for cell in line.strip("│").split("│")] == values for line in result.out.splitlines())
+    values = [
+        str(scores["n_texts"]),
+        f"{scores['accuracy']:.3f} ({low:.3f} to {high:.3f})",
+        *others,
+    ]
+    assert any(
+        [cell.strip() for cell in line.strip("│").split("│")] == values
+        for line in result.out.splitlines()
+    )
 
 
 def test_evaluate_scores_by_columns_and_lists_the_surest_mistakes(run, artifact, fitted, tmp_path):
-    other = {"positive": "negative", "negative": "positive"}  # nearly all are mistakes so, whatever the tiny model has learnt
+    other = {
+        "positive": "negative",
+        "negative": "positive",
+    }  # nearly all are mistakes so, whatever the tiny model has learnt
     rows = [(text, other[label], f"d{i % 2}") for i, (text, label) in enumerate(ROWS[:9])]
     data = write_csv(tmp_path / "d.csv", ["text", "label", "domain"], rows)
     result = run("evaluate", "--model", artifact, "--data", data, "--by", "domain", "--mistakes", 2)
     assert result.code == 0
     assert "by domain" in result.out
     assert re.search(r"│ d1 +│ 4 ", result.out)
-    wrong = evaluate(fitted, [row[0] for row in rows], [row[1] for row in rows], n_mistakes=2)["mistakes"]
+    wrong = evaluate(fitted, [row[0] for row in rows], [row[1] for row in rows], n_mistakes=2)[
+        "mistakes"
+    ]
     assert wrong
     for one in wrong:
-        line = f"{one['true']} taken for {one['predicted']} ({one['probability']:.3f}): {one['text']}"
+        line = (
+            f"{one['true']} taken for {one['predicted']} ({one['probability']:.3f}): {one['text']}"
+        )
         assert line in result.out.splitlines()
-    assert_one_error_line(run("evaluate", "--model", artifact, "--data", data, "--by", "colour"), "colour")
+    assert_one_error_line(
+        run("evaluate", "--model", artifact, "--data", data, "--by", "colour"), "colour"
+    )
 
 
 def test_a_roc_auc_that_is_not_defined_is_a_dash(run, artifact, tmp_path):
     data = write_csv(tmp_path / "d.csv", ["text", "label"], ROWS[::2])
     result = run("evaluate", "--model", artifact, "--data", data)
     assert result.code == 0
-    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in result.out.splitlines()]
+    cells = [
+        [cell.strip() for cell in line.strip("│").split("│")] for line in result.out.splitlines()
+    ]
     assert any(len(row) == 6 and row[3] == "-" for row in cells)
 
 
@@ -59,7 +86,11 @@ def test_without_data_the_held_out_reviews_are_scored(run, artifact, fitted, mon
 @pytest.mark.parametrize(
     ("header", "rows", "parts"),
     [
-        (["text", "label"], [("film", "good"), ("film", "negative")], ["does not know: 'good'", "'negative', 'positive'"]),
+        (
+            ["text", "label"],
+            [("film", "good"), ("film", "negative")],
+            ["does not know: 'good'", "'negative', 'positive'"],
+        ),
         (["text", "stars"], [("film", "good")], ["no column 'label'", "'text', 'stars'"]),
     ],
 )
@@ -72,22 +103,38 @@ def test_explain_prints_a_word_a_line_and_the_sum(run, artifact, fitted):
     result = run("explain", "--model", artifact, "--text", "A lovely film.")
     assert result.code == 0
     rows = [line.split("\t") for line in result.out.splitlines()]
-    assert [row[0] for row in rows] == ["[CLS]", "A", "lovely", "film", ".", "[SEP]", "(intercept)", "(decision)"]
+    assert [row[0] for row in rows] == [
+        "[CLS]",
+        "A",
+        "lovely",
+        "film",
+        ".",
+        "[SEP]",
+        "(intercept)",
+        "(decision)",
+    ]
     assert [row[1:3] for row in rows[1:3]] == [["0", "1"], ["2", "8"]]
     assert sum(float(row[3]) for row in rows[:-1]) == pytest.approx(float(rows[-1][3]), abs=1e-3)
-    assert float(rows[-1][3]) == pytest.approx(fitted.decision_function(["A lovely film."])[0], abs=1e-3)
+    assert float(rows[-1][3]) == pytest.approx(
+        fitted.decision_function(["A lovely film."])[0], abs=1e-3
+    )
     assert rows[-1][4] == fitted.predict(["A lovely film."])[0]
 
 
 def test_explain_reads_lines_and_takes_tokens_and_occlusion(run, artifact):
-    result = run("explain", "--model", artifact, "--level", "token", stdin="A film.\nUnbelievable\n")
+    result = run(
+        "explain", "--model", artifact, "--level", "token", stdin="A film.\nUnbelievable\n"
+    )
     assert result.code == 0
     assert result.out.count("(decision)") == 2
     assert "##" in result.out
-    by_leaving_out = run("explain", "--model", artifact, "--method", "occlusion", "--text", "A film.")
+    by_leaving_out = run(
+        "explain", "--model", artifact, "--method", "occlusion", "--text", "A film."
+    )
     assert "[CLS]" not in by_leaving_out.out
     assert_one_error_line(
-        run("explain", "--model", artifact, "--text", "x", "--level", "letter"), "allowed are 'word' and 'token'"
+        run("explain", "--model", artifact, "--text", "x", "--level", "letter"),
+        "allowed are 'word' and 'token'",
     )
     assert run("explain", "--model", artifact, stdin="").out == ""
 
@@ -96,7 +143,15 @@ def test_explain_colours_the_words_at_a_terminal(run, artifact, monkeypatch):
     monkeypatch.setattr(rich.console.Console, "is_terminal", property(lambda self: True))
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TERM", "xterm-256color")
-    result = run("explain", "--model", artifact, "--text", "A lovely [red]film[/red].", "--text", "nasty\x1b[2J film")
+    result = run(
+        "explain",
+        "--model",
+        artifact,
+        "--text",
+        "A lovely [red]film[/red].",
+        "--text",
+        "nasty\x1b[2J film",
+    )
     assert result.code == 0
     assert "\x1b[30;48;2;" in result.out  # black on a colour
     assert "A lovely [red]film[/red]." in re.sub(r"\x1b\[[0-9;]*m", "", result.out)
@@ -105,14 +160,31 @@ def test_explain_colours_the_words_at_a_terminal(run, artifact, monkeypatch):
     assert "strongest: " in result.out
 
 
-def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(run, data, tiny_bert, tmp_path, monkeypatch):
+def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(
+    run, data, tiny_bert, tmp_path, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "160")
     out, figures = tmp_path / "table.csv", tmp_path / "figures"
-    arguments = ["--data", data, "--model", tiny_bert, "--cv", 2, "--models", "majority, tfidf, static", "--out", out]
+    arguments = [
+        "--data",
+        data,
+        "--model",
+        tiny_bert,
+        "--cv",
+        2,
+        "--models",
+        "majority, tfidf, static",
+        "--out",
+        out,
+    ]
     result = run("compare", *arguments, "--figures", figures)
     assert (result.code, result.err) == (0, "")
     table = pd.read_csv(out)
-    assert list(table["name"]) == ["majority", "TF-IDF + LogisticRegression", "static BERT (layer 0 mean)"]
+    assert list(table["name"]) == [
+        "majority",
+        "TF-IDF + LogisticRegression",
+        "static BERT (layer 0 mean)",
+    ]
     for row in table.to_dict("records"):
         scores, against, costs = (line for line in result.out.splitlines() if row["name"] in line)
         assert f"{row['accuracy']:.3f} ± {row['accuracy_sd']:.3f}" in scores
@@ -121,7 +193,9 @@ def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(
         assert row["verdict"] in against
         assert f"{row['calibration_error']:.3f}" in costs
         if row["verdict"] != "baseline":
-            found, low, high = (100 * row[name] for name in ("difference", "difference_low", "difference_high"))
+            found, low, high = (
+                100 * row[name] for name in ("difference", "difference_low", "difference_high")
+            )
             assert f"{found:+.1f} ({low:+.1f} to {high:+.1f})" in against
     assert "2-fold cross-validation, 48 texts to train on" in result.out
     assert [path.name for path in figures.iterdir()] == ["comparison.png"]
@@ -133,21 +207,28 @@ def test_compare_on_one_split_shows_no_spread(run, data, tiny_bert, monkeypatch)
     assert (result.code, result.err) == (0, "")
     assert "10 held-out texts, 38 texts to train on" in result.out
     assert "±" not in result.out
-    same = run("compare", "--data", data, "--model", tiny_bert, "--models", "majority", "--test-data", data)
+    same = run(
+        "compare", "--data", data, "--model", tiny_bert, "--models", "majority", "--test-data", data
+    )
     assert "48 held-out texts, 48 texts to train on" in same.out
 
 
-def test_compare_adds_the_fine_tuned_row_to_the_quick_ones_where_it_is_asked_for(run, data, tiny_bert, tmp_path, monkeypatch):
+def test_compare_adds_the_fine_tuned_row_to_the_quick_ones_where_it_is_asked_for(
+    run, data, tiny_bert, tmp_path, monkeypatch
+):
     asked = {}
 
     def compare_nothing(X, y, **options):
         asked.update(options)
         raise ValueError("stop here")
 
-    monkeypatch.setattr("pipeline.evaluation.comparison.compare", compare_nothing)
+    monkeypatch.setattr("pipeline.evaluation.compare.compare", compare_nothing)
     for arguments, rows in (
         ([], None),
-        (["--fine-tuned"], ["majority", "tfidf", "word2vec", "static", "cls", "default", "finetuned"]),
+        (
+            ["--fine-tuned"],
+            ["majority", "tfidf", "word2vec", "static", "cls", "default", "finetuned"],
+        ),
         (["--fine-tuned", "--models", "cls"], ["cls", "finetuned"]),
         (["--fine-tuned", "--models", "all"], "all"),
     ):
@@ -165,24 +246,47 @@ def test_compare_adds_the_fine_tuned_row_to_the_quick_ones_where_it_is_asked_for
         (["--word-vectors", "none.bin"], "none.bin' is no file"),
     ],
 )
-def test_compare_refuses_wrong_values_in_one_line(arguments, part, run, data, tiny_bert, tmp_path, monkeypatch):
+def test_compare_refuses_wrong_values_in_one_line(
+    arguments, part, run, data, tiny_bert, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     rows = [] if "--models" in arguments else ["--models", "word2vec"]
-    assert_one_error_line(run("compare", "--data", data, "--model", tiny_bert, *rows, *arguments), part)
+    assert_one_error_line(
+        run("compare", "--data", data, "--model", tiny_bert, *rows, *arguments), part
+    )
 
 
 def test_layers_prints_every_score_and_writes_table_and_pictures(run, data, tiny_bert, tmp_path):
     out, figures = tmp_path / "study.csv", tmp_path / "figures"
-    arguments = ["--data", data, "--model", tiny_bert, "--cv", 3, "--nested", "--out", out, "--figures", figures]
+    arguments = [
+        "--data",
+        data,
+        "--model",
+        tiny_bert,
+        "--cv",
+        3,
+        "--nested",
+        "--out",
+        out,
+        "--figures",
+        figures,
+    ]
     result = run("layers", *arguments)
     assert (result.code, result.err) == (0, "")
     study = pd.read_csv(out)
     assert len(study) == 4 * 3 + 6
     for score in study["score"]:
         assert f"{score:.3f} ±" in result.out
-    for part in ("Left out, for the model has 3 layers: sum of last four", "Best: ", "Honest score of taking the best: "):
+    for part in (
+        "Left out, for the model has 3 layers: sum of last four",
+        "Best: ",
+        "Honest score of taking the best: ",
+    ):
         assert part in result.out
-    assert [path.name for path in sorted(figures.iterdir())] == ["layer_bars.png", "layer_heatmap.png"]
+    assert [path.name for path in sorted(figures.iterdir())] == [
+        "layer_bars.png",
+        "layer_heatmap.png",
+    ]
 
 
 def test_layers_of_one_pooling_without_nested_says_what_the_best_is_worth(run, data, tiny_bert):
@@ -195,7 +299,10 @@ def test_layers_of_one_pooling_without_nested_says_what_the_best_is_worth(run, d
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--pooling", "cls,pooler"], "allowed is a tuple of different ones of ('cls', 'mean', 'max')"),
+        (
+            ["--pooling", "cls,pooler"],
+            "allowed is a tuple of different ones of ('cls', 'mean', 'max')",
+        ),
         (["--cv", "1"], "n_splits=1"),
         (["--out", "study.txt"], "allowed are .csv, .parquet"),
         (["--out", "no/such/folder/study.csv"], "does not exist"),
@@ -209,7 +316,9 @@ def test_layers_refuses_wrong_values_in_one_line_before_anything_is_encoded(
     assert not encoded
 
 
-def test_layers_says_what_to_install_where_there_is_no_matplotlib(run, data, tiny_bert, tmp_path, monkeypatch, encoded):
+def test_layers_says_what_to_install_where_there_is_no_matplotlib(
+    run, data, tiny_bert, tmp_path, monkeypatch, encoded
+):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = run("layers", "--data", data, "--model", tiny_bert, "--figures", tmp_path)
     assert_one_error_line(result, "pip install 'bert-vectorizer[report]'")

@@ -26,20 +26,30 @@ from tests.commands import (
 
 def test_texts_of_the_command_line_are_labelled_one_a_line(run, artifact, fitted):
     texts = ["A lovely film.", "Dull!", "東京 [bold]x[/bold] [/]", ""]
-    result = run("predict", "--model", artifact, *(part for text in texts for part in ("--text", text)))
+    result = run(
+        "predict", "--model", artifact, *(part for text in texts for part in ("--text", text))
+    )
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == expected_lines(fitted, texts)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_lines_of_standard_input_are_labelled_one_a_line(end, run, artifact, fitted):
-    texts = ["A lovely film.", "", "  Dull, with\ta tab  ", "Überraschend gut 😀", "no newline at the end"]
+    texts = [
+        "A lovely film.",
+        "",
+        "  Dull, with\ta tab  ",
+        "Überraschend gut 😀",
+        "no newline at the end",
+    ]
     result = run("predict", "--model", artifact, stdin=io.StringIO(end.join(texts), newline=""))
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == expected_lines(fitted, texts)
 
 
-def test_a_terminal_gets_a_table_and_markup_in_a_text_stays_text(run, artifact, fitted, monkeypatch):
+def test_a_terminal_gets_a_table_and_markup_in_a_text_stays_text(
+    run, artifact, fitted, monkeypatch
+):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     assert run("predict", "--model", artifact, "--text", "a [red]film[/red] [/]").code == 0
@@ -50,7 +60,13 @@ def test_a_terminal_gets_a_table_and_markup_in_a_text_stays_text(run, artifact, 
 
 
 def test_nothing_to_label_at_a_terminal_says_the_three_ways_to_give_something(run, artifact):
-    assert_one_error_line(run("predict", "--model", artifact, stdin=Terminal()), "Nothing to label", "--text", "--data", "pipe")
+    assert_one_error_line(
+        run("predict", "--model", artifact, stdin=Terminal()),
+        "Nothing to label",
+        "--text",
+        "--data",
+        "pipe",
+    )
 
 
 def test_an_empty_pipe_gives_no_lines(run, artifact):
@@ -61,11 +77,17 @@ def test_an_empty_pipe_gives_no_lines(run, artifact):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--text", "film", "--data", "in.csv", "--out", "out.csv"], ["--data or --text, not both"]),
+        (
+            ["--text", "film", "--data", "in.csv", "--out", "out.csv"],
+            ["--data or --text, not both"],
+        ),
         (["--data", "in.csv"], ["--data and --out belong together"]),
         (["--out", "out.csv"], ["--data and --out belong together"]),
         (["--text", "film", "--out", "out.csv"], ["--data and --out belong together"]),
-        (["--text", "film", "--model", "none.joblib"], ["none.joblib does not exist", "train writes one"]),
+        (
+            ["--text", "film", "--model", "none.joblib"],
+            ["none.joblib does not exist", "train writes one"],
+        ),
         (["--text", "film", "--model", "."], ["is a folder, not a file"]),
     ],
 )
@@ -79,7 +101,10 @@ def test_a_classifier_without_probabilities_is_refused_in_one_line(run, tmp_path
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
-    path = save_pipeline(make_pipeline(TfidfVectorizer(), LinearSVC()).fit(*zip(*ROWS, strict=True)), tmp_path / "svm.joblib")
+    path = save_pipeline(
+        make_pipeline(TfidfVectorizer(), LinearSVC()).fit(*zip(*ROWS, strict=True)),
+        tmp_path / "svm.joblib",
+    )
     assert_one_error_line(run("predict", "--model", path, "--text", "film"), "predict_proba")
 
 
@@ -106,8 +131,13 @@ def check_predictions(rows, fitted, text_column="text"):
 
 
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-def test_a_csv_table_keeps_every_cell_and_gets_label_and_probabilities(quoting, run, artifact, fitted, tmp_path):
-    source, out = write_csv(tmp_path / "in.csv", HEADER, CELLS, quoting=quoting), tmp_path / "out.csv"
+def test_a_csv_table_keeps_every_cell_and_gets_label_and_probabilities(
+    quoting, run, artifact, fitted, tmp_path
+):
+    source, out = (
+        write_csv(tmp_path / "in.csv", HEADER, CELLS, quoting=quoting),
+        tmp_path / "out.csv",
+    )
     before = source.read_bytes()
     result = run("predict", "--model", artifact, "--data", source, "--out", out)
     assert (result.code, result.err) == (0, "")
@@ -130,14 +160,23 @@ def test_a_csv_table_can_become_parquet(run, artifact, fitted, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".pq", ".csv"])
-def test_a_parquet_table_keeps_its_types_and_may_become_csv(ending, run, artifact, fitted, tmp_path):
-    frame = pd.DataFrame({"number": [1, 2, 3], "text": ["A lovely film.", "dull", ""], "flag": [True, False, True]})
+def test_a_parquet_table_keeps_its_types_and_may_become_csv(
+    ending, run, artifact, fitted, tmp_path
+):
+    frame = pd.DataFrame(
+        {"number": [1, 2, 3], "text": ["A lovely film.", "dull", ""], "flag": [True, False, True]}
+    )
     frame.to_parquet(tmp_path / "in.parquet")
     out = tmp_path / f"out{ending}"
-    assert run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", out).code == 0
+    assert (
+        run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", out).code
+        == 0
+    )
     if ending == ".csv":
         header, *rows = read_csv(out)
-        assert [row[:3] for row in rows] == [[str(value) for value in row] for row in frame.to_numpy().tolist()]
+        assert [row[:3] for row in rows] == [
+            [str(value) for value in row] for row in frame.to_numpy().tolist()
+        ]
         check_predictions([dict(zip(header, row, strict=True)) for row in rows], fitted)
     else:
         found = pd.read_parquet(out)
@@ -145,9 +184,18 @@ def test_a_parquet_table_keeps_its_types_and_may_become_csv(ending, run, artifac
         check_predictions(found.to_dict("records"), fitted)
 
 
-def test_columns_that_are_there_already_are_kept_and_the_new_ones_called_predicted(run, artifact, fitted, tmp_path):
-    source = write_csv(tmp_path / "in.csv", ["label", "text", "probability_positive"], [["mine", "A lovely film.", "7"]])
-    assert run("predict", "--model", artifact, "--data", source, "--out", tmp_path / "out.csv").code == 0
+def test_columns_that_are_there_already_are_kept_and_the_new_ones_called_predicted(
+    run, artifact, fitted, tmp_path
+):
+    source = write_csv(
+        tmp_path / "in.csv",
+        ["label", "text", "probability_positive"],
+        [["mine", "A lovely film.", "7"]],
+    )
+    assert (
+        run("predict", "--model", artifact, "--data", source, "--out", tmp_path / "out.csv").code
+        == 0
+    )
     header, row = read_csv(tmp_path / "out.csv")
     assert header == [
         "label", "text", "probability_positive", "predicted_label", "probability_negative", "predicted_probability_positive",
@@ -156,10 +204,14 @@ def test_columns_that_are_there_already_are_kept_and_the_new_ones_called_predict
 
 
 def test_a_table_that_was_labelled_can_be_labelled_again(run, artifact, tmp_path):
-    first, second, third = (write_csv(tmp_path / f"{i}.csv", ["text"], [["A lovely film."]]) for i in range(3))
+    first, second, third = (
+        write_csv(tmp_path / f"{i}.csv", ["text"], [["A lovely film."]]) for i in range(3)
+    )
     run("predict", "--model", artifact, "--data", first, "--out", second)
     run("predict", "--model", artifact, "--data", second, "--out", third)
-    assert run("predict", "--model", artifact, "--data", third, "--out", tmp_path / "4.csv").code == 0
+    assert (
+        run("predict", "--model", artifact, "--data", third, "--out", tmp_path / "4.csv").code == 0
+    )
     header, row = read_csv(tmp_path / "4.csv")
     assert len(header) == len(set(header)) == 10
     assert row[1] == row[4] == row[7]
@@ -167,7 +219,10 @@ def test_a_table_that_was_labelled_can_be_labelled_again(run, artifact, tmp_path
 
 def test_a_column_without_a_name_keeps_having_none(run, artifact, tmp_path):
     source = write_csv(tmp_path / "in.csv", ["", "text"], [["0", "A lovely film."], ["1", "dull"]])
-    assert run("predict", "--model", artifact, "--data", source, "--out", tmp_path / "out.csv").code == 0
+    assert (
+        run("predict", "--model", artifact, "--data", source, "--out", tmp_path / "out.csv").code
+        == 0
+    )
     header, *rows = read_csv(tmp_path / "out.csv")
     assert header[:2] == ["", "text"]
     assert [row[0] for row in rows] == ["0", "1"]
@@ -187,7 +242,9 @@ def test_a_table_without_rows_gives_a_table_without_rows(run, artifact, tmp_path
     source = write_csv(tmp_path / "in.csv", ["id", "text"], [])
     result = run("predict", "--model", artifact, "--data", source, "--out", tmp_path / "out.csv")
     assert (result.code, result.err) == (0, "")
-    assert read_csv(tmp_path / "out.csv") == [["id", "text", "label", "probability_negative", "probability_positive"]]
+    assert read_csv(tmp_path / "out.csv") == [
+        ["id", "text", "label", "probability_negative", "probability_positive"]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +253,11 @@ def test_a_table_without_rows_gives_a_table_without_rows(run, artifact, tmp_path
         (b"id,Text\n1,film\n", [], ["no column 'text'", "'id', 'Text'", "Did you mean 'Text'?"]),
         (b"id,text\n1,film\n", ["--column", "review"], ["no column 'review'", "'id', 'text'"]),
         (b"id;text\n1;film\n", [], ["no column 'text'", "--sep"]),
-        (b"text\nTr\xe8s bien\n", [], ["is not utf-8 text", "byte 7 is 0xe8", "--encoding latin-1"]),
+        (
+            b"text\nTr\xe8s bien\n",
+            [],
+            ["is not utf-8 text", "byte 7 is 0xe8", "--encoding latin-1"],
+        ),
         (b"text\nfilm\n", ["--encoding", "utf-9"], ["encoding='utf-9' is unknown"]),
         (b"", [], ["is empty (0 bytes)"]),
         (b"\n\n", [], ["holds no table"]),
@@ -205,23 +266,54 @@ def test_a_table_without_rows_gives_a_table_without_rows(run, artifact, tmp_path
         (b'id,text\n1,"film\n', [], ["not a well-formed CSV table"]),
     ],
 )
-def test_tables_that_cannot_be_read_say_why_and_leave_no_output(content, arguments, parts, run, artifact, tmp_path):
+def test_tables_that_cannot_be_read_say_why_and_leave_no_output(
+    content, arguments, parts, run, artifact, tmp_path
+):
     (tmp_path / "in.csv").write_bytes(content)
-    result = run("predict", "--model", artifact, "--data", tmp_path / "in.csv", "--out", tmp_path / "out.csv", *arguments)
-    assert_one_error_line(result, str(tmp_path / "in.csv") if "utf-9" not in arguments else "Error", *parts)
+    result = run(
+        "predict",
+        "--model",
+        artifact,
+        "--data",
+        tmp_path / "in.csv",
+        "--out",
+        tmp_path / "out.csv",
+        *arguments,
+    )
+    assert_one_error_line(
+        result, str(tmp_path / "in.csv") if "utf-9" not in arguments else "Error", *parts
+    )
     assert not (tmp_path / "out.csv").exists()
 
 
 def test_a_parquet_file_that_is_none_is_named(run, artifact, tmp_path):
     (tmp_path / "in.parquet").write_bytes(b"text\nfilm\n")
-    result = run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", tmp_path / "out.csv")
+    result = run(
+        "predict",
+        "--model",
+        artifact,
+        "--data",
+        tmp_path / "in.parquet",
+        "--out",
+        tmp_path / "out.csv",
+    )
     assert_one_error_line(result, "in.parquet is not a readable Parquet file")
 
 
 def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path):
     pd.DataFrame({"text": ["film", None]}).to_parquet(tmp_path / "in.parquet")
-    result = run("predict", "--model", artifact, "--data", tmp_path / "in.parquet", "--out", tmp_path / "out.csv")
-    assert_one_error_line(result, "row 1 cannot be scored: the text is missing", "--on-bad-row null")
+    result = run(
+        "predict",
+        "--model",
+        artifact,
+        "--data",
+        tmp_path / "in.parquet",
+        "--out",
+        tmp_path / "out.csv",
+    )
+    assert_one_error_line(
+        result, "row 1 cannot be scored: the text is missing", "--on-bad-row null"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
@@ -237,7 +329,9 @@ def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path
         ("folder.csv", ["cannot be written: it is a folder"]),
     ],
 )
-def test_outputs_that_cannot_be_written_are_refused_and_the_input_is_kept(out, parts, run, artifact, tmp_path):
+def test_outputs_that_cannot_be_written_are_refused_and_the_input_is_kept(
+    out, parts, run, artifact, tmp_path
+):
     source = write_csv(tmp_path / "in.csv", ["text"], [["film"]])
     (tmp_path / "link.csv").symlink_to(source)
     (tmp_path / "folder.csv").mkdir()
@@ -248,28 +342,47 @@ def test_outputs_that_cannot_be_written_are_refused_and_the_input_is_kept(out, p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.csv", "in.csv", "link.csv"]
 
 
-def test_an_output_without_an_ending_is_a_folder_of_parts_and_a_second_run_finds_it_finished(run, light_artifact, tmp_path):
+def test_an_output_without_an_ending_is_a_folder_of_parts_and_a_second_run_finds_it_finished(
+    run, light_artifact, tmp_path
+):
     source, out = (
-        write_csv(tmp_path / "in.csv", ["id", "text"], [[i, text] for i, (text, _) in enumerate(ROWS)]),
+        write_csv(
+            tmp_path / "in.csv", ["id", "text"], [[i, text] for i, (text, _) in enumerate(ROWS)]
+        ),
         tmp_path / "out",
     )
-    arguments = ["predict", "--model", light_artifact, "--data", source, "--out", out, "--shard-rows", 20]
+    arguments = [
+        "predict",
+        "--model",
+        light_artifact,
+        "--data",
+        source,
+        "--out",
+        out,
+        "--shard-rows",
+        20,
+    ]
     result = run(*arguments)
     assert (result.code, result.err) == (0, "")
     first, second = result.out.splitlines()
     assert (
-        first == f"Wrote 48 rows to {out}, with the new columns label, probability_negative, probability_positive, label_error."
+        first
+        == f"Wrote 48 rows to {out}, with the new columns label, probability_negative, probability_positive, label_error."
     )
     assert re.fullmatch(r"\d+ rows per second\.", second)
     assert pd.read_parquet(out)["id"].tolist() == [str(i) for i in range(48)]
-    assert sorted(path.name for path in out.glob("part-*")) == [f"part-00000{i}.parquet" for i in range(3)]
+    assert sorted(path.name for path in out.glob("part-*")) == [
+        f"part-00000{i}.parquet" for i in range(3)
+    ]
     again = run(*arguments)
     assert again.code == 0
     assert again.out.splitlines()[1:] == ["48 of them were finished by an earlier run."]
     assert_one_error_line(run(*arguments[:-1], 30), "holds another run: shard_rows (20, now 30)")
 
 
-def test_workers_and_several_files_give_what_one_process_gives_of_one_file(run, light_artifact, tmp_path):
+def test_workers_and_several_files_give_what_one_process_gives_of_one_file(
+    run, light_artifact, tmp_path
+):
     frame = pd.DataFrame(ROWS, columns=["text", "mine"])
     frame.to_parquet(tmp_path / "all.parquet")
     frame[:30].to_parquet(tmp_path / "in-1.parquet")
@@ -279,24 +392,45 @@ def test_workers_and_several_files_give_what_one_process_gives_of_one_file(run, 
     for i, (names, workers) in enumerate(zip(sources, [1, 2, 1], strict=True)):
         data = [part for name in names for part in ("--data", tmp_path / name)]
         out = tmp_path / f"{i}.csv"
-        assert run("predict", "--model", light_artifact, *data, "--out", out, "--workers", workers).code == 0
+        assert (
+            run(
+                "predict", "--model", light_artifact, *data, "--out", out, "--workers", workers
+            ).code
+            == 0
+        )
         found.append(out.read_bytes())
     assert found[0] == found[1] == found[2]
 
 
-def test_rows_that_cannot_be_labelled_are_counted_and_kept_where_that_is_asked_for(run, light_artifact, tmp_path):
+def test_rows_that_cannot_be_labelled_are_counted_and_kept_where_that_is_asked_for(
+    run, light_artifact, tmp_path
+):
     (tmp_path / "in.csv").write_text("id,text\n1,film\n2\n3,film\n")
-    arguments = ["predict", "--model", light_artifact, "--data", tmp_path / "in.csv", "--out", tmp_path / "out.csv"]
+    arguments = [
+        "predict",
+        "--model",
+        light_artifact,
+        "--data",
+        tmp_path / "in.csv",
+        "--out",
+        tmp_path / "out.csv",
+    ]
     assert_one_error_line(run(*arguments), "line 3 has 1 cells")
     result = run(*arguments, "--on-bad-row", "null")
     assert result.code == 0
-    assert result.out.splitlines()[-1] == "1 of them have no label; the column label_error says why."
+    assert (
+        result.out.splitlines()[-1] == "1 of them have no label; the column label_error says why."
+    )
     header, *rows = read_csv(tmp_path / "out.csv")
     assert header[-1] == "label_error"
     assert [row[0] for row in rows] == ["1", "2", "3"]
     assert [row[-1] for row in rows] == ["", "line 3 has 1 cells, the header has 2: 2", ""]
-    assert_one_error_line(run(*arguments, "--on-bad-row", "skip"), "on_bad_row='skip'; allowed are 'error' and 'null'")
-    assert_one_error_line(run(*arguments, "--workers", 0), "workers=0; allowed are the numbers from 1")
+    assert_one_error_line(
+        run(*arguments, "--on-bad-row", "skip"), "on_bad_row='skip'; allowed are 'error' and 'null'"
+    )
+    assert_one_error_line(
+        run(*arguments, "--workers", 0), "workers=0; allowed are the numbers from 1"
+    )
 
 
 def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, tmp_path):
@@ -304,10 +438,22 @@ def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, t
     source = write_csv(tmp_path / "in.csv", ["text"], [[text] for text, _ in ROWS] * 5)
     arguments = [
         str(part)
-        for part in ("predict", "--model", light_artifact, "--data", source, "--out", out, "--shard-rows", 20, "--workers", 1)
+        for part in (
+            "predict",
+            "--model",
+            light_artifact,
+            "--data",
+            source,
+            "--out",
+            out,
+            "--shard-rows",
+            20,
+            "--workers",
+            1,
+        )
     ]
     code = (
-        "import pipeline.scoring.parts as parts\n"
+        "import pipeline.scoring.run_folder as parts\n"
         "write, written = parts.write_part, []\n"
         "def interrupted(*arguments):\n"
         "    written.append(write(*arguments))\n"
@@ -315,13 +461,18 @@ def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, t
         "        raise KeyboardInterrupt\n"
         "    return written[-1]\n"
         "parts.write_part = interrupted\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.commands.cli import main\n"
         "main()\n"
     )
     environment = ENVIRONMENT | {"PYTHONPATH": str(PROGRAM.parent)}
-    stopped = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    stopped = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True
+    )
     assert (stopped.returncode, stopped.stdout) == (130, "")
-    assert stopped.stderr == "Interrupted. What is finished is kept: the same command goes on from there.\n"
+    assert (
+        stopped.stderr
+        == "Interrupted. What is finished is kept: the same command goes on from there.\n"
+    )
     result = run(*arguments)
     assert result.code == 0
     assert "60 of them were finished by an earlier run." in result.out
@@ -330,14 +481,18 @@ def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, t
 
 def test_a_pipe_of_lines_through_the_program(artifact, fitted):
     texts = ["A lovely film.", "Überraschend gut 😀", "", "dull"]
-    result = run_process("predict", "--model", artifact, input="\n".join(texts) + "\n", stdout=subprocess.PIPE)
+    result = run_process(
+        "predict", "--model", artifact, input="\n".join(texts) + "\n", stdout=subprocess.PIPE
+    )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == expected_lines(fitted, texts)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
-def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(number, run, light_artifact, data, tmp_path):
+def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(
+    number, run, light_artifact, data, tmp_path
+):
     out = tmp_path / "out.csv"
     out.write_text("an older file")
     code = (
@@ -347,11 +502,14 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(
         "    file.flush()\n"
         f"    os.kill(os.getpid(), signal.{number})\n"
         "pd.DataFrame.to_csv = half\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.commands.cli import main\n"
         "main()\n"
     )
     arguments = ["predict", "--model", str(light_artifact), "--data", str(data), "--out", str(out)]
-    killed = subprocess.run([sys.executable, "-c", code, *arguments], env=ENVIRONMENT | {"PYTHONPATH": str(PROGRAM.parent)})
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=ENVIRONMENT | {"PYTHONPATH": str(PROGRAM.parent)},
+    )
     assert killed.returncode == -getattr(signal, number)
     assert out.read_text() == "an older file"
     assert run(*arguments).code == 0
@@ -361,14 +519,32 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--scheduler", "10.0.0.5:8786"], ["--scheduler 10.0.0.5:8786 is no address", "tcp://10.0.0.5:8786"]),
-        (["--scheduler", "tcp://127.0.0.1:9", "--workers", 2], ["--workers 2 are processes of this machine"]),
-        (["--scheduler", "tcp://127.0.0.1:9", "--resources", "GPU"], ["--resources GPU", "NAME=NUMBER, such as GPU=1"]),
+        (
+            ["--scheduler", "10.0.0.5:8786"],
+            ["--scheduler 10.0.0.5:8786 is no address", "tcp://10.0.0.5:8786"],
+        ),
+        (
+            ["--scheduler", "tcp://127.0.0.1:9", "--workers", 2],
+            ["--workers 2 are processes of this machine"],
+        ),
+        (
+            ["--scheduler", "tcp://127.0.0.1:9", "--resources", "GPU"],
+            ["--resources GPU", "NAME=NUMBER, such as GPU=1"],
+        ),
         (["--resources", "GPU=1"], ["give its --scheduler too"]),
     ],
 )
 def test_a_dask_cluster_is_asked_for_in_full(arguments, parts, run, artifact, tmp_path):
     write_csv(tmp_path / "in.csv", ["text"], [["one"]])
-    result = run("predict", "--model", artifact, "--data", tmp_path / "in.csv", "--out", tmp_path / "out", *arguments)
+    result = run(
+        "predict",
+        "--model",
+        artifact,
+        "--data",
+        tmp_path / "in.csv",
+        "--out",
+        tmp_path / "out",
+        *arguments,
+    )
     assert_one_error_line(result, *parts)
     assert not (tmp_path / "out").exists()

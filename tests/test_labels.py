@@ -4,11 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.labels import class_numbers, set_aside
+from pipeline.texts import class_numbers, set_aside
 
 
 @pytest.mark.parametrize(
-    "labels", [["b", "a", "b"], np.array([2, 1, 2]), pd.Series([True, False, True]), pd.Series(["x", "m", "x"], dtype="category")]
+    "labels",
+    [
+        ["b", "a", "b"],
+        np.array([2, 1, 2]),
+        pd.Series([True, False, True]),
+        pd.Series(["x", "m", "x"], dtype="category"),
+    ],
 )
 def test_classes_by_number_are_the_labels(labels):
     classes, numbers = class_numbers(labels, 3)
@@ -44,5 +50,7 @@ def test_what_is_set_aside_holds_every_class_and_is_the_same_for_a_seed():
 def test_too_little_to_set_aside_is_said_with_what_is_allowed():
     with pytest.raises(ValueError, match="the class 'b' has one text only"):
         set_aside(np.array([0, 0, 0, 1]), np.array(["a", "b"]), 0.5, 0)
-    with pytest.raises(ValueError, match="sets 1 of 6 texts aside; with 2 classes allowed are 2 to 4"):
+    with pytest.raises(
+        ValueError, match="sets 1 of 6 texts aside; with 2 classes allowed are 2 to 4"
+    ):
         set_aside(np.array([0, 0, 0, 1, 1, 1]), np.array(["a", "b"]), 0.1, 0)

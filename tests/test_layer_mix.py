@@ -14,7 +14,9 @@ from pipeline.layer_mix import LayerMix, MixObjective, apply_layer_mix, learn_la
 N_LAYERS = 4
 
 
-def noise_but_for(layer, *, seed=0, n_texts=400, n_poolings=1, n_classes=2, hidden_size=8, strength=1.0):
+def noise_but_for(
+    layer, *, seed=0, n_texts=400, n_poolings=1, n_classes=2, hidden_size=8, strength=1.0
+):
     """Make vectors of noise, in which one layer alone has another mean for every class, and the class codes."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n_texts, n_poolings, N_LAYERS, hidden_size))
@@ -57,7 +59,10 @@ def slow_objective(parameters, vectors, codes, C):
     cross_entropy, squared_length = 0.0, 0.0
     for i in range(n_texts):
         by_pooling = [
-            sum(np.exp(log_scale) * weights[k] * around_mean[i, pooling, k] / r for k in range(n_layers))
+            sum(
+                np.exp(log_scale) * weights[k] * around_mean[i, pooling, k] / r
+                for k in range(n_layers)
+            )
             for pooling in range(n_poolings)
         ]
         x = np.concatenate(by_pooling)
@@ -76,11 +81,17 @@ def torch_objective(parameters, vectors, codes, C):
     """Compute the same in torch, whose autograd knows nothing of our gradient."""
     n_texts, n_poolings, n_layers, hidden_size = vectors.shape
     n_logits = 1 if codes.max() == 1 else int(codes.max()) + 1
-    s, log_scale, bias, head = parameters.split([n_layers, 1, n_logits, n_poolings * hidden_size * n_logits])
+    s, log_scale, bias, head = parameters.split(
+        [n_layers, 1, n_logits, n_poolings * hidden_size * n_logits]
+    )
     layers = torch.from_numpy(vectors.astype(np.float64))
     layers = layers - layers.mean(dim=0)
     r = (layers**2).sum(dim=(1, 3)).mean().sqrt()
-    x = log_scale.exp() * torch.einsum("l,nplh->nph", s.softmax(dim=0), layers).reshape(n_texts, -1) / r
+    x = (
+        log_scale.exp()
+        * torch.einsum("l,nplh->nph", s.softmax(dim=0), layers).reshape(n_texts, -1)
+        / r
+    )
     logits = x @ head.reshape(-1, n_logits) + bias
     targets = torch.from_numpy(codes)
     if n_logits == 1:
@@ -93,7 +104,9 @@ def torch_objective(parameters, vectors, codes, C):
 
 def small_problem(n_classes, n_poolings):
     rng = np.random.default_rng(n_classes)
-    vectors = rng.normal(size=(12, n_poolings, 3, 4)) + rng.normal(size=(3, 1)) * 5  # layers with means of their own
+    vectors = (
+        rng.normal(size=(12, n_poolings, 3, 4)) + rng.normal(size=(3, 1)) * 5
+    )  # layers with means of their own
     codes = np.arange(12) % n_classes
     objective = MixObjective.of(vectors, codes, 0.7)
     return vectors, codes, objective, rng.normal(size=objective.n_parameters)
@@ -103,7 +116,9 @@ def small_problem(n_classes, n_poolings):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_the_objective_is_the_slow_one(n_classes, n_poolings):
     vectors, codes, objective, parameters = small_problem(n_classes, n_poolings)
-    assert objective(parameters)[0] == pytest.approx(slow_objective(parameters, vectors, codes, 0.7), rel=1e-5)
+    assert objective(parameters)[0] == pytest.approx(
+        slow_objective(parameters, vectors, codes, 0.7), rel=1e-5
+    )
     in_float32 = MixObjective.of(vectors.astype(np.float32), codes, 0.7)
     assert in_float32(parameters)[0] == pytest.approx(objective(parameters)[0], rel=1e-5)
 
@@ -113,7 +128,9 @@ def test_the_objective_is_the_slow_one(n_classes, n_poolings):
 def test_the_gradient_is_that_of_finite_differences(n_classes, n_poolings):
     _, _, objective, parameters = small_problem(n_classes, n_poolings)
     step = 1e-6 * np.eye(len(parameters))
-    differences = [(objective(parameters + d)[0] - objective(parameters - d)[0]) / 2e-6 for d in step]
+    differences = [
+        (objective(parameters + d)[0] - objective(parameters - d)[0]) / 2e-6 for d in step
+    ]
     assert np.allclose(objective(parameters)[1], differences, atol=1e-7)
 
 
@@ -130,7 +147,10 @@ def test_value_and_gradient_are_those_of_autograd(n_classes, n_poolings):
 
 
 def test_all_texts_count_for_the_lengths_of_the_layers():
-    vectors = np.random.default_rng(0).normal(size=(1100, 2, 3, 4)) * np.linspace(1, 3, 1100)[:, None, None, None]
+    vectors = (
+        np.random.default_rng(0).normal(size=(1100, 2, 3, 4))
+        * np.linspace(1, 3, 1100)[:, None, None, None]
+    )
     objective = MixObjective.of(vectors, np.arange(1100) % 2, 1.0)
     layers = (vectors - vectors.mean(axis=0)).transpose(2, 0, 1, 3).reshape(3, -1)
     assert objective.unit == pytest.approx(np.sqrt(np.trace(layers @ layers.T) / 1100 / 3))
@@ -150,15 +170,21 @@ def test_the_mix_is_the_optimum_that_torch_finds(n_classes):
     start = np.zeros(MixObjective.of(vectors, codes, 1.0).n_parameters)
     theirs = minimize(value_and_gradient, start, jac=True, method="BFGS", options={"gtol": 1e-6}).x
     mix = learn_layer_mix(vectors, codes)
-    assert np.allclose(mix.weights, np.exp(theirs[:N_LAYERS]) / np.exp(theirs[:N_LAYERS]).sum(), atol=2e-3)
+    assert np.allclose(
+        mix.weights, np.exp(theirs[:N_LAYERS]) / np.exp(theirs[:N_LAYERS]).sum(), atol=2e-3
+    )
     assert mix.scale == pytest.approx(np.exp(theirs[N_LAYERS]), rel=5e-3)
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("n_classes", "n_poolings", "n_texts"), [(2, 1, 400), (3, 1, 400), (2, 2, 400), (2, 1, 200)])
+@pytest.mark.parametrize(
+    ("n_classes", "n_poolings", "n_texts"), [(2, 1, 400), (3, 1, 400), (2, 2, 400), (2, 1, 200)]
+)
 def test_the_layer_that_carries_the_label_gets_the_weight(n_classes, n_poolings, n_texts, seed):
     layer = seed % N_LAYERS
-    vectors, codes = noise_but_for(layer, seed=seed, n_classes=n_classes, n_poolings=n_poolings, n_texts=n_texts)
+    vectors, codes = noise_but_for(
+        layer, seed=seed, n_classes=n_classes, n_poolings=n_poolings, n_texts=n_texts
+    )
     weights = learn_layer_mix(vectors, codes).weights
     assert weights[layer] > 0.6  # the least of 20 seeds was 0.69
     assert np.delete(weights, layer).max() < 0.2
@@ -182,7 +208,9 @@ def test_labels_that_no_layer_knows_leave_the_layers_about_equal():
 def test_a_longer_layer_gets_no_weight_for_its_length():
     rng = np.random.default_rng(0)
     signal = rng.normal(size=(500, 1, 1, 8))
-    vectors = (signal + rng.normal(size=(500, 1, N_LAYERS, 8))).astype(np.float32)  # each layer knows the same, with other noise
+    vectors = (signal + rng.normal(size=(500, 1, N_LAYERS, 8))).astype(
+        np.float32
+    )  # each layer knows the same, with other noise
     vectors[:, :, 2] *= 1.5
     weights = learn_layer_mix(vectors, (signal[:, 0, 0, 0] > 0).astype(int)).weights
     assert weights.max() < 0.4
@@ -221,7 +249,10 @@ def test_permuted_layers_have_permuted_weights():
 @pytest.mark.parametrize("factor", [1e-3, 40.0])
 def test_the_unit_of_the_vectors_does_not_matter(factor):
     vectors, codes = two_halves(1)
-    mix, other = learn_layer_mix(vectors, codes), learn_layer_mix(vectors * np.float32(factor), codes)
+    mix, other = (
+        learn_layer_mix(vectors, codes),
+        learn_layer_mix(vectors * np.float32(factor), codes),
+    )
     assert np.allclose(other.weights, mix.weights, atol=2e-3)
     assert other.scale == pytest.approx(mix.scale, rel=5e-3)
 
@@ -236,7 +267,10 @@ def test_a_large_common_vector_and_one_outlying_dimension_change_nothing():
 
 def test_float32_and_float64_find_the_same_mix():
     vectors, codes = two_halves(3)
-    single, double = learn_layer_mix(vectors, codes), learn_layer_mix(vectors.astype(np.float64), codes)
+    single, double = (
+        learn_layer_mix(vectors, codes),
+        learn_layer_mix(vectors.astype(np.float64), codes),
+    )
     assert np.allclose(single.weights, double.weights, atol=2e-3)
     assert single.weights.dtype == double.weights.dtype == np.float64
 
@@ -288,7 +322,10 @@ def labels_of(codes):
 @pytest.mark.parametrize("name", labels_of(np.array([0, 1])))
 def test_what_two_classes_are_called_changes_no_bit(name):
     vectors, codes = noise_but_for(3, n_texts=60)
-    expected, found = learn_layer_mix(vectors, codes), learn_layer_mix(vectors, labels_of(codes)[name])
+    expected, found = (
+        learn_layer_mix(vectors, codes),
+        learn_layer_mix(vectors, labels_of(codes)[name]),
+    )
     assert found.weights.tobytes() == expected.weights.tobytes()
     assert found.scale == expected.scale
 
@@ -296,7 +333,9 @@ def test_what_two_classes_are_called_changes_no_bit(name):
 def test_the_order_of_three_classes_does_not_matter():
     vectors, codes = noise_but_for(3, n_classes=3)
     mix = learn_layer_mix(vectors, codes)
-    assert np.allclose(learn_layer_mix(vectors, np.array(["z", "a", "k"])[codes]).weights, mix.weights, atol=2e-3)
+    assert np.allclose(
+        learn_layer_mix(vectors, np.array(["z", "a", "k"])[codes]).weights, mix.weights, atol=2e-3
+    )
 
 
 def test_one_layer_has_weight_one():
@@ -333,7 +372,12 @@ def test_applying_is_the_explicit_sum(n_poolings):
     vectors, _ = noise_but_for(0, n_poolings=n_poolings, n_texts=9)
     mix = LayerMix(np.array([0.1, 0.2, 0.3, 0.4]), 2.5)
     expected = [
-        np.concatenate([2.5 * sum(mix.weights[k] * vectors[i, p, k] for k in range(N_LAYERS)) for p in range(n_poolings)])
+        np.concatenate(
+            [
+                2.5 * sum(mix.weights[k] * vectors[i, p, k] for k in range(N_LAYERS))
+                for p in range(n_poolings)
+            ]
+        )
         for i in range(9)
     ]
     found = apply_layer_mix(vectors, mix)
@@ -358,7 +402,9 @@ def test_a_text_has_the_same_features_alone_as_among_others():
 
 
 def test_no_texts_have_no_rows_but_all_columns():
-    found = apply_layer_mix(np.empty((0, 2, N_LAYERS, 8), dtype=np.float32), LayerMix(np.full(N_LAYERS, 0.25), 1.0))
+    found = apply_layer_mix(
+        np.empty((0, 2, N_LAYERS, 8), dtype=np.float32), LayerMix(np.full(N_LAYERS, 0.25), 1.0)
+    )
     assert found.shape == (0, 16)
     assert found.dtype == np.float32
 
@@ -368,7 +414,10 @@ def test_no_texts_have_no_rows_but_all_columns():
     [
         (None, r"combine='learned' needs labels y .*fit\(X, y\).*combine='mean' or 'concat'"),
         (["a"] * 6, r"at least two classes, and y holds \['a'\] only"),
-        ([0.5, 1.5, 2.5, 3.5, 4.5, 5.5], r"y is continuous \(y\[0\] is 0.5\).*regression is not supported.*'mean' or 'concat'"),
+        (
+            [0.5, 1.5, 2.5, 3.5, 4.5, 5.5],
+            r"y is continuous \(y\[0\] is 0.5\).*regression is not supported.*'mean' or 'concat'",
+        ),
         (["a", "b"], r"6 texts and 2 labels\. Each text needs exactly one"),
         ([], r"6 texts and 0 labels"),
         (np.eye(6, dtype=int), r"one label per text, and y is of shape \(6, 6\)"),

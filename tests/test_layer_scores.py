@@ -10,10 +10,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline import BertVectorizer, clear_cache, layer_study
-from pipeline.evaluation.layer_scores import COMBINATIONS, POOLINGS
+from pipeline.evaluation.layer_study import COMBINATIONS, POOLINGS
 from tests.conftest import build_model
 
-WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
+WORDS = {
+    "positive": ("lovely", "quiet", "good", "beautiful"),
+    "negative": ("dull", "cold", "bad", "boring"),
+}
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(60)]
 REVIEWS = [
     f"A {WORDS['negative' if (label == 'positive') == (i % 7 == 0) else 'positive'][i % 4]} film, number {i % 9}, "
@@ -59,10 +62,18 @@ def test_each_score_is_that_of_a_pipeline_searched_within_each_fold(unit_length,
     study = layer_study(REVIEWS, y, vectorizer=vectorizer, cv=4, Cs=CS, random_state=3)
     folds = StratifiedKFold(4, shuffle=True, random_state=3)
     for row in study.itertuples():
-        features = BertVectorizer(four_layers, layers=row.layers, pooling=row.pooling, combine=row.combine, normalize=unit_length)
+        features = BertVectorizer(
+            four_layers,
+            layers=row.layers,
+            pooling=row.pooling,
+            combine=row.combine,
+            normalize=unit_length,
+        )
         search = GridSearchCV(
             make_pipeline(
-                features, FunctionTransformer(np.float64), LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
+                features,
+                FunctionTransformer(np.float64),
+                LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500),
             ),
             {"logisticregression__C": CS},
             cv=StratifiedKFold(3, shuffle=True, random_state=3),
@@ -77,10 +88,21 @@ def test_nested_is_a_search_over_rows_and_C_within_each_fold(four_layers):
     y = np.array(LABELS)
     names = ("second-to-last", "sum of last four", "concat of all")
     study = layer_study(
-        REVIEWS, y, vectorizer=BertVectorizer(four_layers), cv=3, Cs=CS, poolings=("mean",), combinations=names, nested=True
+        REVIEWS,
+        y,
+        vectorizer=BertVectorizer(four_layers),
+        cv=3,
+        Cs=CS,
+        poolings=("mean",),
+        combinations=names,
+        nested=True,
     )
     choices = [
-        {"bertvectorizer__layers": [row.layers], "bertvectorizer__combine": [row.combine], "logisticregression__C": CS}
+        {
+            "bertvectorizer__layers": [row.layers],
+            "bertvectorizer__combine": [row.combine],
+            "logisticregression__C": CS,
+        }
         for row in study.itertuples()
     ]
     classifier = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
@@ -100,8 +122,14 @@ def test_nested_is_a_search_over_rows_and_C_within_each_fold(four_layers):
 
 
 def test_rows_of_the_same_features_have_the_same_scores(four_layers):
-    study = layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(four_layers), cv=2, Cs=CS).set_index(["features", "pooling"])
-    for name, layer in (("embeddings", "layer 0"), ("second-to-last", "layer 3"), ("last", "layer 4")):
+    study = layer_study(
+        REVIEWS, LABELS, vectorizer=BertVectorizer(four_layers), cv=2, Cs=CS
+    ).set_index(["features", "pooling"])
+    for name, layer in (
+        ("embeddings", "layer 0"),
+        ("second-to-last", "layer 3"),
+        ("last", "layer 4"),
+    ):
         assert study.loc[(name, "mean"), "fold_scores"] == study.loc[(layer, "mean"), "fold_scores"]
 
 
@@ -116,10 +144,18 @@ def test_three_classes_are_told_apart(tiny_bert):
 def test_another_scoring_knows_classes_by_position(tiny_bert):
     y = np.array(LABELS)
     vectorizer = BertVectorizer(tiny_bert, layers=-1)
-    study = layer_study(REVIEWS, y, vectorizer=vectorizer, cv=3, Cs=(0.1,), poolings=("mean",), scoring="f1")
-    model = make_pipeline(vectorizer, FunctionTransformer(np.float64), LogisticRegression(C=0.1, tol=1e-7, max_iter=5000))
+    study = layer_study(
+        REVIEWS, y, vectorizer=vectorizer, cv=3, Cs=(0.1,), poolings=("mean",), scoring="f1"
+    )
+    model = make_pipeline(
+        vectorizer,
+        FunctionTransformer(np.float64),
+        LogisticRegression(C=0.1, tol=1e-7, max_iter=5000),
+    )
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
-    expected = cross_val_score(model, np.array(REVIEWS, dtype=object), y == "positive", cv=folds, scoring="f1")
+    expected = cross_val_score(
+        model, np.array(REVIEWS, dtype=object), y == "positive", cv=folds, scoring="f1"
+    )
     assert study.set_index("features").loc["layer 3", "fold_scores"] == pytest.approx(expected)
     assert (study.attrs["scoring"], study.attrs["majority"]) == ("f1", None)
 
@@ -131,7 +167,14 @@ def test_another_scoring_knows_classes_by_position(tiny_bert):
 @pytest.mark.parametrize("nested", [False, True])
 def test_each_distinct_text_is_encoded_once(nested, cache, tiny_bert, encoded):
     texts = [*REVIEWS, *REVIEWS[:7]]
-    layer_study(texts, LABELS + LABELS[:7], vectorizer=BertVectorizer(tiny_bert, cache=cache), cv=3, Cs=CS, nested=nested)
+    layer_study(
+        texts,
+        LABELS + LABELS[:7],
+        vectorizer=BertVectorizer(tiny_bert, cache=cache),
+        cv=3,
+        Cs=CS,
+        nested=nested,
+    )
     assert sum(encoded) == len(set(texts))
 
 
@@ -151,7 +194,12 @@ def test_on_noise_the_best_row_looks_good_and_the_nested_score_does_not(four_lay
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words.split(), 8)) for _ in range(60)]
     best, honest = [], []
-    options = {"vectorizer": BertVectorizer(four_layers), "cv": 5, "poolings": ("cls", "mean", "max"), "combinations": ()}
+    options = {
+        "vectorizer": BertVectorizer(four_layers),
+        "cv": 5,
+        "poolings": ("cls", "mean", "max"),
+        "combinations": (),
+    }
     for seed in range(16):
         y = np.random.default_rng(seed).permutation([0, 1] * 30)
         study = layer_study(texts, y, Cs=(0.1,), nested=True, **options)
@@ -166,13 +214,23 @@ def test_on_noise_the_best_row_looks_good_and_the_nested_score_does_not(four_lay
 
 
 @pytest.mark.parametrize(
-    "container", [tuple, iter, np.array, lambda v: pd.Series(v, index=range(len(v), 0, -1)), lambda v: pd.DataFrame({"text": v})]
+    "container",
+    [
+        tuple,
+        iter,
+        np.array,
+        lambda v: pd.Series(v, index=range(len(v), 0, -1)),
+        lambda v: pd.DataFrame({"text": v}),
+    ],
 )
 def test_texts_and_labels_may_come_in_any_container(container, tiny_bert):
     vectorizer = BertVectorizer(tiny_bert)
     expected = layer_study(REVIEWS, LABELS, vectorizer=vectorizer, cv=2, Cs=CS, poolings=("mean",))
     y = pd.Series(LABELS, index=range(60, 0, -1))
-    assert_same(layer_study(container(REVIEWS), y, vectorizer=vectorizer, cv=2, Cs=CS, poolings=("mean",)), expected)
+    assert_same(
+        layer_study(container(REVIEWS), y, vectorizer=vectorizer, cv=2, Cs=CS, poolings=("mean",)),
+        expected,
+    )
 
 
 def test_the_numbers_depend_neither_on_the_threads_nor_on_the_cache(four_layers):
@@ -180,16 +238,22 @@ def test_the_numbers_depend_neither_on_the_threads_nor_on_the_cache(four_layers)
     first = layer_study(REVIEWS, LABELS, vectorizer=vectorizer, cv=3, Cs=CS)
     assert_same(layer_study(REVIEWS, LABELS, vectorizer=vectorizer, cv=3, Cs=CS, n_jobs=2), first)
     clear_cache()
-    assert_same(layer_study(REVIEWS, LABELS, vectorizer=vectorizer, cv=3, Cs=tuple(reversed(CS))), first)
+    assert_same(
+        layer_study(REVIEWS, LABELS, vectorizer=vectorizer, cv=3, Cs=tuple(reversed(CS))), first
+    )
     other = layer_study(REVIEWS, LABELS, vectorizer=vectorizer, cv=3, Cs=CS, random_state=1)
     assert other["fold_scores"].tolist() != first["fold_scores"].tolist()
 
 
 @pytest.mark.parametrize("cv", [KFold(3), list(KFold(3).split(REVIEWS))])
 def test_folds_may_be_given(cv, tiny_bert):
-    study = layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(tiny_bert), cv=cv, Cs=(0.1,), poolings=("mean",))
+    study = layer_study(
+        REVIEWS, LABELS, vectorizer=BertVectorizer(tiny_bert), cv=cv, Cs=(0.1,), poolings=("mean",)
+    )
     model = make_pipeline(
-        BertVectorizer(tiny_bert), FunctionTransformer(np.float64), LogisticRegression(C=0.1, tol=1e-7, max_iter=5000)
+        BertVectorizer(tiny_bert),
+        FunctionTransformer(np.float64),
+        LogisticRegression(C=0.1, tol=1e-7, max_iter=5000),
     )
     expected = cross_val_score(model, np.array(REVIEWS, dtype=object), LABELS, cv=cv)
     assert study.set_index("features").loc["last", "fold_scores"] == pytest.approx(expected)
@@ -197,40 +261,77 @@ def test_folds_may_be_given(cv, tiny_bert):
 
 def test_a_shallow_model_leaves_out_what_needs_four_layers(tiny_bert, encoded):
     study = layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(tiny_bert), cv=2, Cs=CS)
-    assert study.attrs["left_out"] == ["sum of last four", "mean of last four", "concat of last four"]
+    assert study.attrs["left_out"] == [
+        "sum of last four",
+        "mean of last four",
+        "concat of last four",
+    ]
     assert len(study) == 4 * 3 + 6
     encoded.clear()
     clear_cache()
-    with pytest.raises(ValueError, match=r"'sum of last four',.* need four layers, and this model has 3"):
-        layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(tiny_bert), combinations=("last", "sum of last four"))
+    with pytest.raises(
+        ValueError, match=r"'sum of last four',.* need four layers, and this model has 3"
+    ):
+        layer_study(
+            REVIEWS,
+            LABELS,
+            vectorizer=BertVectorizer(tiny_bert),
+            combinations=("last", "sum of last four"),
+        )
     assert not encoded
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"poolings": ("cls", "pooler")}, ValueError, r"poolings=\('cls', 'pooler'\); allowed is a tuple of different ones of"),
+        (
+            {"poolings": ("cls", "pooler")},
+            ValueError,
+            r"poolings=\('cls', 'pooler'\); allowed is a tuple of different ones of",
+        ),
         ({"poolings": "mean"}, ValueError, "poolings='mean'; allowed is a tuple"),
         ({"poolings": ()}, ValueError, r"poolings=\(\); allowed"),
         ({"poolings": ("cls", "cls")}, ValueError, "different ones"),
-        ({"combinations": ("first",)}, ValueError, r"combinations=\('first',\); allowed .*'embeddings'"),
-        ({"combination_pooling": "pooler"}, ValueError, "combination_pooling='pooler'; allowed is one of"),
+        (
+            {"combinations": ("first",)},
+            ValueError,
+            r"combinations=\('first',\); allowed .*'embeddings'",
+        ),
+        (
+            {"combination_pooling": "pooler"},
+            ValueError,
+            "combination_pooling='pooler'; allowed is one of",
+        ),
         ({"Cs": ()}, ValueError, r"Cs=\(\); allowed are one or more finite numbers above 0"),
         ({"Cs": (0, 1)}, ValueError, r"Cs=\(0, 1\)"),
         ({"Cs": (1, float("nan"))}, ValueError, "Cs="),
-        ({"vectorizer": CountVectorizer()}, TypeError, "vectorizer is a CountVectorizer; allowed is a BertVectorizer"),
+        (
+            {"vectorizer": CountVectorizer()},
+            TypeError,
+            "vectorizer is a CountVectorizer; allowed is a BertVectorizer",
+        ),
         ({"scoring": "acuracy"}, ValueError, "'acuracy'"),
         ({"cv": 1}, ValueError, "n_splits=1"),
-        ({"cv": [([0, 1, 2], [2, 3])]}, ValueError, "Fold 0 of cv has 2 test rows, or some that it trains on"),
+        (
+            {"cv": [([0, 1, 2], [2, 3])]},
+            ValueError,
+            "Fold 0 of cv has 2 test rows, or some that it trains on",
+        ),
         ({"y": None}, ValueError, "needs labels y"),
         ({"y": LABELS[1:]}, ValueError, "60 texts and 59 labels"),
         ({"y": ["positive"] * 60}, ValueError, "one class only"),
         ({"y": np.linspace(0, 1, 60)}, ValueError, "y is continuous"),
-        ({"y": [*["rare"] * 3, *LABELS[3:]], "cv": 3}, ValueError, "Class 'rare' has 2 texts in the training part of fold 0"),
+        (
+            {"y": [*["rare"] * 3, *LABELS[3:]], "cv": 3},
+            ValueError,
+            "Class 'rare' has 2 texts in the training part of fold 0",
+        ),
         ({"X": [*REVIEWS[:-1], None]}, ValueError, "row 59 of X is"),
     ],
 )
-def test_what_is_wrong_is_refused_before_anything_is_encoded(changes, error, message, tiny_bert, encoded):
+def test_what_is_wrong_is_refused_before_anything_is_encoded(
+    changes, error, message, tiny_bert, encoded
+):
     arguments = {"X": REVIEWS, "y": LABELS, "vectorizer": BertVectorizer(tiny_bert), **changes}
     with pytest.raises(error, match=message):
         layer_study(arguments.pop("X"), arguments.pop("y"), **arguments)

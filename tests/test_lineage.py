@@ -14,14 +14,16 @@ from sklearn.pipeline import make_pipeline
 from pipeline import BertVectorizer, save_pipeline
 from pipeline.evaluation.baselines import make_tfidf_baseline
 from pipeline.report.lineage import trace_lineage
-from pipeline.saved.versions import installed_versions
+from pipeline.saved.manifest import installed_versions
 
 TABLE = pd.DataFrame({"text": ["A lovely film.", "A dull film."] * 3, "label": ["good", "bad"] * 3})
 
 
 @pytest.fixture(scope="module")
 def fitted(tiny_bert):
-    return make_pipeline(BertVectorizer(tiny_bert, layers=(-2, -1)), LogisticRegression()).fit(TABLE["text"], TABLE["label"])
+    return make_pipeline(BertVectorizer(tiny_bert, layers=(-2, -1)), LogisticRegression()).fit(
+        TABLE["text"], TABLE["label"]
+    )
 
 
 def sha256(path):
@@ -32,7 +34,12 @@ def test_it_names_the_model_the_file_and_the_data_by_their_hashes(fitted, tiny_b
     artifact = save_pipeline(fitted, tmp_path / "m.joblib")
     data = tmp_path / "data.csv"
     TABLE.to_csv(data, index=False)
-    told = trace_lineage(fitted, artifact=artifact, tables={"data": (data, TABLE), "other": ("made up", TABLE)}, random_state=7)
+    told = trace_lineage(
+        fitted,
+        artifact=artifact,
+        tables={"data": (data, TABLE), "other": ("made up", TABLE)},
+        random_state=7,
+    )
     (model,) = told["models"]
     assert model["sha256"]["model.safetensors"] == sha256(Path(tiny_bert) / "model.safetensors")
     assert {name: model[name] for name in ("id", "kind", "revision", "layers", "pooling")} == {
@@ -44,7 +51,10 @@ def test_it_names_the_model_the_file_and_the_data_by_their_hashes(fitted, tiny_b
     }
     assert told["artifact"]["sha256"] == sha256(artifact)
     assert told["artifact"]["size_bytes"] == artifact.stat().st_size
-    assert told["artifact"]["created"] == json.loads((tmp_path / "m.joblib.json").read_text())["created"]
+    assert (
+        told["artifact"]["created"]
+        == json.loads((tmp_path / "m.joblib.json").read_text())["created"]
+    )
     rows = told["data"].pop("sha256_of_rows")
     assert told["data"] == {"file": "data.csv", "sha256": sha256(data), "rows": 6}
     assert told["other"] == {"source": "made up", "rows": 6, "sha256_of_rows": rows}
@@ -57,7 +67,13 @@ def test_the_hash_of_rows_is_of_the_cells_and_of_their_order(fitted):
 
     assert of(TABLE) == of(TABLE.astype(object).set_axis(range(5, 11)))
     lone = pd.Series(["\ud800"] * 6, dtype=object)
-    others = [TABLE[::-1], TABLE[:5], TABLE[["text"]], TABLE.replace("good", "good "), TABLE.assign(text=lone)]
+    others = [
+        TABLE[::-1],
+        TABLE[:5],
+        TABLE[["text"]],
+        TABLE.replace("good", "good "),
+        TABLE.assign(text=lone),
+    ]
     assert len({of(TABLE), *map(of, others)}) == 6
 
 

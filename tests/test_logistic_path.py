@@ -5,15 +5,17 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-import pipeline.evaluation.logistic_path
-from pipeline.evaluation.logistic_path import fit_logistic_path
+import pipeline.evaluation.layer_study
+from pipeline.evaluation.layer_study import fit_logistic_path
 
 
 def case(n_classes, seed=0, n_rows=120, n_features=6, dtype=np.float64):
     """Make features of unequal lengths away from zero, codes that lean to them, and three parts that hold every class."""
     rng = np.random.default_rng(seed)
     X = 3 + rng.normal(size=(n_rows, n_features)) * np.geomspace(0.1, 5, n_features)
-    codes = (X[:, 0] * 8 + X[:, 1] + rng.normal(size=n_rows)).argsort().argsort() * n_classes // n_rows
+    codes = (
+        (X[:, 0] * 8 + X[:, 1] + rng.normal(size=n_rows)).argsort().argsort() * n_classes // n_rows
+    )
     return X.astype(dtype), codes, rng.random((3, n_rows)) < 0.6
 
 
@@ -44,7 +46,9 @@ def test_more_features_than_rows_change_nothing(n_classes):
 def test_single_precision_and_the_default_tolerance_predict_the_same():
     X, codes, parts = case(2, dtype=np.float32)
     weights, intercepts = fit_logistic_path(X, codes, parts, [0.1, 10.0])
-    exact, exact_intercepts = fit_logistic_path(X.astype(np.float64), codes, parts, [0.1, 10.0], tol=1e-14)
+    exact, exact_intercepts = fit_logistic_path(
+        X.astype(np.float64), codes, parts, [0.1, 10.0], tol=1e-14
+    )
     logits = np.einsum("nf,pclf->pcln", X, weights) + intercepts[..., None]
     exact_logits = np.einsum("nf,pclf->pcln", X, exact) + exact_intercepts[..., None]
     assert abs(logits - exact_logits).max() < 0.01
@@ -55,18 +59,25 @@ def test_rows_outside_a_part_change_nothing_of_it():
     expected = fit_logistic_path(X, codes, parts[:1], [0.1, 1.0], tol=1e-14)
     codes[~parts[0]] = (codes[~parts[0]] + 1) % 3
     X[~parts[0]] += 2
-    for found, before in zip(fit_logistic_path(X, codes, parts[:1], [0.1, 1.0], tol=1e-14), expected, strict=True):
+    for found, before in zip(
+        fit_logistic_path(X, codes, parts[:1], [0.1, 1.0], tol=1e-14), expected, strict=True
+    ):
         np.testing.assert_allclose(found, before, atol=2e-4)
 
 
 def test_features_that_are_all_the_same_get_no_weight():
-    weights, intercepts = fit_logistic_path(np.full((10, 3), 7.0), np.arange(10) % 5 // 3, np.ones((1, 10), dtype=bool), [1.0])
+    weights, intercepts = fit_logistic_path(
+        np.full((10, 3), 7.0), np.arange(10) % 5 // 3, np.ones((1, 10), dtype=bool), [1.0]
+    )
     assert not weights.any()
     assert intercepts[0, 0, 0] == pytest.approx(np.log(4 / 6), abs=1e-3)
 
 
 def test_what_is_not_done_in_time_is_told_with_its_C(monkeypatch):
-    monkeypatch.setattr(pipeline.evaluation.logistic_path, "_MAX_ITER", 2)
+    monkeypatch.setattr(pipeline.evaluation.layer_study, "_MAX_ITER", 2)
     X, codes, parts = case(2)
-    with pytest.warns(ConvergenceWarning, match=r"6 of 6 logistic regressions were not done after 2 steps .C of \[1.0, 100.0\]"):
+    with pytest.warns(
+        ConvergenceWarning,
+        match=r"6 of 6 logistic regressions were not done after 2 steps .C of \[1.0, 100.0\]",
+    ):
         fit_logistic_path(X, codes, parts, [1.0, 100.0])

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.exceptions import ManifestError
 from pipeline.files import sha256_of, temporary_for
 from pipeline.saved import manifest as room
-from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, put_in_place
+from pipeline.saved.manifest import Manifest, manifest_path, put_in_place
 
 
 def manifest_of(path, **changes):
@@ -61,7 +62,9 @@ def test_a_second_file_takes_the_place_of_the_first(path):
 
 @pytest.mark.parametrize("first", ["with a manifest", "without", "none"])
 @pytest.mark.parametrize("crash_at", range(3))
-def test_whenever_the_process_dies_the_file_that_lies_there_has_its_manifest(first, crash_at, path, monkeypatch):
+def test_whenever_the_process_dies_the_file_that_lies_there_has_its_manifest(
+    first, crash_at, path, monkeypatch
+):
     if first != "none":
         put(path, b"one")
     if first == "without":
@@ -109,7 +112,9 @@ def test_a_reader_finds_a_pair_at_every_step(path, monkeypatch):
 
 def test_many_savers_take_turns_and_leave_a_whole_pair(path):
     contents = [bytes([65 + i]) * (i + 1) for i in range(8)]
-    threads = [threading.Thread(target=lambda c=c: [put(path, c) for _ in range(5)]) for c in contents]
+    threads = [
+        threading.Thread(target=lambda c=c: [put(path, c) for _ in range(5)]) for c in contents
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
 
 from pipeline.evaluation.metrics import (
     _resampled_scores,
@@ -34,7 +40,11 @@ def test_scores_are_those_of_scikit_learn(answers):
     assert scores["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
     assert scores["log_loss"] == pytest.approx(log_loss(true, probability))
     assert scores["brier"] == pytest.approx(brier_score_loss(true, probability))
-    expected = roc_auc_score(true, probability[:, 1]) if binary else roc_auc_score(true, probability, multi_class="ovr")
+    expected = (
+        roc_auc_score(true, probability[:, 1])
+        if binary
+        else roc_auc_score(true, probability, multi_class="ovr")
+    )
     assert scores["roc_auc"] == pytest.approx(expected)
 
 
@@ -45,24 +55,33 @@ def test_resampled_scores_are_those_of_the_resampled_rows(answers):
     random = np.random.default_rng(1)
     rows = [random.integers(len(true), size=len(true)) for _ in range(20)]
     times = np.stack([np.bincount(drawn, minlength=len(true)) for drawn in rows]).astype(float)
-    predicted = np.where(random.random(len(true)) < 0.3, true, probability.argmax(axis=1))  # not always the most probable class
+    predicted = np.where(
+        random.random(len(true)) < 0.3, true, probability.argmax(axis=1)
+    )  # not always the most probable class
     predicted[:5] = probability.shape[1]  # and sometimes none
     fast = _resampled_scores(true, predicted, probability, times)
     for i, drawn in enumerate(rows):
         slow = classification_scores(true[drawn], predicted[drawn], probability[drawn])
         assert fast.keys() == slow.keys()
         for name, value in slow.items():
-            assert fast[name][i] == pytest.approx(np.nan if value is None else value, nan_ok=True), name
+            assert fast[name][i] == pytest.approx(
+                np.nan if value is None else value, nan_ok=True
+            ), name
 
 
 def test_sets_without_a_class_have_no_ranking_scores_and_spoil_no_interval():
-    true, probability = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    true, probability = (
+        np.array([0, 0, 0, 1]),
+        np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]),
+    )
     predicted = probability.argmax(axis=1)
     intervals = bootstrap_intervals(true, predicted, probability, n_samples=200, random_state=0)
     assert intervals["roc_auc"] == [1.0, 1.0]
     alone = classification_scores(true[:3], predicted[:3], probability[:3])
     assert (alone["roc_auc"], alone["average_precision"], alone["accuracy"]) == (None, None, 1.0)
-    none = bootstrap_intervals(true[:3], predicted[:3], probability[:3], n_samples=20, random_state=0)
+    none = bootstrap_intervals(
+        true[:3], predicted[:3], probability[:3], n_samples=20, random_state=0
+    )
     assert none["roc_auc"] is None
 
 
@@ -85,14 +104,22 @@ def test_calibration_compares_confidence_with_accuracy():
     assert [(row["low"], row["n_texts"]) for row in table] == [(0.6, 4), (0.9, 10)]
     assert table[1]["confidence"] == pytest.approx(0.95)
     assert table[1]["accuracy"] == pytest.approx(0.8)
-    assert expected_calibration_error(true, probability) == pytest.approx((10 * 0.15 + 4 * 0.15) / 14)
+    assert expected_calibration_error(true, probability) == pytest.approx(
+        (10 * 0.15 + 4 * 0.15) / 14
+    )
     assert calibration_table(np.array([0]), np.array([[1.0, 0.0]]))[0]["high"] == 1.0
 
 
 def test_every_class_has_a_row():
     rows = class_table(np.array([0, 0, 1]), np.array([0, 1, 1]), ["bad", "good", "none"])
     assert [row["class"] for row in rows] == ["bad", "good", "none"]
-    assert rows[0] == {"class": "bad", "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "n_texts": 2}
+    assert rows[0] == {
+        "class": "bad",
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "n_texts": 2,
+    }
     assert rows[2]["n_texts"] == 0
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="needs the extra 'mlflow'")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("mlflow") is None, reason="needs the extra 'mlflow'"
+)
 TOP = Path(__file__).resolve().parent.parent
 LOG_AND_LOAD = """
 import sys

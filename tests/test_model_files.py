@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.checkpoints.checkpoint import resolve
-from pipeline.checkpoints.model_files import Checkpoint, CheckpointError, read_tensor_table
+from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table, resolve
+from pipeline.exceptions import CheckpointError
 
 
 @pytest.fixture
@@ -38,10 +38,13 @@ def test_a_mapped_array_becomes_a_plain_one_over_the_same_mapping(checkpoint, tm
 
 
 @pytest.mark.parametrize("name", ["config_json", "tokenizer_json"])
-@pytest.mark.parametrize("change", [lambda text: text + " ", lambda text: text.encode(), lambda text: None])
+@pytest.mark.parametrize(
+    "change", [lambda text: text + " ", lambda text: text.encode(), lambda text: None]
+)
 def test_other_texts_are_refused_at_once(name, change, checkpoint):
     with pytest.raises(
-        CheckpointError, match=r"(config|tokenizer)\.json in this file is not the one .*damaged or was tampered with"
+        CheckpointError,
+        match=r"(config|tokenizer)\.json in this file is not the one .*damaged or was tampered with",
     ):
         carried(checkpoint, **{name: change(getattr(checkpoint, name))})
 
@@ -51,12 +54,17 @@ def test_other_weights_are_refused_when_they_are_verified_and_each_time(checkpoi
     other[-1] ^= 1
     again = carried(checkpoint, weights=other)
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=rf"sha256 {hashlib.sha256(other.data).hexdigest()}; it was made with"):
+        with pytest.raises(
+            CheckpointError,
+            match=rf"sha256 {hashlib.sha256(other.data).hexdigest()}; it was made with",
+        ):
             again.verify()
 
 
 def test_a_part_of_the_weights_has_a_hash_and_a_fingerprint_of_its_own(checkpoint):
-    part = replace(checkpoint, weights=checkpoint.weights[:100], weights_sha256="ab" * 32, verified=False)
+    part = replace(
+        checkpoint, weights=checkpoint.weights[:100], weights_sha256="ab" * 32, verified=False
+    )
     assert part.fingerprint != checkpoint.fingerprint
     with pytest.raises(CheckpointError, match=f"it was made with {'ab' * 32}"):
         part.verify()
@@ -66,6 +74,10 @@ def test_a_part_of_the_weights_has_a_hash_and_a_fingerprint_of_its_own(checkpoin
 
 def test_a_table_is_read_with_the_place_of_the_first_byte(checkpoint):
     table, start = read_tensor_table(checkpoint.weights, "it")
-    assert start + max(entry["data_offsets"][1] for entry in table.values()) == len(checkpoint.weights)
-    with pytest.raises(CheckpointError, match=r"The weights of 'it' are not a whole model\.safetensors file"):
+    assert start + max(entry["data_offsets"][1] for entry in table.values()) == len(
+        checkpoint.weights
+    )
+    with pytest.raises(
+        CheckpointError, match=r"The weights of 'it' are not a whole model\.safetensors file"
+    ):
         read_tensor_table(checkpoint.weights[:-1], "it")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from pipeline.checkpoints import model_folder
+from pipeline.checkpoints import carry
+from pipeline.checkpoints.carry import fetch_to
 from pipeline.checkpoints.checkpoint import CheckpointError, resolve
-from pipeline.checkpoints.model_folder import fetch_to
 from pipeline.checkpoints.provenance import verify_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.fake_hub import COMMIT, FakeHub, Fault, connect
@@ -42,7 +42,9 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_fetched_folder_holds_the_needed_files_their_sums_and_their_origin(hub, tiny_bert, tmp_path):
+def test_a_fetched_folder_holds_the_needed_files_their_sums_and_their_origin(
+    hub, tiny_bert, tmp_path
+):
     fetched = fetch_to(MODEL, tmp_path / "new" / "carried")
     folder = tmp_path / "new" / "carried"
     assert (fetched.folder, fetched.model, fetched.revision) == (folder, MODEL, COMMIT)
@@ -58,7 +60,13 @@ def test_a_fetched_folder_holds_the_needed_files_their_sums_and_their_origin(hub
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
 def test_sha256sum_checks_a_fetched_folder(carried):
     def check():
-        return subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=carried, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["sha256sum", "-c", "SHA256SUMS"],
+            cwd=carried,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     assert check().returncode == 0
     with (carried / "model.safetensors").open("r+b") as file:
@@ -67,7 +75,9 @@ def test_sha256sum_checks_a_fetched_folder(carried):
     assert "model.safetensors: FAILED" in check().stdout
 
 
-def test_a_carried_folder_is_used_without_a_connection_and_is_recorded_by_its_commit(carried, tiny_bert):
+def test_a_carried_folder_is_used_without_a_connection_and_is_recorded_by_its_commit(
+    carried, tiny_bert
+):
     assert resolve(str(carried)).source == {
         "model": str(carried),
         "kind": "folder",
@@ -82,11 +92,18 @@ def test_a_carried_folder_that_was_damaged_is_refused_with_both_hashes(damage, n
     content = (carried / name).read_bytes()
     (carried / name).unlink()
     if damage != "gone":
-        (carried / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if damage == "flipped" else content[:20])
+        (carried / name).write_bytes(
+            content[:-1] + bytes([content[-1] ^ 1]) if damage == "flipped" else content[:20]
+        )
     expected = hashlib.sha256(content).hexdigest()
-    found = "is missing" if damage == "gone" else f"has sha256 {hashlib.sha256((carried / name).read_bytes()).hexdigest()}"
+    found = (
+        "is missing"
+        if damage == "gone"
+        else f"has sha256 {hashlib.sha256((carried / name).read_bytes()).hexdigest()}"
+    )
     with pytest.raises(
-        CheckpointError, match=rf"is damaged: {name} {found}.*{expected}.* \(SHA256SUMS in .*fetch the folder again"
+        CheckpointError,
+        match=rf"is damaged: {name} {found}.*{expected}.* \(SHA256SUMS in .*fetch the folder again",
     ):
         resolve(str(carried))
 
@@ -108,14 +125,25 @@ def test_the_default_model_is_carried_from_its_installed_copy(tmp_path, monkeypa
     assert source["sha256"] == resolve(DEFAULT_MODEL).source["sha256"]
 
 
-def test_an_older_checkpoint_brings_all_that_its_tokenizer_is_rebuilt_from(hub, tiny_bert, tmp_path):
+def test_an_older_checkpoint_brings_all_that_its_tokenizer_is_rebuilt_from(
+    hub, tiny_bert, tmp_path
+):
     served = Path(shutil.copytree(tiny_bert, tmp_path / "served"))
     vocabulary = json.loads((served / "tokenizer.json").read_text())["model"]["vocab"]
-    (served / "vocab.txt").write_text("".join(f"{t}\n" for t in sorted(vocabulary, key=vocabulary.get)), encoding="utf-8")
+    (served / "vocab.txt").write_text(
+        "".join(f"{t}\n" for t in sorted(vocabulary, key=vocabulary.get)), encoding="utf-8"
+    )
     (served / "tokenizer.json").unlink()
     hub.repositories[MODEL] = served
     fetch_to(MODEL, tmp_path / "carried")
-    expected = ["SHA256SUMS", "config.json", "model.safetensors", "source.json", "tokenizer_config.json", "vocab.txt"]
+    expected = [
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+        "source.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ]
     assert names(tmp_path / "carried") == expected
     assert resolve(str(tmp_path / "carried")).fingerprint == resolve(str(served)).fingerprint
 
@@ -128,12 +156,16 @@ def test_a_second_fetch_repairs_what_is_damaged_and_touches_nothing_else(hub, tm
     (folder / "tokenizer.json").unlink()
     (folder / "SHA256SUMS").unlink()  # as after a fetch that broke off
     fetch_to(MODEL, folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {name: body for name, (_, body) in before.items()}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name: body for name, (_, body) in before.items()
+    }
     assert (folder / "model.safetensors").stat().st_ino == before["model.safetensors"][0]
 
 
 @pytest.mark.parametrize("step", range(1, 5))
-def test_a_fetch_that_broke_off_leaves_no_half_file_and_is_completed_by_the_next(step, hub, tmp_path, monkeypatch):
+def test_a_fetch_that_broke_off_leaves_no_half_file_and_is_completed_by_the_next(
+    step, hub, tmp_path, monkeypatch
+):
     folder, replaced, left = tmp_path / "carried", os.replace, [step]
 
     def breaks(source, target):
@@ -143,7 +175,7 @@ def test_a_fetch_that_broke_off_leaves_no_half_file_and_is_completed_by_the_next
                 raise OSError(28, "No space left on device")
         replaced(source, target)
 
-    monkeypatch.setattr(model_folder.os, "replace", breaks)
+    monkeypatch.setattr(carry.os, "replace", breaks)
     with pytest.raises(OSError, match="No space left"):
         fetch_to(MODEL, folder)
     assert len(names(folder)) == step - 1
@@ -154,20 +186,36 @@ def test_a_fetch_that_broke_off_leaves_no_half_file_and_is_completed_by_the_next
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "model.safetensors", "vocab.txt", "pytorch_model.bin", "SHA256SUMS", "source.json"]
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+        "pytorch_model.bin",
+        "SHA256SUMS",
+        "source.json",
+    ],
 )
 def test_a_folder_with_another_models_file_is_refused_and_left_alone(name, hub, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / name).write_text("other")
-    with pytest.raises(CheckpointError, match=rf"other holds files of another model or commit \({name}\); name an empty or new"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"other holds files of another model or commit \({name}\); name an empty or new",
+    ):
         fetch_to(MODEL, tmp_path / "other")
     assert names(tmp_path / "other") == [name]
 
 
 def test_a_folder_with_another_commit_of_the_model_is_refused(hub, tmp_path):
     fetch_to(MODEL, tmp_path / "carried")
-    (tmp_path / "carried" / "source.json").write_text(json.dumps({"model": MODEL, "revision": "f" * 40}))
-    with pytest.raises(CheckpointError, match=r"another model or commit .*for 'acme/tiny-bert' at commit 0123456789abcdef"):
+    (tmp_path / "carried" / "source.json").write_text(
+        json.dumps({"model": MODEL, "revision": "f" * 40})
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"another model or commit .*for 'acme/tiny-bert' at commit 0123456789abcdef",
+    ):
         fetch_to(MODEL, tmp_path / "carried")
 
 
@@ -196,7 +244,11 @@ def test_a_model_that_is_not_to_be_had_leaves_no_folder(hub, tmp_path):
 
 
 def test_a_copy_that_is_not_whole_is_not_kept(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(model_folder.shutil, "copyfile", lambda source, target: Path(target).write_bytes(b"half"))
-    with pytest.raises(CheckpointError, match=r"config\.json was not copied whole: .*Check the disk"):
+    monkeypatch.setattr(
+        carry.shutil, "copyfile", lambda source, target: Path(target).write_bytes(b"half")
+    )
+    with pytest.raises(
+        CheckpointError, match=r"config\.json was not copied whole: .*Check the disk"
+    ):
         fetch_to(MODEL, tmp_path / "carried")
     assert names(tmp_path / "carried") == ["source.json"]

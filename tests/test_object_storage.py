@@ -19,19 +19,17 @@ from sklearn.pipeline import make_pipeline
 
 from pipeline import (
     ArtifactError,
-    ArtifactWarning,
-    PlanError,
-    inspect_artifact,
+    inspect_pipeline,
     load_pipeline,
     load_reviews,
     read_table,
     save_pipeline,
     score_table,
-    verify_artifact,
+    verify_pipeline,
     write_report,
 )
 from pipeline.datasets import write_table
-from pipeline.files import StorageError
+from pipeline.exceptions import ArtifactWarning, PlanError, StorageError
 from tests.commands import assert_one_error_line
 from tests.reporting import quick_scores
 
@@ -60,7 +58,9 @@ def bucket(tmp_path_factory):
             patch.setenv(name, "testing")
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        server = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stdout=output, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(port)], stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             _wait_for(port, server, log)
             yield _filled("s3://reviews/2026")
@@ -89,13 +89,17 @@ def _filled(address):
 
 
 def stored(address):
-    return sorted(name.rpartition("/")[2] for name in fsspec.filesystem("s3").ls(address, refresh=True))
+    return sorted(
+        name.rpartition("/")[2] for name in fsspec.filesystem("s3").ls(address, refresh=True)
+    )
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     train, _ = load_reviews()
-    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(train["text"], train["label"])
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
+        train["text"], train["label"]
+    )
     return save_pipeline(fitted, tmp_path_factory.mktemp("model") / "tfidf.joblib")
 
 
@@ -107,14 +111,26 @@ def expected(model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "/*.parquet", "/all.csv.gz"])
-def test_a_table_in_a_bucket_gets_the_labels_of_a_local_one(name, bucket, model, expected, tmp_path):
-    scored = score_table(model, f"{bucket}{name}", tmp_path / "out", text="text", shard_rows=16, executor="processes", workers=2)
+def test_a_table_in_a_bucket_gets_the_labels_of_a_local_one(
+    name, bucket, model, expected, tmp_path
+):
+    scored = score_table(
+        model,
+        f"{bucket}{name}",
+        tmp_path / "out",
+        text="text",
+        shard_rows=16,
+        executor="processes",
+        workers=2,
+    )
     assert (scored.n_rows, scored.n_parts) == (40, 3)
     found = pd.read_parquet(tmp_path / "out").astype({"id": int})
     pd.testing.assert_frame_equal(found, expected)
 
 
-def test_an_object_that_was_replaced_is_another_table_and_one_that_was_not_goes_on(bucket, model, tmp_path):
+def test_an_object_that_was_replaced_is_another_table_and_one_that_was_not_goes_on(
+    bucket, model, tmp_path
+):
     address = f"{bucket}-changing.parquet"
     pd.DataFrame({"text": TEXTS}).to_parquet(address)
     score_table(model, address, tmp_path / "out", text="text", shard_rows=16)
@@ -131,7 +147,9 @@ def test_predict_takes_an_address_and_says_what_is_not_there(bucket, model, run,
     assert (result.code, result.err) == (0, "")
     assert "Wrote 40 rows" in result.out
     assert pd.read_csv(tmp_path / "out.csv")["text"].tolist() == TEXTS
-    lost = run("predict", "--model", model, "--data", f"{bucket}/none.csv", "--out", tmp_path / "lost.csv")
+    lost = run(
+        "predict", "--model", model, "--data", f"{bucket}/none.csv", "--out", tmp_path / "lost.csv"
+    )
     assert_one_error_line(lost, f"{bucket}/none.csv does not exist")
     assert not (tmp_path / "lost.csv").exists()
 
@@ -141,7 +159,9 @@ def test_predict_takes_an_address_and_says_what_is_not_there(bucket, model, run,
 
 def classifier(C=1.0):
     train, _ = load_reviews()
-    return make_pipeline(TfidfVectorizer(), LogisticRegression(C=C)).fit(train["text"][:60], train["label"][:60])
+    return make_pipeline(TfidfVectorizer(), LogisticRegression(C=C)).fit(
+        train["text"][:60], train["label"][:60]
+    )
 
 
 @pytest.fixture
@@ -155,17 +175,25 @@ def no_temporary_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("format", ["joblib", "skops"])
-def test_a_pipeline_is_saved_to_a_bucket_and_opened_from_it(format, bucket, tmp_path, monkeypatch, no_temporary_files):
+def test_a_pipeline_is_saved_to_a_bucket_and_opened_from_it(
+    format, bucket, tmp_path, monkeypatch, no_temporary_files
+):
     monkeypatch.chdir(tmp_path)
     address = f"{bucket}/{format}/new/m.{format}"
     model = classifier()
     assert save_pipeline(model, address, format=format) == address
     assert stored(f"{bucket}/{format}/new") == [f"m.{format}", f"m.{format}.json"]
     assert not (tmp_path / "s3:").exists()
-    np.testing.assert_array_equal(load_pipeline(address).predict_proba(TEXTS), model.predict_proba(TEXTS))
-    assert verify_artifact(address)["probes"]["difference"] == 0
-    found = inspect_artifact(address)
-    assert (found["path"], found["format"], found["manifest"]["file"]) == (address, format, f"m.{format}")
+    np.testing.assert_array_equal(
+        load_pipeline(address).predict_proba(TEXTS), model.predict_proba(TEXTS)
+    )
+    assert verify_pipeline(address)["probes"]["difference"] == 0
+    found = inspect_pipeline(address)
+    assert (found["path"], found["format"], found["manifest"]["file"]) == (
+        address,
+        format,
+        f"m.{format}",
+    )
 
 
 def test_a_bert_pipeline_from_a_bucket_says_what_it_said_here(bucket, fitted, no_temporary_files):
@@ -173,7 +201,9 @@ def test_a_bert_pipeline_from_a_bucket_says_what_it_said_here(bucket, fitted, no
     np.testing.assert_array_equal(loaded.predict_proba(TEXTS[:8]), fitted.predict_proba(TEXTS[:8]))
 
 
-def test_at_every_upload_a_reader_finds_a_pair_and_a_saver_that_dies_leaves_one(bucket, monkeypatch):
+def test_at_every_upload_a_reader_finds_a_pair_and_a_saver_that_dies_leaves_one(
+    bucket, monkeypatch
+):
     address = f"{bucket}/replaced.joblib"
     save_pipeline(classifier(1.0), address)
     system = fsspec.filesystem("s3")
@@ -196,7 +226,10 @@ def test_at_every_upload_a_reader_finds_a_pair_and_a_saver_that_dies_leaves_one(
             put(*arguments, **options)
 
         monkeypatch.setattr(system, "put_file", dying)
-        with pytest.raises(StorageError, match=rf"{address} cannot be written \(ConnectionError: the cable was pulled\)"):
+        with pytest.raises(
+            StorageError,
+            match=rf"{address} cannot be written \(ConnectionError: the cable was pulled\)",
+        ):
             save_pipeline(classifier(3.0 + dies_at), address)
         assert load_pipeline(address)[-1].C in (2.0, 3.0, 4.0, 5.0)
 
@@ -205,14 +238,18 @@ def test_a_reader_beside_a_saver_opens_one_of_the_two_files(bucket):
     address = f"{bucket}/busy.joblib"
     models = [classifier(C) for C in (1.0, 2.0)]
     save_pipeline(models[0], address)
-    saver = threading.Thread(target=lambda: [save_pipeline(models[i % 2], address) for i in range(10)])
+    saver = threading.Thread(
+        target=lambda: [save_pipeline(models[i % 2], address) for i in range(10)]
+    )
     saver.start()
     while saver.is_alive():
         assert load_pipeline(address)[-1].C in (1.0, 2.0)
     saver.join()
 
 
-def test_a_file_that_had_no_manifest_is_replaced_and_one_without_is_opened_with_a_warning(bucket, model):
+def test_a_file_that_had_no_manifest_is_replaced_and_one_without_is_opened_with_a_warning(
+    bucket, model
+):
     address = f"{bucket}/bare.joblib"
     fsspec.filesystem("s3").put_file(str(model), address)
     with pytest.warns(ArtifactWarning, match=rf"^{address} has no manifest \(bare\.joblib\.json\)"):
@@ -221,18 +258,26 @@ def test_a_file_that_had_no_manifest_is_replaced_and_one_without_is_opened_with_
     load_pipeline(address)
 
 
-@pytest.mark.parametrize("opened", [load_pipeline, verify_artifact])
+@pytest.mark.parametrize("opened", [load_pipeline, verify_pipeline])
 def test_a_damaged_object_is_refused_by_its_address(opened, bucket, no_temporary_files):
     address = save_pipeline(classifier(), f"{bucket}/damaged.joblib")
     system = fsspec.filesystem("s3")
     system.pipe_file(address, system.cat_file(address)[:-1])
-    with pytest.raises(ArtifactError, match=rf"^{address} is not the file that was saved: .* as damaged\.joblib\.json says"):
+    with pytest.raises(
+        ArtifactError,
+        match=rf"^{address} is not the file that was saved: .* as damaged\.joblib\.json says",
+    ):
         opened(address)
 
 
-@pytest.mark.parametrize("opened", [load_pipeline, verify_artifact, inspect_artifact, read_table])
+@pytest.mark.parametrize("opened", [load_pipeline, verify_pipeline, inspect_pipeline, read_table])
 @pytest.mark.parametrize(
-    ("name", "message"), [("none.csv", "does not exist"), ("", "is a folder, not a file"), ("/", "is a folder, not a file")]
+    ("name", "message"),
+    [
+        ("none.csv", "does not exist"),
+        ("", "is a folder, not a file"),
+        ("/", "is a folder, not a file"),
+    ],
 )
 def test_what_is_not_in_the_bucket_is_named_as_it_was_written(name, message, opened, bucket):
     address = f"{bucket}/{name}" if name.strip("/") else f"{bucket}{name}"
@@ -243,15 +288,23 @@ def test_what_is_not_in_the_bucket_is_named_as_it_was_written(name, message, ope
 @pytest.mark.parametrize("name", ["", "/", "/new/"])
 def test_a_folder_of_a_bucket_is_no_place_for_a_file(name, bucket):
     with pytest.raises(
-        IsADirectoryError, match=rf"^{bucket}{name} is a folder; name a file, such as {bucket}.*/sentiment\.joblib"
+        IsADirectoryError,
+        match=rf"^{bucket}{name} is a folder; name a file, such as {bucket}.*/sentiment\.joblib",
     ):
         save_pipeline(classifier(), f"{bucket}{name}")
-    with pytest.raises(IsADirectoryError, match=r"is a folder; name a file, such as s3://reviews/sentiment\.joblib"):
+    with pytest.raises(
+        IsADirectoryError, match=r"is a folder; name a file, such as s3://reviews/sentiment\.joblib"
+    ):
         save_pipeline(classifier(), "s3://reviews")
 
 
-def test_a_bucket_that_is_not_there_and_a_store_that_cannot_be_reached_are_named(bucket, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"^s3://nowhere/m\.joblib cannot be written \(.*bucket does not exist"):
+def test_a_bucket_that_is_not_there_and_a_store_that_cannot_be_reached_are_named(
+    bucket, monkeypatch
+):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"^s3://nowhere/m\.joblib cannot be written \(.*bucket does not exist",
+    ):
         save_pipeline(classifier(), "s3://nowhere/m.joblib")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -260,9 +313,14 @@ def test_a_bucket_that_is_not_there_and_a_store_that_cannot_be_reached_are_named
     monkeypatch.setenv("AWS_CONFIG_FILE", "none")
     type(fsspec.filesystem("s3")).clear_instance_cache()
     try:
-        with pytest.raises(StorageError, match=rf"^{bucket}/m\.joblib cannot be written \(NoCredentialsError: .*Check"):
+        with pytest.raises(
+            StorageError,
+            match=rf"^{bucket}/m\.joblib cannot be written \(NoCredentialsError: .*Check",
+        ):
             save_pipeline(classifier(), f"{bucket}/m.joblib")
-        with pytest.raises(StorageError, match=rf"^{bucket}/m\.joblib cannot be read \(NoCredentialsError"):
+        with pytest.raises(
+            StorageError, match=rf"^{bucket}/m\.joblib cannot be read \(NoCredentialsError"
+        ):
             load_pipeline(f"{bucket}/m.joblib")
     finally:
         type(fsspec.filesystem("s3")).clear_instance_cache()
@@ -272,7 +330,15 @@ def test_a_model_in_a_bucket_scores_as_a_local_one(bucket, model, expected, tmp_
     address = f"{bucket}/scoring.joblib"
     for ending in ("", ".json"):
         fsspec.filesystem("s3").put_file(f"{model}{ending}", f"{address}{ending}")
-    score_table(address, bucket, tmp_path / "out", text="text", shard_rows=16, executor="processes", workers=2)
+    score_table(
+        address,
+        bucket,
+        tmp_path / "out",
+        text="text",
+        shard_rows=16,
+        executor="processes",
+        workers=2,
+    )
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out"), expected)
     with pytest.raises(FileNotFoundError, match=rf"^{bucket}/none\.joblib does not exist"):
         score_table(f"{bucket}/none.joblib", bucket, tmp_path / "none", text="text")
@@ -296,14 +362,19 @@ def test_a_report_goes_to_a_bucket(bucket, no_temporary_files):
     assert page == f"{bucket}/reports/page.html"
     assert stored(f"{bucket}/reports") == ["page.html", "page.json"]
     assert fsspec.filesystem("s3").cat_file(page).startswith(b"<!DOCTYPE html>")
-    with pytest.raises(IsADirectoryError, match=rf"^{bucket}/reports is a folder; name a file, such as .*/report\.html"):
+    with pytest.raises(
+        IsADirectoryError,
+        match=rf"^{bucket}/reports is a folder; name a file, such as .*/report\.html",
+    ):
         write_report(quick_scores(), f"{bucket}/reports")
 
 
 # ---- commands
 
 
-def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(bucket, run, data, tiny_bert, tmp_path, monkeypatch):
+def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(
+    bucket, run, data, tiny_bert, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     source, out = f"{bucket}/train/reviews.csv", f"{bucket}/trained/m.joblib"
     fsspec.filesystem("s3").put_file(str(data), source)
@@ -314,7 +385,7 @@ def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(bucket, run
     assert stored(f"{bucket}/trained") == ["m.html", "m.joblib", "m.joblib.json", "m.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["reviews.csv"]
     told = json.loads(fsspec.filesystem("s3").cat_file(f"{bucket}/trained/m.json"))
-    assert told["provenance"]["artifact"]["sha256"] == verify_artifact(out)["sha256"]
+    assert told["provenance"]["artifact"]["sha256"] == verify_pipeline(out)["sha256"]
     assert told["provenance"]["held_out_texts"]["source"] == source
     for command in (("verify", out), ("inspect", out), ("predict", "--model", out, "--text", "good"),
                     ("evaluate", "--model", out, "--data", source), ("explain", "--model", out, "--text", "good")):  # fmt: skip
@@ -323,9 +394,13 @@ def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(bucket, run
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train", "--out"], ["report", "--out"], ["compare", "--out"], ["layers", "--out"]], ids=lambda one: one[0]
+    "arguments",
+    [["train", "--out"], ["report", "--out"], ["compare", "--out"], ["layers", "--out"]],
+    ids=lambda one: one[0],
 )
-def test_a_store_that_takes_nothing_is_refused_before_any_work(arguments, bucket, run, monkeypatch, data):
+def test_a_store_that_takes_nothing_is_refused_before_any_work(
+    arguments, bucket, run, monkeypatch, data
+):
     def refuse(*_, **__):
         raise PermissionError("Access Denied")
 
@@ -339,5 +414,11 @@ def test_a_store_that_takes_nothing_is_refused_before_any_work(arguments, bucket
 @pytest.mark.parametrize("command", ["train", "evaluate", "compare", "layers", "report"])
 def test_every_command_names_the_table_that_is_not_in_the_bucket(command, bucket, run, artifact):
     model = ["--model", artifact] if command in ("evaluate", "report") else []
-    result = run(command, "--data", f"{bucket}/none.csv", *model, *(["--out", f"{bucket}/m.html"] if command == "report" else []))
+    result = run(
+        command,
+        "--data",
+        f"{bucket}/none.csv",
+        *model,
+        *(["--out", f"{bucket}/m.html"] if command == "report" else []),
+    )
     assert_one_error_line(result, f"{bucket}/none.csv does not exist")

@@ -9,7 +9,13 @@ import joblib
 import numpy as np
 import pytest
 
-from pipeline import BertVectorizer, FineTunedBertClassifier, load_pipeline, save_pipeline, verify_artifact
+from pipeline import (
+    BertVectorizer,
+    FineTunedBertClassifier,
+    load_pipeline,
+    save_pipeline,
+    verify_pipeline,
+)
 from pipeline.finetuning import STATE_VERSION as FINETUNED_STATE_VERSION
 from pipeline.saved.manifest import FORMAT_VERSION
 from pipeline.vectorizer import STATE_VERSION
@@ -25,7 +31,7 @@ SHA256 = {
 }
 # Versions differ from those of then, more every year; the probes decide.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*was made with:pipeline.artifact.ArtifactWarning"),
+    pytest.mark.filterwarnings("ignore:.*was made with:pipeline.exceptions.ArtifactWarning"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.InconsistentVersionWarning"),
 ]
 
@@ -39,12 +45,16 @@ def said(path):
 def test_an_old_file_opens_and_says_what_it_said(path):
     model = load_pipeline(path)
     texts, outputs = said(path)
-    assert type(model[0]) is (FineTunedBertClassifier if path.name.startswith("finetuned-") else BertVectorizer)
+    assert type(model[0]) is (
+        FineTunedBertClassifier if path.name.startswith("finetuned-") else BertVectorizer
+    )
     assert np.abs(model.predict_proba(texts) - outputs).max() < 1e-4
-    assert verify_artifact(path)["probes"]["n"] == 3
+    assert verify_pipeline(path)["probes"]["n"] == 3
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".joblib"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.suffix == ".joblib"], ids=lambda path: path.name
+)
 def test_an_old_file_opens_without_us_too(path):
     texts, outputs = said(path)
     assert np.abs(joblib.load(path).predict_proba(texts) - outputs).max() < 1e-4

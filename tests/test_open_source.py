@@ -6,9 +6,7 @@ import fsspec
 import pandas as pd
 import pytest
 
-from pipeline.scoring.file_source import CsvSource, ParquetSource
-from pipeline.scoring.frame_source import FrameSource
-from pipeline.scoring.open_source import list_files, open_source
+from pipeline.scoring.sources import CsvSource, FrameSource, ParquetSource, list_files, open_source
 
 
 def test_the_ending_tells_parquet_from_csv_and_a_frame_is_a_frame(tmp_path):
@@ -28,13 +26,23 @@ def test_what_is_no_source_is_refused(tmp_path):
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "in.parquet")
     with pytest.raises(ValueError, match="Parquet and CSV files together"):
         open_source([tmp_path / "in.csv", tmp_path / "in.parquet"], "text")
-    with pytest.raises(TypeError, match="source is a int; a path, a list of paths or a pandas DataFrame"):
+    with pytest.raises(
+        TypeError, match="source is a int; a path, a list of paths or a pandas DataFrame"
+    ):
         open_source(3, "text")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b.parquet", "a.PARQUET", "sub/c.pq", "_hidden.parquet", ".x.parquet", "_run/d.parquet", "note.txt"):
+    for name in (
+        "b.parquet",
+        "a.PARQUET",
+        "sub/c.pq",
+        "_hidden.parquet",
+        ".x.parquet",
+        "_run/d.parquet",
+        "note.txt",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     return tmp_path
@@ -49,8 +57,15 @@ def test_a_folder_is_its_parquet_files_by_name_without_the_hidden_ones(folder):
 
 
 def test_a_list_keeps_its_order_and_a_pattern_is_sorted(folder):
-    assert names(list_files([folder / "b.parquet", folder / "a.PARQUET"]), folder) == ["b.parquet", "a.PARQUET"]
-    assert names(list_files(f"{folder}/*.[pP]*"), folder) == ["_hidden.parquet", "a.PARQUET", "b.parquet"]
+    assert names(list_files([folder / "b.parquet", folder / "a.PARQUET"]), folder) == [
+        "b.parquet",
+        "a.PARQUET",
+    ]
+    assert names(list_files(f"{folder}/*.[pP]*"), folder) == [
+        "_hidden.parquet",
+        "a.PARQUET",
+        "b.parquet",
+    ]
     assert names(list_files(f"file://{folder}/b.parquet"), folder) == ["b.parquet"]
 
 
@@ -81,7 +96,14 @@ def test_what_is_not_there_is_named(source, error, message, folder, monkeypatch)
 
 def test_addresses_of_fsspec_are_listed():
     memory = fsspec.filesystem("memory")
-    memory.pipe({"/in/b.parquet": b"2", "/in/a.parquet": b"10", "/in/_x.parquet": b"3", "/in/t.csv": b"text\n"})
+    memory.pipe(
+        {
+            "/in/b.parquet": b"2",
+            "/in/a.parquet": b"10",
+            "/in/_x.parquet": b"3",
+            "/in/t.csv": b"text\n",
+        }
+    )
     assert list_files("memory://in") == ["memory:///in/a.parquet", "memory:///in/b.parquet"]
     assert list_files("memory://in/*.csv") == ["memory:///in/t.csv"]
     assert list_files("memory://in/t.csv") == ["memory:///in/t.csv"]

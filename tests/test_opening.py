@@ -6,8 +6,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
+from pipeline.exceptions import ArtifactError
 from pipeline.saved import opening
-from pipeline.saved.file_kind import ArtifactError
 from pipeline.saved.manifest import manifest_path
 from pipeline.saved.opening import open_file
 from pipeline.saved.skops_file import write_skops
@@ -85,11 +85,16 @@ def test_the_manifest_of_the_moment_of_replacing_serves_for_both_files(path):
     assert manifest.sha256 == old["sha256"]
 
 
-@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"junk", lambda b: b.replace(b"lbfgs", b"lbfgt")])
+@pytest.mark.parametrize(
+    "change", [lambda b: b[:-1], lambda b: b + b"junk", lambda b: b.replace(b"lbfgs", b"lbfgt")]
+)
 def test_a_file_that_is_not_what_its_manifest_says_is_refused(change, path):
     put(path, content_of(1, path))
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ArtifactError, match=r"is not the file that was saved: it has .*, not .*, as m\.joblib\.json says"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"is not the file that was saved: it has .*, not .*, as m\.joblib\.json says",
+    ):
         opened(path)
 
 
@@ -107,14 +112,17 @@ def test_a_hash_known_from_elsewhere_is_held_against_the_file(hashed, path):
     put(path, content_of(1, path))
     sha256 = manifest_of(path).sha256
     assert opened(path, sha256=sha256.upper(), hashed=hashed)[0].C == 1
-    with pytest.raises(ArtifactError, match=rf"has sha256 {sha256}, not {'0' * 64}, which you asked for"):
+    with pytest.raises(
+        ArtifactError, match=rf"has sha256 {sha256}, not {'0' * 64}, which you asked for"
+    ):
         opened(path, sha256="0" * 64, hashed=hashed)
 
 
 def test_every_refused_name_is_told_at_once(path):
     joblib.dump([FunctionTransformer(np.log1p), FunctionTransformer(np.testing.measure)], path)
     with pytest.raises(
-        ArtifactError, match=r"is refused: it names numpy.*, numpy.*measure: not on the list .*Nothing of it was run"
+        ArtifactError,
+        match=r"is refused: it names numpy.*, numpy.*measure: not on the list .*Nothing of it was run",
     ):
         opened(path)
 

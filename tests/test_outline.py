@@ -10,14 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.saved.joblib_contents import Made, Name, read_contents
-from pipeline.saved.outline import outline_of, outline_of_skops
+from pipeline.saved.joblib_file import Made, Name, outline_of, outline_of_skops, read_contents
 from pipeline.saved.skops_file import skops_schema
 
 
 @pytest.fixture
 def model():
-    return make_pipeline(StandardScaler(), LogisticRegression(C=3)).fit([[0.0], [1.0]], np.array(["no", "yes"], dtype=object))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=3)).fit(
+        [[0.0], [1.0]], np.array(["no", "yes"], dtype=object)
+    )
 
 
 def outlined(value, tmp_path):
@@ -41,7 +42,10 @@ def test_both_formats_of_one_pipeline_have_nearly_one_outline(model, tmp_path):
 
 
 def test_a_call_is_shown_with_what_it_is_called_with():
-    assert outline_of(Made(Name("os.system"), ("rm -rf /",))) == {"class": "os.system", "called with": ["rm -rf /"]}
+    assert outline_of(Made(Name("os.system"), ("rm -rf /",))) == {
+        "class": "os.system",
+        "called with": ["rm -rf /"],
+    }
     assert outline_of(Made(Name("a.B"), (), state=(None, {"x": 1}), items=[1])) == {
         "class": "a.B",
         "state": [None, {"x": 1}],
@@ -51,7 +55,10 @@ def test_a_call_is_shown_with_what_it_is_called_with():
 
 
 def test_what_is_long_is_cut_and_says_so(tmp_path):
-    outline = outlined({"text": "x" * 1000, "list": list(range(1000)), "dict": {str(i): i for i in range(1000)}}, tmp_path)
+    outline = outlined(
+        {"text": "x" * 1000, "list": list(range(1000)), "dict": {str(i): i for i in range(1000)}},
+        tmp_path,
+    )
     assert outline["text"].endswith("... (1000 characters)")
     assert outline["list"][-1] == "... 950 more"
     assert outline["dict"]["..."] == "950 more"
@@ -69,4 +76,8 @@ def test_what_is_deep_or_contains_itself_ends(tmp_path):
 
 
 def test_keys_and_values_of_any_kind_are_text(tmp_path):
-    assert outlined({1: b"x", (2,): {3}, None: 1.5}, tmp_path) == {"1": "b'x'", "(2,)": [3], "None": 1.5}
+    assert outlined({1: b"x", (2,): {3}, None: 1.5}, tmp_path) == {
+        "1": "b'x'",
+        "(2,)": [3],
+        "None": 1.5,
+    }

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModel
 
 from pipeline.bert.batching import TokenBatch
+from pipeline.bert.config import ACTIVATIONS
 from pipeline.bert.packed import PackedEncoder, can_pack
-from pipeline.bert.shape import ACTIVATIONS
 from pipeline.checkpoints.checkpoint import installed_folder, resolve
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import TEXTS, build_model, slow_varlen_attn
@@ -26,14 +26,22 @@ def batch_of(oracle, texts):
 
 
 def slow(oracle, texts, poolings, layers):
-    return np.array([[[oracle.sentence_vector(t, k, p) for k in layers] for p in poolings] for t in texts])
+    return np.array(
+        [[[oracle.sentence_vector(t, k, p) for k in layers] for p in poolings] for t in texts]
+    )
 
 
 @pytest.mark.parametrize("family", ["bert", "bert-cased"])
-@pytest.mark.parametrize("texts", [TEXTS, TEXTS[::-1], TEXTS[:1], [""], ["film"] * 5 + [TEXTS[0]] * 2], ids=len)
-def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(texts, family, model_folder, hugging_face):
+@pytest.mark.parametrize(
+    "texts", [TEXTS, TEXTS[::-1], TEXTS[:1], [""], ["film"] * 5 + [TEXTS[0]] * 2], ids=len
+)
+def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(
+    texts, family, model_folder, hugging_face
+):
     oracle = hugging_face(model_folder(family))
-    found = encoder(model_folder(family)).pooled(batch_of(oracle, texts), POOLINGS, range(4)).numpy()
+    found = (
+        encoder(model_folder(family)).pooled(batch_of(oracle, texts), POOLINGS, range(4)).numpy()
+    )
     assert found.dtype == np.float32
     assert found.shape == (len(texts), 3, 4, 32)
     assert np.abs(found - slow(oracle, texts, POOLINGS, range(4))).max() <= TOLERANCE
@@ -47,10 +55,14 @@ def test_layers_and_poolings_come_in_the_order_asked_for(layers, poolings, tiny_
     assert np.abs(found - slow(oracle, TEXTS, poolings, layers)).max() <= TOLERANCE
 
 
-def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(tiny_bert, hugging_face, monkeypatch):
+def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(
+    tiny_bert, hugging_face, monkeypatch
+):
     oracle, rows = hugging_face(tiny_bert), []
     mm = torch.mm
-    monkeypatch.setattr(torch, "mm", lambda a, b, **out: rows.append((len(a), b.shape[1])) or mm(a, b, **out))
+    monkeypatch.setattr(
+        torch, "mm", lambda a, b, **out: rows.append((len(a), b.shape[1])) or mm(a, b, **out)
+    )
     batch = batch_of(oracle, TEXTS)
     found = encoder(tiny_bert).pooled(batch, ("cls",), (2,)).numpy()
     assert np.abs(found - slow(oracle, TEXTS, ("cls",), (2,))).max() <= TOLERANCE
@@ -62,7 +74,10 @@ def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(tiny_bert, 
 def test_the_pooler_is_applied_to_the_last_cls(tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     with torch.inference_mode():
-        expected = [oracle.model(torch.tensor([oracle.ids(text)])).pooler_output[0].numpy() for text in TEXTS]
+        expected = [
+            oracle.model(torch.tensor([oracle.ids(text)])).pooler_output[0].numpy()
+            for text in TEXTS
+        ]
     batch = batch_of(oracle, TEXTS)
     alone = encoder(tiny_bert).pooled(batch, ("pooler",), (3,)).numpy()[:, 0, 0]
     beside = encoder(tiny_bert).pooled(batch, ("mean", "pooler"), (3,)).numpy()[:, 1, 0]
@@ -84,7 +99,9 @@ def test_every_activation_is_hugging_faces(activation, tmp_path):
 def test_token_states_are_hidden_states_of_every_token(tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     found = encoder(tiny_bert).token_states(batch_of(oracle, TEXTS), (3, 0)).numpy()
-    expected = np.concatenate([oracle.hidden_states(text)[[3, 0]].transpose(1, 0, 2) for text in TEXTS])
+    expected = np.concatenate(
+        [oracle.hidden_states(text)[[3, 0]].transpose(1, 0, 2) for text in TEXTS]
+    )
     assert np.abs(found - expected).max() <= TOLERANCE
 
 
@@ -95,7 +112,12 @@ def test_more_tokens_than_the_feed_forward_layer_takes_at_once(tiny_bert, huggin
     assert len(batch.input_ids) > 1024
     found = encoder(tiny_bert).pooled(batch, ("mean",), (3,)).numpy()
     assert np.abs(found[: len(TEXTS)] - slow(oracle, TEXTS, ("mean",), (3,))).max() <= TOLERANCE
-    assert np.abs(found.reshape(10, len(TEXTS), -1) - found[: len(TEXTS)].reshape(len(TEXTS), -1)).max() <= TOLERANCE
+    assert (
+        np.abs(
+            found.reshape(10, len(TEXTS), -1) - found[: len(TEXTS)].reshape(len(TEXTS), -1)
+        ).max()
+        <= TOLERANCE
+    )
 
 
 def test_a_workspace_used_before_changes_nothing(tiny_bert, hugging_face):
@@ -103,7 +125,9 @@ def test_a_workspace_used_before_changes_nothing(tiny_bert, hugging_face):
     space = packed.workspace()
     for texts in (TEXTS, TEXTS[:1], TEXTS[2:], TEXTS * 2):
         batch = batch_of(oracle, texts)
-        assert torch.equal(packed.pooled(batch, POOLINGS, (3, 1), space), packed.pooled(batch, POOLINGS, (3, 1)))
+        assert torch.equal(
+            packed.pooled(batch, POOLINGS, (3, 1), space), packed.pooled(batch, POOLINGS, (3, 1))
+        )
 
 
 def test_an_encoder_of_all_layers_gives_those_below_too(tiny_bert, hugging_face):
@@ -112,7 +136,10 @@ def test_an_encoder_of_all_layers_gives_those_below_too(tiny_bert, hugging_face)
         cut = encoder(tiny_bert, depth)
         assert cut.depth == depth
         for poolings in (("cls",), POOLINGS):
-            assert torch.equal(cut.pooled(batch, poolings, (depth,)), encoder(tiny_bert).pooled(batch, poolings, (depth,)))
+            assert torch.equal(
+                cut.pooled(batch, poolings, (depth,)),
+                encoder(tiny_bert).pooled(batch, poolings, (depth,)),
+            )
 
 
 @pytest.fixture
@@ -122,8 +149,12 @@ def slow_varlen(monkeypatch):
 
 
 @pytest.mark.usefixtures("slow_varlen")
-@pytest.mark.parametrize(("dtype", "largest", "cosine"), [(torch.float16, 0.02, 0.9999), (torch.bfloat16, 0.15, 0.999)])
-def test_half_precision_keeps_the_tolerance_that_the_docs_state(dtype, largest, cosine, hugging_face):
+@pytest.mark.parametrize(
+    ("dtype", "largest", "cosine"), [(torch.float16, 0.02, 0.9999), (torch.bfloat16, 0.15, 0.999)]
+)
+def test_half_precision_keeps_the_tolerance_that_the_docs_state(
+    dtype, largest, cosine, hugging_face
+):
     """docs/performance.md; the default model, every layer and pooling, in half precision as CUDA would run it."""
     checkpoint = resolve(DEFAULT_MODEL)
     oracle = hugging_face(str(installed_folder(DEFAULT_MODEL)))
@@ -140,7 +171,11 @@ def test_half_precision_keeps_the_tolerance_that_the_docs_state(dtype, largest, 
 def test_varlen_attention_gives_the_same_vectors(tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     for poolings in (("cls",), POOLINGS):
-        found = encoder(tiny_bert, varlen=True).pooled(batch_of(oracle, TEXTS), poolings, (1, 3)).numpy()
+        found = (
+            encoder(tiny_bert, varlen=True)
+            .pooled(batch_of(oracle, TEXTS), poolings, (1, 3))
+            .numpy()
+        )
         assert np.abs(found - slow(oracle, TEXTS, poolings, (1, 3))).max() <= TOLERANCE
 
 
@@ -149,7 +184,9 @@ def test_what_can_be_packed_is_a_plain_bert_in_full_precision_on_the_cpu(model_f
     assert not can_pack(resolve(model_folder("bert")), CPU, torch.float16)
     assert not can_pack(resolve(model_folder("bert")), torch.device("mps"), torch.float32)
     assert not can_pack(resolve(model_folder("distilbert")), CPU, torch.float32)
-    assert not can_pack(resolve(str(build_model(tmp_path / "silu", "bert", hidden_act="silu"))), CPU, torch.float32)
+    assert not can_pack(
+        resolve(str(build_model(tmp_path / "silu", "bert", hidden_act="silu"))), CPU, torch.float32
+    )
 
 
 def test_an_unusual_bert_is_run_by_transformers_with_the_same_result(tmp_path):

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from pipeline.evaluation.paired import paired_difference
+from pipeline.evaluation.metrics import paired_difference
 
 
 def answers(both, first, second, neither):
     """Make two models' answers from the counts of a 2 x 2 table."""
-    rows = [(True, True)] * both + [(True, False)] * first + [(False, True)] * second + [(False, False)] * neither
+    rows = (
+        [(True, True)] * both
+        + [(True, False)] * first
+        + [(False, True)] * second
+        + [(False, False)] * neither
+    )
     return np.array(rows, dtype=bool).reshape(-1, 2).T
 
 
@@ -42,7 +47,9 @@ def slow_score(d, n, b, c):
     return (b - c - n * d) / np.sqrt(n * (2 * p + d - d * d))
 
 
-@pytest.mark.parametrize("table", [(20, 12, 2, 16), (100, 40, 20, 0), (3, 9, 1, 2), (500, 80, 85, 120), (5, 0, 6, 9)])
+@pytest.mark.parametrize(
+    "table", [(20, 12, 2, 16), (100, 40, 20, 0), (3, 9, 1, 2), (500, 80, 85, 120), (5, 0, 6, 9)]
+)
 def test_both_ends_are_where_the_score_test_of_the_likelihood_just_does_not_reject(table):
     found = paired_difference(*answers(*table))
     n, b, c = sum(table), table[1], table[2]
@@ -70,7 +77,9 @@ def test_a_narrower_level_gives_a_narrower_interval():
     assert full.low < half.low < half.difference < half.high < full.high
 
 
-@pytest.mark.parametrize("shares", [(0.6, 0.1, 0.1, 0.2), (0.7, 0.15, 0.05, 0.1), (0.9, 0.02, 0.02, 0.06)])
+@pytest.mark.parametrize(
+    "shares", [(0.6, 0.1, 0.1, 0.2), (0.7, 0.15, 0.05, 0.1), (0.9, 0.02, 0.02, 0.06)]
+)
 def test_it_holds_the_true_difference_about_95_times_of_100(shares):
     random, truth = np.random.default_rng(0), shares[1] - shares[2]
     found = [paired_difference(*answers(*random.multinomial(200, shares))) for _ in range(600)]
@@ -78,7 +87,9 @@ def test_it_holds_the_true_difference_about_95_times_of_100(shares):
     assert 0.925 < held < 0.98  # three standard errors are 0.027
 
 
-@pytest.mark.parametrize(("right", "other"), [([], []), ([True], [True, False]), ([[True]], [[True]])])
+@pytest.mark.parametrize(
+    ("right", "other"), [([], []), ([True], [True, False]), ([[True]], [[True]])]
+)
 def test_answers_that_are_no_pairs_are_refused(right, other):
     with pytest.raises(ValueError, match="two flat ones of one length above 0 are needed"):
         paired_difference(right, other)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.scoring.parts import Stamp, part_name, remove_temporary, write_part, write_whole
+from pipeline.scoring.run_folder import Stamp, part_name, remove_temporary, write_part, write_whole
 
 TABLE = pa.table({"text": ["a", None], "n": pa.array([1, 2], pa.int8())})
 STAMP = Stamp(index=3, plan="p" * 64, artifact="a" * 64, n_rows=2, n_bad=1)
@@ -53,7 +53,9 @@ def test_a_flipped_bit_is_noticed_by_whoever_checks_pages(tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_where_writing_fails_the_older_file_stays_and_nothing_is_left(failing, tmp_path, monkeypatch):
+def test_where_writing_fails_the_older_file_stays_and_nothing_is_left(
+    failing, tmp_path, monkeypatch
+):
     (tmp_path / "part").write_bytes(b"older")
 
     def full(*_):
@@ -69,7 +71,11 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     for name in (".part-000001.parquet.x1.tmp", "part-000001.parquet", ".hidden", "a.tmp"):
         (tmp_path / name).touch()
     remove_temporary(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "a.tmp", "part-000001.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".hidden",
+        "a.tmp",
+        "part-000001.parquet",
+    ]
 
 
 def test_the_order_of_names_is_that_of_numbers():

@@ -19,7 +19,11 @@ def slow_pool(state, pooling, mask=None):
     for i in range(len(state)):
         real = [token for j, token in enumerate(state[i]) if mask is None or mask[i, j]]
         rows.append(
-            {"cls": lambda r: r[0], "mean": lambda r: np.mean(r, axis=0), "max": lambda r: np.max(r, axis=0)}[pooling](real)
+            {
+                "cls": lambda r: r[0],
+                "mean": lambda r: np.mean(r, axis=0),
+                "max": lambda r: np.max(r, axis=0),
+            }[pooling](real)
         )
     return np.array(rows)
 
@@ -59,8 +63,13 @@ def test_a_mask_of_ones_changes_nothing(pooling):
 def test_packed_texts_are_pooled_one_by_one_by_either_way(lengths, pooling):
     state = states((1, sum(lengths), 6))[0]
     batch = TokenBatch(np.zeros(sum(lengths), dtype=np.int64), np.array(lengths))
-    expected = [slow_pool(part[None], pooling)[0] for part in np.split(state, np.cumsum(lengths)[:-1])]
-    for starts in (None, torch.from_numpy(batch.starts).int()):  # the CPU's way and the accelerators'
+    expected = [
+        slow_pool(part[None], pooling)[0] for part in np.split(state, np.cumsum(lengths)[:-1])
+    ]
+    for starts in (
+        None,
+        torch.from_numpy(batch.starts).int(),
+    ):  # the CPU's way and the accelerators'
         found = pool_packed(torch.from_numpy(state), batch, pooling, starts)
         assert found.dtype == torch.float32
         assert np.allclose(found.numpy(), expected, atol=1e-6)
@@ -85,7 +94,8 @@ def test_layers_index_as_a_list_of_hidden_states_does(n_layers):
     assert resolve_layers(np.array([0, -1]), n_layers) == (0, n_layers)
     for wrong in (n_layers + 1, -n_layers - 2):
         with pytest.raises(
-            ValueError, match=rf"asks for layer {wrong}; this model has {n_layers} layers.* to {n_layers}, or -{n_layers + 1}"
+            ValueError,
+            match=rf"asks for layer {wrong}; this model has {n_layers} layers.* to {n_layers}, or -{n_layers + 1}",
         ):
             resolve_layers((0, wrong), n_layers)
 

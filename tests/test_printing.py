@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from pipeline.printing import describe_inspection, describe_verification, print_comparison
+from pipeline.commands.printing import describe_inspection, describe_verification, print_comparison
 
 FOUND = {
     "path": "m.joblib",
@@ -17,7 +17,11 @@ FOUND = {
     "names": ["sklearn.pipeline.Pipeline", "os.system"],
     "refused": [],
     "arrays": [],
-    "contents": {"class": "sklearn.pipeline.Pipeline", "steps": [["clf", {"class": "X", "layers_": [0, 1]}]], "memory": None},
+    "contents": {
+        "class": "sklearn.pipeline.Pipeline",
+        "steps": [["clf", {"class": "X", "layers_": [0, 1]}]],
+        "memory": None,
+    },
     "manifest": None,
 }
 MANIFEST = {
@@ -28,7 +32,12 @@ MANIFEST = {
     "scores": None,
     "versions": {"torch": "2.13.0"},
     "vectorizers": [{"model": "acme/bert", "layers": [0, 1]}],
-    "probes": {"method": "predict_proba", "inputs": ["A film."], "outputs": [[0.123456, 0.876544]], "tolerance": 0.001},
+    "probes": {
+        "method": "predict_proba",
+        "inputs": ["A film."],
+        "outputs": [[0.123456, 0.876544]],
+        "tolerance": 0.001,
+    },
 }
 
 
@@ -82,7 +91,12 @@ def test_the_manifest_is_told():
 
 def test_nothing_in_a_file_steers_the_terminal():
     evil = "\x1b[2J\x1b]0;title\x07 \u202egpj.exe\r\nnames     0, all allowed"
-    text = told(names=[evil], refused=[evil], contents={evil: [evil]}, manifest={**MANIFEST, "created": evil})
+    text = told(
+        names=[evil],
+        refused=[evil],
+        contents={evil: [evil]},
+        manifest={**MANIFEST, "created": evil},
+    )
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\nnames     0" not in text
@@ -113,7 +127,11 @@ def test_a_comparison_is_told_with_what_is_known_alone():
                  "verdict": "worse than TF-IDF", "fit_seconds": 1234.5},
     }  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index").assign(
-        macro_f1=0.5, log_loss=0.6, calibration_error=0.04, predict_seconds=np.nan, artifact_mb=np.nan
+        macro_f1=0.5,
+        log_loss=0.6,
+        calibration_error=0.04,
+        predict_seconds=np.nan,
+        artifact_mb=np.nan,
     )
     for metric in ("accuracy", "macro_f1", "roc_auc", "log_loss"):
         table[f"{metric}_sd"] = np.nan
@@ -134,7 +152,9 @@ def test_a_comparison_is_told_with_what_is_known_alone():
     )
     usual = io.StringIO()
     print_comparison(Console(file=usual, width=80), longest, "A title")
-    assert usual.getvalue().count("word2vec mean + LogisticRegression") == 3  # no name is broken in a terminal of 80 columns
+    assert (
+        usual.getvalue().count("word2vec mean + LogisticRegression") == 3
+    )  # no name is broken in a terminal of 80 columns
     narrow = io.StringIO()
     print_comparison(Console(file=narrow, width=60), table, "A title")
     assert "…" not in narrow.getvalue()

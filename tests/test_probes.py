@@ -9,7 +9,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
-from pipeline.saved.probes import PROBES, TOLERANCE, TOLERANCE_HALF, ProbeError, check_probes, make_probes
+from pipeline.exceptions import ProbeError
+from pipeline.saved.probes import PROBES, TOLERANCE, TOLERANCE_HALF, check_probes, make_probes
 
 TEXTS, LABELS = ["a good film", "a dull film", "good food", "cold soup"], ["yes", "no", "yes", "no"]
 
@@ -57,7 +58,9 @@ def test_other_pipelines_are_asked_what_they_can_answer(model, method):
 def test_rows_may_be_given_as_a_table_or_a_list():
     class Columns(BaseEstimator):
         def predict(self, X):
-            return np.array(["long" if n > 3 else "short" for n in X["text"].str.len()], dtype=object)
+            return np.array(
+                ["long" if n > 3 else "short" for n in X["text"].str.len()], dtype=object
+            )
 
     table = pd.DataFrame({"text": ["a", "abcd"], "n": [1, 2]}, index=[7, 9])
     probes = make_probes(Columns(), table)
@@ -73,7 +76,8 @@ def test_rounding_is_forgiven_and_more_is_not():
     assert check_probes(near, probes) == pytest.approx(0.0005)
     far = Says([[0.2, 0.8], [0.602, 0.398], [0.5, 0.5]])
     with pytest.raises(
-        ProbeError, match=r"of 'Two hours .*' it says \[0\.602, 0\.398\] by predict_proba, and said \[0\.6, 0\.4\]"
+        ProbeError,
+        match=r"of 'Two hours .*' it says \[0\.602, 0\.398\] by predict_proba, and said \[0\.6, 0\.4\]",
     ):
         check_probes(far, probes)
 

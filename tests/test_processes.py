@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.scoring.processes import ProcessExecutor
+from pipeline.scoring.executors import ProcessExecutor
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 
@@ -65,12 +65,19 @@ def test_a_run_that_is_stopped_leaves_no_process_at_work(stop):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         assert time.monotonic() - started < 20
         assert not any(map(is_running, pids))
-        assert [ended.n_rows for _, ended in executor.run(tells, shards(1))] == [1]  # and goes on with another one
+        assert [ended.n_rows for _, ended in executor.run(tells, shards(1))] == [
+            1
+        ]  # and goes on with another one
 
 
 def test_a_process_that_cannot_start_is_an_error(monkeypatch, capfd):
-    monkeypatch.setattr("pipeline.scoring.processes._START", "raise SystemExit('no such interpreter')")
-    with ProcessExecutor(1) as executor, pytest.raises(ChildProcessError, match="could not start: it ended with exit code 1"):
+    monkeypatch.setattr(
+        "pipeline.scoring.executors._START", "raise SystemExit('no such interpreter')"
+    )
+    with (
+        ProcessExecutor(1) as executor,
+        pytest.raises(ChildProcessError, match="could not start: it ended with exit code 1"),
+    ):
         list(executor.run(tells, shards(1)))
     assert "no such interpreter" in capfd.readouterr().err
 
@@ -81,5 +88,7 @@ def test_a_process_that_is_killed_from_outside_is_replaced():
         os.kill(pid, signal.SIGKILL)
         found = [ended for _, ended in executor.run(tells, shards(3))]
         assert len(found) == 3
-        assert sum(isinstance(ended, Died) for ended in found) <= 1  # the one it was given before it was known to be dead
+        assert (
+            sum(isinstance(ended, Died) for ended in found) <= 1
+        )  # the one it was given before it was known to be dead
         assert pid not in {ended.index for ended in found if isinstance(ended, Outcome)}

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.scoring.progress import Progress
+from pipeline.scoring.driver import Progress
 
 
 class Terminal(io.StringIO):
@@ -16,7 +16,12 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(
     ("shown", "stream", "visible"),
-    [(None, Terminal, True), (None, io.StringIO, False), (True, io.StringIO, True), (False, Terminal, False)],
+    [
+        (None, Terminal, True),
+        (None, io.StringIO, False),
+        (True, io.StringIO, True),
+        (False, Terminal, False),
+    ],
 )
 def test_it_is_shown_where_somebody_looks_or_asks(shown, stream, visible, monkeypatch):
     err = stream()

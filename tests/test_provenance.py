@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.checkpoints import provenance
 from pipeline.checkpoints.provenance import (
-    DamagedFile,
     check_sums,
     difference,
     hash_like,
@@ -18,6 +17,7 @@ from pipeline.checkpoints.provenance import (
     read_sums,
     verify_folder,
 )
+from pipeline.exceptions import DamagedFile
 
 BODY = b"hello\n"
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -40,10 +40,18 @@ def test_a_file_is_hashed_as_its_published_hash_was(folder):
     assert difference(folder / "a.json", GIT) is None
 
 
-@pytest.mark.parametrize(("published", "kind", "found"), [("0" * 64, "sha256", SHA256), ("0" * 40, "git hash", GIT)])
+@pytest.mark.parametrize(
+    ("published", "kind", "found"), [("0" * 64, "sha256", SHA256), ("0" * 40, "git hash", GIT)]
+)
 def test_a_difference_names_the_file_and_both_hashes(published, kind, found, folder):
-    assert difference(folder / "a.json", published) == f"a.json has {kind} {found}, the published one is {published}"
-    assert difference(folder / "c.json", published) == f"c.json is missing, where a file of hash {published} is expected"
+    assert (
+        difference(folder / "a.json", published)
+        == f"a.json has {kind} {found}, the published one is {published}"
+    )
+    assert (
+        difference(folder / "c.json", published)
+        == f"c.json is missing, where a file of hash {published} is expected"
+    )
 
 
 def test_a_file_that_is_moved_is_not_hashed_again(folder, monkeypatch):
@@ -68,10 +76,15 @@ def test_a_damaged_file_is_named_with_both_hashes(damage, folder):
     path.unlink()
     if damage != "gone":
         path.write_bytes(b"hellp\n" if damage == "flip" else b"hel")
-    found = "is missing" if damage == "gone" else f"has sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}, "
+    found = (
+        "is missing"
+        if damage == "gone"
+        else f"has sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}, "
+    )
     for check in (verify_folder, check_sums):
         with pytest.raises(
-            DamagedFile, match=rf"^b\.json {found}.*{SHA256}.* \(SHA256SUMS in .*\)\. Copy or fetch the folder again"
+            DamagedFile,
+            match=rf"^b\.json {found}.*{SHA256}.* \(SHA256SUMS in .*\)\. Copy or fetch the folder again",
         ):
             check(folder)
     assert check_sums(folder, ["a.json"]) == {"a.json": SHA256}
@@ -83,7 +96,9 @@ def test_a_folder_without_sums_cannot_be_verified(content, folder):
     if content is not None:
         (folder / "SHA256SUMS").write_text(content)
     assert read_sums(folder) == {}
-    with pytest.raises(DamagedFile, match=r"has no SHA256SUMS, or an empty one.*fetch MODEL --to DIR"):
+    with pytest.raises(
+        DamagedFile, match=r"has no SHA256SUMS, or an empty one.*fetch MODEL --to DIR"
+    ):
         verify_folder(folder)
 
 
@@ -102,11 +117,22 @@ def test_a_folder_without_sums_cannot_be_verified(content, folder):
 )
 def test_a_line_that_is_no_sum_is_named(line, folder):
     (folder / "SHA256SUMS").write_bytes(f"{SHA256}  a.json\n{line}\n".encode("latin-1"))
-    with pytest.raises(DamagedFile, match=r"line 2 of .*SHA256SUMS is '.*'; 'sha256  name of a file in this folder' is expected"):
+    with pytest.raises(
+        DamagedFile,
+        match=r"line 2 of .*SHA256SUMS is '.*'; 'sha256  name of a file in this folder' is expected",
+    ):
         verify_folder(folder)
 
 
-@pytest.mark.parametrize("line", [f"{SHA256} *a.json", f"{SHA256.upper()}  a.json", f"{SHA256}  ./a.json", f"{SHA256}  a.json\r"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{SHA256} *a.json",
+        f"{SHA256.upper()}  a.json",
+        f"{SHA256}  ./a.json",
+        f"{SHA256}  a.json\r",
+    ],
+)
 def test_other_forms_of_a_sum_are_read(line, folder):
     (folder / "SHA256SUMS").write_text(line + "\n")
     assert verify_folder(folder) == {"a.json": SHA256}
@@ -114,7 +140,9 @@ def test_other_forms_of_a_sum_are_read(line, folder):
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="needs sha256sum")
 def test_sha256sums_own_output_is_read(folder):
-    listed = subprocess.run(["sha256sum", "a.json", "b.json"], cwd=folder, capture_output=True, check=True).stdout
+    listed = subprocess.run(
+        ["sha256sum", "a.json", "b.json"], cwd=folder, capture_output=True, check=True
+    ).stdout
     (folder / "SHA256SUMS").write_bytes(listed)
     assert verify_folder(folder) == {"a.json": SHA256, "b.json": SHA256}
 

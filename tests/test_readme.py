@@ -42,7 +42,10 @@ def test_its_comparison_is_that_of_the_benchmark():
     for row in read_rows("comparison_sst2"):
         line = f"| {row['name']} |"
         for of in (row, reviews[row["name"]]):
-            bounds = [f"{100 * of[name]:+.1f}" for name in ("difference", "difference_low", "difference_high")]
+            bounds = [
+                f"{100 * of[name]:+.1f}"
+                for name in ("difference", "difference_low", "difference_high")
+            ]
             against = "" if of["verdict"] == "baseline" else "{} ({} to {})".format(*bounds)
             line += f" {100 * of['accuracy']:.1f} | {against} |"
         assert line in README
@@ -51,7 +54,10 @@ def test_its_comparison_is_that_of_the_benchmark():
 def test_what_it_says_of_long_texts_is_what_was_measured():
     rows = {(row["features"], row["classifier"]): row for row in read_rows("truncation")}
     tfidf, window = rows["TF-IDF", "default C"], rows["window", "chosen C"]
-    assert f"TF-IDF wins: {100 * tfidf['accuracy'] + 1e-6:.1f} % beside {100 * window['accuracy'] + 1e-6:.1f}" in README
+    assert (
+        f"TF-IDF wins: {100 * tfidf['accuracy'] + 1e-6:.1f} % beside {100 * window['accuracy'] + 1e-6:.1f}"
+        in README
+    )
     gain, low, high = (100 * value for value in window["against_head"])
     assert f"by {gain:.1f} points\n({low:.1f} to {high:.1f};" in README
 
@@ -85,10 +91,15 @@ def test_its_cold_start_is_that_of_the_benchmark():
 
 def test_its_latency_is_that_of_the_benchmark():
     one, two = (row for row in read_rows("latency") if row["set_up"] == "list")
-    (median, with_two), (tail, _) = ([row[f"p{n}_over_peer_by_round"]["median"] for row in (one, two)] for n in (50, 99))
+    (median, with_two), (tail, _) = (
+        [row[f"p{n}_over_peer_by_round"]["median"] for row in (one, two)] for n in (50, 99)
+    )
     assert (one["threads"], two["threads"]) == (1, 2)
     assert f"takes {median:.2f} of the time" in README
-    assert f"(median; {tail:.2f} at the 99th percentile; one thread; {with_two:.2f} with two; `benchmarks/latency.py`)" in README
+    assert (
+        f"(median; {tail:.2f} at the 99th percentile; one thread; {with_two:.2f} with two; `benchmarks/latency.py`)"
+        in README
+    )
 
 
 def test_its_rows_per_second_are_those_of_the_benchmark():
@@ -110,10 +121,13 @@ def test_its_million_rows_are_those_of_the_benchmark():
 def test_its_opening_times_are_those_of_the_benchmark():
     rows = {(row["pipeline"], row["format"], row["step"]): row for row in read_rows("saved_files")}
     size, hashed, probed = (
-        rows["default pipeline", "joblib", f"load_pipeline(verify={verify!r})"] for verify in ("size", "sha256", "probes")
+        rows["default pipeline", "joblib", f"load_pipeline(verify={verify!r})"]
+        for verify in ("size", "sha256", "probes")
     )
     milliseconds = [f"{1000 * row['s']['median']:.0f}" for row in (size, hashed, probed)]
-    said = "{:.0f} MB open in {} ms, {} with the hash, {} with the self-test".format(size["file_mb"], *milliseconds)
+    said = "{:.0f} MB open in {} ms, {} with the hash, {} with the self-test".format(
+        size["file_mb"], *milliseconds
+    )
     assert said in README
     by_hash = rows["default pipeline, weights by hash", "joblib", "save_pipeline"]
     assert f"carries hashes instead, {1000 * by_hash['file_mb']:.0f} kB" in README

@@ -31,11 +31,15 @@ def recipe(word, folder):
 @pytest.mark.parametrize(("package", "word"), [("ray", "ray.data"), ("pyspark", "mapInPandas")])
 def test_the_recipe_labels_every_row_as_the_pipeline_does(package, word, tmp_path):
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed: pip install {package}{'[data]' if package == 'ray' else ''}")
+        pytest.skip(
+            f"{package} is not installed: pip install {package}{'[data]' if package == 'ray' else ''}"
+        )
     if package == "pyspark" and shutil.which("java") is None:
         pytest.skip("Spark needs Java")
     train, test = load_reviews()
-    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(train["text"], train["label"])
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
+        train["text"], train["label"]
+    )
     save_pipeline(model, tmp_path / "sentiment.joblib")
     (tmp_path / "reviews").mkdir()
     for number, rows in enumerate((test[:150], test[150:])):
@@ -46,7 +50,13 @@ def test_the_recipe_labels_every_row_as_the_pipeline_does(package, word, tmp_pat
         "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "recipe.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        [sys.executable, "recipe.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found = pd.read_parquet(tmp_path / "scored").sort_values("text", ignore_index=True)

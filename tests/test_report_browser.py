@@ -11,13 +11,24 @@ from matplotlib.font_manager import findSystemFonts
 from pipeline import TruncationWarning, write_report
 from tests.reporting import HOSTILE, bert_scores, make_comparison, make_study, quick_scores
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 ARGUMENTS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
              "--disable-component-update --disable-sync").split()  # fmt: skip
 N_FIGURES = 10
 SIZES = {"phone": (375, 800), "desk": (1280, 900)}
 # Who sees the fonts of one folder and no others: what the system's sans-serif is there hangs on them.
-FONTS = {"DejaVu": r"DejaVuSans\.ttf", "Liberation": r"LiberationSans-Regular\.ttf", "Noto": r"NotoSans(-Regular|\[.*\])\.ttf"}
+FONTS = {
+    "DejaVu": r"DejaVuSans\.ttf",
+    "Liberation": r"LiberationSans-Regular\.ttf",
+    "Noto": r"NotoSans(-Regular|\[.*\])\.ttf",
+}
 FONTS_CONF = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>{seen}</dir><cachedir>{cache}</cachedir><include ignore_missing="yes">conf.d</include></fontconfig>"""
 # What the letters cover, without the room above and below them that is another in each font.
@@ -34,7 +45,8 @@ INK = """text => {
 }"""
 
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine: `make browser` installs Debian's, and tells where it cannot"
+    CHROMIUM is None,
+    reason="no Chromium on this machine: `make browser` installs Debian's, and tells where it cannot",
 )
 
 
@@ -42,21 +54,34 @@ pytestmark = pytest.mark.skipif(
 def report(tiny_bert, tmp_path_factory):
     """Give a report with every section, of hostile texts and plain ones."""
     words = ("lovely", "dull", "cold", "quiet")
-    texts = [*HOSTILE, *(f"A {words[i % 4]} film, number {i}, and {'very ' * (i % 5)}long." for i in range(30))]
+    texts = [
+        *HOSTILE,
+        *(f"A {words[i % 4]} film, number {i}, and {'very ' * (i % 5)}long." for i in range(30)),
+    ]
     labels = [("good", "bad")[i % 2] for i in range(len(texts))]
-    by = {"a column of <long> names": [f"value number {i % 3} with a long name" for i in range(len(texts))]}
+    by = {
+        "a column of <long> names": [
+            f"value number {i % 3} with a long name" for i in range(len(texts))
+        ]
+    }
     with pytest.warns(TruncationWarning):
         scores = bert_scores(tiny_bert, texts, labels, by=by, train=(texts, labels))
     out = tmp_path_factory.mktemp("browser") / "report.html"
     provenance = {"command": "run_pipeline.py report " + "--by column " * 20, "sha256": "f" * 64}
-    return write_report(scores, out, comparison=make_comparison(), layers=make_study(), provenance=provenance)
+    return write_report(
+        scores, out, comparison=make_comparison(), layers=make_study(), provenance=provenance
+    )
 
 
 @pytest.fixture(scope="module")
 def twenty(tmp_path_factory):
     """Give a report on twenty classes with long names, and wide letters in half of them."""
-    names = tuple(f"{i}, {('a class with a long name', 'WWW, A CLASS IN CAPITALS')[i % 2]}" for i in range(20))
-    return write_report(quick_scores(names, n_texts=200), tmp_path_factory.mktemp("browser") / "twenty.html")
+    names = tuple(
+        f"{i}, {('a class with a long name', 'WWW, A CLASS IN CAPITALS')[i % 2]}" for i in range(20)
+    )
+    return write_report(
+        quick_scores(names, n_texts=200), tmp_path_factory.mktemp("browser") / "twenty.html"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +94,16 @@ def forty(tmp_path_factory):
 @pytest.fixture(scope="module")
 def launch():
     """Give a function that starts a browser, and end all of them."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in requirements-dev.txt")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; it is in requirements-dev.txt"
+    )
     with playwright.sync_playwright() as driver:
         started = []
 
         def start(**environment):
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, env={**os.environ, **environment})
+            browser = driver.chromium.launch(
+                executable_path=CHROMIUM, args=ARGUMENTS, env={**os.environ, **environment}
+            )
             started.append(browser)
             return browser
 
@@ -98,9 +127,15 @@ def browser(launch):
 @pytest.fixture(scope="module", params=FONTS)
 def browser_with(request, launch, tmp_path_factory):
     """Give a name of fonts, and a browser that sees no others."""
-    found = [Path(path) for path in findSystemFonts() if re.fullmatch(FONTS[request.param], Path(path).name)]
+    found = [
+        Path(path)
+        for path in findSystemFonts()
+        if re.fullmatch(FONTS[request.param], Path(path).name)
+    ]
     if not found:
-        pytest.skip(f"no fonts {request.param} here; Debian has fonts-dejavu-core, fonts-liberation and fonts-noto-core")
+        pytest.skip(
+            f"no fonts {request.param} here; Debian has fonts-dejavu-core, fonts-liberation and fonts-noto-core"
+        )
     folder = tmp_path_factory.mktemp("fonts")
     conf = folder / "fonts.conf"
     conf.write_text(FONTS_CONF.format(seen=found[0].parent, cache=folder), encoding="utf-8")
@@ -114,7 +149,9 @@ def opened(browser, report):
 
     def open_page(size="desk", scheme="light", path=report, browser=browser, **options):
         width, height = SIZES[size]
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, **options
+        )
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: asked.append(request.url))
@@ -180,7 +217,9 @@ def misplaced_letters(page):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("which", ["report", "twenty", "forty"])
-def test_letters_in_figures_lie_inside_them_apart_and_large_enough_to_read(opened, size, which, request):
+def test_letters_in_figures_lie_inside_them_apart_and_large_enough_to_read(
+    opened, size, which, request
+):
     page = opened(size, path=request.getfixturevalue(which))
     assert page.evaluate("document.documentElement.scrollWidth") == SIZES[size][0]
     assert page.locator("figure > svg").count() == (N_FIGURES if which == "report" else 6)
@@ -188,7 +227,9 @@ def test_letters_in_figures_lie_inside_them_apart_and_large_enough_to_read(opene
 
 
 @pytest.mark.parametrize("which", ["report", "twenty", "forty"])
-def test_with_other_fonts_the_letters_lie_right_too_and_are_no_typewriters(opened, browser_with, which, request):
+def test_with_other_fonts_the_letters_lie_right_too_and_are_no_typewriters(
+    opened, browser_with, which, request
+):
     name, browser = browser_with
     page = opened("phone", path=request.getfixturevalue(which), browser=browser)
     assert page.evaluate("document.documentElement.scrollWidth") == SIZES["phone"][0]
@@ -212,7 +253,11 @@ def test_with_the_keyboard_alone_one_reaches_the_report_its_tables_and_its_detai
     reached = set()
     for _ in range(60):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.tagName"))
+        reached.add(
+            page.evaluate(
+                "document.activeElement.getAttribute('aria-label') || document.activeElement.tagName"
+            )
+        )
         if "Where the numbers come from" in reached:
             break
     assert {"Scores of each class", "Where the numbers come from", "SUMMARY"} <= reached
@@ -227,7 +272,14 @@ def test_a_screen_reader_hears_names_of_regions_figures_and_tables(opened):
     assert "- banner" in tree
     assert '- navigation "Sections"' in tree
     assert "- main" in tree
-    for name in ("Scores", "Beside the baselines", "Class by class", "At every threshold", "A map of the texts", "Provenance"):
+    for name in (
+        "Scores",
+        "Beside the baselines",
+        "Class by class",
+        "At every threshold",
+        "A map of the texts",
+        "Provenance",
+    ):
         assert f'- region "{name}"' in tree
     assert len(re.findall(r'img ["\\]+[^"]{20}', tree)) == N_FIGURES
     assert re.findall(r'- table "Scores of each class"', tree)

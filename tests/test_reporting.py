@@ -28,11 +28,18 @@ def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
     result = run("report", "--model", artifact, "--data", data, "--by", "domain", "--train-data", known, "--mistakes", 3,
                  "--out", out, "--title", "Mine & <yours>")  # fmt: skip
     assert (result.code, result.err) == (0, "")
-    assert result.out == f"Wrote {out}, a report for the browser, and page.json, the same numbers.\n"
+    assert (
+        result.out == f"Wrote {out}, a report for the browser, and page.json, the same numbers.\n"
+    )
     told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     table = read_table(data)
     expected = evaluate(
-        fitted, table["text"], table["label"], by=table[["domain"]], train=(table["text"], table["label"]), n_mistakes=3
+        fitted,
+        table["text"],
+        table["label"],
+        by=table[["domain"]],
+        train=(table["text"], table["label"]),
+        n_mistakes=3,
     )
     assert told["scores"] == nearly(json.loads(json.dumps(expected)))
     assert (told["comparison"], told["layers"]) == (None, None)
@@ -44,7 +51,9 @@ def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
     assert "<title>Mine &amp; &lt;yours&gt;</title>" in out.read_text(encoding="utf-8")
 
 
-def test_report_compares_and_studies_layers_on_the_training_texts(run, artifact, fitted, data, tmp_path):
+def test_report_compares_and_studies_layers_on_the_training_texts(
+    run, artifact, fitted, data, tmp_path
+):
     out = tmp_path / "page.html"
     common = ("report", "--model", artifact, "--data", data, "--train-data", data, "--out", out)
     assert run(*common, "--compare", "--layers", "run").code == 0
@@ -63,8 +72,12 @@ def test_report_compares_and_studies_layers_on_the_training_texts(run, artifact,
     assert again == told["layers"]["rows"]
 
 
-def test_a_report_of_the_shipped_reviews_stands_beside_the_model(run, artifact, tmp_path, monkeypatch):
-    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(domain=["films", "hotels"] * 10, trait="plain")
+def test_a_report_of_the_shipped_reviews_stands_beside_the_model(
+    run, artifact, tmp_path, monkeypatch
+):
+    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(
+        domain=["films", "hotels"] * 10, trait="plain"
+    )
     monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
     model = tmp_path / "m.joblib"
     for ending in ("", ".json"):
@@ -87,7 +100,9 @@ def test_a_report_of_the_shipped_reviews_stands_beside_the_model(run, artifact, 
         (["--layers", "none.csv"], ["none.csv"]),
     ],
 )
-def test_what_no_report_can_be_made_of_is_told_in_a_line(run, artifact, data, tmp_path, arguments, parts):
+def test_what_no_report_can_be_made_of_is_told_in_a_line(
+    run, artifact, data, tmp_path, arguments, parts
+):
     common = ("report", "--model", artifact, "--data", data, "--out", tmp_path / "page.html")
     assert_one_error_line(run(*common, *arguments), *parts)
     assert not (tmp_path / "page.html").exists()

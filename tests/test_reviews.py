@@ -70,7 +70,11 @@ def test_every_trait_speaks_for_both_labels_and_in_every_domain(reviews):
 def test_every_text_is_one_line_of_3_to_60_words(reviews):
     n_words = reviews["text"].str.split().str.len()
     assert reviews["text"][(n_words < 3) | (n_words > 60)].tolist() == []
-    assert [cell for cell in reviews.to_numpy().ravel() if cell != cell.strip() or len(cell.splitlines()) != 1] == []
+    assert [
+        cell
+        for cell in reviews.to_numpy().ravel()
+        if cell != cell.strip() or len(cell.splitlines()) != 1
+    ] == []
 
 
 # ---- copies
@@ -83,7 +87,9 @@ def fold(text):
 
 def near_by_words(texts, limit):
     """Pairs whose sets of words have a Jaccard index above the limit, by one product of matrices."""
-    words = {word: j for j, word in enumerate(sorted({word for text in texts for word in text.split()}))}
+    words = {
+        word: j for j, word in enumerate(sorted({word for text in texts for word in text.split()}))
+    }
     has = np.zeros((len(texts), len(words)), dtype=np.float32)
     for i, text in enumerate(texts):
         has[i, [words[word] for word in text.split()]] = 1
@@ -106,7 +112,9 @@ def near_by_characters(texts, limit):
     found = []
     for i in range(1, len(texts)):
         common = np.minimum(counts[:i], counts[i]).sum(axis=1)
-        masks = {c: sum(1 << k for k, other in enumerate(texts[i]) if other == c) for c in set(texts[i])}
+        masks = {
+            c: sum(1 << k for k, other in enumerate(texts[i]) if other == c) for c in set(texts[i])
+        }
         for j in np.flatnonzero(2 * common / (lengths[:i] + lengths[i]) > limit):
             bound = 2 * subsequence(texts[j], masks, len(texts[i])) / (lengths[i] + lengths[j])
             if bound > limit and ratio(texts[i], texts[j]) > limit:
@@ -125,7 +133,9 @@ def subsequence(text, masks, n_other):
 
 def ratio(a, b):
     """Take the larger one: difflib's ratio depends on the order."""
-    return max(difflib.SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in ((a, b), (b, a)))
+    return max(
+        difflib.SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in ((a, b), (b, a))
+    )
 
 
 def pairs(near):
@@ -143,18 +153,29 @@ def test_no_two_reviews_are_the_same_but_for_case_and_punctuation(reviews):
 
 def test_no_two_reviews_share_most_of_their_words(reviews):
     texts = reviews["text"].tolist()
-    assert [(texts[i], texts[j]) for i, j in near_by_words([fold(text) for text in texts], MAX_JACCARD)] == []
+    assert [
+        (texts[i], texts[j]) for i, j in near_by_words([fold(text) for text in texts], MAX_JACCARD)
+    ] == []
 
 
 def test_no_two_reviews_share_most_of_their_characters_in_order(reviews):
     texts = reviews["text"].tolist()
-    assert [(texts[i], texts[j]) for i, j in near_by_characters([fold(text) for text in texts], MAX_RATIO)] == []
+    assert [
+        (texts[i], texts[j])
+        for i, j in near_by_characters([fold(text) for text in texts], MAX_RATIO)
+    ] == []
 
 
 @pytest.mark.parametrize("limit", [0.45, 0.6, 0.8])
 def test_the_quick_searches_find_the_pairs_that_the_slow_ones_find(limit, reviews):
     texts = reviews["text"].map(fold).tolist()[:25]
-    texts += [texts[0] + " indeed", " ".join(reversed(texts[1].split())), texts[2][5:-5], texts[3].replace("e", "a"), texts[4]]
+    texts += [
+        texts[0] + " indeed",
+        " ".join(reversed(texts[1].split())),
+        texts[2][5:-5],
+        texts[3].replace("e", "a"),
+        texts[4],
+    ]
     both = [(i, j) for j in range(len(texts)) for i in range(j)]
     words, characters = near_by_words(texts, limit), near_by_characters(texts, limit)
     assert words == sorted((i, j) for i, j in both if jaccard(texts[i], texts[j]) > limit)
@@ -180,7 +201,11 @@ def test_the_test_set_is_the_fifth_of_each_group_with_the_lowest_hashes(reviews)
     groups = {}
     for text, *group in reviews.itertuples(index=False):
         groups.setdefault(tuple(group), []).append(text)
-    expected = {text for texts in groups.values() for text in sorted(texts, key=sha256)[: round(0.2 * len(texts))]}
+    expected = {
+        text
+        for texts in groups.values()
+        for text in sorted(texts, key=sha256)[: round(0.2 * len(texts))]
+    }
     assert set(load_reviews()[1]["text"]) == expected
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.scoring.parts import Stamp, write_part
-from pipeline.scoring.plan import PlanError
-from pipeline.scoring.run_folder import RunFolder
+from pipeline.exceptions import PlanError
+from pipeline.scoring.run_folder import RunFolder, Stamp, write_part
 from tests.test_plan import PLAN
 
 TOP = Path(__file__).resolve().parent.parent
@@ -37,21 +36,29 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_or_own_one_is_not(tmp
     (tmp_path / "mine").mkdir()
     assert RunFolder(tmp_path / "mine").check_ours() is None
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"mine holds other files \(thesis\.tex\); name a new folder"):
+    with pytest.raises(
+        ValueError, match=r"mine holds other files \(thesis\.tex\); name a new folder"
+    ):
         RunFolder(tmp_path / "mine").check_ours()
 
 
-def test_a_second_driver_is_refused_with_the_first_ones_process_and_let_in_when_that_is_killed(tmp_path):
+def test_a_second_driver_is_refused_with_the_first_ones_process_and_let_in_when_that_is_killed(
+    tmp_path,
+):
     code = (
         "import sys, time; from pathlib import Path; from pipeline.scoring.run_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).locked():\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=TOP) as first:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=TOP
+    ) as first:
         assert first.stdout.readline() == "locked\n"
         with (
-            pytest.raises(BlockingIOError, match=f"written by another run \\(process {first.pid} on "),
+            pytest.raises(
+                BlockingIOError, match=f"written by another run \\(process {first.pid} on "
+            ),
             RunFolder(tmp_path).locked(),
         ):
             pass
@@ -65,9 +72,15 @@ def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(folder):
     (folder.path / ".part-000002.parquet.1.tmp").touch()
     (folder.shards / "shard-000002.parquet").touch()
     folder.take_up(PLAN)
-    assert sorted(path.name for path in folder.path.iterdir()) == ["_run", "part-000000.parquet", "part-000001.parquet"]
+    assert sorted(path.name for path in folder.path.iterdir()) == [
+        "_run",
+        "part-000000.parquet",
+        "part-000001.parquet",
+    ]
     assert list(folder.shards.iterdir()) == []
-    with pytest.raises(PlanError, match=r"out holds another run: shard_rows \(100, now 7\)\. Go on with"):
+    with pytest.raises(
+        PlanError, match=r"out holds another run: shard_rows \(100, now 7\)\. Go on with"
+    ):
         folder.take_up(replace(PLAN, shard_rows=7))
 
 

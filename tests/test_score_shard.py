@@ -10,11 +10,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from pipeline import ArtifactError, BadRowError, BertVectorizer, load_pipeline, save_pipeline
+from pipeline import ArtifactError, BertVectorizer, load_pipeline, save_pipeline
+from pipeline.exceptions import BadRowError
 from pipeline.files import sha256_of
-from pipeline.scoring.parts import Stamp, part_name
-from pipeline.scoring.score_shard import Job, load_once, score_shard, try_shard
-from pipeline.scoring.shard import Shard
+from pipeline.scoring.run_folder import Stamp, part_name
+from pipeline.scoring.shard import Job, Shard, load_once, score_shard, try_shard
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
 TEXTS = ["a lovely film", None, "FAIL 1", "a dull film", "", "FAIL 2", "é"]
@@ -29,7 +29,18 @@ def model(tmp_path_factory):
 @pytest.fixture
 def job(model, tmp_path):
     (tmp_path / "out").mkdir()
-    return Job(str(model), sha256_of(model), TRUSTED, "text", SCHEMA, "float64", str(tmp_path / "out"), "p" * 64, "null", 1)
+    return Job(
+        str(model),
+        sha256_of(model),
+        TRUSTED,
+        "text",
+        SCHEMA,
+        "float64",
+        str(tmp_path / "out"),
+        "p" * 64,
+        "null",
+        1,
+    )
 
 
 @pytest.fixture
@@ -50,7 +61,9 @@ def test_good_rows_have_the_models_own_answers_and_bad_ones_nulls_with_a_reason(
     expected = fitted.predict_proba([TEXTS[i] for i in good])
     assert [row["text"] for row in found] == TEXTS
     assert [row["n"] for row in found] == list(range(7))
-    assert [[found[i]["probability_bad"], found[i]["probability_good"]] for i in good] == expected.tolist()
+    assert [
+        [found[i]["probability_bad"], found[i]["probability_good"]] for i in good
+    ] == expected.tolist()
     assert [found[i]["label"] for i in good] == fitted.predict([TEXTS[i] for i in good]).tolist()
     assert [row["label_error"] is None for row in found] == [i in good for i in range(7)]
     assert [(bad.row, bad.reason) for bad in outcome.bad] == [
@@ -64,7 +77,8 @@ def test_good_rows_have_the_models_own_answers_and_bad_ones_nulls_with_a_reason(
 
 def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(job, shard, tmp_path):
     with pytest.raises(
-        BadRowError, match=r"row 101 cannot be scored: the text is missing\. on_bad_row='null' \(--on-bad-row null\)"
+        BadRowError,
+        match=r"row 101 cannot be scored: the text is missing\. on_bad_row='null' \(--on-bad-row null\)",
     ):
         score_shard(replace(job, on_bad_row="error"), shard)
     assert list((tmp_path / "out").iterdir()) == []
@@ -74,8 +88,13 @@ def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(job
 
 
 def test_marked_rows_are_never_shown_to_the_model(job, shard):
-    marked = replace(shard, marked=((102, "it kills"), (105, "line 9 has 1 cells"), (3, "of another shard")))
-    assert [(bad.row, bad.reason) for bad in score_shard(job, marked).bad][1:] == [(102, "it kills"), (105, "line 9 has 1 cells")]
+    marked = replace(
+        shard, marked=((102, "it kills"), (105, "line 9 has 1 cells"), (3, "of another shard"))
+    )
+    assert [(bad.row, bad.reason) for bad in score_shard(job, marked).bad][1:] == [
+        (102, "it kills"),
+        (105, "line 9 has 1 cells"),
+    ]
 
 
 def test_an_attempt_writes_nothing_and_takes_no_rows_too(job, shard, tmp_path):
@@ -109,22 +128,30 @@ def test_a_model_that_was_replaced_is_refused(job, shard):
 
 def test_the_model_is_opened_once_in_a_process(job):
     load_once.cache_clear()
-    assert load_once(job.model, job.sha256, job.trusted) is load_once(job.model, job.sha256, job.trusted)
+    assert load_once(job.model, job.sha256, job.trusted) is load_once(
+        job.model, job.sha256, job.trusted
+    )
     assert load_once.cache_info().misses == 1
 
 
 def test_missing_texts_are_empty_ones_where_the_model_says_so(job, shard, tiny_bert, tmp_path):
     vectorizer = BertVectorizer(tiny_bert, missing="empty", cache=None)
-    fitted = make_pipeline(vectorizer, LogisticRegression()).fit([*LOVELY, *DULL], [1] * 10 + [0] * 10)
+    fitted = make_pipeline(vectorizer, LogisticRegression()).fit(
+        [*LOVELY, *DULL], [1] * 10 + [0] * 10
+    )
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     bert = replace(job, model=str(path), sha256=sha256_of(path), trusted=())
     assert score_shard(bert, shard).bad == ()
     row = part(job).to_pylist()[1]
-    assert [row["probability_0"], row["probability_1"]] == pytest.approx(fitted.predict_proba([""])[0].tolist(), abs=1e-6)
+    assert [row["probability_0"], row["probability_1"]] == pytest.approx(
+        fitted.predict_proba([""])[0].tolist(), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_the_model_computes_with_the_threads_it_is_told_and_the_process_is_left_as_it_was(n, job, shard, monkeypatch):
+def test_the_model_computes_with_the_threads_it_is_told_and_the_process_is_left_as_it_was(
+    n, job, shard, monkeypatch
+):
     import torch
     from threadpoolctl import threadpool_info
 
@@ -146,7 +173,9 @@ def test_the_model_computes_with_the_threads_it_is_told_and_the_process_is_left_
 
 
 def test_number_classes_are_numbers_in_the_label_column(job, shard, tmp_path):
-    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit([*LOVELY, *DULL], [5] * 10 + [1] * 10)
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
+        [*LOVELY, *DULL], [5] * 10 + [1] * 10
+    )
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     score_shard(replace(job, model=str(path), sha256=sha256_of(path), trusted=()), shard)
     found = pd.read_parquet(f"{job.folder}/{part_name(2)}", dtype_backend="pyarrow")

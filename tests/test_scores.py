@@ -12,12 +12,24 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 
-from pipeline import BertVectorizer, TruncationWarning, evaluate, make_sentiment_pipeline, read_table
+from pipeline import (
+    BertVectorizer,
+    TruncationWarning,
+    evaluate,
+    make_sentiment_pipeline,
+    read_table,
+)
 from pipeline.evaluation.baselines import make_tfidf_baseline
 
-WORDS = {"positive": ("lovely", "quiet", "good", "beautiful"), "negative": ("dull", "cold", "bad", "boring")}
+WORDS = {
+    "positive": ("lovely", "quiet", "good", "beautiful"),
+    "negative": ("dull", "cold", "bad", "boring"),
+}
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(40)]
-REVIEWS = [f"A {WORDS[label][i % 4]} film, number {i % 7}, {'but' if i % 3 else 'and'} long." for i, label in enumerate(LABELS)]
+REVIEWS = [
+    f"A {WORDS[label][i % 4]} film, number {i % 7}, {'but' if i % 3 else 'and'} long."
+    for i, label in enumerate(LABELS)
+]
 
 
 class Echo(ClassifierMixin, BaseEstimator):
@@ -36,7 +48,9 @@ class Echo(ClassifierMixin, BaseEstimator):
 def random_case(classes, seed, n_texts=60):
     """Make labels that lean to the first classes, and probabilities that lean to the labels."""
     generator = np.random.default_rng(seed)
-    true = generator.choice(len(classes), size=n_texts, p=np.arange(len(classes), 0, -1) / sum(range(len(classes) + 1)))
+    true = generator.choice(
+        len(classes), size=n_texts, p=np.arange(len(classes), 0, -1) / sum(range(len(classes) + 1))
+    )
     probability = generator.random((n_texts, len(classes))) + 0.4 * np.eye(len(classes))[true]
     return np.array(classes)[true], probability / probability.sum(axis=1, keepdims=True)
 
@@ -45,7 +59,9 @@ def random_case(classes, seed, n_texts=60):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("classes", [["negative", "positive"], [0, 1], [-1, 1], [False, True], ["b", "c"], [2.0, 3.0]])
+@pytest.mark.parametrize(
+    "classes", [["negative", "positive"], [0, 1], [-1, 1], [False, True], ["b", "c"], [2.0, 3.0]]
+)
 def test_two_classes_are_scored_as_scikit_learn_scores_them(classes, seed):
     y, probability = random_case(classes, seed)
     predicted = np.array(classes)[probability.argmax(axis=1)]
@@ -71,7 +87,9 @@ def test_more_classes_are_scored_one_against_the_rest(classes, seed):
     assert scores["f1"] == pytest.approx(f1_score(y, predicted, average="macro"))
     one_by_one = [roc_auc_score(y == c, probability[:, i]) for i, c in enumerate(classes)]
     assert scores["roc_auc"] == pytest.approx(np.mean(one_by_one))
-    assert scores["roc_auc"] == pytest.approx(roc_auc_score(y, probability, multi_class="ovr", average="macro", labels=classes))
+    assert scores["roc_auc"] == pytest.approx(
+        roc_auc_score(y, probability, multi_class="ovr", average="macro", labels=classes)
+    )
     assert scores["confusion_matrix"] == confusion_matrix(y, predicted, labels=classes).tolist()
 
 
@@ -81,20 +99,32 @@ def test_the_rows_of_the_confusion_matrix_are_true_and_its_columns_predicted():
     assert scores["confusion_matrix"] == [[1, 2], [0, 1]]
 
 
-@pytest.mark.parametrize("container", [list, tuple, np.array, pd.Series, lambda y: pd.Series(y, index=range(len(y), 0, -1))])
+@pytest.mark.parametrize(
+    "container",
+    [list, tuple, np.array, pd.Series, lambda y: pd.Series(y, index=range(len(y), 0, -1))],
+)
 def test_labels_may_come_in_any_container(container):
     y, probability = random_case(["a", "b"], 0)
-    assert evaluate(Echo(["a", "b"]), probability, container(y)) == evaluate(Echo(["a", "b"]), probability, list(y))
+    assert evaluate(Echo(["a", "b"]), probability, container(y)) == evaluate(
+        Echo(["a", "b"]), probability, list(y)
+    )
 
 
 @pytest.mark.parametrize(
     ("classes", "others"),
-    [([0, 1], ["0", "1"]), (["0", "1"], [0, 1]), ([False, True], ["False", "True"]), ([1, 2, 3], list("123"))],
+    [
+        ([0, 1], ["0", "1"]),
+        (["0", "1"], [0, 1]),
+        ([False, True], ["False", "True"]),
+        ([1, 2, 3], list("123")),
+    ],
 )
 def test_labels_of_another_type_with_the_same_name_give_the_same_scores(classes, others):
     y, probability = random_case(classes, 3)
     translated = [others[classes.index(label)] for label in y.tolist()]
-    assert evaluate(Echo(classes), probability, translated) == evaluate(Echo(classes), probability, y)
+    assert evaluate(Echo(classes), probability, translated) == evaluate(
+        Echo(classes), probability, y
+    )
 
 
 def test_a_model_fitted_on_numbers_is_scored_on_the_labels_of_a_csv_file(tmp_path):
@@ -109,7 +139,8 @@ def test_a_model_fitted_on_numbers_is_scored_on_the_labels_of_a_csv_file(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("classes", "present"), [(["a", "b"], ["b"]), (["a", "b", "c"], ["a", "c"]), (["a", "b", "c"], ["b"]), ([0, 1], [0])]
+    ("classes", "present"),
+    [(["a", "b"], ["b"]), (["a", "b", "c"], ["a", "c"]), (["a", "b", "c"], ["b"]), ([0, 1], [0])],
 )
 def test_where_a_class_is_absent_there_is_no_roc_auc_but_everything_else(classes, present):
     y, probability = random_case(classes, 1)
@@ -130,7 +161,10 @@ def test_a_class_that_is_never_predicted_counts_as_zero_and_warns_of_nothing():
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (["pos", "negative"], r"labels the model does not know: 'pos'; it knows .*'negative', .*'positive'"),
+        (
+            ["pos", "negative"],
+            r"labels the model does not know: 'pos'; it knows .*'negative', .*'positive'",
+        ),
         (["b", "a"], "does not know: 'a', 'b'"),
         ([1, 0], "does not know: '0', '1'"),
         ([None, "positive"], "does not know: 'None'"),
@@ -145,7 +179,9 @@ def test_labels_the_model_does_not_know_are_listed_beside_those_it_knows(y, mess
 
 @pytest.mark.parametrize("n_labels", [1, 3, 0])
 def test_texts_and_labels_of_different_number_are_refused(n_labels):
-    with pytest.raises(ValueError, match=f"inconsistent numbers of samples: 2 texts and {n_labels} labels"):
+    with pytest.raises(
+        ValueError, match=f"inconsistent numbers of samples: 2 texts and {n_labels} labels"
+    ):
         evaluate(Echo(["a", "b"]), [[0.5, 0.5]] * 2, ["a", "b", "b"][:n_labels])
 
 
@@ -154,7 +190,11 @@ def test_texts_and_labels_of_different_number_are_refused(n_labels):
 
 @pytest.fixture(scope="module")
 def trained(tiny_bert):
-    texts = [f"A {word} film, number {i}." for i in range(12) for word in ("lovely", "quiet", "dull", "cold")]
+    texts = [
+        f"A {word} film, number {i}."
+        for i in range(12)
+        for word in ("lovely", "quiet", "dull", "cold")
+    ]
     labels = ["good", "good", "bad", "bad"] * 12
     return make_sentiment_pipeline(model=tiny_bert).fit(texts, labels), texts, labels
 
@@ -172,9 +212,17 @@ def test_everything_is_plain_json_and_fits_together(trained):
         assert sum(group["n_texts"] for group in groups) == 12, name
         right = sum(group["n_texts"] * group["accuracy"] for group in groups)
         assert right == pytest.approx(12 * scores["accuracy"])
-    assert [group["value"] for group in scores["slices"]["by domain"]] == ["film", "food", "missing"]
+    assert [group["value"] for group in scores["slices"]["by domain"]] == [
+        "film",
+        "food",
+        "missing",
+    ]
     assert [group["value"] for group in scores["slices"]["by truncation"]] == ["cut", "whole"]
-    assert scores["intervals"]["accuracy"][0] <= scores["accuracy"] <= scores["intervals"]["accuracy"][1]
+    assert (
+        scores["intervals"]["accuracy"][0]
+        <= scores["accuracy"]
+        <= scores["intervals"]["accuracy"][1]
+    )
     assert scores["duplicates"]["n_texts"] == 10
     assert [row["class"] for row in scores["by_class"]] == ["bad", "good"]
     assert sum(row["n_texts"] for row in scores["calibration"]) == 12
@@ -206,12 +254,17 @@ def test_the_whole_answer_is_the_same_for_texts_in_any_container(container, trai
 
 def test_a_pipeline_of_tables_is_scored_on_tables(tiny_bert):
     table = pd.DataFrame(
-        {"text": [row for row in ("A lovely film.", "A dull film.") * 6], "stars": range(12)}, index=range(5, 17)
+        {"text": [row for row in ("A lovely film.", "A dull film.") * 6], "stars": range(12)},
+        index=range(5, 17),
     )
     labels = ["good", "bad"] * 6
-    columns = ColumnTransformer([("bert", BertVectorizer(tiny_bert), "text")], remainder="passthrough")
+    columns = ColumnTransformer(
+        [("bert", BertVectorizer(tiny_bert), "text")], remainder="passthrough"
+    )
     model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, labels)
-    scores = evaluate(model, table, labels[::-1], by=table[["stars"]], train=(table, labels), n_bootstrap=5)
+    scores = evaluate(
+        model, table, labels[::-1], by=table[["stars"]], train=(table, labels), n_bootstrap=5
+    )
     assert scores["accuracy"] == model.score(table, labels[::-1])
     mistake = scores["mistakes"][0]
     assert mistake["text"].startswith("A ")
@@ -231,7 +284,9 @@ def test_the_curves_and_the_map_are_of_the_same_answers(tiny_bert):
     points = scores["map"]["points"]
     assert [point["text"] for point in points] == REVIEWS
     assert [point["predicted"] for point in points] == model.predict(REVIEWS).tolist()
-    assert [point["probability"] for point in points] == model.predict_proba(REVIEWS).max(axis=1).tolist()
+    assert [point["probability"] for point in points] == model.predict_proba(REVIEWS).max(
+        axis=1
+    ).tolist()
 
 
 def test_the_examples_are_the_surest_right_answers_of_each_class_in_turn(tiny_bert):
@@ -240,24 +295,36 @@ def test_the_examples_are_the_surest_right_answers_of_each_class_in_turn(tiny_be
     scores = evaluate(model, REVIEWS, wrong, n_bootstrap=5, n_examples=5)
     examples = scores["examples"]
     assert [one["true"] for one in examples] == ["negative", "positive"] * 2 + ["negative"]
-    assert all(one["true"] == one["predicted"] and one["explanation"]["words"] and "nearest" not in one for one in examples)
-    assert all(wrong[one["row"]] == one["true"] and REVIEWS[one["row"]] == one["text"] for one in examples)
+    assert all(
+        one["true"] == one["predicted"] and one["explanation"]["words"] and "nearest" not in one
+        for one in examples
+    )
+    assert all(
+        wrong[one["row"]] == one["true"] and REVIEWS[one["row"]] == one["text"] for one in examples
+    )
     sure = [one["probability"] for one in examples]
     assert sure[0] >= sure[2] >= sure[4]
     assert sure[0] == max(
-        p for p, y, t in zip(model.predict_proba(REVIEWS)[:, 0], wrong, LABELS, strict=True) if y == t == "negative"
+        p
+        for p, y, t in zip(model.predict_proba(REVIEWS)[:, 0], wrong, LABELS, strict=True)
+        if y == t == "negative"
     )
 
 
 def test_what_is_not_wanted_is_left_out():
     y, probability = random_case([0, 1], 0)
-    scores = evaluate(Echo([0, 1]), probability, y, n_mistakes=0, n_examples=0, n_map=0, n_bootstrap=0)
+    scores = evaluate(
+        Echo([0, 1]), probability, y, n_mistakes=0, n_examples=0, n_map=0, n_bootstrap=0
+    )
     assert (scores["mistakes"], scores["examples"], scores["map"]) == ([], [], None)
 
 
 def test_without_features_the_map_says_why():
     y, probability = random_case([0, 1], 0)
-    assert "a Echo shows no features" in evaluate(Echo([0, 1]), probability, y, n_bootstrap=5)["map"]["refused"]
+    assert (
+        "a Echo shows no features"
+        in evaluate(Echo([0, 1]), probability, y, n_bootstrap=5)["map"]["refused"]
+    )
 
 
 def test_the_map_costs_no_forward_pass(tiny_bert, encoded):
@@ -271,4 +338,6 @@ def test_the_answers_are_those_of_predict_proba_bit_for_bit(tiny_bert):
     vectorizer = BertVectorizer(tiny_bert).set_output(transform="pandas")
     model = make_pipeline(vectorizer, "passthrough", LogisticRegression()).fit(REVIEWS, LABELS)
     points = evaluate(model, REVIEWS, LABELS, n_bootstrap=5)["map"]["points"]
-    assert [point["probability"] for point in points] == model.predict_proba(REVIEWS).max(axis=1).tolist()
+    assert [point["probability"] for point in points] == model.predict_proba(REVIEWS).max(
+        axis=1
+    ).tolist()

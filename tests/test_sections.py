@@ -2,8 +2,7 @@
 
 import pytest
 
-from pipeline.report.contents import report_contents
-from pipeline.report.sections import sections_of
+from pipeline.report.sections import report_contents, sections_of
 from tests.reporting import bert_scores, make_comparison, make_study, quick_scores
 
 TEXTS = ["A quiet, lovely film.", "Two hours I want back!", "The soup was cold.", "I love Paris."]
@@ -16,7 +15,9 @@ def sections(scores, **parts):
 
 
 def test_with_everything_there_is_every_section_in_its_order():
-    found = sections(quick_scores(), comparison=make_comparison(), layers=make_study(), provenance={"seed": 0})
+    found = sections(
+        quick_scores(), comparison=make_comparison(), layers=make_study(), provenance={"seed": 0}
+    )
     assert list(found) == ALL
     assert "The honest score of taking the best is 0.650 ± 0.030" in found["layers"].lead
     assert "are in the training set too" in found["duplicates"].lead
@@ -28,8 +29,19 @@ def test_what_is_not_there_has_no_section():
 
 
 def test_scores_of_an_older_evaluate_are_shown_without_what_they_lack():
-    scores = {name: value for name, value in quick_scores().items() if name not in ("curves", "examples", "map")}
-    assert list(sections(scores)) == ["scores", "classes", "calibration", "slices", "mistakes", "duplicates"]
+    scores = {
+        name: value
+        for name, value in quick_scores().items()
+        if name not in ("curves", "examples", "map")
+    }
+    assert list(sections(scores)) == [
+        "scores",
+        "classes",
+        "calibration",
+        "slices",
+        "mistakes",
+        "duplicates",
+    ]
 
 
 def test_explained_texts_have_their_words_and_others_the_reason(tiny_bert):
@@ -61,4 +73,7 @@ def test_a_map_that_was_refused_says_why():
 def test_more_than_four_classes_have_their_confusions_listed():
     assert len(sections(quick_scores(("a", "b", "c", "d")))["classes"].tables) == 1
     assert len(sections(quick_scores(("a", "b", "c", "d", "e")))["classes"].tables) == 2
-    assert sections(quick_scores(tuple(f"c{i}" for i in range(45)), n_texts=135))["classes"].pictures == []
+    assert (
+        sections(quick_scores(tuple(f"c{i}" for i in range(45)), n_texts=135))["classes"].pictures
+        == []
+    )

@@ -12,7 +12,12 @@ from sklearn.pipeline import Pipeline
 from pipeline import BertVectorizer, evaluate, load_reviews, make_sentiment_pipeline, read_table
 from pipeline.evaluation.baselines import make_tfidf_baseline
 
-TRAIN = ["A lovely film.", "A dull film.", "Good soup, a quiet terrace.", "Cold soup and a rude waiter."] * 3
+TRAIN = [
+    "A lovely film.",
+    "A dull film.",
+    "Good soup, a quiet terrace.",
+    "Cold soup and a rude waiter.",
+] * 3
 LABELS = ["positive", "negative"] * 6
 
 
@@ -37,7 +42,13 @@ def test_only_the_documented_defaults_differ_from_those_of_the_vectorizer():
         {"pooling": "cls", "layers": (-2, -1)},
         {"layers": -1, "combine": "mean", "max_length": 9},
         {"model": "no/such/model", "truncation": "window", "missing": "empty", "normalize": True},
-        {"weights_in_artifact": False, "local_files_only": True, "revision": "main", "progress": True, "batch_tokens": 64},
+        {
+            "weights_in_artifact": False,
+            "local_files_only": True,
+            "revision": "main",
+            "progress": True,
+            "batch_tokens": 64,
+        },
     ],
 )
 def test_parameters_reach_the_vectorizer_as_they_are(asked):
@@ -85,7 +96,9 @@ def test_clones_are_equal_and_not_fitted(tiny_bert):
     copied = clone(model)
     assert repr(copied) == repr(model)
     assert not copied.__sklearn_is_fitted__()
-    assert np.array_equal(copied.fit(TRAIN, LABELS).predict_proba(TRAIN), model.predict_proba(TRAIN))
+    assert np.array_equal(
+        copied.fit(TRAIN, LABELS).predict_proba(TRAIN), model.predict_proba(TRAIN)
+    )
 
 
 def test_a_grid_search_reaches_every_step(tiny_bert):
@@ -106,7 +119,10 @@ def test_wrong_labels_are_refused_by_the_first_step(tiny_bert):
 def accuracies(train, test):
     """Score the default pipeline and the TF-IDF baseline, both with their defaults, on texts neither has seen."""
     models = (make_sentiment_pipeline(), make_tfidf_baseline())
-    return [evaluate(model.fit(train["text"], train["label"]), test["text"], test["label"])["accuracy"] for model in models]
+    return [
+        evaluate(model.fit(train["text"], train["label"]), test["text"], test["label"])["accuracy"]
+        for model in models
+    ]
 
 
 def test_the_default_pipeline_beats_tfidf_on_the_shipped_reviews():
@@ -120,7 +136,9 @@ def test_the_default_pipeline_beats_tfidf_on_the_shipped_reviews():
 def test_the_default_pipeline_keeps_its_promise_on_sst2():
     path = os.environ.get("SST2_CSV")
     if not path:
-        pytest.skip("SST2_CSV names no file: SST-2 as a table with the columns text, label and split is not shipped")
+        pytest.skip(
+            "SST2_CSV names no file: SST-2 as a table with the columns text, label and split is not shipped"
+        )
     table = read_table(path, columns=["text", "label", "split"])
     bert, tfidf = accuracies(table[table["split"] == "train"], table[table["split"] == "test"])
     assert bert >= 0.835

@@ -6,14 +6,16 @@ from dataclasses import asdict
 import pytest
 from transformers import BertConfig as HFConfig
 
-from pipeline.bert.shape import BertConfig, bare_name, read_shape
+from pipeline.bert.config import BertConfig, bare_name, read_shape
 from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import FAMILIES
 
 
 def test_what_a_config_leaves_out_is_what_transformers_takes():
     theirs = HFConfig().to_dict()
-    assert asdict(BertConfig.read({"model_type": "bert"})) == {name: theirs[name] for name in asdict(BertConfig())}
+    assert asdict(BertConfig.read({"model_type": "bert"})) == {
+        name: theirs[name] for name in asdict(BertConfig())
+    }
 
 
 @pytest.mark.parametrize("family", ["bert", "bert-cased"])
@@ -56,13 +58,21 @@ def test_a_missing_padding_id_is_zero():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_shape_names_family_and_sizes(family, model_folder):
     shape = read_shape(resolve(model_folder(family)))
-    assert (shape.family, shape.n_layers, shape.hidden_size) == (family.removesuffix("-cased"), 3, 32)
+    assert (shape.family, shape.n_layers, shape.hidden_size) == (
+        family.removesuffix("-cased"),
+        3,
+        32,
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "family", "bare"),
     [
-        ("bert.encoder.layer.0.output.LayerNorm.gamma", "bert", "encoder.layer.0.output.LayerNorm.weight"),
+        (
+            "bert.encoder.layer.0.output.LayerNorm.gamma",
+            "bert",
+            "encoder.layer.0.output.LayerNorm.weight",
+        ),
         ("discriminator.electra.embeddings.LayerNorm.beta", "electra", "embeddings.LayerNorm.bias"),
         ("roberta.pooler.dense.weight", "camembert", "pooler.dense.weight"),
         ("cls.predictions.bias", "bert", "cls.predictions.bias"),

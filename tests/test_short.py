@@ -10,8 +10,8 @@ from transformers import AutoModel
 from pipeline import BertVectorizer
 from pipeline.bert import short
 from pipeline.bert.batching import TokenBatch
+from pipeline.bert.config import ACTIVATIONS
 from pipeline.bert.packed import PackedEncoder
-from pipeline.bert.shape import ACTIVATIONS
 from pipeline.bert.short import SHORT_TOKENS, ShortForward, can_run_short, is_short
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.vectorizer import DEFAULT_MODEL
@@ -28,7 +28,9 @@ def short_batches(monkeypatch):
     """List the numbers of tokens of all batches that take the short way."""
     seen = []
     run = ShortForward.states
-    monkeypatch.setattr(ShortForward, "states", lambda self, x, *rest: seen.append(len(x)) or run(self, x, *rest))
+    monkeypatch.setattr(
+        ShortForward, "states", lambda self, x, *rest: seen.append(len(x)) or run(self, x, *rest)
+    )
     return seen
 
 
@@ -52,15 +54,21 @@ def test_every_layer_and_pooling_is_transformers(activation, tmp_path, short_bat
     for ids in ([[2, 3]], [[2, 7, 9, 11, 3], [2, 30, 31, 7, 3]], [list(range(2, 66))]):
         with torch.inference_mode():
             states = model(torch.tensor(ids), output_hidden_states=True).hidden_states
-        right = np.stack([[s[:, 0], s.mean(dim=1), s.amax(dim=1)] for s in states])  # (layer, pooling, text, hidden_size)
-        found = encoder.pooled(TokenBatch.of([np.array(one) for one in ids]), POOLINGS, range(4)).numpy()
+        right = np.stack(
+            [[s[:, 0], s.mean(dim=1), s.amax(dim=1)] for s in states]
+        )  # (layer, pooling, text, hidden_size)
+        found = encoder.pooled(
+            TokenBatch.of([np.array(one) for one in ids]), POOLINGS, range(4)
+        ).numpy()
         assert np.abs(found - right.transpose(2, 1, 0, 3)).max() <= 1e-5
     assert short_batches == [2, 10, 64]
 
 
 @pytest.mark.parametrize("layers", [(0,), (2,), (3, 1)])
 @pytest.mark.parametrize("poolings", [("cls",), ("pooler",), ("mean", "cls")])
-def test_a_text_alone_has_the_vectors_it_has_among_others(layers, poolings, tiny_bert, short_batches):
+def test_a_text_alone_has_the_vectors_it_has_among_others(
+    layers, poolings, tiny_bert, short_batches
+):
     if "pooler" in poolings:
         layers = (3,)
     encoder = PackedEncoder(resolve(tiny_bert), 3, CPU, torch.float32)
@@ -72,7 +80,9 @@ def test_a_text_alone_has_the_vectors_it_has_among_others(layers, poolings, tiny
     assert short_batches == ([] if max(layers) == 0 else [4, 3])
 
 
-def test_the_default_model_says_of_single_sentences_what_transformers_says(hugging_face, short_batches):
+def test_the_default_model_says_of_single_sentences_what_transformers_says(
+    hugging_face, short_batches
+):
     from pipeline.checkpoints.checkpoint import installed_folder
 
     folder = installed_folder(DEFAULT_MODEL)
@@ -84,8 +94,12 @@ def test_the_default_model_says_of_single_sentences_what_transformers_says(huggi
     for text in TEXTS:
         ids = tokenizer([text]).input_ids[0]
         with torch.inference_mode():
-            states = torch.stack(model(torch.from_numpy(ids)[None], output_hidden_states=True).hidden_states)[:, 0]
-        right = torch.stack([states[:, 0], states.mean(dim=1), states.amax(dim=1)])  # (pooling, layer, hidden_size)
+            states = torch.stack(
+                model(torch.from_numpy(ids)[None], output_hidden_states=True).hidden_states
+            )[:, 0]
+        right = torch.stack(
+            [states[:, 0], states.mean(dim=1), states.amax(dim=1)]
+        )  # (pooling, layer, hidden_size)
         assert np.abs(vectorizer.transform([text])[0] - right.flatten().numpy()).max() <= 1e-5
     assert len(short_batches) == len(TEXTS)
 
@@ -94,7 +108,9 @@ def test_the_same_text_gives_the_same_bits_each_time(tiny_bert, short_batches):
     vectorizer = BertVectorizer(tiny_bert, cache=None).fit(TEXTS)
     first = vectorizer.transform(["I love Paris"])
     assert np.array_equal(vectorizer.transform(["I love Paris"]), first)
-    assert np.array_equal(vectorizer.transform(["I love Paris", "I love Paris"])[1:], first)  # one distinct text
+    assert np.array_equal(
+        vectorizer.transform(["I love Paris", "I love Paris"])[1:], first
+    )  # one distinct text
     cached = BertVectorizer(tiny_bert).fit(TEXTS)
     assert np.array_equal(cached.transform(["I love Paris"]), first)
     assert len(short_batches) == 4
@@ -111,10 +127,15 @@ def test_threads_that_come_first_together_make_one(tmp_path, monkeypatch):
     folder = build_model(tmp_path / "model", "bert", seed=5)
     made = []
     init = ShortForward.__init__
-    monkeypatch.setattr(ShortForward, "__init__", lambda self, *rest: made.append(1) or init(self, *rest))
+    monkeypatch.setattr(
+        ShortForward, "__init__", lambda self, *rest: made.append(1) or init(self, *rest)
+    )
     vectorizer = BertVectorizer(str(folder), cache=None).fit(TEXTS)
     found = []
-    threads = [threading.Thread(target=lambda: found.append(vectorizer.transform(["I love Paris"]))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: found.append(vectorizer.transform(["I love Paris"])))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import catalogue
+from pipeline.checkpoints.catalogue import catalogue
 from tests.commands import assert_one_error_line
 
 
@@ -56,7 +56,9 @@ def test_models_lists_every_id_unbroken_with_its_numbers_and_where_it_is(columns
     lines = result.out.splitlines()
     for entry in catalogue():
         line = next(line for line in lines if entry.model in line.replace("│", " ").split())
-        assert {str(entry.n_layers), str(entry.hidden_size), str(entry.n_vocabulary)} <= set(line.replace("│", " ").split())
+        assert {str(entry.n_layers), str(entry.hidden_size), str(entry.n_vocabulary)} <= set(
+            line.replace("│", " ").split()
+        )
         assert entry.name in line
     default = next(line for line in lines if "(default)" in line)
     assert "sentence-transformers/all-MiniLM-L6-v2" in default

@@ -51,12 +51,16 @@ REFUSES_NUMBERS = dict.fromkeys(
 )
 
 
-@parametrize_with_checks([BertVectorizer(MODEL, on_invalid="coerce", layers=(-2, -1), combine="mean")])
+@parametrize_with_checks(
+    [BertVectorizer(MODEL, on_invalid="coerce", layers=(-2, -1), combine="mean")]
+)
 def test_every_check_of_scikit_learn_passes_where_numbers_become_text(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks([BertVectorizer(MODEL)], expected_failed_checks=lambda _: REFUSES_NUMBERS, xfail_strict=True)
+@parametrize_with_checks(
+    [BertVectorizer(MODEL)], expected_failed_checks=lambda _: REFUSES_NUMBERS, xfail_strict=True
+)
 def test_the_strict_default_fails_exactly_the_checks_that_feed_numbers(estimator, check):
     check(estimator)
 
@@ -77,7 +81,9 @@ def test_the_strict_default_fails_exactly_the_checks_that_feed_numbers(estimator
         "check_param_validation",
     ],
 )
-@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")  # the checks provoke it
+@pytest.mark.filterwarnings(
+    "ignore:X (has|does not have valid) feature names:UserWarning"
+)  # the checks provoke it
 def test_the_checks_that_scikit_learn_keeps_for_itself_pass_too(name):
     getattr(estimator_checks, name)("BertVectorizer", BertVectorizer(MODEL, on_invalid="coerce"))
 
@@ -88,7 +94,9 @@ def test_the_array_api_check_passes_where_scipy_allows_it():
         f"check('BertVectorizer', BertVectorizer({MODEL!r}, on_invalid='coerce'), 'numpy', None, None)"
     )
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment, timeout=120)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], check=True, env=environment, timeout=120
+    )
 
 
 # ---- the same properties on text
@@ -140,7 +148,9 @@ def test_transform_leaves_the_estimator_and_x_as_they_were():
 
 @pytest.mark.parametrize("method", ["transform", "transform_tokens", "count_tokens"])
 def test_methods_before_fit_raise_not_fitted_error_and_load_nothing(method, monkeypatch):
-    monkeypatch.setattr("pipeline.vectorizer.resolve", lambda *a, **k: pytest.fail("looked for the model"))
+    monkeypatch.setattr(
+        "pipeline.vectorizer.resolve", lambda *a, **k: pytest.fail("looked for the model")
+    )
     with pytest.raises(NotFittedError, match="not fitted yet"):
         getattr(BertVectorizer(MODEL), method)(["film"])
     with pytest.raises(NotFittedError):
@@ -149,7 +159,12 @@ def test_methods_before_fit_raise_not_fitted_error_and_load_nothing(method, monk
 
 def test_zero_rows_give_zero_rows_of_all_features_at_transform_and_an_error_at_fit():
     vectorizer = BertVectorizer(MODEL, layers=(1, 2)).fit(["film"])
-    for empty in ([], np.array([], dtype=object), pd.Series([], dtype=object), np.empty((0, 1), dtype=object)):
+    for empty in (
+        [],
+        np.array([], dtype=object),
+        pd.Series([], dtype=object),
+        np.empty((0, 1), dtype=object),
+    ):
         rows = vectorizer.transform(empty)
         assert rows.shape == (0, 64)
         assert rows.dtype == np.float32
@@ -172,12 +187,22 @@ def test_feature_names_are_an_object_array_of_distinct_padded_names():
     names = vectorizer.get_feature_names_out()
     assert isinstance(names, np.ndarray)
     assert names.dtype == object
-    assert list(names[[0, 33, 64, 127]]) == ["cls_layer0_00", "cls_layer3_01", "max_layer0_00", "max_layer3_31"]
+    assert list(names[[0, 33, 64, 127]]) == [
+        "cls_layer0_00",
+        "cls_layer3_01",
+        "max_layer0_00",
+        "max_layer3_31",
+    ]
     assert len(set(names)) == len(names) == vectorizer.transform(["film"]).shape[1]
-    assert BertVectorizer(MODEL, layers="all", combine="sum").fit(["film"]).get_feature_names_out()[0] == "mean_layersum_00"
+    assert (
+        BertVectorizer(MODEL, layers="all", combine="sum").fit(["film"]).get_feature_names_out()[0]
+        == "mean_layersum_00"
+    )
 
 
-@pytest.mark.parametrize("texts", [pd.Series(TEXTS), pd.DataFrame({"text": TEXTS})], ids=["series", "frame"])
+@pytest.mark.parametrize(
+    "texts", [pd.Series(TEXTS), pd.DataFrame({"text": TEXTS})], ids=["series", "frame"]
+)
 def test_pandas_output_keeps_the_index(texts):
     texts.index = [f"row-{i}" for i in reversed(range(len(TEXTS)))]
     frame = BertVectorizer(MODEL).set_output(transform="pandas").fit_transform(texts)
@@ -186,7 +211,9 @@ def test_pandas_output_keeps_the_index(texts):
     assert set(frame.dtypes) == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize("index", [[7] * len(TEXTS), ["a", None, 2.5] + ["a"] * (len(TEXTS) - 3)], ids=["equal", "mixed"])
+@pytest.mark.parametrize(
+    "index", [[7] * len(TEXTS), ["a", None, 2.5] + ["a"] * (len(TEXTS) - 3)], ids=["equal", "mixed"]
+)
 def test_pandas_output_keeps_an_index_with_duplicates(index):
     texts = pd.Series(TEXTS, index=pd.Index(index, dtype=object))
     vectorizer = BertVectorizer(MODEL).set_output(transform="pandas").fit(texts)
@@ -196,7 +223,9 @@ def test_pandas_output_keeps_an_index_with_duplicates(index):
 
 
 def test_polars_output_has_the_names():
-    frame = BertVectorizer(MODEL).set_output(transform="polars").fit_transform(pl.Series("text", TEXTS))
+    frame = (
+        BertVectorizer(MODEL).set_output(transform="polars").fit_transform(pl.Series("text", TEXTS))
+    )
     assert isinstance(frame, pl.DataFrame)
     assert frame.columns[-1] == "mean_layer3_31"
 
@@ -207,7 +236,10 @@ def test_names_of_a_frame_are_remembered_and_checked():
     assert list(vectorizer.feature_names_in_) == ["review"]
     with pytest.raises(ValueError, match="feature names should match"):
         vectorizer.transform(pd.DataFrame({"comment": TEXTS}))
-    assert vectorizer.transform(TEXTS).shape == (len(TEXTS), 32)  # flat texts have no name to be wrong
+    assert vectorizer.transform(TEXTS).shape == (
+        len(TEXTS),
+        32,
+    )  # flat texts have no name to be wrong
     assert not hasattr(vectorizer.fit(TEXTS), "feature_names_in_")
 
 
@@ -243,8 +275,12 @@ def test_two_processes_give_the_scores_of_one():
 
 @pytest.mark.parametrize("column", ["text", ["text"]], ids=["series", "frame"])
 def test_column_transformer_takes_the_column_by_name_or_by_list(column):
-    frame = pd.DataFrame({"text": TEXTS, "stars": range(len(TEXTS))}, index=[f"r{i}" for i in range(len(TEXTS))])
-    transformer = ColumnTransformer([("bert", BertVectorizer(MODEL), column), ("keep", "passthrough", ["stars"])])
+    frame = pd.DataFrame(
+        {"text": TEXTS, "stars": range(len(TEXTS))}, index=[f"r{i}" for i in range(len(TEXTS))]
+    )
+    transformer = ColumnTransformer(
+        [("bert", BertVectorizer(MODEL), column), ("keep", "passthrough", ["stars"])]
+    )
     table = transformer.set_output(transform="pandas").fit_transform(frame)
     assert list(table.index) == list(frame.index)
     assert list(table.columns[[0, -1]]) == ["bert__mean_layer3_00", "keep__stars"]
@@ -253,10 +289,14 @@ def test_column_transformer_takes_the_column_by_name_or_by_list(column):
 
 def test_two_text_columns_get_a_vectorizer_each():
     frame = pd.DataFrame({"title": TEXTS, "body": TEXTS[::-1]})
-    both = make_column_transformer((BertVectorizer(MODEL), "title"), (BertVectorizer(MODEL), "body")).fit_transform(frame)
+    both = make_column_transformer(
+        (BertVectorizer(MODEL), "title"), (BertVectorizer(MODEL), "body")
+    ).fit_transform(frame)
     assert both.shape == (len(TEXTS), 64)
     joined = BertVectorizer(MODEL, on_invalid="coerce").fit_transform(frame)
-    assert np.allclose(joined, BertVectorizer(MODEL).fit_transform(frame["title"] + " " + frame["body"]), atol=1e-5)
+    assert np.allclose(
+        joined, BertVectorizer(MODEL).fit_transform(frame["title"] + " " + frame["body"]), atol=1e-5
+    )
 
 
 def test_feature_union_puts_it_beside_tf_idf():
@@ -269,7 +309,10 @@ def test_feature_union_puts_it_beside_tf_idf():
 def test_calibration_and_stacking_take_it_as_any_classifier():
     calibrated = CalibratedClassifierCV(classifier(), cv=2).fit(MANY, LABELS)
     assert np.allclose(calibrated.predict_proba(MANY).sum(axis=1), 1)
-    stack = StackingClassifier([("bert", classifier()), ("tfidf", make_pipeline(TfidfVectorizer(), LogisticRegression()))], cv=2)
+    stack = StackingClassifier(
+        [("bert", classifier()), ("tfidf", make_pipeline(TfidfVectorizer(), LogisticRegression()))],
+        cv=2,
+    )
     assert set(stack.fit(MANY, LABELS).predict(MANY)) <= {"pos", "neg"}
 
 
@@ -283,7 +326,9 @@ def test_calibration_and_stacking_take_it_as_any_classifier():
     ],
 )
 def test_wrong_labels_are_refused_before_anything_is_encoded(labels, message, monkeypatch):
-    monkeypatch.setattr("pipeline.bert.frozen.embed", lambda *a, **k: pytest.fail("a text was encoded"))
+    monkeypatch.setattr(
+        "pipeline.bert.embedding.embed", lambda *a, **k: pytest.fail("a text was encoded")
+    )
     with pytest.raises(ValueError, match=message):
         classifier().fit(MANY, labels)
 
@@ -292,7 +337,9 @@ def test_numbers_as_labels_are_for_the_final_estimator_to_judge():
     numbers = np.linspace(0, 1, len(TEXTS))
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         classifier().fit(TEXTS, numbers)
-    assert make_pipeline(BertVectorizer(MODEL), Ridge()).fit(TEXTS, numbers).predict(TEXTS).shape == (len(TEXTS),)
+    assert make_pipeline(BertVectorizer(MODEL), Ridge()).fit(TEXTS, numbers).predict(
+        TEXTS
+    ).shape == (len(TEXTS),)
 
 
 # ---- callbacks and the repr
@@ -328,7 +375,9 @@ def test_callbacks_hear_of_every_batch_and_stay_out_of_pickles():
 def test_the_progress_bar_of_scikit_learn_shows_encoding_inside_a_pipeline(capsys):
     model = classifier().set_callbacks(ProgressBar(max_propagation_depth=3))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # an estimator without callback support would make Pipeline warn
+        warnings.simplefilter(
+            "error"
+        )  # an estimator without callback support would make Pipeline warn
         model.fit(MANY, LABELS)
     shown = "".join(capsys.readouterr())
     assert "BertVectorizer" in shown
@@ -343,9 +392,12 @@ def test_our_own_progress_bar_counts_texts_on_stderr(capsys):
 
 
 def test_repr_dir_and_html_load_no_model(monkeypatch):
-    for name in ("pipeline.vectorizer.resolve", "pipeline.bert.frozen.load_encoder"):
+    for name in ("pipeline.vectorizer.resolve", "pipeline.bert.embedding.load_encoder"):
         monkeypatch.setattr(name, lambda *a, **k: pytest.fail("the model was touched"))
-    for vectorizer in (BertVectorizer("no/such model"), make_pipeline(BertVectorizer("no/such model"), LogisticRegression())):
+    for vectorizer in (
+        BertVectorizer("no/such model"),
+        make_pipeline(BertVectorizer("no/such model"), LogisticRegression()),
+    ):
         assert "BertVectorizer" in repr(vectorizer)
         assert "fit" in dir(vectorizer)
         assert "BertVectorizer" in vectorizer._repr_html_()
@@ -353,7 +405,9 @@ def test_repr_dir_and_html_load_no_model(monkeypatch):
 
 def test_the_html_repr_of_a_fitted_vectorizer_has_tooltips_and_a_doc_link(monkeypatch):
     vectorizer = BertVectorizer(MODEL).fit(["film"])
-    monkeypatch.setattr("pipeline.bert.frozen.load_encoder", lambda *a, **k: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "pipeline.bert.embedding.load_encoder", lambda *a, **k: pytest.fail("the model was loaded")
+    )
     html = vectorizer._repr_html_()
     assert "bert-features.md" in html
     assert "How the tokens of a text become one vector" in html

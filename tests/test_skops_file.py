@@ -10,8 +10,14 @@ import skops.io
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
-from pipeline.saved.allow_list import NotAllowedError
-from pipeline.saved.skops_file import read_skops, skops_names, skops_refused, skops_schema, write_skops
+from pipeline.exceptions import NotAllowedError
+from pipeline.saved.skops_file import (
+    read_skops,
+    skops_names,
+    skops_refused,
+    skops_schema,
+    write_skops,
+)
 
 
 @pytest.fixture
@@ -40,7 +46,9 @@ def test_it_is_a_file_that_skops_alone_can_read(path, model):
 
 def test_a_name_that_is_not_allowed_is_refused_unless_it_is_trusted(path):
     write_skops(FunctionTransformer(np.testing.measure), path)
-    with pytest.raises(NotAllowedError, match=r"it names numpy\.testing.*measure, which is not on the list"):
+    with pytest.raises(
+        NotAllowedError, match=r"it names numpy\.testing.*measure, which is not on the list"
+    ):
         read_skops(path)
     refused = skops_refused(path)
     assert len(refused) == 1

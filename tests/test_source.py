@@ -7,14 +7,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.scoring.source import check_text_type, text_array, with_equal_sizes, without_index
+from pipeline.scoring.sources import check_text_type, text_array, with_equal_sizes, without_index
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("sizes", [[], [0], [5], [3, 0, 3], [1, 1, 1, 1, 9, 2]])
 def test_tables_of_any_size_are_cut_into_those_of_one_size(n_rows, sizes):
     numbers = iter(range(100))
-    tables = [pa.table({"a": pa.array(list(itertools.islice(numbers, size)), pa.int64())}) for size in sizes]
+    tables = [
+        pa.table({"a": pa.array(list(itertools.islice(numbers, size)), pa.int64())})
+        for size in sizes
+    ]
     found = list(with_equal_sizes(iter(tables), n_rows))
     assert [row for table in found for row in table["a"].to_pylist()] == list(range(sum(sizes)))
     assert all(table.num_rows == n_rows for table in found[:-1])
@@ -25,7 +28,19 @@ def test_cells_that_are_no_texts_are_marked_and_kept_and_missing_ones_stay_missi
     cells = ["a", None, float("nan"), pd.NA, 3, b"x", "\ud800!", np.str_("b"), ["c"], "", "é"]
     marked = {}
     found = text_array(cells, marked)
-    assert found.to_pylist() == ["a", None, None, None, "3", "b'x'", "\\ud800!", "b", "['c']", "", "é"]
+    assert found.to_pylist() == [
+        "a",
+        None,
+        None,
+        None,
+        "3",
+        "b'x'",
+        "\\ud800!",
+        "b",
+        "['c']",
+        "",
+        "é",
+    ]
     assert {i: reason.split(";")[0] for i, reason in marked.items()} == {
         4: "the text is of type int",
         5: "the text is of type bytes",
@@ -35,13 +50,22 @@ def test_cells_that_are_no_texts_are_marked_and_kept_and_missing_ones_stay_missi
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.null(), pa.dictionary(pa.int8(), pa.string())]
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.null(),
+        pa.dictionary(pa.int8(), pa.string()),
+    ],
 )
 def test_texts_of_every_kind_are_texts(kind):
     assert check_text_type(pa.schema([("text", kind)]), "text", "t") is None
 
 
-@pytest.mark.parametrize("kind", [pa.int64(), pa.binary(), pa.list_(pa.string()), pa.dictionary(pa.int8(), pa.int64())])
+@pytest.mark.parametrize(
+    "kind", [pa.int64(), pa.binary(), pa.list_(pa.string()), pa.dictionary(pa.int8(), pa.int64())]
+)
 def test_columns_of_anything_else_are_refused_with_their_type(kind):
     with pytest.raises(TypeError, match=r"t: column 'text' holds .*, not text"):
         check_text_type(pa.schema([("text", kind)]), "text", "t")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.report.svg import COLOURS, Words, figure_svg, room
+from pipeline.report.figures import COLOURS, Words, figure_svg, room
 from tests.reporting import HOSTILE, Page
 
 
@@ -30,7 +30,9 @@ def test_it_is_an_image_that_tells_what_it_shows():
 def test_every_colour_is_one_of_the_page():
     colours = re.findall(r"(?:fill|stroke): ([^;\"]+)", make())
     assert {"var(--for)", "var(--series2)", "var(--ink)", "var(--rule)"} <= set(colours)
-    assert [colour for colour in colours if colour != "none" and not colour.startswith("var(--")] == []
+    assert [
+        colour for colour in colours if colour != "none" and not colour.startswith("var(--")
+    ] == []
 
 
 def test_ids_are_its_own_and_every_reference_has_its_place():
@@ -82,7 +84,10 @@ def test_a_word_that_looks_like_a_stand_in_is_a_word():
     assert "Q0001nnreal" in Page(make(draw)).text
 
 
-@pytest.mark.parametrize("word", ["name", "MMMMMMMMMMMM", "WWW, IN CAPITALS", "東京は楽しい東京", "мама мыла раму", "i" * 30])
+@pytest.mark.parametrize(
+    "word",
+    ["name", "MMMMMMMMMMMM", "WWW, IN CAPITALS", "東京は楽しい東京", "мама мыла раму", "i" * 30],
+)
 def test_a_stand_in_has_the_room_that_its_word_needs(word):
     words = Words()
     stand_in = words(word, 14)

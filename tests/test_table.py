@@ -21,7 +21,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
-from pipeline import BadRowError, BertVectorizer, PlanError, load_pipeline, read_table, save_pipeline, score_table
+from pipeline import BertVectorizer, load_pipeline, read_table, save_pipeline, score_table
+from pipeline.exceptions import BadRowError, PlanError
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
 TOP = Path(__file__).resolve().parent.parent
@@ -45,7 +46,12 @@ def score(model, tmp_path):
     """Give score_table with the model and small shards; ``out`` is a name in a new folder."""
 
     def call(source, out="out", **options):
-        return score_table(model, source, tmp_path / out, **{"text": "text", "shard_rows": 10, "trusted": TRUSTED, **options})
+        return score_table(
+            model,
+            source,
+            tmp_path / out,
+            **{"text": "text", "shard_rows": 10, "trusted": TRUSTED, **options},
+        )
 
     return call
 
@@ -60,7 +66,11 @@ def write_csv(path, rows):
 
 
 def hashes(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir()) if path.is_file()}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
 
 
 def alive(pid):
@@ -73,9 +83,17 @@ def alive(pid):
 # ---- what comes out
 
 
-def test_a_csv_file_becomes_parts_with_all_columns_in_order_with_the_models_answers(score, model, tmp_path):
+def test_a_csv_file_becomes_parts_with_all_columns_in_order_with_the_models_answers(
+    score, model, tmp_path
+):
     scored = score(write_csv(tmp_path / "in.csv", texts(25)))
-    assert (scored.n_rows, scored.n_bad, scored.n_parts, scored.n_skipped, scored.columns) == (25, 0, 3, 0, ADDED)
+    assert (scored.n_rows, scored.n_bad, scored.n_parts, scored.n_skipped, scored.columns) == (
+        25,
+        0,
+        3,
+        0,
+        ADDED,
+    )
     assert scored.rows_per_second > 0
     assert sorted(path.name for path in scored.out.iterdir()) == [
         "_SUCCESS", "_manifest.json", "_run", *(f"part-00000{i}.parquet" for i in range(3)),
@@ -85,10 +103,17 @@ def test_a_csv_file_becomes_parts_with_all_columns_in_order_with_the_models_answ
     assert found["id"].tolist() == [str(i) for i in range(25)]
     assert found["text"].tolist() == texts(25)
     assert found["label"].tolist() == fitted.predict(texts(25)).tolist()
-    assert np.allclose(found[["probability_bad", "probability_good"]], fitted.predict_proba(texts(25)), rtol=0, atol=1e-12)
+    assert np.allclose(
+        found[["probability_bad", "probability_good"]],
+        fitted.predict_proba(texts(25)),
+        rtol=0,
+        atol=1e-12,
+    )
     assert found["label_error"].isna().all()
     manifest = json.loads((scored.out / "_manifest.json").read_text())
-    assert {part["file"]: part["sha256"] for part in manifest["parts"]}.items() <= hashes(scored.out).items()
+    assert {part["file"]: part["sha256"] for part in manifest["parts"]}.items() <= hashes(
+        scored.out
+    ).items()
     assert (manifest["n_rows"], manifest["columns"]) == (25, ["id", "text", *ADDED])
 
 
@@ -127,13 +152,17 @@ def test_all_parts_have_one_schema_and_keep_the_types_of_the_table(score, tmp_pa
     frame.to_parquet(tmp_path / "in.parquet")
     for source in (frame, tmp_path / "in.parquet"):
         scored = score(source, f"out{isinstance(source, Path)}", on_bad_row="null")
-        schemas = [pq.read_schema(path).remove_metadata() for path in sorted(scored.out.glob("part*"))]
+        schemas = [
+            pq.read_schema(path).remove_metadata() for path in sorted(scored.out.glob("part*"))
+        ]
         assert len(schemas) == 3
         assert all(schema.equals(schemas[0]) for schema in schemas)
         expected = pq.read_schema(tmp_path / "in.parquet").remove_metadata()
         assert all(schemas[0].field(field.name).type == field.type for field in expected)
         found = pd.read_parquet(scored.out)
-        pd.testing.assert_frame_equal(found[frame.columns], frame.reset_index(drop=True), check_categorical=False)
+        pd.testing.assert_frame_equal(
+            found[frame.columns], frame.reset_index(drop=True), check_categorical=False
+        )
         assert found["key"].tolist() == list(range(100, 125))
 
 
@@ -148,7 +177,9 @@ def test_a_table_without_rows_gives_one_with_the_right_columns(out, score, tmp_p
 
 
 @pytest.mark.parametrize("out", ["out.csv", "out.parquet"])
-def test_a_single_file_is_the_parts_in_their_order_and_leaves_nothing_beside_it(out, score, tmp_path):
+def test_a_single_file_is_the_parts_in_their_order_and_leaves_nothing_beside_it(
+    out, score, tmp_path
+):
     scored = score(write_csv(tmp_path / "in.csv", texts(25)), out)
     folder = score(tmp_path / "in.csv", "folder")
     found = read_table(scored.out) if out.endswith("csv") else pd.read_parquet(scored.out)
@@ -171,7 +202,15 @@ def obeying(model, tmp_path_factory):
     rows[5::10] = ["SLEEP 0.15"] * len(rows[5::10])
     rows[33] = "FAIL at this"
     source = write_csv(folder / "in.csv", rows)
-    scored = score_table(model, source, folder / "out", text="text", shard_rows=10, on_bad_row="null", trusted=TRUSTED)
+    scored = score_table(
+        model,
+        source,
+        folder / "out",
+        text="text",
+        shard_rows=10,
+        on_bad_row="null",
+        trusted=TRUSTED,
+    )
     assert (scored.n_rows, scored.n_bad, scored.n_parts) == (118, 1, 12)
     return source, hashes(scored.out)
 
@@ -184,15 +223,21 @@ def test_processes_give_the_bytes_of_the_serial_executor(score, obeying):
 
 def test_bert_says_the_same_to_the_bit_in_one_process_and_in_workers(tiny_bert, tmp_path):
     rows = texts(41)  # the last shard has one row: sums over few rows are those that threads change
-    fitted = make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()).fit(rows, [i % 3 for i in range(41)])
+    fitted = make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()).fit(
+        rows, [i % 3 for i in range(41)]
+    )
     model = save_pipeline(fitted, tmp_path / "m.joblib")
     frame = pd.DataFrame({"text": rows})
     one = score_table(model, frame, tmp_path / "one", text="text", shard_rows=20)
-    two = score_table(model, frame, tmp_path / "two", text="text", shard_rows=20, executor="processes", workers=2)
+    two = score_table(
+        model, frame, tmp_path / "two", text="text", shard_rows=20, executor="processes", workers=2
+    )
     assert hashes(one.out) == hashes(two.out)
     found = pd.read_parquet(one.out)
     assert found["probability_0"].dtype == fitted.predict_proba(rows).dtype
-    assert np.allclose(found[[f"probability_{i}" for i in range(3)]], fitted.predict_proba(rows), atol=1e-6)
+    assert np.allclose(
+        found[[f"probability_{i}" for i in range(3)]], fitted.predict_proba(rows), atol=1e-6
+    )
     with pytest.raises(PlanError, match=r"threads \(1, now 2\)"):
         score_table(model, frame, tmp_path / "one", text="text", shard_rows=20, threads=2)
 
@@ -216,7 +261,16 @@ def test_a_driver_that_is_killed_half_way_leaves_whole_parts_and_a_rerun_gives_t
 ):
     source, expected = obeying
     out = tmp_path / "out"
-    command = [sys.executable, "-c", DRIVER, str(model), str(source), str(out), executor, str(workers)]
+    command = [
+        sys.executable,
+        "-c",
+        DRIVER,
+        str(model),
+        str(source),
+        str(out),
+        executor,
+        str(workers),
+    ]
     with subprocess.Popen(command, cwd=TOP) as driver:
         deadline = time.monotonic() + 60
         while len(list(out.glob("part-*"))) < 3 and time.monotonic() < deadline:
@@ -243,7 +297,13 @@ def test_a_driver_that_is_killed_half_way_leaves_whole_parts_and_a_rerun_gives_t
 def test_a_text_that_kills_is_marked_and_all_others_are_scored(score, tmp_path):
     rows = texts(8)
     rows[5] = "KILL"
-    scored = score(write_csv(tmp_path / "in.csv", rows), executor="processes", workers=2, on_bad_row="null", shard_rows=4)
+    scored = score(
+        write_csv(tmp_path / "in.csv", rows),
+        executor="processes",
+        workers=2,
+        on_bad_row="null",
+        shard_rows=4,
+    )
     assert (scored.n_rows, scored.n_bad) == (8, 1)
     found = pd.read_parquet(scored.out)
     assert found["text"].tolist() == rows
@@ -269,7 +329,9 @@ def test_an_interrupt_keeps_what_is_finished(score, obeying, monkeypatch):
 # ---- reruns that are none
 
 
-def test_another_model_another_table_or_other_options_are_refused_with_what_differs(score, model, tmp_path):
+def test_another_model_another_table_or_other_options_are_refused_with_what_differs(
+    score, model, tmp_path
+):
     source = write_csv(tmp_path / "in.csv", texts(25))
     score(source)
     before = hashes(tmp_path / "out")
@@ -279,9 +341,17 @@ def test_another_model_another_table_or_other_options_are_refused_with_what_diff
         score(source, text="id")
     with pytest.raises(PlanError, match=r"encoding='utf-8'.*now with encoding='latin-1'"):
         score(source, encoding="latin-1")
-    other = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit([*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10)
+    other = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
+        [*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10
+    )
     with pytest.raises(PlanError, match=r"out holds another run: the model \(sha256 "):
-        score_table(save_pipeline(other, tmp_path / "m.joblib"), source, tmp_path / "out", text="text", shard_rows=10)
+        score_table(
+            save_pipeline(other, tmp_path / "m.joblib"),
+            source,
+            tmp_path / "out",
+            text="text",
+            shard_rows=10,
+        )
     write_csv(source, texts(26))
     with pytest.raises(PlanError, match=r"the source \(other contents\)"):
         score(source)
@@ -292,7 +362,10 @@ def test_a_rerun_may_begin_to_go_on_without_bad_rows_and_keeps_what_was_finished
     rows = texts(40)
     rows[35] = "FAIL"
     source = write_csv(tmp_path / "in.csv", rows)
-    with pytest.raises(BadRowError, match=r"row 35 cannot be scored: ValueError: this text says 'FAIL'\. on_bad_row='null'"):
+    with pytest.raises(
+        BadRowError,
+        match=r"row 35 cannot be scored: ValueError: this text says 'FAIL'\. on_bad_row='null'",
+    ):
         score(source)
     scored = score(source, on_bad_row="null")
     assert (scored.n_rows, scored.n_bad, scored.n_skipped) == (40, 1, 30)
@@ -365,7 +438,9 @@ def test_csv_is_scored_as_read_table_reads_it(content, options, score, tmp_path)
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("on_bad_row", ["error", "null"])
-def test_csv_that_read_table_refuses_is_refused_in_the_same_words(content, on_bad_row, score, tmp_path):
+def test_csv_that_read_table_refuses_is_refused_in_the_same_words(
+    content, on_bad_row, score, tmp_path
+):
     (tmp_path / "in.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"in\.csv") as expected:
         read_table(tmp_path / "in.csv", columns=["text"])
@@ -379,11 +454,20 @@ def test_csv_that_read_table_refuses_is_refused_in_the_same_words(content, on_ba
 
 
 def test_bad_rows_of_every_kind_are_kept_in_their_place_with_their_reason(score, tmp_path):
-    (tmp_path / "in.csv").write_text('id,text\n1,a lovely film\n2\n3,FAIL now\n4,"a dull film",x,y\n5,NA\n6,\n')
+    (tmp_path / "in.csv").write_text(
+        'id,text\n1,a lovely film\n2\n3,FAIL now\n4,"a dull film",x,y\n5,NA\n6,\n'
+    )
     scored = score(tmp_path / "in.csv", on_bad_row="null", shard_rows=2)
     found = pd.read_parquet(scored.out)
     assert found["id"].tolist() == ["1", "2", "3", "4", "5", "6"]
-    assert found["text"].fillna("<none>").tolist() == ["a lovely film", "<none>", "FAIL now", "a dull film", "NA", ""]
+    assert found["text"].fillna("<none>").tolist() == [
+        "a lovely film",
+        "<none>",
+        "FAIL now",
+        "a dull film",
+        "NA",
+        "",
+    ]
     assert found["label"].notna().tolist() == [True, False, False, False, True, True]
     assert found["label_error"].fillna("").tolist() == [
         "", "line 3 has 1 cells, the header has 2: 2", "ValueError: this text says 'FAIL now'",
@@ -393,13 +477,22 @@ def test_bad_rows_of_every_kind_are_kept_in_their_place_with_their_reason(score,
         score(tmp_path / "in.csv", "other")
     single = score(tmp_path / "in.csv", "out.csv", on_bad_row="null")
     assert single.columns == ADDED
-    assert read_table(single.out)["label_error"].tolist()[1] == "line 3 has 1 cells, the header has 2: 2"
+    assert (
+        read_table(single.out)["label_error"].tolist()[1]
+        == "line 3 has 1 cells, the header has 2: 2"
+    )
 
 
 def test_cells_of_a_frame_that_are_no_texts_are_kept_as_they_print(score):
     frame = pd.DataFrame({"text": ["a lovely film", 7, None, "\ud800", b"x"]}, dtype=object)
     found = pd.read_parquet(score(frame, on_bad_row="null").out)
-    assert found["text"].fillna("<none>").tolist() == ["a lovely film", "7", "<none>", "\\ud800", "b'x'"]
+    assert found["text"].fillna("<none>").tolist() == [
+        "a lovely film",
+        "7",
+        "<none>",
+        "\\ud800",
+        "b'x'",
+    ]
     assert found["label"].notna().tolist() == [True, False, False, False, False]
     with pytest.raises(BadRowError, match="row 1 cannot be scored: the text is of type int"):
         score(frame, "other")
@@ -417,7 +510,10 @@ def test_a_full_disk_is_called_one_and_a_rerun_goes_on(score, tmp_path, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"no space left for .*out: what is finished is kept; free some, and run it again"):
+        with pytest.raises(
+            OSError,
+            match=r"no space left for .*out: what is finished is kept; free some, and run it again",
+        ):
             score(source)
     scored = score(source)
     assert 0 < scored.n_skipped < 25
@@ -444,14 +540,26 @@ def test_wrong_options_are_refused_before_anything_is_written(options, message, 
 def test_other_kinds_of_columns_and_models_are_refused(score, tmp_path):
     with pytest.raises(TypeError, match="column 'id' holds int64, not text"):
         score(pd.DataFrame({"id": [1, 2]}), text="id")
-    fitted = make_pipeline(TfidfVectorizer(), LinearSVC()).fit([*LOVELY, *DULL], [1] * 10 + [0] * 10)
+    fitted = make_pipeline(TfidfVectorizer(), LinearSVC()).fit(
+        [*LOVELY, *DULL], [1] * 10 + [0] * 10
+    )
     with pytest.raises(ValueError, match="LinearSVC gives no probabilities"):
-        score_table(save_pipeline(fitted, tmp_path / "m.joblib"), pd.DataFrame({"text": ["a"]}), tmp_path / "out", text="text")
+        score_table(
+            save_pipeline(fitted, tmp_path / "m.joblib"),
+            pd.DataFrame({"text": ["a"]}),
+            tmp_path / "out",
+            text="text",
+        )
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="the peak of a process's memory is read from /proc",
+)
 def test_a_large_csv_file_needs_no_more_memory_than_a_small_one(tmp_path):
-    model = make_pipeline(HashingVectorizer(n_features=16), DummyClassifier()).fit([*LOVELY, *DULL], [1] * 10 + [0] * 10)
+    model = make_pipeline(HashingVectorizer(n_features=16), DummyClassifier()).fit(
+        [*LOVELY, *DULL], [1] * 10 + [0] * 10
+    )
     path = save_pipeline(model, tmp_path / "m.joblib")
     line = "a text of some length that is read and scored and forgotten " * 20
     code = (
@@ -461,8 +569,17 @@ def test_a_large_csv_file_needs_no_more_memory_than_a_small_one(tmp_path):
     )
     peaks = {}
     for n in (4_000, 25_000):  # 5 and 31 MB
-        (tmp_path / "in.csv").write_text("id,text\n" + "".join(f"{i},{line}{i}\n" for i in range(n)))
-        command = [sys.executable, "-c", code, str(path), str(tmp_path / "in.csv"), str(tmp_path / f"out{n}.csv")]
+        (tmp_path / "in.csv").write_text(
+            "id,text\n" + "".join(f"{i},{line}{i}\n" for i in range(n))
+        )
+        command = [
+            sys.executable,
+            "-c",
+            code,
+            str(path),
+            str(tmp_path / "in.csv"),
+            str(tmp_path / f"out{n}.csv"),
+        ]
         done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=True)
         n_rows, peaks[n] = map(int, done.stdout.split())
         assert n_rows == n

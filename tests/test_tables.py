@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.report import tables
-from pipeline.report.contents import report_contents
+from pipeline.report.sections import report_contents
 from tests.reporting import make_comparison, make_study, quick_scores
 
 
@@ -21,9 +21,18 @@ def test_scores_stand_with_their_intervals(scores):
     table = tables.scores_table(scores)
     assert_rectangular(table)
     low, high = scores["intervals"]["accuracy"]
-    assert table.rows[0][:4] == ["Accuracy", f"{scores['accuracy']:.3f}", f"{low:.3f}", f"{high:.3f}"]
+    assert table.rows[0][:4] == [
+        "Accuracy",
+        f"{scores['accuracy']:.3f}",
+        f"{low:.3f}",
+        f"{high:.3f}",
+    ]
     assert len(table.rows) == 9
-    assert tables.scores_table({**scores, "intervals": {}, "roc_auc": None}).rows[4][1:4] == ["-", "-", "-"]
+    assert tables.scores_table({**scores, "intervals": {}, "roc_auc": None}).rows[4][1:4] == [
+        "-",
+        "-",
+        "-",
+    ]
 
 
 def test_a_comparison_shows_what_is_there_and_nothing_twice(scores):
@@ -37,16 +46,30 @@ def test_a_comparison_shows_what_is_there_and_nothing_twice(scores):
     assert table.rows[1][2] == "-"
     assert "±" in table.caption
     assert list(table.text_columns) == [3]
-    unknown = [{**row, "fit_seconds": None, "artifact_mb": None} for row in rows]  # what was not measured has no column
+    unknown = [
+        {**row, "fit_seconds": None, "artifact_mb": None} for row in rows
+    ]  # what was not measured has no column
     assert not {"Fit, s", "File, MB"} & set(tables.comparison_table(unknown).header)
 
 
 def test_the_baseline_has_no_difference_to_itself():
     rows = [
-        {"model": name, "difference": value, "difference_low": value, "difference_high": value, "verdict": verdict}
-        for name, value, verdict in (("TF-IDF", 0.0, "baseline"), ("BERT", 0.1, "better than TF-IDF"))
+        {
+            "model": name,
+            "difference": value,
+            "difference_low": value,
+            "difference_high": value,
+            "verdict": verdict,
+        }
+        for name, value, verdict in (
+            ("TF-IDF", 0.0, "baseline"),
+            ("BERT", 0.1, "better than TF-IDF"),
+        )
     ]
-    assert [row[1] for row in tables.comparison_table(rows).rows] == ["-", "+0.100 (+0.100 to +0.100)"]
+    assert [row[1] for row in tables.comparison_table(rows).rows] == [
+        "-",
+        "+0.100 (+0.100 to +0.100)",
+    ]
 
 
 def test_a_column_that_is_not_known_is_shown_as_it_is():

@@ -9,17 +9,39 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import read_table
-from pipeline.scoring.parts import Stamp, write_part
+from pipeline.scoring.run_folder import Stamp, write_part
 from pipeline.scoring.target import Target
 
 SCHEMA = pa.schema(
-    [("text", pa.large_string()), ("n", pa.int64()), ("ok", pa.bool_()), ("p", pa.float64()), ("error", pa.string())]
+    [
+        ("text", pa.large_string()),
+        ("n", pa.int64()),
+        ("ok", pa.bool_()),
+        ("p", pa.float64()),
+        ("error", pa.string()),
+    ]
 )
 PARTS = [
     pa.table(
-        {"text": ["a", 'b "quoted",\r\n'], "n": [1, 2], "ok": [True, False], "p": [0.1, 1 / 3], "error": [None, None]}, SCHEMA
+        {
+            "text": ["a", 'b "quoted",\r\n'],
+            "n": [1, 2],
+            "ok": [True, False],
+            "p": [0.1, 1 / 3],
+            "error": [None, None],
+        },
+        SCHEMA,
     ),
-    pa.table({"text": ["", None], "n": [None, 4], "ok": [None, True], "p": [None, 1e-9], "error": [None, "bad"]}, SCHEMA),
+    pa.table(
+        {
+            "text": ["", None],
+            "n": [None, 4],
+            "ok": [None, True],
+            "p": [None, 1e-9],
+            "error": [None, "bad"],
+        },
+        SCHEMA,
+    ),
     SCHEMA.empty_table(),
 ]
 
@@ -47,7 +69,10 @@ def test_endings_tell_files_from_folders(tmp_path):
     ("out", "message"),
     [
         ("in.csv", "is the input itself"),
-        ("out.xlsx", r"has the ending '\.xlsx'; allowed are \.csv, \.parquet and \.pq, or none for a folder"),
+        (
+            "out.xlsx",
+            r"has the ending '\.xlsx'; allowed are \.csv, \.parquet and \.pq, or none for a folder",
+        ),
         ("full", r"holds other files \(thesis\.tex\)"),
         ("full.csv", r"full\.csv cannot be written: it is a folder"),
         ("file", "file is a file; name a folder"),
@@ -78,7 +103,9 @@ def test_output_in_a_folder_that_is_read_is_refused(out, tmp_path):
 
 @pytest.mark.parametrize("out", ["new", "out.csv"])
 def test_a_folder_that_may_only_be_read_is_refused(out, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # nothing is read-only for root
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK)
+    )  # nothing is read-only for root
     with pytest.raises(PermissionError, match="may only be read"):
         Target(tmp_path / out, [])
 
@@ -107,7 +134,9 @@ def test_a_csv_file_of_the_parts_is_read_again_as_it_was(tmp_path):
 
 def test_a_part_at_a_time_gives_the_csv_file_of_the_whole_table(tmp_path):
     target_with_parts(tmp_path / "out.csv").put_together(3, SCHEMA)
-    whole = pa.concat_tables(PARTS).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)
+    whole = pa.concat_tables(PARTS).to_pandas(
+        types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get
+    )
     expected = whole.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     assert (tmp_path / "out.csv").read_bytes().decode() == expected
 

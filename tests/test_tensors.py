@@ -6,14 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.bert.tensors import read_tensors
+from pipeline.bert.weights import read_tensors
 from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 
 
 def test_tensors_are_those_that_safetensors_reads_without_a_copy(tiny_bert):
     checkpoint = resolve(tiny_bert)
     expected = load_file(Path(tiny_bert, "model.safetensors"))
-    found = read_tensors(checkpoint, "bert", {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    found = read_tensors(
+        checkpoint, "bert", {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    )
     assert set(found) == set(expected)
     begin = checkpoint.weights.ctypes.data
     for name, tensor in expected.items():
@@ -29,8 +31,14 @@ def test_only_what_is_expected_is_read(tiny_bert):
 @pytest.mark.parametrize(
     ("expected", "message"),
     [
-        ({"no.such": (1,), "nor.this": (1,)}, r"asks for 2 tensors that the weights do not hold, first 'no\.such'"),
-        ({"embeddings.LayerNorm.bias": (31,)}, r"'embeddings\.LayerNorm\.bias' is \(31,\) by the config and \(32,\) in"),
+        (
+            {"no.such": (1,), "nor.this": (1,)},
+            r"asks for 2 tensors that the weights do not hold, first 'no\.such'",
+        ),
+        (
+            {"embeddings.LayerNorm.bias": (31,)},
+            r"'embeddings\.LayerNorm\.bias' is \(31,\) by the config and \(32,\) in",
+        ),
     ],
 )
 def test_what_disagrees_is_named(expected, message, tiny_bert):

@@ -67,7 +67,9 @@ CONTAINERS = {
     "Series, index of mixed labels": lambda t: pd.Series(
         t, index=pd.Index(["x", 0, None, 2.5, (1, 2), "x", 0][: len(t)], dtype=object)
     ),
-    "Series, MultiIndex": lambda t: pd.Series(t, index=pd.MultiIndex.from_product([["a"], range(len(t))])),
+    "Series, MultiIndex": lambda t: pd.Series(
+        t, index=pd.MultiIndex.from_product([["a"], range(len(t))])
+    ),
     "Index": lambda t: pd.Index(t),
     "Categorical": lambda t: pd.Categorical(t),
     "DataFrame": lambda t: pd.DataFrame({"text": t}),
@@ -83,7 +85,9 @@ CONTAINERS = {
     "pyarrow string view": lambda t: pa.array(t, pa.string_view()),
     "pyarrow dictionary": lambda t: pa.array(t).dictionary_encode(),
     "pyarrow ChunkedArray": lambda t: pa.chunked_array([t[:2], [], t[2:]], pa.string()),
-    "pyarrow ChunkedArray dictionary": lambda t: pa.chunked_array([t[:2], t[2:]], pa.string()).dictionary_encode(),
+    "pyarrow ChunkedArray dictionary": lambda t: pa.chunked_array(
+        [t[:2], t[2:]], pa.string()
+    ).dictionary_encode(),
     "pyarrow Table": lambda t: pa.table({"text": t}),
     "pyarrow Table dictionary": lambda t: pa.table({"text": pa.array(t).dictionary_encode()}),
 }
@@ -157,12 +161,27 @@ def test_columns_that_were_taken_apart_already_are_accepted():
 def test_taking_columns_apart_keeps_names_and_index_and_tells_flat_input_from_a_table():
     frame = pd.DataFrame({"a": ["x", "y"], "b": [1, 2]}, index=[5, 6])
     table = take_columns(frame)
-    assert (table.names, table.n_texts, table.one_dimensional, list(table.index)) == (["a", "b"], 2, False, [5, 6])
+    assert (table.names, table.n_texts, table.one_dimensional, list(table.index)) == (
+        ["a", "b"],
+        2,
+        False,
+        [5, 6],
+    )
     assert table.columns == [["x", "y"], [1, 2]]
     flat = take_columns(frame["a"])
-    assert (flat.names, flat.n_texts, flat.one_dimensional, list(flat.index)) == (None, 2, True, [5, 6])
+    assert (flat.names, flat.n_texts, flat.one_dimensional, list(flat.index)) == (
+        None,
+        2,
+        True,
+        [5, 6],
+    )
     array = take_columns(frame.to_numpy())
-    assert (array.names, array.n_texts, array.one_dimensional, array.index) == (None, 2, False, None)
+    assert (array.names, array.n_texts, array.one_dimensional, array.index) == (
+        None,
+        2,
+        False,
+        None,
+    )
 
 
 # ---- any text at all
@@ -186,7 +205,11 @@ def has_surrogate(text):
     return any(0xD800 <= ord(character) < 0xE000 for character in text)
 
 
-any_text = st.text() | st.text(st.characters()) | st.text(st.characters(categories=["Cs", "Lu"]), max_size=6)
+any_text = (
+    st.text()
+    | st.text(st.characters())
+    | st.text(st.characters(categories=["Cs", "Lu"]), max_size=6)
+)
 
 
 @settings(deadline=None, database=None)
@@ -197,7 +220,10 @@ def test_any_list_of_text_comes_back_exactly_or_is_refused_for_a_surrogate(texts
     before = list(texts)
     wrong = [i for i, text in enumerate(texts) if has_surrogate(text)]
     if wrong:
-        with pytest.raises(ValueError, match=rf"row {wrong[0]} of X, a str, holds a lone surrogate.*on_invalid='coerce'"):
+        with pytest.raises(
+            ValueError,
+            match=rf"row {wrong[0]} of X, a str, holds a lone surrogate.*on_invalid='coerce'",
+        ):
             check_texts(texts)
     else:
         found = check_texts(texts)
@@ -208,17 +234,34 @@ def test_any_list_of_text_comes_back_exactly_or_is_refused_for_a_surrogate(texts
 
 @settings(deadline=None, database=None)
 @given(st.lists(any_text))
-@example(["\ud83d\ude00", "\ude00\ud83d", "\ud83d\ud83d\ude00", "a\ud800", "\udfffb", "\ufeff\ud800\ufeff"])
+@example(
+    [
+        "\ud83d\ude00",
+        "\ude00\ud83d",
+        "\ud83d\ud83d\ude00",
+        "a\ud800",
+        "\udfffb",
+        "\ufeff\ud800\ufeff",
+    ]
+)
 def test_coerce_repairs_surrogates_as_the_slow_reference_does_and_leaves_every_other_text(texts):
     found = check_texts(texts, on_invalid="coerce")
     assert found == [reference_repair(text) for text in texts]
     "".join(found).encode("utf-8")
 
 
-@pytest.mark.parametrize(("text", "position"), [("\ud800", 0), ("ab\udc80c", 2), ("ü\ud83d\ude00", 1)])
-@pytest.mark.parametrize("container", [list, lambda t: np.array(t, dtype=object), lambda t: pd.Series(t, dtype=object)])
-def test_a_surrogate_is_refused_with_its_place_and_the_repair_that_is_named_works(container, text, position):
-    with pytest.raises(ValueError, match=rf"row 1 of X.*lone surrogate, '\\u.{{4}}', at character {position}") as caught:
+@pytest.mark.parametrize(
+    ("text", "position"), [("\ud800", 0), ("ab\udc80c", 2), ("ü\ud83d\ude00", 1)]
+)
+@pytest.mark.parametrize(
+    "container", [list, lambda t: np.array(t, dtype=object), lambda t: pd.Series(t, dtype=object)]
+)
+def test_a_surrogate_is_refused_with_its_place_and_the_repair_that_is_named_works(
+    container, text, position
+):
+    with pytest.raises(
+        ValueError, match=rf"row 1 of X.*lone surrogate, '\\u.{{4}}', at character {position}"
+    ) as caught:
         check_texts(container(["fine", text]))
     repair = re.search(r"text\.encode\(.*?\)\.decode\(.*?\)", str(caught.value)).group()
     assert check_texts([eval(repair, {"text": text})]) == [reference_repair(text)]
@@ -237,7 +280,9 @@ MISSING = {
     "object array": np.array(["a", None, "c"], dtype=object),
     "object array (n, 1)": np.array([["a"], [np.nan], ["c"]], dtype=object),
     "StringDType na None": np.array(["a", None, "c"], dtype=np.dtypes.StringDType(na_object=None)),
-    "StringDType na nan": np.array(["a", np.nan, "c"], dtype=np.dtypes.StringDType(na_object=np.nan)),
+    "StringDType na nan": np.array(
+        ["a", np.nan, "c"], dtype=np.dtypes.StringDType(na_object=np.nan)
+    ),
     "Series object": pd.Series(["a", None, "c"], dtype=object),
     "Series str": pd.Series(["a", None, "c"], dtype="str"),
     "Series string[python]": pd.Series(["a", None, "c"], dtype="string[python]"),
@@ -258,7 +303,10 @@ MISSING = {
 @pytest.mark.parametrize("name", MISSING)
 @pytest.mark.parametrize("on_invalid", ["error", "coerce"])
 def test_a_missing_text_is_refused_with_its_row_or_read_as_empty(name, on_invalid):
-    with pytest.raises(ValueError, match=r"row 1 of X is (None|nan|<NA>|NaT|np\..*) \(missing; .*Drop or fill.*missing='empty'"):
+    with pytest.raises(
+        ValueError,
+        match=r"row 1 of X is (None|nan|<NA>|NaT|np\..*) \(missing; .*Drop or fill.*missing='empty'",
+    ):
         check_texts(MISSING[name], on_invalid=on_invalid)
     assert check_texts(MISSING[name], missing="empty", on_invalid=on_invalid) == ["a", "", "c"]
 
@@ -288,15 +336,25 @@ def test_only_missing_values_are_read_as_empty():
         (Path("file.txt"), "Path, ", "on_invalid='coerce'"),
         ({"text": "x"}, r"dict, \{'text': 'x'\}", "on_invalid='coerce'"),
         ({"x"}, r"set, \{'x'\}", "on_invalid='coerce'"),
-        (["two", "words"], r"list, \['two', 'words'\]", r"' '\.join\(words\); only transform_tokens"),
+        (
+            ["two", "words"],
+            r"list, \['two', 'words'\]",
+            r"' '\.join\(words\); only transform_tokens",
+        ),
         (("a premise", "a claim"), r"tuple, \('a premise', 'a claim'\)", r"' '\.join\(words\)"),
         (np.array(["two", "words"]), "ndarray", r"' '\.join\(words\)"),
     ],
     ids=lambda value: type(value).__name__,
 )
-@pytest.mark.parametrize("container", [list, tuple, iter, lambda cells: pd.Series(cells, dtype=object)])
-def test_a_cell_that_is_no_text_is_refused_with_row_type_value_and_cure(container, cell, shown, cure):
-    with pytest.raises(TypeError, match=rf"(?s)row 2 of X is of type \w*{shown}.*must be a string.*{cure}"):
+@pytest.mark.parametrize(
+    "container", [list, tuple, iter, lambda cells: pd.Series(cells, dtype=object)]
+)
+def test_a_cell_that_is_no_text_is_refused_with_row_type_value_and_cure(
+    container, cell, shown, cure
+):
+    with pytest.raises(
+        TypeError, match=rf"(?s)row 2 of X is of type \w*{shown}.*must be a string.*{cure}"
+    ):
         check_texts(container(["a", "b", cell]))
 
 
@@ -317,7 +375,10 @@ def test_a_cell_that_is_no_text_is_refused_with_row_type_value_and_cure(containe
     ids=lambda X: type(X).__module__ + "." + type(X).__name__,
 )
 def test_a_column_of_numbers_is_refused(X):
-    with pytest.raises(TypeError, match=r"row 0 of X is of type int\d*, .*1.*not a number.*astype\(str\).*on_invalid='coerce'"):
+    with pytest.raises(
+        TypeError,
+        match=r"row 0 of X is of type int\d*, .*1.*not a number.*astype\(str\).*on_invalid='coerce'",
+    ):
         check_texts(X)
 
 
@@ -368,7 +429,9 @@ def test_no_index_label_is_named_where_the_index_counts_the_rows():
 # ---- containers that are refused
 
 
-@pytest.mark.parametrize("X", ["one text", "", np.str_("one text"), Text("one text")], ids=lambda X: type(X).__name__)
+@pytest.mark.parametrize(
+    "X", ["one text", "", np.str_("one text"), Text("one text")], ids=lambda X: type(X).__name__
+)
 @pytest.mark.parametrize("on_invalid", ["error", "coerce"])
 def test_a_bare_string_is_refused_and_told_to_go_into_a_list(X, on_invalid):
     with pytest.raises(ValueError, match=r"X is a single string.*Wrap it in a list: \[text\]"):
@@ -377,7 +440,10 @@ def test_a_bare_string_is_refused_and_told_to_go_into_a_list(X, on_invalid):
 
 @pytest.mark.parametrize("X", [b"text", bytearray(b"text")], ids=lambda X: type(X).__name__)
 def test_bare_bytes_are_refused_and_told_to_be_decoded(X):
-    with pytest.raises(TypeError, match=rf"X is a {type(X).__name__}; .*decode it and wrap it in a list: \[data\.decode"):
+    with pytest.raises(
+        TypeError,
+        match=rf"X is a {type(X).__name__}; .*decode it and wrap it in a list: \[data\.decode",
+    ):
         check_texts(X)
 
 
@@ -395,14 +461,21 @@ def test_bare_bytes_are_refused_and_told_to_be_decoded(X):
 )
 @pytest.mark.parametrize("on_invalid", ["error", "coerce"])
 def test_every_kind_of_dict_is_refused_and_pointed_to_its_values(X, on_invalid):
-    with pytest.raises(TypeError, match=rf"X is a {type(X).__name__}; a sequence of texts is expected: .*list\(X\.values\(\)\)"):
+    with pytest.raises(
+        TypeError,
+        match=rf"X is a {type(X).__name__}; a sequence of texts is expected: .*list\(X\.values\(\)\)",
+    ):
         check_texts(X, on_invalid=on_invalid)
 
 
-@pytest.mark.parametrize("X", [{"text"}, set(), frozenset({"text"})], ids=lambda X: type(X).__name__)
+@pytest.mark.parametrize(
+    "X", [{"text"}, set(), frozenset({"text"})], ids=lambda X: type(X).__name__
+)
 @pytest.mark.parametrize("on_invalid", ["error", "coerce"])
 def test_sets_are_refused_because_they_have_no_order(X, on_invalid):
-    with pytest.raises(TypeError, match=rf"X is a {type(X).__name__}; .*no fixed order of rows: pass a list"):
+    with pytest.raises(
+        TypeError, match=rf"X is a {type(X).__name__}; .*no fixed order of rows: pass a list"
+    ):
         check_texts(X, on_invalid=on_invalid)
 
 
@@ -411,19 +484,25 @@ def test_sets_are_refused_because_they_have_no_order(X, on_invalid):
 @pytest.mark.parametrize("on_invalid", ["error", "coerce"])
 def test_sparse_input_of_every_format_is_refused(format, kind, on_invalid):
     X = getattr(sparse, f"{format}_{kind}")(np.eye(2))
-    with pytest.raises(TypeError, match=r"X is a sparse matrix; .*Pass the raw texts, a list of str"):
+    with pytest.raises(
+        TypeError, match=r"X is a sparse matrix; .*Pass the raw texts, a list of str"
+    ):
         check_texts(X, on_invalid=on_invalid)
 
 
 @pytest.mark.parametrize(
-    "X", [None, 3, 2.5, True, object, pa.scalar("a"), pl.LazyFrame({"text": ["a"]})], ids=lambda X: type(X).__name__
+    "X",
+    [None, 3, 2.5, True, object, pa.scalar("a"), pl.LazyFrame({"text": ["a"]})],
+    ids=lambda X: type(X).__name__,
 )
 def test_what_is_no_sequence_is_refused_with_its_type(X):
     with pytest.raises(TypeError, match=rf"X is a {type(X).__name__}, .*such as a list of str"):
         check_texts(X)
 
 
-@pytest.mark.parametrize("X", [np.array("text"), np.array("text", dtype=object), np.array(3)], ids=lambda X: X.dtype.str)
+@pytest.mark.parametrize(
+    "X", [np.array("text"), np.array("text", dtype=object), np.array(3)], ids=lambda X: X.dtype.str
+)
 def test_a_0d_array_is_refused(X):
     with pytest.raises(ValueError, match=r"X is a single value, .*; wrap it in a list"):
         check_texts(X)
@@ -432,7 +511,10 @@ def test_a_0d_array_is_refused(X):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (1, 1, 1, 1)])
 @pytest.mark.parametrize("on_invalid", ["error", "coerce"])
 def test_an_array_of_three_or_more_dimensions_is_refused_with_its_shape(shape, on_invalid):
-    with pytest.raises(ValueError, match=rf"array of {len(shape)} dimensions, shape {re.escape(str(shape))}; one column"):
+    with pytest.raises(
+        ValueError,
+        match=rf"array of {len(shape)} dimensions, shape {re.escape(str(shape))}; one column",
+    ):
         check_texts(np.full(shape, "text", dtype=object), on_invalid=on_invalid)
 
 
@@ -449,7 +531,10 @@ def test_a_table_without_columns_is_refused(X, on_invalid):
 
 @pytest.mark.parametrize("on_invalid", ["error", "coerce"])
 def test_complex_numbers_are_refused(on_invalid):
-    with pytest.raises(ValueError, match="Complex data not supported: X is an array of complex numbers; texts are expected"):
+    with pytest.raises(
+        ValueError,
+        match="Complex data not supported: X is an array of complex numbers; texts are expected",
+    ):
         check_texts(np.array([[1j]]), on_invalid=on_invalid)
 
 
@@ -458,7 +543,9 @@ TWO_COLUMNS = {
     "polars": pl.DataFrame({"title": ["a"], "body": ["b"]}),
     "pyarrow": pa.table({"title": ["a"], "body": ["b"]}),
     "pandas, columns 0 and 1": pd.DataFrame([["a", "b"]]),
-    "pandas, MultiIndex columns": pd.DataFrame([["a", "b"]], columns=pd.MultiIndex.from_tuples([("x", "y"), ("x", "z")])),
+    "pandas, MultiIndex columns": pd.DataFrame(
+        [["a", "b"]], columns=pd.MultiIndex.from_tuples([("x", "y"), ("x", "z")])
+    ),
     "object array": np.array([["a", "b"]], dtype=object),
     "U array": np.array([["a", "b"]]),
 }
@@ -467,18 +554,24 @@ TWO_COLUMNS = {
 @pytest.mark.parametrize("name", ["pandas", "polars", "pyarrow"])
 def test_several_columns_are_refused_with_their_names_and_a_column_transformer_as_the_cure(name):
     cure = r"make_column_transformer\(\(BertVectorizer\(\), 'title'\)\)"
-    with pytest.raises(ValueError, match=rf"DataFrame with 2 columns, \['title', 'body'\]; one column of text .*{cure}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"DataFrame with 2 columns, \['title', 'body'\]; one column of text .*{cure}",
+    ):
         check_texts(TWO_COLUMNS[name])
 
 
 def test_several_columns_of_one_name_are_refused_as_others_are():
-    with pytest.raises(ValueError, match=r"2 columns, \['t', 't'\]; one column of text is expected"):
+    with pytest.raises(
+        ValueError, match=r"2 columns, \['t', 't'\]; one column of text is expected"
+    ):
         check_texts(pd.DataFrame([["a", "b"]], columns=["t", "t"]))
 
 
 def test_several_columns_of_an_array_are_refused_with_its_shape():
     with pytest.raises(
-        ValueError, match=r"X has 3 columns, shape \(2, 3\); one column of text is expected. Choose one, as in X\[:, 0\]"
+        ValueError,
+        match=r"X has 3 columns, shape \(2, 3\); one column of text is expected. Choose one, as in X\[:, 0\]",
     ):
         check_texts(np.array([["a", "b", "c"]] * 2))
 
@@ -497,13 +590,22 @@ def test_the_choice_of_a_column_that_the_error_names_can_be_pasted(name):
 
 @pytest.mark.parametrize(
     ("cell", "text"),
-    [(3, "3"), (1.5, "1.5"), (True, "True"), (Decimal("1.50"), "1.50"), (date(2024, 5, 1), "2024-05-01"), (np.int64(3), "3")],
+    [
+        (3, "3"),
+        (1.5, "1.5"),
+        (True, "True"),
+        (Decimal("1.50"), "1.50"),
+        (date(2024, 5, 1), "2024-05-01"),
+        (np.int64(3), "3"),
+    ],
 )
 def test_coerce_turns_values_into_their_text(cell, text):
     assert check_texts(["a", cell], on_invalid="coerce") == ["a", text]
 
 
-@pytest.mark.parametrize("cell", [b"caf\xc3\xa9", bytearray(b"x"), np.bytes_(b"x")], ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize(
+    "cell", [b"caf\xc3\xa9", bytearray(b"x"), np.bytes_(b"x")], ids=lambda cell: type(cell).__name__
+)
 def test_coerce_never_takes_the_repr_of_bytes_for_a_text(cell):
     with pytest.raises(TypeError, match=rf"row 1 of X is of type {type(cell).__name__}.*decode it"):
         check_texts(["a", cell], on_invalid="coerce")
@@ -550,7 +652,9 @@ def test_coerce_never_takes_the_repr_of_a_list_for_a_text(X):
 
 
 def test_coerce_refuses_flat_numbers_but_takes_a_column_of_them():
-    with pytest.raises(ValueError, match=r"Expected 2D array, got 1D array of numbers.*reshape\(-1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected 2D array, got 1D array of numbers.*reshape\(-1, 1\)"
+    ):
         check_texts(np.array([1.5, 2]), on_invalid="coerce")
     assert check_texts(np.array([[1.5], [2]]), on_invalid="coerce") == ["1.5", "2.0"]
     assert check_texts(pd.Series([1, 2]), on_invalid="coerce") == ["1", "2"]
@@ -581,16 +685,23 @@ def test_split_texts_come_back_as_tuples_of_words(X):
     assert {type(word) for row in found for word in row} == {str}
 
 
-@pytest.mark.parametrize("X", [TEXTS, [], pd.Series(TEXTS), pd.DataFrame({"a": [["x"]], "b": [["y"]]}), [None], [3]])
+@pytest.mark.parametrize(
+    "X", [TEXTS, [], pd.Series(TEXTS), pd.DataFrame({"a": [["x"]], "b": [["y"]]}), [None], [3]]
+)
 def test_what_does_not_hold_lists_of_words_is_left_to_check_texts(X):
     before = copy.deepcopy(X)
     assert check_words(take_columns(X)) is None
     assert str(X) == str(before)
 
 
-@pytest.mark.parametrize(("X", "type_name"), [([["a"], ["b"], "c"], "str"), ([["a"], ["b"], None], "NoneType")], ids=str)
+@pytest.mark.parametrize(
+    ("X", "type_name"), [([["a"], ["b"], "c"], "str"), ([["a"], ["b"], None], "NoneType")], ids=str
+)
 def test_a_text_among_split_texts_is_refused(X, type_name):
-    with pytest.raises(TypeError, match=rf"row 2 of X is of type {type_name}, row 0 is a list of words; use one kind"):
+    with pytest.raises(
+        TypeError,
+        match=rf"row 2 of X is of type {type_name}, row 0 is a list of words; use one kind",
+    ):
         check_words(take_columns(X))
 
 
@@ -656,7 +767,9 @@ def test_a_wrong_word_is_refused_with_the_row_it_is_in(word, error, message):
     ],
     ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
 )
-def test_labels_for_a_classifier_a_regressor_or_several_outputs_are_accepted_and_left_as_they_were(y):
+def test_labels_for_a_classifier_a_regressor_or_several_outputs_are_accepted_and_left_as_they_were(
+    y,
+):
     before = pickle.dumps(y)
     assert check_labels(y, 3) is None
     assert pickle.dumps(y) == before
@@ -664,10 +777,21 @@ def test_labels_for_a_classifier_a_regressor_or_several_outputs_are_accepted_and
 
 @pytest.mark.parametrize("n_labels", [0, 1, 2, 4])
 @pytest.mark.parametrize(
-    "container", [list, np.array, pd.Series, pl.Series, lambda y: np.array(y)[:, None], lambda y: np.array([y, y]).T]
+    "container",
+    [
+        list,
+        np.array,
+        pd.Series,
+        pl.Series,
+        lambda y: np.array(y)[:, None],
+        lambda y: np.array([y, y]).T,
+    ],
 )
 def test_a_wrong_number_of_labels_is_refused_with_both_numbers(container, n_labels):
-    with pytest.raises(ValueError, match=rf"inconsistent numbers of samples: 3 texts and {n_labels} labels. .*exactly one label"):
+    with pytest.raises(
+        ValueError,
+        match=rf"inconsistent numbers of samples: 3 texts and {n_labels} labels. .*exactly one label",
+    ):
         check_labels(container([0, 1, 0, 1][:n_labels]), 3)
 
 
@@ -692,7 +816,10 @@ def test_a_wrong_number_of_labels_is_refused_with_both_numbers(container, n_labe
     ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
 )
 def test_a_missing_label_is_refused_with_its_place_and_cure(y):
-    with pytest.raises(ValueError, match=r"y contains NaN: label 2 is .*\(missing\)\. Drop the unlabelled rows before fit"):
+    with pytest.raises(
+        ValueError,
+        match=r"y contains NaN: label 2 is .*\(missing\)\. Drop the unlabelled rows before fit",
+    ):
         check_labels(y, 3)
 
 
@@ -701,14 +828,25 @@ def test_a_missing_label_is_refused_with_its_place_and_cure(y):
     [
         (["pos", "neg", 1], r"'pos' \(str\)", r"label 2 is 1 \(int\)"),
         ([1, 0, "pos"], r"1 \(int\)", r"label 2 is 'pos' \(str\)"),
-        (np.array(["pos", True, "neg"], dtype=object), r"'pos' \(str\)", r"label 1 is True \(bool\)"),
-        (pd.Series(["pos", 2.5, "neg"], dtype=object), r"'pos' \(str\)", r"label 1 is 2\.5 \(float\)"),
+        (
+            np.array(["pos", True, "neg"], dtype=object),
+            r"'pos' \(str\)",
+            r"label 1 is True \(bool\)",
+        ),
+        (
+            pd.Series(["pos", 2.5, "neg"], dtype=object),
+            r"'pos' \(str\)",
+            r"label 1 is 2\.5 \(float\)",
+        ),
         (["pos", b"neg", "pos"], r"'pos' \(str\)", r"label 1 is b'neg' \(bytes\)"),
     ],
     ids=str,
 )
 def test_text_mixed_with_other_labels_is_refused_with_one_of_each(y, first, other):
-    with pytest.raises(ValueError, match=rf"y mixes text with other labels: label 0 is {first}, {other}.*Use one type"):
+    with pytest.raises(
+        ValueError,
+        match=rf"y mixes text with other labels: label 0 is {first}, {other}.*Use one type",
+    ):
         check_labels(y, 3)
 
 
@@ -733,7 +871,8 @@ def test_text_mixed_with_other_labels_is_refused_with_one_of_each(y, first, othe
 )
 def test_one_class_is_refused_before_anything_is_encoded(y):
     with pytest.raises(
-        ValueError, match=r"y holds one class only, .*, in all 3 rows; a classifier needs at least two.*leave y out"
+        ValueError,
+        match=r"y holds one class only, .*, in all 3 rows; a classifier needs at least two.*leave y out",
     ):
         check_labels(y, 3)
 
@@ -745,9 +884,18 @@ def test_one_class_is_refused_before_anything_is_encoded(y):
             ["pos", "neg", "Pos"],
             r"y holds 3 classes, \['pos', 'neg', 'Pos'\]: 'pos' and 'Pos' differ by case or blanks only\. Repair",
         ),
-        (["pos", "neg", " pos", "pos\n"], r"'pos' and ' pos' and 'pos\\n' differ by case or blanks only"),
-        (pd.Series(["pos", "neg", ""]), r"holds 3 classes, .*: '' is empty\. .*drop unlabelled rows"),
-        (np.array(["pos", "POS", "neg", "  ", ""]), r": 'pos' and 'POS' differ by case or blanks only; '  ' and '' is empty"),
+        (
+            ["pos", "neg", " pos", "pos\n"],
+            r"'pos' and ' pos' and 'pos\\n' differ by case or blanks only",
+        ),
+        (
+            pd.Series(["pos", "neg", ""]),
+            r"holds 3 classes, .*: '' is empty\. .*drop unlabelled rows",
+        ),
+        (
+            np.array(["pos", "POS", "neg", "  ", ""]),
+            r": 'pos' and 'POS' differ by case or blanks only; '  ' and '' is empty",
+        ),
     ],
     ids=["case", "blanks", "empty", "both"],
 )

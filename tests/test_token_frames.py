@@ -11,7 +11,7 @@ from pipeline.bert.encoder import load_encoder
 from pipeline.bert.pooling import combine_layers
 from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.checkpoints.checkpoint import resolve
-from pipeline.token_frames import merge_windows, token_frame, word_frame
+from pipeline.token_level import merge_windows, token_frame, word_frame
 
 NAMES = [f"v{i}" for i in range(32)]
 CONCAT = partial(combine_layers, combine="concat")
@@ -31,7 +31,9 @@ def test_merged_windows_are_the_means_over_the_windows_a_token_stands_in():
     kept, merged = merge_windows(vectors, windows, 1, 1)
     assert kept.tolist() == list(range(7))
     for token in range(7):
-        held = [v[1 + list(w).index(token)] for v, w in zip(vectors, windows, strict=True) if token in w]
+        held = [
+            v[1 + list(w).index(token)] for v, w in zip(vectors, windows, strict=True) if token in w
+        ]
         assert np.allclose(merged[1 + token], np.mean(held, axis=0), atol=1e-6)
     assert np.allclose(merged[0], np.mean([v[0] for v in vectors], axis=0), atol=1e-6)
     assert np.allclose(merged[-1], np.mean([v[-1] for v in vectors], axis=0), atol=1e-6)
@@ -49,7 +51,9 @@ def test_duplicates_have_rows_of_their_own_in_the_order_of_the_texts(tiny_bert):
     made, vectors, tokenizer = prepared(tiny_bert, texts)
     frame = token_frame(made, vectors, tokenizer, CONCAT, ["a", "b", "c"], NAMES)
     assert list(dict.fromkeys(frame["text"])) == ["a", "b", "c"]
-    first, last = (frame[frame["text"] == label].drop(columns="text").reset_index(drop=True) for label in "ac")
+    first, last = (
+        frame[frame["text"] == label].drop(columns="text").reset_index(drop=True) for label in "ac"
+    )
     assert first.equals(last)
     assert frame["text"].is_monotonic_increasing
 

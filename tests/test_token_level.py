@@ -16,7 +16,9 @@ def test_shares_add_up_to_a_linear_function_of_the_features(tiny_bert):
         assert np.allclose(frame[list(range(5))].sum(), row, atol=1e-5)
 
 
-@pytest.mark.parametrize("asked", [{"pooling": "cls"}, {"pooling": ("mean", "max")}, {"normalize": True}])
+@pytest.mark.parametrize(
+    "asked", [{"pooling": "cls"}, {"pooling": ("mean", "max")}, {"normalize": True}]
+)
 def test_shares_are_refused_where_features_are_no_sum_over_tokens(asked, tiny_bert):
     vectorizer = BertVectorizer(tiny_bert, **asked).fit(TEXTS)
     with pytest.raises(ValueError, match="only the plain mean is a sum over tokens"):
@@ -33,7 +35,9 @@ def test_what_was_cut_is_warned_of_once(tiny_bert):
     vectorizer = BertVectorizer(tiny_bert, max_length=8)
     with pytest.warns(TruncationWarning):
         vectorizer.fit(TEXTS)
-    with pytest.warns(TruncationWarning, match="texts are longer than max_length=8 tokens") as caught:
+    with pytest.warns(
+        TruncationWarning, match="texts are longer than max_length=8 tokens"
+    ) as caught:
         vectorizer.token_shares(TEXTS, np.ones((32, 1)))
     assert len(caught) == 1
 

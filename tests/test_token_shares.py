@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.checkpoints.checkpoint import resolve
-from pipeline.token_shares import join_words, share_out, trimmed
+from pipeline.token_level import join_words, share_out, trimmed
 
 TEXT = "Unbelievable, a lovely film"
 
@@ -25,7 +25,9 @@ def combine(vectors):
 def test_rows_add_up_to_the_function_of_the_mean_over_all_windows(cut):
     tokenizer, encoding, tokenized = cut
     random = np.random.default_rng(0)
-    vectors = [random.normal(size=(len(ids), 2, 3)).astype(np.float32) for ids in tokenized.input_ids]
+    vectors = [
+        random.normal(size=(len(ids), 2, 3)).astype(np.float32) for ids in tokenized.input_ids
+    ]
     weights = random.normal(size=(6, 4))
     frame = share_out(vectors, encoding, TEXT, tokenizer, combine, weights)
     mean = combine(np.concatenate(vectors)).astype(np.float64).mean(axis=0)  # (n_features,)
@@ -58,7 +60,12 @@ def test_pieces_without_a_word_are_never_joined(tiny_bert):
 
 @pytest.mark.parametrize(
     ("text", "span", "expected"),
-    [(" film ", (0, 6), (1, 5)), ("film", (0, 4), (0, 4)), ("a  b", (1, 3), (1, 3)), ("x", (1, 1), (1, 1))],
+    [
+        (" film ", (0, 6), (1, 5)),
+        ("film", (0, 4), (0, 4)),
+        ("a  b", (1, 3), (1, 3)),
+        ("x", (1, 1), (1, 1)),
+    ],
 )
 def test_blanks_around_a_word_are_left_out_and_a_blank_alone_is_kept(text, span, expected):
     assert trimmed(text, *span) == expected

@@ -74,13 +74,23 @@ def test_any_valid_text_gets_the_ids_of_transformers(tiny_bert, hugging_face, te
 
 
 @pytest.mark.parametrize("family", ["bert", "bert-cased", "roberta"])
-@settings(deadline=None, derandomize=True, database=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.lists(st.text(st.characters(exclude_categories=())), min_size=1, max_size=3))
 @example(["\ud83d\ude00 film", "\ude00", "a\ud83d"])
-def test_any_text_gets_the_ids_of_transformers_or_is_refused_by_its_row(family, model_folder, hugging_face, texts):
+def test_any_text_gets_the_ids_of_transformers_or_is_refused_by_its_row(
+    family, model_folder, hugging_face, texts
+):
     folder = model_folder(family)
     repaired = check_texts(texts, on_invalid="coerce")
-    assert [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts] == repaired
+    assert [
+        text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts
+    ] == repaired
     tokenized = TextTokenizer(tokenizer_json(folder), 512, "error")(repaired)
     assert own_ids(tokenized) == [hugging_face(folder).ids(text, 512) for text in repaired]
     if repaired != texts:
@@ -90,13 +100,18 @@ def test_any_text_gets_the_ids_of_transformers_or_is_refused_by_its_row(family, 
 
 
 @pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
-def test_texts_are_tokenised_a_bounded_number_of_characters_at_a_time(at_once, tiny_bert, monkeypatch):
+def test_texts_are_tokenised_a_bounded_number_of_characters_at_a_time(
+    at_once, tiny_bert, monkeypatch
+):
     expected = own_ids(TextTokenizer(tokenizer_json(tiny_bert), 512, "error")([*NASTY, *TEXTS]))
     monkeypatch.setattr(tokenizing, "AT_ONCE", at_once)
     portions = list(tokenizing._portions([*NASTY, *TEXTS]))
     assert [text for portion in portions for text in portion] == [*NASTY, *TEXTS]
     assert all(len(portion) == 1 or sum(map(len, portion)) <= at_once for portion in portions)
-    assert own_ids(TextTokenizer(tokenizer_json(tiny_bert), 512, "error")([*NASTY, *TEXTS])) == expected
+    assert (
+        own_ids(TextTokenizer(tokenizer_json(tiny_bert), 512, "error")([*NASTY, *TEXTS]))
+        == expected
+    )
 
 
 def test_a_word_of_a_million_characters_is_one_unknown_token(tiny_bert, hugging_face):
@@ -107,12 +122,16 @@ def test_a_word_of_a_million_characters_is_one_unknown_token(tiny_bert, hugging_
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail"])
-def test_a_text_of_a_million_words_is_cut_to_the_ids_of_transformers_and_counted_whole(truncation, tiny_bert, hugging_face):
+def test_a_text_of_a_million_words_is_cut_to_the_ids_of_transformers_and_counted_whole(
+    truncation, tiny_bert, hugging_face
+):
     text = "a " * 999_999 + "film"
     tokenized = TextTokenizer(tokenizer_json(tiny_bert), 16, truncation)([text])
     near = text[:100] if truncation == "head" else text[-101:]
     expected = hugging_face(tiny_bert).ids(near, 512)
-    kept = [*expected[:15], expected[-1]] if truncation == "head" else [expected[0], *expected[-15:]]
+    kept = (
+        [*expected[:15], expected[-1]] if truncation == "head" else [expected[0], *expected[-15:]]
+    )
     assert own_ids(tokenized) == [kept]
     assert tokenized.n_lost.tolist() == [tokenized.n_tokens[0] - 16]
     assert tokenized.n_tokens[0] >= 1_000_002
@@ -139,7 +158,13 @@ print(word - before, peak() - word)
 @pytest.mark.skipif(os.name == "nt", reason="no resource module")
 def test_long_words_and_many_long_texts_need_little_memory(tiny_bert):
     top = Path(__file__).resolve().parent.parent
-    run = subprocess.run([sys.executable, "-c", MEMORY, tiny_bert], capture_output=True, text=True, check=True, cwd=top)
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY, tiny_bert],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=top,
+    )
     word, texts = map(float, run.stdout.split())  # MiB
     assert word < 150
     assert texts < 400  # their three million tokens take some 700 MiB when all are kept at once
@@ -156,7 +181,12 @@ def test_no_texts_give_no_sequences(tiny_bert):
     tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 16, "window")
     for tokenized in (tokenizer([]), tokenizer.with_pieces([])[1]):
         assert tokenized.input_ids == []
-        assert tokenized.owner.tolist() == tokenized.n_tokens.tolist() == tokenized.n_lost.tolist() == []
+        assert (
+            tokenized.owner.tolist()
+            == tokenized.n_tokens.tolist()
+            == tokenized.n_lost.tolist()
+            == []
+        )
 
 
 def test_the_order_of_texts_and_their_number_change_nothing(tiny_bert):
@@ -206,14 +236,22 @@ def test_windows_and_head_are_those_of_transformers(max_length, family, model_fo
     text = " ".join(TEXTS)
     capacity = max_length - 2
     hf = hugging_face(model_folder(family)).tokenizer
-    windows = hf(text, truncation=True, max_length=max_length, stride=capacity // 4, return_overflowing_tokens=True)["input_ids"]
+    windows = hf(
+        text,
+        truncation=True,
+        max_length=max_length,
+        stride=capacity // 4,
+        return_overflowing_tokens=True,
+    )["input_ids"]
     tokenizer = TextTokenizer(tokenizer_json(model_folder(family)), max_length, "window")
     tokenized = tokenizer(["film", text])
     assert own_ids(tokenized)[-len(windows) :] == windows
     n_of_first = len(tokenized.input_ids) - len(windows)
     assert tokenized.owner.tolist() == [0] * n_of_first + [1] * len(windows)
     assert tokenized.n_lost.tolist() == [0, 0]
-    assert [index.tolist() for index in tokenizer.windows(50)] == slow_select(50, capacity, "window")
+    assert [index.tolist() for index in tokenizer.windows(50)] == slow_select(
+        50, capacity, "window"
+    )
     head = TextTokenizer(tokenizer_json(model_folder(family)), max_length, "head")
     assert own_ids(head([text])) == [hugging_face(model_folder(family)).ids(text, max_length)]
 
@@ -259,8 +297,14 @@ def test_truncation_and_padding_in_tokenizer_json_are_ignored(tiny_bert):
         None,
         {
             "type": "TemplateProcessing",
-            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "single": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+            ],
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 0}},
+            ],
             "special_tokens": {"[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}},
         },
     ],
@@ -268,13 +312,19 @@ def test_truncation_and_padding_in_tokenizer_json_are_ignored(tiny_bert):
 )
 def test_a_tokenizer_that_puts_nothing_in_front_is_refused(post_processor, tiny_bert):
     stored = json.loads(tokenizer_json(tiny_bert))
-    with pytest.raises(CheckpointError, match=r"adds no \[CLS\] in front of a text.*save the tokenizer again"):
+    with pytest.raises(
+        CheckpointError, match=r"adds no \[CLS\] in front of a text.*save the tokenizer again"
+    ):
         TextTokenizer(json.dumps({**stored, "post_processor": post_processor}), 64, "head")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "not json", '{"version": "1.0", "model": {"type": "Unheard"}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "not json", '{"version": "1.0", "model": {"type": "Unheard"}}']
+)
 def test_an_unreadable_tokenizer_is_refused_by_name(text):
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read: .*Fetch the model again"):
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json cannot be read: .*Fetch the model again"
+    ):
         TextTokenizer(text, 64, "head")
 
 
@@ -288,9 +338,15 @@ def test_threads_with_different_lengths_get_the_ids_of_their_own_length(tiny_ber
         expected = [*expected[: max_length - 1], expected[-1]]
         tokenizer = TextTokenizer(tokenizer_json(tiny_bert), max_length, "head")
         start.wait(timeout=60)
-        wrong.extend(max_length for _ in range(100) if own_ids(tokenizer([text, text])) != [expected, expected])
+        wrong.extend(
+            max_length
+            for _ in range(100)
+            if own_ids(tokenizer([text, text])) != [expected, expected]
+        )
 
-    hugging_face(tiny_bert).ids(text, 512)  # sets the shared state of the oracle once, before the threads read from it
+    hugging_face(tiny_bert).ids(
+        text, 512
+    )  # sets the shared state of the oracle once, before the threads read from it
     threads = [threading.Thread(target=run, args=(max_length,)) for max_length in (5, 9, 20, 40)]
     for thread in threads:
         thread.start()
@@ -307,17 +363,23 @@ def test_pieces_are_of_the_whole_text_even_where_it_is_cut(tiny_bert, hugging_fa
     text = TEXTS[0]
     encodings, tokenized = TextTokenizer(tokenizer_json(tiny_bert), 6, "tail").with_pieces([text])
     assert encodings[0].ids == hugging_face(tiny_bert).ids(text)[1:-1]
-    assert [text[a:b].lower() for a, b in encodings[0].offsets] == [token.removeprefix("##") for token in encodings[0].tokens]
+    assert [text[a:b].lower() for a, b in encodings[0].offsets] == [
+        token.removeprefix("##") for token in encodings[0].tokens
+    ]
     assert tokenized.input_ids[0].tolist()[1:-1] == encodings[0].ids[-4:]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_words_that_are_split_already_keep_the_ids_and_numbers_of_the_tokenizers_library(family, model_folder):
+def test_words_that_are_split_already_keep_the_ids_and_numbers_of_the_tokenizers_library(
+    family, model_folder
+):
     oracle = Tokenizer.from_str(tokenizer_json(model_folder(family)))
     oracle.no_truncation()
     oracle.no_padding()
     texts = [["Unbelievably", "don't", "\u200b", "film"], [], [""], ["soup"]]
-    encodings, tokenized = TextTokenizer(tokenizer_json(model_folder(family)), 64, "head").with_pieces(texts)
+    encodings, tokenized = TextTokenizer(
+        tokenizer_json(model_folder(family)), 64, "head"
+    ).with_pieces(texts)
     for words, encoding, ids in zip(texts, encodings, tokenized.input_ids, strict=True):
         expected = oracle.encode(words, is_pretokenized=True)
         assert ids.tolist() == expected.ids

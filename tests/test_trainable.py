@@ -6,18 +6,26 @@ import torch
 
 from pipeline.bert.trainable import TrainableBert, read_head
 from pipeline.checkpoints.checkpoint import resolve
-from pipeline.checkpoints.model_files import CheckpointError
+from pipeline.exceptions import CheckpointError
 from tests.conftest import FAMILIES, TEXTS
 
 
 def build(folder, **parameters):
     torch.manual_seed(0)
-    defaults = {"pooling": "mean", "n_classes": 3, "n_trained": None, "dropout": 0.5, "class_weight": np.ones(3)}
+    defaults = {
+        "pooling": "mean",
+        "n_classes": 3,
+        "n_trained": None,
+        "dropout": 0.5,
+        "class_weight": np.ones(3),
+    }
     return TrainableBert(resolve(folder), **{**defaults, **parameters})
 
 
 def rows(oracle, texts):
-    return [{"input_ids": np.array(oracle.ids(text)), "labels": i % 3} for i, text in enumerate(texts)]
+    return [
+        {"input_ids": np.array(oracle.ids(text)), "labels": i % 3} for i, text in enumerate(texts)
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,8 +47,12 @@ def test_the_loss_of_a_text_is_multiplied_by_the_weight_of_its_class(tiny_bert, 
     batch = module.collate(made)
     with torch.inference_mode():
         found = module(**batch)
-    losses = -torch.log_softmax(found["logits"], dim=1).numpy()[np.arange(len(made)), batch["labels"]]
-    assert found["loss"].item() == pytest.approx(float((losses * weight[batch["labels"]]).mean()), rel=1e-5)
+    losses = -torch.log_softmax(found["logits"], dim=1).numpy()[
+        np.arange(len(made)), batch["labels"]
+    ]
+    assert found["loss"].item() == pytest.approx(
+        float((losses * weight[batch["labels"]]).mean()), rel=1e-5
+    )
 
 
 def test_its_tensors_are_copies(tiny_bert):
@@ -60,7 +72,10 @@ def test_what_is_not_trained_has_no_dropout_and_no_gradient(tiny_bert):
     assert not module.encoder.embeddings.dropout.training
     assert module.dropout.training
     assert not any(p.requires_grad for p in module.encoder.embeddings.parameters())
-    assert {name for name in module.trained_tensors() if name.startswith("head.")} == {"head.weight", "head.bias"}
+    assert {name for name in module.trained_tensors() if name.startswith("head.")} == {
+        "head.weight",
+        "head.bias",
+    }
     n_trained = sum(len(group["params"]) for group in module.parameter_groups(1e-4, 1e-3, 0.01))
     assert n_trained == len(module.trained_tensors())
     assert len(build(tiny_bert, n_trained=0).parameter_groups(1e-4, 1e-3, 0.01)) == 2

@@ -5,8 +5,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pipeline.bert.training import Examples, Recipe, TrainingDivergedError, train
+from pipeline.bert.training import Examples, Recipe, train
 from pipeline.checkpoints.checkpoint import resolve
+from pipeline.exceptions import TrainingDivergedError
 
 CPU = torch.device("cpu")
 RECIPE = {
@@ -23,12 +24,19 @@ RECIPE = {
     "seed": 3,
     "progress": False,
 }
-EXAMPLES = Examples([np.array([2, 10 + i % 2, 20, 3][: 3 + i % 2]) for i in range(12)], np.arange(12) % 2)
+EXAMPLES = Examples(
+    [np.array([2, 10 + i % 2, 20, 3][: 3 + i % 2]) for i in range(12)], np.arange(12) % 2
+)
 
 
 def run(folder, validation=None, **parameters):
     return train(
-        resolve(folder), EXAMPLES, validation, class_weight=np.ones(2), recipe=Recipe(**{**RECIPE, **parameters}), device=CPU
+        resolve(folder),
+        EXAMPLES,
+        validation,
+        class_weight=np.ones(2),
+        recipe=Recipe(**{**RECIPE, **parameters}),
+        device=CPU,
     )
 
 
@@ -37,8 +45,12 @@ def test_history_has_a_row_per_epoch(tiny_bert):
     assert [sorted(row) for row in trained.history] == [["epoch", "loss"]] * 2
     assert trained.best_epoch == 2
     watched = run(tiny_bert, EXAMPLES, patience=5)
-    assert [sorted(row) for row in watched.history] == [["epoch", "loss", "val_accuracy", "val_loss"]] * 2
-    assert watched.history[0]["loss"] == trained.history[0]["loss"]  # later ones differ: evaluation draws numbers too
+    assert [sorted(row) for row in watched.history] == [
+        ["epoch", "loss", "val_accuracy", "val_loss"]
+    ] * 2
+    assert (
+        watched.history[0]["loss"] == trained.history[0]["loss"]
+    )  # later ones differ: evaluation draws numbers too
 
 
 def test_the_same_bits_for_a_seed_whatever_the_caller_drew(tiny_bert):
@@ -65,7 +77,10 @@ def test_the_learning_rate_rises_and_falls(tiny_bert, monkeypatch):
 
 
 def test_a_training_that_diverges_is_told(tiny_bert):
-    with pytest.raises(TrainingDivergedError, match=r"losses of its epochs.*Use a smaller learning_rate than 1e\+30"):
+    with pytest.raises(
+        TrainingDivergedError,
+        match=r"losses of its epochs.*Use a smaller learning_rate than 1e\+30",
+    ):
         run(tiny_bert, learning_rate=1e30)
 
 
@@ -79,4 +94,11 @@ def test_an_accelerator_of_the_callers_own_keeps_its_state(tiny_bert):
 
 def test_another_gpu_than_the_first_is_refused_before_anything_is_built(tiny_bert):
     with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES=1"):
-        train(resolve(tiny_bert), EXAMPLES, None, class_weight=np.ones(2), recipe=Recipe(**RECIPE), device=torch.device("cuda:1"))
+        train(
+            resolve(tiny_bert),
+            EXAMPLES,
+            None,
+            class_weight=np.ones(2),
+            recipe=Recipe(**RECIPE),
+            device=torch.device("cuda:1"),
+        )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoints import transfer
-from pipeline.checkpoints.transfer import TransferError, ask, download
+from pipeline.checkpoints import hub as hub_module
+from pipeline.checkpoints.hub import TransferError, ask, download
 from tests.fake_hub import COMMIT, FakeHub, Fault, connect, git_hash, published_hash
 
 MODEL = "acme/tiny-bert"
@@ -21,8 +21,13 @@ def hub(tmp_path, monkeypatch):
     (tmp_path / "served" / "model.safetensors").write_bytes(BODY)
     with FakeHub({MODEL: tmp_path / "served"}) as server:
         connect(server.url, tmp_path / "cache", monkeypatch)
-        for name, value in {"ANSWER_TIMEOUT": 0.6, "METADATA_TIMEOUT": 0.8, "STALL_TIMEOUT": 0.4, "RETRY_WAIT": 0.01}.items():
-            monkeypatch.setattr(transfer, name, value)
+        for name, value in {
+            "ANSWER_TIMEOUT": 0.6,
+            "METADATA_TIMEOUT": 0.8,
+            "STALL_TIMEOUT": 0.4,
+            "RETRY_WAIT": 0.01,
+        }.items():
+            monkeypatch.setattr(hub_module, name, value)
         yield server
 
 
@@ -43,7 +48,7 @@ def fetch(hub, tmp_path):
 def waits(monkeypatch):
     """List the pauses between tries, which are not made."""
     seconds = []
-    monkeypatch.setattr(transfer.time, "sleep", seconds.append)
+    monkeypatch.setattr(hub.time, "sleep", seconds.append)
     return seconds
 
 
@@ -55,14 +60,21 @@ def test_the_list_of_files_tells_the_commit_the_hashes_and_the_sizes(hub):
         "model.safetensors": (published_hash("model.safetensors", BODY), len(BODY)),
     }
     assert ask(MODEL, COMMIT, patient=True) == listing
-    assert hub.requests == [f"GET /api/models/{MODEL}", f"GET /api/models/{MODEL}/revision/{COMMIT}"]
+    assert hub.requests == [
+        f"GET /api/models/{MODEL}",
+        f"GET /api/models/{MODEL}/revision/{COMMIT}",
+    ]
 
 
 def test_where_the_model_is_here_the_hub_is_asked_once(hub, waits):
     hub.faults[hub.API] = Fault(status=503)
-    with pytest.raises(TransferError, match=r"the hub answered 503 Service Unavailable for its list of files$"):
+    with pytest.raises(
+        TransferError, match=r"the hub answered 503 Service Unavailable for its list of files$"
+    ):
         ask(MODEL, None, patient=False)
-    with pytest.raises(TransferError, match=r"503 Service Unavailable for its list of files, tried 3 times$"):
+    with pytest.raises(
+        TransferError, match=r"503 Service Unavailable for its list of files, tried 3 times$"
+    ):
         ask(MODEL, None, patient=True)
     assert len(hub.requests) == 1 + 3
     assert waits == [0.01, 0.02]
@@ -73,8 +85,10 @@ def test_a_file_comes_whole(fetch):
 
 
 def test_a_line_that_breaks_often_is_enough_while_the_file_grows(hub, fetch, waits, monkeypatch):
-    monkeypatch.setattr(transfer, "PROGRESS", 4096)
-    hub.faults["model.safetensors"] = Fault(times=7, cut=True)  # each brings half of the rest: 512 kB, 256 kB, ... 8 kB
+    monkeypatch.setattr(hub_module, "PROGRESS", 4096)
+    hub.faults["model.safetensors"] = Fault(
+        times=7, cut=True
+    )  # each brings half of the rest: 512 kB, 256 kB, ... 8 kB
     assert fetch() == BODY
     assert len(hub.requests) == 8
     assert waits == [0.01] * 7
@@ -82,7 +96,9 @@ def test_a_line_that_breaks_often_is_enough_while_the_file_grows(hub, fetch, wai
 
 def test_a_line_that_brings_nearly_nothing_each_time_is_given_up(hub, fetch, waits):
     hub.faults["model.safetensors"] = Fault(cut=True)
-    with pytest.raises(TransferError, match=r"broke off in the middle of model\.safetensors \(.*\), tried 3 times"):
+    with pytest.raises(
+        TransferError, match=r"broke off in the middle of model\.safetensors \(.*\), tried 3 times"
+    ):
         fetch()
     assert len(hub.requests) == 3
 
@@ -95,7 +111,10 @@ def test_a_host_that_knows_no_ranges_starts_over(hub, fetch, waits):
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(status=206, body=b"x" * 10, headers={"Content-Range": "bytes 5-14/20"}), Fault(status=416)],
+    [
+        Fault(status=206, body=b"x" * 10, headers={"Content-Range": "bytes 5-14/20"}),
+        Fault(status=416),
+    ],
     ids=["another part", "no such part"],
 )
 def test_a_part_that_was_not_asked_for_is_not_taken(fault, hub, fetch, waits):
@@ -107,7 +126,12 @@ def test_a_part_that_was_not_asked_for_is_not_taken(fault, hub, fetch, waits):
 
 def test_more_that_was_told_than_there_is_does_not_matter(hub, tmp_path):
     hub.faults["model.safetensors"] = Fault(length=9)
-    assert download(f"{hub.url}/{MODEL}/resolve/{COMMIT}/model.safetensors", tmp_path / "part", len(BODY)) is None
+    assert (
+        download(
+            f"{hub.url}/{MODEL}/resolve/{COMMIT}/model.safetensors", tmp_path / "part", len(BODY)
+        )
+        is None
+    )
     assert (tmp_path / "part").read_bytes() == BODY
     assert len(hub.requests) == 1
 
@@ -129,7 +153,9 @@ def test_a_long_wait_is_told_instead_of_kept(after, hub, fetch, waits):
 
 
 def test_a_date_to_come_back_at_is_no_number_of_seconds(hub, fetch, waits):
-    hub.faults["model.safetensors"] = Fault(times=1, status=503, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})
+    hub.faults["model.safetensors"] = Fault(
+        times=1, status=503, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    )
     assert fetch() == BODY
     assert waits == [0.01]
 
@@ -156,20 +182,20 @@ def test_what_is_answered_too_late_is_closed_unread():
         return Answer()
 
     with pytest.raises(TimeoutError):
-        transfer._within(0.01, late)
+        hub._within(0.01, late)
     assert Answer.closed.wait(5)
 
 
 def test_an_error_in_the_thread_is_the_callers():
     with pytest.raises(ZeroDivisionError):
-        transfer._within(5, lambda: 1 // 0)
+        hub._within(5, lambda: 1 // 0)
 
 
 def test_what_is_no_failure_of_a_transfer_is_not_taken_for_one(hub, monkeypatch):
     def broken(*_):
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(transfer, "_listing", broken)
+    monkeypatch.setattr(hub_module, "_listing", broken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         ask(MODEL, None, patient=True)
 

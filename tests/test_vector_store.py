@@ -12,8 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import BertVectorizer, CacheWarning, cache_info, clear_cache, vector_store
-from pipeline.vector_store import FolderStore, MemoryStore, clear_folder, is_unrecorded, text_key, unrecorded
+from pipeline import BertVectorizer, cache_info, clear_cache, vector_store
+from pipeline.exceptions import CacheWarning
+from pipeline.vector_store import (
+    FolderStore,
+    MemoryStore,
+    clear_folder,
+    is_unrecorded,
+    text_key,
+    unrecorded,
+)
 from tests.conftest import TEXTS
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -23,15 +31,24 @@ VECTOR = np.arange(12, dtype=np.float32).reshape(3, 4)
 @pytest.mark.parametrize("kind", ["memory", "folder"])
 def test_what_was_put_comes_back_in_its_shape_and_to_the_bit(kind, tmp_path):
     store = MemoryStore() if kind == "memory" else FolderStore(tmp_path, "name")
-    values = {os.urandom(16): np.random.default_rng(i).normal(size=(1 + i % 4, 8)).astype(np.float32) for i in range(1000)}
+    values = {
+        os.urandom(16): np.random.default_rng(i).normal(size=(1 + i % 4, 8)).astype(np.float32)
+        for i in range(1000)
+    }
     values[KEY] = np.array([[np.inf, -0.0, np.nan, 1e-45]], dtype=np.float32)
     store.put(values)
     found = store.get([*values, OTHER])
     assert set(found) == set(values)
-    assert all(found[key].tobytes() == value.tobytes() and found[key].shape == value.shape for key, value in values.items())
+    assert all(
+        found[key].tobytes() == value.tobytes() and found[key].shape == value.shape
+        for key, value in values.items()
+    )
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+@given(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text(st.characters(exclude_categories=["Cs"])),
+)
 def test_keys_are_equal_for_equal_texts_only(a, b):
     assert (text_key("n", "cls", a) == text_key("n", "cls", b)) == (a == b)
     assert text_key("n", "cls", a) != text_key("n", "mean", a)
@@ -49,11 +66,15 @@ def test_a_row_whose_checksum_is_wrong_is_computed_again_and_mended(tmp_path, ti
     (path,) = tmp_path.glob("*.sqlite")
     with sqlite3.connect(path) as connection:
         key, value = connection.execute("SELECT k, v FROM e LIMIT 1").fetchone()
-        connection.execute("UPDATE e SET v = ? WHERE k = ?", (bytes([value[0] ^ 1]) + value[1:], key))
+        connection.execute(
+            "UPDATE e SET v = ? WHERE k = ?", (bytes([value[0] ^ 1]) + value[1:], key)
+        )
     connection.close()
     store = FolderStore(tmp_path, path.stem.removeprefix("embeddings-"))
     assert store.get([key]) == {}
-    again = BertVectorizer(tiny_bert, cache=tmp_path, pooling=("cls", "mean", "max")).fit_transform(TEXTS)
+    again = BertVectorizer(tiny_bert, cache=tmp_path, pooling=("cls", "mean", "max")).fit_transform(
+        TEXTS
+    )
     assert np.allclose(again[:, 32:64], first, atol=1e-5)
     assert set(store.get([key])) == {key}
 
@@ -74,7 +95,9 @@ def break_zeroed(path):
 
 
 @pytest.mark.parametrize("damage", [break_garbage, break_truncated, break_zeroed])
-def test_a_corrupt_file_is_put_aside_with_one_warning_and_the_result_is_right(damage, tmp_path, tiny_bert):
+def test_a_corrupt_file_is_put_aside_with_one_warning_and_the_result_is_right(
+    damage, tmp_path, tiny_bert
+):
     expected = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
     (path,) = tmp_path.glob("*.sqlite")
     for extra in tmp_path.glob("*.sqlite-*"):
@@ -83,7 +106,9 @@ def test_a_corrupt_file_is_put_aside_with_one_warning_and_the_result_is_right(da
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
-            assert np.allclose(BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS), expected, atol=1e-5)
+            assert np.allclose(
+                BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS), expected, atol=1e-5
+            )
     assert [w.category for w in caught] == [CacheWarning]
     assert "put aside as" in str(caught[0].message)
     assert len(list(tmp_path.glob("*.corrupt-*"))) == 1
@@ -96,7 +121,9 @@ def test_a_corrupt_file_is_put_aside_with_one_warning_and_the_result_is_right(da
 
 def test_a_folder_that_cannot_be_made_costs_one_warning(tmp_path, tiny_bert):
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(CacheWarning, match=r"cannot be used \(NotADirectoryError|cannot be used \(FileExistsError"):
+    with pytest.warns(
+        CacheWarning, match=r"cannot be used \(NotADirectoryError|cannot be used \(FileExistsError"
+    ):
         rows = BertVectorizer(tiny_bert, cache=tmp_path / "file" / "cache").fit_transform(TEXTS)
     assert np.array_equal(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS))
 
@@ -121,7 +148,9 @@ def test_a_file_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert, mon
     BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(["make the file"])
     connect = sqlite3.connect
     monkeypatch.setattr(
-        vector_store.sqlite3, "connect", lambda path, **kwargs: connect(f"file:{path}?mode=ro", uri=True, **kwargs)
+        vector_store.sqlite3,
+        "connect",
+        lambda path, **kwargs: connect(f"file:{path}?mode=ro", uri=True, **kwargs),
     )
     with pytest.warns(CacheWarning, match="readonly database") as caught:
         rows = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
@@ -129,7 +158,9 @@ def test_a_file_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert, mon
     assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root"
+)
 def test_a_folder_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert):
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o500)
@@ -170,10 +201,14 @@ def test_a_cache_that_was_deleted_meanwhile_is_made_anew(what, tmp_path, tiny_be
     assert cache_info().texts_encoded == 0
 
 
-def test_a_network_file_system_costs_one_warning_and_the_fast_journal(tmp_path, tiny_bert, monkeypatch):
+def test_a_network_file_system_costs_one_warning_and_the_fast_journal(
+    tmp_path, tiny_bert, monkeypatch
+):
     monkeypatch.setattr("pipeline.vector_store.network_file_system", lambda folder: "nfs4")
     vectorizer = BertVectorizer(tiny_bert, cache=tmp_path / "cache")
-    with pytest.warns(CacheWarning, match=r"is on a network file system \(nfs4\); a slower journal is used"):
+    with pytest.warns(
+        CacheWarning, match=r"is on a network file system \(nfs4\); a slower journal is used"
+    ):
         first = vectorizer.fit_transform(TEXTS)
     assert np.array_equal(first, vectorizer.transform(TEXTS))  # a second warning would be an error
     (file,) = (tmp_path / "cache").glob("*.sqlite")

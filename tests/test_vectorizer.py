@@ -19,7 +19,7 @@ from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
-import pipeline.bert.frozen
+import pipeline.bert.embedding
 from pipeline import BertVectorizer, CheckpointError, TruncationWarning, clear_cache
 from pipeline.bert.packed import PackedEncoder
 from pipeline.checkpoints.checkpoint import installed_folder
@@ -40,13 +40,17 @@ def reference(oracle, texts, layers, pooling, combine, max_length=64):
             if combine == "concat":
                 parts += vectors
             else:
-                parts.append(np.mean(vectors, axis=0) if combine == "mean" else np.sum(vectors, axis=0))
+                parts.append(
+                    np.mean(vectors, axis=0) if combine == "mean" else np.sum(vectors, axis=0)
+                )
         rows.append(np.concatenate(parts))
     return np.array(rows)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_pooling_of_every_layer_equals_hugging_face_one_text_at_a_time(family, model_folder, hugging_face):
+def test_every_pooling_of_every_layer_equals_hugging_face_one_text_at_a_time(
+    family, model_folder, hugging_face
+):
     folder = model_folder(family)
     vectorizer = BertVectorizer(folder, pooling=("cls", "mean", "max"), layers="all")
     expected = reference(hugging_face(folder), TEXTS, range(4), ("cls", "mean", "max"), "concat")
@@ -56,8 +60,12 @@ def test_every_pooling_of_every_layer_equals_hugging_face_one_text_at_a_time(fam
 @pytest.mark.parametrize("combine", ["concat", "mean", "sum"])
 @pytest.mark.parametrize("layers", [-1, 0, 2, (-2, -1), (3, 0), "all"])
 def test_layers_are_combined_as_the_slow_reference_does(combine, layers, tiny_bert, hugging_face):
-    asked = {"all": (0, 1, 2, 3), -1: (3,), (-2, -1): (2, 3)}.get(layers, layers if isinstance(layers, tuple) else (layers,))
-    features = BertVectorizer(tiny_bert, layers=layers, combine=combine, pooling=("max", "cls")).fit_transform(TEXTS)
+    asked = {"all": (0, 1, 2, 3), -1: (3,), (-2, -1): (2, 3)}.get(
+        layers, layers if isinstance(layers, tuple) else (layers,)
+    )
+    features = BertVectorizer(
+        tiny_bert, layers=layers, combine=combine, pooling=("max", "cls")
+    ).fit_transform(TEXTS)
     expected = reference(hugging_face(tiny_bert), TEXTS, asked, ("max", "cls"), combine)
     assert features.shape == expected.shape
     assert np.abs(features - expected).max() <= TOLERANCE
@@ -66,14 +74,29 @@ def test_layers_are_combined_as_the_slow_reference_does(combine, layers, tiny_be
 @pytest.mark.parametrize("batch_tokens", [1, 7, 64, 100_000, 10**9])
 def test_the_size_of_a_batch_changes_nothing(batch_tokens, tiny_bert, hugging_face):
     features = BertVectorizer(tiny_bert, batch_tokens=batch_tokens).fit_transform(TEXTS)
-    assert np.abs(features - reference(hugging_face(tiny_bert), TEXTS, (3,), ("mean",), "concat")).max() <= TOLERANCE
+    assert (
+        np.abs(
+            features - reference(hugging_face(tiny_bert), TEXTS, (3,), ("mean",), "concat")
+        ).max()
+        <= TOLERANCE
+    )
 
 
 def test_the_default_model_equals_hugging_face(hugging_face):
     folder = str(installed_folder(DEFAULT_MODEL))
-    texts = ["I love Paris", "", "Überraschend gut 😀", "don't", "word " * 300, "A quiet, lovely film.", "东京"]
+    texts = [
+        "I love Paris",
+        "",
+        "Überraschend gut 😀",
+        "don't",
+        "word " * 300,
+        "A quiet, lovely film.",
+        "东京",
+    ]
     features = BertVectorizer(pooling=("cls", "mean", "max"), layers="all").fit_transform(texts)
-    expected = reference(hugging_face(folder), texts, range(7), ("cls", "mean", "max"), "concat", max_length=512)
+    expected = reference(
+        hugging_face(folder), texts, range(7), ("cls", "mean", "max"), "concat", max_length=512
+    )
     assert features.dtype == np.float32
     assert np.abs(features - expected).max() <= TOLERANCE
 
@@ -81,8 +104,11 @@ def test_the_default_model_equals_hugging_face(hugging_face):
 @pytest.mark.parametrize("family", ["bert", "electra"])
 def test_only_the_layers_up_to_the_deepest_asked_for_are_run(family, model_folder, monkeypatch):
     loaded = []
-    load = pipeline.bert.frozen.load_encoder
-    monkeypatch.setattr("pipeline.bert.frozen.load_encoder", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1])
+    load = pipeline.bert.embedding.load_encoder
+    monkeypatch.setattr(
+        "pipeline.bert.embedding.load_encoder",
+        lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1],
+    )
     BertVectorizer(model_folder(family), layers=(0, 1), cache=None).fit_transform(["one batch"])
     assert [encoder.depth for encoder in loaded] == [1]
 
@@ -111,16 +137,24 @@ def carried_by_one_layer(folder, layer, texts):
 
 @pytest.fixture(scope="module")
 def many_texts():
-    words = "a quiet lovely film two hours of my life i want back the soup was cold and dull".split()
+    words = (
+        "a quiet lovely film two hours of my life i want back the soup was cold and dull".split()
+    )
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(words, size=rng.integers(2, 9))) + f" {i}" for i in range(300)]
 
 
-def test_learned_weights_are_those_of_the_training_vectors_and_features_the_weighted_sum(tiny_bert, many_texts):
+def test_learned_weights_are_those_of_the_training_vectors_and_features_the_weighted_sum(
+    tiny_bert, many_texts
+):
     y = carried_by_one_layer(tiny_bert, 2, many_texts)
     vectorizer = BertVectorizer(tiny_bert, pooling=("mean", "cls"), layers="all", combine="learned")
     features = vectorizer.fit_transform(many_texts, y)
-    vectors = BertVectorizer(tiny_bert, pooling=("mean", "cls"), layers="all").fit_transform(many_texts).reshape(300, 2, 4, 32)
+    vectors = (
+        BertVectorizer(tiny_bert, pooling=("mean", "cls"), layers="all")
+        .fit_transform(many_texts)
+        .reshape(300, 2, 4, 32)
+    )
     mix = learn_layer_mix(vectors, y)
     assert np.array_equal(vectorizer.layer_weights_, mix.weights)
     assert vectorizer.layer_scale_ == mix.scale
@@ -150,9 +184,14 @@ def test_fit_and_fit_transform_learn_the_same_bits_twice(tiny_bert, many_texts):
     assert np.array_equal(pickle.loads(pickle.dumps(again)).layer_weights_, again.layer_weights_)
 
 
-def test_every_fold_learns_from_its_own_training_texts_and_no_text_is_encoded_twice(tiny_bert, many_texts, encoded):
+def test_every_fold_learns_from_its_own_training_texts_and_no_text_is_encoded_twice(
+    tiny_bert, many_texts, encoded
+):
     y = carried_by_one_layer(tiny_bert, 2, many_texts)
-    model = make_pipeline(BertVectorizer(tiny_bert, layers="all", combine="learned"), LogisticRegression(max_iter=2000))
+    model = make_pipeline(
+        BertVectorizer(tiny_bert, layers="all", combine="learned"),
+        LogisticRegression(max_iter=2000),
+    )
     clear_cache()
     encoded.clear()
     folds = cross_validate(model, many_texts, y, cv=3, return_estimator=True)["estimator"]
@@ -165,7 +204,9 @@ def test_token_vectors_take_the_learned_weights(tiny_bert, many_texts):
     vectorizer = BertVectorizer(tiny_bert, layers=(1, 3), combine="learned")
     vectorizer.fit(many_texts, carried_by_one_layer(tiny_bert, 1, many_texts))
     frame = vectorizer.transform_tokens(["a quiet film"])
-    by_layer = BertVectorizer(tiny_bert, layers=(1, 3)).fit(many_texts).transform_tokens(["a quiet film"])
+    by_layer = (
+        BertVectorizer(tiny_bert, layers=(1, 3)).fit(many_texts).transform_tokens(["a quiet film"])
+    )
     layers = by_layer.iloc[:, 4:].to_numpy().reshape(-1, 2, 32)
     expected = vectorizer.layer_scale_ * (vectorizer.layer_weights_[:, None] * layers).sum(axis=1)
     assert np.abs(frame.iloc[:, 4:].to_numpy() - expected).max() <= TOLERANCE
@@ -179,7 +220,9 @@ def test_token_vectors_take_the_learned_weights(tiny_bert, many_texts):
         (["a", "a", "a"], "at least two"),
     ],
 )
-def test_layer_weights_without_useful_labels_are_refused_before_anything_is_encoded(y, message, tiny_bert, encoded):
+def test_layer_weights_without_useful_labels_are_refused_before_anything_is_encoded(
+    y, message, tiny_bert, encoded
+):
     vectorizer = BertVectorizer(tiny_bert, layers="all", combine="learned")
     for method in (vectorizer.fit, vectorizer.fit_transform):
         with pytest.raises(ValueError, match=message):
@@ -195,7 +238,11 @@ def test_layer_weights_without_useful_labels_are_refused_before_anything_is_enco
 def test_the_pooler_is_the_checkpoints_own_pooler_output(tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     with torch.inference_mode():
-        expected = oracle.model(input_ids=torch.tensor([oracle.ids("I love Paris")])).pooler_output[0].numpy()
+        expected = (
+            oracle.model(input_ids=torch.tensor([oracle.ids("I love Paris")]))
+            .pooler_output[0]
+            .numpy()
+        )
     found = BertVectorizer(tiny_bert, pooling=("pooler", "cls")).fit_transform(["I love Paris"])[0]
     assert np.abs(found[:32] - expected).max() <= TOLERANCE
     assert not np.allclose(found[:32], found[32:])
@@ -203,7 +250,9 @@ def test_the_pooler_is_the_checkpoints_own_pooler_output(tiny_bert, hugging_face
 
 @pytest.mark.parametrize("family", ["distilbert", "electra"])
 def test_the_pooler_is_refused_where_the_checkpoint_has_no_trained_one(family, model_folder):
-    with pytest.raises(ValueError, match=r"needs a trained pooler.*has none.*random.*Use 'cls' or 'mean'"):
+    with pytest.raises(
+        ValueError, match=r"needs a trained pooler.*has none.*random.*Use 'cls' or 'mean'"
+    ):
         BertVectorizer(model_folder(family), pooling="pooler").fit(["text"])
 
 
@@ -228,16 +277,24 @@ def test_the_pooler_is_refused_for_other_layers(tiny_bert):
 
 # ---- truncation
 
-LONG = " ".join(f"{word} {i}" for i, word in enumerate(["film", "soup", "paris", "dull", "days", "hours", "life", "spring"]))
+LONG = " ".join(
+    f"{word} {i}"
+    for i, word in enumerate(["film", "soup", "paris", "dull", "days", "hours", "life", "spring"])
+)
 
 
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail"])
-def test_cut_texts_are_encoded_as_hugging_face_encodes_the_tokens_that_are_left(truncation, tiny_bert, hugging_face):
+def test_cut_texts_are_encoded_as_hugging_face_encodes_the_tokens_that_are_left(
+    truncation, tiny_bert, hugging_face
+):
     oracle = hugging_face(tiny_bert)
     cls, *own, sep = oracle.ids(LONG)
     kept = {"head": own[:8], "tail": own[-8:], "head_tail": own[:2] + own[-6:]}[truncation]
     vectorizer = BertVectorizer(tiny_bert, max_length=10, truncation=truncation)
-    with pytest.warns(TruncationWarning, match=rf"1 of 2 texts.*max_length=10.*'{truncation}' cut {len(own) - 8} of "):
+    with pytest.warns(
+        TruncationWarning,
+        match=rf"1 of 2 texts.*max_length=10.*'{truncation}' cut {len(own) - 8} of ",
+    ):
         features = vectorizer.fit_transform([LONG, "film"])
     expected = oracle.hidden_states_of_ids([cls, *kept, sep])[3].mean(axis=0)
     assert np.abs(features[0] - expected).max() <= TOLERANCE
@@ -252,16 +309,25 @@ def test_cut_texts_are_encoded_as_hugging_face_encodes_the_tokens_that_are_left(
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
-def test_windows_are_those_of_hugging_face_and_averaged_by_their_tokens(pooling, tiny_bert, hugging_face):
+def test_windows_are_those_of_hugging_face_and_averaged_by_their_tokens(
+    pooling, tiny_bert, hugging_face
+):
     oracle = hugging_face(tiny_bert)
-    windows = oracle.tokenizer(LONG, truncation=True, max_length=10, stride=2, return_overflowing_tokens=True, padding=False)[
-        "input_ids"
-    ]
+    windows = oracle.tokenizer(
+        LONG,
+        truncation=True,
+        max_length=10,
+        stride=2,
+        return_overflowing_tokens=True,
+        padding=False,
+    )["input_ids"]
     assert len(windows) > 2
     states = [oracle.hidden_states_of_ids(ids)[2] for ids in windows]
     vectors = [{"cls": s[0], "mean": s.mean(axis=0), "max": s.max(axis=0)}[pooling] for s in states]
     expected = np.average(vectors, axis=0, weights=[len(ids) for ids in windows])
-    vectorizer = BertVectorizer(tiny_bert, max_length=10, truncation="window", pooling=pooling, layers=2)
+    vectorizer = BertVectorizer(
+        tiny_bert, max_length=10, truncation="window", pooling=pooling, layers=2
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is lost, so nothing is warned of
         features = vectorizer.fit_transform(["film", LONG])
@@ -271,8 +337,12 @@ def test_windows_are_those_of_hugging_face_and_averaged_by_their_tokens(pooling,
 
 
 def test_truncation_error_names_the_row_and_both_lengths(tiny_bert):
-    with pytest.raises(ValueError, match=r"text 3 has \d+ tokens, more than max_length=10.*'window'"):
-        BertVectorizer(tiny_bert, max_length=10, truncation="error").fit_transform(["film", "film", "film", LONG])
+    with pytest.raises(
+        ValueError, match=r"text 3 has \d+ tokens, more than max_length=10.*'window'"
+    ):
+        BertVectorizer(tiny_bert, max_length=10, truncation="error").fit_transform(
+            ["film", "film", "film", LONG]
+        )
 
 
 def test_one_warning_per_call_and_none_for_texts_that_fit(tiny_bert):
@@ -321,12 +391,17 @@ def test_word_vectors_are_the_means_of_their_word_pieces(tiny_bert, hugging_face
     for number in range(len(frame)):
         pieces = [i for i, word in enumerate(encoding.word_ids()) if word == number]
         assert frame["n_tokens"][number] == len(pieces)
-        assert np.abs(frame.iloc[number, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max() <= TOLERANCE
+        assert (
+            np.abs(frame.iloc[number, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max()
+            <= TOLERANCE
+        )
 
 
 def test_words_that_are_split_already_keep_their_number(tiny_bert, hugging_face):
     words = ["Unbelievably", "don't", "\u200b", "film"]  # the third is nothing to BERT
-    frame = BertVectorizer(tiny_bert).fit(["film"]).transform_tokens([words, ["soup"]], level="word")
+    frame = (
+        BertVectorizer(tiny_bert).fit(["film"]).transform_tokens([words, ["soup"]], level="word")
+    )
     assert frame["word"].tolist() == ["Unbelievably", "don't", "film", "soup"]
     assert frame["position"].tolist() == [0, 1, 3, 0]
     assert frame["text"].tolist() == [0, 0, 0, 1]
@@ -334,19 +409,31 @@ def test_words_that_are_split_already_keep_their_number(tiny_bert, hugging_face)
     encoding = oracle.tokenizer(words, is_split_into_words=True)
     state = oracle.hidden_states_of_ids(encoding["input_ids"])[3]
     pieces = [i for i, word in enumerate(encoding.word_ids()) if word == 1]
-    assert np.abs(frame.iloc[1, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max() <= TOLERANCE
+    assert (
+        np.abs(frame.iloc[1, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max()
+        <= TOLERANCE
+    )
 
 
 def test_a_token_in_two_windows_gets_the_mean_of_its_vectors(tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     vectorizer = BertVectorizer(tiny_bert, max_length=10, truncation="window").fit([LONG])
     frame = vectorizer.transform_tokens([LONG])
-    windows = oracle.tokenizer(LONG, truncation=True, max_length=10, stride=2, return_overflowing_tokens=True)["input_ids"]
+    windows = oracle.tokenizer(
+        LONG, truncation=True, max_length=10, stride=2, return_overflowing_tokens=True
+    )["input_ids"]
     states = [oracle.hidden_states_of_ids(ids)[3] for ids in windows]
     assert frame["token_id"].tolist() == oracle.ids(LONG)
-    shared = (states[0][7] + states[1][1]) / 2  # own token 6: last but one of the first window, first of the second
+    shared = (
+        states[0][7] + states[1][1]
+    ) / 2  # own token 6: last but one of the first window, first of the second
     assert np.abs(frame.iloc[7, 4:].to_numpy(dtype=float) - shared).max() <= TOLERANCE
-    assert np.abs(frame.iloc[0, 4:].to_numpy(dtype=float) - np.mean([s[0] for s in states], axis=0)).max() <= TOLERANCE
+    assert (
+        np.abs(
+            frame.iloc[0, 4:].to_numpy(dtype=float) - np.mean([s[0] for s in states], axis=0)
+        ).max()
+        <= TOLERANCE
+    )
 
 
 def test_positions_count_in_the_whole_text_where_it_was_cut(tiny_bert, hugging_face):
@@ -358,9 +445,15 @@ def test_positions_count_in_the_whole_text_where_it_was_cut(tiny_bert, hugging_f
 
 
 def test_token_frames_use_the_index_of_a_series_and_repeat_for_duplicates(tiny_bert):
-    frame = BertVectorizer(tiny_bert).fit(["film"]).transform_tokens(pd.Series(["film", "film"], index=["x", "y"]))
+    frame = (
+        BertVectorizer(tiny_bert)
+        .fit(["film"])
+        .transform_tokens(pd.Series(["film", "film"], index=["x", "y"]))
+    )
     assert set(frame["text"]) == {"x", "y"}
-    assert np.array_equal(frame[frame["text"] == "x"].iloc[:, 4:], frame[frame["text"] == "y"].iloc[:, 4:])
+    assert np.array_equal(
+        frame[frame["text"] == "x"].iloc[:, 4:], frame[frame["text"] == "y"].iloc[:, 4:]
+    )
 
 
 def test_no_texts_give_an_empty_frame_with_all_columns(tiny_bert):
@@ -382,11 +475,17 @@ def test_an_unknown_level_is_refused(tiny_bert):
     ("parameters", "message"),
     [
         ({"pooling": "clss"}, "'pooling' parameter of BertVectorizer must be"),
-        ({"pooling": ("cls", "cls")}, r"pooling=\('cls', 'cls'\); allowed are one or several different ones"),
+        (
+            {"pooling": ("cls", "cls")},
+            r"pooling=\('cls', 'cls'\); allowed are one or several different ones",
+        ),
         ({"pooling": ()}, r"pooling=\(\); allowed"),
         ({"pooling": ("cls", "average")}, "allowed are one or several different ones"),
         ({"layers": "last"}, "'layers' parameter"),
-        ({"layers": 4}, r"asks for layer 4; this model has 3 layers, so allowed are 0 .* to 3, or -4 to -1"),
+        (
+            {"layers": 4},
+            r"asks for layer 4; this model has 3 layers, so allowed are 0 .* to 3, or -4 to -1",
+        ),
         ({"layers": (1, -3)}, "names a layer twice"),
         ({"layers": ()}, "layers is empty"),
         ({"combine": "learnt"}, "'combine' parameter"),
@@ -408,7 +507,9 @@ def test_an_unknown_level_is_refused(tiny_bert):
         ({"model": 3}, "'model' parameter"),
     ],
 )
-def test_wrong_parameters_are_refused_in_fit_and_say_what_is_allowed(parameters, message, tiny_bert):
+def test_wrong_parameters_are_refused_in_fit_and_say_what_is_allowed(
+    parameters, message, tiny_bert
+):
     vectorizer = BertVectorizer(**{"model": tiny_bert, **parameters})  # __init__ only stores
     with pytest.raises((ValueError, InvalidParameterError), match=message):
         vectorizer.fit(["text"])
@@ -431,7 +532,10 @@ def test_roberta_positions_leave_room_for_its_padding_index(model_folder, huggin
     with pytest.warns(TruncationWarning):
         features = vectorizer.fit_transform([text])
     assert vectorizer.max_length_ == 64
-    assert np.abs(features - reference(hugging_face(folder), [text], (3,), ("mean",), "concat")).max() <= TOLERANCE
+    assert (
+        np.abs(features - reference(hugging_face(folder), [text], (3,), ("mean",), "concat")).max()
+        <= TOLERANCE
+    )
 
 
 # ---- texts that are odd, one among many, or come to nothing
@@ -445,22 +549,42 @@ def test_texts_without_a_word_have_the_vector_of_start_and_end_alone(tiny_bert, 
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=40)
-@given(st.lists(st.text(st.characters(exclude_categories=()) | st.characters(categories=["Cs"]), max_size=12), max_size=5))
+@given(
+    st.lists(
+        st.text(
+            st.characters(exclude_categories=()) | st.characters(categories=["Cs"]), max_size=12
+        ),
+        max_size=5,
+    )
+)
 @example(["\ud83d\ude00", "a", "\ude00"])
 def test_any_texts_give_one_finite_row_each_or_an_error_that_names_the_row(tiny_bert, texts):
-    strict, lenient = (BertVectorizer(tiny_bert, cache=None, on_invalid=how).fit(["film"]) for how in ("error", "coerce"))
-    wrong = [i for i, text in enumerate(texts) if any("\ud800" <= character <= "\udfff" for character in text)]
-    repaired = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+    strict, lenient = (
+        BertVectorizer(tiny_bert, cache=None, on_invalid=how).fit(["film"])
+        for how in ("error", "coerce")
+    )
+    wrong = [
+        i
+        for i, text in enumerate(texts)
+        if any("\ud800" <= character <= "\udfff" for character in text)
+    ]
+    repaired = [
+        text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts
+    ]
     rows = lenient.transform(texts)
     assert rows.shape == (len(texts), 32)
     assert np.isfinite(rows).all()
     if wrong:
-        with pytest.raises(ValueError, match=rf"^row {wrong[0]} of X, a str, holds a lone surrogate"):
+        with pytest.raises(
+            ValueError, match=rf"^row {wrong[0]} of X, a str, holds a lone surrogate"
+        ):
             strict.transform(texts)
     assert np.array_equal(strict.transform(repaired), rows)
 
 
-def test_one_long_text_among_ten_thousand_short_ones_costs_no_padding_and_no_order(tiny_bert, monkeypatch):
+def test_one_long_text_among_ten_thousand_short_ones_costs_no_padding_and_no_order(
+    tiny_bert, monkeypatch
+):
     texts = [f"film {i}" for i in range(10_000)]
     texts[7_321] = "a " * 60
     sent = []
@@ -479,7 +603,9 @@ def test_one_long_text_among_ten_thousand_short_ones_costs_no_padding_and_no_ord
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_vector_that_is_not_finite_is_refused_with_its_text_and_the_precision(value, tiny_bert, monkeypatch):
+def test_a_vector_that_is_not_finite_is_refused_with_its_text_and_the_precision(
+    value, tiny_bert, monkeypatch
+):
     pooled = PackedEncoder.pooled
 
     def overflowed(self, batch, *arguments):
@@ -490,7 +616,10 @@ def test_a_vector_that_is_not_finite_is_refused_with_its_text_and_the_precision(
     monkeypatch.setattr(PackedEncoder, "pooled", overflowed)
     vectorizer = BertVectorizer(tiny_bert, cache=None).fit(["film"])
     assert vectorizer.transform(["film"]).shape == (1, 32)
-    with pytest.raises(ValueError, match=r"features of text 2 are not finite \(dtype='auto', 1 such texts\).*dtype='float32'"):
+    with pytest.raises(
+        ValueError,
+        match=r"features of text 2 are not finite \(dtype='auto', 1 such texts\).*dtype='float32'",
+    ):
         vectorizer.transform(["film", "soup", "a film " * 20, "film"])
 
 
@@ -505,7 +634,9 @@ def test_a_joblib_file_is_self_contained_and_gives_the_same_bits(tmp_path):
     for file in folder.iterdir():
         file.rename(file.with_name(f"gone-{file.name}"))
     for mmap_mode in (None, "c"):
-        assert np.array_equal(joblib.load(tmp_path / "v.joblib", mmap_mode=mmap_mode).transform(TEXTS), before)
+        assert np.array_equal(
+            joblib.load(tmp_path / "v.joblib", mmap_mode=mmap_mode).transform(TEXTS), before
+        )
 
 
 def test_the_state_holds_plain_values_and_the_same_array_each_time(tiny_bert):
@@ -515,9 +646,17 @@ def test_the_state_holds_plain_values_and_the_same_array_each_time(tiny_bert):
     assert type(state["_checkpoint"]["weights"]) is np.ndarray
 
     def kinds(value):
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        inner = (
+            value.values()
+            if isinstance(value, dict)
+            else value
+            if isinstance(value, list | tuple)
+            else ()
+        )
         return (
-            {type(value).__module__.split(".")[0]}.union(*map(kinds, inner)) if inner else {type(value).__module__.split(".")[0]}
+            {type(value).__module__.split(".")[0]}.union(*map(kinds, inner))
+            if inner
+            else {type(value).__module__.split(".")[0]}
         )
 
     assert kinds(state) <= {"builtins", "numpy"}
@@ -531,7 +670,9 @@ def test_without_weights_the_file_is_small_and_the_model_is_verified(tmp_path):
     assert len(data) < 10_000
     assert np.array_equal(pickle.loads(data).transform(TEXTS), before)
     build_model(folder, "bert", seed=5)
-    with pytest.raises(CheckpointError, match=r"another .* than the one found now.*model.safetensors differ"):
+    with pytest.raises(
+        CheckpointError, match=r"another .* than the one found now.*model.safetensors differ"
+    ):
         pickle.loads(data).transform(TEXTS)
 
 

@@ -6,8 +6,13 @@ import platform
 import pytest
 
 import pipeline
-from pipeline.checkpoints.model_files import CheckpointError
-from pipeline.saved.versions import PACKAGES, differing_versions, installed_versions, refuse_newer_state
+from pipeline.exceptions import CheckpointError
+from pipeline.saved.manifest import (
+    PACKAGES,
+    differing_versions,
+    installed_versions,
+    refuse_newer_state,
+)
 
 
 def test_the_versions_are_those_of_the_installed_packages():
@@ -42,10 +47,15 @@ def test_equal_versions_differ_in_nothing():
 )
 def test_what_decides_numbers_is_compared(package, version, differs):
     told = differing_versions({**installed_versions(), package: version})
-    assert told == ([f"{package} {version}, here {installed_versions()[package]}"] if differs else [])
+    assert told == (
+        [f"{package} {version}, here {installed_versions()[package]}"] if differs else []
+    )
 
 
 def test_a_state_of_the_future_is_refused_with_both_versions_and_others_are_not():
     refuse_newer_state("BertVectorizer", {"pipeline": "9.9", "state_version": 2}, 2)
-    with pytest.raises(CheckpointError, match=r"This BertVectorizer was saved by version 9\.9 .*state 3.*up to 2\. Upgrade"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"This BertVectorizer was saved by version 9\.9 .*state 3.*up to 2\. Upgrade",
+    ):
         refuse_newer_state("BertVectorizer", {"pipeline": "9.9", "state_version": 3}, 2)

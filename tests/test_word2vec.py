@@ -28,13 +28,21 @@ from sklearn.utils.estimator_checks import (
 from pipeline import load_pipeline, save_pipeline
 from pipeline.evaluation.word2vec import Word2VecVectorizer
 
-TEXTS = ["A lovely, LOVELY film.", "The film was dull.", "Lovely day, dull film", "I don't know. Überraschend gut!", "a film"] * 4
+TEXTS = [
+    "A lovely, LOVELY film.",
+    "The film was dull.",
+    "Lovely day, dull film",
+    "I don't know. Überraschend gut!",
+    "a film",
+] * 4
 
 
 @pytest.fixture
 def keyed():
     vectors = KeyedVectors(2)
-    vectors.add_vectors(["film", "Good", "good"], np.array([[1, 2], [3, 4], [5, 0]], dtype=np.float32))
+    vectors.add_vectors(
+        ["film", "Good", "good"], np.array([[1, 2], [3, 4], [5, 0]], dtype=np.float32)
+    )
     return vectors
 
 
@@ -46,7 +54,9 @@ def small(**parameters):
 
 
 def test_a_text_is_the_mean_of_the_vectors_that_were_given(keyed):
-    X = Word2VecVectorizer(keyed, lowercase=False).fit_transform(["film good", "Good film film!", "unheard", ""])
+    X = Word2VecVectorizer(keyed, lowercase=False).fit_transform(
+        ["film good", "Good film film!", "unheard", ""]
+    )
     assert X.dtype == np.float32
     np.testing.assert_allclose(X, [[3, 1], [5 / 3, 8 / 3], [0, 0], [0, 0]], rtol=1e-6)
     np.testing.assert_allclose(Word2VecVectorizer(keyed).fit_transform(["Good"]), [[5, 0]])
@@ -57,7 +67,9 @@ def test_trained_vectors_are_those_of_gensim_itself():
     words = [["a", "lovely", "lovely", "film"], ["the", "film", "was", "dull"], ["lovely", "day", "dull", "film"],
              ["i", "don", "t", "know", "überraschend", "gut"], ["a", "film"]] * 4  # fmt: skip
     seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
-    oracle = Word2Vec(words, vector_size=6, window=2, min_count=2, sg=1, epochs=3, seed=seed, workers=1).wv
+    oracle = Word2Vec(
+        words, vector_size=6, window=2, min_count=2, sg=1, epochs=3, seed=seed, workers=1
+    ).wv
     assert vectorizer.vocabulary_ == oracle.key_to_index
     np.testing.assert_array_equal(vectorizer.vectors_, oracle.vectors)
     expected = [np.mean([oracle[word] for word in of_text], axis=0) for of_text in words]
@@ -88,7 +100,9 @@ def test_a_seed_decides_every_bit_whatever_python_hashes_by():
         for seed in ("1", "2")
     }
     assert len(shown) == 1
-    assert not np.array_equal(small(random_state=1).fit(TEXTS).vectors_, small(random_state=2).fit(TEXTS).vectors_)
+    assert not np.array_equal(
+        small(random_state=1).fit(TEXTS).vectors_, small(random_state=2).fit(TEXTS).vectors_
+    )
 
 
 # ---- vectors of a file
@@ -102,14 +116,20 @@ def test_vectors_come_from_a_file_in_either_format(name, keyed, tmp_path):
     assert not name.endswith(".gz") or gzip.open(path).read(1)
     for given in (path, str(path)):
         vectorizer = Word2VecVectorizer(given).fit(["film"])
-        np.testing.assert_array_equal(vectorizer.transform(["good film"]), Word2VecVectorizer(keyed).fit_transform(["good film"]))
+        np.testing.assert_array_equal(
+            vectorizer.transform(["good film"]),
+            Word2VecVectorizer(keyed).fit_transform(["good film"]),
+        )
 
 
 def test_a_file_that_is_missing_or_no_vectors_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no file; give one in word2vec's format"):
         Word2VecVectorizer(tmp_path / "none.txt").fit(TEXTS)
     (tmp_path / "text.txt").write_text("these are\nno vectors\n")
-    with pytest.raises(ValueError, match=r"cannot be read as word vectors in word2vec's text format.*must end in \.bin"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot be read as word vectors in word2vec's text format.*must end in \.bin",
+    ):
         Word2VecVectorizer(tmp_path / "text.txt").fit(TEXTS)
 
 
@@ -134,11 +154,17 @@ def test_it_passes_the_checks_of_scikit_learn_that_need_no_numbers(check):
 
 def test_it_works_in_searches_and_names_its_features():
     labels = ["good", "bad", "good", "bad", "bad"] * 4
-    search = GridSearchCV(make_pipeline(small(), LogisticRegression()), {"word2vecvectorizer__vector_size": [3, 5]}, cv=2)
+    search = GridSearchCV(
+        make_pipeline(small(), LogisticRegression()),
+        {"word2vecvectorizer__vector_size": [3, 5]},
+        cv=2,
+    )
     search.fit(pd.Series(TEXTS, index=range(20, 0, -1)), labels)
     assert search.predict(TEXTS).shape == (20,)
     vectorizer = small().set_output(transform="pandas").fit(TEXTS)
-    assert list(vectorizer.transform(["a film"]).columns) == [f"word2vecvectorizer{i}" for i in range(6)]
+    assert list(vectorizer.transform(["a film"]).columns) == [
+        f"word2vecvectorizer{i}" for i in range(6)
+    ]
     assert clone(vectorizer).get_params() == vectorizer.get_params()
     assert vectorizer.fit(TEXTS) is vectorizer
 
@@ -148,7 +174,9 @@ def test_a_saved_pipeline_opens_and_says_the_same(format, tmp_path):
     labels = ["good", "bad", "good", "bad", "bad"] * 4
     model = make_pipeline(small(), LogisticRegression()).fit(TEXTS, labels)
     path = save_pipeline(model, tmp_path / f"m.{format}", format=format)
-    np.testing.assert_array_equal(load_pipeline(path).predict_proba(TEXTS), model.predict_proba(TEXTS))
+    np.testing.assert_array_equal(
+        load_pipeline(path).predict_proba(TEXTS), model.predict_proba(TEXTS)
+    )
     assert b"gensim" not in pickle.dumps(model)
 
 
@@ -158,7 +186,12 @@ def test_a_saved_pipeline_opens_and_says_the_same(format, tmp_path):
         ({"vector_size": 0}, TEXTS, ValueError, "vector_size"),
         ({"epochs": "many"}, TEXTS, ValueError, "epochs"),
         ({"vectors": 3}, TEXTS, ValueError, "vectors"),
-        ({"min_count": 50}, TEXTS, ValueError, "No word occurs min_count=50 times in the 20 texts.*Lower min_count"),
+        (
+            {"min_count": 50},
+            TEXTS,
+            ValueError,
+            "No word occurs min_count=50 times in the 20 texts.*Lower min_count",
+        ),
         ({}, [], ValueError, "no text to fit on"),
         ({}, ["film", None], ValueError, "row 1 of X is"),
         ({}, "film", ValueError, "a single string"),

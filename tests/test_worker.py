@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.scoring.processes import _START
+from pipeline.scoring.executors import _START
 from pipeline.scoring.shard import Shard
 from pipeline.scoring.worker import _portable, receive, send
 
@@ -51,7 +51,9 @@ def prints(shard):
 
 def test_what_a_model_prints_is_no_answer_and_the_end_of_the_pipe_is_the_end():
     command = [sys.executable, "-c", _START, *sys.path]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as worker:
         send(worker.stdin, (prints, Shard(7, "p", 0, 1, 0)))
         answers = [pickle.loads(receive(worker.stdout)) for _ in range(2)]
         worker.stdin.close()

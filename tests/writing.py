@@ -11,18 +11,24 @@ from pipeline.vector_store import FolderStore, text_key
 
 def vector_of(key):
     """Compute the one right vector of a key, of a size that spans several pages."""
-    return np.random.default_rng(int.from_bytes(key, "big")).normal(size=(7, 384)).astype(np.float32)
+    return (
+        np.random.default_rng(int.from_bytes(key, "big")).normal(size=(7, 384)).astype(np.float32)
+    )
 
 
 def batch_of(writer, number):
     """Give a batch of which half is the writer's own, half what the others write too."""
-    texts = [f"{writer}, {number}, {i}" for i in range(16)] + [f"all, {number}, {i}" for i in range(16)]
+    texts = [f"{writer}, {number}, {i}" for i in range(16)] + [
+        f"all, {number}, {i}" for i in range(16)
+    ]
     keys = [text_key("name", "cls", text) for text in texts]
     return {key: vector_of(key) for key in keys}
 
 
 def texts_of(writer, number):
-    return [f"{'a lovely' if i % 2 else 'a dull'} film, {writer} {number} {i}" for i in range(8)] + [f"shared {number}"]
+    return [
+        f"{'a lovely' if i % 2 else 'a dull'} film, {writer} {number} {i}" for i in range(8)
+    ] + [f"shared {number}"]
 
 
 def write_by_store(folder, writer):
@@ -59,7 +65,11 @@ def open_at_once(folder, n_rounds, n_processes=6):
                 try:
                     store = FolderStore(Path(folder) / str(number), "name")
                     store.put(batch_of(i, number))
-                    os._exit(0 if store.get(list(batch_of(i, number))).keys() == batch_of(i, number).keys() else 1)
+                    os._exit(
+                        0
+                        if store.get(list(batch_of(i, number))).keys() == batch_of(i, number).keys()
+                        else 1
+                    )
                 except BaseException:
                     os._exit(2)
             children.append(child)
@@ -73,7 +83,9 @@ if __name__ == "__main__":
     kind, folder, writer, *more = sys.argv[1:]
     if kind == "race":
         sys.exit(min(open_at_once(folder, int(writer)), 100))
-    write = {"store": write_by_store, "vectorizer": write_by_vectorizer}[kind](folder, int(writer), *more)
+    write = {"store": write_by_store, "vectorizer": write_by_vectorizer}[kind](
+        folder, int(writer), *more
+    )
     for number in range(100_000):
         write(number)
         sys.stdout.write(f"{number}\n")

@@ -15,7 +15,9 @@ _SAFE_SCORE = 60.0
 _MAX_SCORES = 2**21
 # One split: the order of summation then does not depend on the other texts of the batch. Before 2.13 torch's own kernel never
 # splits packed texts, and refuses to be told; ROCm's refuses too.
-_ONE_SPLIT: dict[str, Any] = {"num_splits": 1} if torch.__version__ >= "2.13" and torch.version.hip is None else {}
+_ONE_SPLIT: dict[str, Any] = (
+    {"num_splits": 1} if torch.__version__ >= "2.13" and torch.version.hip is None else {}
+)
 
 
 class Workspace:
@@ -41,7 +43,9 @@ class Workspace:
         return self._buffers[name][:size].view(shape)
 
 
-def attend_runs(qkv: torch.Tensor, bias: torch.Tensor, runs: Sequence[Run], workspace: Workspace) -> torch.Tensor:
+def attend_runs(
+    qkv: torch.Tensor, bias: torch.Tensor, runs: Sequence[Run], workspace: Workspace
+) -> torch.Tensor:
     """Attend within each text, run by run of equal length, by plain batched products.
 
     softmax(q k^T) v of Vaswani et al. 2017, equation 1, the factor 1/sqrt(d) being in q already.
@@ -68,13 +72,21 @@ def attend_runs(qkv: torch.Tensor, bias: torch.Tensor, runs: Sequence[Run], work
         for first, _, n in _portions(run, n_heads * run.length * run.length):
             rows = slice(first, first + n * run.length)
             apart = workspace.take("heads", 3, n, n_heads, run.length, size)
-            torch.add(qkv[rows].view(n, run.length, 3, n_heads, size).permute(2, 0, 3, 1, 4), bias[:, None], out=apart)
+            torch.add(
+                qkv[rows].view(n, run.length, 3, n_heads, size).permute(2, 0, 3, 1, 4),
+                bias[:, None],
+                out=apart,
+            )
             _attend(apart[0], apart[1:], out[rows].view(n, run.length, n_heads, size), workspace)
     return out.view(n_tokens, n_heads * size)
 
 
 def attend_first(
-    query: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor, runs: Sequence[Run], workspace: Workspace
+    query: torch.Tensor,
+    key_value: torch.Tensor,
+    bias: torch.Tensor,
+    runs: Sequence[Run],
+    workspace: Workspace,
 ) -> torch.Tensor:
     """Attend from the first token of each text alone, [CLS], to all tokens of its text.
 
@@ -97,9 +109,15 @@ def attend_first(
     for run in runs:
         for first, text, n in _portions(run, n_heads * run.length):
             rows = slice(first, first + n * run.length)
-            q = torch.add(query[text : text + n], bias[0, :, 0], out=workspace.take("query", n, n_heads, size))
+            q = torch.add(
+                query[text : text + n], bias[0, :, 0], out=workspace.take("query", n, n_heads, size)
+            )
             apart = workspace.take("heads", 2, n, n_heads, run.length, size)
-            torch.add(key_value[rows].view(n, run.length, 2, n_heads, size).permute(2, 0, 3, 1, 4), bias[1:, None], out=apart)
+            torch.add(
+                key_value[rows].view(n, run.length, 2, n_heads, size).permute(2, 0, 3, 1, 4),
+                bias[1:, None],
+                out=apart,
+            )
             _attend(q[:, :, None], apart, out[text : text + n, None], workspace)
     return out.view(n_texts, n_heads * size)
 
@@ -108,11 +126,14 @@ def _portions(run: Run, scores_per_text: int) -> list[tuple[int, int, int]]:
     """Cut a run into parts of bounded memory: first token, first text and number of texts of each."""
     step = max(1, _MAX_SCORES // scores_per_text)
     return [
-        (run.first_token + i * run.length, run.first_text + i, min(step, run.n_texts - i)) for i in range(0, run.n_texts, step)
+        (run.first_token + i * run.length, run.first_text + i, min(step, run.n_texts - i))
+        for i in range(0, run.n_texts, step)
     ]
 
 
-def _attend(query: torch.Tensor, key_value: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> None:
+def _attend(
+    query: torch.Tensor, key_value: torch.Tensor, out: torch.Tensor, workspace: Workspace
+) -> None:
     """Attend within texts of one length.
 
     ``query`` is (n_texts, n_heads, n_queries, head_size), ``key_value`` (2, n_texts, n_heads, n_tokens, head_size), ``out``
@@ -125,7 +146,9 @@ def _attend(query: torch.Tensor, key_value: torch.Tensor, out: torch.Tensor, wor
     torch.bmm(query.reshape(n * n_heads, n_queries, size), k.transpose(1, 2), out=scores)
     sums = _exponentiate(scores).view(n, n_heads, n_queries, 1)
     mixed = torch.bmm(scores, v, out=workspace.take("mixed", n * n_heads, n_queries, size))
-    torch.div(mixed.view(n, n_heads, n_queries, size).transpose(1, 2), sums.transpose(1, 2), out=out)
+    torch.div(
+        mixed.view(n, n_heads, n_queries, size).transpose(1, 2), sums.transpose(1, 2), out=out
+    )
 
 
 def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
@@ -169,14 +192,21 @@ def attend_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     key, value = key_value.unbind(1)
-    mixed = varlen_attn(query, key, value, query_starts, starts, max_query, max_length, scale=1.0, **_ONE_SPLIT)
+    mixed = varlen_attn(
+        query, key, value, query_starts, starts, max_query, max_length, scale=1.0, **_ONE_SPLIT
+    )
     assert isinstance(mixed, torch.Tensor)
     return mixed.flatten(1)
 
 
 def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
     """Tell whether `attend_varlen` runs there: CUDA of Ampere or later, half precision, heads it takes, a torch that has it."""
-    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or head_size % 8 or head_size > 256:
+    if (
+        device.type != "cuda"
+        or dtype not in (torch.float16, torch.bfloat16)
+        or head_size % 8
+        or head_size > 256
+    ):
         return False
     try:
         from torch.nn.attention.varlen import varlen_attn

@@ -45,15 +45,23 @@ class TokenBatch:
         # here and not in cached properties: theirs is one lock for the whole class, which a forked child may find held for ever
         starts = np.concatenate([[0], np.cumsum(self.lengths)])
         edges = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self.lengths)]
-        runs = [Run(i, int(starts[i]), j - i, int(self.lengths[i])) for i, j in pairwise(edges) if j > i]
+        runs = [
+            Run(i, int(starts[i]), j - i, int(self.lengths[i])) for i, j in pairwise(edges) if j > i
+        ]
         object.__setattr__(self, "starts", starts)
-        object.__setattr__(self, "position_ids", np.arange(len(self.input_ids)) - np.repeat(starts[:-1], self.lengths))
+        object.__setattr__(
+            self,
+            "position_ids",
+            np.arange(len(self.input_ids)) - np.repeat(starts[:-1], self.lengths),
+        )
         object.__setattr__(self, "runs", runs)
 
     @classmethod
     def of(cls, sequences: Sequence[np.ndarray]) -> Self:
         """Put sequences one after the other; few runs come of them where they are sorted by length."""
-        return cls(np.concatenate(sequences), np.array([len(ids) for ids in sequences], dtype=np.int64))
+        return cls(
+            np.concatenate(sequences), np.array([len(ids) for ids in sequences], dtype=np.int64)
+        )
 
 
 def batch_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> list[np.ndarray]:

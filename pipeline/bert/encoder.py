@@ -12,7 +12,7 @@ from pipeline.bert.batching import TokenBatch
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.bert.pooling import Pooling
-from pipeline.checkpoints.model_files import Checkpoint
+from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.forks import ForkSafeLock
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -34,15 +34,23 @@ class Encoder(Protocol):
         """Return buffers for one series of batches."""
 
     def pooled(
-        self, batch: TokenBatch, poolings: Sequence[Pooling], layers: Sequence[int], workspace: Any = None
+        self,
+        batch: TokenBatch,
+        poolings: Sequence[Pooling],
+        layers: Sequence[int],
+        workspace: Any = None,
     ) -> torch.Tensor:
         """Return vectors of shape (n_texts, n_poolings, n_layers, hidden_size), float32."""
 
-    def token_states(self, batch: TokenBatch, layers: Sequence[int], workspace: Any = None) -> torch.Tensor:
+    def token_states(
+        self, batch: TokenBatch, layers: Sequence[int], workspace: Any = None
+    ) -> torch.Tensor:
         """Return vectors of shape (n_tokens, n_layers, hidden_size), float32."""
 
 
-_loaded: OrderedDict[tuple[str, int, torch.device, torch.dtype, bool], PackedEncoder | HuggingFaceEncoder] = OrderedDict()
+_loaded: OrderedDict[
+    tuple[str, int, torch.device, torch.dtype, bool], PackedEncoder | HuggingFaceEncoder
+] = OrderedDict()
 _loaded_lock = ForkSafeLock()
 _n_loads = 0
 
@@ -54,14 +62,29 @@ def n_loads() -> int:
 
 @overload
 def load_encoder(
-    checkpoint: Checkpoint, depth: int, *, device: str = "auto", dtype: DType = "auto", packed: Literal[False]
+    checkpoint: Checkpoint,
+    depth: int,
+    *,
+    device: str = "auto",
+    dtype: DType = "auto",
+    packed: Literal[False],
 ) -> HuggingFaceEncoder: ...
 @overload
 def load_encoder(
-    checkpoint: Checkpoint, depth: int, *, device: str = "auto", dtype: DType = "auto", packed: bool = True
+    checkpoint: Checkpoint,
+    depth: int,
+    *,
+    device: str = "auto",
+    dtype: DType = "auto",
+    packed: bool = True,
 ) -> PackedEncoder | HuggingFaceEncoder: ...
 def load_encoder(
-    checkpoint: Checkpoint, depth: int, *, device: str = "auto", dtype: DType = "auto", packed: bool = True
+    checkpoint: Checkpoint,
+    depth: int,
+    *,
+    device: str = "auto",
+    dtype: DType = "auto",
+    packed: bool = True,
 ) -> PackedEncoder | HuggingFaceEncoder:
     """Return the encoder of a checkpoint, cut after ``depth`` layers; built at most once per process.
 
@@ -155,12 +178,18 @@ def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, tor
         For CUDA in a process that was forked from one that had used it.
     """
     forked = torch.cuda._is_in_bad_fork()  # is_available() then says no
-    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if forked or torch.cuda.is_available() else []
+    there = (
+        [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        if forked or torch.cuda.is_available()
+        else []
+    )
     there += ["mps"] if torch.backends.mps.is_available() else []
     there += ["cpu"]
     where = there[0] if device == "auto" else {"cuda": "cuda:0"}.get(device, device)
     if where not in there:
-        raise ValueError(f"device={device!r} is not on this machine; there is {', '.join(there)}. 'auto' chooses by itself.")
+        raise ValueError(
+            f"device={device!r} is not on this machine; there is {', '.join(there)}. 'auto' chooses by itself."
+        )
     kind = where.partition(":")[0]
     if kind == "cuda" and forked:
         raise RuntimeError(
@@ -169,6 +198,8 @@ def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, tor
             "does; or use device='cpu'."
         )
     if kind == "cpu" and dtype not in ("auto", "float32"):
-        raise ValueError(f"dtype={dtype!r} needs an accelerator; on the CPU it is emulated and very slow. Use dtype='auto'.")
+        raise ValueError(
+            f"dtype={dtype!r} needs an accelerator; on the CPU it is emulated and very slow. Use dtype='auto'."
+        )
     precision = ("float16" if kind == "cuda" else "float32") if dtype == "auto" else dtype
     return torch.device(where), getattr(torch, precision)

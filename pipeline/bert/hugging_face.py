@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from pipeline.bert.batching import TokenBatch
+from pipeline.bert.config import OFFSET_POSITIONS, hf_config, read_shape
 from pipeline.bert.pooling import Pooling, pool
-from pipeline.bert.shape import OFFSET_POSITIONS, hf_config, read_shape
-from pipeline.bert.tensors import read_tensors
-from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
+from pipeline.bert.weights import read_tensors
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.exceptions import CheckpointError
 
 
 class HuggingFaceEncoder:
@@ -35,7 +36,9 @@ class HuggingFaceEncoder:
 
     packs = False
 
-    def __init__(self, checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self._model = build_model(checkpoint, depth, device, dtype)
         self.depth, self.device = depth, device
 
@@ -43,7 +46,11 @@ class HuggingFaceEncoder:
         """Return nothing: HF's forward takes its own memory."""
 
     def pooled(
-        self, batch: TokenBatch, poolings: Sequence[Pooling], layers: Sequence[int], workspace: None = None
+        self,
+        batch: TokenBatch,
+        poolings: Sequence[Pooling],
+        layers: Sequence[int],
+        workspace: None = None,
     ) -> torch.Tensor:
         """Encode a batch and pool the wanted layers.
 
@@ -66,13 +73,23 @@ class HuggingFaceEncoder:
         vectors = []
         for states in self._runs(batch):
             of_poolings = [
-                torch.stack([self.pooler_output(states[-1]) if p == "pooler" else pool(states[k], p) for k in layers], 1)
+                torch.stack(
+                    [
+                        self.pooler_output(states[-1]) if p == "pooler" else pool(states[k], p)
+                        for k in layers
+                    ],
+                    1,
+                )
                 for p in poolings
             ]
-            vectors.append(torch.stack(of_poolings, 1))  # (n_texts of the run, n_poolings, n_layers, hidden_size)
+            vectors.append(
+                torch.stack(of_poolings, 1)
+            )  # (n_texts of the run, n_poolings, n_layers, hidden_size)
         return torch.cat(vectors)
 
-    def token_states(self, batch: TokenBatch, layers: Sequence[int], workspace: None = None) -> torch.Tensor:
+    def token_states(
+        self, batch: TokenBatch, layers: Sequence[int], workspace: None = None
+    ) -> torch.Tensor:
         """Encode a batch and keep every token of the wanted layers.
 
         Returns
@@ -80,14 +97,21 @@ class HuggingFaceEncoder:
         Tensor of shape (n_tokens, n_layers, hidden_size), float32
             On the encoder's device.
         """
-        return torch.cat([torch.stack([states[k] for k in layers], 2).flatten(0, 1) for states in self._runs(batch)])
+        return torch.cat(
+            [
+                torch.stack([states[k] for k in layers], 2).flatten(0, 1)
+                for states in self._runs(batch)
+            ]
+        )
 
     def _runs(self, batch: TokenBatch) -> Iterator[list[torch.Tensor]]:
         for run in batch.runs:
             ids = batch.input_ids[run.first_token : run.first_token + run.n_texts * run.length]
             yield self.hidden_states(ids.reshape(run.n_texts, run.length))
 
-    def hidden_states(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None) -> list[torch.Tensor]:
+    def hidden_states(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None
+    ) -> list[torch.Tensor]:
         """Run one batch.
 
         Parameters
@@ -103,10 +127,18 @@ class HuggingFaceEncoder:
             Layer 0 (the embedding output) to layer ``depth``.
         """
         ids = torch.from_numpy(np.ascontiguousarray(input_ids, dtype=np.int64)).to(self.device)
-        mask = None if attention_mask is None else torch.from_numpy(np.ascontiguousarray(attention_mask)).to(self.device)
+        mask = (
+            None
+            if attention_mask is None
+            else torch.from_numpy(np.ascontiguousarray(attention_mask)).to(self.device)
+        )
         with torch.inference_mode():  # grad mode is per thread: set it here, never globally
-            output = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True)
-            states = output.hidden_states or (output.last_hidden_state,)  # no layer at all: only the embedding output
+            output = self._model(
+                input_ids=ids, attention_mask=mask, output_hidden_states=True, return_dict=True
+            )
+            states = output.hidden_states or (
+                output.last_hidden_state,
+            )  # no layer at all: only the embedding output
             return [state.float() for state in states]
 
     def pooler_output(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
@@ -122,11 +154,15 @@ class HuggingFaceEncoder:
         Tensor of shape (n_texts, hidden_size), float32
         """
         with torch.inference_mode():
-            output: torch.Tensor = self._model.pooler(last_hidden_state.to(self._model.dtype)).float()
+            output: torch.Tensor = self._model.pooler(
+                last_hidden_state.to(self._model.dtype)
+            ).float()
             return output
 
 
-def build_model(checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype) -> Any:
+def build_model(
+    checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype
+) -> Any:
     """Build transformers' own model of a checkpoint, frozen and in eval mode; nothing in it is drawn at random.
 
     Parameters
@@ -149,8 +185,14 @@ def build_model(checkpoint: Checkpoint, depth: int, device: torch.device, dtype:
     config = hf_config(checkpoint)
     config.num_hidden_layers = depth
     can_omit_pooler = config.model_type in ("bert", *OFFSET_POSITIONS)
-    kwargs = {"add_pooling_layer": False} if can_omit_pooler and not read_shape(checkpoint).has_pooler else {}
-    with torch.device("meta"):  # the shapes alone: nothing is allocated, nothing initialised at random
+    kwargs = (
+        {"add_pooling_layer": False}
+        if can_omit_pooler and not read_shape(checkpoint).has_pooler
+        else {}
+    )
+    with torch.device(
+        "meta"
+    ):  # the shapes alone: nothing is allocated, nothing initialised at random
         try:
             model = MODEL_MAPPING[type(config)](config, **kwargs)
         except Exception as error:
@@ -174,5 +216,7 @@ def _fill_buffers(model: Any) -> None:
         elif name == "token_type_ids":
             value = torch.zeros(buffer.shape, dtype=torch.int64)
         else:
-            raise CheckpointError(f"The model class has a buffer {path!r} that is not known here; this transformers is too new.")
+            raise CheckpointError(
+                f"The model class has a buffer {path!r} that is not known here; this transformers is too new."
+            )
         setattr(model.get_submodule(parent), name, value)

@@ -9,12 +9,11 @@ from torch.nn import functional
 
 from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.layer_weights import Layer, expected_tensors, read_layer, read_norm
+from pipeline.bert.config import read_plain_config, read_shape
 from pipeline.bert.pooling import Pooling, pool_packed
-from pipeline.bert.shape import read_plain_config, read_shape
 from pipeline.bert.short import LazyShortForward, can_run_short, is_short
-from pipeline.bert.tensors import read_tensors
-from pipeline.checkpoints.model_files import Checkpoint
+from pipeline.bert.weights import Layer, expected_tensors, read_layer, read_norm, read_tensors
+from pipeline.checkpoints.checkpoint import Checkpoint
 
 # rows of the feed-forward layer at a time: its inner activations (1,024 x 1,536 floats for MiniLM, 6 MiB) stay in the cache
 _FEED_FORWARD_TOKENS = 1024
@@ -58,7 +57,13 @@ class PackedEncoder:
     packs = True
 
     def __init__(
-        self, checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype, *, varlen: bool = False
+        self,
+        checkpoint: Checkpoint,
+        depth: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        varlen: bool = False,
     ) -> None:
         config = read_plain_config(checkpoint.config_json)
         assert config is not None  # can_pack was asked
@@ -66,23 +71,36 @@ class PackedEncoder:
         self._n_heads, self._hidden_size = config.num_attention_heads, config.hidden_size
         self._activate = _ACTIVATE[config.hidden_act]
         expected = expected_tensors(config, depth, with_pooler=read_shape(checkpoint).has_pooler)
-        tensors = {k: v.to(device=device, dtype=dtype) for k, v in read_tensors(checkpoint, "bert", expected).items()}
+        tensors = {
+            k: v.to(device=device, dtype=dtype)
+            for k, v in read_tensors(checkpoint, "bert", expected).items()
+        }
         self._words = tensors["embeddings.word_embeddings.weight"]
         self._positions = tensors["embeddings.position_embeddings.weight"]
         self._token_type = tensors["embeddings.token_type_embeddings.weight"][0]
         self._embedding_norm = read_norm(tensors, "embeddings", config)
         self._layers = [read_layer(tensors, k, config) for k in range(depth)]
         self._pooler = (
-            (tensors["pooler.dense.weight"], tensors["pooler.dense.bias"]) if "pooler.dense.weight" in tensors else None
+            (tensors["pooler.dense.weight"], tensors["pooler.dense.bias"])
+            if "pooler.dense.weight" in tensors
+            else None
         )
-        self._short = LazyShortForward(self._layers, self._n_heads, config.hidden_act) if can_run_short(device) else None
+        self._short = (
+            LazyShortForward(self._layers, self._n_heads, config.hidden_act)
+            if can_run_short(device)
+            else None
+        )
 
     def workspace(self) -> Workspace:
         """Return buffers for one series of batches; one thread at a time may use them."""
         return Workspace(self.device, self._dtype)
 
     def pooled(
-        self, batch: TokenBatch, poolings: Sequence[Pooling], layers: Sequence[int], workspace: Workspace | None = None
+        self,
+        batch: TokenBatch,
+        poolings: Sequence[Pooling],
+        layers: Sequence[int],
+        workspace: Workspace | None = None,
     ) -> torch.Tensor:
         """Encode a batch and pool the wanted layers.
 
@@ -112,7 +130,9 @@ class PackedEncoder:
             states = (
                 self._short_states(batch, tokens, last)
                 if short
-                else self._states(batch, tokens, workspace or self.workspace(), last, cls_only=cls_only)
+                else self._states(
+                    batch, tokens, workspace or self.workspace(), last, cls_only=cls_only
+                )
             )
             for depth, state in enumerate(states):
                 if depth not in layers:
@@ -120,14 +140,20 @@ class PackedEncoder:
                 where = list(layers).index(depth)
                 for j, pooling in enumerate(poolings):
                     if depth == last > 0 and cls_only:  # (n_texts, hidden_size) already
-                        vectors[:, j, where] = self._pool_output(state) if pooling == "pooler" else state
+                        vectors[:, j, where] = (
+                            self._pool_output(state) if pooling == "pooler" else state
+                        )
                     elif pooling == "pooler":
-                        vectors[:, j, where] = self._pool_output(pool_packed(state, batch, "cls", at_once).to(self._dtype))
+                        vectors[:, j, where] = self._pool_output(
+                            pool_packed(state, batch, "cls", at_once).to(self._dtype)
+                        )
                     else:
                         vectors[:, j, where] = pool_packed(state, batch, pooling, at_once)
             return vectors
 
-    def token_states(self, batch: TokenBatch, layers: Sequence[int], workspace: Workspace | None = None) -> torch.Tensor:
+    def token_states(
+        self, batch: TokenBatch, layers: Sequence[int], workspace: Workspace | None = None
+    ) -> torch.Tensor:
         """Encode a batch and keep every token of the wanted layers.
 
         Returns
@@ -136,9 +162,13 @@ class PackedEncoder:
             On the encoder's device.
         """
         with torch.inference_mode():
-            states = torch.empty(len(batch.input_ids), len(layers), self._hidden_size, device=self.device)
+            states = torch.empty(
+                len(batch.input_ids), len(layers), self._hidden_size, device=self.device
+            )
             tokens, space = self._to_device(batch), workspace or self.workspace()
-            for depth, state in enumerate(self._states(batch, tokens, space, max(layers), cls_only=False)):
+            for depth, state in enumerate(
+                self._states(batch, tokens, space, max(layers), cls_only=False)
+            ):
                 if depth in layers:
                     states[:, list(layers).index(depth)] = state
             return states
@@ -151,8 +181,12 @@ class PackedEncoder:
         list of Tensor of shape (n_texts, n_tokens, hidden_size), float32, length depth + 1
         """
         n_texts, n_tokens = input_ids.shape
-        batch = TokenBatch(np.ascontiguousarray(input_ids, dtype=np.int64).reshape(-1), np.full(n_texts, n_tokens))
-        states = self.token_states(batch, range(self.depth + 1))  # (n_texts * n_tokens, depth + 1, hidden_size)
+        batch = TokenBatch(
+            np.ascontiguousarray(input_ids, dtype=np.int64).reshape(-1), np.full(n_texts, n_tokens)
+        )
+        states = self.token_states(
+            batch, range(self.depth + 1)
+        )  # (n_texts * n_tokens, depth + 1, hidden_size)
         return list(states.view(n_texts, n_tokens, self.depth + 1, -1).permute(2, 0, 1, 3))
 
     def pooler_output(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
@@ -193,7 +227,9 @@ class PackedEncoder:
             x.addmm_(context, layer.output)
             x = layer.attention_norm(x)
             for rows in torch.split(x, _FEED_FORWARD_TOKENS) if self.device.type == "cpu" else (x,):
-                inner = torch.mm(rows, layer.up, out=workspace.take("inner", len(rows), layer.up.shape[1]))
+                inner = torch.mm(
+                    rows, layer.up, out=workspace.take("inner", len(rows), layer.up.shape[1])
+                )
                 inner += layer.up_bias
                 self._activate(inner)
                 rows += layer.down_bias  # a view of x, changed in place
@@ -201,7 +237,9 @@ class PackedEncoder:
             x = layer.norm(x)
             yield x
 
-    def _short_states(self, batch: TokenBatch, tokens: _Tokens, last: int) -> Iterator[torch.Tensor]:
+    def _short_states(
+        self, batch: TokenBatch, tokens: _Tokens, last: int
+    ) -> Iterator[torch.Tensor]:
         """Yield layers 0 to ``last`` of a batch that `is_short`, each (n_tokens, hidden_size)."""
         assert self._short is not None
         x = self._embed(tokens, torch.empty(len(tokens.ids), self._hidden_size))
@@ -216,18 +254,36 @@ class PackedEncoder:
         return self._embedding_norm(out)
 
     def _attention(
-        self, x: torch.Tensor, layer: Layer, batch: TokenBatch, starts: torch.Tensor, workspace: Workspace, *, cls_only: bool
+        self,
+        x: torch.Tensor,
+        layer: Layer,
+        batch: TokenBatch,
+        starts: torch.Tensor,
+        workspace: Workspace,
+        *,
+        cls_only: bool,
     ) -> torch.Tensor:
-        n, d, heads, size = len(x), self._hidden_size, self._n_heads, self._hidden_size // self._n_heads
+        n, d, heads, size = (
+            len(x),
+            self._hidden_size,
+            self._n_heads,
+            self._hidden_size // self._n_heads,
+        )
         longest = int(batch.lengths.max())
         if not cls_only:
-            qkv = torch.mm(x, layer.qkv, out=workspace.take("qkv", n, 3 * d)).view(n, 3, heads, size)
+            qkv = torch.mm(x, layer.qkv, out=workspace.take("qkv", n, 3 * d)).view(
+                n, 3, heads, size
+            )
             if not self._varlen:
                 return attend_runs(qkv, layer.qkv_bias, batch.runs, workspace)
             qkv += layer.qkv_bias[:, :, 0]
             return attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, longest, longest)
-        query = (x[starts[:-1].long()] @ layer.qkv[:, :d]).view(-1, heads, size)  # (n_texts, n_heads, head_size)
-        key_value = torch.mm(x, layer.qkv[:, d:], out=workspace.take("qkv", n, 2 * d)).view(n, 2, heads, size)
+        query = (x[starts[:-1].long()] @ layer.qkv[:, :d]).view(
+            -1, heads, size
+        )  # (n_texts, n_heads, head_size)
+        key_value = torch.mm(x, layer.qkv[:, d:], out=workspace.take("qkv", n, 2 * d)).view(
+            n, 2, heads, size
+        )
         if not self._varlen:
             return attend_first(query, key_value, layer.qkv_bias, batch.runs, workspace)
         query += layer.qkv_bias[0, :, 0]
@@ -237,7 +293,9 @@ class PackedEncoder:
 
     def _to_device(self, batch: TokenBatch) -> _Tokens:
         """Copy a batch to the device, without waiting for it where that helps."""
-        together = torch.from_numpy(np.concatenate([batch.input_ids, batch.position_ids, batch.starts]).astype(np.int32))
+        together = torch.from_numpy(
+            np.concatenate([batch.input_ids, batch.position_ids, batch.starts]).astype(np.int32)
+        )
         if self.device.type != "cpu":
             together = together.pin_memory().to(self.device, non_blocking=True)
         n = len(batch.input_ids)

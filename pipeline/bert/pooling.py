@@ -12,7 +12,9 @@ Pooling = Literal["cls", "mean", "max", "pooler"]
 Combine = Literal["concat", "mean", "sum"]
 
 
-def pool(hidden_state: torch.Tensor, pooling: Pooling, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+def pool(
+    hidden_state: torch.Tensor, pooling: Pooling, attention_mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """Make one vector per text of one layer.
 
     Parameters
@@ -40,7 +42,10 @@ def pool(hidden_state: torch.Tensor, pooling: Pooling, attention_mask: torch.Ten
 
 
 def pool_packed(
-    hidden_state: torch.Tensor, batch: TokenBatch, pooling: Pooling, starts: torch.Tensor | None = None
+    hidden_state: torch.Tensor,
+    batch: TokenBatch,
+    pooling: Pooling,
+    starts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Make one vector per text of one layer of packed texts.
 
@@ -64,11 +69,15 @@ def pool_packed(
         if pooling == "cls":
             return hidden_state[starts[:-1].long()].float()
         lengths = starts.diff().long()
-        return torch.segment_reduce(hidden_state.float(), pooling, lengths=lengths, axis=0, unsafe=True)
+        return torch.segment_reduce(
+            hidden_state.float(), pooling, lengths=lengths, axis=0, unsafe=True
+        )
     pooled = []
     for run in batch.runs:
         tokens = hidden_state[run.first_token : run.first_token + run.n_texts * run.length]
-        pooled.append(pool(tokens.view(run.n_texts, run.length, -1), pooling))  # (n_texts of the run, hidden_size)
+        pooled.append(
+            pool(tokens.view(run.n_texts, run.length, -1), pooling)
+        )  # (n_texts of the run, hidden_size)
     return torch.cat(pooled).float()
 
 
@@ -103,7 +112,9 @@ def resolve_layers(layers: int | Sequence[int] | str, n_layers: int) -> tuple[in
         return tuple(range(n_layers + 1))
     asked = (layers,) if isinstance(layers, int | np.integer) else tuple(layers)
     if not asked:
-        raise ValueError("layers is empty; name at least one layer, such as layers=-1 for the last.")
+        raise ValueError(
+            "layers is empty; name at least one layer, such as layers=-1 for the last."
+        )
     resolved = []
     for layer in asked:
         if not -n_layers - 1 <= layer <= n_layers:
@@ -113,7 +124,9 @@ def resolve_layers(layers: int | Sequence[int] | str, n_layers: int) -> tuple[in
             )
         resolved.append(int(layer) % (n_layers + 1))
     if len(set(resolved)) < len(resolved):
-        raise ValueError(f"layers={layers!r} names a layer twice: they stand for {tuple(resolved)} of {n_layers}.")
+        raise ValueError(
+            f"layers={layers!r} names a layer twice: they stand for {tuple(resolved)} of {n_layers}."
+        )
     return tuple(resolved)
 
 
@@ -135,5 +148,7 @@ def combine_layers(vectors: np.ndarray, combine: Combine) -> np.ndarray:
     n_texts, n_poolings, n_layers, hidden_size = vectors.shape
     if combine == "concat":
         return vectors.reshape(n_texts, n_poolings * n_layers * hidden_size)
-    reduced: np.ndarray = vectors.mean(axis=2) if combine == "mean" else vectors.sum(axis=2)  # (n_texts, n_poolings, hidden_size)
+    reduced: np.ndarray = (
+        vectors.mean(axis=2) if combine == "mean" else vectors.sum(axis=2)
+    )  # (n_texts, n_poolings, hidden_size)
     return reduced.reshape(n_texts, n_poolings * hidden_size)

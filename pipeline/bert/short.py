@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.layer_weights import Layer, LayerNorm
+from pipeline.bert.weights import Layer, LayerNorm
 from pipeline.forks import ForkSafeLock
 
 # With few rows a matrix product mostly reads its matrix, and a general one rearranges it first, each time anew. What is saved
@@ -54,7 +54,7 @@ class ShortForward:
     n_heads : int
         Attention heads.
     activation : str
-        HF's name, one of `pipeline.bert.shape.ACTIVATIONS`.
+        HF's name, one of `pipeline.bert.config.ACTIVATIONS`.
     """
 
     def __init__(self, layers: Sequence[Layer], n_heads: int, activation: str) -> None:
@@ -82,13 +82,25 @@ class ShortForward:
         name, algorithm = self._activation
         n_tokens, hidden_size = x.shape
         for layer in self._layers[:last]:
-            qkv = linear(x, layer.qkv, layer.qkv_bias, "none", [], "")  # (n_tokens, 3 * hidden_size)
+            qkv = linear(
+                x, layer.qkv, layer.qkv_bias, "none", [], ""
+            )  # (n_tokens, 3 * hidden_size)
             # (3, n_texts, n_heads, length, head_size)
-            q, k, v = qkv.view(n_texts, n_tokens // n_texts, 3, self._n_heads, -1).permute(2, 0, 3, 1, 4).unbind()
-            mixed = functional.scaled_dot_product_attention(q, k, v, scale=1.0)  # (n_texts, n_heads, length, head_size)
+            q, k, v = (
+                qkv.view(n_texts, n_tokens // n_texts, 3, self._n_heads, -1)
+                .permute(2, 0, 3, 1, 4)
+                .unbind()
+            )
+            mixed = functional.scaled_dot_product_attention(
+                q, k, v, scale=1.0
+            )  # (n_texts, n_heads, length, head_size)
             context = mixed.transpose(1, 2).reshape(n_tokens, hidden_size)
-            x = layer.attention_norm(linear.binary(context, x, layer.output, layer.output_bias, "add"))
-            inner = linear(x, layer.up, layer.up_bias, name, [], algorithm)  # (n_tokens, intermediate_size)
+            x = layer.attention_norm(
+                linear.binary(context, x, layer.output, layer.output_bias, "add")
+            )
+            inner = linear(
+                x, layer.up, layer.up_bias, name, [], algorithm
+            )  # (n_tokens, intermediate_size)
             x = layer.norm(linear.binary(inner, x, layer.down, layer.down_bias, "add"))
             yield x
 
@@ -124,13 +136,18 @@ def can_run_short(device: torch.device) -> bool:
     return (
         device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
+        and all(
+            hasattr(torch.ops.mkldnn, name)
+            for name in ("_linear_pointwise", "_reorder_linear_weight")
+        )
     )
 
 
 def _rearranged(layer: Layer) -> _ShortLayer:
     def blocks(matrix: torch.Tensor) -> torch.Tensor:
-        rearranged: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(matrix.t().contiguous(), None)
+        rearranged: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(
+            matrix.t().contiguous(), None
+        )
         return rearranged
 
     return _ShortLayer(

@@ -8,35 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from pipeline.checkpoints.model_files import CheckpointError
+from pipeline.exceptions import CheckpointError, TextTooLongError
 
 # Characters tokenised at a time: the library keeps some 150 bytes of a token until its text is done, ids are 8.
 AT_ONCE = 1 << 20
 
 Truncation = Literal["head", "tail", "head_tail", "window", "error"]
-
-
-class TruncationWarning(UserWarning):
-    """Texts were longer than ``max_length`` tokens and lost some of them."""
-
-
-class TextTooLongError(ValueError):
-    """A text has more than ``max_length`` tokens, and ``truncation="error"``.
-
-    Parameters
-    ----------
-    text : int
-        Position of the text.
-    n_tokens, max_length : int
-        Its tokens, [CLS] and [SEP] included, and how many are allowed.
-    """
-
-    def __init__(self, text: int, n_tokens: int, max_length: int) -> None:
-        super().__init__(
-            f"text {text} has {n_tokens} tokens, more than max_length={max_length}, and truncation='error'. Shorten it, raise "
-            "max_length, or choose truncation 'head', 'tail', 'head_tail' or 'window'."
-        )
-        self.text, self.n_tokens, self.max_length = text, n_tokens, max_length
 
 
 def select_tokens(n_tokens: int, capacity: int, truncation: Truncation) -> list[np.ndarray]:
@@ -105,7 +82,9 @@ def _load_tokenizer(tokenizer_json: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"tokenizer.json cannot be read: {error}. Fetch the model again.") from error
+        raise CheckpointError(
+            f"tokenizer.json cannot be read: {error}. Fetch the model again."
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -153,7 +132,9 @@ class TextTokenizer:
         bare = self._tokenizer.encode("a", add_special_tokens=False).ids
         full = self._tokenizer.encode("a").ids
         start = len(full) - self._tokenizer.num_special_tokens_to_add(False)
-        n_before = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0)
+        n_before = next(
+            (i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), 0
+        )
         if start != len(bare) or n_before == 0:
             raise CheckpointError(
                 "tokenizer.json adds no [CLS] in front of a text, which BERT's sentence vectors need; save the tokenizer again "
@@ -187,7 +168,9 @@ class TextTokenizer:
             ids.extend(np.array(encoding.ids, dtype=np.int64) for encoding in encodings)
         return self._cut(ids)
 
-    def with_pieces(self, texts: Sequence[str] | Sequence[Sequence[str]]) -> tuple[list[Encoding], TokenizedTexts]:
+    def with_pieces(
+        self, texts: Sequence[str] | Sequence[Sequence[str]]
+    ) -> tuple[list[Encoding], TokenizedTexts]:
         """Tokenise texts, or texts split into words already, keeping pieces, offsets and word numbers.
 
         Returns
@@ -199,8 +182,12 @@ class TextTokenizer:
         """
         split = bool(texts) and not isinstance(texts[0], str)
         items: list[Any] = [list(words) for words in texts] if split else list(texts)
-        encodings = self._tokenizer.encode_batch(items, is_pretokenized=split, add_special_tokens=False)
-        return encodings, self._cut([np.array(encoding.ids, dtype=np.int64) for encoding in encodings])
+        encodings = self._tokenizer.encode_batch(
+            items, is_pretokenized=split, add_special_tokens=False
+        )
+        return encodings, self._cut(
+            [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        )
 
     def windows(self, n_tokens: int) -> list[np.ndarray]:
         """Return which of a text's own ``n_tokens`` tokens, [CLS] and [SEP] not counted, each of its sequences holds."""
@@ -229,7 +216,9 @@ class TextTokenizer:
             if self.truncation == "error":
                 raise TextTooLongError(i, int(n_tokens[i]), self.max_length)
             kept = self.windows(len(tokens))
-            sequences.extend(np.concatenate([self.prefix, tokens[index], self.suffix]) for index in kept)
+            sequences.extend(
+                np.concatenate([self.prefix, tokens[index], self.suffix]) for index in kept
+            )
             owner.extend([i] * len(kept))
             if self.truncation != "window":
                 n_lost[i] = len(tokens) - len(kept[0])

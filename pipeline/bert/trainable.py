@@ -11,11 +11,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from pipeline.bert.config import read_shape
 from pipeline.bert.hugging_face import build_model
 from pipeline.bert.pooling import Pooling, pool
-from pipeline.bert.shape import read_shape
-from pipeline.bert.tensors import read_tensors
-from pipeline.checkpoints.model_files import Checkpoint
+from pipeline.bert.weights import read_tensors
+from pipeline.checkpoints.checkpoint import Checkpoint
 
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 _LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
@@ -55,7 +55,9 @@ class TrainableBert(nn.Module):
         super().__init__()
         shape = read_shape(checkpoint)
         self.encoder = build_model(checkpoint, shape.n_layers, torch.device("cpu"), torch.float32)
-        self.encoder.load_state_dict({k: v.clone() for k, v in self.encoder.state_dict().items()}, assign=True)
+        self.encoder.load_state_dict(
+            {k: v.clone() for k, v in self.encoder.state_dict().items()}, assign=True
+        )
         self.pooling, self.pad_token_id = pooling, shape.pad_token_id
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(shape.hidden_size, n_classes)
@@ -76,7 +78,10 @@ class TrainableBert(nn.Module):
         return self
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Return the logits of a padded batch, and with labels the loss.
 
@@ -93,12 +98,19 @@ class TrainableBert(nn.Module):
             ``loss``: the cross-entropy of each text times the weight of its class, averaged over the texts; ``logits`` of
             shape (n_texts, n_classes).
         """
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).last_hidden_state
-        logits = self.head(self.dropout(pool(states, self.pooling, attention_mask)))  # (n_texts, n_classes)
+        states = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, return_dict=True
+        ).last_hidden_state
+        logits = self.head(
+            self.dropout(pool(states, self.pooling, attention_mask))
+        )  # (n_texts, n_classes)
         if labels is None:
             return {"logits": logits}
         # not cross_entropy's own weight: that divides by the weights of the batch, and so takes them back where it has one class
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none") * self.class_weight[labels]
+        losses = (
+            nn.functional.cross_entropy(logits, labels, reduction="none")
+            * self.class_weight[labels]
+        )
         return {"loss": losses.mean(), "logits": logits}
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -118,9 +130,15 @@ class TrainableBert(nn.Module):
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # (n_texts, n_tokens)
         ids = torch.full(mask.shape, self.pad_token_id)
         ids[mask.bool()] = torch.from_numpy(np.concatenate([row["input_ids"] for row in rows]))
-        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row["labels"] for row in rows])}
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([row["labels"] for row in rows]),
+        }
 
-    def parameter_groups(self, learning_rate: float, head_learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, learning_rate: float, head_learning_rate: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
         """Return what is trained for an optimizer: matrices with weight decay, biases and LayerNorms without, the head apart.
 
         Parameters
@@ -132,8 +150,16 @@ class TrainableBert(nn.Module):
         """
         trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "lr": learning_rate, "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim == 1], "lr": learning_rate, "weight_decay": 0.0},
+            {
+                "params": [p for p in trained if p.ndim > 1],
+                "lr": learning_rate,
+                "weight_decay": weight_decay,
+            },
+            {
+                "params": [p for p in trained if p.ndim == 1],
+                "lr": learning_rate,
+                "weight_decay": 0.0,
+            },
             {"params": [self.head.weight], "lr": head_learning_rate, "weight_decay": weight_decay},
             {"params": [self.head.bias], "lr": head_learning_rate, "weight_decay": 0.0},
         ]
@@ -141,7 +167,9 @@ class TrainableBert(nn.Module):
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """Return a copy of what is trained, by name, on the CPU."""
-        return {name: p.detach().cpu().clone() for name, p in self.named_parameters() if p.requires_grad}
+        return {
+            name: p.detach().cpu().clone() for name, p in self.named_parameters() if p.requires_grad
+        }
 
     def to_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return the checkpoint with the weights as they are now, and the head beside them.
@@ -157,9 +185,13 @@ class TrainableBert(nn.Module):
             In float32, without a pooler, which is not trained here.
         """
         tensors = dict(self._tensors_to_save())
-        weights = np.array(np.frombuffer(safetensors.torch.save(tensors), dtype=np.uint8))  # a copy: torch wants writable bytes
+        weights = np.array(
+            np.frombuffer(safetensors.torch.save(tensors), dtype=np.uint8)
+        )  # a copy: torch wants writable bytes
         sha256 = hashlib.sha256(weights.data).hexdigest()
-        return replace(checkpoint, weights=weights, depth=None, weights_sha256=sha256, verified=True)
+        return replace(
+            checkpoint, weights=weights, depth=None, weights_sha256=sha256, verified=True
+        )
 
     def _tensors_to_save(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in self.encoder.state_dict().items():
@@ -169,7 +201,9 @@ class TrainableBert(nn.Module):
         yield HEAD_BIAS, self.head.bias.detach().cpu().contiguous()
 
 
-def read_head(checkpoint: Checkpoint, n_classes: int, hidden_size: int) -> tuple[np.ndarray, np.ndarray]:
+def read_head(
+    checkpoint: Checkpoint, n_classes: int, hidden_size: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the head that `TrainableBert.to_checkpoint` put beside the weights.
 
     Parameters

@@ -14,15 +14,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.trainable import TrainableBert
-from pipeline.checkpoints.model_files import Checkpoint
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.exceptions import TrainingDivergedError
 from pipeline.forks import ForkSafeLock
 
 # Seeds are global, so trainings of one process take turns.
 _one_at_a_time = ForkSafeLock()
-
-
-class TrainingDivergedError(ValueError):
-    """The loss became infinite or NaN."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,10 @@ class Examples:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one dict per text, as the Trainer wants them."""
-        return [{"input_ids": ids, "labels": int(label)} for ids, label in zip(self.input_ids, self.labels, strict=True)]
+        return [
+            {"input_ids": ids, "labels": int(label)}
+            for ids, label in zip(self.input_ids, self.labels, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,11 @@ def train(
             f"variable CUDA_VISIBLE_DEVICES={device.index}."
         )
     checkpoint.verify()
-    with _one_at_a_time, _global_state_kept(device), tempfile.TemporaryDirectory(prefix="fine-tuning-") as folder:
+    with (
+        _one_at_a_time,
+        _global_state_kept(device),
+        tempfile.TemporaryDirectory(prefix="fine-tuning-") as folder,
+    ):
         torch.manual_seed(recipe.seed)
         module = TrainableBert(
             checkpoint,
@@ -198,8 +202,12 @@ def _make_trainer(
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # no DataParallel: its result would depend on the number of GPUs
-    groups = module.parameter_groups(recipe.learning_rate, recipe.head_learning_rate, recipe.weight_decay)
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # no DataParallel: its result would depend on the number of GPUs
+    groups = module.parameter_groups(
+        recipe.learning_rate, recipe.head_learning_rate, recipe.weight_decay
+    )
     module.to(device)
     trainer = Trainer(
         model=module,
@@ -207,8 +215,13 @@ def _make_trainer(
         data_collator=module.collate,
         train_dataset=examples.rows(),
         eval_dataset=None if validation is None else validation.rows(),
-        compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(axis=1) == found.label_ids).mean())},
-        optimizers=(torch.optim.AdamW(groups, fused=True), None),  # one pass over the weights, also on a CPU
+        compute_metrics=lambda found: {
+            "accuracy": float((found.predictions.argmax(axis=1) == found.label_ids).mean())
+        },
+        optimizers=(
+            torch.optim.AdamW(groups, fused=True),
+            None,
+        ),  # one pass over the weights, also on a CPU
         callbacks=[watch, *([_Bar()] if recipe.progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
@@ -224,10 +237,16 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.best: dict[str, torch.Tensor] | None = None
         self.best_epoch: int | None = None
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any
+    ) -> None:
         epoch, score = round(state.epoch), (metrics["eval_accuracy"], -metrics["eval_loss"])
         if score > self._best_score:
-            self._best_score, self.best_epoch, self.best = score, epoch, self._module.trained_tensors()
+            self._best_score, self.best_epoch, self.best = (
+                score,
+                epoch,
+                self._module.trained_tensors(),
+            )
         elif epoch - (self.best_epoch or 0) >= self._patience:
             control.should_training_stop = True
 
@@ -244,7 +263,9 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
         self._bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        self._bar.set_postfix({name: f"{logs[name]:.3f}" for name in ("loss", "eval_accuracy") if name in logs})
+        self._bar.set_postfix(
+            {name: f"{logs[name]:.3f}" for name in ("loss", "eval_accuracy") if name in logs}
+        )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.close()
@@ -268,15 +289,23 @@ def _is_finite(module: TrainableBert) -> bool:
 @contextmanager
 def _global_state_kept(device: torch.device) -> Iterator[None]:
     """Give the Trainer seeds, gradient mode, device and accelerate's state to set, and put them back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what the Trainer seeds
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     seeded = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
         stack.callback(np.random.set_state, numpy)
         stack.callback(random.setstate, python)
-        for shared in (one._shared_state for one in (AcceleratorState, GradientState, PartialState)):
-            stack.callback(shared.update, dict(shared))  # an Accelerator of the caller's own would find its state gone
+        for shared in (
+            one._shared_state for one in (AcceleratorState, GradientState, PartialState)
+        ):
+            stack.callback(
+                shared.update, dict(shared)
+            )  # an Accelerator of the caller's own would find its state gone
             stack.callback(shared.clear)
-        stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if seeded else [], device_type="cuda"))
+        stack.enter_context(
+            torch.random.fork_rng(
+                range(torch.cuda.device_count()) if seeded else [], device_type="cuda"
+            )
+        )
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Model id or folder -> verified local files (folder, installed copy, hub cache, hub). Knows files and hashes, not torch."""
+"""A model id or folder becomes verified files in memory."""
 
 import hashlib
 import importlib.metadata
@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,13 +17,159 @@ from pipeline.checkpoints.hub import (
     TOKENIZER,
     VOCABULARIES,
     WEIGHTS,
-    FetchError,
     fetch,
     is_cached,
     is_hub_id,
 )
-from pipeline.checkpoints.model_files import Checkpoint, CheckpointError
-from pipeline.checkpoints.provenance import RECORD, DamagedFile, check_sums, read_record, sha256_of_file
+from pipeline.checkpoints.provenance import RECORD, check_sums, read_record, sha256_of_file
+from pipeline.exceptions import CheckpointError, DamagedFile, FetchError
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """One frozen model: everything that decides its vectors, and where it came from.
+
+    Attributes
+    ----------
+    config_json : str
+        Text of ``config.json``.
+    tokenizer_json : str
+        Text of ``tokenizer.json``.
+    weights : ndarray of shape (n_bytes,), uint8
+        The bytes of ``model.safetensors``, memory-mapped where they come from a file.
+    source : dict
+        ``model`` (as asked for), ``kind`` (``"folder"``, ``"installed copy"``, ``"hub cache"``, ``"hub"``), ``revision``
+        (the hub's commit, or None; of a folder what its ``source.json`` says, where its ``SHA256SUMS`` agrees) and ``sha256``
+        (file name -> hash of the three files).
+    depth : int or None
+        Encoder layers whose weights are here; None is all of the model's.
+    weights_sha256 : str or None
+        Of ``weights``, where they are not the whole file; None is that of ``source``.
+    verified : bool
+        Whether the hashes were taken from these very bytes. What comes out of an artifact is verified by `verify`, when its
+        encoder is built.
+    """
+
+    config_json: str
+    tokenizer_json: str
+    weights: np.ndarray
+    source: dict[str, Any]
+    depth: int | None = None
+    weights_sha256: str | None = None
+    verified: bool = True
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The parsed ``config.json``."""
+        config: dict[str, Any] = json.loads(self.config_json)
+        return config
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash over config, tokenizer and the weights that are here."""
+        hashes = (
+            self.source["sha256"]
+            if self.weights_sha256 is None
+            else {**self.source["sha256"], "here": self.weights_sha256}
+        )
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what an artifact carries: strings, numbers and the one array."""
+        return {
+            "config_json": self.config_json,
+            "tokenizer_json": self.tokenizer_json,
+            "weights": self.weights,
+            "depth": self.depth,
+            "weights_sha256": self.weights_sha256,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], source: dict[str, Any]) -> Self:
+        """Take what an artifact carried, and compare config and tokenizer with their hashes; the weights are left to `verify`.
+
+        Raises
+        ------
+        CheckpointError
+            Where they are not those that the vectorizer was fitted with.
+        """
+        for name, text in ((CONFIG, state["config_json"]), (TOKENIZER, state["tokenizer_json"])):
+            if (
+                not isinstance(text, str)
+                or hashlib.sha256(text.encode()).hexdigest() != source["sha256"][name]
+            ):
+                raise CheckpointError(
+                    f"The {name} in this file is not the one that the vectorizer was fitted with (sha256 "
+                    f"{source['sha256'][name]}). The file is damaged or was tampered with: copy or train it again."
+                )
+        # asarray: a plain array over the file's mapping, which skops and loky understand
+        return cls(
+            **{**state, "weights": np.asarray(state["weights"])}, source=source, verified=False
+        )
+
+    def verify(self) -> str:
+        """Compare the weights with their hash, where that was not done yet.
+
+        Returns
+        -------
+        str
+            The sha256 of the weights that are here.
+
+        Raises
+        ------
+        CheckpointError
+            Where they differ.
+        """
+        expected: str = self.weights_sha256 or self.source["sha256"][WEIGHTS]
+        if self.verified:
+            return expected
+        found = hashlib.sha256(self.weights.data).hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"The weights of {self.source['model']!r} in this file have sha256 {found}; it was made with {expected}. The "
+                "file is damaged, or another one took its place while it was open: load, copy or train it again."
+            )
+        object.__setattr__(self, "verified", True)
+        return expected
+
+    def tensor_table(self) -> dict[str, dict[str, Any]]:
+        """Read the header of the weights: tensor name -> ``dtype``, ``shape``, ``data_offsets``.
+
+        Returns
+        -------
+        dict
+            As in the safetensors format; offsets count from the end of the header.
+
+        Raises
+        ------
+        CheckpointError
+            Where the bytes are no safetensors file or shorter than the header says.
+        """
+        return read_tensor_table(self.weights, self.source["model"])[0]
+
+
+def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the tensor table of safetensors bytes and the position of its first data byte.
+
+    The format (8 bytes of header length, JSON header, data) is described at
+    https://huggingface.co/docs/safetensors/index#format.
+    """
+    try:
+        length = int.from_bytes(weights[:8].tobytes(), "little")
+        if not 2 <= length <= len(weights) - 8:
+            raise ValueError(f"its header claims {length} bytes of {len(weights)}")
+        table = json.loads(weights[8 : 8 + length].tobytes())
+        table.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+        if 8 + length + end > len(weights):
+            raise ValueError(
+                f"it is cut short: {len(weights)} bytes where {8 + length + end} are needed"
+            )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"The weights of {name!r} are not a whole {WEIGHTS} file: {error}. Fetch the model again."
+        ) from error
+    return table, 8 + length
 
 
 @dataclass(frozen=True)
@@ -49,7 +195,9 @@ INSTALLED: dict[str, InstalledCopy] = {
 }
 
 
-def resolve(model: str, *, revision: str | None = None, local_files_only: bool = False) -> Checkpoint:
+def resolve(
+    model: str, *, revision: str | None = None, local_files_only: bool = False
+) -> Checkpoint:
     """Find a model and verify its files; looks in this order: folder, installed copy, hub cache, hub.
 
     Parameters
@@ -76,7 +224,9 @@ def resolve(model: str, *, revision: str | None = None, local_files_only: bool =
     return read_folder(*locate(model, revision=revision, local_files_only=local_files_only))
 
 
-def locate(model: str, *, revision: str | None = None, local_files_only: bool = False) -> tuple[Path, dict[str, Any]]:
+def locate(
+    model: str, *, revision: str | None = None, local_files_only: bool = False
+) -> tuple[Path, dict[str, Any]]:
     """Find the folder of a model without opening it; as `resolve`, which reads what is found.
 
     Returns
@@ -87,10 +237,14 @@ def locate(model: str, *, revision: str | None = None, local_files_only: bool = 
         ``model``, ``kind`` and ``revision`` of `Checkpoint`.
     """
     folder = Path(os.path.expanduser(model))
-    if os.path.isdir(folder):  # os.path, not Path: a name that no file can have is no folder, and no error
+    if os.path.isdir(
+        folder
+    ):  # os.path, not Path: a name that no file can have is no folder, and no error
         return folder, {"model": model, "kind": "folder", "revision": None}
     if os.path.exists(folder):
-        raise CheckpointError(f"model={model!r} is a file; a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER} is expected.")
+        raise CheckpointError(
+            f"model={model!r} is a file; a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER} is expected."
+        )
     if revision is None and (copy := installed_folder(model)) is not None:
         _verify_installed(copy, model)
         return copy, {"model": model, "kind": "installed copy", "revision": None}
@@ -135,7 +289,11 @@ def installed_folder(model: str) -> Path | None:
 def _verify_installed(folder: Path, model: str) -> None:
     copy = INSTALLED[model]
     for name, expected in copy.sha256.items():
-        found = f"has sha256 {sha256_of_file(folder / name)}" if (folder / name).is_file() else "is missing"
+        found = (
+            f"has sha256 {sha256_of_file(folder / name)}"
+            if (folder / name).is_file()
+            else "is missing"
+        )
         if not found.endswith(expected):
             raise CheckpointError(
                 f"The installed copy of {model!r} is damaged: {name} {found}, the published one is {expected}. Reinstall it: "
@@ -161,7 +319,9 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
     name = source["model"]
     source = _check_papers(folder, source)
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{name!r} has no {CONFIG} (looked in {folder}); it is not a model folder.")
+        raise CheckpointError(
+            f"{name!r} has no {CONFIG} (looked in {folder}); it is not a model folder."
+        )
     if not (folder / WEIGHTS).is_file():
         _refuse_weights(folder, name)
     config_json = _read_text(folder / CONFIG)
@@ -170,7 +330,9 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
     except ValueError as error:
-        raise CheckpointError(f"{CONFIG} of {name!r} cannot be read: {error}. Fetch the model again.") from error
+        raise CheckpointError(
+            f"{CONFIG} of {name!r} cannot be read: {error}. Fetch the model again."
+        ) from error
     if "auto_map" in config:
         raise CheckpointError(
             f"{name!r} brings its own Python code ('auto_map' in {CONFIG}), which is never run here. Use a model of a "
@@ -179,7 +341,9 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
     tokenizer_json = _tokenizer_json(folder, name, config)
     path = folder / WEIGHTS
     if path.stat().st_size < 8:
-        raise CheckpointError(f"{WEIGHTS} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model again.")
+        raise CheckpointError(
+            f"{WEIGHTS} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model again."
+        )
     # asarray: a plain ndarray over the mapping; copy-on-write, so that no stray write reaches the file.
     weights = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
     sha256 = {
@@ -202,9 +366,15 @@ def _check_papers(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_weights(folder: Path, name: str) -> None:
-    others = sorted(p.name for pattern in ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.ckpt") for p in folder.glob(pattern))
+    others = sorted(
+        p.name
+        for pattern in ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.ckpt")
+        for p in folder.glob(pattern)
+    )
     if (folder / f"{WEIGHTS}.index.json").exists():
-        raise CheckpointError(f"{name!r} is split into several safetensors files; one {WEIGHTS} is expected. Merge them first.")
+        raise CheckpointError(
+            f"{name!r} is split into several safetensors files; one {WEIGHTS} is expected. Merge them first."
+        )
     if others:
         raise CheckpointError(
             f"{name!r} has no {WEIGHTS}, only {', '.join(others)}: such files can execute code when loaded and are never "
@@ -215,10 +385,14 @@ def _refuse_weights(folder: Path, name: str) -> None:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8", newline="") as file:  # newline="": the text keeps the file's own bytes
+        with path.open(
+            encoding="utf-8", newline=""
+        ) as file:  # newline="": the text keeps the file's own bytes
             return file.read()
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path.name} in {path.parent} is not UTF-8 text: {error}. Fetch the model again.") from error
+        raise CheckpointError(
+            f"{path.name} in {path.parent} is not UTF-8 text: {error}. Fetch the model again."
+        ) from error
 
 
 def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
@@ -233,10 +407,16 @@ def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         # from the files of another family transformers builds a tokenizer of special tokens alone, without a word
         if len(tokenizer) <= config.get("vocab_size", 0) // 2:
-            raise ValueError(f"it would have {len(tokenizer)} tokens, the model has {config['vocab_size']}")
+            raise ValueError(
+                f"it would have {len(tokenizer)} tokens, the model has {config['vocab_size']}"
+            )
         return str(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"The tokenizer of {name!r} cannot be built from {folder}: {error}") from error
+        raise CheckpointError(
+            f"The tokenizer of {name!r} cannot be built from {folder}: {error}"
+        ) from error

@@ -8,14 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.exceptions import DamagedFile
 from pipeline.forks import ForkSafeLock
 
 SUMS, RECORD = "SHA256SUMS", "source.json"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")  # what sha256sum writes, and reads with -c
-
-
-class DamagedFile(ValueError):
-    """A file is not the one that its recorded hash stands for."""
 
 
 _hashes: dict[tuple[str, int, int, int, int], str] = {}
@@ -74,7 +71,11 @@ def difference(path: Path, published: str) -> str | None:
     if not path.is_file():
         return f"{path.name} is missing, where a file of hash {published} is expected"
     found, kind = hash_like(path, published), "sha256" if len(published) == 64 else "git hash"
-    return None if found == published else f"{path.name} has {kind} {found}, the published one is {published}"
+    return (
+        None
+        if found == published
+        else f"{path.name} has {kind} {found}, the published one is {published}"
+    )
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -99,7 +100,9 @@ def read_sums(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     sums = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
         match = _LINE.fullmatch(line)
         name = PurePosixPath(match[2]) if match else PurePosixPath("..")
         if match is None or name.is_absolute() or ".." in name.parts:

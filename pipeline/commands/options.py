@@ -27,7 +27,9 @@ def columns_by(table: "pd.DataFrame", by: list[str] | None) -> "pd.DataFrame | N
     """Return the columns to score by; None where none is asked for."""
     absent = [name for name in by or [] if name not in table]
     if absent:
-        raise ValueError(f"--by {absent[0]!r} is no column of the table; there are {', '.join(map(repr, table.columns))}.")
+        raise ValueError(
+            f"--by {absent[0]!r} is no column of the table; there are {', '.join(map(repr, table.columns))}."
+        )
     return table[by] if by else None
 
 
@@ -51,11 +53,17 @@ def parse_layers(value: str | None) -> Any:
     try:
         numbers = tuple(int(part) for part in value.split(","))
     except ValueError:
-        raise ValueError(f"--layers {value!r}; allowed are a number (-1), several (-4,-3,-2,-1), or all.") from None
+        raise ValueError(
+            f"--layers {value!r}; allowed are a number (-1), several (-4,-3,-2,-1), or all."
+        ) from None
     return numbers[0] if len(numbers) == 1 else numbers
 
 
 def with_progress(pipeline: Any) -> Any:
     """Show the bar of a loaded pipeline's vectorizer where somebody can see it."""
     name = f"{pipeline.steps[0][0]}__progress"
-    return pipeline.set_params(**{name: True}) if sys.stderr.isatty() and name in pipeline.get_params() else pipeline
+    return (
+        pipeline.set_params(**{name: True})
+        if sys.stderr.isatty() and name in pipeline.get_params()
+        else pipeline
+    )

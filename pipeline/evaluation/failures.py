@@ -11,9 +11,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 
 from pipeline.answers import Judged
-from pipeline.bert.tokenizing import TruncationWarning
 from pipeline.evaluation.metrics import wilson_interval
-from pipeline.explanation import ExplanationError, explain
+from pipeline.exceptions import ExplanationError, TruncationWarning
+from pipeline.explanation import explain
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
 
@@ -41,7 +41,9 @@ def slice_by(values: Sequence[Any], right: np.ndarray) -> list[dict[str, Any]]:
     list of dict
         ``value`` (as text), ``n_texts``, ``accuracy`` and its 95 % ``interval`` (Wilson), in the order of the values.
     """
-    named = pd.Series(["missing" if pd.isna(value) else str(value) for value in values], dtype=object)
+    named = pd.Series(
+        ["missing" if pd.isna(value) else str(value) for value in values], dtype=object
+    )
     counts = named.value_counts()
     if len(counts) > _MOST_GROUPS:
         named = named.where(named.isin(counts.index[: _MOST_GROUPS - 1]), "other")
@@ -79,7 +81,10 @@ def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[di
         return {"by characters": _by_number(np.array([len(text) for text in texts_of(X)]), right)}
     counted = vectorizer.count_tokens(X)
     cut = ["cut" if lost else "whole" for lost in counted["n_lost"]]
-    return {"by tokens": _by_number(counted["n_tokens"].to_numpy(), right), "by truncation": slice_by(cut, right)}
+    return {
+        "by tokens": _by_number(counted["n_tokens"].to_numpy(), right),
+        "by truncation": slice_by(cut, right),
+    }
 
 
 def _by_number(numbers: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
@@ -91,7 +96,9 @@ def _by_number(numbers: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def find_mistakes(model: Any, X: Any, judged: Judged, *, n: int, train: tuple[Any, Any] | None) -> list[dict[str, Any]]:
+def find_mistakes(
+    model: Any, X: Any, judged: Judged, *, n: int, train: tuple[Any, Any] | None
+) -> list[dict[str, Any]]:
     """List the wrong predictions that the model was surest of, with what may explain them.
 
     Parameters
@@ -120,7 +127,9 @@ def find_mistakes(model: Any, X: Any, judged: Judged, *, n: int, train: tuple[An
     return _explained(model, X, rows, judged, train=train)
 
 
-def _explained(model: Any, X: Any, rows: np.ndarray, judged: Judged, *, train: tuple[Any, Any] | None) -> list[dict[str, Any]]:
+def _explained(
+    model: Any, X: Any, rows: np.ndarray, judged: Judged, *, train: tuple[Any, Any] | None
+) -> list[dict[str, Any]]:
     if not len(rows):
         return []
     chosen = _safe_indexing(X, rows)
@@ -134,7 +143,9 @@ def _explained(model: Any, X: Any, rows: np.ndarray, judged: Judged, *, train: t
             "explanation": explanation,
             "nearest": near,
         }
-        for row, text, explanation, near in zip(rows, texts_of(chosen), explanations, nearest, strict=True)
+        for row, text, explanation, near in zip(
+            rows, texts_of(chosen), explanations, nearest, strict=True
+        )
     ]
 
 
@@ -183,18 +194,24 @@ def _explanations(model: Any, X: Any, predicted: np.ndarray) -> list[dict[str, A
             values = frame[f"contribution_{classes[label]}"]
         words = [
             {"word": word, "start": int(start), "end": int(end), "contribution": float(value)}
-            for word, start, end, value in zip(frame["word"], frame["start"], frame["end"], values, strict=True)
+            for word, start, end, value in zip(
+                frame["word"], frame["start"], frame["end"], values, strict=True
+            )
         ]
         told.append({"method": frame.attrs["method"], "words": words})
     return told
 
 
-def _nearest(model: Any, X: Any, X_train: Any, y_train: Any, n: int = 3) -> list[list[dict[str, Any]] | None]:
+def _nearest(
+    model: Any, X: Any, X_train: Any, y_train: Any, n: int = 3
+) -> list[list[dict[str, Any]] | None]:
     ours = texts_of(X)
     if not isinstance(model, Pipeline):
         return [None] * len(ours)
     known, labels = texts_of(X_train), np.asarray(list(y_train), dtype=object).tolist()
-    similarity = _unit(model[:-1].transform(X)) @ _unit(model[:-1].transform(X_train)).T  # (n_texts, n_training_texts)
+    similarity = (
+        _unit(model[:-1].transform(X)) @ _unit(model[:-1].transform(X_train)).T
+    )  # (n_texts, n_training_texts)
     return [
         [
             {"text": known[i], "label": labels[i], "similarity": float(row[i])}
@@ -205,11 +222,15 @@ def _nearest(model: Any, X: Any, X_train: Any, y_train: Any, n: int = 3) -> list
 
 
 def _unit(features: Any) -> np.ndarray:
-    dense = np.asarray(features.toarray() if hasattr(features, "toarray") else features, dtype=np.float64)
+    dense = np.asarray(
+        features.toarray() if hasattr(features, "toarray") else features, dtype=np.float64
+    )
     return np.asarray(dense / np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-12))
 
 
-def find_duplicates(texts: Sequence[str], labels: Sequence[Any], X_train: Any, y_train: Any) -> dict[str, Any]:
+def find_duplicates(
+    texts: Sequence[str], labels: Sequence[Any], X_train: Any, y_train: Any
+) -> dict[str, Any]:
     """Find texts that the model was trained on: a score on them says nothing about new ones.
 
     Two texts are the same where they differ in case, blanks and Unicode form (NFKC) only.

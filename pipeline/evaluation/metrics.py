@@ -1,23 +1,30 @@
-"""Scores of labels and of probabilities, with intervals and calibration."""
+"""Scores of labels and probabilities, with intervals, calibration, curves and paired differences."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.sparse import csr_array
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from sklearn.metrics import (
     accuracy_score,
+    auc,
     brier_score_loss,
     f1_score,
     log_loss,
+    precision_recall_curve,
     precision_recall_fscore_support,
+    roc_curve,
 )
 
 N_BINS = 10
 _COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts held in memory
 
 
-def classification_scores(true: np.ndarray, predicted: np.ndarray, probability: np.ndarray) -> dict[str, float | None]:
+def classification_scores(
+    true: np.ndarray, predicted: np.ndarray, probability: np.ndarray
+) -> dict[str, float | None]:
     """Score labels and probabilities against the true classes.
 
     Parameters
@@ -42,9 +49,17 @@ def classification_scores(true: np.ndarray, predicted: np.ndarray, probability: 
     probability = _normalized(probability)
     labels = list(range(n_classes))
     macro_f1 = float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
-    f1 = float(f1_score(true, predicted, labels=[1], average="macro", zero_division=0.0)) if n_classes == 2 else macro_f1
+    f1 = (
+        float(f1_score(true, predicted, labels=[1], average="macro", zero_division=0.0))
+        if n_classes == 2
+        else macro_f1
+    )
     everyone_there = len(np.unique(true)) == n_classes
-    area, average = _mean_ranking(true, probability, np.ones((1, len(true)))) if everyone_there else (None, None)
+    area, average = (
+        _mean_ranking(true, probability, np.ones((1, len(true))))
+        if everyone_there
+        else (None, None)
+    )
     return {
         "accuracy": float(accuracy_score(true, predicted)),
         "balanced_accuracy": _mean_recall(true, predicted),
@@ -70,7 +85,9 @@ def _mean_recall(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
 
 
-def calibration_table(true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS) -> list[dict[str, float]]:
+def calibration_table(
+    true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS
+) -> list[dict[str, float]]:
     """Compare the probability of the most probable class with how often that class is right.
 
     This judges the probabilities, so a tuned threshold does not change it.
@@ -106,13 +123,17 @@ def _bins(probability: np.ndarray, n_bins: int) -> np.ndarray:
     return np.asarray(np.minimum((probability.max(axis=1) * n_bins).astype(np.int64), n_bins - 1))
 
 
-def expected_calibration_error(true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS) -> float:
+def expected_calibration_error(
+    true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS
+) -> float:
     """Return the mean gap between confidence and accuracy over the bins, weighted by their texts.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
     """
     rows = calibration_table(true, probability, n_bins)
-    return sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(true)
+    return sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(
+        true
+    )
 
 
 def bootstrap_intervals(
@@ -152,12 +173,22 @@ def bootstrap_intervals(
     at_once = max(1, _COUNTS_AT_ONCE // len(true))
     for start in range(0, n_samples, at_once):
         n_now = min(at_once, n_samples - start)
-        times = np.stack([np.bincount(random.integers(len(true), size=len(true)), minlength=len(true)) for _ in range(n_now)])
-        for name, values in _resampled_scores(true, predicted, probability, times.astype(np.float64)).items():
+        times = np.stack(
+            [
+                np.bincount(random.integers(len(true), size=len(true)), minlength=len(true))
+                for _ in range(n_now)
+            ]
+        )
+        for name, values in _resampled_scores(
+            true, predicted, probability, times.astype(np.float64)
+        ).items():
             drawn.setdefault(name, []).append(values[np.isfinite(values)])
     tail = 100 * (1 - level) / 2
     every = {name: np.concatenate(values) for name, values in drawn.items()}
-    return {name: np.percentile(values, [tail, 100 - tail]).tolist() if len(values) else None for name, values in every.items()}
+    return {
+        name: np.percentile(values, [tail, 100 - tail]).tolist() if len(values) else None
+        for name, values in every.items()
+    }
 
 
 def _resampled_scores(
@@ -172,9 +203,15 @@ def _resampled_scores(
     known = np.flatnonzero(predicted < n_classes)
 
     def count(rows: np.ndarray, of: np.ndarray) -> np.ndarray:  # (n_samples, n_classes)
-        return np.asarray(times @ csr_array((np.ones(len(rows)), (rows, of[rows])), shape=(n_texts, n_classes)))
+        return np.asarray(
+            times @ csr_array((np.ones(len(rows)), (rows, of[rows])), shape=(n_texts, n_classes))
+        )
 
-    hits, support, guessed = count(np.flatnonzero(right), true), count(everyone, true), count(known, predicted)
+    hits, support, guessed = (
+        count(np.flatnonzero(right), true),
+        count(everyone, true),
+        count(known, predicted),
+    )
     f1 = 2 * hits / np.maximum(support + guessed, 1e-300)
     recall = np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
     of_true = probability[everyone, true]
@@ -182,7 +219,9 @@ def _resampled_scores(
     eps = np.finfo(probability.dtype).eps
     losses = -np.log(np.clip(of_true, eps, 1 - eps))
     bins = np.eye(N_BINS)[_bins(probability, N_BINS)]
-    gap = (probability.max(axis=1) - (probability.argmax(axis=1) == true))[:, None] * bins  # (n_texts, n_bins)
+    gap = (probability.max(axis=1) - (probability.argmax(axis=1) == true))[
+        :, None
+    ] * bins  # (n_texts, n_bins)
     areas, averages = _mean_ranking(true, probability, times)
     return {
         "accuracy": times @ right / n,
@@ -200,20 +239,29 @@ def _resampled_scores(
 def _mean_ranking(true: np.ndarray, probability: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return ROC-AUC and average precision of each set, of the second of two classes or the mean over all: (2, n_samples)."""
     positive = range(1, 2) if probability.shape[1] == 2 else range(probability.shape[1])
-    of_text = np.ascontiguousarray(times.T, dtype=np.float32)  # (n_texts, n_samples); counts are exact in float32
+    of_text = np.ascontiguousarray(
+        times.T, dtype=np.float32
+    )  # (n_texts, n_samples); counts are exact in float32
     each = [_ranking(true == i, probability[:, i], of_text) for i in positive]
     return np.asarray(np.mean(each, axis=0))
 
 
-def _ranking(positive: np.ndarray, score: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ranking(
+    positive: np.ndarray, score: np.ndarray, times: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return area under the ROC curve and average precision of each set, shape (n_samples,) each; NaN without both classes.
 
     Both are sums over the positives, so texts are counted by thresholds of positives alone: those that score like a positive, and
     those between two of them.
     """
     order = np.argsort(-score, kind="stable")
-    ranked, thresholds = -score[order], np.unique(-score[positive])  # ascending: the highest score comes first
-    edges = np.stack([np.searchsorted(ranked, thresholds, side) for side in ("left", "right")], axis=1).ravel()
+    ranked, thresholds = (
+        -score[order],
+        np.unique(-score[positive]),
+    )  # ascending: the highest score comes first
+    edges = np.stack(
+        [np.searchsorted(ranked, thresholds, side) for side in ("left", "right")], axis=1
+    ).ravel()
     starts = np.concatenate([[0], edges, [len(score)]])
 
     hits = np.zeros((len(starts) - 1, times.shape[1]))  # (n_thresholds * 2 + 1, n_samples)
@@ -224,17 +272,29 @@ def _ranking(positive: np.ndarray, score: np.ndarray, times: np.ndarray) -> tupl
     n_hits, n_misses = hits.sum(axis=0), misses.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         found, wrong = hits.cumsum(axis=0), misses.cumsum(axis=0)
-        below = n_misses - wrong + misses / 2  # negatives that score lower, and half of those that score the same
+        below = (
+            n_misses - wrong + misses / 2
+        )  # negatives that score lower, and half of those that score the same
         area = (hits * below).sum(axis=0) / (n_hits * n_misses)
         average = (hits * found / np.maximum(found + wrong, 1e-300)).sum(axis=0) / n_hits
     return area, average
 
 
-def class_table(true: np.ndarray, predicted: np.ndarray, classes: list[Any]) -> list[dict[str, Any]]:
+def class_table(
+    true: np.ndarray, predicted: np.ndarray, classes: list[Any]
+) -> list[dict[str, Any]]:
     """Return ``class``, ``precision``, ``recall``, ``f1`` and ``n_texts`` of every class."""
-    columns = precision_recall_fscore_support(true, predicted, labels=range(len(classes)), zero_division=0.0)
+    columns = precision_recall_fscore_support(
+        true, predicted, labels=range(len(classes)), zero_division=0.0
+    )
     return [
-        {"class": label, "precision": float(p), "recall": float(r), "f1": float(f), "n_texts": int(n)}
+        {
+            "class": label,
+            "precision": float(p),
+            "recall": float(r),
+            "f1": float(f),
+            "n_texts": int(n),
+        }
         for label, p, r, f, n in zip(classes, *columns, strict=True)
     ]
 
@@ -249,3 +309,151 @@ def wilson_interval(n_right: int, n: int) -> list[float]:
     """
     interval = binomtest(n_right, n).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
+
+
+MOST_POINTS = 101  # of a curve: finer than a picture shows, and the areas stay right to about 0.001
+
+
+def score_curves(
+    true: np.ndarray, probability: np.ndarray, classes: list[Any], *, most: int = MOST_POINTS
+) -> list[dict[str, Any]]:
+    """Return the ROC and the precision-recall curve of each class against the rest.
+
+    Parameters
+    ----------
+    true : ndarray of shape (n_texts,), int64
+        Positions of the true classes.
+    probability : ndarray of shape (n_texts, n_classes)
+    classes : list, length n_classes
+        Their names.
+    most : int, default=101
+        Points of a curve; a longer one is thinned evenly along its length, both ends kept. Areas are those of the whole curve.
+
+    Returns
+    -------
+    list of dict
+        Of two classes the second alone, of more each one: ``class``, ``n_texts`` (true ones of it), ``roc_auc``,
+        ``average_precision``, ``roc`` (``false_positive_rate``, ``true_positive_rate``) and ``precision_recall`` (``recall``,
+        ``precision``), lists of numbers. A class without a text, or without a text that is not of it, has no curve and is left
+        out.
+
+    References
+    ----------
+    .. [1] Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 27, 2006.
+    """
+    shown = [1] if len(classes) == 2 else range(len(classes))
+    there = set(np.unique(true).tolist())
+    return [
+        _of_class(true == i, probability[:, i], classes[i], most)
+        for i in shown
+        if i in there and len(there) > 1
+    ]
+
+
+def _of_class(positive: np.ndarray, score: np.ndarray, label: Any, most: int) -> dict[str, Any]:
+    false_rate, true_rate, _ = roc_curve(positive, score)
+    precision, recall, _ = precision_recall_curve(positive, score)
+    return {
+        "class": label,
+        "n_texts": int(positive.sum()),
+        "roc_auc": float(auc(false_rate, true_rate)),
+        "average_precision": float(
+            -np.sum(np.diff(recall) * precision[:-1])
+        ),  # as scikit-learn's, of the curve at hand
+        "roc": _thinned({"false_positive_rate": false_rate, "true_positive_rate": true_rate}, most),
+        "precision_recall": _thinned({"recall": recall[::-1], "precision": precision[::-1]}, most),
+    }
+
+
+def _thinned(curve: dict[str, np.ndarray], most: int) -> dict[str, list[float]]:
+    """Keep points at even steps along the curve, whose length is measured along both axes."""
+    points = np.stack(list(curve.values()))  # (2, n_points)
+    if points.shape[1] > most:
+        along = np.concatenate([[0.0], np.abs(np.diff(points)).sum(axis=0).cumsum()])
+        kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], most)))
+        points = points[:, np.union1d(kept[:most], [0, points.shape[1] - 1])]
+    return {name: values.tolist() for name, values in zip(curve, points, strict=True)}
+
+
+class PairedDifference(NamedTuple):
+    """A difference of two accuracies on the same texts, and its interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_difference(
+    right: np.ndarray, right_of_other: np.ndarray, *, level: float = 0.95
+) -> PairedDifference:
+    """Return how much more often one model is right than another on the same texts, with Tango's score interval.
+
+    Parameters
+    ----------
+    right, right_of_other : ndarray of shape (n_texts,), bool
+        Whether each model is right on each text.
+    level : float, default=0.95
+        Of the interval.
+
+    Returns
+    -------
+    PairedDifference
+        ``difference`` (accuracy of the first minus accuracy of the second), ``low`` and ``high``.
+
+    Raises
+    ------
+    ValueError
+        For arrays of different lengths, or of none.
+
+    Notes
+    -----
+    Only texts that one model has right and the other wrong tell the two apart: ``b`` texts for the first, ``c`` for the second.
+    The interval holds the differences d that the score test does not reject, with the standard deviation that ``b + c`` would
+    have if d were true [1]_. It keeps its level for few texts and for differences near 0 or 1, where
+    ``d ± 1.96 * standard error`` does not [2]_; for d = 0 its test is McNemar's.
+
+    References
+    ----------
+    .. [1] Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design", 1998,
+       equations 5 to 8.
+    .. [2] Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data", 1998.
+
+    Examples
+    --------
+    >>> right = np.array([True] * 90 + [False] * 10)
+    >>> other = np.array([True] * 78 + [False] * 20 + [True] * 2)
+    >>> [round(float(value), 3) for value in paired_difference(right, other)]
+    [0.1, 0.031, 0.182]
+    """
+    right, other = np.asarray(right, dtype=bool), np.asarray(right_of_other, dtype=bool)
+    if right.shape != other.shape or right.ndim != 1 or not len(right):
+        raise ValueError(
+            f"Found arrays of shapes {right.shape} and {other.shape}; two flat ones of one length above 0 are needed."
+        )
+    n, b, c = len(right), int((right & ~other).sum()), int((other & ~right).sum())
+    found = (b - c) / n
+    z = float(norm.ppf((1 + level) / 2))
+    high = _where_rejected(lambda d: _score(d, n, b, c) + z, found, 1.0)
+    low = -_where_rejected(
+        lambda d: _score(d, n, c, b) + z, -found, 1.0
+    )  # the same, the two models exchanged
+    return PairedDifference(found, low, high)
+
+
+def _score(d: float, n: int, b: int, c: int) -> float:
+    """Return Tango's statistic for the hypothesis that the difference is d."""
+    p = 2 * n
+    q = -b - c + (2 * n - b + c) * d
+    only_other = (np.sqrt(max(q * q + 4 * p * c * d * (1 - d), 0.0)) - q) / (
+        2 * p
+    )  # likeliest share of c, d being true
+    variance = n * (2 * only_other + d * (1 - d))
+    return float((b - c - n * d) / np.sqrt(max(variance, 1e-300)))
+
+
+def _where_rejected(score: Callable[[float], float], start: float, end: float) -> float:
+    """Return where a falling function crosses zero between two differences; the end where it never does."""
+    last = end - 1e-12
+    return (
+        float(brentq(score, start, last, xtol=1e-10)) if start < last and score(last) < 0 else end
+    )

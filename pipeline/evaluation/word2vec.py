@@ -8,7 +8,12 @@ from typing import Any, ClassVar, Self
 from zlib import crc32
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import check_is_fitted
@@ -141,10 +146,14 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         texts = check_texts(X)
         if not texts:
-            raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required: X holds no text to fit on.")
+            raise ValueError(
+                "Found array with 0 sample(s) while a minimum of 1 is required: X holds no text to fit on."
+            )
         keyed = self._train(texts) if self.vectors is None else self._take()
         self.vocabulary_: dict[str, int] = dict(keyed.key_to_index)
-        self.vectors_: np.ndarray = np.array(keyed.vectors, dtype=np.float32)  # gensim's own objects stay out of saved files
+        self.vectors_: np.ndarray = np.array(
+            keyed.vectors, dtype=np.float32
+        )  # gensim's own objects stay out of saved files
         self._n_features_out = self.vectors_.shape[1]
         return self
 
@@ -169,7 +178,9 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         check_is_fitted(self)
         means = np.zeros((len(texts := check_texts(X)), self.vectors_.shape[1]), dtype=np.float32)
         for mean, text in zip(means, texts, strict=True):
-            known = [self.vocabulary_[word] for word in self._words(text) if word in self.vocabulary_]
+            known = [
+                self.vocabulary_[word] for word in self._words(text) if word in self.vocabulary_
+            ]
             if known:
                 mean[:] = self.vectors_[known].mean(axis=0)
         return means
@@ -204,10 +215,14 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             return self.vectors
         path = Path(self.vectors).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"vectors={str(self.vectors)!r} is no file; give one in word2vec's format, or KeyedVectors.")
+            raise FileNotFoundError(
+                f"vectors={str(self.vectors)!r} is no file; give one in word2vec's format, or KeyedVectors."
+            )
         binary = path.name.endswith((".bin", ".bin.gz"))
         try:
-            return import_gensim().models.KeyedVectors.load_word2vec_format(str(path), binary=binary)
+            return import_gensim().models.KeyedVectors.load_word2vec_format(
+                str(path), binary=binary
+            )
         except (ValueError, EOFError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path} cannot be read as word vectors in word2vec's {'binary' if binary else 'text'} format: {error}. A "

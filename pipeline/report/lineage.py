@@ -12,10 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.exceptions import ManifestError
 from pipeline.files import fetched, sha256_of, where
-from pipeline.saved.description import vectorizers_in
-from pipeline.saved.manifest import Manifest, ManifestError, manifest_place
-from pipeline.saved.versions import installed_versions
+from pipeline.saved.manifest import Manifest, installed_versions, manifest_place, vectorizers_in
 
 _CHOSEN = ("layers", "pooling", "combine", "truncation")
 
@@ -54,7 +53,9 @@ def trace_lineage(
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": None if command is None else shlex.join(_without_folders(argument) for argument in command),
+        "command": None
+        if command is None
+        else shlex.join(_without_folders(argument) for argument in command),
         "models": [_model(vectorizer) for vectorizer in vectorizers_in(model)],
         "artifact": None if artifact is None else _artifact(where(artifact)),
         **{name: _table(origin, table) for name, (origin, table) in (tables or {}).items()},
@@ -100,7 +101,11 @@ def _artifact(place: Path | str) -> dict[str, Any]:
 
 
 def _table(origin: Path | str, table: pd.DataFrame) -> dict[str, Any]:
-    told = {"file": origin.name, "sha256": sha256_of(origin)} if isinstance(origin, Path) else {"source": origin}
+    told = (
+        {"file": origin.name, "sha256": sha256_of(origin)}
+        if isinstance(origin, Path)
+        else {"source": origin}
+    )
     return {**told, "rows": len(table), "sha256_of_rows": _sha256_of_rows(table)}
 
 

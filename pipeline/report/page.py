@@ -8,9 +8,8 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import refuse_folder, where, with_ending, write_text
-from pipeline.report.contents import report_contents
 from pipeline.report.readable import readable
-from pipeline.report.sections import sections_of
+from pipeline.report.sections import report_contents, sections_of
 from pipeline.report.tables import SCORES, number
 
 if TYPE_CHECKING:
@@ -71,9 +70,15 @@ def write_report(
     """
     check_report_extra()
     page = check_page_name(out)
-    contents = report_contents(scores, comparison=comparison, layers=layers, provenance=provenance, title=title)
+    contents = report_contents(
+        scores, comparison=comparison, layers=layers, provenance=provenance, title=title
+    )
     html = render_page(contents)
-    write_text(with_ending(page, ".json"), json.dumps(contents, indent=1, allow_nan=False) + "\n", named=page)
+    write_text(
+        with_ending(page, ".json"),
+        json.dumps(contents, indent=1, allow_nan=False) + "\n",
+        named=page,
+    )
     write_text(page, html)
     return page
 
@@ -83,7 +88,9 @@ def check_page_name(out: str | os.PathLike) -> Path | str:
     page = where(out)
     refuse_folder(page, "report.html")
     if PurePath(page).suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"out={str(out)!r} does not end in .html; the report is a page for a browser.")
+        raise ValueError(
+            f"out={str(out)!r} does not end in .html; the report is a page for a browser."
+        )
     return page
 
 
@@ -100,17 +107,28 @@ def check_report_extra() -> None:
 
 
 def render_page(contents: Mapping[str, Any]) -> str:
-    """Return the HTML of what `pipeline.report.contents.report_contents` gave."""
+    """Return the HTML of what `pipeline.report.sections.report_contents` gave."""
     from jinja2 import Environment
     from markupsafe import Markup
 
     def clean(value: Any) -> Any:  # of everything that is put in: no text can forget it
-        return readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        return (
+            readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        )
 
     environment = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
     environment.filters["svg"] = Markup  # our own drawings, in which the words are escaped already
-    template = environment.from_string(files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8"))
-    return template.render(title=contents["title"], summary=_summary(contents["scores"]), sections=sections_of(contents)) + "\n"
+    template = environment.from_string(
+        files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    return (
+        template.render(
+            title=contents["title"],
+            summary=_summary(contents["scores"]),
+            sections=sections_of(contents),
+        )
+        + "\n"
+    )
 
 
 def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +137,9 @@ def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
         if name in scores:
             low, high = scores["intervals"].get(name) or (None, None)
             between = "" if low is None else f"{low:.3f} to {high:.3f}"
-            tiles.append({"name": SCORES[name][0], "value": number(scores[name]), "between": between})
+            tiles.append(
+                {"name": SCORES[name][0], "value": number(scores[name]), "between": between}
+            )
     n, classes = scores["n_texts"], scores["classes"]
     right = round(scores["accuracy"] * n)
     return {"tiles": tiles, "n_texts": n, "n_right": right, "n_classes": len(classes)}

@@ -4,7 +4,9 @@ import re
 import unicodedata
 
 # C0 and C1 controls but tab and line feed, lone surrogates, what turns the direction of all that follows, non-characters
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]")
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]"
+)
 
 
 def readable(text: object) -> str:
@@ -52,4 +54,7 @@ def shortened(text: object, most: int) -> str:
 
 def columns(text: str) -> int:
     """Return how wide a text is in columns: 2 for the wide characters of East Asia and emoji, 0 for marks, 1 for the others."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

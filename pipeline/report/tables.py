@@ -8,14 +8,26 @@ from pipeline.report.readable import shortened
 # score -> how it is called, and what it says
 SCORES = {
     "accuracy": ("Accuracy", "share of the texts that are labelled rightly"),
-    "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes: each counts the same, however rare"),
+    "balanced_accuracy": (
+        "Balanced accuracy",
+        "mean recall of the classes: each counts the same, however rare",
+    ),
     "f1": ("F1", "of the second of two classes, else the mean over the classes"),
     "macro_f1": ("Macro F1", "mean over the classes of the harmonic mean of precision and recall"),
-    "roc_auc": ("ROC-AUC", "how often a text of the class scores higher than one that is not of it"),
+    "roc_auc": (
+        "ROC-AUC",
+        "how often a text of the class scores higher than one that is not of it",
+    ),
     "average_precision": ("Average precision", "precision averaged over the recalls"),
-    "log_loss": ("Log loss", "minus the mean logarithm of the true class's probability; lower is better"),
+    "log_loss": (
+        "Log loss",
+        "minus the mean logarithm of the true class's probability; lower is better",
+    ),
     "brier": ("Brier score", "mean squared error of the probabilities; lower is better"),
-    "calibration_error": ("Calibration error", "mean gap between how sure and how right; lower is better"),
+    "calibration_error": (
+        "Calibration error",
+        "mean gap between how sure and how right; lower is better",
+    ),
 }
 # columns of a comparison -> header and format
 _COMPARED = {
@@ -60,15 +72,30 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the models beside each other: the columns that are known in their order, then the others."""
-    there = list(dict.fromkeys(name for row in rows for name, value in row.items() if name != "model" and value is not None))
+    there = list(
+        dict.fromkeys(
+            name
+            for row in rows
+            for name, value in row.items()
+            if name != "model" and value is not None
+        )
+    )
     told_with = {f"{name}_sd" for name in there} | {"difference_low", "difference_high"}
     columns = [name for name in _COMPARED if name in there]
     columns += [name for name in there if name not in columns and name not in told_with]
     header = ["Model", *(_COMPARED.get(name, (name.replace("_", " "),))[0] for name in columns)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in columns)] for row in rows]
-    words = [i for i, name in enumerate(columns, start=1) if any(isinstance(row.get(name), str) for row in rows)]
-    spread = any(value is not None for row in rows for name, value in row.items() if name.endswith("_sd"))
-    caption = "The models on the same texts" + ("; ± is the standard deviation over the folds" if spread else "")
+    words = [
+        i
+        for i, name in enumerate(columns, start=1)
+        if any(isinstance(row.get(name), str) for row in rows)
+    ]
+    spread = any(
+        value is not None for row in rows for name, value in row.items() if name.endswith("_sd")
+    )
+    caption = "The models on the same texts" + (
+        "; ± is the standard deviation over the folds" if spread else ""
+    )
     return Table(caption, header, cells, words)
 
 
@@ -92,7 +119,13 @@ def class_table(scores: Mapping[str, Any]) -> Table:
     rows = []
     for one in scores["by_class"]:
         areas = curves.get(str(one["class"]), {})
-        values = (one["precision"], one["recall"], one["f1"], areas.get("roc_auc"), areas.get("average_precision"))
+        values = (
+            one["precision"],
+            one["recall"],
+            one["f1"],
+            areas.get("roc_auc"),
+            areas.get("average_precision"),
+        )
         rows.append([str(one["class"]), f"{one['n_texts']:,}", *map(number, values)])
     header = ("Class", "Texts", "Precision", "Recall", "F1", "ROC-AUC", "Average precision")
     return Table("Scores of each class", header, rows)
@@ -103,41 +136,85 @@ def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> 
     if len(classes) ** 2 > _MOST_CELLS:
         return None
     header = ["True class", *(f"taken for {one}" for one in classes)]
-    rows = [[str(one), *(f"{count:,}" for count in row)] for one, row in zip(classes, matrix, strict=True)]
-    return Table("Confusion matrix: how many texts of each class were taken for which", header, rows)
+    rows = [
+        [str(one), *(f"{count:,}" for count in row)]
+        for one, row in zip(classes, matrix, strict=True)
+    ]
+    return Table(
+        "Confusion matrix: how many texts of each class were taken for which", header, rows
+    )
 
 
-def confusions_table(matrix: Sequence[Sequence[int]], classes: Sequence[Any], most: int = 10) -> Table:
+def confusions_table(
+    matrix: Sequence[Sequence[int]], classes: Sequence[Any], most: int = 10
+) -> Table:
     """Return the pairs of classes that are taken for each other most often."""
-    pairs = [(count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count]
+    pairs = [
+        (count, i, j)
+        for i, row in enumerate(matrix)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
     pairs = sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
-    rows = [[str(classes[i]), str(classes[j]), f"{n:,}", f"{100 * n / sum(matrix[i]):.0f} %"] for n, i, j in pairs]
-    return Table("The most frequent confusions", ("True class", "Taken for", "Texts", "Of the class"), rows, (1,))
+    rows = [
+        [str(classes[i]), str(classes[j]), f"{n:,}", f"{100 * n / sum(matrix[i]):.0f} %"]
+        for n, i, j in pairs
+    ]
+    return Table(
+        "The most frequent confusions",
+        ("True class", "Taken for", "Texts", "Of the class"),
+        rows,
+        (1,),
+    )
 
 
 def calibration_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the bins of the calibration figure."""
     cells = [
-        [f"{row['low']:.1f} to {row['high']:.1f}", f"{row['n_texts']:,}", number(row["confidence"]), number(row["accuracy"])]
+        [
+            f"{row['low']:.1f} to {row['high']:.1f}",
+            f"{row['n_texts']:,}",
+            number(row["confidence"]),
+            number(row["accuracy"]),
+        ]
         for row in rows
     ]
-    return Table("How sure, and how right", ("Probability", "Texts", "Confidence", "Accuracy"), cells)
+    return Table(
+        "How sure, and how right", ("Probability", "Texts", "Confidence", "Accuracy"), cells
+    )
 
 
 def slice_table(name: str, groups: Sequence[Mapping[str, Any]]) -> Table:
     """Return the groups of texts of one slice."""
     rows = [
-        [str(group["value"]), f"{group['n_texts']:,}", number(group["accuracy"]), *map(number, group["interval"])]
+        [
+            str(group["value"]),
+            f"{group['n_texts']:,}",
+            number(group["accuracy"]),
+            *map(number, group["interval"]),
+        ]
         for group in groups
     ]
-    return Table(f"Accuracy {name}", (name.removeprefix("by ").capitalize(), "Texts", "Accuracy", "From", "To"), rows)
+    return Table(
+        f"Accuracy {name}",
+        (name.removeprefix("by ").capitalize(), "Texts", "Accuracy", "From", "To"),
+        rows,
+    )
 
 
-def layers_table(rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any], caption: str) -> Table:
+def layers_table(
+    rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any], caption: str
+) -> Table:
     """Return rows of a layer study, the best first."""
     rows = sorted(rows, key=lambda row: -(row["score"] or 0.0))
     cells = [
-        [row["features"], row["pooling"], _spread(row), number(row.get("dimension"), "{:,}"), number(row.get("C"), "{:g}")]
+        [
+            row["features"],
+            row["pooling"],
+            _spread(row),
+            number(row.get("dimension"), "{:,}"),
+            number(row.get("C"), "{:g}"),
+        ]
         for row in rows
     ]
     metric = str(study.get("scoring", "score")).replace("_", " ").capitalize()
@@ -156,7 +233,9 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
          f"{one['x']:.2f}", f"{one['y']:.2f}"]
         for one in points
     ]  # fmt: skip
-    return Table("The texts on the map", ("Text", "True", "Predicted", "Probability", "x", "y"), rows, (1, 2))
+    return Table(
+        "The texts on the map", ("Text", "True", "Predicted", "Probability", "x", "y"), rows, (1, 2)
+    )
 
 
 def provenance_table(provenance: Mapping[str, Any]) -> Table:
@@ -171,6 +250,12 @@ def _lines(value: Any, name: str) -> list[list[str]]:
         name = name.removesuffix("s")  # the first of the models is model 1, the only one the model
         parts = [(str(i) if len(value) > 1 else "", one) for i, one in enumerate(value, start=1)]
     else:
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else "not known" if value is None else str(value)
+        shown = (
+            ", ".join(map(str, value))
+            if isinstance(value, list)
+            else "not known"
+            if value is None
+            else str(value)
+        )
         return [[name, shown]]
     return [line for key, one in parts for line in _lines(one, f"{name} {key}".strip())]

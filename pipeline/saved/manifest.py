@@ -1,20 +1,202 @@
-"""The manifest beside a saved file: hashes, versions, what is inside, probe texts. Written and read here; used by artifact."""
+"""The manifest beside a saved file: hashes, versions, contents, probe texts."""
 
 import contextlib
+import importlib.metadata
 import json
+import math
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from pipeline import __version__
+from pipeline.exceptions import CheckpointError, ManifestError
 from pipeline.files import fetched, file_size, flush_to_disk, put, sha256_of, write_text
 
+# What decides a pipeline's numbers, or how its file is written.
+PACKAGES = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy", "joblib")
+
+
+@cache
+def _installed() -> tuple[tuple[str, str], ...]:
+    found = {"pipeline": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return tuple(found.items())
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of those it computes with."""
+    return dict(_installed())
+
+
+def refuse_newer_state(name: str, made_with: Mapping[str, Any], known: int) -> None:
+    """Refuse a saved state that this version of the class does not know.
+
+    Parameters
+    ----------
+    name : str
+        Of the class.
+    made_with : mapping
+        `installed_versions` of then, and ``state_version``.
+    known : int
+        The newest state that it knows.
+
+    Raises
+    ------
+    CheckpointError
+        With both versions of this package.
+    """
+    if made_with["state_version"] > known:
+        raise CheckpointError(
+            f"This {name} was saved by version {made_with['pipeline']} of pipeline, in state {made_with['state_version']}; this "
+            f"is version {installed_versions()['pipeline']}, which knows states up to {known}. Upgrade to open it."
+        )
+
+
+def differing_versions(made_with: Mapping[str, str]) -> list[str]:
+    """Say which versions differ from those a file was made with.
+
+    Parameters
+    ----------
+    made_with : mapping of str to str
+        From `installed_versions`, then.
+
+    Returns
+    -------
+    list of str
+        Such as ``"torch 2.12.1, here 2.13.0"``. scikit-learn's is compared in full, as it does itself; of the others the first
+        two numbers.
+    """
+    here = installed_versions()
+
+    def compared(package: str, version: str) -> str:
+        return (
+            version
+            if package == "scikit-learn"
+            else ".".join(version.partition("+")[0].split(".")[:2])
+        )
+
+    return [
+        f"{package} {version}, here {here[package]}"
+        for package, version in made_with.items()
+        if package in PACKAGES
+        and package != "joblib"
+        and compared(package, version) != compared(package, here[package])
+    ]
+
+
+def estimators_in(value: Any) -> Iterator[BaseEstimator]:
+    """Give every estimator inside an object, each once, outermost first: of steps, of fitted attributes, of lists and dicts."""
+    for one in _reach(value):
+        if isinstance(one, BaseEstimator):
+            yield one
+
+
+def holds_memmap(value: Any) -> bool:
+    """Say whether an estimator anywhere inside an object has a numpy.memmap, which skops writes and cannot read."""
+    return any(isinstance(one, np.memmap) for one in _reach(value))
+
+
+def _reach(value: Any) -> Iterator[Any]:
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) in seen or one is None or isinstance(one, (str, bytes, int, float)):
+            continue
+        seen.add(id(one))
+        yield one
+        if isinstance(one, BaseEstimator):
+            waiting += vars(one).values()
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, (list, tuple)):
+            waiting += one
+
+
+_WITH_MODEL = ("pipeline.vectorizer.BertVectorizer", "pipeline.finetuning.FineTunedBertClassifier")
+_FITTED = (("source", "source_"), ("layers", "layers_"), ("max_length", "max_length_"))
+_PARAMETERS = ("pooling", "combine", "truncation", "normalize", "weights_in_artifact")
+
+
+def vectorizers_in(pipeline: Any) -> list[Any]:
+    """Return every fitted BertVectorizer and FineTunedBertClassifier inside a pipeline: what carries a model."""
+    return [
+        one
+        for one in estimators_in(pipeline)
+        if class_name(one) in _WITH_MODEL and hasattr(one, "source_")
+    ]
+
+
+def class_name(value: Any) -> str:
+    """Return the full name of an object's class; a string, such as the step "passthrough", is its own name."""
+    return (
+        value if isinstance(value, str) else f"{type(value).__module__}.{type(value).__qualname__}"
+    )
+
+
+def describe(pipeline: Any) -> dict[str, Any]:
+    """Return ``steps``, ``classes``, ``vectorizers`` and ``n_training_texts`` of a fitted pipeline, for its manifest."""
+    vectorizers = vectorizers_in(pipeline)
+    return {
+        "steps": [[name, class_name(step)] for name, step in pipeline.steps],
+        "classes": plain(list(pipeline.classes_), "classes_")
+        if hasattr(pipeline, "classes_")
+        else None,
+        "vectorizers": [_describe_vectorizer(vectorizer) for vectorizer in vectorizers],
+        "n_training_texts": max(
+            (v.truncation_report_["n_texts"] for v in vectorizers), default=None
+        ),
+    }
+
+
+def _describe_vectorizer(vectorizer: Any) -> dict[str, Any]:
+    fitted = {
+        name: getattr(vectorizer, attribute)
+        for name, attribute in _FITTED
+        if hasattr(vectorizer, attribute)
+    }
+    chosen = {name: getattr(vectorizer, name) for name in _PARAMETERS if hasattr(vectorizer, name)}
+    device, dtype = vectorizer.runs_on()
+    values = {"model": str(vectorizer.model), **fitted, **chosen, "device": device, "dtype": dtype}
+    described: dict[str, Any] = plain(values, "the vectorizer")
+    return described
+
+
+def plain(value: Any, where: str) -> Any:
+    """Turn a value into what JSON has: numpy's numbers and arrays become lists and numbers, NaN and infinities None.
+
+    Raises
+    ------
+    TypeError
+        For anything else; the message says where it stood.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(one, f"{where}[{key!r}]") for key, one in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist(), where)
+    if isinstance(value, (list, tuple)):
+        return [plain(one, f"{where}[{i}]") for i, one in enumerate(value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    raise TypeError(
+        f"{where} is a {type(value).__name__}; a manifest holds numbers, strings, lists and dicts of them."
+    )
+
+
 FORMAT_VERSION = 1
-
-
-class ManifestError(ValueError):
-    """A manifest cannot be read, or is of a version that is not known."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +264,9 @@ class Manifest:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise ManifestError(f"{where} is damaged: {error}. Delete it, to open the file unverified, or save again.") from error
+            raise ManifestError(
+                f"{where} is damaged: {error}. Delete it, to open the file unverified, or save again."
+            ) from error
         return cls.of(values, where)
 
     @classmethod
@@ -90,9 +274,15 @@ class Manifest:
         """Check the values of a manifest."""
         version = values.get("format_version") if isinstance(values, dict) else None
         if not isinstance(version, int):
-            raise ManifestError(f"{where} is no manifest of a saved pipeline. Delete it, to open the file unverified.")
+            raise ManifestError(
+                f"{where} is no manifest of a saved pipeline. Delete it, to open the file unverified."
+            )
         if version > FORMAT_VERSION:
-            made = values.get("versions", {}).get("pipeline", "a newer one") if isinstance(values.get("versions"), dict) else "?"
+            made = (
+                values.get("versions", {}).get("pipeline", "a newer one")
+                if isinstance(values.get("versions"), dict)
+                else "?"
+            )
             raise ManifestError(
                 f"{where} was written by version {made} of pipeline in format {version}; this one knows up to {FORMAT_VERSION}. "
                 "Upgrade to open it."
@@ -100,7 +290,9 @@ class Manifest:
         missing = sorted(set(cls.__dataclass_fields__) - set(values) - _OPTIONAL)
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if missing or unknown:
-            raise ManifestError(f"{where} is damaged: missing {missing}, unknown {unknown}. Delete it, or save again.")
+            raise ManifestError(
+                f"{where} is damaged: missing {missing}, unknown {unknown}. Delete it, or save again."
+            )
         return cls(**values)
 
     def matching(self, size: int, sha256: str | None) -> Self | None:
@@ -191,11 +383,15 @@ def _before(place: Path | str) -> dict[str, Any] | None:
         if found is not None:
             return {name: value for name, value in asdict(found).items() if name != "replaces"}
     with fetched(place) as path:
-        unknown = Manifest(path.name, "joblib", path.stat().st_size, sha256_of(path), "", {}, [], None, [], None)
+        unknown = Manifest(
+            path.name, "joblib", path.stat().st_size, sha256_of(path), "", {}, [], None, [], None
+        )
     return {name: value for name, value in asdict(unknown).items() if name != "replaces"}
 
 
-def _write_manifest(place: Path | str, manifest: Manifest, replaces: Mapping[str, Any] | None) -> None:
+def _write_manifest(
+    place: Path | str, manifest: Manifest, replaces: Mapping[str, Any] | None
+) -> None:
     text = Manifest(**{**asdict(manifest), "replaces": replaces}).to_json()
     write_text(manifest_place(place), text, named=place)
 

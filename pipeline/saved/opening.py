@@ -1,21 +1,70 @@
-"""Opening a saved file: the manifest that fits it, the names in it, then the object; every failure named. Used by artifact."""
+"""Open a saved file: kind, manifest, names, then the object."""
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pipeline.checkpoints.model_files import CheckpointError
+from pipeline.exceptions import (
+    ArtifactError,
+    CheckpointError,
+    ContentsError,
+    ManifestError,
+    NotAllowedError,
+)
 from pipeline.files import fetched, file_moment, sha256_of
-from pipeline.saved.allow_list import NotAllowedError, not_allowed, unpickle_allowed
-from pipeline.saved.file_kind import ArtifactError, file_kind
-from pipeline.saved.joblib_contents import ContentsError, read_contents
-from pipeline.saved.manifest import Manifest, ManifestError, manifest_path, manifest_place
-from pipeline.saved.skops_file import read_skops
+from pipeline.saved.joblib_file import not_allowed, read_contents, unpickle_allowed
+from pipeline.saved.manifest import Manifest, manifest_path, manifest_place
+from pipeline.saved.skops_file import read_skops, skops_schema
+
+
+def file_kind(path: Path) -> Literal["joblib", "skops"]:
+    """Return the format of a saved pipeline.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ArtifactError
+        Where it is another kind of file; the message says which.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}; train writes one."
+        )
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"\x80"):  # every pickle of protocol 2 or later starts so
+        return "joblib"
+    if head.startswith(b"PK") and skops_schema(path) is not None:
+        return "skops"
+    raise ArtifactError(f"{path} is no saved pipeline: {_what_it_is(head)}.")
+
+
+def _what_it_is(head: bytes) -> str:
+    if not head:
+        return "it is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; run git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page; the download went wrong"
+    if head.startswith(b"PK"):
+        return "it is a zip archive, whole or cut short, and no .skops file"
+    if head.startswith((b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22M\x18")):
+        return "it is compressed, and a compressed file cannot be memory-mapped; load it with joblib.load and save it again"
+    return "it is not a joblib file"
+
 
 _ATTEMPTS = 100  # to find a file and its manifest as a pair, while others save
 
 
-def open_file(place: Path | str, *, hashed: bool, sha256: str | None, trusted: frozenset[str]) -> tuple[Any, Manifest | None]:
+def open_file(
+    place: Path | str, *, hashed: bool, sha256: str | None, trusted: frozenset[str]
+) -> tuple[Any, Manifest | None]:
     """Open a saved file and the manifest that fits it; while others save, until both are of one moment.
 
     Parameters
@@ -55,7 +104,9 @@ def open_file(place: Path | str, *, hashed: bool, sha256: str | None, trusted: f
             continue
         if _moment(place) == before:  # else what was read and what was mapped may be of two files
             return opened, manifest
-    raise ArtifactError(f"{place} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the time.")
+    raise ArtifactError(
+        f"{place} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the time."
+    )
 
 
 def _moment(place: Path | str) -> list[Any]:
@@ -63,7 +114,9 @@ def _moment(place: Path | str) -> list[Any]:
     found: list[Any] = []
     for one in (place, manifest_place(place)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            found.append([one, one.stat().st_ino if isinstance(one, Path) else None, *file_moment(str(one))])
+            found.append(
+                [one, one.stat().st_ino if isinstance(one, Path) else None, *file_moment(str(one))]
+            )
     return found
 
 
@@ -73,14 +126,20 @@ def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest
         size = path.stat().st_size
         found = sha256_of(path) if hashed or sha256 is not None else None
         if sha256 is not None and found != sha256.lower():
-            raise ArtifactError(f"{path} has sha256 {found}, not {sha256}, which you asked for: it is another file.")
+            raise ArtifactError(
+                f"{path} has sha256 {found}, not {sha256}, which you asked for: it is another file."
+            )
         if manifest is None:
             return None
         matching = manifest.matching(size, found)
     except ManifestError as error:
         raise ArtifactError(str(error)) from error
     if matching is None:
-        told = f"{size} bytes, not {manifest.size}" if size != manifest.size else f"sha256 {found}, not {manifest.sha256}"
+        told = (
+            f"{size} bytes, not {manifest.size}"
+            if size != manifest.size
+            else f"sha256 {found}, not {manifest.sha256}"
+        )
         raise ArtifactError(
             f"{path} is not the file that was saved: it has {told}, as {manifest_path(path).name} says. It is damaged, "
             f"cut short or "
@@ -95,7 +154,9 @@ def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> An
             return read_skops(path, trusted)
         refused = not_allowed(read_contents(path).names, trusted)
         if refused:
-            raise NotAllowedError(f"it names {', '.join(refused)}: not on the list of what a saved pipeline may name")
+            raise NotAllowedError(
+                f"it names {', '.join(refused)}: not on the list of what a saved pipeline may name"
+            )
         return unpickle_allowed(path, trusted, mapped=mapped)
     except (Warning, OSError):  # nothing is wrong with what the file says
         raise
@@ -106,7 +167,7 @@ def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> An
 def _what_is_wrong(path: Path, error: Exception) -> str:
     if isinstance(error, NotAllowedError):
         return (
-            f"{path} is refused: {error}. Nothing of it was run. inspect_artifact shows what is inside; if the author is to be "
+            f"{path} is refused: {error}. Nothing of it was run. inspect_pipeline shows what is inside; if the author is to be "
             "trusted, load_pipeline(path, trusted=[...]) takes further names."
         )
     if isinstance(error, ContentsError):
@@ -122,4 +183,6 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
         return str(error)
     if isinstance(error, AttributeError):
         return f"{path} needs something that its module does not have here: {error}. Define or import it first."
-    return f"{path} is damaged or cut short ({type(error).__name__}: {error}). Copy or train it again."
+    return (
+        f"{path} is damaged or cut short ({type(error).__name__}: {error}). Copy or train it again."
+    )

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.exceptions import ProbeError
 from pipeline.vector_store import unrecorded
 
 # Ordinary, short, and not all of one opinion. Part of every manifest: a change here changes no old file.
@@ -17,10 +18,6 @@ _METHODS = ("predict_proba", "decision_function", "predict", "transform")
 # Another machine, thread count or library version adds in another order. Seen between batches: 2e-6 in features.
 TOLERANCE = 1e-3
 TOLERANCE_HALF = 2e-2  # made in half precision, and perhaps read in full
-
-
-class ProbeError(ValueError):
-    """A pipeline says something else of its probe texts than it did."""
 
 
 def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[str, Any]:
@@ -46,7 +43,12 @@ def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[
     answer = _ask(pipeline, method, asked)
     inputs = asked.to_dict(orient="records") if isinstance(asked, pd.DataFrame) else list(asked)
     kept = [str(one) if isinstance(one, str) else one for one in inputs]
-    probes = {"method": method, "inputs": kept, "outputs": answer.tolist(), "tolerance": TOLERANCE_HALF if half else TOLERANCE}
+    probes = {
+        "method": method,
+        "inputs": kept,
+        "outputs": answer.tolist(),
+        "tolerance": TOLERANCE_HALF if half else TOLERANCE,
+    }
     if method in ("predict_proba", "decision_function") and hasattr(pipeline, "predict"):
         probes["labels"] = _ask(pipeline, "predict", asked).tolist()
     return probes
@@ -85,7 +87,11 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
         return 0.0
     difference = np.abs(answer - expected).max() if answer.shape == expected.shape else np.inf
     if not difference <= probes["tolerance"]:  # so that NaN fails
-        row = int(np.abs(answer - expected).reshape(len(expected), -1).max(axis=1).argmax()) if np.isfinite(difference) else 0
+        row = (
+            int(np.abs(answer - expected).reshape(len(expected), -1).max(axis=1).argmax())
+            if np.isfinite(difference)
+            else 0
+        )
         raise ProbeError(
             f"of {inputs[row]!r} it says {np.round(answer[row], 4).tolist()} by {probes['method']}, and said "
             f"{np.round(expected[row], 4).tolist()} when it was saved (tolerance {probes['tolerance']:g})"
@@ -98,8 +104,12 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
 def _check_labels(labels: list[Any], probes: dict[str, Any], expected: np.ndarray) -> None:
     """Compare labels with those of then; where the two best answers lie within the tolerance, rounding may change the label."""
     for row, (label, before) in enumerate(zip(labels, probes["labels"], strict=True)):
-        if label != before and (expected.ndim > 2 or _margin(expected[row]) > 2 * probes["tolerance"]):
-            raise ProbeError(f"it labels {probes['inputs'][row]!r} {label!r}, and said {before!r} when it was saved")
+        if label != before and (
+            expected.ndim > 2 or _margin(expected[row]) > 2 * probes["tolerance"]
+        ):
+            raise ProbeError(
+                f"it labels {probes['inputs'][row]!r} {label!r}, and said {before!r} when it was saved"
+            )
 
 
 def _margin(answer: np.ndarray) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.saved.allow_list import NotAllowedError, not_allowed
+from pipeline.exceptions import NotAllowedError
+from pipeline.saved.joblib_file import not_allowed
 
 _SCHEMA = "schema.json"
 
@@ -31,7 +32,7 @@ def write_skops(pipeline: Any, path: Path) -> None:
 
 
 def read_skops(path: Path, trusted: Iterable[str] = ()) -> Any:
-    """Read a .skops file that names nothing but what skops or `pipeline.saved.allow_list` allows.
+    """Read a .skops file that names nothing but what skops or `pipeline.saved.joblib_file` allows.
 
     Parameters
     ----------
@@ -56,7 +57,9 @@ def read_skops(path: Path, trusted: Iterable[str] = ()) -> Any:
     unknown = skops.get_untrusted_types(file=path)
     refused = not_allowed(unknown, trusted)
     if refused:
-        raise NotAllowedError(f"it names {', '.join(refused)}, which is not on the list of what a saved pipeline may name")
+        raise NotAllowedError(
+            f"it names {', '.join(refused)}, which is not on the list of what a saved pipeline may name"
+        )
     return skops.load(path, trusted=unknown)
 
 
@@ -97,5 +100,7 @@ def _skops() -> Any:
     try:
         import skops.io
     except ImportError as error:
-        raise ImportError("Files of the format 'skops' need skops: pip install 'bert-vectorizer[skops]'.") from error
+        raise ImportError(
+            "Files of the format 'skops' need skops: pip install 'bert-vectorizer[skops]'."
+        ) from error
     return skops.io

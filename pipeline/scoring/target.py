@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.datasets import PARQUET_SUFFIXES, check_output
 from pipeline.files import is_address, local_path
-from pipeline.scoring.parts import put_in_place
-from pipeline.scoring.run_folder import RunFolder
+from pipeline.scoring.run_folder import RunFolder, put_in_place
 
 # integers and truth values with missing ones stay what they are, whichever part the missing ones are in
 _NULLABLE = {
@@ -49,12 +48,19 @@ class Target:
         For what cannot be written, before any work is done.
     """
 
-    def __init__(self, out: str | os.PathLike, sources: Sequence[str], folders: Sequence[str | os.PathLike] = ()) -> None:
+    def __init__(
+        self,
+        out: str | os.PathLike,
+        sources: Sequence[str],
+        folders: Sequence[str | os.PathLike] = (),
+    ) -> None:
         why = "parts are renamed when they are whole, which object stores cannot. Write to a folder, and copy it."
         path = local_path(out, "folder", why)
         for folder in folders:
             if path.resolve().is_relative_to(Path(folder).resolve()):
-                raise ValueError(f"{path} is in {folder}, which is read: the next run would read it too. Name another place.")
+                raise ValueError(
+                    f"{path} is in {folder}, which is read: the next run would read it too. Name another place."
+                )
         is_file = path.suffix in (".csv", *PARQUET_SUFFIXES)
         is_folder = not is_file and (path.is_dir() or not path.suffix)
         if is_folder:
@@ -75,7 +81,9 @@ class Target:
 
     def _check_folder(self, path: Path, sources: Sequence[str]) -> None:
         if path.exists() and not path.is_dir():
-            raise FileExistsError(f"{path} is a file; name a folder, or a file with the ending .csv, .parquet or .pq.")
+            raise FileExistsError(
+                f"{path} is a file; name a folder, or a file with the ending .csv, .parquet or .pq."
+            )
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path} cannot be written: {path.parent} does not exist.")
         around = path if path.is_dir() else path.parent
@@ -97,9 +105,13 @@ class Target:
             Of the file: columns of the parts, maybe not all of them.
         """
         assert self.file is not None
-        for left in self.file.parent.glob(f".{glob.escape(self.file.name)}.*.tmp"):  # by a run that was killed here
+        for left in self.file.parent.glob(
+            f".{glob.escape(self.file.name)}.*.tmp"
+        ):  # by a run that was killed here
             left.unlink(missing_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.file.parent, prefix=f".{self.file.name}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(
+            dir=self.file.parent, prefix=f".{self.file.name}.", suffix=".tmp"
+        )
         os.close(handle)
         try:
             if self.file.suffix in PARQUET_SUFFIXES:
@@ -130,9 +142,17 @@ class Target:
 
     def _write_csv(self, file: TextIO, n_parts: int, schema: pa.Schema) -> None:
         for index in range(n_parts):
-            table = self._part(index, schema).to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True)
+            table = self._part(index, schema).to_pandas(
+                types_mapper=_NULLABLE.get, ignore_metadata=True
+            )
             # all strings in quotes: the writer would leave a lone \r and a line of blanks bare
-            table.to_csv(file, index=False, header=index == 0, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+            table.to_csv(
+                file,
+                index=False,
+                header=index == 0,
+                lineterminator="\n",
+                quoting=csv.QUOTE_NONNUMERIC,
+            )
 
 
 def _flush(name: str) -> None:

@@ -32,7 +32,9 @@ def receive(file: BinaryIO) -> bytes | None:
 
 def main() -> None:
     """Score what comes, answer, and end with whoever sends: also where that one is killed while a shard is being scored."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal goes to all; the driver says what it means
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a Ctrl-C at the terminal goes to all; the driver says what it means
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a model prints is no answer
     asked = sys.stdin.buffer

@@ -34,7 +34,9 @@ def frozen() -> Pipeline:
 def finetuned() -> Pipeline:
     """Train a FineTunedBertClassifier until it says something."""
     rates = {"learning_rate": 3e-3, "head_learning_rate": 2e-2}
-    model = FineTunedBertClassifier("tiny-bert", max_length=None, epochs=5, batch_size=2, random_state=0, **rates)
+    model = FineTunedBertClassifier(
+        "tiny-bert", max_length=None, epochs=5, batch_size=2, random_state=0, **rates
+    )
     return make_pipeline(model).fit(CORPUS, LABELS)
 
 

@@ -1,0 +1,175 @@
+"""predict: labels for texts, lines of standard input, or a table of any size."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipeline.commands.options import (
+    DEFAULT_ARTIFACT,
+    ArtifactPath,
+    Encoding,
+    Separator,
+    read_lines,
+)
+from pipeline.commands.printing import print_labels
+
+
+def predict(
+    model: ArtifactPath = DEFAULT_ARTIFACT,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text to label; may be given several times.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="CSV or Parquet to label: a file, a folder, a pattern, an address such as s3://...; or several."
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where the labels go: .csv, .parquet, or a folder of parts.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
+    encoding: Encoding = "utf-8",
+    sep: Separator = ",",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes for --data, of one thread each; by default one per core for a long table."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Score on the workers of this Dask scheduler instead, such as tcp://10.0.0.5:8786."
+        ),
+    ] = None,
+    resources: Annotated[
+        str | None, typer.Option(help="What these workers must have, such as GPU=1.")
+    ] = None,
+    on_bad_row: Annotated[
+        str, typer.Option(help="A row that cannot be labelled: error, or null to go on without.")
+    ] = "error",
+    shard_rows: Annotated[
+        int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")
+    ] = None,
+) -> None:
+    """Label texts: --text "...", a table of any size (--data in.csv --out out.csv), or the lines of standard input."""
+    from pipeline.saved.artifact import load_pipeline
+
+    if data and text:
+        raise ValueError("Give --data or --text, not both.")
+    if bool(data) != (out is not None):
+        raise ValueError(
+            "--data and --out belong together: the table to label and where to write it."
+        )
+    if data and out is not None:
+        options = {
+            "encoding": encoding,
+            "sep": sep.replace("\\t", "\t"),
+            "on_bad_row": on_bad_row,
+            "shard_rows": shard_rows,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        _predict_table(
+            model, data, out, column, {**_executor(workers, scheduler, resources), **given}
+        )
+        return
+    if not text and (sys.stdin is None or sys.stdin.isatty()):  # None: closed, as by `<&-`
+        raise ValueError(
+            'Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard input.'
+        )
+    texts = list(text) if text else read_lines(sys.stdin)
+    label_texts(Console(), load_pipeline(model), texts)
+
+
+def label_texts(console: Console, fitted: Any, texts: list[str]) -> None:
+    """Print label and probability of each text."""
+    from pipeline.answers import (
+        ask,
+        check_classifier,
+        is_most_probable,
+        label_probability,
+        positions,
+        warn_of_other_labels,
+    )
+
+    check_classifier(fitted)
+    if not texts:  # no classifier takes zero rows
+        return
+    answers = ask(fitted, texts)
+    predicted, _ = positions(answers.labels, fitted.classes_.tolist())
+    warn_of_other_labels(
+        is_most_probable(predicted, answers.probability), f"the {type(fitted[-1]).__name__}"
+    )
+    print_labels(
+        console,
+        texts,
+        answers.labels.tolist(),
+        label_probability(predicted, answers.probability).tolist(),
+    )
+
+
+def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
+    """Return the options of score_table that say where it runs."""
+    if scheduler is None:
+        if resources is not None:
+            raise ValueError(
+                "--resources are those of a Dask cluster's workers: give its --scheduler too."
+            )
+        return {
+            "executor": {None: "auto", 1: "serial"}.get(workers, "processes"),
+            "workers": workers,
+        }
+    if "://" not in scheduler:
+        raise ValueError(
+            f"--scheduler {scheduler} is no address; `dask scheduler` prints its own, such as tcp://10.0.0.5:8786."
+        )
+    if workers is not None:
+        raise ValueError(
+            f"--workers {workers} are processes of this machine; the cluster at {scheduler} has its own."
+        )
+    from pipeline.scoring.dask_executor import DaskExecutor
+
+    return {"executor": DaskExecutor(scheduler, resources=_amounts(resources or ""))}
+
+
+def _amounts(resources: str) -> dict[str, float]:
+    """Read resources as `dask worker` does: ``"GPU=1,memory=16e9"``."""
+    amounts = {}
+    for resource in filter(None, resources.split(",")):
+        name, _, amount = resource.partition("=")
+        try:
+            amounts[name.strip()] = float(amount)
+        except ValueError:
+            raise ValueError(
+                f"--resources {resources}: {resource!r} is not NAME=NUMBER, such as GPU=1."
+            ) from None
+    return amounts
+
+
+def _predict_table(
+    model: str, data: list[str], out: str, column: str, options: dict[str, Any]
+) -> None:
+    from pipeline.scoring.score_table import score_table
+
+    try:
+        scored = score_table(model, data if len(data) > 1 else data[0], out, text=column, **options)
+    except KeyboardInterrupt:
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+            "Interrupted. What is finished is kept: the same command goes on from there."
+        )
+        raise typer.Exit(130) from None
+    told = [
+        f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {', '.join(scored.columns)}."
+    ]
+    if scored.n_skipped:
+        told.append(f"{scored.n_skipped} of them were finished by an earlier run.")
+    if scored.n_parts > 1 and scored.n_skipped < scored.n_rows:
+        told.append(f"{scored.rows_per_second:.0f} rows per second.")
+    if scored.n_bad:
+        told.append(
+            f"{scored.n_bad} of them have no label; the column {scored.columns[-1]} says why."
+        )
+    Console(soft_wrap=True, markup=False, highlight=False).print("\n".join(told))
