@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint browser clean
+.PHONY: run test quick coverage lint browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -11,10 +11,19 @@ run: $(VENV)/runtime.installed
 test: $(VENV)/dev.installed
 	$(BIN)/python -m pytest
 
+# All but the tests that start processes, servers or a browser, or train a model: about two minutes.
+quick: $(VENV)/dev.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+coverage: $(VENV)/dev.installed
+	$(BIN)/python -m pytest --cov=pipeline --cov-branch --cov-report=term:skip-covered
+
 lint: $(VENV)/dev.installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m benchmarks.size
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

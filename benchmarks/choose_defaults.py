@@ -1,9 +1,11 @@
-"""Choose the defaults of make_sentiment_pipeline: cross-validate poolings, layers, combinations, scaling and C.
+"""Choose the defaults of make_sentiment_pipeline: cross-validate poolings, layers, combinations,
+scaling and C.
 
     python -m benchmarks.choose_defaults [--sst2 sst2.csv]
 
-Writes results/defaults_reviews.json and, where the file of SST-2 is given, results/defaults_sst2.json. Only training texts are
-used: those of the shipped reviews, and the rows of SST-2 (columns text, label, split) with split == "train".
+Writes results/defaults_reviews.json and, where the file of SST-2 is given,
+results/defaults_sst2.json. Only training texts are used: those of the shipped reviews, and the rows
+of SST-2 (columns text, label, split) with split == "train".
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Choose the parameters of the word2vec baseline: 3-fold cross-validation of width, algorithm, epochs and C on training texts.
+"""Choose the parameters of the word2vec baseline: 3-fold cross-validation of width, algorithm,
+epochs and C on training texts.
 
     python -m benchmarks.choose_word2vec --sst2 sst2.csv
 
-Writes results/word2vec_choice.json. Only training texts are used: those of the shipped reviews, and the rows of SST-2 (columns
-text, label, split) with split == "train".
+Writes results/word2vec_choice.json. Only training texts are used: those of the shipped reviews, and
+the rows of SST-2 (columns text, label, split) with split == "train".
 """
 
 import argparse

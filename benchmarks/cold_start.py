@@ -1,11 +1,14 @@
-"""Time a fresh process up to its first answer, and take its peak memory: ours beside sentence-transformers.
+"""Time a fresh process up to its first answer, and take its peak memory: ours beside
+sentence-transformers.
 
     python -m benchmarks.cold_start [--rounds 7]
 
-First answer: a saved sentiment pipeline labels one text; sentence-transformers encodes it, alone, and with a LogisticRegression
-that labels it, which is the same job. Memory: 1,000 and 10,000 distinct short texts are encoded. Every run is a process of its
-own; the set-ups take turns, every round begins with another one. A first run of each is discarded, so that the files are in the
-page cache. Wall time is measured from outside, the end of the process included; the rest inside. Writes results/cold_start.json.
+First answer: a saved sentiment pipeline labels one text; sentence-transformers encodes it, alone,
+and with a LogisticRegression that labels it, which is the same job. Memory: 1,000 and 10,000
+distinct short texts are encoded. Every run is a process of its own; the set-ups take turns, every
+round begins with another one. A first run of each is discarded, so that the files are in the page
+cache. Wall time is measured from outside, the end of the process included; the rest inside. Writes
+results/cold_start.json.
 """
 
 import argparse
@@ -199,7 +202,8 @@ def main() -> None:
     rounds, n_texts = arguments.rounds, arguments.n_texts or 1000
     counts = (n_texts, 10 * n_texts)
     with tempfile.TemporaryDirectory() as files:
-        # This process stays small and loads nothing: on Linux a child's peak counts that of the process it was forked from.
+        # This process stays small and loads nothing: on Linux a child's peak counts that of the
+        # process it was forked from.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             model_folder = process.submit(prepare, files, arguments.n_texts, counts).result()
         rows = first_answers(files, model_folder, rounds) + memory(

@@ -1,11 +1,13 @@
-"""Every row of `pipeline.compare`: by 5 folds on the shipped training reviews, or on SST-2, from train to test.
+"""Every row of `pipeline.compare`: by 5 folds on the shipped training reviews, or on SST-2, from
+train to test.
 
-    python -m benchmarks.comparison [--figures docs/figures]                    # results/comparison_reviews.json
-    python -m benchmarks.comparison --sst2 sst2.csv [--figures docs/figures]    # results/comparison_sst2.json
+    python -m benchmarks.comparison [--figures docs/figures]                    #
+    results/comparison_reviews.json python -m benchmarks.comparison --sst2 sst2.csv [--figures
+    docs/figures]    # results/comparison_sst2.json
 
-The file has the columns text, label and split (full sentences of the Stanford Sentiment Treebank: 6,920 train, 1,821 test).
-Nothing is chosen by these numbers: the defaults come from choose_defaults.py and choose_word2vec.py, which see training texts
-only.
+The file has the columns text, label and split (full sentences of the Stanford Sentiment Treebank:
+6,920 train, 1,821 test). Nothing is chosen by these numbers: the defaults come from
+choose_defaults.py and choose_word2vec.py, which see training texts only.
 """
 
 import argparse
@@ -47,7 +49,8 @@ def measure(texts: dict[str, Any], models: list[str]) -> list[dict[str, Any]]:
     """Compare some of the models, TF-IDF among them, and return their rows alone."""
     wall, busy = time.perf_counter(), time.process_time()
     table = compare(**texts, models=models)
-    # below 1 with one thread: the machine was shared, and the times in the table are longer by that much
+    # below 1 with one thread: the machine was shared, and the times in the table are longer by that
+    # much
     table["cpu_share"] = (time.process_time() - busy) / (time.perf_counter() - wall)
     print(table.T.to_string(), table.attrs, flush=True)
     return [row for row in as_rows(table) if row["name"] in {ROWS[model] for model in models}]

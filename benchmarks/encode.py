@@ -1,14 +1,17 @@
-"""Time encoding, from a list of texts to an array: ours, sentence-transformers, and the matrix products that neither can avoid.
+"""Time encoding, from a list of texts to an array: ours, sentence-transformers, and the matrix
+products that neither can avoid.
 
     python -m benchmarks.encode [--texts sst2.csv] [--device cuda] [--threads 2] [--rounds 5]
     python -m benchmarks.encode --texts sst2.csv --sweep
 
-One process, the same model files, threads and precision, one result (mean of the last layer, checked before anything is timed);
-the contenders take turns, and every round begins with another one. The limit is the time of the encoder's linear layers as bare
-matrix products, for as many tokens at their own shapes, plus the products inside attention at the same FLOP/s. The models are the
-default one and a bert-base with random weights. --texts has the columns text, label and split. Writes results/encode.json, with
---device cuda results/encode_cuda.json: there tokenize_s and forward_s are the two halves of ours, one after the other. --sweep
-times ours over batch_tokens alone and writes results/batch_tokens.json.
+One process, the same model files, threads and precision, one result (mean of the last layer,
+checked before anything is timed); the contenders take turns, and every round begins with another
+one. The limit is the time of the encoder's linear layers as bare matrix products, for as many
+tokens at their own shapes, plus the products inside attention at the same FLOP/s. The models are
+the default one and a bert-base with random weights. --texts has the columns text, label and split.
+Writes results/encode.json, with --device cuda results/encode_cuda.json: there tokenize_s and
+forward_s are the two halves of ours, one after the other. --sweep times ours over batch_tokens
+alone and writes results/batch_tokens.json.
 """
 
 import argparse
@@ -32,7 +35,8 @@ from benchmarks.workloads import LENGTHS, generated, make_bert_base, minilm, sst
 from pipeline import BertVectorizer
 
 MODELS = ("minilm", "bert-base")
-# What depends on the device: number of texts (by model and workload), batch sizes to choose from, the type, rows of the matrix
+# What depends on the device: number of texts (by model and workload), batch sizes to choose from,
+# the type, rows of the matrix
 # products, budgets of the sweep.
 N_TEXTS = {
     "cpu": {

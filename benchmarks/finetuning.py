@@ -3,8 +3,9 @@
     python -m benchmarks.finetuning sst2.csv            # results/finetuning.json
     python -m benchmarks.finetuning sst2.csv --choose   # results/finetuning_choice.json
 
-The file has the columns text, label and split, as for `benchmarks.sst2`. ``--choose`` compares learning rates: trained on 2,000
-texts of SST-2 train, scored on SST-2 dev. No test text is ever used for choosing.
+The file has the columns text, label and split, as for `benchmarks.sst2`. ``--choose`` compares
+learning rates: trained on 2,000 texts of SST-2 train, scored on SST-2 dev. No test text is ever
+used for choosing.
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""Count the texts that a grid search sends through BERT, and the models it loads: ours, and the peers that are installed.
+"""Count the texts that a grid search sends through BERT, and the models it loads: ours, and the
+peers that are installed.
 
     python -m benchmarks.grid_search
 
-GridSearchCV over 3 values of C, 5 folds, refit, 40 distinct texts. Peers (pip install embetter skrub) are run with the same model
-files, and counted where they call SentenceTransformer. Counts, not times. Writes results/grid_search.json.
+GridSearchCV over 3 values of C, 5 folds, refit, 40 distinct texts. Peers (pip install embetter
+skrub) are run with the same model files, and counted where they call SentenceTransformer. Counts,
+not times. Writes results/grid_search.json.
 """
 
 import os

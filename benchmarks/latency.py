@@ -1,12 +1,14 @@
-"""Time `predict` of one short text on a warm pipeline: ours beside sentence-transformers with a LogisticRegression.
+"""Time `predict` of one short text on a warm pipeline: ours beside sentence-transformers with a
+LogisticRegression.
 
     python -m benchmarks.latency [--rounds 5] [--texts-per-round 200] [--threads 1 2]
 
-One process, the same model files, threads and precision, mean of the last layer, the same kind of classifier. Every text is
-distinct and of 6 to 18 tokens, and is given to every contender once, in turns, text by text, each text beginning with the next
-contender: what slows the machine down slows all of them. Ours is a fitted pipeline without a cache, given a list, a Series and a
-DataFrame, and one that comes from a file. Before anything is timed, labels are compared. One process per number of threads.
-Writes results/latency.json.
+One process, the same model files, threads and precision, mean of the last layer, the same kind of
+classifier. Every text is distinct and of 6 to 18 tokens, and is given to every contender once, in
+turns, text by text, each text beginning with the next contender: what slows the machine down slows
+all of them. Ours is a fitted pipeline without a cache, given a list, a Series and a DataFrame, and
+one that comes from a file. Before anything is timed, labels are compared. One process per number of
+threads. Writes results/latency.json.
 """
 
 import argparse

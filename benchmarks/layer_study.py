@@ -1,9 +1,11 @@
-"""Every layer by every pooling, and the combinations of BERT's Table 7, with the default model: the shipped reviews and SST-2.
+"""Every layer by every pooling, and the combinations of BERT's Table 7, with the default model: the
+shipped reviews and SST-2.
 
     python -m benchmarks.layer_study [--sst2 sst2.csv]
 
-Writes results/layer_study_reviews.json and, where the file of SST-2 is given, results/layer_study_sst2.json. Only training texts
-are used: those of the shipped reviews, and the rows of SST-2 (columns text, label, split) with split == "train".
+Writes results/layer_study_reviews.json and, where the file of SST-2 is given,
+results/layer_study_sst2.json. Only training texts are used: those of the shipped reviews, and the
+rows of SST-2 (columns text, label, split) with split == "train".
 """
 
 import argparse

@@ -1,10 +1,12 @@
-"""Time and memory of evaluate, compare and the report with many classes; encoding and fitting apart.
+"""Time and memory of evaluate, compare and the report with many classes; encoding and fitting
+apart.
 
     python -m benchmarks.many_classes [--classes 1000] [--texts 20000]
 
-The classifier is a lookup: its fit and its predictions cost nothing, so that what is measured is the evaluation. The texts have a
-hundred words, for the baseline that compare fits; its fitting is told apart. Peak memory is that of the process, with all imports
-and the probabilities themselves. Writes results/many_classes.json.
+The classifier is a lookup: its fit and its predictions cost nothing, so that what is measured is
+the evaluation. The texts have a hundred words, for the baseline that compare fits; its fitting is
+told apart. Peak memory is that of the process, with all imports and the probabilities themselves.
+Writes results/many_classes.json.
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""Where the time of encoding goes, operator by operator: what stands between the packed encoder and the matrix-product limit.
+"""Where the time of encoding goes, operator by operator: what stands between the packed encoder and
+the matrix-product limit.
 
     python -m benchmarks.profile_encode [--texts sst2.csv]
 
-torch's profiler over one warm `transform` on a CPU, mean of the last layer of the default model: 2,000 SST-2 sentences with
---texts, else generated short texts. Profiling itself slows small operators down a little. Writes results/profile_encode.json.
+torch's profiler over one warm `transform` on a CPU, mean of the last layer of the default model:
+2,000 SST-2 sentences with --texts, else generated short texts. Profiling itself slows small
+operators down a little. Writes results/profile_encode.json.
 """
 
 import argparse

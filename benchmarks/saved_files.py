@@ -1,11 +1,13 @@
-"""Size of a saved pipeline, and time to save and to open it, by format and by how far it is verified.
+"""Size of a saved pipeline, and time to save and to open it, by format and by how far it is
+verified.
 
     python -m benchmarks.saved_files [--rounds 15]
 
-The default pipeline, fitted on a few of the shipped reviews (its size does not depend on how many), with its weights and by their
-hash, and one that uses two layers of six; as joblib and as skops. Everything is imported and every file is in the page cache
-before anything is timed; the encoder is loaded already, so that the self-test costs its three texts alone. The contenders take
-turns. Writes results/saved_files.json.
+The default pipeline, fitted on a few of the shipped reviews (its size does not depend on how many),
+with its weights and by their hash, and one that uses two layers of six; as joblib and as skops.
+Everything is imported and every file is in the page cache before anything is timed; the encoder is
+loaded already, so that the self-test costs its three texts alone. The contenders take turns. Writes
+results/saved_files.json.
 """
 
 import argparse

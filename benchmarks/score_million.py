@@ -1,12 +1,14 @@
-"""Score a million rows over two kills, and check that every row is there once: the claim of score_table, at size.
+"""Score a million rows over two kills, and check that every row is there once: the claim of
+score_table, at size.
 
     python -m benchmarks.score_million [--rows 1000000] [--shard-rows 2048] [--folder DIR]
 
-Distinct short texts by numbering, the default model, two worker processes. At 30 % of the parts one worker is killed by kill -9,
-at 60 % the driver, with whom the workers end; then the same call again, to the end. Checked: the number, order and uniqueness of
-the rows over all parts, and the bytes of some parts against a serial scoring of the same rows. With --folder the benchmark itself
-can be stopped and started again. --rows below a million makes a trial: nothing is written, unless by --write. Writes
-results/score_million.json. Linux only: workers are found in /proc.
+Distinct short texts by numbering, the default model, two worker processes. At 30 % of the parts one
+worker is killed by kill -9, at 60 % the driver, with whom the workers end; then the same call
+again, to the end. Checked: the number, order and uniqueness of the rows over all parts, and the
+bytes of some parts against a serial scoring of the same rows. With --folder the benchmark itself
+can be stopped and started again. --rows below a million makes a trial: nothing is written, unless
+by --write. Writes results/score_million.json. Linux only: workers are found in /proc.
 """
 
 import argparse

@@ -1,13 +1,15 @@
-"""Time the ways to label a large CSV file: score_table by each executor, plain predict_proba, and a sentence-transformers loop.
+"""Time the ways to label a large CSV file: score_table by each executor, plain predict_proba, and a
+sentence-transformers loop.
 
     python -m benchmarks.score_table [--rows 100000] [--rounds 1] [--only WAYS] [--folder DIR]
 
-Distinct short texts, the default model's mean of the last layer and a LogisticRegression. Every way is a process of its own that
-reads the same CSV file and writes Parquet; timed is its work without its imports (workers' imports are in it). The ways take
-turns, and every round begins with the next one. Labels are compared across all ways, and the bytes of all parts across executors.
-The last row is the driver's own work alone: reading the table and cutting it into shards. --rows below 100,000 makes a trial:
-nothing is written, unless by --write. --only plain,processes,dask measures these anew, plain always among them, and keeps the
-other rows. Writes results/score_table.json.
+Distinct short texts, the default model's mean of the last layer and a LogisticRegression. Every way
+is a process of its own that reads the same CSV file and writes Parquet; timed is its work without
+its imports (workers' imports are in it). The ways take turns, and every round begins with the next
+one. Labels are compared across all ways, and the bytes of all parts across executors. The last row
+is the driver's own work alone: reading the table and cutting it into shards. --rows below 100,000
+makes a trial: nothing is written, unless by --write. --only plain,processes,dask measures these
+anew, plain always among them, and keeps the other rows. Writes results/score_table.json.
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""Train on SST-2 train, score on SST-2 test: the default pipeline beside TF-IDF and the majority class.
+"""Train on SST-2 train, score on SST-2 test: the default pipeline beside TF-IDF and the majority
+class.
 
     python -m benchmarks.sst2 sst2.csv
 
-The file has the columns text, label and split (full sentences of the Stanford Sentiment Treebank: 6,920 train, 1,821 test).
-Nothing is tuned on it: the defaults come from choose_defaults.py, which never sees a test row. Writes results/sst2.json.
+The file has the columns text, label and split (full sentences of the Stanford Sentiment Treebank:
+6,920 train, 1,821 test). Nothing is tuned on it: the defaults come from choose_defaults.py, which
+never sees a test row. Writes results/sst2.json.
 """
 
 import argparse

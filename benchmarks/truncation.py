@@ -1,9 +1,11 @@
-"""Long texts: head, tail, head_tail and window, by 5 folds on whole film reviews, beside TF-IDF on the same folds.
+"""Long texts: head, tail, head_tail and window, by 5 folds on whole film reviews, beside TF-IDF on
+the same folds.
 
     python -m benchmarks.truncation movie_reviews.csv [--cache FOLDER]
 
-The file has the columns text and label (2,000 reviews of Pang and Lee 2004, 744 words each on average). Writes
-results/truncation.json. With a cache folder a run that was broken off goes on where it stopped.
+The file has the columns text and label (2,000 reviews of Pang and Lee 2004, 744 words each on
+average). Writes results/truncation.json. With a cache folder a run that was broken off goes on
+where it stopped.
 """
 
 import argparse

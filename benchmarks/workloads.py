@@ -48,7 +48,8 @@ def generated(name: str, n_texts: int, vectorizer: BertVectorizer) -> list[str]:
     n_texts : int
         How many.
     vectorizer : BertVectorizer
-        Fitted; its tokenizer counts. Only words that are one token are used, so that a text has exactly the length drawn for it.
+        Fitted; its tokenizer counts. Only words that are one token are used, so that a text has
+        exactly the length drawn for it.
 
     Returns
     -------

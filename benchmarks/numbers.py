@@ -1,0 +1,496 @@
+"""The numbers of README and docs, from the results.
+
+    python -m benchmarks.numbers [--write]
+
+A page marks what comes from here: `<!-- n:NAME -->...<!-- /n -->` holds the table or the number of
+that name. Without --write the program says which pages are out of date, and exits with 1.
+"""
+
+import argparse
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.results_file import read_rows
+
+TOP = Path(__file__).resolve().parent.parent
+MARKED = re.compile(r"<!-- n:([\w.]+) -->(.*?)<!-- /n -->", re.DOTALL)
+MODELS = {"minilm": "default model", "bert-base": "bert-base, random weights"}
+# of a table of 100 million rows, on paper
+ROWS, SHARD_ROWS = 100_000_000, 2048
+HOURS = (24, 8, 1)
+FULL = 100_000  # rows of score_table; with fewer, what starts once weighs more
+
+
+def pages() -> list[Path]:
+    """Return README and the pages under docs/."""
+    return [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
+
+
+def with_numbers(page: str) -> str:
+    """Return a page with all that is marked made anew."""
+    return MARKED.sub(lambda m: f"<!-- n:{m[1]} -->{NUMBERS[m[1]]()}<!-- /n -->", page)
+
+
+def table(header: str, rows: Iterable[Iterable[Any]]) -> str:
+    """Return a Markdown table on lines of its own."""
+    lines = [header, "|" + "---|" * (header.count("|") - 1)]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def interval(values: Iterable[float] | None, form: str = "{:+.3f}") -> str:
+    """Return ``difference (low to high)``; nothing for None."""
+    return "" if values is None else "{} ({} to {})".format(*map(form.format, values))
+
+
+def differences(row: dict[str, Any], scale: float = 1.0) -> list[float] | None:
+    """Return a row's difference to TF-IDF with its interval; None for TF-IDF itself."""
+    names = ("difference", "difference_low", "difference_high")
+    return None if row["verdict"] == "baseline" else [scale * row[name] for name in names]
+
+
+# ---- tables
+
+
+def sst2() -> str:
+    """Return accuracies on SST-2."""
+    rows = read_rows("sst2")
+    return table(
+        "| model | accuracy, % |", ((r["model"], f"{100 * r['accuracy']:.1f}") for r in rows)
+    )
+
+
+def comparison() -> str:
+    """Return accuracies and differences on SST-2 and the reviews."""
+    reviews = {row["name"]: row for row in read_rows("comparison_reviews")}
+    rows = []
+    for row in read_rows("comparison_sst2"):
+        cells = [row["name"]]
+        for of in (row, reviews[row["name"]]):
+            cells += [f"{100 * of['accuracy']:.1f}", interval(differences(of, 100), "{:+.1f}")]
+        rows.append(cells)
+    return table(
+        "| on the same texts (`compare`) | SST-2 test, % | against TF-IDF (95 %) "
+        "| reviews, 5 folds, % | against TF-IDF (95 %) |",
+        rows,
+    )
+
+
+def comparison_scores(data: str) -> str:
+    """Return the scores of a comparison."""
+    rows = []
+    for row in read_rows(f"comparison_{data}"):
+        cells = [row["name"]]
+        for metric in ("accuracy", "macro_f1", "roc_auc"):
+            spread = row[f"{metric}_sd"]
+            cells.append(f"{row[metric]:.3f}" + ("" if spread is None else f" ± {spread:.3f}"))
+        cells += [f"{row[metric]:.3f}" for metric in ("log_loss", "calibration_error")]
+        rows.append([*cells, interval(differences(row)), row["verdict"]])
+    return table(
+        "| row | accuracy | macro F1 | ROC-AUC | log loss | calibration error "
+        "| accuracy against TF-IDF (95 %) | verdict |",
+        rows,
+    )
+
+
+def comparison_costs(data: str) -> str:
+    """Return the costs of a comparison."""
+    columns = ("fit_seconds", "predict_seconds", "artifact_mb")
+    rows = [
+        [row["name"], *(f"{row[column]:,.1f}" for column in columns)]
+        for row in read_rows(f"comparison_{data}")
+    ]
+    return table("| row | first fit, s | predict 1,000 texts, s | file, MB |", rows)
+
+
+def comparison_shares() -> str:
+    """Return the range of processor shares that the rows had."""
+    rows = read_rows("comparison_reviews") + read_rows("comparison_sst2")
+    shares = [100 * row["cpu_share"] for row in rows]
+    return f"{min(shares):.0f} % to {max(shares):.0f} %"
+
+
+def grid_search() -> str:
+    """Return texts encoded and models loaded in a grid search."""
+    rows = read_rows("grid_search")
+    cells = ((row["set-up"], row["texts encoded"], row["model loads"]) for row in rows)
+    return table("| set-up | texts encoded | models loaded |", cells)
+
+
+def encode() -> str:
+    """Return encoding speed on the CPU beside sentence-transformers."""
+    rows = [
+        (
+            MODELS[row["model"]],
+            f"{row['workload']} ({row['n_texts']:,})",
+            f"{row['ours_tokens_per_s']:,}",
+            f"{row['st_default_over_ours']:.2f}",
+            f"{row['st_best_over_ours']:.2f} ({row['st_best_batch_size']})",
+            f"{100 * row['share_of_limit']:.0f} %",
+        )
+        for row in read_rows("encode")
+    ]
+    return table(
+        "| model | texts | tokens per second | times sentence-transformers "
+        "| times its best batch size | of the limit |",
+        rows,
+    )
+
+
+def encode_cuda() -> str:
+    """Return encoding speed on a GPU beside sentence-transformers."""
+    rows = [
+        (
+            MODELS[row["model"]],
+            f"{row['workload']} ({row['n_texts']:,})",
+            f"{row['ours_tokens_per_s']:,}",
+            f"{row['st_default_over_ours']:.1f}",
+            f"{row['st_best_over_ours']:.1f} ({row['st_best_batch_size']})",
+            f"{row['tokenize_s']['median']:.2f} s of {row['ours_s']['median']:.2f}",
+        )
+        for row in read_rows("encode_cuda")
+    ]
+    return table(
+        "| model | texts | tokens per second | times sentence-transformers "
+        "| times its best batch size | tokenising |",
+        rows,
+    )
+
+
+def cuda_range(peer: str) -> str:
+    """Return lowest and highest speed-up on the GPU."""
+    ratios = [row[f"{peer}_over_ours"] for row in read_rows("encode_cuda")]
+    return f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+
+def latency() -> str:
+    """Return the latency of one text."""
+    rows = []
+    for row in read_rows("latency"):
+        times = [f"{row[f'p{percent}_ms']['median']:.1f}" for percent in (50, 99)]
+        ratios = ["1", "1"]
+        if "ratio_by_text" in row:
+            ratios = [f"{row[f'p{p}_over_peer_by_round']['median']:.2f}" for p in (50, 99)]
+        rows.append([row["threads"], row["set_up"], *times, *ratios])
+    return table(
+        "| threads | input | p50, ms | p99, ms | p50, times the peer's | p99, times the peer's |",
+        rows,
+    )
+
+
+def latency_ratio(threads: int, percent: int) -> str:
+    """Return the latency of one text in a list, as a ratio to the peer's."""
+    rows = read_rows("latency")
+    (row,) = [row for row in rows if row["set_up"] == "list" and row["threads"] == threads]
+    return f"{row[f'p{percent}_over_peer_by_round']['median']:.2f}"
+
+
+def defaults() -> str:
+    """Return the best classifier of every kind of features."""
+    measured = pd.DataFrame(read_rows("defaults_reviews") + read_rows("defaults_sst2"))
+    best = measured.sort_values(["accuracy", "sd"], ascending=[False, True])
+    best = best.groupby(["data", "features"], sort=False).first().reset_index()
+    rows = []
+    for features in dict.fromkeys(measured["features"]):
+        cells = [features]
+        for data in dict.fromkeys(measured["data"]):
+            row = best[(best["features"] == features) & (best["data"] == data)].iloc[0]
+            cells.append(_default_cell(row))
+        rows.append(cells)
+    return table("| features | reviews | SST-2 |", rows)
+
+
+def _default_cell(row: Any) -> str:
+    words = {"none": "raw, ", "standard": "standardised, "}
+    scaling = "" if row["features"].startswith("TF-IDF") else words[row["scaling"]]
+    return f"{row['accuracy']:.3f} ± {row['sd']:.3f} ({scaling}C={row['C']:g})"
+
+
+def layer_study() -> str:
+    """Return the scores of every layer and combination, and of taking the best."""
+    reviews, sst2_rows = read_rows("layer_study_reviews"), read_rows("layer_study_sst2")
+    pairs = list(zip(reviews, sst2_rows, strict=True))
+    score = "{score:.3f} ± {score_sd:.3f}".format_map
+    rows = [[f"{a['pooling']}, {a['features']}", score(a), score(b)] for a, b in pairs[:-1]]
+    nested = pairs[-1]
+    rows.append(["the best of the table", *(f"{row['best']:.3f}" for row in nested)])
+    rows.append(["honest score of taking the best", *map(score, nested)])
+    return table("| features | reviews | SST-2 |", rows)
+
+
+def finetuning() -> str:
+    """Return frozen and fine-tuned accuracies and costs."""
+    rows = [
+        (
+            row["task"],
+            row["model"],
+            f"{100 * row['accuracy']:.1f}",
+            f"{row['fit_seconds']:,.0f}",
+            f"{row['texts_per_second']:.0f}",
+            f"{row['file_mb']:.0f}",
+        )
+        for row in read_rows("finetuning")
+    ]
+    return table(
+        "| task | model | accuracy, % | fit, seconds | predicted texts per second | file, MB |",
+        rows,
+    )
+
+
+def truncation() -> str:
+    """Return accuracies on long reviews by truncation."""
+    rows = []
+    for row in read_rows("truncation"):
+        head = None if row["features"] == "head" else row["against_head"]
+        tfidf = None if row["features"] == "TF-IDF" else row["against_tfidf"]
+        length = "" if row["max_length"] is None else row["max_length"]
+        numbers = (f"{100 * row['share_lost']:.0f} %", f"{row['accuracy']:.3f}")
+        rows.append(
+            (row["features"], length, row["classifier"], *numbers, interval(head), interval(tfidf))
+        )
+    return table(
+        "| features | max_length | classifier | tokens lost | accuracy "
+        "| against head (95 %) | against TF-IDF (95 %) |",
+        rows,
+    )
+
+
+# ---- single numbers
+
+
+def percent(features: str, classifier: str) -> str:
+    """Return an accuracy on long reviews."""
+    rows = {(row["features"], row["classifier"]): row for row in read_rows("truncation")}
+    return f"{100 * rows[features, classifier]['accuracy'] + 1e-6:.1f}"
+
+
+def window_gain(place: int) -> str:
+    """Return what windows gain over the head: the points, or a bound of their interval."""
+    rows = {(row["features"], row["classifier"]): row for row in read_rows("truncation")}
+    return f"{100 * rows['window', 'chosen C']['against_head'][place]:.1f}"
+
+
+def cold_start(what: str) -> str:
+    """Return seconds or ratio of a fresh process that predicts one text."""
+    rows = {row["set_up"]: row for row in read_rows("cold_start")}
+    row = rows["load_pipeline, predict"]
+    if what == "seconds":
+        return f"{row['wall_s']['median']:.1f}"
+    return f"{row['wall_over']['SentenceTransformer, encode']:.2f}"
+
+
+def rows_per_second(way: str) -> str:
+    """Return how many rows a way of scoring labels per second."""
+    return f"{ {row['way']: row for row in read_rows('score_table')}[way]['rows_per_s']:,.0f}"
+
+
+def opening(verify: str) -> str:
+    """Return the milliseconds of opening the default pipeline."""
+    return f"{1000 * _saved('default pipeline', f'load_pipeline(verify={verify!r})')['s']['median']:.0f}"
+
+
+def file_size(pipeline: str) -> str:
+    """Return the size of a saved file: MB, or kB where it holds no weights."""
+    size = _saved(pipeline, "save_pipeline")["file_mb"]
+    return f"{size:.0f}" if size >= 1 else f"{1000 * size:.0f}"
+
+
+def _saved(pipeline: str, step: str) -> dict[str, Any]:
+    rows = {(row["pipeline"], row["format"], row["step"]): row for row in read_rows("saved_files")}
+    return rows[pipeline, "joblib", step]
+
+
+# ---- 100 million rows, on paper
+
+
+def scaling_out() -> str:
+    """Return speeds, a run over kills, and 100 million rows on paper."""
+    ways = {row["way"]: row for row in read_rows("score_table")}
+    (million,) = read_rows("score_million")
+    fewest = min(row["rows"] for row in ways.values())
+    return "\n".join(
+        [
+            *(
+                [
+                    f"The table is of fewer rows than the {FULL:,} it is made for: what starts once weighs more in it.",
+                    "",
+                ]
+                if fewest < FULL
+                else []
+            ),
+            *speeds(ways),
+            "",
+            *over_kills(million),
+            "",
+            "### A hundred million rows, on paper",
+            "",
+            *on_paper(ways, million),
+        ]
+    )
+
+
+def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
+    """Say how fast each way was, and what the layer of score_table costs."""
+    plain = ways["predict_proba, 2 threads"]
+    lines = [
+        f"Labelling {plain['rows']:,} distinct short texts of a CSV file, two cores (`benchmarks/score_table.py`);",
+        "each ratio is to `predict_proba` in the same run:",
+        "",
+        "| way | rows per second | of predict_proba, 2 threads | peak memory, MiB | of a worker |",
+        "|---|---|---|---|---|",
+    ]
+    for row in ways.values():
+        if "peak_mib" in row:
+            worker = row["worker_peak_mib"] or "-"
+            lines.append(
+                f"| {row['way']} | {row['rows_per_s']:,.0f} | {row['speed_over_plain']:.2f} | {row['peak_mib']:,} | {worker} |"
+            )
+    costs = [
+        100
+        * (
+            ways[f"predict_proba, {threads}"]["rows_per_s"]
+            / ways[f"score_table, serial, {threads}"]["rows_per_s"]
+            - 1
+        )
+        for threads in ("1 thread", "2 threads")
+    ]
+    one = ways["predict_proba, 1 thread"]["rows_per_s"]
+    two = plain["rows_per_s"] / one
+    processes, dask = (
+        ways[f"score_table, {way}"]["rows_per_s"] / one
+        for way in ("2 processes", "Dask, 2 workers")
+    )
+    return [
+        *lines,
+        "",
+        *paragraph(
+            f"Scoring each row exactly once changes the time of plain `predict_proba` by {costs[0]:+.1f} % with one thread and",
+            f"by {costs[1]:+.1f} % with two.",
+            f"On two cores two threads of one process were {two:.2f} times as fast as one, two processes {processes:.2f},",
+            f"and two Dask workers {dask:.2f} times; the start of processes and workers, some seconds, is in it.",
+        ),
+    ]
+
+
+def over_kills(million: dict[str, Any]) -> list[str]:
+    """Say what the run over two kills took."""
+    worker, driver = (f"{million['kills'][victim]:.0%}" for victim in ("worker", "driver"))
+    rate, lost = f"{million['rows_per_s']:,.0f}", million["seconds_lost"]
+    cost = f"{lost:,.0f} s are what the kills cost." if lost > 0 else (
+        "What the kills cost cannot be told: other work on the machine came and went, and it was faster after them than before."
+    )  # fmt: skip
+    return paragraph(
+        f"{million['rows']:,} rows in {million['executor']}, one of them killed by `kill -9` at {worker} of the parts",
+        f"and the driver at {driver}, then run again (`benchmarks/score_million.py`): {million['seconds']:,.0f} s, {rate} rows",
+        f"per second. {cost} Every row was there once, in its place,",
+        f"and {million['parts_compared_with_serial']} parts that the serial executor scored again had the same bytes.",
+        f"Peak memory: driver {million['driver_peak_mib']:,} MiB, worker {million['worker_peak_mib']:,}.",
+    )
+
+
+def on_paper(ways: dict[str, dict[str, Any]], million: dict[str, Any]) -> list[str]:
+    """Compute shards, workers, hours and storage for ROWS rows."""
+    rate = ways["score_table, 2 processes"]["rows_per_s"] / 2
+    cutting = ways["reading and cutting alone"]["rows_per_s"]
+    size = million["output_bytes_per_row"]
+    hours = ROWS / rate / 3600
+    return [
+        *paragraph(
+            f"With r = {rate:,.0f} rows per second and worker (half of two processes', one core each), {size:.0f} bytes of",
+            f"output per row and d = {cutting:,.0f} rows per second that one driver reads and cuts:",
+        ),
+        "",
+        "| quantity | formula | value |",
+        "|---|---|---|",
+        f"| parts | rows / {SHARD_ROWS:,} | {math.ceil(ROWS / SHARD_ROWS):,} |",
+        f"| seconds per part | {SHARD_ROWS:,} / r | {SHARD_ROWS / rate:.1f} |",
+        f"| core hours | rows / r / 3,600 | {hours:,.0f} |",
+        *(
+            f"| workers for {limit} h | core hours / {limit} | {math.ceil(hours / limit):,} |"
+            for limit in HOURS
+        ),
+        f"| most workers one driver feeds | d / r | {cutting / rate:,.0f} |",
+        f"| output | rows x bytes per row | {ROWS * size / 1e9:.1f} GB |",
+        "",
+        *paragraph(
+            "No such run was made. The model leaves out what a cluster adds: workers that wait for storage, machines that are",
+            "slower than this one, the time to start; and longer texts: r is of short ones, and goes down as the number of",
+            "tokens goes up.",
+        ),
+    ]
+
+
+def paragraph(*pieces: str) -> list[str]:
+    """Fill lines as the page's are."""
+    return textwrap.wrap(" ".join(pieces), 140, break_long_words=False, break_on_hyphens=False)
+
+
+NUMBERS: dict[str, Callable[[], str]] = {
+    "sst2": sst2,
+    "comparison": comparison,
+    "comparison.shares": comparison_shares,
+    **{
+        f"comparison.{data}.scores": partial(comparison_scores, data)
+        for data in ("reviews", "sst2")
+    },
+    **{f"comparison.{data}.costs": partial(comparison_costs, data) for data in ("reviews", "sst2")},
+    "grid_search": grid_search,
+    "encode": encode,
+    "encode_cuda": encode_cuda,
+    "cuda.default": partial(cuda_range, "st_default"),
+    "cuda.best": partial(cuda_range, "st_best"),
+    "latency": latency,
+    "latency.1.p50": partial(latency_ratio, 1, 50),
+    "latency.1.p99": partial(latency_ratio, 1, 99),
+    "latency.2.p50": partial(latency_ratio, 2, 50),
+    "defaults": defaults,
+    "layer_study": layer_study,
+    "finetuning": finetuning,
+    "truncation": truncation,
+    "truncation.tfidf": partial(percent, "TF-IDF", "default C"),
+    "truncation.window": partial(percent, "window", "chosen C"),
+    "truncation.gain": partial(window_gain, 0),
+    "truncation.gain.low": partial(window_gain, 1),
+    "truncation.gain.high": partial(window_gain, 2),
+    "cold_start.seconds": partial(cold_start, "seconds"),
+    "cold_start.ratio": partial(cold_start, "ratio"),
+    "score_table.processes": partial(rows_per_second, "score_table, 2 processes"),
+    "score_table.plain": partial(rows_per_second, "predict_proba, 2 threads"),
+    "score_table.peer": partial(rows_per_second, "pandas and sentence-transformers, 2 threads"),
+    "saved.mb": partial(file_size, "default pipeline"),
+    "saved.by_hash.kb": partial(file_size, "default pipeline, weights by hash"),
+    "saved.size.ms": partial(opening, "size"),
+    "saved.sha256.ms": partial(opening, "sha256"),
+    "saved.probes.ms": partial(opening, "probes"),
+    "scaling_out": lambda: f"\n\n{scaling_out()}\n\n",
+}
+
+
+def main() -> int:
+    """Say which pages are out of date, or write them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    out_of_date = []
+    for path in pages():
+        page = path.read_text(encoding="utf-8")
+        if (now := with_numbers(page)) != page:
+            out_of_date.append(path)
+            if arguments.write:
+                path.write_text(now, encoding="utf-8")
+    for path in out_of_date:
+        print(f"{path.relative_to(TOP)}: {'written' if arguments.write else 'out of date'}")
+    return 1 if out_of_date and not arguments.write else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
