@@ -29,8 +29,8 @@ FULL = 100_000  # rows of score_table; with fewer, what starts once weighs more
 
 
 def pages() -> list[Path]:
-    """Return README and the pages under docs/."""
-    return [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
+    """Return README, ARCHITECTURE and the pages under docs/."""
+    return [TOP / "README.md", TOP / "ARCHITECTURE.md", *sorted((TOP / "docs").glob("*.md"))]
 
 
 def with_numbers(page: str) -> str:
@@ -262,6 +262,13 @@ def truncation() -> str:
     )
 
 
+def journeys() -> str:
+    """Return what the main calls pass through."""
+    columns = ("journey", "calls", "functions", "files", "hops")
+    rows = ([row[column] for column in columns] for row in read_rows("journeys"))
+    return table("| call | calls | functions | files | hops between files |", rows)
+
+
 # ---- single numbers
 
 
@@ -442,6 +449,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     },
     **{f"comparison.{data}.costs": partial(comparison_costs, data) for data in ("reviews", "sst2")},
     "grid_search": grid_search,
+    "journeys": journeys,
     "encode": encode,
     "encode_cuda": encode_cuda,
     "cuda.default": partial(cuda_range, "st_default"),
