@@ -94,7 +94,8 @@ def tfidf_rows(
             ngram_range=ngrams, sublinear_tf=sublinear, strip_accents="unicode"
         )
         model = make_pipeline(vectorizer, LogisticRegression(C=C, max_iter=3000))
-        name = f"TF-IDF, {'words' if ngrams == (1, 1) else 'words and pairs'}{', sublinear' if sublinear else ''}"
+        words = "words" if ngrams == (1, 1) else "words and pairs"
+        name = f"TF-IDF, {words}{', sublinear' if sublinear else ''}"
         yield {
             "features": name,
             "n_features": 0,

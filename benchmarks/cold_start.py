@@ -38,7 +38,8 @@ imported = time.perf_counter()
 loaded = time.perf_counter()
 {use}
 done = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+unit = 1 if sys.platform == "darwin" else 1024
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 seconds = {{"import_s": imported - start, "load_s": loaded - imported, "first_s": done - loaded}}
 print(json.dumps({{**seconds, "peak_rss": peak, "output_bytes": output.nbytes}}))
 """
@@ -69,7 +70,8 @@ OURS, PEERS = list(FIRST_ANSWER)[:2], list(FIRST_ANSWER)[2:]
 MEMORY = {
     "BertVectorizer, transform": (
         "from pipeline import BertVectorizer",
-        f"{READ_TEXTS}\nmodel = BertVectorizer(model_folder, layers=-1, cache=None, device='cpu').fit(texts[:1])",
+        f"{READ_TEXTS}\nmodel = BertVectorizer(model_folder, layers=-1, cache=None, "
+        "device='cpu').fit(texts[:1])",
         "output = model.transform(texts)",
     ),
     "SentenceTransformer, encode": (
@@ -82,7 +84,9 @@ MOST_MEMORY_ROUNDS = 3
 
 
 def prepare(folder: str, n_reviews: int | None, counts: tuple[int, ...]) -> str:
-    """Save what the processes load, and return the model's folder. In a process of its own, see `main`."""
+    """Save what the processes load, and return the model's folder. In a process of its own, see
+    `main`.
+    """
     import joblib
     from sklearn.linear_model import LogisticRegression
 
@@ -130,7 +134,9 @@ def run(lines: tuple[str, str, str], *arguments: str) -> dict[str, float]:
 def take_turns(
     set_ups: dict[str, tuple[str, str, str]], rounds: int, *arguments: str
 ) -> dict[str, list[dict[str, float]]]:
-    """Run every set-up once per round; each round begins with the next one, and round 0 is discarded."""
+    """Run every set-up once per round; each round begins with the next one, and round 0 is
+    discarded.
+    """
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in set_ups}
     names = list(set_ups)
     for number in range(rounds + 1):

@@ -65,7 +65,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Run what is quick, then fine-tuning, or what --only names; write the table after each, with the rows that were there."""
+    """Run what is quick, then fine-tuning, or what --only names; write the table after each, with
+    the rows that were there.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -54,7 +54,9 @@ BATCH_TOKENS = {"cpu": (512, 1024, 2048, 4096, 8192), "cuda": (8192, 16384, 3276
 
 
 class MatrixProducts:
-    """The linear layers of an encoder as bare matrix products: no bias, no attention, no activation, nothing allocated."""
+    """The linear layers of an encoder as bare matrix products: no bias, no attention, no
+    activation, nothing allocated.
+    """
 
     def __init__(self, config: dict[str, int], device: str) -> None:
         self.layers, self.d, self.f = (
@@ -68,7 +70,9 @@ class MatrixProducts:
         self.rows = min(PRODUCT_ROWS[device], key=self._seconds)
 
     def prepare(self, n_tokens: int, rows: int | None = None) -> Callable[[], None]:
-        """Return what runs all layers over ``n_tokens`` rows, ``rows`` at a time, by default the best number of them."""
+        """Return what runs all layers over ``n_tokens`` rows, ``rows`` at a time, by default the
+        best number of them.
+        """
         rows = rows or self.rows
         x, y, qkv, hidden = (
             self._new(rows, width) for width in (self.d, self.d, 3 * self.d, self.f)
@@ -86,7 +90,9 @@ class MatrixProducts:
         return run
 
     def flop(self, lengths: np.ndarray) -> tuple[int, int]:
-        """Return the floating point operations of texts of these lengths: in the linear layers, and inside attention."""
+        """Return the floating point operations of texts of these lengths: in the linear layers, and
+        inside attention.
+        """
         linear = int(lengths.sum()) * self.layers * (8 * self.d * self.d + 4 * self.d * self.f)
         return linear, int((lengths**2).sum()) * self.layers * 4 * self.d
 
@@ -99,7 +105,9 @@ class MatrixProducts:
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Return the seconds of one call, with the garbage collector off and the accelerator waited for."""
+    """Return the seconds of one call, with the garbage collector off and the accelerator waited
+    for.
+    """
     wait: Callable[[], None] = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     gc.collect()
     gc.disable()
@@ -125,7 +133,9 @@ def take_turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict
 
 
 def sentence_transformer(folder: Path, device: str) -> Any:
-    """Load the same files in sentence-transformers, with mean pooling and without the step that normalises."""
+    """Load the same files in sentence-transformers, with mean pooling and without the step that
+    normalises.
+    """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -151,7 +161,9 @@ def same_result(ours: np.ndarray, theirs: np.ndarray, device: str) -> dict[str, 
 def compare(
     folder: Path, workloads: dict[str, list[str]], device: str, rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Time ours, sentence-transformers as it comes and at its best batch size, and the matrix products; a row per workload."""
+    """Time ours, sentence-transformers as it comes and at its best batch size, and the matrix
+    products; a row per workload.
+    """
     ours = vectorizer(folder, device)
     theirs = partial(
         sentence_transformer(folder, device).encode, show_progress_bar=False, convert_to_numpy=True

@@ -34,7 +34,9 @@ SEED = 0
 
 
 def models() -> dict[str, Pipeline]:
-    """Return what is compared; the frozen pipeline caches nothing, so that its times are those of encoding."""
+    """Return what is compared; the frozen pipeline caches nothing, so that its times are those of
+    encoding.
+    """
     return {
         "frozen": make_sentiment_pipeline(cache=None),
         "fine-tuned": make_pipeline(FineTunedBertClassifier(random_state=SEED)),

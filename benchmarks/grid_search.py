@@ -59,7 +59,9 @@ def ours(name: str, cache: str | None, grid: dict[str, list[Any]], n_texts: int)
 
 
 def counted_score(model: Any, X: Any, y: Any, *, log: Path) -> float:
-    """Score as GridSearchCV does by itself, and note what this process has encoded and loaded so far."""
+    """Score as GridSearchCV does by itself, and note what this process has encoded and loaded so
+    far.
+    """
     with log.open("a") as file:
         file.write(f"{os.getpid()} {cache_info().texts_encoded} {cache_info().model_loads}\n")
     return float(model.score(X, y))

@@ -43,7 +43,7 @@ Predict = Callable[[str], Any]
 
 
 def contenders(folder: Path) -> tuple[dict[str, Predict], BertVectorizer]:
-    """Fit ours and the peer's classifier to the same reviews, and say how each is given one text."""
+    """Fit ours and the peer's classifier, and say how each is given one text."""
     train = load_reviews()[0]
     texts, labels = list(train["text"]), list(train["label"])
     vectorizer = BertVectorizer(minilm(), cache=None, device="cpu")
@@ -85,7 +85,9 @@ def take_turns(found: dict[str, Predict], texts: list[str]) -> dict[str, np.ndar
 
 
 def measure(threads: int, rounds: int, n_texts: int) -> list[dict[str, Any]]:
-    """Return one row per contender: p50 and p99 of each round, and both as a share of the peer's of the same round."""
+    """Return one row per contender: p50 and p99 of each round, and both as a share of the peer's of
+    the same round.
+    """
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         found, vectorizer = contenders(Path(folder))

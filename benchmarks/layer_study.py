@@ -19,7 +19,9 @@ from pipeline import cache_info, clear_cache, layer_study
 
 
 def study_rows(texts: Any, labels: Any) -> list[dict[str, Any]]:
-    """Run the study, and return its rows, then one row of its honest score, its counts and its times."""
+    """Run the study, and return its rows, then one row of its honest score, its counts and its
+    times.
+    """
     clear_cache()
     began = time.perf_counter()
     study = layer_study(texts, labels, nested=True, n_jobs=-1)

@@ -34,7 +34,9 @@ class Lookup(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return probabilities that lean to the number that a text stands for: right in about two of three."""
+        """Return probabilities that lean to the number that a text stands for: right in about two
+        of three.
+        """
         random = np.random.default_rng(0)
         numbers = np.array(
             [int(text.split()[0][1:]) + WORDS * int(text.split()[1][1:]) for text in X]

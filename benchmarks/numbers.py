@@ -300,7 +300,8 @@ def rows_per_second(way: str) -> str:
 
 def opening(verify: str) -> str:
     """Return the milliseconds of opening the default pipeline."""
-    return f"{1000 * _saved('default pipeline', f'load_pipeline(verify={verify!r})')['s']['median']:.0f}"
+    row = _saved("default pipeline", f"load_pipeline(verify={verify!r})")
+    return f"{1000 * row['s']['median']:.0f}"
 
 
 def file_size(pipeline: str) -> str:
@@ -326,7 +327,8 @@ def scaling_out() -> str:
         [
             *(
                 [
-                    f"The table is of fewer rows than the {FULL:,} it is made for: what starts once weighs more in it.",
+                    f"The table is of fewer rows than the {FULL:,} it is made for: what starts "
+                    "once weighs more in it.",
                     "",
                 ]
                 if fewest < FULL
@@ -347,7 +349,8 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
     """Say how fast each way was, and what the layer of score_table costs."""
     plain = ways["predict_proba, 2 threads"]
     lines = [
-        f"Labelling {plain['rows']:,} distinct short texts of a CSV file, two cores (`benchmarks/score_table.py`);",
+        f"Labelling {plain['rows']:,} distinct short texts of a CSV file, two cores "
+        "(`benchmarks/score_table.py`);",
         "each ratio is to `predict_proba` in the same run:",
         "",
         "| way | rows per second | of predict_proba, 2 threads | peak memory, MiB | of a worker |",
@@ -357,7 +360,8 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
         if "peak_mib" in row:
             worker = row["worker_peak_mib"] or "-"
             lines.append(
-                f"| {row['way']} | {row['rows_per_s']:,.0f} | {row['speed_over_plain']:.2f} | {row['peak_mib']:,} | {worker} |"
+                f"| {row['way']} | {row['rows_per_s']:,.0f} | {row['speed_over_plain']:.2f} | "
+                f"{row['peak_mib']:,} | {worker} |"
             )
     costs = [
         100
@@ -378,10 +382,13 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
         *lines,
         "",
         *paragraph(
-            f"Scoring each row exactly once changes the time of plain `predict_proba` by {costs[0]:+.1f} % with one thread and",
+            "Scoring each row exactly once changes the time of plain `predict_proba` by "
+            f"{costs[0]:+.1f} % with one thread and",
             f"by {costs[1]:+.1f} % with two.",
-            f"On two cores two threads of one process were {two:.2f} times as fast as one, two processes {processes:.2f},",
-            f"and two Dask workers {dask:.2f} times; the start of processes and workers, some seconds, is in it.",
+            f"On two cores two threads of one process were {two:.2f} times as fast as one, two "
+            f"processes {processes:.2f},",
+            f"and two Dask workers {dask:.2f} times; the start of processes and workers, some "
+            "seconds, is in it.",
         ),
     ]
 
@@ -391,14 +398,19 @@ def over_kills(million: dict[str, Any]) -> list[str]:
     worker, driver = (f"{million['kills'][victim]:.0%}" for victim in ("worker", "driver"))
     rate, lost = f"{million['rows_per_s']:,.0f}", million["seconds_lost"]
     cost = f"{lost:,.0f} s are what the kills cost." if lost > 0 else (
-        "What the kills cost cannot be told: other work on the machine came and went, and it was faster after them than before."
+        "What the kills cost cannot be told: other work on the machine came and went, and it was "
+        "faster after them than before."
     )  # fmt: skip
     return paragraph(
-        f"{million['rows']:,} rows in {million['executor']}, one of them killed by `kill -9` at {worker} of the parts",
-        f"and the driver at {driver}, then run again (`benchmarks/score_million.py`): {million['seconds']:,.0f} s, {rate} rows",
+        f"{million['rows']:,} rows in {million['executor']}, one of them killed by `kill -9` at "
+        f"{worker} of the parts",
+        f"and the driver at {driver}, then run again (`benchmarks/score_million.py`): "
+        f"{million['seconds']:,.0f} s, {rate} rows",
         f"per second. {cost} Every row was there once, in its place,",
-        f"and {million['parts_compared_with_serial']} parts that the serial executor scored again had the same bytes.",
-        f"Peak memory: driver {million['driver_peak_mib']:,} MiB, worker {million['worker_peak_mib']:,}.",
+        f"and {million['parts_compared_with_serial']} parts that the serial executor scored again "
+        "had the same bytes.",
+        f"Peak memory: driver {million['driver_peak_mib']:,} MiB, worker "
+        f"{million['worker_peak_mib']:,}.",
     )
 
 
@@ -410,8 +422,10 @@ def on_paper(ways: dict[str, dict[str, Any]], million: dict[str, Any]) -> list[s
     hours = ROWS / rate / 3600
     return [
         *paragraph(
-            f"With r = {rate:,.0f} rows per second and worker (half of two processes', one core each), {size:.0f} bytes of",
-            f"output per row and d = {cutting:,.0f} rows per second that one driver reads and cuts:",
+            f"With r = {rate:,.0f} rows per second and worker (half of two processes', one core "
+            f"each), {size:.0f} bytes of",
+            f"output per row and d = {cutting:,.0f} rows per second that one driver reads and "
+            "cuts:",
         ),
         "",
         "| quantity | formula | value |",
@@ -427,8 +441,10 @@ def on_paper(ways: dict[str, dict[str, Any]], million: dict[str, Any]) -> list[s
         f"| output | rows x bytes per row | {ROWS * size / 1e9:.1f} GB |",
         "",
         *paragraph(
-            "No such run was made. The model leaves out what a cluster adds: workers that wait for storage, machines that are",
-            "slower than this one, the time to start; and longer texts: r is of short ones, and goes down as the number of",
+            "No such run was made. The model leaves out what a cluster adds: workers that wait "
+            "for storage, machines that are",
+            "slower than this one, the time to start; and longer texts: r is of short ones, and "
+            "goes down as the number of",
             "tokens goes up.",
         ),
     ]

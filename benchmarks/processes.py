@@ -19,7 +19,9 @@ def children(pid: int) -> list[int]:
 
 
 def peak_mib(pid: int) -> int:
-    """Return the peak memory of a process since its program was started; the mapped weights are in it. 0 where it has ended."""
+    """Return the peak memory of a process since its program was started; the mapped weights are in
+    it. 0 where it has ended.
+    """
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -31,7 +33,9 @@ def peak_mib(pid: int) -> int:
 
 
 class PeakOfWorkers(threading.Thread):
-    """Looks at the processes that this one has started, and those that they have, until the context is left."""
+    """Looks at the processes that this one has started, and those that they have, until the context
+    is left.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

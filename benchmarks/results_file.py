@@ -1,4 +1,6 @@
-"""A result is one JSON file: what was run, when, on which machine, with which versions, and the rows that came out."""
+"""A result is one JSON file: what was run, when, on which machine, with which versions, and the
+rows that came out.
+"""
 
 import datetime
 import json
@@ -108,7 +110,9 @@ def machine() -> dict[str, Any]:
 
 
 def versions(peers: Sequence[str] = ()) -> dict[str, str | None]:
-    """Return the versions of Python, of the packages that matter and of ``pipeline``; None where one is not installed."""
+    """Return the versions of Python, of the packages that matter and of ``pipeline``; None where
+    one is not installed.
+    """
     from pipeline import __version__
 
     found: dict[str, str | None] = {"python": platform.python_version()}
@@ -137,7 +141,9 @@ def cuda_versions() -> dict[str, str | None]:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value as JSON knows it; NumPy's numbers are unpacked, floats keep five significant digits."""
+    """Return the value as JSON knows it; NumPy's numbers are unpacked, floats keep five significant
+    digits.
+    """
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -79,13 +79,20 @@ def prepare(folder: Path, n_rows: int) -> None:
 def drive(folder: Path, shard_rows: int) -> None:
     """Be the driver: score in two processes, to the end if nobody kills it."""
     score_table(
-        folder / "model.joblib", folder / "texts.parquet", folder / "scored", text="text", executor="processes", workers=2,
+        folder / "model.joblib",
+        folder / "texts.parquet",
+        folder / "scored",
+        text="text",
+        executor="processes",
+        workers=2,
         shard_rows=shard_rows,
-    )  # fmt: skip
+    )
 
 
 def run_driver(folder: Path, state: State, n_parts: int, shard_rows: int) -> bool:
-    """Start a driver, look at it every half second, kill what is to be killed; return whether it came to the end."""
+    """Start a driver, look at it every half second, kill what is to be killed; return whether it
+    came to the end.
+    """
     found = state.values
     found["runs"] += 1
     program = [sys.executable, "-m", "benchmarks.score_million", "--drive"]
@@ -104,7 +111,8 @@ def run_driver(folder: Path, state: State, n_parts: int, shard_rows: int) -> boo
             if now - shown > 15:
                 shown = now
                 print(
-                    f"{100 * share:.0f} % of the parts after {found['seconds']:.0f} s, killed: {found['killed']}",
+                    f"{100 * share:.0f} % of the parts after {found['seconds']:.0f} s, killed: "
+                    f"{found['killed']}",
                     flush=True,
                 )
                 state.save()
@@ -118,7 +126,9 @@ def run_driver(folder: Path, state: State, n_parts: int, shard_rows: int) -> boo
 
 
 def watch(driver: int, found: dict[str, Any], share: float) -> None:
-    """Note the peak memory of driver and workers, and when the parts reached the bounds of the steady stretch."""
+    """Note the peak memory of driver and workers, and when the parts reached the bounds of the
+    steady stretch.
+    """
     for kind, pids in (("driver", [driver]), ("worker", children(driver))):
         found["peak_mib"][kind] = max([found["peak_mib"][kind], *map(peak_mib, pids)])
     for bound in STEADY:
@@ -138,7 +148,7 @@ def kill_in_time(driver: int, found: dict[str, Any], share: float) -> None:
 
 
 def check_rows(folder: Path, n_rows: int) -> None:
-    """Stop unless every row is there once, in its place, with its text and a label; part by part."""
+    """Stop unless every row is there once, in its place, with text and label; part by part."""
     row = 0
     for path in sorted((folder / "scored").glob("part-*.parquet")):
         part = pq.read_table(path).to_pandas()

@@ -90,7 +90,9 @@ def prepare(folder: Path, n_rows: int) -> None:
 
 
 def trained() -> Any:
-    """Fit the default model's mean of the last layer, which sentence-transformers can give too, and a LogisticRegression."""
+    """Fit the default model's mean of the last layer, which sentence-transformers can give too, and
+    a LogisticRegression.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
@@ -109,7 +111,9 @@ def by_predict_proba(folder: Path, out: Path) -> None:
 
 
 def by_loop(folder: Path, out: Path) -> None:
-    """Read the table in chunks, encode by sentence-transformers as it comes, ask the same classifier, write at the end."""
+    """Read the table in chunks, encode by sentence-transformers as it comes, ask the same
+    classifier, write at the end.
+    """
     from benchmarks.encode import sentence_transformer
 
     encoder = sentence_transformer(minilm(), "cpu")
@@ -188,7 +192,9 @@ def in_a_process(way: str, folder: Path) -> dict[str, float]:
 
 
 def check_same_labels(folder: Path, n_rows: int, ways: Sequence[str]) -> None:
-    """Stop where a way has lost a row, or its labels are others than plain predict_proba's (but for ties)."""
+    """Stop where a way has lost a row, or its labels are others than plain predict_proba's (but for
+    ties).
+    """
     expected = pd.read_parquet(folder / "plain")
     for way in ways:
         found = pd.read_parquet(folder / way)

@@ -30,7 +30,9 @@ STRENGTHS = [0.01, 0.03, 0.1, 0.3, 1.0]
 
 
 def classifiers() -> dict[str, BaseEstimator]:
-    """Return the default pipeline's classifier, and one whose C is chosen within the training texts of every fold."""
+    """Return the default pipeline's classifier, and one whose C is chosen within the training texts
+    of every fold.
+    """
     head = make_sentiment_pipeline()[-1]
     return {"default C": head, "chosen C": GridSearchCV(clone(head), {"C": STRENGTHS}, cv=3)}
 

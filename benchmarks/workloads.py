@@ -1,4 +1,6 @@
-"""What speed is measured on: SST-2 sentences, generated texts of known length, the default model and a bert-base."""
+"""What speed is measured on: SST-2 sentences, generated texts of known length, the default model
+and a bert-base.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -89,7 +91,9 @@ def minilm() -> Path:
 
 
 def make_bert_base(folder: Path) -> None:
-    """Save a bert-base with random weights, which cost as much as trained ones, and the default model's tokenizer."""
+    """Save a bert-base with random weights, which cost as much as trained ones, and the default
+    model's tokenizer.
+    """
     import torch
     from transformers import BertConfig, BertModel
 

@@ -1,4 +1,4 @@
-"""The pages under docs/: their blocks run and print what the page says. The benchmarks' results: all of one form, all named."""
+"""The pages under docs/: their blocks run, their numbers are measured; the results have one form."""
 
 import ast
 import json
