@@ -201,18 +201,9 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Read a joblib file as data: nothing is imported or called, no array is read.
-
-    A pickle is a program that imports names and calls them. Here its instructions are followed on
-    paper: every name stays a `Name`, every call a `Made`. This is how to look into a file that
-    must not be unpickled.
-
-    Raises
-    ------
-    ArtifactError
-        Where the file is cut short, damaged, has bytes after its end, or claims arrays larger
-        than itself.
-    """
+    """Read a joblib file as data: nothing is imported or called, no array is read."""
+    # A pickle is a program that imports names and calls them. Here its instructions are followed
+    # on paper: every name stays a `Name`, every call a `Made`.
     names: dict[str, None] = {}
     arrays: list[Array] = []
     with path.open("rb") as file:
@@ -318,9 +309,7 @@ class _PaperUnpickler(_PythonUnpickler):
             start = self._file.seek(self._file.read(1)[0], 1)
         n_bytes = prod(shape, start=dtype.itemsize)  # Python's integers do not overflow
         if min(shape, default=0) < 0 or n_bytes > self._size - start:
-            self._fail(
-                f"it claims an array of {n_bytes} bytes where {self._size - start} are left",
-            )
+            self._fail(f"it claims an array of {n_bytes} bytes where {self._size - start} are left")
         self._file.seek(n_bytes, 1)
         return Array(shape, str(dtype), start, n_bytes)
 
@@ -352,17 +341,9 @@ _MAP_FROM = 1 << 16  # bytes: smaller arrays are read
 
 
 def unpickle_allowed(path: Path, trusted: Collection[str] = (), *, mapped: bool = True) -> Any:
-    """Unpickle a joblib file that names only what is allowed.
-
-    Large uint8 arrays, the weights, are memory-mapped if the file stays (`mapped`). No sandbox:
-    what is allowed is made as the file says, and scikit-learn's compiled classes believe the
-    arrays they are given.
-
-    Raises
-    ------
-    ArtifactError
-        At the first name that is not allowed; it was neither imported nor called.
-    """
+    """Unpickle a joblib file that names only what is allowed; `mapped` maps the weights."""
+    # No sandbox: what is allowed is made as the file says, and scikit-learn's compiled classes
+    # believe the arrays they are given.
     if tuple(map(int, joblib.__version__.split(".")[:2])) < (1, 6):
         raise _refused(
             path,
@@ -396,9 +377,7 @@ class _AllowedUnpickler(NumpyUnpickler):
         return value
 
     def get_extension(self, code: int) -> None:
-        self._refuse(
-            f"it uses the extension code {code} of copyreg, which no saved pipeline does",
-        )
+        self._refuse(f"it uses the extension code {code} of copyreg, which no saved pipeline does")
 
     def _check_callable(self, called: Any) -> str:
         """Return the name of what a file may call."""
@@ -429,7 +408,7 @@ class _AllowedUnpickler(NumpyUnpickler):
 
     def _refuse_old_call(self) -> None:
         self._refuse(
-            "it makes objects in the way of pickle protocol 1, which no saved pipeline does",
+            "it makes objects in the way of pickle protocol 1, which no saved pipeline does"
         )
 
     def _build(self) -> None:

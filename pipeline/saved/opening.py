@@ -48,19 +48,7 @@ _ATTEMPTS = 100  # to find a file and its manifest as a pair, while others save
 def open_file(
     place: Path | str, *, hashed: bool, sha256: str | None, trusted: frozenset[str]
 ) -> tuple[Any, Manifest | None]:
-    """Open a saved file and the manifest that fits it, both of one moment.
-
-    Parameters
-    ----------
-    place : Path or str
-        The file, or its address.
-    hashed : bool
-        Whether to compare its hash with the manifest's, or its size alone.
-    sha256 : str or None
-        The hash it must have.
-    trusted : frozenset of str
-        Names allowed on top of the list.
-    """
+    """Open a saved file and the manifest that fits it, both of one moment."""
     for _ in range(_ATTEMPTS):
         before = _moment(place)
         try:
