@@ -5,6 +5,9 @@ class ArtifactError(ValueError):
     """A saved pipeline could not be opened, and why: another kind of file, damaged, not allowed, too new, or not what it was."""
 
 
+ManifestError = ArtifactError  # the name that pipeline.report.lineage still imports
+
+
 class ArtifactWarning(UserWarning):
     """A saved pipeline was opened, or written, with less certainty than it could have."""
 
@@ -19,10 +22,6 @@ class CacheWarning(UserWarning):
 
 class CheckpointError(ValueError):
     """A model could not be found, read or verified."""
-
-
-class ContentsError(ValueError):
-    """A file is cut short, damaged, or lies about itself."""
 
 
 class DamagedFile(ValueError):
@@ -41,20 +40,8 @@ class LabelWarning(UserWarning):
     """A classifier's ``predict`` does not always give the label that its probabilities favour."""
 
 
-class ManifestError(ValueError):
-    """A manifest cannot be read, or is of a version that is not known."""
-
-
-class NotAllowedError(ValueError):
-    """A file names something that is not on the list, or uses a name in a way that no saved estimator does."""
-
-
 class PlanError(ValueError):
     """A folder holds the output of another run, or a plan that cannot be read."""
-
-
-class ProbeError(ValueError):
-    """A pipeline says something else of its probe texts than it did."""
 
 
 class StorageError(OSError):

@@ -1,4 +1,4 @@
-"""read_contents: everything in a joblib file is seen, nothing of it is imported, called or read into memory."""
+"""read_contents: everything in a joblib file is seen, nothing of it is imported or called."""
 
 import collections
 import contextlib
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.exceptions import ContentsError
+from pipeline.exceptions import ArtifactError
 from pipeline.saved.joblib_file import Array, Made, Name, read_contents
 
 
@@ -148,14 +148,14 @@ def test_a_file_cut_at_any_byte_is_refused(file):
     whole = file.read_bytes()
     for cut in range(len(whole)):
         file.write_bytes(whole[:cut])
-        with pytest.raises(ContentsError, match=r"damaged or cut short|are left"):
+        with pytest.raises(ArtifactError, match=r"damaged or cut short|are left"):
             read_contents(file)
 
 
 def test_bytes_after_the_end_are_refused(file):
     dumped([1], file)
     file.write_bytes(file.read_bytes() + b"junk")
-    with pytest.raises(ContentsError, match="it has 4 bytes after its end"):
+    with pytest.raises(ArtifactError, match="it has 4 bytes after its end"):
         read_contents(file)
 
 
@@ -169,7 +169,7 @@ def test_a_file_with_any_byte_changed_is_read_or_refused_and_nothing_else_happen
     content = bytearray(file.read_bytes())
     content[int(at * len(content))] = byte
     file.write_bytes(content)
-    with contextlib.suppress(ContentsError):
+    with contextlib.suppress(ArtifactError):
         read_contents(file)
 
 
@@ -192,13 +192,13 @@ def claimed(shape, file):
 @pytest.mark.parametrize("shape", [(1 << 50,), (1 << 47, 1), (1 << 32, 1 << 32), (13,), (-1,)])
 def test_an_array_that_claims_more_than_the_file_has_is_refused_without_making_it(shape, file):
     claimed(shape, file)
-    with pytest.raises(ContentsError, match="it claims an array of"):
+    with pytest.raises(ArtifactError, match="it claims an array of"):
         read_contents(file)
 
 
 def test_a_value_that_claims_more_bytes_than_the_file_has_is_refused_without_making_it(file):
     file.write_bytes(b"\x80\x05" + pickle.BYTEARRAY8 + (1 << 50).to_bytes(8, "little") + b".")
-    with pytest.raises(ContentsError, match=f"it claims {1 << 50} bytes for one value"):
+    with pytest.raises(ArtifactError, match=f"it claims {1 << 50} bytes for one value"):
         read_contents(file)
 
 
@@ -213,7 +213,7 @@ def test_a_value_that_claims_more_bytes_than_the_file_has_is_refused_without_mak
 )
 def test_instructions_that_no_saved_pipeline_has_are_refused(opcodes, message, file):
     file.write_bytes(b"\x80\x02" + opcodes)
-    with pytest.raises(ContentsError, match=message):
+    with pytest.raises(ArtifactError, match=message):
         read_contents(file)
 
 
@@ -226,5 +226,5 @@ def test_object_arrays_in_object_arrays_end_somewhere(file):
     read_contents(dumped(value, file))  # numpy pickles inner ones in one stream
     wrapper = file.read_bytes().partition(b"\x80\x05")[0]
     file.write_bytes(wrapper * 30)
-    with pytest.raises(ContentsError, match=r"nested deeper than 8|damaged"):
+    with pytest.raises(ArtifactError, match=r"nested deeper than 8|damaged"):
         read_contents(file)

@@ -1,16 +1,35 @@
-"""The manifest: what was written is read, what fits is found, and at no moment is a file without its own."""
+"""The manifest: it describes the pipeline, and every file has its own at every moment."""
 
 import json
 import os
 import threading
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import VotingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from pipeline.exceptions import ManifestError
+from pipeline import BertVectorizer
+from pipeline.exceptions import ArtifactError
 from pipeline.files import sha256_of, temporary_for
 from pipeline.saved import manifest as room
-from pipeline.saved.manifest import Manifest, manifest_path, put_in_place
+from pipeline.saved.manifest import (
+    Manifest,
+    describe,
+    manifest_path,
+    parts_of,
+    plain,
+    put_in_place,
+    vectorizers_in,
+)
+from tests.conftest import TEXTS
 
 
 def manifest_of(path, **changes):
@@ -154,13 +173,13 @@ def test_without_a_manifest_there_is_none(path):
         ('{"format_version": 1, "file": "m.joblib"}', "is damaged: missing .*'sha256'"),
         (
             '{"format_version": 2, "versions": {"pipeline": "3.0"}}',
-            r"was written by version 3\.0 of pipeline in format 2; this one knows up to 1\. Upgrade to open it",
+            r"was written by version 3\.0 of pipeline in format 2; .* knows up to 1\. Upgrade",
         ),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_refused_with_a_way_out(content, message, path):
     manifest_path(path).write_text(content)
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ArtifactError, match=message):
         Manifest.read(path)
 
 
@@ -168,7 +187,7 @@ def test_a_field_of_the_future_is_refused(path):
     put(path, b"one")
     values = json.loads(manifest_path(path).read_text())
     manifest_path(path).write_text(json.dumps({**values, "colour": "red"}))
-    with pytest.raises(ManifestError, match=r"unknown \['colour'\]"):
+    with pytest.raises(ArtifactError, match=r"unknown \['colour'\]"):
         Manifest.read(path)
 
 
@@ -187,3 +206,111 @@ def test_a_temporary_file_is_gone_after_a_failure(path):
     with pytest.raises(RuntimeError, match="on fire"):
         fail()
     assert list(path.parent.iterdir()) == []
+
+
+# ---- what it says about the pipeline
+
+LABELS = ["yes" if i % 2 else "no" for i in range(len(TEXTS))]
+
+
+def test_steps_classes_and_model_are_described(tiny_bert):
+    vectorizer = BertVectorizer(
+        tiny_bert, layers=(1, -1), pooling=("cls", "mean"), max_length=20, truncation="tail"
+    )
+    with pytest.warns(match="longer than max_length=20"):
+        description = describe(
+            make_pipeline(vectorizer, "passthrough", LogisticRegression()).fit(TEXTS, LABELS)
+        )
+    assert json.loads(json.dumps(description)) == description
+    assert description["steps"] == [
+        ["bertvectorizer", "pipeline.vectorizer.BertVectorizer"],
+        ["passthrough", "passthrough"],
+        ["logisticregression", "sklearn.linear_model._logistic.LogisticRegression"],
+    ]
+    assert description["classes"] == ["no", "yes"]
+    assert description["n_training_texts"] == len(TEXTS)
+    (model,) = description["vectorizers"]
+    assert model["source"] == vectorizer.source_
+    expected = {
+        "model": tiny_bert,
+        "layers": [1, 3],
+        "pooling": ["cls", "mean"],
+        "max_length": 20,
+        "truncation": "tail",
+    }
+    assert {name: model[name] for name in expected} == expected
+    assert (model["device"], model["dtype"]) == ("cpu", "float32")
+
+
+def test_numbers_are_labels_too(tiny_bert):
+    description = describe(
+        make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()).fit(
+            TEXTS, [i % 2 for i in range(len(TEXTS))]
+        )
+    )
+    assert description["classes"] == [0, 1]
+
+
+def test_a_vectorizer_inside_a_column_transformer_is_found_fitted(tiny_bert):
+    table = pd.DataFrame({"text": TEXTS, "n": range(len(TEXTS))})
+    columns = ColumnTransformer(
+        [("bert", BertVectorizer(tiny_bert), "text")], remainder="passthrough"
+    )
+    model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, LABELS)
+    assert len(vectorizers_in(model)) == 1
+    assert describe(model)["vectorizers"][0]["layers"] == [3]
+
+
+def test_a_pipeline_without_a_vectorizer_has_none():
+    description = describe(make_pipeline(LogisticRegression()).fit([[0.0], [1.0]], [0, 1]))
+    assert (description["vectorizers"], description["n_training_texts"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.array([[1, 2]]), [[1, 2]]),
+        ({"a": (1, None, True, "x")}, {"a": [1, None, True, "x"]}),
+        ({1: np.nan, "b": float("inf")}, {"1": None, "b": None}),
+        (np.array(["a", None], dtype=object), ["a", None]),
+    ],
+)
+def test_values_become_those_of_json(value, expected):
+    assert plain(value, "it") == expected
+
+
+def test_what_json_does_not_have_is_refused_with_its_place():
+    with pytest.raises(
+        TypeError, match=r"scores\['held out'\]\[1\] is a set; a manifest holds numbers, strings"
+    ):
+        plain({"held out": [1, {2}]}, "scores")
+
+
+# ---- what is inside a pipeline
+
+X, Y = np.arange(12.0).reshape(6, 2), [0, 1] * 3
+
+
+def kinds(value):
+    return [type(part).__name__ for part in parts_of(value) if isinstance(part, BaseEstimator)]
+
+
+def test_the_steps_of_a_pipeline_are_found_outermost_first():
+    model = make_pipeline(make_pipeline(StandardScaler()), "passthrough", LogisticRegression())
+    assert kinds(model) == ["Pipeline", "Pipeline", "LogisticRegression", "StandardScaler"]
+
+
+def test_fitted_copies_in_meta_estimators_are_found():
+    columns = ColumnTransformer([("a", StandardScaler(), [0])], remainder="drop").fit(X)
+    assert any(hasattr(part, "mean_") for part in parts_of(columns))
+    voting = VotingClassifier([("a", LogisticRegression())]).fit(X, Y)
+    assert any(hasattr(part, "coef_") for part in parts_of(voting))
+    search = GridSearchCV(LogisticRegression(), {"C": [1]}, cv=2).fit(X, Y)
+    assert any(hasattr(part, "coef_") for part in parts_of(search))
+
+
+def test_an_estimator_that_stands_in_two_places_or_in_itself_is_found_once():
+    scaler = StandardScaler()
+    scaler.myself_ = scaler
+    assert kinds([scaler, {"again": scaler}]) == ["StandardScaler"]

@@ -1,4 +1,4 @@
-"""MLflow: log_model at its defaults (a skops file since MLflow 3.17) and back, in a process and a folder of its own."""
+"""MLflow: log_model at its defaults (a skops file since MLflow 3.17) and back."""
 
 import importlib.util
 import os
@@ -19,9 +19,11 @@ import numpy as np
 from pipeline import make_sentiment_pipeline
 from tests.conftest import TEXTS
 
-model = make_sentiment_pipeline(model=sys.argv[1], cache=None).fit(TEXTS, ["no", "yes"] * 5 + ["no"])
+labels = ["no", "yes"] * 5 + ["no"]
+model = make_sentiment_pipeline(model=sys.argv[1], cache=None).fit(TEXTS, labels)
 with mlflow.start_run():
-    logged = mlflow.sklearn.log_model(model, name="sentiment", skops_trusted_types=["pipeline.vectorizer.BertVectorizer"])
+    trusted = ["pipeline.vectorizer.BertVectorizer"]
+    logged = mlflow.sklearn.log_model(model, name="sentiment", skops_trusted_types=trusted)
 loaded = mlflow.sklearn.load_model(logged.model_uri)
 print(np.array_equal(loaded.predict_proba(TEXTS), model.predict_proba(TEXTS)))
 general = mlflow.pyfunc.load_model(logged.model_uri)

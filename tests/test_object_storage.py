@@ -1,4 +1,4 @@
-"""Tables, saved pipelines and reports at s3:// addresses, by s3fs from moto's server on the loopback interface."""
+"""Tables, saved pipelines and reports at s3:// addresses, by s3fs from a local moto server."""
 
 import importlib.util
 import json
@@ -45,7 +45,7 @@ SERVER = (
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
-    """Start a server that speaks S3; give an address in a bucket, with two Parquet files and a gzipped CSV file."""
+    """Start an S3 server; give an address in a bucket with two Parquet files and a gzipped CSV."""
     for package in ("s3fs", "moto", "flask"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install s3fs 'moto[server]'")
@@ -387,8 +387,13 @@ def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(
     told = json.loads(fsspec.filesystem("s3").cat_file(f"{bucket}/trained/m.json"))
     assert told["provenance"]["artifact"]["sha256"] == verify_pipeline(out)["sha256"]
     assert told["provenance"]["held_out_texts"]["source"] == source
-    for command in (("verify", out), ("inspect", out), ("predict", "--model", out, "--text", "good"),
-                    ("evaluate", "--model", out, "--data", source), ("explain", "--model", out, "--text", "good")):  # fmt: skip
+    for command in (
+        ("verify", out),
+        ("inspect", out),
+        ("predict", "--model", out, "--text", "good"),
+        ("evaluate", "--model", out, "--data", source),
+        ("explain", "--model", out, "--text", "good"),
+    ):
         assert run(*command).code == 0
     assert run("report", "--model", out, "--data", source).code == 0
 

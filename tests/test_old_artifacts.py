@@ -1,4 +1,4 @@
-"""Files of every format there ever was: they open, and say what they said. Moving our classes would break this, and must."""
+"""Files of every format: they open and answer as before. Moving our classes must break this."""
 
 import hashlib
 import json

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.saved.joblib_file import Made, Name, outline_of, outline_of_skops, read_contents
-from pipeline.saved.skops_file import skops_schema
+from pipeline.saved.joblib_file import Made, Name, outline_of, read_contents
+from pipeline.saved.skops_file import skops_root, skops_schema
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def outlined(value, tmp_path):
 def test_both_formats_of_one_pipeline_have_nearly_one_outline(model, tmp_path):
     of_joblib = outlined(model, tmp_path)
     skops.io.dump(model, tmp_path / "m.skops")
-    of_skops = outline_of_skops(skops_schema(tmp_path / "m.skops"))
+    of_skops = outline_of(skops_root(skops_schema(tmp_path / "m.skops")))
     for outline in (of_joblib, of_skops):
         assert json.loads(json.dumps(outline)) == outline
         assert outline["class"] == "sklearn.pipeline.Pipeline"

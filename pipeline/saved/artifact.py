@@ -1,10 +1,9 @@
 """Save, load, inspect and verify a fitted Pipeline in one file."""
 
-import io
-import json
+import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -13,21 +12,13 @@ import joblib
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline.exceptions import (
-    ArtifactError,
-    ArtifactWarning,
-    CheckpointError,
-    ContentsError,
-    ManifestError,
-    ProbeError,
-)
+from pipeline.exceptions import ArtifactError, ArtifactWarning, CheckpointError
 from pipeline.files import fetched, refuse_folder, sha256_of, temporary_for, where
-from pipeline.saved.joblib_file import not_allowed, outline_of, outline_of_skops, read_contents
+from pipeline.saved.joblib_file import not_allowed, outline_of, read_contents
 from pipeline.saved.manifest import (
     Manifest,
     describe,
     differing_versions,
-    holds_memmap,
     installed_versions,
     manifest_place,
     plain,
@@ -37,7 +28,13 @@ from pipeline.saved.manifest import (
 )
 from pipeline.saved.opening import file_kind, open_file
 from pipeline.saved.probes import check_probes, make_probes
-from pipeline.saved.skops_file import skops_names, skops_refused, skops_schema, write_skops
+from pipeline.saved.skops_file import (
+    skops_names,
+    skops_refused,
+    skops_root,
+    skops_schema,
+    write_skops,
+)
 
 Format = Literal["joblib", "skops"]
 Verify = Literal["probes", "sha256", "size"]
@@ -52,29 +49,30 @@ def save_pipeline(
     n_training_texts: int | None = None,
     scores: Mapping[str, Any] | None = None,
 ) -> Path | str:
-    """Write a fitted pipeline to one file, with a manifest beside it: whole or not at all.
+    """Write a fitted pipeline to one file, with a manifest beside it.
 
-    The file is written under another name, flushed to the disk and renamed: no reader ever sees half of it, and one that has the
-    old file open keeps it. The manifest, ``<file>.json``, holds its hash, its versions, what is inside, and what it says of three
-    probe texts; `load_pipeline` compares. The file alone is enough to predict.
+    The file is written under another name, flushed to the disk and renamed: no reader ever sees
+    half of it, and one that has the old file open keeps it. The manifest, ``<file>.json``, holds
+    its hash, versions, contents and answers to three probe texts; `load_pipeline` compares. The
+    file alone is enough to predict.
 
     Parameters
     ----------
     pipeline : sklearn.pipeline.Pipeline
         Fitted.
     path : str or Path
-        Such as ``models/sentiment.joblib``; missing folders are made, and ``~`` is the home folder. Or an address that fsspec
-        knows, such as ``"s3://bucket/sentiment.joblib"``, to which the written file is uploaded.
+        Such as ``models/sentiment.joblib``; missing folders are made, and ``~`` is the home
+        folder. Or an address that fsspec knows, such as ``"s3://bucket/sentiment.joblib"``.
     format : {"joblib", "skops"}, default="joblib"
-        ``"joblib"`` is an ordinary joblib file, whose weights are memory-mapped when it is opened. ``"skops"`` executes nothing
-        when it is opened, by anyone's loader, and is read into memory as a whole.
+        ``"joblib"`` is an ordinary joblib file, whose weights are memory-mapped when it is opened.
+        ``"skops"`` executes nothing when anyone opens it, and is read into memory as a whole.
     probes : list of str, DataFrame or array, optional
-        A few rows of what the pipeline predicts on, for the self-test; they are stored as they are. Three texts by default, which
-        do for every pipeline that takes texts.
+        A few rows of what the pipeline predicts on, for the self-test; they are stored as they
+        are. Three texts by default.
     n_training_texts : int, optional
         For the manifest; by default the number of texts that the vectorizer was fitted on.
     scores : mapping, optional
-        For the manifest: whatever numbers tell how good it is.
+        For the manifest: any numbers that say how good it is.
 
     Returns
     -------
@@ -90,7 +88,7 @@ def save_pipeline(
     ValueError
         For probes that the pipeline cannot predict on.
     CheckpointError
-        Where the pipeline came from a file, and its weights are not those it was made with.
+        Where a loaded pipeline's weights are not those it was made with.
     """
     if not isinstance(pipeline, Pipeline):
         raise TypeError(
@@ -111,7 +109,7 @@ def save_pipeline(
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(place) as temporary:
         if format == "skops":
-            write_skops(_without_memmaps(pipeline), temporary)
+            write_skops(pipeline, temporary)
         else:
             with temporary.open("wb") as file:
                 joblib.dump(pipeline, file)
@@ -130,15 +128,7 @@ def save_pipeline(
 
 
 def record_scores(path: str | os.PathLike, scores: Mapping[str, Any]) -> None:
-    """Write scores into the manifest of a saved pipeline, which is itself left as it is.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file written by `save_pipeline`.
-    scores : mapping
-        Whatever numbers tell how good it is, as for `save_pipeline`.
-    """
+    """Write scores into the manifest of a saved pipeline."""
     put_scores(where(path), plain(scores, "scores"))
 
 
@@ -149,24 +139,26 @@ def load_pipeline(
     sha256: str | None = None,
     trusted: Iterable[str] = (),
 ) -> Pipeline:
-    """Open a file written by `save_pipeline`, and be sure of it.
+    """Open and verify a file written by `save_pipeline`.
 
-    In this order: what kind of file it is; its size and hash by the manifest; every name in it, against a list of what a saved
-    pipeline may name; only then is it unpickled, by an unpickler that follows no other name; then its versions; and last a
-    self-test: it must say of the probe texts what it said when it was saved. The weights are memory-mapped:
-    opening is fast, and processes share them.
+    In this order: its kind; its size and hash by the manifest; every name in it, against a list of
+    what a saved pipeline may name; only then is it unpickled, by an unpickler that follows no other
+    name; then its versions; and last a self-test: it must answer the probe texts as it did when it
+    was saved. The weights are memory-mapped: opening is fast, and processes share them.
 
     Parameters
     ----------
     path : str or Path
-        The file, or its address, from which it is fetched and read into memory; of ``joblib.dump`` or skops too, which then has
-        no manifest to be compared with.
+        The file, or its address, from which it is read into memory; also one written by
+        ``joblib.dump`` or skops, which has no manifest.
     verify : {"probes", "sha256", "size"}, default="probes"
-        How far to go: self-test, hash and size; hash and size; or size alone. The names are always checked.
+        How far to go: self-test, hash and size; hash and size; or size alone. The names are always
+        checked.
     sha256 : str, optional
-        The file's hash as you know it from elsewhere; the manifest beside a file is as trustworthy as the file.
+        The file's hash as you know it from elsewhere; the manifest beside a file is as trustworthy
+        as the file.
     trusted : iterable of str
-        Names that this file may use beside those of the list, such as ``"my_package.MyTransformer"``.
+        Further names that this file may use, such as ``"my_package.MyTransformer"``.
 
     Returns
     -------
@@ -178,8 +170,8 @@ def load_pipeline(
     FileNotFoundError
         Where there is no such file.
     ArtifactError
-        Where it is another kind of file, damaged, not the one that was saved, names what is not allowed, is of a newer version,
-        or fails its self-test; the message says which.
+        Where it is another kind of file, damaged, not the one that was saved, names what is not
+        allowed, is of a newer version, or fails its self-test; the message says which.
 
     Warns
     -----
@@ -190,18 +182,15 @@ def load_pipeline(
         raise ValueError(f"verify={verify!r}; allowed are 'probes', 'sha256' and 'size'.")
     place = where(path)
     pipeline, manifest = _open(place, hashed=verify != "size", sha256=sha256, trusted=trusted)
-    differing = differing_versions(_made_with(pipeline, manifest))
+    differing = _differing(pipeline, manifest)
     difference = None
     if verify == "probes" and manifest is not None and manifest.probes is not None:
-        try:
+        with _self_test(place, differing):
             difference = check_probes(pipeline, manifest.probes)
-        except ProbeError as error:
-            versions = f" It was made with {'; '.join(differing)}." if differing else ""
-            raise ArtifactError(f"{place} fails its self-test: {error}.{versions}") from error
     if manifest is None:
         warnings.warn(
-            f"{place} has no manifest ({_manifest_name(place)}): the names in it were checked, but not whether it is the file "
-            "that was saved. save_pipeline writes one.",
+            f"{place} has no manifest ({PurePath(place).name}.json): the names in it were checked, "
+            "but not whether it is the file that was saved. save_pipeline writes one.",
             ArtifactWarning,
             stacklevel=2,
         )
@@ -220,7 +209,7 @@ def load_pipeline(
 def verify_pipeline(
     path: str | os.PathLike, *, sha256: str | None = None, trusted: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Check everything about a saved file that can be checked: hashes, names, weights, probe texts.
+    """Check all of a saved file: hashes, names, weights, probe texts.
 
     Parameters
     ----------
@@ -230,8 +219,9 @@ def verify_pipeline(
     Returns
     -------
     dict
-        ``size``, ``sha256`` (of the file), ``names`` (how many, all allowed), ``weights`` (the sha256 of each model's weights),
-        ``versions`` (those that differ) and ``probes``: ``n``, ``difference`` and ``tolerance``, or None where it has none.
+        ``size``, ``sha256`` (of the file), ``names`` (how many, all allowed), ``weights`` (the
+        sha256 of each model's weights), ``versions`` (those that differ) and ``probes``: ``n``,
+        ``difference`` and ``tolerance``, or None where it has none.
 
     Raises
     ------
@@ -242,33 +232,36 @@ def verify_pipeline(
     pipeline, manifest = _open(place, hashed=True, sha256=sha256, trusted=trusted)
     if manifest is None:
         raise ArtifactError(
-            f"{place} has no manifest ({_manifest_name(place)}), so there is nothing to verify it by."
+            f"{place} has no manifest ({PurePath(place).name}.json), so there is nothing to verify "
+            "it by."
         )
-    weights = {}
-    try:
-        for vectorizer in vectorizers_in(pipeline):
-            weights[vectorizer.source_["model"]] = vectorizer.verify_weights()
-        difference = None if manifest.probes is None else check_probes(pipeline, manifest.probes)
-    except (CheckpointError, ProbeError) as error:
-        raise ArtifactError(f"{place} fails its self-test: {error}.") from error
+    differing = _differing(pipeline, manifest)
+    probes = manifest.probes
+    with _self_test(place, differing):
+        weights = {
+            vectorizer.source_["model"]: vectorizer.verify_weights()
+            for vectorizer in vectorizers_in(pipeline)
+        }
+        difference = None if probes is None else check_probes(pipeline, probes)
     return {
         "size": manifest.size,
         "sha256": manifest.sha256,
         "names": len(inspect_pipeline(place)["names"]),
         "weights": weights,
-        "versions": differing_versions(_made_with(pipeline, manifest)),
-        "probes": None
-        if manifest.probes is None
-        else {
-            "n": len(manifest.probes["inputs"]),
+        "versions": differing,
+        "probes": probes
+        and {
+            "n": len(probes["inputs"]),
             "difference": difference,
-            "tolerance": manifest.probes["tolerance"],
+            "tolerance": probes["tolerance"],
         },
     }
 
 
 def inspect_pipeline(path: str | os.PathLike) -> dict[str, Any]:
-    """Look into a saved file without unpickling it: nothing in it is called or trusted, nothing imported but scikit-learn's own.
+    """Look into a saved file without unpickling it.
+
+    Nothing in it is called or trusted, and nothing imported but scikit-learn's own modules.
 
     Parameters
     ----------
@@ -278,10 +271,11 @@ def inspect_pipeline(path: str | os.PathLike) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``path``, ``format``, ``size``, ``names`` (every class and function that it names), ``refused`` (those of them that
-        `load_pipeline` would refuse; None for a .skops file where skops is not installed), ``arrays`` (shape, dtype and bytes of
-        each; joblib only), ``contents`` (the objects as nested dicts and lists, long values cut) and ``manifest`` (a dict as it
-        stands beside the file, or None; nobody checked it here).
+        ``path``, ``format``, ``size``, ``names`` (every class and function that it names),
+        ``refused`` (those that `load_pipeline` would refuse; None for a .skops file where skops is
+        not installed), ``arrays`` (shape, dtype and bytes of each; joblib only), ``contents`` (the
+        objects as nested dicts and lists, long values cut) and ``manifest`` (an unchecked dict, or
+        None).
 
     Raises
     ------
@@ -291,46 +285,36 @@ def inspect_pipeline(path: str | os.PathLike) -> dict[str, Any]:
         Where it is another kind of file, or damaged.
     """
     place = where(path)
+    arrays: list[dict[str, Any]] = []
     with fetched(place, manifest_place(place)) as file:
-        return {"path": str(place), **_inspect(file, str(place))}
-
-
-# ---- the parts
-
-
-def _inspect(path: Path, name: str) -> dict[str, Any]:
-    kind = file_kind(path)
-    try:
-        found = Manifest.read(path)
-        manifest = None if found is None else json.loads(found.to_json())
-    except ManifestError as error:
-        manifest = {"error": str(error).replace(str(path), name)}
-    if kind == "skops":
-        schema = skops_schema(path)
-        names, refused, arrays, contents = (
-            skops_names(schema),
-            skops_refused(path),
-            [],
-            outline_of_skops(schema),
-        )
-    else:
+        kind = file_kind(file)
+        manifest: dict[str, Any] | None
         try:
-            read = read_contents(path)
-        except ContentsError as error:
-            raise ArtifactError(
-                f"{path} cannot be read: {error}. Copy or train it again."
-            ) from error
-        names, refused, contents = list(read.names), not_allowed(read.names), outline_of(read.root)
-        arrays = [{"shape": a.shape, "dtype": a.dtype, "n_bytes": a.n_bytes} for a in read.arrays]
-    return {
-        "format": kind,
-        "size": path.stat().st_size,
-        "names": names,
-        "refused": refused,
-        "arrays": arrays,
-        "contents": contents,
-        "manifest": manifest,
-    }
+            stored = Manifest.read(file)
+            manifest = None if stored is None else stored.values()
+        except ArtifactError as error:
+            manifest = {"error": str(error).replace(str(file), str(place))}
+        if kind == "skops":
+            schema = skops_schema(file)
+            names, refused, root = skops_names(schema), skops_refused(file), skops_root(schema)
+        else:
+            contents = read_contents(file)
+            names, root = list(contents.names), contents.root
+            refused = not_allowed(names)
+            arrays = [
+                {"shape": array.shape, "dtype": array.dtype, "n_bytes": array.n_bytes}
+                for array in contents.arrays
+            ]
+        return {
+            "path": str(place),
+            "format": kind,
+            "size": file.stat().st_size,
+            "names": names,
+            "refused": refused,
+            "arrays": arrays,
+            "contents": outline_of(root),
+            "manifest": manifest,
+        }
 
 
 def _open(
@@ -342,17 +326,21 @@ def _open(
     return opened, manifest
 
 
-def _manifest_name(place: Path | str) -> str:
-    return PurePath(manifest_place(place)).name
-
-
-def _made_with(pipeline: Pipeline, manifest: Manifest | None) -> Mapping[str, str]:
+def _differing(pipeline: Pipeline, manifest: Manifest | None) -> list[str]:
     if manifest is not None:
-        return manifest.versions
-    return next(
-        (vectorizer.made_with for vectorizer in vectorizers_in(pipeline) if vectorizer.made_with),
-        {},
-    )
+        return differing_versions(manifest.versions)
+    made_with = (vectorizer.made_with for vectorizer in vectorizers_in(pipeline))
+    return differing_versions(next(filter(None, made_with), {}))
+
+
+@contextlib.contextmanager
+def _self_test(place: Path | str, differing: list[str]) -> Iterator[None]:
+    """Say of what is wrong inside that the file fails its self-test."""
+    try:
+        yield
+    except (ArtifactError, CheckpointError) as error:
+        versions = f" It was made with {'; '.join(differing)}." if differing else ""
+        raise ArtifactError(f"{place} fails its self-test: {error}.{versions}") from error
 
 
 def _probes(
@@ -368,20 +356,10 @@ def _probes(
             ) from error
         first_line = (str(error).splitlines() or [""])[0]
         warnings.warn(
-            f"The pipeline does not predict on plain texts ({type(error).__name__}: {first_line}), so its file has no self-test. "
-            "Give it a few rows: save_pipeline(..., probes=X[:3]).",
+            f"The pipeline does not predict on plain texts ({type(error).__name__}: {first_line}), "
+            "so its file has no self-test. Give it a few rows: "
+            "save_pipeline(..., probes=X[:3]).",
             ArtifactWarning,
             stacklevel=3,
         )
         return None
-
-
-def _without_memmaps(pipeline: Pipeline) -> Pipeline:
-    """Return a pipeline without numpy.memmap, which skops writes and cannot read: by way of a joblib file in memory."""
-    if not holds_memmap(pipeline):
-        return pipeline
-    file = io.BytesIO()
-    joblib.dump(pipeline, file)
-    file.seek(0)
-    copy: Pipeline = joblib.load(file)
-    return copy

@@ -4,48 +4,28 @@ import contextlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.exceptions import (
-    ArtifactError,
-    CheckpointError,
-    ContentsError,
-    ManifestError,
-    NotAllowedError,
-)
+from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.files import fetched, file_moment, sha256_of
-from pipeline.saved.joblib_file import not_allowed, read_contents, unpickle_allowed
+from pipeline.saved.joblib_file import read_contents, refuse_names, unpickle_allowed
 from pipeline.saved.manifest import Manifest, manifest_path, manifest_place
 from pipeline.saved.skops_file import read_skops, skops_schema
 
 
 def file_kind(path: Path) -> Literal["joblib", "skops"]:
-    """Return the format of a saved pipeline.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is no such file.
-    ArtifactError
-        Where it is another kind of file; the message says which.
-    """
+    """Return the format of a saved pipeline, by its content; refuse other files."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}; train writes one."
-        )
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {problem}; train writes one.")
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"\x80"):  # every pickle of protocol 2 or later starts so
         return "joblib"
     if head.startswith(b"PK") and skops_schema(path) is not None:
         return "skops"
-    raise ArtifactError(f"{path} is no saved pipeline: {_what_it_is(head)}.")
+    raise ArtifactError(f"{path} is no saved pipeline: {_other_kind(head)}.")
 
 
-def _what_it_is(head: bytes) -> str:
+def _other_kind(head: bytes) -> str:
     if not head:
         return "it is empty"
     if head.startswith(b"version https://git-lfs"):
@@ -55,7 +35,10 @@ def _what_it_is(head: bytes) -> str:
     if head.startswith(b"PK"):
         return "it is a zip archive, whole or cut short, and no .skops file"
     if head.startswith((b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22M\x18")):
-        return "it is compressed, and a compressed file cannot be memory-mapped; load it with joblib.load and save it again"
+        return (
+            "it is compressed, and a compressed file cannot be memory-mapped; load it with "
+            "joblib.load and save it again"
+        )
     return "it is not a joblib file"
 
 
@@ -65,32 +48,7 @@ _ATTEMPTS = 100  # to find a file and its manifest as a pair, while others save
 def open_file(
     place: Path | str, *, hashed: bool, sha256: str | None, trusted: frozenset[str]
 ) -> tuple[Any, Manifest | None]:
-    """Open a saved file and the manifest that fits it; while others save, until both are of one moment.
-
-    Parameters
-    ----------
-    place : Path or str
-        The file, or its address.
-    hashed : bool
-        Whether to compare its hash with the manifest's, or its size alone.
-    sha256 : str or None
-        The hash it must have.
-    trusted : frozenset of str
-        Names allowed on top of the list.
-
-    Returns
-    -------
-    object : Any
-        What it holds.
-    manifest : Manifest or None
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is no such file.
-    ArtifactError
-        Where it is another kind of file, damaged, another one than the manifest says, or names what is not allowed.
-    """
+    """Open a saved file and the manifest that fits it, both of one moment."""
     for _ in range(_ATTEMPTS):
         before = _moment(place)
         try:
@@ -105,45 +63,42 @@ def open_file(
         if _moment(place) == before:  # else what was read and what was mapped may be of two files
             return opened, manifest
     raise ArtifactError(
-        f"{place} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the time."
+        f"{place} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the "
+        "time."
     )
 
 
 def _moment(place: Path | str) -> list[Any]:
     """Return what changes when the file or its manifest is replaced."""
-    found: list[Any] = []
-    for one in (place, manifest_place(place)):
+    moment: list[Any] = []
+    for file in (place, manifest_place(place)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            found.append(
-                [one, one.stat().st_ino if isinstance(one, Path) else None, *file_moment(str(one))]
-            )
-    return found
+            inode = file.stat().st_ino if isinstance(file, Path) else None
+            moment.append([file, inode, *file_moment(str(file))])
+    return moment
 
 
 def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest | None:
-    try:
-        manifest = Manifest.read(path)
-        size = path.stat().st_size
-        found = sha256_of(path) if hashed or sha256 is not None else None
-        if sha256 is not None and found != sha256.lower():
-            raise ArtifactError(
-                f"{path} has sha256 {found}, not {sha256}, which you asked for: it is another file."
-            )
-        if manifest is None:
-            return None
-        matching = manifest.matching(size, found)
-    except ManifestError as error:
-        raise ArtifactError(str(error)) from error
+    manifest = Manifest.read(path)
+    size = path.stat().st_size
+    actual = sha256_of(path) if hashed or sha256 is not None else None
+    if sha256 is not None and actual != sha256.lower():
+        raise ArtifactError(
+            f"{path} has sha256 {actual}, not {sha256}, which you asked for: it is another file."
+        )
+    if manifest is None:
+        return None
+    matching = manifest.matching(size, actual)
     if matching is None:
-        told = (
+        difference = (
             f"{size} bytes, not {manifest.size}"
             if size != manifest.size
-            else f"sha256 {found}, not {manifest.sha256}"
+            else f"sha256 {actual}, not {manifest.sha256}"
         )
         raise ArtifactError(
-            f"{path} is not the file that was saved: it has {told}, as {manifest_path(path).name} says. It is damaged, "
-            f"cut short or "
-            "was changed: copy or train it again. If another program wrote it on purpose, delete the manifest."
+            f"{path} is not the file that was saved: it has {difference}, as "
+            f"{manifest_path(path).name} says. It is damaged, cut short or was changed: copy or "
+            "train it again. If another program wrote it on purpose, delete the manifest."
         )
     return matching if matching.versions else None  # of a file that had none, and is being replaced
 
@@ -152,37 +107,31 @@ def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> An
     try:
         if kind == "skops":
             return read_skops(path, trusted)
-        refused = not_allowed(read_contents(path).names, trusted)
-        if refused:
-            raise NotAllowedError(
-                f"it names {', '.join(refused)}: not on the list of what a saved pipeline may name"
-            )
+        refuse_names(path, read_contents(path).names, trusted)
         return unpickle_allowed(path, trusted, mapped=mapped)
-    except (Warning, OSError):  # nothing is wrong with what the file says
+    except (ArtifactError, Warning, OSError):
         raise
     except Exception as error:  # a damaged file fails in any way at all
-        raise ArtifactError(_what_is_wrong(path, error)) from error
+        raise ArtifactError(_problem(path, error)) from error
 
 
-def _what_is_wrong(path: Path, error: Exception) -> str:
-    if isinstance(error, NotAllowedError):
-        return (
-            f"{path} is refused: {error}. Nothing of it was run. inspect_pipeline shows what is inside; if the author is to be "
-            "trusted, load_pipeline(path, trusted=[...]) takes further names."
-        )
-    if isinstance(error, ContentsError):
-        return f"{path} cannot be read: {error}. Copy or train it again."
+def _problem(path: Path, error: Exception) -> str:
+    """Say what is wrong with a file whose unpickling failed."""
     if isinstance(error, CheckpointError):
         return f"{path}: {error}"
     if isinstance(error, ModuleNotFoundError):
         return (
-            f"{path} needs the module {error.name!r}, which is not to be had here. If that is 'pipeline...', another folder "
-            "or file called 'pipeline' may stand in its place; start Python elsewhere."
+            f"{path} needs the module {error.name!r}, which cannot be found. If it starts with "
+            "'pipeline', a local file or folder is shadowing the package; run Python from another "
+            "directory."
         )
     if isinstance(error, ImportError):
         return str(error)
     if isinstance(error, AttributeError):
-        return f"{path} needs something that its module does not have here: {error}. Define or import it first."
+        return (
+            f"{path} needs something that its module does not have here: {error}. Define or import "
+            "it first."
+        )
     return (
         f"{path} is damaged or cut short ({type(error).__name__}: {error}). Copy or train it again."
     )

@@ -1,70 +1,43 @@
-"""Pipelines as .skops files: a zip of JSON and arrays that executes nothing. Used by artifact."""
+"""Pipelines as .skops files: a zip of JSON and arrays that executes nothing."""
 
+import io
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pipeline.exceptions import NotAllowedError
-from pipeline.saved.joblib_file import not_allowed
+import joblib
+import numpy as np
+
+from pipeline.saved.joblib_file import DEEPEST, Made, Name, not_allowed, refuse_names
+from pipeline.saved.manifest import parts_of
 
 _SCHEMA = "schema.json"
 
 
 def write_skops(pipeline: Any, path: Path) -> None:
-    """Write a pipeline as a .skops file.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Fitted; of arrays, numbers, strings and estimators.
-    path : Path
-        The file.
-
-    Raises
-    ------
-    ImportError
-        Where skops is not installed.
-    """
-    with path.open("wb") as file:
-        _skops().dump(pipeline, file)
+    """Write a fitted pipeline as a .skops file."""
+    if any(isinstance(part, np.memmap) for part in parts_of(pipeline)):
+        # skops writes memmaps that it cannot read again; a joblib file in memory has plain arrays
+        file = io.BytesIO()
+        joblib.dump(pipeline, file)
+        file.seek(0)
+        pipeline = joblib.load(file)
+    with path.open("wb") as target:
+        _skops().dump(pipeline, target)
 
 
-def read_skops(path: Path, trusted: Iterable[str] = ()) -> Any:
-    """Read a .skops file that names nothing but what skops or `pipeline.saved.joblib_file` allows.
-
-    Parameters
-    ----------
-    path : Path
-        Written by `write_skops`, or by skops itself.
-    trusted : iterable of str
-        Names allowed on top.
-
-    Returns
-    -------
-    Any
-        The object.
-
-    Raises
-    ------
-    NotAllowedError
-        Where it names something else; nothing of it was imported.
-    ImportError
-        Where skops is not installed.
-    """
+def read_skops(path: Path, trusted: Collection[str] = ()) -> Any:
+    """Read a .skops file whose names are all allowed or trusted."""
     skops = _skops()
     unknown = skops.get_untrusted_types(file=path)
-    refused = not_allowed(unknown, trusted)
-    if refused:
-        raise NotAllowedError(
-            f"it names {', '.join(refused)}, which is not on the list of what a saved pipeline may name"
-        )
+    refuse_names(path, unknown, trusted)
     return skops.load(path, trusted=unknown)
 
 
 def skops_refused(path: Path) -> list[str] | None:
-    """Return the names in a .skops file that `read_skops` would refuse; None where skops is not installed, which knows most."""
+    """Return the names that `read_skops` would refuse; None without skops."""
     try:
         return not_allowed(_skops().get_untrusted_types(file=path))
     except ImportError:
@@ -72,7 +45,7 @@ def skops_refused(path: Path) -> list[str] | None:
 
 
 def skops_schema(path: Path) -> dict[str, Any] | None:
-    """Return the description in a .skops file, read as JSON; None where the zip is another kind of file."""
+    """Return the description in a .skops file; None for another zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             schema: Any = json.loads(archive.read(_SCHEMA))
@@ -83,17 +56,34 @@ def skops_schema(path: Path) -> dict[str, Any] | None:
 
 def skops_names(schema: Any) -> list[str]:
     """Return every class and function that a .skops file names, each once."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     waiting = [schema]
     while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, dict):
-            if isinstance(one.get("__class__"), str) and isinstance(one.get("__module__"), str):
-                found[f"{one['__module__']}.{one['__class__']}"] = None
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
-    return list(found)
+        value = waiting.pop(0)
+        if isinstance(value, dict):
+            if isinstance(value.get("__class__"), str) and isinstance(value.get("__module__"), str):
+                names[f"{value['__module__']}.{value['__class__']}"] = None
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return list(names)
+
+
+def skops_root(schema: Any, depth: int = 0) -> Any:
+    """Turn the description in a .skops file into the root of `Contents`."""
+    if depth > DEEPEST or not isinstance(schema, dict) or "__class__" not in schema:
+        return schema
+    content = schema.get("content")
+    if schema.get("is_json") and isinstance(content, str):
+        return json.loads(content)
+    name = f"{schema.get('__module__')}.{schema['__class__']}"
+    if name in ("builtins.list", "builtins.tuple", "builtins.set") and isinstance(content, list):
+        return [skops_root(item, depth + 1) for item in content]
+    if name == "builtins.dict" and isinstance(content, dict):
+        return {key: skops_root(value, depth + 1) for key, value in content.items()}
+    if content is None or isinstance(content, (str, bool, int, float)):
+        return content if name.startswith("builtins.") else Name(name)
+    return Made(Name(name), (), skops_root(content, depth + 1))
 
 
 def _skops() -> Any:
