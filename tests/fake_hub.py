@@ -1,4 +1,4 @@
-"""A loopback imitation of the model hub, healthy or ill: as much of it as is asked for when a model is fetched."""
+"""A fake model hub on the loopback interface, healthy or faulty."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ LOGIN_PAGE = b"<!doctype html><html><body>Please log in to this network</body></
 
 @dataclass
 class Fault:
-    """What is wrong with the answers for one path, and how often; what is not given stays as it is in health.
+    """What is wrong with the answers for one path, and how often.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Fault:
 
 
 class FakeHub:
-    """Serves folders as repositories on a free port of the loopback interface, while its `with` block lasts.
+    """Serves folders as repositories on a free port, while its `with` block lasts.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def black_hole() -> Iterator[str]:
 
 
 def connect(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process take an address for the hub, with a cache of its own, until the test ends."""
+    """Let this process use another hub and another cache until the test ends."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -259,7 +259,10 @@ def _about_file(file: Path, blobs: bool) -> dict[str, object]:
     body = file.read_bytes()
     about: dict[str, object] = {"rfilename": file.name, "size": len(body), "blobId": git_hash(body)}
     if file.suffix == ".safetensors":  # in git lies a pointer, and blobId is the pointer's
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{published_hash(file.name, body)}\nsize {len(body)}\n"
+        sha256 = published_hash(file.name, body)
+        pointer = (
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(body)}\n"
+        )
         about["blobId"] = git_hash(pointer.encode())
         about["lfs"] = {
             "sha256": published_hash(file.name, body),

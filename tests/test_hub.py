@@ -1,4 +1,4 @@
-"""Models by hub id, against a loopback imitation of the hub: each test in a process and an empty cache of its own."""
+"""Models by hub id, from a fake hub: each test in a process and a cache of its own."""
 
 import json
 import os
@@ -22,7 +22,7 @@ MODEL = "acme/tiny-bert"
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 OLDER = ("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json")
 LIMITS = {"RETRY_WAIT": 0.05}
-# For hubs that say nothing or nearly nothing: short enough for a test, in the order of the true ones.
+# For silent hubs: short, in the order of the true limits.
 SHORT = {
     **LIMITS,
     "CACHED_TIMEOUT": 0.8,
@@ -30,16 +30,15 @@ SHORT = {
     "METADATA_TIMEOUT": 1.5,
     "STALL_TIMEOUT": 0.7,
 }
-# huggingface_hub reads its environment when it is imported, so another environment needs another process.
+# huggingface_hub reads its environment on import, so another one needs another process
 CHILD = """
 import json, os, resource, shutil, sys, time, types, warnings
-from pipeline.checkpoints import hub, transfer
+from pipeline.checkpoints import hub
 from pipeline.checkpoints.checkpoint import CheckpointError, resolve, where
 
 for name, value in json.loads(os.environ["LIMITS"]).items():
-    module = transfer if hasattr(transfer, name) else hub
-    assert type(getattr(module, name)) is type(value)
-    setattr(module, name, value)
+    assert type(getattr(hub, name)) is type(value)
+    setattr(hub, name, value)
 if "LARGEST_FILE" in os.environ:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LARGEST_FILE"]),) * 2)
 if "FREE" in os.environ:
@@ -58,7 +57,8 @@ for line in sys.stdin:
         except Exception as error:
             answer = {"crash": f"{type(error).__name__}: {error}"}
     seconds = time.monotonic() - start
-    print(json.dumps({**answer, "seconds": seconds, "warnings": [str(w.message) for w in caught]}), flush=True)
+    answer |= {"seconds": seconds, "warnings": [str(w.message) for w in caught]}
+    print(json.dumps(answer), flush=True)
 """
 
 
@@ -100,9 +100,9 @@ def cached(snapshot, storage, tiny_bert):
 
 @pytest.fixture
 def start(hub, home):
-    """Start a process that resolves models, and give the function that asks it; all of them end with the test.
+    """Start a process that resolves models, and give the function that asks it.
 
-    It answers with what was found (`source`, `where`), what a user reads (`error`) or what got away (`crash`).
+    It answers with the model's `source` or `where`, with an `error`, or with a `crash`.
     """
     inherited = {
         k: v
@@ -251,7 +251,8 @@ def test_the_hubs_own_library_reads_the_cache_that_was_written(start, hub, home,
     assert start()(model=MODEL).source["kind"] == "hub"
     code = (
         "from huggingface_hub import scan_cache_dir, snapshot_download, try_to_load_from_cache\n"
-        f"info, = scan_cache_dir().repos; print(info.repo_id, *info.refs, scan_cache_dir().warnings)\n"
+        "info, = scan_cache_dir().repos\n"
+        "print(info.repo_id, *info.refs, scan_cache_dir().warnings)\n"
         f"print(snapshot_download({MODEL!r}, local_files_only=True))\n"
         f"print(try_to_load_from_cache({MODEL!r}, 'model.safetensors'))"
     )
@@ -336,7 +337,7 @@ ILL = {
         "config.json",
         Fault(status=403, headers={"X-Error-Code": "GatedRepo"}),
         1,
-        r"403 GatedRepo for config\.json: the model is gated .*Accept the model's conditions.*HF_TOKEN",
+        r"403 GatedRepo for config\.json: the model is gated .*Accept the .*conditions.*HF_TOKEN",
     ),
     "429": (
         "/api/models",
@@ -478,7 +479,7 @@ def test_an_ill_hub_is_given_up_in_time_with_one_message(
     [
         (
             {"model": "acme/tiny-brt"},
-            r"Model 'acme/tiny-brt' is not here.*404 RepoNotFound: it has no such model; .*spelling",
+            r"Model 'acme/tiny-brt' is not here.*404 RepoNotFound: .* no such model; .*spelling",
         ),
         (
             {"model": MODEL, "revision": "v9"},
@@ -535,10 +536,8 @@ def test_weights_that_could_execute_code_are_not_even_fetched(start, hub, tiny_b
     )
     (tmp_path / "served" / "pytorch_model.bin").write_bytes(b"pickled")
     error = start()(model=MODEL).error
-    assert (
-        f"'{MODEL}' has no model.safetensors on the hub, only config.json, pytorch_model.bin, tokenizer.json"
-        in error
-    )
+    assert f"'{MODEL}' has no model.safetensors on the hub" in error
+    assert "only config.json, pytorch_model.bin, tokenizer.json" in error
     assert "can execute code when loaded and are never opened" in error
     assert not any("/resolve/" in request for request in hub.requests)
 

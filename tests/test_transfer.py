@@ -1,4 +1,4 @@
-"""One transfer: what is waited for and how long, what is tried again, and what is told when it is given up."""
+"""One transfer: timeouts, retries and messages."""
 
 import threading
 import time
@@ -48,7 +48,7 @@ def fetch(hub, tmp_path):
 def waits(monkeypatch):
     """List the pauses between tries, which are not made."""
     seconds = []
-    monkeypatch.setattr(hub.time, "sleep", seconds.append)
+    monkeypatch.setattr(hub_module.time, "sleep", seconds.append)
     return seconds
 
 
@@ -182,13 +182,13 @@ def test_what_is_answered_too_late_is_closed_unread():
         return Answer()
 
     with pytest.raises(TimeoutError):
-        hub._within(0.01, late)
+        hub_module._within(0.01, late)
     assert Answer.closed.wait(5)
 
 
 def test_an_error_in_the_thread_is_the_callers():
     with pytest.raises(ZeroDivisionError):
-        hub._within(5, lambda: 1 // 0)
+        hub_module._within(5, lambda: 1 // 0)
 
 
 def test_what_is_no_failure_of_a_transfer_is_not_taken_for_one(hub, monkeypatch):
