@@ -59,6 +59,13 @@ class Fault:
     pace_headers: bool = False
     redirect: str = ""
 
+    @property
+    def of_body(self) -> bool:
+        """Whether answers without a body are healthy."""
+        return not (
+            self.status or self.headers or self.silent or self.pace_headers or self.redirect
+        )
+
 
 class FakeHub:
     """Serves folders as repositories on a free port, while its `with` block lasts.
@@ -102,6 +109,12 @@ class FakeHub:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
+    def note(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Record a request, unless it is the library's own, which comes once a day."""
+        if path != "/api/agent-harnesses":
+            self.requests.append(f"{method} {path}")
+            self.headers.append({name.lower(): value for name, value in headers.items()})
+
     def asked_for(self, name: str) -> int:
         """Count the requests for one file, or for `API`."""
         return sum(_concerns(name, request.partition(" ")[2]) for request in self.requests)
@@ -141,6 +154,7 @@ def connect(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(cache / "harnesses.json"))
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
     )
@@ -175,9 +189,8 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             path = unquote(url.path)
-            hub.requests.append(f"{self.command} {path}")
-            hub.headers.append({name.lower(): value for name, value in self.headers.items()})
-            fault = _fault(hub, path)
+            hub.note(self.command, path, self.headers)
+            fault = _fault(hub, path, self.command)
             if fault.silent:
                 hub.stopping.wait()
                 return
@@ -218,8 +231,10 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _fault(hub: FakeHub, path: str) -> Fault:
+def _fault(hub: FakeHub, path: str, method: str) -> Fault:
     for name, fault in hub.faults.items():
+        if method == "HEAD" and fault.of_body:
+            continue
         if _concerns(name, path) and fault.times != 0:
             fault.times = None if fault.times is None else fault.times - 1
             return fault

@@ -2,18 +2,18 @@
 
 import os
 import shutil
+import tempfile
 import threading
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import responses
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-from urllib.parse import quote
+from typing import Any, TypeVar
 
 from pipeline.checkpoints.provenance import difference, is_commit, is_hash
 from pipeline.exceptions import FetchError
@@ -28,16 +28,16 @@ _SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "
 MODEL_FILES = (CONFIG, TOKENIZER, *VOCABULARIES, *_SETTINGS, WEIGHTS)
 
 # A whole transfer has no limit: a big model on a slow line may take hours. All in seconds:
-ANSWER_TIMEOUT = 10.0  # until the hub begins to answer, name servers and proxies included
+ANSWER_TIMEOUT = 10.0  # until the hub begins to answer
 CACHED_TIMEOUT = 5.0  # the same if the model is cached, and only something newer could be missed
 METADATA_TIMEOUT = 30.0  # for the whole list of a model's files
-STALL_TIMEOUT = 30.0  # of silence, or of less than MIN_SPEED, within a file
+STALL_TIMEOUT = 50.0  # of silence, or of less than MIN_SPEED, within a file
 LOCK_TIMEOUT = 120.0  # for another process that fetches the same file
 RETRY_WAIT = 1.0  # before the second try, twice as many before the third
 MAX_RETRY_AFTER = 10.0  # a hub that asks for a longer wait is not waited for
 TRIES = 3
 MIN_SPEED = 1024  # bytes per second: with less, a model of 100 MB takes more than a day
-PROGRESS = 1 << 20  # bytes: a try that brought as much does not count as failed
+CHUNK = 1 << 13  # bytes
 
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _TOKEN = (
@@ -61,12 +61,10 @@ class TransferError(Exception):
         self.advice = advice
 
 
-class _TryAgain(Exception):
-    """A try that failed where another one may not."""
+class _TryAgain(TransferError):
+    """A failure that another try may heal."""
 
-    def __init__(self, reason: str, advice: str = _LATER, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.advice, self.wait = advice, wait
+    wait: float | None = None  # seconds that the hub asked for
 
 
 @dataclass(frozen=True)
@@ -75,267 +73,6 @@ class Listing:
 
     commit: str
     files: dict[str, tuple[str | None, int | None]]  # name -> hash and size, None if not published
-
-
-def ask(model: str, revision: str | None, patient: bool) -> Listing:
-    """Ask the hub for the files of a revision, once if not patient."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
-    url = f"{constants.ENDPOINT}/api/models/{model}{at}"
-
-    def once() -> Listing:
-        response = get_session().get(
-            url,
-            params={"blobs": "true"},
-            headers=_headers(),
-            timeout=ANSWER_TIMEOUT,
-            follow_redirects=True,
-        )
-        if response.status_code != 200:
-            raise _refused(response.status_code, response.headers, "its list of files")
-        return _listing(response.json(), revision)
-
-    failed = _Failures(TRIES if patient else 1)
-    while True:
-        try:
-            return _within(METADATA_TIMEOUT if patient else CACHED_TIMEOUT, once)
-        except Exception as error:
-            failure = _explained(error, "its list of files")
-            if not isinstance(failure, _TryAgain):
-                raise failure from error
-            failed.wait(failure)
-
-
-def _listing(about: Any, revision: str | None) -> Listing:
-    """Check the hub's answer."""
-    commit, files = about["sha"], {}
-    if not is_commit(commit) or (is_commit(revision) and commit != revision):
-        raise ValueError(f"commit {commit!r}")
-    for file in about["siblings"]:
-        told, size = (file.get("lfs") or {}).get("sha256") or file.get("blobId"), file.get("size")
-        # some mirrors publish no hash; anything else must never become the name of a file
-        files[str(file["rfilename"])] = (
-            told if is_hash(told) else None,
-            size if isinstance(size, int) else None,
-        )
-    return Listing(commit, files)
-
-
-def _headers() -> dict[str, str]:
-    """Return the headers; the library's own way asks ``/api/agent-harnesses`` first."""
-    from huggingface_hub import constants, get_token
-
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    # identity: sizes and ranges are the file's
-    headers = {"User-Agent": "bert-vectorizer", "Accept-Encoding": "identity"}
-    return headers | ({"Authorization": f"Bearer {token}"} if token else {})
-
-
-def download(url: str, target: Path, size: int | None) -> str | None:
-    """Download one file and return the hash in the hub's answer, if any."""
-    from huggingface_hub.utils import tqdm
-
-    name, failed = url.rsplit("/", 1)[-1], _Failures(TRIES)
-    hidden = None if (size or 0) > PROGRESS else True  # None: a bar on a terminal
-    with (
-        target.open("wb") as file,
-        tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=hidden) as bar,
-    ):
-        while True:
-            start = file.tell()
-            try:
-                return _receive(url, file, size, lambda there: bar.update(there - bar.n))
-            except _TryAgain as failure:
-                if file.tell() == size:
-                    return None  # a wrong Content-Length; the hash decides
-                if file.tell() - start >= PROGRESS:
-                    failed = _Failures(TRIES)
-                failed.wait(failure)
-
-
-class _Failures:
-    """Counts failed tries, and waits before the next one or gives up."""
-
-    def __init__(self, tries: int) -> None:
-        self.tries, self.n = tries, 0
-
-    def wait(self, failure: _TryAgain) -> None:
-        """Wait before the next try, or raise."""
-        self.n += 1
-        wait = RETRY_WAIT * 2 ** (self.n - 1) if failure.wait is None else failure.wait
-        if self.n >= self.tries or wait > MAX_RETRY_AFTER:
-            told = f", tried {self.n} times" if self.n > 1 else ""
-            raise TransferError(f"{failure}{told}", failure.advice) from failure
-        time.sleep(wait)
-
-
-def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Run an action in a thread that is abandoned when the time is over."""
-    # timeouts of sockets know neither name servers nor headers that come byte by byte
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(action())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="hub request").start()
-    try:
-        return future.result(timeout=seconds)
-    except TimeoutError:
-        future.add_done_callback(_close_late)
-        raise
-
-
-def _close_late(future: "Future[Any]") -> None:
-    """Close an answer that came too late."""
-    if future.exception() is None and hasattr(future.result(), "close"):
-        future.result().close()
-
-
-def _receive(
-    url: str, file: BinaryIO, size: int | None, show: Callable[[int], object]
-) -> str | None:
-    """Append the rest of a download to a file."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session, httpx
-
-    start = file.tell()
-    headers = _headers() | ({"Range": f"bytes={start}-"} if start else {})
-    # the library's own setting may ask for more patience, never for less
-    asked = constants.HF_HUB_DOWNLOAD_TIMEOUT if "HF_HUB_DOWNLOAD_TIMEOUT" in os.environ else 0
-    stall = max(STALL_TIMEOUT, asked)
-    timeout = httpx.Timeout(ANSWER_TIMEOUT, read=stall)
-
-    def send() -> Any:
-        request = get_session().build_request("GET", url, headers=headers, timeout=timeout)
-        return get_session().send(request, stream=True, follow_redirects=True)
-
-    name = url.rsplit("/", 1)[-1]
-    try:
-        response = _within(max(ANSWER_TIMEOUT, asked), send)
-    except Exception as error:
-        raise _explained(error, name) from error
-    try:
-        if response.status_code not in (200, 206) and not (start and response.status_code == 416):
-            raise _refused(response.status_code, response.headers, name)
-        if response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(
-            f"bytes {start}-"
-        ):
-            file.seek(0)
-            file.truncate()
-            if response.status_code != 200:
-                raise _TryAgain(f"the hub sent another part of {name} than it was asked for")
-        _copy(response, file, size, name, stall, show)
-        return _named_hash(response)
-    finally:
-        response.close()
-
-
-def _copy(
-    response: Any,
-    file: BinaryIO,
-    size: int | None,
-    name: str,
-    stall: float,
-    show: Callable[[int], object],
-) -> None:
-    """Write the body to a file while it comes fast enough."""
-    from huggingface_hub.utils import httpx
-
-    chunks = response.iter_bytes()
-    since, before = time.monotonic(), file.tell()
-    while size is None or file.tell() <= size:
-        try:
-            chunk = next(chunks, None)
-        except httpx.HTTPError as error:
-            file.flush()
-            raise _explained(error, name, begun=True) from error
-        if chunk is None:
-            break
-        file.write(chunk)
-        show(file.tell())
-        elapsed = time.monotonic() - since
-        if elapsed >= stall and file.tell() != size:
-            if file.tell() - before < MIN_SPEED * elapsed:
-                raise TransferError(
-                    f"the hub sent less than {MIN_SPEED} bytes per second of {name} "
-                    f"for {elapsed:.0f} s",
-                    _CONNECTION,
-                )
-            since, before = time.monotonic(), file.tell()
-    file.flush()
-
-
-def _named_hash(response: Any) -> str | None:
-    """Return the hash in an answer's headers, the hub's own before another host's."""
-    for answer in (*response.history, response):
-        etag = str(answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or "")
-        if is_hash(etag := etag.removeprefix("W/").strip('"')):
-            return etag
-    return None
-
-
-def _explained(error: Exception, what: str, begun: bool = False) -> Exception:
-    """Translate an exception into a reason, and whether to try again."""
-    from huggingface_hub.utils import httpx
-
-    told = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    if isinstance(error, TransferError | _TryAgain):
-        return error
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        if begun:
-            return _TryAgain(
-                f"the hub fell silent for {STALL_TIMEOUT:.0f} s in the middle of {what}",
-                _CONNECTION,
-            )
-        return TransferError(f"the hub did not answer in time (asked for {what})", _WAIT)
-    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
-        return _TryAgain(f"the connection broke off in the middle of {what} ({told})", _CONNECTION)
-    if isinstance(error, httpx.HTTPError | httpx.InvalidURL | OSError):
-        return TransferError(
-            f"the hub cannot be reached ({type(error).__name__}: {told})", _CONNECTION
-        )
-    if str(getattr(error, "doc", "")).lstrip()[:1] == "<":  # of a JSONDecodeError: what came
-        return TransferError(
-            "the hub's answer is an HTML page, as of a network that wants a login first",
-            _CONNECTION,
-        )
-    if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
-        return TransferError(
-            f"the hub's answer is none of a model hub ({type(error).__name__}: {told})", _CONNECTION
-        )
-    return error
-
-
-def _refused(status: int, headers: Mapping[str, str], what: str) -> Exception:
-    """Translate an HTTP status into a reason, and whether to try again."""
-    code = headers.get("X-Error-Code", "")
-    told = f"{status} {code or responses.get(status, '')}".strip()
-    if status in _AGAIN:
-        after = headers.get("Retry-After", "").strip()
-        asked = f" and asks to come back in {after} s" if after.isdigit() else ""
-        return _TryAgain(
-            f"the hub answered {told} for {what}{asked}",
-            wait=float(after) if after.isdigit() else None,
-        )
-    if status in (401, 403):
-        return TransferError(
-            f"the hub answered {told} for {what}: the model is gated or private and needs a token",
-            _TOKEN,
-        )
-    if status == 404:
-        missing = {
-            "RevisionNotFound": "no such revision of this model",
-            "EntryNotFound": f"no {what} in it",
-        }
-        return TransferError(
-            f"the hub answered {told}: it has {missing.get(code, 'no such model')}", _SPELLING
-        )
-    return TransferError(f"the hub answered {told} for {what}", _CONNECTION)
 
 
 def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Path, str, str | None]:
@@ -463,41 +200,29 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
 
 def _fetch_file(model: str, path: Path, published: str | None, size: int | None) -> None:
     """Fetch a file into the cache, twice if it comes damaged."""
-    from huggingface_hub import hf_hub_url
-
-    name, blobs = path.name, path.parents[2] / "blobs"
+    name, commit, storage = path.name, path.parent.name, path.parents[2]
+    blobs, damage = storage / "blobs", None
     for folder in (blobs, path.parent):
         folder.mkdir(parents=True, exist_ok=True)
     if size and size > (free := shutil.disk_usage(blobs).free):
         raise OSError(None, f"{name} needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
-    url, damage = hf_hub_url(model, name, revision=path.parent.name), ""
-    with _alone(model, published or name):
-        if published and difference(blobs / published, published) is None:
-            # of another commit, or another process was quicker
-            return _link(blobs / published, path)
+    sha = published or _header_hash(model, commit, name)
+    with _alone(model, sha):
+        # of another commit, or another process was quicker
+        if difference(blobs / sha, sha) is None:
+            return _link(blobs / sha, path)
         for _ in range(2):
-            part = blobs / f"{published or name}.{uuid.uuid4().hex[:8]}.incomplete"
-            try:
-                named = download(url, part, size)
-                expected = published or named
-                if expected is None:
-                    raise TransferError(
-                        f"the hub names no hash of {name} to verify it by", "Check HF_ENDPOINT."
-                    )
-                damage = difference(part, expected) or ""
-                if not damage:
+            with tempfile.TemporaryDirectory(
+                dir=storage, suffix=".incomplete", ignore_cleanup_errors=True
+            ) as part:
+                file = download(model, commit, name, part)
+                damage = difference(file, sha)
+                if damage is None:
                     # in place of a damaged one, which others may have mapped
-                    os.replace(part, blobs / expected)
-                    return _link(blobs / expected, path)
-                with part.open("rb") as file:
-                    page = b"<html" in file.read(1000).lower()
-            finally:
-                part.unlink(missing_ok=True)
-        if page:
-            damage += "; what came is an HTML page, as of a network that wants a login first"
+                    os.replace(file, blobs / sha)
+                    return _link(blobs / sha, path)
         raise TransferError(
-            f"{damage.replace(part.name, name)}, fetched twice",
-            "Check the connection and a proxy (HTTPS_PROXY).",
+            f"{damage}, fetched twice", "Check the connection and a proxy (HTTPS_PROXY)."
         )
 
 
@@ -577,3 +302,201 @@ def _not_here(
         f"For a machine without a connection: `python run_pipeline.py fetch {asked} --to DIR` on "
         "one that has it, copy DIR over, and give model=DIR."
     )
+
+
+# ---- requests
+
+
+def ask(model: str, revision: str | None, patient: bool) -> Listing:
+    """Ask the hub for the files of a revision, once if not patient."""
+    from huggingface_hub import HfApi
+
+    def once() -> Listing:
+        about = HfApi(library_name="bert-vectorizer").model_info(
+            model, revision=revision, files_metadata=True, timeout=ANSWER_TIMEOUT
+        )
+        return _listing(about, revision)
+
+    limit = METADATA_TIMEOUT if patient else CACHED_TIMEOUT
+    tries = TRIES if patient else 1
+    return _retried(lambda: _within(limit, once), "its list of files", tries)
+
+
+def _listing(about: Any, revision: str | None) -> Listing:
+    """Check the hub's answer."""
+    if not is_commit(about.sha) or (is_commit(revision) and about.sha != revision):
+        raise ValueError(f"commit {about.sha!r}")
+    files: dict[str, tuple[str | None, int | None]] = {}
+    for file in about.siblings or []:
+        sha = file.lfs.sha256 if file.lfs else file.blob_id
+        # some mirrors publish no hash; anything else must never become the name of a file
+        files[file.rfilename] = (
+            sha if is_hash(sha) else None,
+            file.size if isinstance(file.size, int) else None,
+        )
+    return Listing(about.sha, files)
+
+
+def _header_hash(model: str, commit: str, name: str) -> str:
+    """Return the hash in a file's headers, for a mirror that lists none."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(model, name, revision=commit)
+    etag = _retried(lambda: _within(ANSWER_TIMEOUT, lambda: get_hf_file_metadata(url).etag), name)
+    if not is_hash(etag):
+        raise TransferError(
+            f"the hub names no hash of {name} to verify it by", "Check HF_ENDPOINT."
+        )
+    return str(etag)
+
+
+def download(model: str, commit: str, name: str, folder: str) -> Path:
+    """Download a file of the hub to a folder, however slowly it comes."""
+    return _retried(lambda: _watched(model, commit, name, folder), name)
+
+
+def _watched(model: str, commit: str, name: str, folder: str) -> Path:
+    """Download a file until next to nothing comes."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.utils import tqdm
+
+    received, abandoned = 0, threading.Event()
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def update(self, n: float | None = 1) -> Any:
+            nonlocal received
+            if abandoned.is_set():
+                raise InterruptedError(f"the download of {name} was given up")
+            received += int(n or 0)
+            return super().update(n)
+
+    # The library's 10 MB take minutes on a slow line, and are lost when it breaks.
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+    stall = max(STALL_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    try:
+        future = _start(
+            lambda: hf_hub_download(
+                model,
+                name,
+                revision=commit,
+                local_dir=folder,
+                cache_dir=folder,  # where it would look for a copy
+                library_name="bert-vectorizer",
+                tqdm_class=Bar,
+            )
+        )
+        before = 0
+        while not wait([future], timeout=stall).done:
+            if received == 0:
+                raise TransferError(f"the hub did not answer in time (asked for {name})", _WAIT)
+            if received - before < MIN_SPEED * stall:
+                raise TransferError(
+                    f"the hub sent less than {MIN_SPEED} bytes per second of {name} "
+                    f"for {stall:.0f} s",
+                    _CONNECTION,
+                )
+            before = received
+        return Path(future.result())
+    finally:
+        abandoned.set()
+
+
+def _start(action: Callable[[], T]) -> "Future[T]":
+    """Run an action in a daemon thread, which may be abandoned."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="hub request").start()
+    return future
+
+
+def _within(seconds: float, action: Callable[[], T]) -> T:
+    """Return the result of an action, or raise TimeoutError."""
+    # timeouts of sockets know neither name servers nor headers that come byte by byte
+    return _start(action).result(timeout=seconds)
+
+
+def _retried(action: Callable[[], T], what: str, tries: int = TRIES) -> T:
+    """Run an action until it succeeds, or raise why it does not."""
+    n = 0
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            failure, n = _explained(error, what), n + 1
+            if not isinstance(failure, _TryAgain):
+                raise failure from error
+            pause = RETRY_WAIT * 2 ** (n - 1) if failure.wait is None else failure.wait
+            if n >= tries or pause > MAX_RETRY_AFTER:
+                tried = f", tried {n} times" if n > 1 else ""
+                raise TransferError(f"{failure}{tried}", failure.advice) from error
+        time.sleep(pause)
+
+
+def _explained(error: Exception, what: str) -> Exception:
+    """Translate an exception into a reason, and whether to try again."""
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
+
+    message = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        cause = _explained(error.__cause__, what)  # the library has tried again already
+        return TransferError(str(cause), cause.advice) if isinstance(cause, _TryAgain) else cause
+    if isinstance(error, HfHubHTTPError):
+        return _refused(error.response.status_code, error.response.headers, what)
+    if isinstance(error, TransferError):
+        return error
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return TransferError(f"the hub did not answer in time (asked for {what})", _WAIT)
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
+        return _TryAgain(
+            f"the connection broke off in the middle of {what} ({message})", _CONNECTION
+        )
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
+        return TransferError(
+            f"the hub cannot be reached ({type(error).__name__}: {message})", _CONNECTION
+        )
+    if str(getattr(error, "doc", "")).lstrip()[:1] == "<":  # the text of a JSONDecodeError
+        return TransferError(
+            "the hub's answer is an HTML page, as of a network that wants a login first",
+            _CONNECTION,
+        )
+    if isinstance(error, FileMetadataError | ValueError | KeyError | TypeError | AttributeError):
+        return TransferError(
+            f"the answer for {what} is none of a model hub ({type(error).__name__}: {message})",
+            _CONNECTION,
+        )
+    if message.startswith("Consistency check failed"):
+        return _TryAgain(f"{what} came with another length than the hub said", _CONNECTION)
+    return error
+
+
+def _refused(status: int, headers: Mapping[str, str], what: str) -> TransferError:
+    """Translate an HTTP status into a reason, and whether to try again."""
+    code = headers.get("X-Error-Code", "")
+    told = f"{status} {code or responses.get(status, '')}".strip()
+    if status in _AGAIN:
+        after = headers.get("Retry-After", "").strip()
+        asked = f" and asks to come back in {after} s" if after.isdigit() else ""
+        failure = _TryAgain(f"the hub answered {told} for {what}{asked}")
+        failure.wait = float(after) if after.isdigit() else None
+        return failure
+    if status in (401, 403):
+        return TransferError(
+            f"the hub answered {told} for {what}: the model is gated or private and needs a token",
+            _TOKEN,
+        )
+    if status == 404:
+        missing = {
+            "RevisionNotFound": "no such revision of this model",
+            "EntryNotFound": f"no {what} in it",
+        }
+        return TransferError(
+            f"the hub answered {told}: it has {missing.get(code, 'no such model')}", _SPELLING
+        )
+    return TransferError(f"the hub answered {told} for {what}", _CONNECTION)
