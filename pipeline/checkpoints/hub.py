@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pipeline.checkpoints.provenance import difference, is_commit, is_hash
 from pipeline.exceptions import FetchError
+from pipeline.files import write_text
 
 T = TypeVar("T")
 
@@ -157,21 +158,13 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
     return folder if commit and whole else None
 
 
-def _published_hash(path: Path) -> str | None:
-    """Return the hash in a file's link, None in a cache without links."""
-    try:
-        # one link only: the blob may be a link into a shared store
-        name = os.path.basename(os.readlink(path))
-    except OSError:
-        return None
-    return name if is_hash(name) else None
-
-
 def _damage(folder: Path) -> str | None:
     """Describe the first damaged file of a snapshot."""
     for name in needed_files({name for name in MODEL_FILES if os.path.lexists(folder / name)}):
-        published = _published_hash(folder / name)
-        if published and (damage := difference(folder / name, published)):
+        path = folder / name
+        # a link's target is named by its hash; one link only: it may go on into a shared store
+        published = os.path.basename(os.readlink(path)) if path.is_symlink() else None
+        if is_hash(published) and (damage := difference(path, str(published))):
             return damage
     return None
 
@@ -192,8 +185,13 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
     for name in needed_files(files):
         published, size = files[name]
         if published is None or difference(folder / name, published) is not None:
-            with _disk_errors(folder):
+            try:
                 _fetch_file(model, folder / name, published, size)
+            except OSError as error:
+                raise TransferError(
+                    f"{folder} cannot be written ({error.strerror or error})",
+                    "Free space there, or set HF_HOME to a folder with room that may be written.",
+                ) from error
     _remember(model, revision, listing.commit)
     return folder
 
@@ -249,10 +247,7 @@ def _remember(model: str, revision: str | None, commit: str) -> None:
         return
     try:
         if not path.is_file() or path.read_text(encoding="utf-8") != commit:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            new.write_text(commit, encoding="utf-8")
-            os.replace(new, path)
+            write_text(path, commit)
     except OSError:
         return
 
@@ -269,18 +264,6 @@ def _alone(model: str, name: str) -> Iterator[None]:
         with suppress(TimeoutError):
             stack.enter_context(WeakFileLock(path, timeout=LOCK_TIMEOUT))
         yield
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into a TransferError."""
-    try:
-        yield
-    except OSError as error:
-        raise TransferError(
-            f"{folder} cannot be written ({error.strerror or error})",
-            "Free space there, or set HF_HOME to a folder with room that may be written.",
-        ) from error
 
 
 def _not_here(
@@ -330,10 +313,8 @@ def _listing(about: Any, revision: str | None) -> Listing:
     for file in about.siblings or []:
         sha = file.lfs.sha256 if file.lfs else file.blob_id
         # some mirrors publish no hash; anything else must never become the name of a file
-        files[file.rfilename] = (
-            sha if is_hash(sha) else None,
-            file.size if isinstance(file.size, int) else None,
-        )
+        size = file.size if isinstance(file.size, int) else None
+        files[file.rfilename] = (sha if is_hash(sha) else None, size)
     return Listing(about.sha, files)
 
 
