@@ -1,4 +1,4 @@
-"""A loopback imitation of the model hub, healthy or ill: as much of it as is asked for when a model is fetched."""
+"""A fake model hub on the loopback interface, healthy or faulty."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ LOGIN_PAGE = b"<!doctype html><html><body>Please log in to this network</body></
 
 @dataclass
 class Fault:
-    """What is wrong with the answers for one path, and how often; what is not given stays as it is in health.
+    """What is wrong with the answers for one path, and how often.
 
     Attributes
     ----------
@@ -59,9 +59,16 @@ class Fault:
     pace_headers: bool = False
     redirect: str = ""
 
+    @property
+    def of_body(self) -> bool:
+        """Whether answers without a body are healthy."""
+        return not (
+            self.status or self.headers or self.silent or self.pace_headers or self.redirect
+        )
+
 
 class FakeHub:
-    """Serves folders as repositories on a free port of the loopback interface, while its `with` block lasts.
+    """Serves folders as repositories on a free port, while its `with` block lasts.
 
     Parameters
     ----------
@@ -102,6 +109,12 @@ class FakeHub:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
+    def note(self, method: str, path: str, headers: Mapping[str, str]) -> None:
+        """Record a request, unless it is the library's own, which comes once a day."""
+        if path != "/api/agent-harnesses":
+            self.requests.append(f"{method} {path}")
+            self.headers.append({name.lower(): value for name, value in headers.items()})
+
     def asked_for(self, name: str) -> int:
         """Count the requests for one file, or for `API`."""
         return sum(_concerns(name, request.partition(" ")[2]) for request in self.requests)
@@ -136,11 +149,12 @@ def black_hole() -> Iterator[str]:
 
 
 def connect(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process take an address for the hub, with a cache of its own, until the test ends."""
+    """Let this process use another hub and another cache until the test ends."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(cache / "harnesses.json"))
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
     )
@@ -175,9 +189,8 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             path = unquote(url.path)
-            hub.requests.append(f"{self.command} {path}")
-            hub.headers.append({name.lower(): value for name, value in self.headers.items()})
-            fault = _fault(hub, path)
+            hub.note(self.command, path, self.headers)
+            fault = _fault(hub, path, self.command)
             if fault.silent:
                 hub.stopping.wait()
                 return
@@ -218,8 +231,10 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _fault(hub: FakeHub, path: str) -> Fault:
+def _fault(hub: FakeHub, path: str, method: str) -> Fault:
     for name, fault in hub.faults.items():
+        if method == "HEAD" and fault.of_body:
+            continue
         if _concerns(name, path) and fault.times != 0:
             fault.times = None if fault.times is None else fault.times - 1
             return fault
@@ -259,7 +274,10 @@ def _about_file(file: Path, blobs: bool) -> dict[str, object]:
     body = file.read_bytes()
     about: dict[str, object] = {"rfilename": file.name, "size": len(body), "blobId": git_hash(body)}
     if file.suffix == ".safetensors":  # in git lies a pointer, and blobId is the pointer's
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{published_hash(file.name, body)}\nsize {len(body)}\n"
+        sha256 = published_hash(file.name, body)
+        pointer = (
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(body)}\n"
+        )
         about["blobId"] = git_hash(pointer.encode())
         about["lfs"] = {
             "sha256": published_hash(file.name, body),

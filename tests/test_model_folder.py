@@ -1,4 +1,4 @@
-"""fetch_to: a folder that can be carried, checked with sha256sum, and used where there is no connection."""
+"""fetch_to: a folder that can be carried, checked with sha256sum, and used offline."""
 
 import hashlib
 import json
@@ -175,7 +175,7 @@ def test_a_fetch_that_broke_off_leaves_no_half_file_and_is_completed_by_the_next
                 raise OSError(28, "No space left on device")
         replaced(source, target)
 
-    monkeypatch.setattr(carry.os, "replace", breaks)
+    monkeypatch.setattr("os.replace", breaks)
     with pytest.raises(OSError, match="No space left"):
         fetch_to(MODEL, folder)
     assert len(names(folder)) == step - 1

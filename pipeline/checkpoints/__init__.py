@@ -1,1 +1,1 @@
-"""A model by id or folder -> verified files: folder, installed copy, hub cache, hub. Knows no torch; used by bert, vectorizer."""
+"""Model ids and folders become verified files."""

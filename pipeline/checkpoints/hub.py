@@ -1,428 +1,83 @@
-"""Files from the hub cache or the hub, verified, in bounded time."""
+"""Verified files from the hub cache or the hub, in bounded time."""
 
 import os
 import shutil
+import tempfile
 import threading
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import responses
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-from urllib.parse import quote
+from typing import Any, TypeVar
 
-from pipeline.checkpoints.provenance import difference, is_commit, is_hash, move
+from pipeline.checkpoints.provenance import difference, is_commit, is_hash
 from pipeline.exceptions import FetchError
+from pipeline.files import write_text
 
 T = TypeVar("T")
 
-# A whole transfer has no limit: a big model on a slow line may take hours. What is limited is waiting for nothing.
-ANSWER_TIMEOUT = (
-    10.0  # seconds until the hub begins to answer; a name server or proxy that is silent counts too
-)
-CACHED_TIMEOUT = (
-    5.0  # the same where the model is here already, and only something newer could be missed
-)
-METADATA_TIMEOUT = (
-    30.0  # seconds until the list of a model's files is here: some ten kB, even on a slow line
-)
-STALL_TIMEOUT = 30.0  # seconds of silence, or of less than MIN_SPEED, within a file; mobile lines pause for less
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+# A tokenizer may be rebuilt from a vocabulary and settings.
+VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
+_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# The weights last: a folder that has them is complete.
+MODEL_FILES = (CONFIG, TOKENIZER, *VOCABULARIES, *_SETTINGS, WEIGHTS)
+
+# A whole transfer has no limit: a big model on a slow line may take hours. All in seconds:
+ANSWER_TIMEOUT = 10.0  # until the hub begins to answer
+CACHED_TIMEOUT = 5.0  # the same if the model is cached, and only something newer could be missed
+METADATA_TIMEOUT = 30.0  # for the whole list of a model's files
+STALL_TIMEOUT = 50.0  # of silence, or of less than MIN_SPEED, within a file
+LOCK_TIMEOUT = 120.0  # for another process that fetches the same file
+RETRY_WAIT = 1.0  # before the second try, twice as many before the third
+MAX_RETRY_AFTER = 10.0  # a hub that asks for a longer wait is not waited for
+TRIES = 3
 MIN_SPEED = 1024  # bytes per second: with less, a model of 100 MB takes more than a day
-TRIES = 3  # more would only add to the load of a hub that has too much of it
-RETRY_WAIT = 1.0  # seconds before the second try, twice as many before the third
-MAX_RETRY_AFTER = (
-    10.0  # seconds: who is told to come back later than this is told so, not kept waiting
-)
-PROGRESS = (
-    1 << 20
-)  # bytes: a try that brought as much has not failed, so that a line that breaks often is enough
+CHUNK = 1 << 13  # bytes
 
 _AGAIN = (408, 429, 500, 502, 503, 504)
-_TOKEN = "Accept the model's conditions on its page of the hub, and set HF_TOKEN to a token that may read it."
+_TOKEN = (
+    "Accept the model's conditions on its page of the hub, and set HF_TOKEN to a token that may "
+    "read it."
+)
 _SPELLING = "Check the spelling; a private model needs HF_TOKEN."
 _CONNECTION = "Check the connection, a proxy (HTTPS_PROXY) and HF_ENDPOINT."
-_WAIT = f"{_CONNECTION} Behind a proxy that scans files before it passes them on, set HF_HUB_DOWNLOAD_TIMEOUT to more seconds."
+_WAIT = (
+    f"{_CONNECTION} Behind a proxy that scans files before it passes them on, set "
+    "HF_HUB_DOWNLOAD_TIMEOUT to more seconds."
+)
 _LATER = "Try again later."
 
 
 class TransferError(Exception):
-    """The hub did not deliver: the reason, and what can be done about it."""
+    """The reason why the hub did not deliver, and advice."""
 
     def __init__(self, reason: str, advice: str = _LATER) -> None:
         super().__init__(reason)
         self.advice = advice
 
 
-class _TryAgain(Exception):
-    """A try that failed where another one may not."""
+class _TryAgain(TransferError):
+    """A failure that another try may heal."""
 
-    def __init__(self, reason: str, advice: str = _LATER, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.advice, self.wait = advice, wait
+    wait: float | None = None  # seconds that the hub asked for
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What the hub says of one revision: its commit, and the hash and size of each file (None where it does not say)."""
+    """The files of one revision."""
 
     commit: str
-    files: dict[str, tuple[str | None, int | None]]
-
-
-def ask(model: str, revision: str | None, patient: bool) -> Listing:
-    """Ask the hub for the commit of a revision and the hashes and sizes of its files.
-
-    Parameters
-    ----------
-    model : str
-        Hub id.
-    revision : str or None
-        Branch, tag or commit.
-    patient : bool
-        Whether to try again and to wait longer; not worth it where the model is here already.
-
-    Returns
-    -------
-    Listing
-        As the hub tells it; a commit that was asked for is the one that is told.
-
-    Raises
-    ------
-    TransferError
-        Where the hub did not answer in time, or no hub did.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
-    url = f"{constants.ENDPOINT}/api/models/{model}{at}"
-
-    def once() -> Listing:
-        response = get_session().get(
-            url,
-            params={"blobs": "true"},
-            headers=_headers(),
-            timeout=ANSWER_TIMEOUT,
-            follow_redirects=True,
-        )
-        if response.status_code != 200:
-            raise _refused(response.status_code, response.headers, "its list of files")
-        return _listing(response.json(), revision)
-
-    failed = _Failures(TRIES if patient else 1)
-    while True:
-        try:
-            return _within(METADATA_TIMEOUT if patient else CACHED_TIMEOUT, once)
-        except Exception as error:
-            failure = _explained(error, "its list of files")
-            if not isinstance(failure, _TryAgain):
-                raise failure from error
-            failed.wait(failure)
-
-
-def _listing(about: Any, revision: str | None) -> Listing:
-    commit, files = about["sha"], {}
-    if not is_commit(commit) or (is_commit(revision) and commit != revision):
-        raise ValueError(f"commit {commit!r}")
-    for file in about["siblings"]:
-        told, size = (file.get("lfs") or {}).get("sha256") or file.get("blobId"), file.get("size")
-        # some mirrors tell nothing; what is no hash must never become the name of a file
-        files[str(file["rfilename"])] = (
-            told if is_hash(told) else None,
-            size if isinstance(size, int) else None,
-        )
-    return Listing(commit, files)
-
-
-def _headers() -> dict[str, str]:
-    """Identify to the hub; the library's own way of it asks the hub for something else first (``/api/agent-harnesses``)."""
-    from huggingface_hub import constants, get_token
-
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    headers = {
-        "User-Agent": "bert-vectorizer",
-        "Accept-Encoding": "identity",
-    }  # identity: sizes and ranges are the file's
-    return headers | ({"Authorization": f"Bearer {token}"} if token else {})
-
-
-def download(url: str, target: Path, size: int | None) -> str | None:
-    """Fetch one file of the hub.
-
-    The token goes to the hub alone: where the hub redirects to another host, it stays behind.
-
-    Parameters
-    ----------
-    url : str
-        Address of the file on the hub.
-    target : Path
-        Where to write it; overwritten.
-    size : int or None
-        Its published size in bytes: more is not read.
-
-    Returns
-    -------
-    str or None
-        The hash that the hub's answer names the file by, if it does.
-
-    Raises
-    ------
-    TransferError
-        Where the file did not come.
-    OSError
-        Where it cannot be written; the network's own errors are none of these.
-    """
-    from huggingface_hub.utils import tqdm
-
-    name, failed = url.rsplit("/", 1)[-1], _Failures(TRIES)
-    hidden = None if (size or 0) > PROGRESS else True  # None: a bar where somebody looks
-    with (
-        target.open("wb") as file,
-        tqdm(total=size, unit="B", unit_scale=True, desc=name, disable=hidden) as bar,
-    ):
-        while True:
-            start = file.tell()
-            try:
-                return _receive(url, file, size, lambda there: bar.update(there - bar.n))
-            except _TryAgain as failure:
-                if file.tell() == size:
-                    return None  # more was told than there is; the hash says whether it is right
-                if file.tell() - start >= PROGRESS:
-                    failed = _Failures(TRIES)
-                failed.wait(failure)
-
-
-class _Failures:
-    """Counts the tries that failed and waits before the next one, or gives up."""
-
-    def __init__(self, tries: int) -> None:
-        self.tries, self.n = tries, 0
-
-    def wait(self, failure: _TryAgain) -> None:
-        self.n += 1
-        wait = RETRY_WAIT * 2 ** (self.n - 1) if failure.wait is None else failure.wait
-        if self.n >= self.tries or wait > MAX_RETRY_AFTER:
-            told = f", tried {self.n} times" if self.n > 1 else ""
-            raise TransferError(f"{failure}{told}", failure.advice) from failure
-        time.sleep(wait)
-
-
-def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Run an action in a thread that is left behind when the time is over.
-
-    Nothing else ends the wait for a name server, or for headers that come one byte at a time: the timeouts of sockets know
-    neither.
-    """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(action())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="hub request").start()
-    try:
-        return future.result(timeout=seconds)
-    except TimeoutError:
-        future.add_done_callback(_close_late)
-        raise
-
-
-def _close_late(future: "Future[Any]") -> None:
-    if future.exception() is None and hasattr(future.result(), "close"):
-        future.result().close()
-
-
-def _receive(
-    url: str, file: BinaryIO, size: int | None, show: Callable[[int], object]
-) -> str | None:
-    """Append to a file what is missing of it; the read position of ``file`` says how much is there."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session, httpx
-
-    start = file.tell()
-    headers = _headers() | ({"Range": f"bytes={start}-"} if start else {})
-    # the library's own setting, where somebody has made it, may ask for more patience, never for less
-    asked = constants.HF_HUB_DOWNLOAD_TIMEOUT if "HF_HUB_DOWNLOAD_TIMEOUT" in os.environ else 0
-    stall = max(STALL_TIMEOUT, asked)
-    timeout = httpx.Timeout(ANSWER_TIMEOUT, read=stall)
-
-    def opened() -> Any:
-        request = get_session().build_request("GET", url, headers=headers, timeout=timeout)
-        return get_session().send(request, stream=True, follow_redirects=True)
-
-    name = url.rsplit("/", 1)[-1]
-    try:
-        response = _within(max(ANSWER_TIMEOUT, asked), opened)
-    except Exception as error:
-        raise _explained(error, name) from error
-    try:
-        if response.status_code not in (200, 206) and not (start and response.status_code == 416):
-            raise _refused(response.status_code, response.headers, name)
-        if response.status_code != 206 or not response.headers.get("Content-Range", "").startswith(
-            f"bytes {start}-"
-        ):
-            file.seek(0)
-            file.truncate()
-            if response.status_code != 200:
-                raise _TryAgain(f"the hub sent another part of {name} than it was asked for")
-        _copy(response, file, size, name, stall, show)
-        return _named_hash(response)
-    finally:
-        response.close()
-
-
-def _copy(
-    response: Any,
-    file: BinaryIO,
-    size: int | None,
-    name: str,
-    stall: float,
-    show: Callable[[int], object],
-) -> None:
-    from huggingface_hub.utils import httpx
-
-    chunks = response.iter_bytes()
-    since, before = time.monotonic(), file.tell()
-    while size is None or file.tell() <= size:
-        try:
-            chunk = next(chunks, None)
-        except httpx.HTTPError as error:
-            file.flush()
-            raise _explained(error, name, begun=True) from error
-        if chunk is None:
-            break
-        file.write(chunk)
-        show(file.tell())
-        elapsed = time.monotonic() - since
-        if elapsed >= stall and file.tell() != size:
-            if file.tell() - before < MIN_SPEED * elapsed:
-                raise TransferError(
-                    f"the hub sent less than {MIN_SPEED} bytes per second of {name} for {elapsed:.0f} s",
-                    _CONNECTION,
-                )
-            since, before = time.monotonic(), file.tell()
-    file.flush()
-
-
-def _named_hash(response: Any) -> str | None:
-    for answer in (
-        *response.history,
-        response,
-    ):  # the hub's own answer first, then that of the host it sent us to
-        etag = (
-            str(answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag") or "")
-            .removeprefix("W/")
-            .strip('"')
-        )
-        if is_hash(etag):
-            return etag
-    return None
-
-
-def _explained(error: Exception, what: str, begun: bool = False) -> Exception:
-    """Make of a library's exception the reason that a user reads, and whether another try may help."""
-    from huggingface_hub.utils import httpx
-
-    told = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    if isinstance(error, TransferError | _TryAgain):
-        return error
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        if begun:
-            return _TryAgain(
-                f"the hub fell silent for {STALL_TIMEOUT:.0f} s in the middle of {what}",
-                _CONNECTION,
-            )
-        return TransferError(f"the hub did not answer in time (asked for {what})", _WAIT)
-    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
-        return _TryAgain(f"the connection broke off in the middle of {what} ({told})", _CONNECTION)
-    if isinstance(error, httpx.HTTPError | httpx.InvalidURL | OSError):
-        return TransferError(
-            f"the hub cannot be reached ({type(error).__name__}: {told})", _CONNECTION
-        )
-    if str(getattr(error, "doc", "")).lstrip()[:1] == "<":  # of a JSONDecodeError: what came
-        return TransferError(
-            "the hub's answer is an HTML page, as of a network that wants a login first",
-            _CONNECTION,
-        )
-    if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
-        return TransferError(
-            f"the hub's answer is none of a model hub ({type(error).__name__}: {told})", _CONNECTION
-        )
-    return error
-
-
-def _refused(status: int, headers: Mapping[str, str], what: str) -> Exception:
-    code = headers.get("X-Error-Code", "")
-    told = f"{status} {code or responses.get(status, '')}".strip()
-    if status in _AGAIN:
-        after = headers.get("Retry-After", "").strip()
-        asked = f" and asks to come back in {after} s" if after.isdigit() else ""
-        return _TryAgain(
-            f"the hub answered {told} for {what}{asked}",
-            wait=float(after) if after.isdigit() else None,
-        )
-    if status in (401, 403):
-        return TransferError(
-            f"the hub answered {told} for {what}: the model is gated or private and needs a token",
-            _TOKEN,
-        )
-    if status == 404:
-        missing = {
-            "RevisionNotFound": "no such revision of this model",
-            "EntryNotFound": f"no {what} in it",
-        }
-        return TransferError(
-            f"the hub answered {told}: it has {missing.get(code, 'no such model')}", _SPELLING
-        )
-    return TransferError(f"the hub answered {told} for {what}", _CONNECTION)
-
-
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-# What a tokenizer may be rebuilt from where a checkpoint has no tokenizer.json: vocabularies, then settings.
-VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
-TOKENIZER_SETTINGS = (
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-# The weights last: a folder that has them is whole.
-MODEL_FILES = (CONFIG, TOKENIZER, *VOCABULARIES, *TOKENIZER_SETTINGS, WEIGHTS)
-LOCK_TIMEOUT = 120.0  # seconds to wait for another process that fetches the same file, before it is fetched here as well
+    files: dict[str, tuple[str | None, int | None]]  # name -> hash and size, None if not published
 
 
 def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Path, str, str | None]:
-    """Find the files of a model in the hub cache, or fetch them from the hub; verify them by their published hashes.
-
-    Parameters
-    ----------
-    model : str
-        Hub id.
-    revision : str or None
-        Branch, tag or commit; a full commit that is cached is used without any request.
-    local_files_only : bool
-        Never ask the hub; so too under ``HF_HUB_OFFLINE``.
-
-    Returns
-    -------
-    folder : Path
-        The snapshot.
-    kind : {"hub cache", "hub"}
-        Whether the hub was asked.
-    commit : str or None
-        Forty hexadecimal digits.
-
-    Raises
-    ------
-    FetchError
-        Where the files are not to be had; the message says where was looked, why not, and what to do.
-    """
+    """Return folder, ``"hub cache"`` or ``"hub"``, and commit of a model's files."""
     from huggingface_hub import is_offline_mode
 
     cached = _cached_snapshot(model, revision)
@@ -470,7 +125,7 @@ def is_cached(model: str) -> bool:
 
 
 def needed_files(names: Mapping[str, Any] | set[str]) -> list[str]:
-    """Choose the files that are read: where there is a ``tokenizer.json``, no other tokenizer file is."""
+    """Choose the files that are read: ``tokenizer.json`` replaces its sources."""
     return [
         name
         for name in MODEL_FILES
@@ -482,13 +137,14 @@ def needed_files(names: Mapping[str, Any] | set[str]) -> list[str]:
 
 
 def _storage(model: str) -> Path:
+    """Return a model's folder in the hub cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser() / "--".join(["models", *model.split("/")])
 
 
 def _cached_snapshot(model: str, revision: str | None) -> Path | None:
-    """Find a snapshot that holds all that is needed, whatever the state of its files."""
+    """Find a snapshot with all needed files, damaged or not."""
     storage, commit = _storage(model), revision or "main"
     if not is_commit(revision):
         try:
@@ -496,30 +152,20 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
         except (OSError, ValueError):
             return None
     folder = storage / "snapshots" / commit
-    has = {
-        name for name in MODEL_FILES if os.path.lexists(folder / name)
-    }  # a link to a blob that is gone is damage
+    # lexists: a link to a missing blob is damage
+    has = {name for name in MODEL_FILES if os.path.lexists(folder / name)}
     whole = {CONFIG, WEIGHTS} <= has and has & {TOKENIZER, *VOCABULARIES}
     return folder if commit and whole else None
 
 
-def _published_hash(path: Path) -> str | None:
-    """Return the hash by which the cache names a file, or None in a cache without links, where it keeps none."""
-    try:
-        name = os.path.basename(
-            os.readlink(path)
-        )  # one link only: the blob may be a link into a shared store
-    except OSError:
-        return None
-    return name if is_hash(name) else None
-
-
 def _damage(folder: Path) -> str | None:
-    """Say which file of a snapshot is not the published one, and both hashes."""
+    """Describe the first damaged file of a snapshot."""
     for name in needed_files({name for name in MODEL_FILES if os.path.lexists(folder / name)}):
-        published = _published_hash(folder / name)
-        if published and (told := difference(folder / name, published)):
-            return told
+        path = folder / name
+        # a link's target is named by its hash; one link only: it may go on into a shared store
+        published = os.path.basename(os.readlink(path)) if path.is_symlink() else None
+        if is_hash(published) and (damage := difference(path, str(published))):
+            return damage
     return None
 
 
@@ -527,68 +173,59 @@ def _damage(folder: Path) -> str | None:
 
 
 def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
-    """Bring the cache up to what the hub says of a revision; return the snapshot."""
+    """Complete the cache from the hub and return the snapshot."""
     listing = ask(model, revision, patient)
     files = listing.files
     if WEIGHTS not in files:
         raise FetchError(
-            f"{model!r} has no {WEIGHTS} on the hub, only {', '.join(sorted(files)[:8])}: other weight files can execute "
-            "code when loaded and are never opened here."
+            f"{model!r} has no {WEIGHTS} on the hub, only {', '.join(sorted(files)[:8])}: other "
+            "weight files can execute code when loaded and are never opened here."
         )
     folder = _storage(model) / "snapshots" / listing.commit
     for name in needed_files(files):
         published, size = files[name]
         if published is None or difference(folder / name, published) is not None:
-            with _disk_errors(folder):
+            try:
                 _fetch_file(model, folder / name, published, size)
+            except OSError as error:
+                raise TransferError(
+                    f"{folder} cannot be written ({error.strerror or error})",
+                    "Free space there, or set HF_HOME to a folder with room that may be written.",
+                ) from error
     _remember(model, revision, listing.commit)
     return folder
 
 
 def _fetch_file(model: str, path: Path, published: str | None, size: int | None) -> None:
-    """Fetch a file into the cache; a second time where it comes damaged."""
-    from huggingface_hub import hf_hub_url
-
-    name, blobs = path.name, path.parents[2] / "blobs"
+    """Fetch a file into the cache, twice if it comes damaged."""
+    name, commit, storage = path.name, path.parent.name, path.parents[2]
+    blobs, damage = storage / "blobs", None
     for folder in (blobs, path.parent):
         folder.mkdir(parents=True, exist_ok=True)
     if size and size > (free := shutil.disk_usage(blobs).free):
         raise OSError(None, f"{name} needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
-    url, told = hf_hub_url(model, name, revision=path.parent.name), ""
-    with _alone(model, published or name):
-        if published and difference(blobs / published, published) is None:
-            return _link(
-                blobs / published, path
-            )  # of another commit, or another process was quicker
+    sha = published or _header_hash(model, commit, name)
+    with _alone(model, sha):
+        # of another commit, or another process was quicker
+        if difference(blobs / sha, sha) is None:
+            return _link(blobs / sha, path)
         for _ in range(2):
-            part = blobs / f"{published or name}.{uuid.uuid4().hex[:8]}.incomplete"
-            try:
-                named = download(url, part, size)
-                expected = published or named
-                if expected is None:
-                    raise TransferError(
-                        f"the hub names no hash of {name} to verify it by", "Check HF_ENDPOINT."
-                    )
-                told = difference(part, expected) or ""
-                if not told:
-                    move(
-                        part, blobs / expected
-                    )  # in place of a damaged one, which others may have mapped
-                    return _link(blobs / expected, path)
-                with part.open("rb") as file:
-                    page = b"<html" in file.read(1000).lower()
-            finally:
-                part.unlink(missing_ok=True)
-        if page:
-            told += "; what came is an HTML page, as of a network that wants a login first"
+            with tempfile.TemporaryDirectory(
+                dir=storage, suffix=".incomplete", ignore_cleanup_errors=True
+            ) as part:
+                file = download(model, commit, name, part)
+                damage = difference(file, sha)
+                if damage is None:
+                    # in place of a damaged one, which others may have mapped
+                    os.replace(file, blobs / sha)
+                    return _link(blobs / sha, path)
         raise TransferError(
-            f"{told.replace(part.name, name)}, fetched twice",
-            "Check the connection and a proxy (HTTPS_PROXY).",
+            f"{damage}, fetched twice", "Check the connection and a proxy (HTTPS_PROXY)."
         )
 
 
 def _link(blob: Path, path: Path) -> None:
-    """Let a snapshot's file point to a blob, in one step; without links the blob becomes the file."""
+    """Link a snapshot's file to a blob, or move the blob there."""
     from huggingface_hub import constants
 
     new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.incomplete")
@@ -597,30 +234,27 @@ def _link(blob: Path, path: Path) -> None:
             raise OSError
         os.symlink(os.path.join("..", "..", "blobs", blob.name), new)
     except OSError:
-        move(blob, path)
+        os.replace(blob, path)
     else:
         os.replace(new, path)
 
 
 def _remember(model: str, revision: str | None, commit: str) -> None:
-    """Note which commit a branch or tag stands for, as the cache does; a cache that cannot be written serves all the same."""
+    """Record the commit of a branch or tag, if the cache can be written."""
     refs = _storage(model) / "refs"
     path = refs / (revision or "main")
     if is_commit(revision) or not path.resolve().is_relative_to(refs.resolve()):
         return
     try:
         if not path.is_file() or path.read_text(encoding="utf-8") != commit:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            new.write_text(commit, encoding="utf-8")
-            os.replace(new, path)
+            write_text(path, commit)
     except OSError:
         return
 
 
 @contextmanager
 def _alone(model: str, name: str) -> Iterator[None]:
-    """Let one process at a time fetch a file, as far as the others let go in time: the cache stays right without."""
+    """Let one process fetch a file; the cache stays right without."""
     from huggingface_hub.utils import WeakFileLock
 
     storage = _storage(model)
@@ -632,20 +266,10 @@ def _alone(model: str, name: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TransferError(
-            f"{folder} cannot be written ({error.strerror or error})",
-            "Free space there, or set HF_HOME to a folder with room that may be written.",
-        ) from error
-
-
 def _not_here(
     model: str, revision: str | None, damage: str | None, reason: str, advice: str
 ) -> str:
+    """Say where the model was looked for, why it is missing, and what to do."""
     from huggingface_hub import constants
 
     at = f" at revision {revision!r}" if revision else ""
@@ -657,6 +281,203 @@ def _not_here(
         else f"is not here: it is no folder, no installed copy, not in {where}"
     )
     return (
-        f"Model {model!r}{at} {state}, and {reason}; endpoint {constants.ENDPOINT}. {advice} For a machine without a connection: "
-        f"`python run_pipeline.py fetch {asked} --to DIR` on one that has it, copy DIR over, and give model=DIR."
+        f"Model {model!r}{at} {state}, and {reason}; endpoint {constants.ENDPOINT}. {advice} "
+        f"For a machine without a connection: `python run_pipeline.py fetch {asked} --to DIR` on "
+        "one that has it, copy DIR over, and give model=DIR."
     )
+
+
+# ---- requests
+
+
+def ask(model: str, revision: str | None, patient: bool) -> Listing:
+    """Ask the hub for the files of a revision, once if not patient."""
+    from huggingface_hub import HfApi
+
+    def once() -> Listing:
+        about = HfApi(library_name="bert-vectorizer").model_info(
+            model, revision=revision, files_metadata=True, timeout=ANSWER_TIMEOUT
+        )
+        return _listing(about, revision)
+
+    limit = METADATA_TIMEOUT if patient else CACHED_TIMEOUT
+    tries = TRIES if patient else 1
+    return _retried(lambda: _within(limit, once), "its list of files", tries)
+
+
+def _listing(about: Any, revision: str | None) -> Listing:
+    """Check the hub's answer."""
+    if not is_commit(about.sha) or (is_commit(revision) and about.sha != revision):
+        raise ValueError(f"commit {about.sha!r}")
+    files: dict[str, tuple[str | None, int | None]] = {}
+    for file in about.siblings or []:
+        sha = file.lfs.sha256 if file.lfs else file.blob_id
+        # some mirrors publish no hash; anything else must never become the name of a file
+        size = file.size if isinstance(file.size, int) else None
+        files[file.rfilename] = (sha if is_hash(sha) else None, size)
+    return Listing(about.sha, files)
+
+
+def _header_hash(model: str, commit: str, name: str) -> str:
+    """Return the hash in a file's headers, for a mirror that lists none."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(model, name, revision=commit)
+    etag = _retried(lambda: _within(ANSWER_TIMEOUT, lambda: get_hf_file_metadata(url).etag), name)
+    if not is_hash(etag):
+        raise TransferError(
+            f"the hub names no hash of {name} to verify it by", "Check HF_ENDPOINT."
+        )
+    return str(etag)
+
+
+def download(model: str, commit: str, name: str, folder: str) -> Path:
+    """Download a file of the hub to a folder, however slowly it comes."""
+    return _retried(lambda: _watched(model, commit, name, folder), name)
+
+
+def _watched(model: str, commit: str, name: str, folder: str) -> Path:
+    """Download a file until next to nothing comes."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.utils import tqdm
+
+    received, abandoned = 0, threading.Event()
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def update(self, n: float | None = 1) -> Any:
+            nonlocal received
+            if abandoned.is_set():
+                raise InterruptedError(f"the download of {name} was given up")
+            received += int(n or 0)
+            return super().update(n)
+
+    # The library's 10 MB take minutes on a slow line, and are lost when it breaks.
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+    stall = max(STALL_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    try:
+        future = _start(
+            lambda: hf_hub_download(
+                model,
+                name,
+                revision=commit,
+                local_dir=folder,
+                cache_dir=folder,  # where it would look for a copy
+                library_name="bert-vectorizer",
+                tqdm_class=Bar,
+            )
+        )
+        before = 0
+        while not wait([future], timeout=stall).done:
+            if received == 0:
+                raise TransferError(f"the hub did not answer in time (asked for {name})", _WAIT)
+            if received - before < MIN_SPEED * stall:
+                raise TransferError(
+                    f"the hub sent less than {MIN_SPEED} bytes per second of {name} "
+                    f"for {stall:.0f} s",
+                    _CONNECTION,
+                )
+            before = received
+        return Path(future.result())
+    finally:
+        abandoned.set()
+
+
+def _start(action: Callable[[], T]) -> "Future[T]":
+    """Run an action in a daemon thread, which may be abandoned."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="hub request").start()
+    return future
+
+
+def _within(seconds: float, action: Callable[[], T]) -> T:
+    """Return the result of an action, or raise TimeoutError."""
+    # timeouts of sockets know neither name servers nor headers that come byte by byte
+    return _start(action).result(timeout=seconds)
+
+
+def _retried(action: Callable[[], T], what: str, tries: int = TRIES) -> T:
+    """Run an action until it succeeds, or raise why it does not."""
+    n = 0
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            failure, n = _explained(error, what), n + 1
+            if not isinstance(failure, _TryAgain):
+                raise failure from error
+            pause = RETRY_WAIT * 2 ** (n - 1) if failure.wait is None else failure.wait
+            if n >= tries or pause > MAX_RETRY_AFTER:
+                tried = f", tried {n} times" if n > 1 else ""
+                raise TransferError(f"{failure}{tried}", failure.advice) from error
+        time.sleep(pause)
+
+
+def _explained(error: Exception, what: str) -> Exception:
+    """Translate an exception into a reason, and whether to try again."""
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
+
+    message = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        cause = _explained(error.__cause__, what)  # the library has tried again already
+        return TransferError(str(cause), cause.advice) if isinstance(cause, _TryAgain) else cause
+    if isinstance(error, HfHubHTTPError):
+        return _refused(error.response.status_code, error.response.headers, what)
+    if isinstance(error, TransferError):
+        return error
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return TransferError(f"the hub did not answer in time (asked for {what})", _WAIT)
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
+        return _TryAgain(
+            f"the connection broke off in the middle of {what} ({message})", _CONNECTION
+        )
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
+        return TransferError(
+            f"the hub cannot be reached ({type(error).__name__}: {message})", _CONNECTION
+        )
+    if str(getattr(error, "doc", "")).lstrip()[:1] == "<":  # the text of a JSONDecodeError
+        return TransferError(
+            "the hub's answer is an HTML page, as of a network that wants a login first",
+            _CONNECTION,
+        )
+    if isinstance(error, FileMetadataError | ValueError | KeyError | TypeError | AttributeError):
+        return TransferError(
+            f"the answer for {what} is none of a model hub ({type(error).__name__}: {message})",
+            _CONNECTION,
+        )
+    if message.startswith("Consistency check failed"):
+        return _TryAgain(f"{what} came with another length than the hub said", _CONNECTION)
+    return error
+
+
+def _refused(status: int, headers: Mapping[str, str], what: str) -> TransferError:
+    """Translate an HTTP status into a reason, and whether to try again."""
+    code = headers.get("X-Error-Code", "")
+    told = f"{status} {code or responses.get(status, '')}".strip()
+    if status in _AGAIN:
+        after = headers.get("Retry-After", "").strip()
+        asked = f" and asks to come back in {after} s" if after.isdigit() else ""
+        failure = _TryAgain(f"the hub answered {told} for {what}{asked}")
+        failure.wait = float(after) if after.isdigit() else None
+        return failure
+    if status in (401, 403):
+        return TransferError(
+            f"the hub answered {told} for {what}: the model is gated or private and needs a token",
+            _TOKEN,
+        )
+    if status == 404:
+        missing = {
+            "RevisionNotFound": "no such revision of this model",
+            "EntryNotFound": f"no {what} in it",
+        }
+        return TransferError(
+            f"the hub answered {told}: it has {missing.get(code, 'no such model')}", _SPELLING
+        )
+    return TransferError(f"the hub answered {told} for {what}", _CONNECTION)
