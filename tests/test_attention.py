@@ -1,4 +1,4 @@
-"""Attention within each packed text equals torch's own, one text at a time, whatever the lengths and however large the scores."""
+"""Attention within each packed text equals torch's own, one text at a time."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ HEADS, SIZE = 4, 8
 
 
 def packed(lengths, scale=1.0, seed=0):
-    """Random query, key and value of packed texts, with their bias, as the encoder hands them over."""
-    batch = TokenBatch(np.zeros(sum(lengths), dtype=np.int64), np.array(lengths))
+    """Random query, key and value of packed texts, with their bias."""
+    batch = TokenBatch([np.zeros(n, dtype=np.int64) for n in lengths])
     generator = torch.Generator().manual_seed(seed)
     qkv = scale * torch.randn(sum(lengths), 3, HEADS, SIZE, generator=generator)
     bias = torch.randn(3, HEADS, 1, SIZE, generator=generator)
@@ -103,7 +103,7 @@ def test_a_workspace_used_before_changes_nothing():
 
 
 def test_the_varlen_kernel_is_asked_in_its_own_terms(monkeypatch):
-    """The kernel is replaced by a slow one with the same signature; what is tested is what it is given."""
+    """The kernel is replaced by a slow one: this tests its arguments."""
     batch, qkv, bias = packed([9, 4, 4, 1])
     biased = qkv + bias[:, :, 0]
 

@@ -1,4 +1,4 @@
-"""Batches hold every sequence once, within the budget, longest first; and a packed batch knows its runs."""
+"""Batches hold every sequence once, within the budget, longest first."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_a_sequence_over_the_budget_is_a_batch_of_its_own():
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
 def test_a_packed_batch_knows_starts_positions_and_runs(lengths):
     sequences = [np.arange(100 * i, 100 * i + n) for i, n in enumerate(lengths)]
-    batch = TokenBatch.of(sequences)
+    batch = TokenBatch(sequences)
     for start, sequence in zip(batch.starts[:-1], sequences, strict=True):
         assert batch.input_ids[start : start + len(sequence)].tolist() == sequence.tolist()
         assert batch.position_ids[start : start + len(sequence)].tolist() == list(

@@ -1,4 +1,4 @@
-"""On a GPU: transformers' own vectors, bounded memory, files that move between CPU and GPU. Skipped where no GPU is."""
+"""On a GPU: transformers' vectors, bounded memory, files that move between devices."""
 
 import multiprocessing
 import os
@@ -41,7 +41,7 @@ TOP = Path(__file__).resolve().parent.parent
 GPU = torch.device("cuda:0")
 POOLINGS = ("cls", "mean", "max")
 LABELS = ["positive" if i % 3 else "negative" for i in range(len(TEXTS))]
-# precision -> most that a number may be off beside float32 on the GPU, and least cosine; docs/performance.md
+# precision -> largest difference from float32 on the GPU, least cosine; docs/performance.md
 BOUNDS = {"float32": (1e-4, 0.99999), "float16": (0.02, 0.9999), "bfloat16": (0.15, 0.999)}
 HANG = 120  # seconds after which a process counts as hung
 
@@ -62,7 +62,7 @@ def is_close(found, expected, dtype):
 
 @pytest.fixture(scope="module")
 def states_of(hugging_face):
-    """Give all layers of one text, (n_layers + 1, n_tokens, hidden_size), by transformers' own forward on the GPU in float32."""
+    """Give all layers of a text by transformers on the GPU, (n_layers + 1, n_tokens, hidden)."""
     models = {}
 
     def get(folder, text, max_length=64):
@@ -88,7 +88,7 @@ def pooled_one_by_one(states_of, folder, texts, max_length=64):
 
 
 def batch_of(oracle, texts):
-    return TokenBatch.of([np.array(oracle.ids(text)) for text in texts])
+    return TokenBatch([np.array(oracle.ids(text)) for text in texts])
 
 
 # ---- which device, which encoder
@@ -212,7 +212,7 @@ def test_the_other_attention_of_the_packed_forward_runs_there_too(
 def test_every_text_attends_to_itself_alone(kind, lengths, size):
     heads, dtype = 4, torch.float16 if kind == "varlen" else torch.float32
     generator = torch.Generator(GPU).manual_seed(0)
-    batch = TokenBatch(np.zeros(sum(lengths), dtype=np.int64), np.array(lengths))
+    batch = TokenBatch([np.zeros(n, dtype=np.int64) for n in lengths])
     qkv = torch.randn(sum(lengths), 3, heads, size, generator=generator, device=GPU).to(dtype)
     qkv[:, 0] *= size**-0.5
     bias = torch.zeros(3, heads, 1, size, device=GPU, dtype=dtype)
@@ -289,7 +289,7 @@ def wide(tmp_path_factory):
 
 
 def peak(folder, n_texts, batch_tokens):
-    """Return the most bytes allocated while so many texts of about 20 tokens are encoded, the weights not counted."""
+    """Return the most bytes allocated while encoding, without the weights."""
     vectorizer = BertVectorizer(folder, device="cuda", cache=None, batch_tokens=batch_tokens).fit(
         ["warm"]
     )
@@ -334,7 +334,8 @@ def test_where_memory_runs_out_smaller_batches_give_the_same(wide):
 def predict_elsewhere(path, **environment):
     """Return what a new process says of `TEXTS`, and where it ran."""
     code = (
-        "import sys, numpy, warnings; warnings.simplefilter('ignore'); from pipeline import load_pipeline\n"
+        "import sys, numpy, warnings; warnings.simplefilter('ignore')\n"
+        "from pipeline import load_pipeline\n"
         "from tests.conftest import TEXTS; model = load_pipeline(sys.argv[1])\n"
         "numpy.save(sys.argv[1] + '.npy', model.predict_proba(TEXTS)); print(*model[0].runs_on())"
     )

@@ -1,4 +1,4 @@
-"""Both encoders: hidden states are HF's at every depth, weights are views, and what disagrees is named."""
+"""Both encoders: hidden states are HF's at every depth, and what disagrees is named."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, BertConfig, BertForPreTraining, GPT2Config
 from transformers.models.bert.modeling_bert import BertModel
 
+from pipeline.bert.batching import TokenBatch
 from pipeline.bert.config import FAMILIES as SUPPORTED
 from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import choose_device, load_encoder, n_loads
@@ -28,6 +29,13 @@ SOME = [TEXTS[0], TEXTS[5], "", "film"]
 IDS = np.array([[2, 7, 9, 11, 3], [2, 30, 31, 7, 3]])
 
 
+def hidden_states(encoder, ids):
+    """Run texts of one length and return all layers as HF does."""
+    n_layers = encoder.depth + 1
+    states = encoder.token_states(TokenBatch(list(ids)), range(n_layers))
+    return list(states.view(*ids.shape, n_layers, -1).permute(2, 0, 1, 3))
+
+
 @pytest.fixture(params=[True, False], ids=["packed", "hugging face"], autouse=True)
 def load(request):
     """Load by either forward: every test here holds for both."""
@@ -39,7 +47,7 @@ def load(request):
 @pytest.fixture
 def last_layer(load):
     """Give the last layer of a few texts by model folder."""
-    return lambda folder, depth=3: load(resolve(str(folder)), depth).hidden_states(IDS)[-1].numpy()
+    return lambda folder, depth=3: hidden_states(load(resolve(str(folder)), depth), IDS)[-1].numpy()
 
 
 @pytest.fixture
@@ -74,7 +82,7 @@ def test_hidden_states_are_hugging_faces_up_to_every_depth(
         expected = oracle.hidden_states(text)
         for depth in range(4):
             encoder = load(checkpoint, depth)
-            states = encoder.hidden_states(np.array([oracle.ids(text)]))
+            states = hidden_states(encoder, np.array([oracle.ids(text)]))
             assert encoder.depth == depth
             assert len(states) == depth + 1
             assert (
@@ -107,7 +115,7 @@ def test_a_forward_pass_keeps_no_gradient_and_drops_nothing_out(tmp_path, load):
         tmp_path / "model", "bert", hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5
     )
     encoder = load(resolve(str(folder)), 3)
-    first, second = encoder.hidden_states(IDS), encoder.hidden_states(IDS)
+    first, second = hidden_states(encoder, IDS), hidden_states(encoder, IDS)
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
         assert not a.requires_grad
@@ -115,16 +123,14 @@ def test_a_forward_pass_keeps_no_gradient_and_drops_nothing_out(tmp_path, load):
 
 
 def test_the_pooler_is_the_checkpoints_own(tiny_bert, hugging_face, load):
-    encoder = load(resolve(tiny_bert), 3)
     with torch.inference_mode():
         expected = hugging_face(tiny_bert).model(torch.tensor(IDS)).pooler_output
-    assert (
-        encoder.pooler_output(encoder.hidden_states(IDS)[-1]) - expected
-    ).abs().max() <= TOLERANCE
+    pooled = load(resolve(tiny_bert), 3).pooled(TokenBatch(list(IDS)), ("pooler",), (3,))
+    assert (pooled[:, 0, 0] - expected).abs().max() <= TOLERANCE
 
 
-def test_ids_may_be_of_any_integer_type_and_memory_order(tiny_bert, load):
-    encoder = load(resolve(tiny_bert), 1)
+def test_ids_may_be_of_any_integer_type_and_memory_order(tiny_bert):
+    encoder = load_encoder(resolve(tiny_bert), 1, packed=False)
     expected = encoder.hidden_states(IDS)[-1]
     for ids in (IDS.astype(np.int32), np.asfortranarray(IDS), np.repeat(IDS, 2, axis=1)[:, ::2]):
         assert torch.equal(encoder.hidden_states(ids)[-1], expected)
@@ -173,7 +179,7 @@ def test_many_threads_load_a_model_once_and_get_the_same_numbers(tmp_path, load)
     def run():
         start.wait(timeout=60)
         encoder = load(checkpoint, 3)
-        found.append((encoder, encoder.hidden_states(IDS)[-1]))
+        found.append((encoder, hidden_states(encoder, IDS)[-1]))
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
@@ -252,7 +258,7 @@ def test_checkpoints_of_other_precision_are_computed_in_float32(dtype, folder, l
         folder, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()}
     )
     change_config(folder, dtype=str(dtype).removeprefix("torch."))
-    states = load(resolve(str(folder)), 3).hidden_states(IDS)
+    states = hidden_states(load(resolve(str(folder)), 3), IDS)
     oracle = BertModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         expected = oracle(torch.tensor(IDS), output_hidden_states=True).hidden_states
@@ -318,9 +324,9 @@ def test_the_longest_sequence_is_encoded_and_a_longer_one_is_not(family, model_f
     checkpoint = resolve(model_folder(family))
     encoder = load(checkpoint, 1)
     n_tokens = read_shape(checkpoint).max_positions
-    assert encoder.hidden_states(np.full((1, n_tokens), 7))[-1].shape == (1, n_tokens, 32)
+    assert hidden_states(encoder, np.full((1, n_tokens), 7))[-1].shape == (1, n_tokens, 32)
     with pytest.raises((IndexError, RuntimeError)):
-        encoder.hidden_states(np.full((1, n_tokens + 1), 7))
+        hidden_states(encoder, np.full((1, n_tokens + 1), 7))
 
 
 # ---- what is refused
@@ -372,10 +378,11 @@ def test_a_missing_tensor_is_named_and_never_filled_in(folder, load):
     change_weights(folder, lambda tensors: {k: v for k, v in tensors.items() if k != MISSING})
     with pytest.raises(
         CheckpointError,
-        match=rf"'{folder}' disagree: .* asks for 1 tensors .*first '{MISSING}'.*nothing is filled in",
+        match=rf"'{folder}' disagree: .* asks for 1 tensors .*first '{MISSING}'.*"
+        "nothing is filled in",
     ):
         load(resolve(str(folder)), 3)
-    assert len(load(resolve(str(folder)), 2).hidden_states(IDS)) == 3  # the layers below are whole
+    assert len(hidden_states(load(resolve(str(folder)), 2), IDS)) == 3  # the layers below are whole
 
 
 def test_more_layers_by_the_config_than_in_the_weights_are_refused(folder, load):
@@ -390,7 +397,8 @@ def test_a_tensor_of_another_shape_is_named_with_both(folder, load):
     change_config(folder, vocab_size=500)
     with pytest.raises(
         CheckpointError,
-        match=r"'embeddings\.word_embeddings\.weight' is \(500, 32\) by the config and \(160, 32\) in",
+        match=r"'embeddings\.word_embeddings\.weight' is \(500, 32\) by the config "
+        r"and \(160, 32\) in",
     ):
         load(resolve(str(folder)), 3)
 
@@ -409,7 +417,8 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, tiny_
     for use in (choose_device, lambda device: load(resolve(tiny_bert), 1, device=device)):
         with pytest.raises(
             ValueError,
-            match=rf"device='{device}' is not on this machine; there is .*cpu.*'auto' chooses by itself",
+            match=rf"device='{device}' is not on this machine; there is .*cpu.*"
+            "'auto' chooses by itself",
         ):
             use(device)
 
@@ -454,15 +463,16 @@ def test_every_supported_family_is_known_to_transformers():
 FORKS = """
 import os, sys
 import numpy as np
-from pipeline.checkpoints.checkpoint import resolve
+from pipeline.bert.batching import TokenBatch
 from pipeline.bert.encoder import load_encoder
+from pipeline.checkpoints.checkpoint import resolve
 
 encoder = load_encoder(resolve(sys.argv[1]), 3)
-ids = np.full((32, 64), 7)  # large enough for several threads
-expected = encoder.hidden_states(ids)[-1]
+batch = TokenBatch([np.full(64, 7)] * 32)  # large enough for several threads
+expected = encoder.token_states(batch, [3])
 child = os.fork()
 if child == 0:
-    os._exit(0 if np.allclose(encoder.hidden_states(ids)[-1], expected, atol=1e-5) else 3)
+    os._exit(0 if np.allclose(encoder.token_states(batch, [3]), expected, atol=1e-5) else 3)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

@@ -1,4 +1,4 @@
-"""transformers' own forward: runs of one length, one pass each, for every family. More of it in test_encoder."""
+"""transformers' own forward, one pass per run. More of it in test_encoder."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_every_pooling_of_every_layer_is_hugging_faces_one_text_at_a_time(
     family, model_folder, hugging_face
 ):
     oracle = hugging_face(model_folder(family))
-    batch = TokenBatch.of([np.array(oracle.ids(text)) for text in TEXTS])
+    batch = TokenBatch([np.array(oracle.ids(text)) for text in TEXTS])
     found = encoder(model_folder(family)).pooled(batch, POOLINGS, (3, 0, 1)).numpy()
     expected = [
         [[oracle.sentence_vector(t, k, p) for k in (3, 0, 1)] for p in POOLINGS] for t in TEXTS
@@ -33,7 +33,7 @@ def test_every_pooling_of_every_layer_is_hugging_faces_one_text_at_a_time(
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_token_states_are_hidden_states_of_every_token(family, model_folder, hugging_face):
     oracle = hugging_face(model_folder(family))
-    batch = TokenBatch.of([np.array(oracle.ids(text)) for text in TEXTS])
+    batch = TokenBatch([np.array(oracle.ids(text)) for text in TEXTS])
     found = encoder(model_folder(family)).token_states(batch, (3, 0)).numpy()
     expected = np.concatenate(
         [oracle.hidden_states(text)[[3, 0]].transpose(1, 0, 2) for text in TEXTS]
@@ -49,6 +49,6 @@ def test_a_run_of_equal_length_is_one_forward_pass(model_folder, monkeypatch):
         "hidden_states",
         lambda self, ids, *a: shapes.append(ids.shape) or run(self, ids, *a),
     )
-    batch = TokenBatch.of([np.full(n, 7) for n in (5, 5, 5, 3, 3, 2)])
+    batch = TokenBatch([np.full(n, 7) for n in (5, 5, 5, 3, 3, 2)])
     encoder(model_folder("electra")).pooled(batch, ("cls",), (3,))
     assert shapes == [(3, 5), (2, 3), (1, 2)]

@@ -1,4 +1,4 @@
-"""The packed forward equals transformers', text by text, for every batch, pooling, layer, activation and depth."""
+"""The packed forward equals transformers' for every batch, pooling, layer and depth."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def encoder(folder, depth=3, **kind):
 
 
 def batch_of(oracle, texts):
-    return TokenBatch.of([np.array(oracle.ids(text)) for text in texts])
+    return TokenBatch([np.array(oracle.ids(text)) for text in texts])
 
 
 def slow(oracle, texts, poolings, layers):
@@ -67,7 +67,8 @@ def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(
     found = encoder(tiny_bert).pooled(batch, ("cls",), (2,)).numpy()
     assert np.abs(found - slow(oracle, TEXTS, ("cls",), (2,))).max() <= TOLERANCE
     n_tokens, n_texts = len(batch.input_ids), len(TEXTS)
-    # first layer: query, key and value, then up; second: key and value of all tokens, then up for one row per text
+    # first layer: query, key and value, then up; second: key and value of all tokens, then up for
+    # one row per text
     assert rows == [(n_tokens, 96), (n_tokens, 64), (n_tokens, 64), (n_texts, 64)]
 
 
@@ -92,7 +93,8 @@ def test_every_activation_is_hugging_faces(activation, tmp_path):
     ids = np.array([[2, 7, 9, 11, 3], [2, 30, 31, 7, 3]])
     with torch.inference_mode():
         expected = model(torch.tensor(ids), output_hidden_states=True).hidden_states
-    for found, right in zip(encoder(folder).hidden_states(ids), expected, strict=True):
+    states = encoder(folder).token_states(TokenBatch(list(ids)), range(4))
+    for found, right in zip(states.view(2, 5, 4, -1).unbind(2), expected, strict=True):
         assert (found - right).abs().max() <= TOLERANCE
 
 
@@ -144,7 +146,7 @@ def test_an_encoder_of_all_layers_gives_those_below_too(tiny_bert, hugging_face)
 
 @pytest.fixture
 def slow_varlen(monkeypatch):
-    """Replace CUDA's kernel by a slow one, so that the way to it is tested where there is no CUDA."""
+    """Replace CUDA's kernel by a slow one, to test the way to it without CUDA."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", slow_varlen_attn)
 
 
@@ -155,11 +157,11 @@ def slow_varlen(monkeypatch):
 def test_half_precision_keeps_the_tolerance_that_the_docs_state(
     dtype, largest, cosine, hugging_face
 ):
-    """docs/performance.md; the default model, every layer and pooling, in half precision as CUDA would run it."""
+    """docs/performance.md: the default model, in half precision as CUDA would run it."""
     checkpoint = resolve(DEFAULT_MODEL)
     oracle = hugging_face(str(installed_folder(DEFAULT_MODEL)))
     texts = [*TEXTS, "word " * 300]
-    batch = TokenBatch.of([np.array(oracle.ids(text, 512)) for text in texts])
+    batch = TokenBatch([np.array(oracle.ids(text, 512)) for text in texts])
     full = PackedEncoder(checkpoint, 6, CPU, torch.float32).pooled(batch, POOLINGS, range(7))
     half = PackedEncoder(checkpoint, 6, CPU, dtype, varlen=True).pooled(batch, POOLINGS, range(7))
     assert half.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Pooling and layers, against loops in numpy that take one text, one layer and one number at a time."""
+"""Pooling and layers, against loops in numpy."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_a_mask_of_ones_changes_nothing(pooling):
 @pytest.mark.parametrize("lengths", [[5], [3, 3, 3], [7, 4, 4, 1], [1, 9, 1]])
 def test_packed_texts_are_pooled_one_by_one_by_either_way(lengths, pooling):
     state = states((1, sum(lengths), 6))[0]
-    batch = TokenBatch(np.zeros(sum(lengths), dtype=np.int64), np.array(lengths))
+    batch = TokenBatch([np.zeros(n, dtype=np.int64) for n in lengths])
     expected = [
         slow_pool(part[None], pooling)[0] for part in np.split(state, np.cumsum(lengths)[:-1])
     ]
@@ -95,7 +95,8 @@ def test_layers_index_as_a_list_of_hidden_states_does(n_layers):
     for wrong in (n_layers + 1, -n_layers - 2):
         with pytest.raises(
             ValueError,
-            match=rf"asks for layer {wrong}; this model has {n_layers} layers.* to {n_layers}, or -{n_layers + 1}",
+            match=rf"asks for layer {wrong}; this model has {n_layers} layers.* "
+            rf"to {n_layers}, or -{n_layers + 1}",
         ):
             resolve_layers((0, wrong), n_layers)
 

@@ -1,4 +1,4 @@
-"""The forward of one short text: transformers' numbers, whatever the activation, and nothing is paid before it is used."""
+"""The forward of one short text gives transformers' numbers, and is paid for when used."""
 
 import threading
 
@@ -35,7 +35,7 @@ def short_batches(monkeypatch):
 
 
 def batch(*lengths):
-    return TokenBatch.of([np.arange(5, 5 + n) for n in lengths])
+    return TokenBatch([np.arange(5, 5 + n) for n in lengths])
 
 
 def test_short_are_texts_of_one_length_and_few_tokens():
@@ -58,7 +58,7 @@ def test_every_layer_and_pooling_is_transformers(activation, tmp_path, short_bat
             [[s[:, 0], s.mean(dim=1), s.amax(dim=1)] for s in states]
         )  # (layer, pooling, text, hidden_size)
         found = encoder.pooled(
-            TokenBatch.of([np.array(one) for one in ids]), POOLINGS, range(4)
+            TokenBatch([np.array(one) for one in ids]), POOLINGS, range(4)
         ).numpy()
         assert np.abs(found - right.transpose(2, 1, 0, 3)).max() <= 1e-5
     assert short_batches == [2, 10, 64]
@@ -73,9 +73,9 @@ def test_a_text_alone_has_the_vectors_it_has_among_others(
         layers = (3,)
     encoder = PackedEncoder(resolve(tiny_bert), 3, CPU, torch.float32)
     texts = [np.array([2, 7, 9, 3]), np.array([2, 8, 3])]
-    together = encoder.pooled(TokenBatch.of(texts), poolings, layers)
+    together = encoder.pooled(TokenBatch(texts), poolings, layers)
     assert short_batches == []
-    alone = torch.cat([encoder.pooled(TokenBatch.of([text]), poolings, layers) for text in texts])
+    alone = torch.cat([encoder.pooled(TokenBatch([text]), poolings, layers) for text in texts])
     assert (together - alone).abs().max() <= 1e-5
     assert short_batches == ([] if max(layers) == 0 else [4, 3])
 
@@ -117,7 +117,7 @@ def test_the_same_text_gives_the_same_bits_each_time(tiny_bert, short_batches):
 
 
 def test_many_texts_and_tokens_one_by_one_do_without_it(tiny_bert, monkeypatch):
-    monkeypatch.setattr(short, "ShortForward", None)
+    monkeypatch.setattr(short, "_rearrange", None)
     vectorizer = BertVectorizer(tiny_bert, cache=None).fit(TEXTS)
     assert vectorizer.transform(TEXTS).shape == (len(TEXTS), 32)
     assert len(vectorizer.transform_tokens(["I love Paris"])) > 3
@@ -125,10 +125,10 @@ def test_many_texts_and_tokens_one_by_one_do_without_it(tiny_bert, monkeypatch):
 
 def test_threads_that_come_first_together_make_one(tmp_path, monkeypatch):
     folder = build_model(tmp_path / "model", "bert", seed=5)
-    made = []
-    init = ShortForward.__init__
+    rearranged = []
+    rearrange = short._rearrange
     monkeypatch.setattr(
-        ShortForward, "__init__", lambda self, *rest: made.append(1) or init(self, *rest)
+        short, "_rearrange", lambda layer: rearranged.append(layer) or rearrange(layer)
     )
     vectorizer = BertVectorizer(str(folder), cache=None).fit(TEXTS)
     found = []
@@ -140,7 +140,7 @@ def test_threads_that_come_first_together_make_one(tmp_path, monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert len(rearranged) == 3
     assert all(np.array_equal(one, found[0]) for one in found)
     assert len(found) == 8
 
@@ -150,5 +150,5 @@ def test_without_onednn_a_single_text_has_the_same_vector(tiny_bert, monkeypatch
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     encoder = PackedEncoder(resolve(tiny_bert), 3, CPU, torch.float32)
     ids = BertVectorizer(tiny_bert).fit(TEXTS)._bert().tokenizer(["I love Paris"]).input_ids
-    found = encoder.pooled(TokenBatch.of(ids), ("mean",), (3,)).numpy()[:, 0, 0]
+    found = encoder.pooled(TokenBatch(ids), ("mean",), (3,)).numpy()[:, 0, 0]
     assert np.abs(found - expected).max() <= 1e-5

@@ -327,7 +327,8 @@ def test_calibration_and_stacking_take_it_as_any_classifier():
 )
 def test_wrong_labels_are_refused_before_anything_is_encoded(labels, message, monkeypatch):
     monkeypatch.setattr(
-        "pipeline.bert.embedding.embed", lambda *a, **k: pytest.fail("a text was encoded")
+        "pipeline.bert.embedding.FrozenBert.embed",
+        lambda *a, **k: pytest.fail("a text was encoded"),
     )
     with pytest.raises(ValueError, match=message):
         classifier().fit(MANY, labels)

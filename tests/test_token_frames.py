@@ -5,11 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pipeline.bert.batching import pack_by_length
-from pipeline.bert.embedding import embed_tokens, plan
-from pipeline.bert.encoder import load_encoder
+from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.pooling import combine_layers
-from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.token_level import merge_windows, token_frame, word_frame
 
@@ -18,10 +15,18 @@ CONCAT = partial(combine_layers, combine="concat")
 
 
 def prepared(folder, texts, max_length=64, truncation="head"):
-    checkpoint = resolve(folder)
-    tokenizer = TextTokenizer(checkpoint.tokenizer_json, max_length, truncation)
-    made = plan(texts, tokenizer, partial(pack_by_length, batch_tokens=1024), pieces=True)
-    return made, embed_tokens(made, load_encoder(checkpoint, 2), layers=(2,)), tokenizer
+    bert = FrozenBert.choose(
+        resolve(folder),
+        layers=2,
+        poolings=("mean",),
+        max_length=max_length,
+        truncation=truncation,
+        batch_tokens=1024,
+        device="cpu",
+        dtype="float32",
+    )
+    made = bert.plan(texts, pieces=True)
+    return made, bert.embed_tokens(made), bert.tokenizer
 
 
 def test_merged_windows_are_the_means_over_the_windows_a_token_stands_in():

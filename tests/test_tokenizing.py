@@ -1,4 +1,4 @@
-"""TextTokenizer: ids are the model's own, cut by policies that a slow reference confirms, whatever threads do."""
+"""TextTokenizer: ids are the model's own, cut by policies that a slow reference confirms."""
 
 import json
 import os
@@ -143,9 +143,11 @@ from pathlib import Path
 from pipeline.bert.tokenizing import TextTokenizer
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1 << 20)
+    unit = 1024 if sys.platform == "linux" else 1 << 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
-tokenizer = TextTokenizer(Path(sys.argv[1], "tokenizer.json").read_text(encoding="utf-8"), 16, "head")
+text = Path(sys.argv[1], "tokenizer.json").read_text(encoding="utf-8")
+tokenizer = TextTokenizer(text, 16, "head")
 tokenizer(["a film"])
 before = peak()
 tokenizer(["x" * 1_000_000])
@@ -270,7 +272,10 @@ def test_cut_texts_keep_their_ends_and_count_what_was_lost(truncation, tiny_bert
 def test_the_error_policy_names_the_text_and_the_choices(tiny_bert, hugging_face):
     n_tokens = len(hugging_face(tiny_bert).ids(TEXTS[0]))
     tokenizer = TextTokenizer(tokenizer_json(tiny_bert), n_tokens - 1, "error")
-    message = rf"text 1 has {n_tokens} tokens, more than max_length={n_tokens - 1}.*'head', 'tail', 'head_tail' or 'window'"
+    message = (
+        rf"text 1 has {n_tokens} tokens, more than max_length={n_tokens - 1}.*"
+        "'head', 'tail', 'head_tail' or 'window'"
+    )
     with pytest.raises(ValueError, match=message):
         tokenizer(["film", TEXTS[0]])
     exact = TextTokenizer(tokenizer_json(tiny_bert), n_tokens, "error")

@@ -1,4 +1,4 @@
-"""train: one row of history per epoch, the same bits for a seed, and no checkpoint of its own is left."""
+"""train: one row of history per epoch, and the same bits for a seed."""
 
 import numpy as np
 import pytest

@@ -1,1 +1,1 @@
-"""The BERT room: texts -> tokens -> batches -> hidden states -> vectors. Knows torch; knows no scikit-learn, no pandas."""
+"""Texts -> tokens -> batches -> hidden states -> vectors, with torch alone."""

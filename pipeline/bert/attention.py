@@ -1,6 +1,6 @@
-"""Self-attention over packed texts, each attending to itself alone. Knows torch only; used by packed."""
+"""Self-attention over packed texts, each attending to itself alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from math import prod
 from typing import Any
@@ -9,136 +9,97 @@ import torch
 
 from pipeline.bert.batching import Run
 
-# exp() of scores within these bounds neither overflows nor vanishes in float32, so no maximum has to be subtracted first
+# exp() of scores within these bounds neither overflows nor vanishes in float32
 _SAFE_SCORE = 60.0
-# attention scores held at a time, 8 MiB in float32: what bounds the memory of long texts and keeps it in the cache
+# attention scores held at a time, 8 MiB in float32: bounds memory and stays in the cache
 _MAX_SCORES = 2**21
-# One split: the order of summation then does not depend on the other texts of the batch. Before 2.13 torch's own kernel never
-# splits packed texts, and refuses to be told; ROCm's refuses too.
+# One split: the order of summation then does not depend on the other texts of the batch.
+# Before torch 2.13 its own kernel never splits packed texts; there, and on ROCm, the option fails.
 _ONE_SPLIT: dict[str, Any] = (
     {"num_splits": 1} if torch.__version__ >= "2.13" and torch.version.hip is None else {}
 )
 
 
 class Workspace:
-    """Buffers that are used again from layer to layer and batch to batch; fresh memory costs more than the sums written to it.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where they lie.
-    dtype : torch.dtype
-        Of all of them.
-    """
+    """Buffers reused from batch to batch: fresh memory costs more than filling it."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device, self._dtype = device, dtype
         self._buffers: dict[str, torch.Tensor] = {}
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
-        """Return the buffer of a name in a shape; what it held is gone."""
+        """Return the named buffer in a shape; its old contents are lost."""
         size = prod(shape)
         if name not in self._buffers or self._buffers[name].numel() < size:
             self._buffers[name] = torch.empty(size, device=self._device, dtype=self._dtype)
         return self._buffers[name][:size].view(shape)
 
 
+# Both functions below compute softmax(q k^T) v of Vaswani et al. 2017, equation 1; the factor
+# 1/sqrt(d) is in q already. Biases are added where the heads are copied apart. Results lie in
+# the workspace, valid until the next call.
+
+
 def attend_runs(
-    qkv: torch.Tensor, bias: torch.Tensor, runs: Sequence[Run], workspace: Workspace
+    qkv: torch.Tensor,  # (n_tokens, 3, n_heads, head_size), without bias
+    bias: torch.Tensor,  # (3, n_heads, 1, head_size)
+    runs: Sequence[Run],
+    workspace: Workspace,
 ) -> torch.Tensor:
-    """Attend within each text, run by run of equal length, by plain batched products.
-
-    softmax(q k^T) v of Vaswani et al. 2017, equation 1, the factor 1/sqrt(d) being in q already.
-
-    Parameters
-    ----------
-    qkv : Tensor of shape (n_tokens, 3, n_heads, head_size)
-        Query (scaled), key and value, without bias.
-    bias : Tensor of shape (3, n_heads, 1, head_size)
-        Theirs; added where the heads are copied apart.
-    runs : sequence of Run
-        The texts.
-    workspace : Workspace
-        For everything in between.
-
-    Returns
-    -------
-    Tensor of shape (n_tokens, n_heads * head_size)
-        In the workspace; valid until the next call.
-    """
+    """Attend within each text, run by run, (n_tokens, n_heads * head_size)."""
     n_tokens, _, n_heads, size = qkv.shape
     out = workspace.take("context", n_tokens, n_heads, size)
-    for run in runs:
-        for first, _, n in _portions(run, n_heads * run.length * run.length):
-            rows = slice(first, first + n * run.length)
-            apart = workspace.take("heads", 3, n, n_heads, run.length, size)
-            torch.add(
-                qkv[rows].view(n, run.length, 3, n_heads, size).permute(2, 0, 3, 1, 4),
-                bias[:, None],
-                out=apart,
-            )
-            _attend(apart[0], apart[1:], out[rows].view(n, run.length, n_heads, size), workspace)
+    for part in _parts(runs, lambda length: n_heads * length * length):
+        heads = _split_heads(qkv, bias, part, workspace)
+        context = out[part.tokens].view(part.n_texts, part.length, n_heads, size)
+        _attend(heads[0], heads[1:], context, workspace)
     return out.view(n_tokens, n_heads * size)
 
 
 def attend_first(
-    query: torch.Tensor,
-    key_value: torch.Tensor,
-    bias: torch.Tensor,
+    query: torch.Tensor,  # (n_texts, n_heads, head_size), without bias
+    key_value: torch.Tensor,  # (n_tokens, 2, n_heads, head_size), without bias
+    bias: torch.Tensor,  # (3, n_heads, 1, head_size)
     runs: Sequence[Run],
     workspace: Workspace,
 ) -> torch.Tensor:
-    """Attend from the first token of each text alone, [CLS], to all tokens of its text.
-
-    Parameters
-    ----------
-    query : Tensor of shape (n_texts, n_heads, head_size)
-        Scaled, without bias.
-    key_value : Tensor of shape (n_tokens, 2, n_heads, head_size)
-        Without bias.
-    bias, runs, workspace
-        As for `attend_runs`.
-
-    Returns
-    -------
-    Tensor of shape (n_texts, n_heads * head_size)
-        In the workspace; valid until the next call.
-    """
+    """Attend from [CLS] alone to its whole text, (n_texts, n_heads * head_size)."""
     n_texts, n_heads, size = query.shape
     out = workspace.take("context", n_texts, n_heads, size)
-    for run in runs:
-        for first, text, n in _portions(run, n_heads * run.length):
-            rows = slice(first, first + n * run.length)
-            q = torch.add(
-                query[text : text + n], bias[0, :, 0], out=workspace.take("query", n, n_heads, size)
-            )
-            apart = workspace.take("heads", 2, n, n_heads, run.length, size)
-            torch.add(
-                key_value[rows].view(n, run.length, 2, n_heads, size).permute(2, 0, 3, 1, 4),
-                bias[1:, None],
-                out=apart,
-            )
-            _attend(q[:, :, None], apart, out[text : text + n, None], workspace)
+    for part in _parts(runs, lambda length: n_heads * length):
+        texts = slice(part.first_text, part.first_text + part.n_texts)
+        q = workspace.take("query", part.n_texts, n_heads, size)
+        torch.add(query[texts], bias[0, :, 0], out=q)
+        heads = _split_heads(key_value, bias[1:], part, workspace)
+        _attend(q[:, :, None], heads, out[texts, None], workspace)
     return out.view(n_texts, n_heads * size)
 
 
-def _portions(run: Run, scores_per_text: int) -> list[tuple[int, int, int]]:
-    """Cut a run into parts of bounded memory: first token, first text and number of texts of each."""
-    step = max(1, _MAX_SCORES // scores_per_text)
-    return [
-        (run.first_token + i * run.length, run.first_text + i, min(step, run.n_texts - i))
-        for i in range(0, run.n_texts, step)
-    ]
+def _split_heads(
+    packed: torch.Tensor, bias: torch.Tensor, part: Run, workspace: Workspace
+) -> torch.Tensor:
+    """Copy heads apart and add bias, (2 or 3, n_texts, n_heads, length, head_size)."""
+    n, n_heads, size = packed.shape[1:]
+    by_text = packed[part.tokens].view(part.n_texts, part.length, n, n_heads, size)
+    heads = workspace.take("heads", n, part.n_texts, n_heads, part.length, size)
+    return torch.add(by_text.permute(2, 0, 3, 1, 4), bias[:, None], out=heads)
+
+
+def _parts(runs: Sequence[Run], scores_per_text: Callable[[int], int]) -> Iterator[Run]:
+    """Cut runs into parts whose attention scores fit the memory bound."""
+    for text, token, n_texts, length in runs:
+        step = max(1, _MAX_SCORES // scores_per_text(length))
+        for i in range(0, n_texts, step):
+            yield Run(text + i, token + i * length, min(step, n_texts - i), length)
 
 
 def _attend(
-    query: torch.Tensor, key_value: torch.Tensor, out: torch.Tensor, workspace: Workspace
+    query: torch.Tensor,  # (n_texts, n_heads, n_queries, head_size)
+    key_value: torch.Tensor,  # (2, n_texts, n_heads, n_tokens, head_size)
+    out: torch.Tensor,  # (n_texts, n_queries, n_heads, head_size)
+    workspace: Workspace,
 ) -> None:
-    """Attend within texts of one length.
-
-    ``query`` is (n_texts, n_heads, n_queries, head_size), ``key_value`` (2, n_texts, n_heads, n_tokens, head_size), ``out``
-    (n_texts, n_queries, n_heads, head_size).
-    """
+    """Attend within texts of one length."""
     n, n_heads, n_queries, size = query.shape
     length = key_value.shape[3]
     k, v = key_value.view(2, n * n_heads, length, size)
@@ -146,17 +107,14 @@ def _attend(
     torch.bmm(query.reshape(n * n_heads, n_queries, size), k.transpose(1, 2), out=scores)
     sums = _exponentiate(scores).view(n, n_heads, n_queries, 1)
     mixed = torch.bmm(scores, v, out=workspace.take("mixed", n * n_heads, n_queries, size))
-    torch.div(
-        mixed.view(n, n_heads, n_queries, size).transpose(1, 2), sums.transpose(1, 2), out=out
-    )
+    by_head = mixed.view(n, n_heads, n_queries, size)
+    torch.div(by_head.transpose(1, 2), sums.transpose(1, 2), out=out)
 
 
 def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
-    """Turn scores into softmax numerators in place, and return what to divide by, with a last axis of 1.
-
-    torch's softmax goes row by row, slow for the short rows of short texts; exp over everything at once and a sum are several
-    times as fast, and safe where no score is large.
-    """
+    """Turn scores into softmax numerators in place; return the denominators."""
+    # torch's softmax goes row by row, slow for short rows; exp over everything at once and a sum
+    # are several times as fast, and safe where no score is large
     low, high = torch.aminmax(scores)
     if low.item() > -_SAFE_SCORE and high.item() < _SAFE_SCORE:
         return scores.exp_().sum(-1, keepdim=True)
@@ -165,30 +123,14 @@ def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
 
 
 def attend_varlen(
-    query: torch.Tensor,
-    key_value: torch.Tensor,
-    query_starts: torch.Tensor,
-    starts: torch.Tensor,
+    query: torch.Tensor,  # (n_queries, n_heads, head_size), scaled, with bias
+    key_value: torch.Tensor,  # (n_tokens, 2, n_heads, head_size), with bias
+    query_starts: torch.Tensor,  # (n_texts + 1,), int32: first row of each text in query
+    starts: torch.Tensor,  # (n_texts + 1,), int32: first row of each text in key_value
     max_query: int,
     max_length: int,
 ) -> torch.Tensor:
-    """Attend within each text by torch's variable-length flash attention; CUDA, half precision.
-
-    Parameters
-    ----------
-    query : Tensor of shape (n_tokens or n_texts, n_heads, head_size)
-        Scaled, with bias.
-    key_value : Tensor of shape (n_tokens, 2, n_heads, head_size)
-        With bias.
-    query_starts, starts : Tensor of shape (n_texts + 1,), int32
-        First row of each text in ``query`` and in ``key_value``.
-    max_query, max_length : int
-        Longest text in each.
-
-    Returns
-    -------
-    Tensor of shape (n_tokens or n_texts, n_heads * head_size)
-    """
+    """Attend by torch's flash attention on CUDA, (n_queries, n_heads * head_size)."""
     from torch.nn.attention.varlen import varlen_attn
 
     key, value = key_value.unbind(1)
@@ -200,13 +142,10 @@ def attend_varlen(
 
 
 def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
-    """Tell whether `attend_varlen` runs there: CUDA of Ampere or later, half precision, heads it takes, a torch that has it."""
-    if (
-        device.type != "cuda"
-        or dtype not in (torch.float16, torch.bfloat16)
-        or head_size % 8
-        or head_size > 256
-    ):
+    """Tell whether `attend_varlen` runs there: CUDA since Ampere, half precision."""
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if head_size % 8 or head_size > 256:
         return False
     try:
         from torch.nn.attention.varlen import varlen_attn

@@ -1,56 +1,26 @@
-"""Which encoder runs a checkpoint, and on what device; loaded encoders live here, once per process. Used by frozen and walk."""
+"""Which encoder runs a checkpoint, and where; loaded encoders are kept once per process."""
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
 from functools import cache
-from typing import Any, Literal, Protocol, overload
+from typing import Literal, TypeAlias, overload
 
 import torch
 
-from pipeline.bert.batching import TokenBatch
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder, can_pack
-from pipeline.bert.pooling import Pooling
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.forks import ForkSafeLock
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
+Encoder: TypeAlias = PackedEncoder | HuggingFaceEncoder
 
-# Tokens in one batch. On the CPU the activations of a batch stay near the cores, see benchmarks/results/batch_tokens.json; an
-# accelerator needs more to be busy.
+# Tokens in one batch. On the CPU the activations of a batch stay near the cores, see
+# benchmarks/results/batch_tokens.json; an accelerator needs more to be busy.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 _MAX_LOADED = 4
 
-
-class Encoder(Protocol):
-    """What both kinds of encoder can do; see `PackedEncoder` and `HuggingFaceEncoder`. None changes in a forward pass."""
-
-    packs: bool  # whether texts of different lengths may share a batch
-    depth: int
-    device: torch.device
-
-    def workspace(self) -> Any:
-        """Return buffers for one series of batches."""
-
-    def pooled(
-        self,
-        batch: TokenBatch,
-        poolings: Sequence[Pooling],
-        layers: Sequence[int],
-        workspace: Any = None,
-    ) -> torch.Tensor:
-        """Return vectors of shape (n_texts, n_poolings, n_layers, hidden_size), float32."""
-
-    def token_states(
-        self, batch: TokenBatch, layers: Sequence[int], workspace: Any = None
-    ) -> torch.Tensor:
-        """Return vectors of shape (n_tokens, n_layers, hidden_size), float32."""
-
-
-_loaded: OrderedDict[
-    tuple[str, int, torch.device, torch.dtype, bool], PackedEncoder | HuggingFaceEncoder
-] = OrderedDict()
+_loaded: OrderedDict[tuple[str, int, torch.device, torch.dtype, bool], Encoder] = OrderedDict()
 _loaded_lock = ForkSafeLock()
 _n_loads = 0
 
@@ -77,7 +47,7 @@ def load_encoder(
     device: str = "auto",
     dtype: DType = "auto",
     packed: bool = True,
-) -> PackedEncoder | HuggingFaceEncoder: ...
+) -> Encoder: ...
 def load_encoder(
     checkpoint: Checkpoint,
     depth: int,
@@ -85,34 +55,8 @@ def load_encoder(
     device: str = "auto",
     dtype: DType = "auto",
     packed: bool = True,
-) -> PackedEncoder | HuggingFaceEncoder:
-    """Return the encoder of a checkpoint, cut after ``depth`` layers; built at most once per process.
-
-    On CPU in float32 the tensors are views of ``checkpoint.weights``; only query, key and value are copied, to be one product.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        From `pipeline.checkpoints.checkpoint.resolve` or from an artifact.
-    depth : int
-        Layers to run, 0 to the model's own number.
-    device, dtype : str
-        As for `choose_device`.
-    packed : bool, default=True
-        Use the packed forward where it runs this checkpoint on this device; else, and otherwise, HF's own.
-
-    Returns
-    -------
-    PackedEncoder or HuggingFaceEncoder
-        Shared by everyone in this process who asks for the same.
-
-    Raises
-    ------
-    CheckpointError
-        When config and weights disagree: a tensor missing, of the wrong shape or type.
-    ValueError
-        For a device that is not there.
-    """
+) -> Encoder:
+    """Return the encoder of layers 0 to ``depth``, built once per process."""
     where, precision = choose_device(device, dtype)
     packs = packed and can_pack(checkpoint, where, precision)
     key = (checkpoint.fingerprint, depth, where, precision, packs)
@@ -120,7 +64,7 @@ def load_encoder(
     with _loaded_lock:  # held while loading: two threads that want the same model load it once
         if key not in _loaded:
             _cure_fork()
-            checkpoint.verify()  # encoders are shared by content: no other bytes may come under this name
+            checkpoint.verify()  # encoders are shared by content: the bytes must be the ones named
             _n_loads += 1
             _loaded[key] = (
                 PackedEncoder(checkpoint, depth, where, precision, varlen=where.type != "cpu")
@@ -135,24 +79,13 @@ def load_encoder(
 
 @cache
 def _cure_fork() -> None:
-    """Keep forked children from hanging: libgomp's thread pool dies in a fork, and a forward pass would wait for it."""
+    """Keep forked children from waiting for libgomp's threads, lost in the fork."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def device_here(device: str, dtype: DType) -> tuple[str, DType]:
-    """Return device and dtype for a vectorizer that was fitted on another machine: as asked for, or else what suits this one.
-
-    Parameters
-    ----------
-    device, dtype : str
-        As for `choose_device`.
-
-    Returns
-    -------
-    device, dtype : str
-        Both ``"auto"`` where this machine has no such device.
-    """
+    """Return device and dtype as asked, or ``"auto"`` where this machine lacks them."""
     try:
         choose_device(device, dtype)
     except ValueError:
@@ -161,45 +94,30 @@ def device_here(device: str, dtype: DType) -> tuple[str, DType]:
 
 
 def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, torch.dtype]:
-    """Return the device and the precision to use, or say which ones there are.
-
-    Parameters
-    ----------
-    device : str
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes CUDA where there is one, else MPS, else the CPU.
-    dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        ``"auto"`` is float16 on CUDA and float32 elsewhere.
-
-    Raises
-    ------
-    ValueError
-        For unknown or absent devices, and for half precision on the CPU, where it is emulated and very slow.
-    RuntimeError
-        For CUDA in a process that was forked from one that had used it.
-    """
+    """Return the device and the precision to use, or raise naming the available ones."""
     forked = torch.cuda._is_in_bad_fork()  # is_available() then says no
-    there = (
-        [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        if forked or torch.cuda.is_available()
-        else []
-    )
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    there += ["cpu"]
-    where = there[0] if device == "auto" else {"cuda": "cuda:0"}.get(device, device)
-    if where not in there:
+    has_cuda = forked or torch.cuda.is_available()
+    available = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if has_cuda else []
+    available += ["mps"] if torch.backends.mps.is_available() else []
+    available += ["cpu"]
+    where = available[0] if device == "auto" else {"cuda": "cuda:0"}.get(device, device)
+    if where not in available:
         raise ValueError(
-            f"device={device!r} is not on this machine; there is {', '.join(there)}. 'auto' chooses by itself."
+            f"device={device!r} is not on this machine; there is {', '.join(available)}. 'auto' "
+            "chooses by itself."
         )
     kind = where.partition(":")[0]
     if kind == "cuda" and forked:
         raise RuntimeError(
-            f"{where} cannot be used in this process: it was forked from one that had used CUDA already, and CUDA does not "
-            "survive a fork. Start workers by 'spawn' (multiprocessing.get_context('spawn')) or with joblib's loky, as n_jobs "
-            "does; or use device='cpu'."
+            f"{where} cannot be used in this process: it was forked from one that had used CUDA "
+            "already, and CUDA does not survive a fork. Start workers by 'spawn' "
+            "(multiprocessing.get_context('spawn')) or with joblib's loky, as n_jobs does; or use "
+            "device='cpu'."
         )
     if kind == "cpu" and dtype not in ("auto", "float32"):
         raise ValueError(
-            f"dtype={dtype!r} needs an accelerator; on the CPU it is emulated and very slow. Use dtype='auto'."
+            f"dtype={dtype!r} needs an accelerator; on the CPU it is emulated and very slow. Use "
+            "dtype='auto'."
         )
     precision = ("float16" if kind == "cuda" else "float32") if dtype == "auto" else dtype
     return torch.device(where), getattr(torch, precision)

@@ -1,8 +1,7 @@
-"""A BERT with a linear head that can be trained: a copy of a checkpoint's tensors, and back. Used by training and finetuning."""
+"""A BERT with a linear head that can be trained: a copy of a checkpoint, and back."""
 
 import hashlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -14,33 +13,17 @@ from torch import nn
 from pipeline.bert.config import read_shape
 from pipeline.bert.hugging_face import build_model
 from pipeline.bert.pooling import Pooling, pool
-from pipeline.bert.weights import read_tensors
+from pipeline.bert.weights import layer_number, read_tensors
 from pipeline.checkpoints.checkpoint import Checkpoint
 
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
-_LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
 
 
 class TrainableBert(nn.Module):
-    """An encoder, a pooling over the real tokens, dropout, and a linear head.
+    """An encoder, a pooling over the real tokens, dropout, and a linear head."""
 
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        Of any supported family. Its tensors are copied: neither the file they are mapped from nor an encoder that others share
-        is changed by training.
-    pooling : {"cls", "mean", "max"}
-        What the head sees of a text: [CLS] (Devlin et al. 2019, section 3.2), or the mean or maximum of its tokens.
-    n_classes : int
-        Rows of the head.
-    n_trained : int or None
-        Encoder layers that are trained, counted from the top; 0 is the head alone. None is the whole encoder, with its
-        embeddings. What is not trained stays in eval mode: without dropout.
-    dropout : float
-        Of the pooled vector, in training.
-    class_weight : ndarray of shape (n_classes,)
-        What the loss of a text is multiplied by, by its class.
-    """
+    # The tensors are copied: training changes neither the mapped file nor a shared encoder. What
+    # is not trained stays in eval mode, without dropout.
 
     def __init__(
         self,
@@ -48,16 +31,15 @@ class TrainableBert(nn.Module):
         *,
         pooling: Pooling,
         n_classes: int,
-        n_trained: int | None,
-        dropout: float,
-        class_weight: np.ndarray,
+        n_trained: int | None,  # encoder layers from the top; None is all, with the embeddings
+        dropout: float,  # of the pooled vector
+        class_weight: np.ndarray,  # (n_classes,)
     ) -> None:
         super().__init__()
         shape = read_shape(checkpoint)
         self.encoder = build_model(checkpoint, shape.n_layers, torch.device("cpu"), torch.float32)
-        self.encoder.load_state_dict(
-            {k: v.clone() for k, v in self.encoder.state_dict().items()}, assign=True
-        )
+        copied = {name: tensor.clone() for name, tensor in self.encoder.state_dict().items()}
+        self.encoder.load_state_dict(copied, assign=True)
         self.pooling, self.pad_token_id = pooling, shape.pad_token_id
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(shape.hidden_size, n_classes)
@@ -83,87 +65,43 @@ class TrainableBert(nn.Module):
         attention_mask: torch.Tensor,
         labels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return the logits of a padded batch, and with labels the loss.
-
-        Parameters
-        ----------
-        input_ids, attention_mask : Tensor of shape (n_texts, n_tokens), int64
-            1 in the mask for real tokens.
-        labels : Tensor of shape (n_texts,), int64, optional
-            Class numbers.
-
-        Returns
-        -------
-        dict
-            ``loss``: the cross-entropy of each text times the weight of its class, averaged over the texts; ``logits`` of
-            shape (n_texts, n_classes).
-        """
+        """Return ``logits``, (n_texts, n_classes), and with labels the mean ``loss``."""
         states = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, return_dict=True
         ).last_hidden_state
-        logits = self.head(
-            self.dropout(pool(states, self.pooling, attention_mask))
-        )  # (n_texts, n_classes)
+        logits = self.head(self.dropout(pool(states, self.pooling, attention_mask)))
         if labels is None:
             return {"logits": logits}
-        # not cross_entropy's own weight: that divides by the weights of the batch, and so takes them back where it has one class
-        losses = (
-            nn.functional.cross_entropy(logits, labels, reduction="none")
-            * self.class_weight[labels]
-        )
-        return {"loss": losses.mean(), "logits": logits}
+        # cross_entropy's own weight divides by the weights of the batch, and so cancels out where
+        # a batch has one class
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        return {"loss": (losses * self.class_weight[labels]).mean(), "logits": logits}
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad texts to the longest of them.
-
-        Parameters
-        ----------
-        rows : sequence of dict
-            ``input_ids``, ndarray of shape (n_tokens,), int64, and ``labels``, int.
-
-        Returns
-        -------
-        dict of Tensor
-            ``input_ids`` and ``attention_mask`` of shape (n_texts, n_tokens), ``labels`` of shape (n_texts,), all int64.
-        """
+        """Pad texts to the longest of them, (n_texts, n_tokens), int64."""
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # (n_texts, n_tokens)
         ids = torch.full(mask.shape, self.pad_token_id)
         ids[mask.bool()] = torch.from_numpy(np.concatenate([row["input_ids"] for row in rows]))
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": torch.tensor([row["labels"] for row in rows]),
-        }
+        labels = torch.tensor([row["labels"] for row in rows])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def parameter_groups(
         self, learning_rate: float, head_learning_rate: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        """Return what is trained for an optimizer: matrices with weight decay, biases and LayerNorms without, the head apart.
-
-        Parameters
-        ----------
-        learning_rate, head_learning_rate : float
-            Of the encoder and of the head.
-        weight_decay : float
-            Of matrices.
-        """
+        """Group trained parameters for an optimizer; only matrices have weight decay."""
         trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         groups = [
-            {
-                "params": [p for p in trained if p.ndim > 1],
-                "lr": learning_rate,
-                "weight_decay": weight_decay,
-            },
-            {
-                "params": [p for p in trained if p.ndim == 1],
-                "lr": learning_rate,
-                "weight_decay": 0.0,
-            },
-            {"params": [self.head.weight], "lr": head_learning_rate, "weight_decay": weight_decay},
-            {"params": [self.head.bias], "lr": head_learning_rate, "weight_decay": 0.0},
+            ([p for p in trained if p.ndim > 1], learning_rate, weight_decay),
+            ([p for p in trained if p.ndim == 1], learning_rate, 0.0),
+            ([self.head.weight], head_learning_rate, weight_decay),
+            ([self.head.bias], head_learning_rate, 0.0),
         ]
-        return [group for group in groups if group["params"]]
+        return [
+            {"params": parameters, "lr": rate, "weight_decay": decay}
+            for parameters, rate, decay in groups
+            if parameters
+        ]
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
         """Return a copy of what is trained, by name, on the CPU."""
@@ -172,59 +110,30 @@ class TrainableBert(nn.Module):
         }
 
     def to_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return the checkpoint with the weights as they are now, and the head beside them.
-
-        Parameters
-        ----------
-        checkpoint : Checkpoint
-            What the training began with; config, tokenizer and source stay its own.
-
-        Returns
-        -------
-        Checkpoint
-            In float32, without a pooler, which is not trained here.
-        """
-        tensors = dict(self._tensors_to_save())
-        weights = np.array(
-            np.frombuffer(safetensors.torch.save(tensors), dtype=np.uint8)
-        )  # a copy: torch wants writable bytes
+        """Return the checkpoint with these weights and the head, without a pooler."""
+        tensors = {
+            **self.encoder.state_dict(),
+            HEAD_WEIGHT: self.head.weight,
+            HEAD_BIAS: self.head.bias,
+        }
+        saved = safetensors.torch.save(
+            {
+                name: tensor.detach().cpu().contiguous()
+                for name, tensor in tensors.items()
+                if not name.startswith("pooler.")
+            }
+        )
+        weights = np.array(np.frombuffer(saved, dtype=np.uint8))  # torch wants writable bytes
         sha256 = hashlib.sha256(weights.data).hexdigest()
         return replace(
             checkpoint, weights=weights, depth=None, weights_sha256=sha256, verified=True
         )
 
-    def _tensors_to_save(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self.encoder.state_dict().items():
-            if not name.startswith("pooler."):
-                yield name, tensor.detach().cpu().contiguous()
-        yield HEAD_WEIGHT, self.head.weight.detach().cpu().contiguous()
-        yield HEAD_BIAS, self.head.bias.detach().cpu().contiguous()
-
 
 def read_head(
     checkpoint: Checkpoint, n_classes: int, hidden_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the head that `TrainableBert.to_checkpoint` put beside the weights.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        Fine-tuned.
-    n_classes, hidden_size : int
-        Its shape.
-
-    Returns
-    -------
-    weight : ndarray of shape (n_classes, hidden_size), float64
-        The matrix.
-    bias : ndarray of shape (n_classes,), float64
-        The intercepts.
-
-    Raises
-    ------
-    CheckpointError
-        Where there is none, or one of another shape.
-    """
+    """Return weight (n_classes, hidden_size) and bias (n_classes,), float64, of a head."""
     expected = {HEAD_WEIGHT: (n_classes, hidden_size), HEAD_BIAS: (n_classes,)}
     tensors = read_tensors(checkpoint, read_shape(checkpoint).family, expected)
     return tensors[HEAD_WEIGHT].double().numpy(), tensors[HEAD_BIAS].double().numpy()
@@ -233,7 +142,5 @@ def read_head(
 def _is_trained(name: str, n_layers: int, n_trained: int | None) -> bool:
     if name.startswith("pooler."):
         return False
-    if n_trained is None:
-        return True
-    layer = _LAYER.match(name)
-    return layer is not None and int(layer[1]) >= n_layers - n_trained
+    layer = layer_number(name)
+    return n_trained is None or (layer is not None and layer >= n_layers - n_trained)

@@ -1,4 +1,4 @@
-"""The training loop: Hugging Face's Trainer around a TrainableBert, leaving nothing behind. Used by finetuning's fit alone."""
+"""The training loop: Hugging Face's Trainer around a TrainableBert."""
 
 import random
 import tempfile
@@ -24,18 +24,10 @@ _one_at_a_time = ForkSafeLock()
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts as token ids, and their classes.
+    """Texts as token ids, and their classes."""
 
-    Attributes
-    ----------
-    input_ids : sequence of ndarray of shape (n_tokens,), int64
-        One per text, [CLS] and [SEP] included, cut to length.
-    labels : ndarray of shape (n_texts,), int64
-        Class numbers.
-    """
-
-    input_ids: Sequence[np.ndarray]
-    labels: np.ndarray
+    input_ids: Sequence[np.ndarray]  # of each text, (n_tokens,), int64, with [CLS] and [SEP]
+    labels: np.ndarray  # class numbers, (n_texts,), int64
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one dict per text, as the Trainer wants them."""
@@ -47,57 +39,29 @@ class Examples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; see the parameters of `pipeline.finetuning.FineTunedBertClassifier`.
-
-    Attributes
-    ----------
-    epochs, batch_size : int
-        Passes over the texts; texts per step.
-    learning_rate, head_learning_rate, weight_decay, warmup_ratio, dropout : float
-        AdamW's, rising over the first ``warmup_ratio`` of all steps and falling linearly to 0 after it.
-    patience : int
-        Epochs without a better validation accuracy (of equal ones, a smaller loss) before it stops; used with validation texts.
-    n_trained : int or None
-        As for `TrainableBert`.
-    pooling : {"cls", "mean", "max"}
-        As for `TrainableBert`.
-    seed : int
-        Of the head's first weights, of dropout and of the order of the texts.
-    progress : bool
-        Show a bar of steps.
-    """
+    """How to train; see `pipeline.finetuning.FineTunedBertClassifier`."""
 
     epochs: int
     batch_size: int
-    learning_rate: float
+    learning_rate: float  # AdamW's
     head_learning_rate: float
     weight_decay: float
-    warmup_ratio: float
+    warmup_ratio: float  # share of all steps in which the rate rises; then it falls to 0
     dropout: float
-    patience: int
+    patience: int  # epochs without a better validation accuracy before it stops
     n_trained: int | None
     pooling: Pooling
-    seed: int
+    seed: int  # of the head's first weights, of dropout and of the order of the texts
     progress: bool
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out.
+    """A fine-tuned checkpoint, and how it came about."""
 
-    Attributes
-    ----------
-    checkpoint : Checkpoint
-        The model with its new weights and its head.
-    history : list of dict
-        One per epoch: ``epoch``, ``loss``, and with validation texts ``val_loss`` and ``val_accuracy``.
-    best_epoch : int
-        The epoch whose weights these are.
-    """
-
-    checkpoint: Checkpoint
-    history: list[dict[str, float]]
-    best_epoch: int
+    checkpoint: Checkpoint  # with its head
+    history: list[dict[str, float]]  # epoch, loss, and with validation val_loss, val_accuracy
+    best_epoch: int  # whose weights these are
 
 
 def train(
@@ -109,39 +73,13 @@ def train(
     recipe: Recipe,
     device: torch.device,
 ) -> Trained:
-    """Fine-tune a checkpoint; the checkpoint itself, seeds, gradient mode and working directory stay as they were.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        Pre-trained.
-    examples : Examples
-        To learn from.
-    validation : Examples or None
-        To stop early by: the weights of the best epoch are kept, instead of those of the last.
-    class_weight : ndarray of shape (n_classes,)
-        Multiplies the loss of a text, by its class.
-    recipe : Recipe
-        How.
-    device : torch.device
-        Where. Of several GPUs the first.
-
-    Returns
-    -------
-    Trained
-        On the CPU the same, bit for bit, for the same arguments and number of threads.
-
-    Raises
-    ------
-    ValueError
-        For a GPU that is not the first.
-    TrainingDivergedError
-        Where the loss is not finite.
-    """
+    """Fine-tune a copy of a checkpoint; all global state stays as it was."""
+    # on the CPU the same bits for the same arguments and number of threads; with validation texts
+    # the weights of the best epoch are kept, else those of the last
     if device.type == "cuda" and device.index != 0:
         raise ValueError(
-            f"device='{device}'; training runs on the first GPU it sees. Use device='cuda' and choose the GPU by the environment "
-            f"variable CUDA_VISIBLE_DEVICES={device.index}."
+            f"device='{device}'; training runs on the first GPU it sees. Use device='cuda' and "
+            f"choose the GPU by the environment variable CUDA_VISIBLE_DEVICES={device.index}."
         )
     checkpoint.verify()
     with (
@@ -164,10 +102,14 @@ def train(
         if watch.best is not None:
             module.load_state_dict(watch.best, strict=False)
         history = _history(trainer.state.log_history)
-        if not np.isfinite([epoch["loss"] for epoch in history]).all() or not _is_finite(module):
+        losses = [epoch["loss"] for epoch in history]
+        if not np.isfinite(losses).all() or not all(
+            torch.isfinite(parameter).all() for parameter in module.parameters()
+        ):
             raise TrainingDivergedError(
-                f"The training diverged: the losses of its epochs are {[epoch['loss'] for epoch in history]}. Use a smaller "
-                f"learning_rate than {recipe.learning_rate:g}, or a larger warmup_ratio than {recipe.warmup_ratio:g}."
+                f"The training diverged: the losses of its epochs are {losses}. Use a smaller "
+                f"learning_rate than {recipe.learning_rate:g}, or a larger warmup_ratio than "
+                f"{recipe.warmup_ratio:g}."
             )
         return Trained(module.to_checkpoint(checkpoint), history, watch.best_epoch or len(history))
 
@@ -193,7 +135,7 @@ def _make_trainer(
         train_sampling_strategy="group_by_length",  # texts of like length together: little padding
         eval_strategy="no" if validation is None else "epoch",
         logging_strategy="epoch",
-        logging_nan_inf_filter=False,  # a loss that is no number is to be seen
+        logging_nan_inf_filter=False,  # a loss that is NaN must be seen
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -202,26 +144,23 @@ def _make_trainer(
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
     )
-    arguments._n_gpu = min(
-        arguments.n_gpu, 1
-    )  # no DataParallel: its result would depend on the number of GPUs
+    # no DataParallel: its result would depend on the number of GPUs
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     groups = module.parameter_groups(
         recipe.learning_rate, recipe.head_learning_rate, recipe.weight_decay
     )
     module.to(device)
+    optimizer = torch.optim.AdamW(groups, fused=True)  # one pass over the weights, also on a CPU
     trainer = Trainer(
         model=module,
         args=arguments,
         data_collator=module.collate,
         train_dataset=examples.rows(),
         eval_dataset=None if validation is None else validation.rows(),
-        compute_metrics=lambda found: {
-            "accuracy": float((found.predictions.argmax(axis=1) == found.label_ids).mean())
+        compute_metrics=lambda result: {
+            "accuracy": float((result.predictions.argmax(axis=1) == result.label_ids).mean())
         },
-        optimizers=(
-            torch.optim.AdamW(groups, fused=True),
-            None,
-        ),  # one pass over the weights, also on a CPU
+        optimizers=(optimizer, None),
         callbacks=[watch, *([_Bar()] if recipe.progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
@@ -229,7 +168,7 @@ def _make_trainer(
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Keeps the weights of the best epoch in memory, and stops when there was no better one for a while."""
+    """Keeps the weights of the best epoch, and stops when none is better for a while."""
 
     def __init__(self, module: TrainableBert, patience: int) -> None:
         self._module, self._patience = module, patience
@@ -242,11 +181,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         epoch, score = round(state.epoch), (metrics["eval_accuracy"], -metrics["eval_loss"])
         if score > self._best_score:
-            self._best_score, self.best_epoch, self.best = (
-                score,
-                epoch,
-                self._module.trained_tensors(),
-            )
+            self._best_score, self.best_epoch = score, epoch
+            self.best = self._module.trained_tensors()
         elif epoch - (self.best_epoch or 0) >= self._patience:
             control.should_training_stop = True
 
@@ -263,9 +199,8 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
         self._bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        self._bar.set_postfix(
-            {name: f"{logs[name]:.3f}" for name in ("loss", "eval_accuracy") if name in logs}
-        )
+        names = [name for name in ("loss", "eval_accuracy") if name in logs]
+        self._bar.set_postfix({name: f"{logs[name]:.3f}" for name in names})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._bar.close()
@@ -282,30 +217,19 @@ def _history(logs: list[dict[str, float]]) -> list[dict[str, float]]:
     return list(rows.values())
 
 
-def _is_finite(module: TrainableBert) -> bool:
-    return all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters())
-
-
 @contextmanager
 def _global_state_kept(device: torch.device) -> Iterator[None]:
-    """Give the Trainer seeds, gradient mode, device and accelerate's state to set, and put them back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    """Restore seeds, gradient mode, device and accelerate's state afterwards."""
     seeded = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = range(torch.cuda.device_count()) if seeded else []
     with ExitStack() as stack:
-        stack.callback(np.random.set_state, numpy)
-        stack.callback(random.setstate, python)
-        for shared in (
-            one._shared_state for one in (AcceleratorState, GradientState, PartialState)
-        ):
-            stack.callback(
-                shared.update, dict(shared)
-            )  # an Accelerator of the caller's own would find its state gone
-            stack.callback(shared.clear)
-        stack.enter_context(
-            torch.random.fork_rng(
-                range(torch.cuda.device_count()) if seeded else [], device_type="cuda"
-            )
-        )
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        stack.callback(random.setstate, random.getstate())
+        for state in (AcceleratorState, GradientState, PartialState):
+            # an Accelerator of the caller's own would find its state gone
+            stack.callback(state._shared_state.update, dict(state._shared_state))
+            stack.callback(state._shared_state.clear)
+        stack.enter_context(torch.random.fork_rng(gpus, device_type="cuda"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if device.type == "cuda":

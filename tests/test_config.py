@@ -1,4 +1,4 @@
-"""What a config says: the packed forward's own reading of it agrees with transformers', and leaves what is unusual to it."""
+"""Plain configs are read as transformers reads them; unusual ones are left to it."""
 
 import json
 from dataclasses import asdict
