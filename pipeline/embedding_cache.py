@@ -1,4 +1,4 @@
-"""Each distinct text is encoded once: look up, encode what is missing, store."""
+"""Encode each distinct text once: look up, encode, store."""
 
 import hashlib
 from collections import Counter
@@ -37,7 +37,7 @@ _FREE_POOLINGS: tuple[Pooling, ...] = (
 
 
 class CacheInfo(NamedTuple):
-    """What the embedding caches of this process did, as of `cache_info`."""
+    """Counts of the embedding caches of this process."""
 
     hits: int
     misses: int
@@ -57,16 +57,18 @@ def cache_info() -> CacheInfo:
     Returns
     -------
     CacheInfo
-        Named tuple: ``hits`` and ``misses`` (distinct texts per call that were, or were not, in a cache), ``texts_encoded``
-        (distinct texts sent through BERT, cached or not), ``model_loads`` (encoders built) and ``current_bytes`` (of the memory
-        cache). Other processes, such as those of ``n_jobs=2``, count for themselves.
+        Named tuple: ``hits`` and ``misses`` (distinct texts per call that were, or were not, in a
+        cache), ``texts_encoded`` (distinct texts sent through BERT, cached or not), ``model_loads``
+        (encoders built) and ``current_bytes`` (of the memory cache). Other processes, such as those
+        of ``n_jobs=2``, count for themselves.
 
     Examples
     --------
     >>> from pipeline import BertVectorizer, cache_info, clear_cache
     >>> clear_cache()
     >>> features = BertVectorizer(layers=-1).fit_transform(["A lovely film.", "A dull film."])
-    >>> features = BertVectorizer(layers="all", pooling="cls").fit_transform(["A lovely film.", "A dull film."])
+    >>> other = BertVectorizer(layers="all", pooling="cls")
+    >>> features = other.fit_transform(["A lovely film.", "A dull film."])
     >>> cache_info()[:3]
     (2, 2, 2)
     """
@@ -82,7 +84,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache(folder: str | Path | None = None) -> None:
-    """Forget the vectors of the memory cache and start counting anew; with a folder, delete its cache files instead.
+    """Empty the memory cache and reset the counts, or delete a folder cache.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def _count(**numbers: int) -> None:
 
 
 def fingerprint(bert: FrozenBert) -> str:
-    """Return one hash over all that changes a text's vectors, but the text, the pooling and the layer."""
+    """Return one hash of all that changes vectors, except text, pooling, layer."""
     device, dtype = encoder.choose_device(bert.device, bert.dtype)
     settings = (
         NUMERICS,
@@ -120,19 +122,7 @@ def fingerprint(bert: FrozenBert) -> str:
 
 
 def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
-    """Return the store behind ``BertVectorizer(cache=...)``.
-
-    Parameters
-    ----------
-    cache : {"memory"}, folder or None
-        ``None`` is no store.
-    bert : FrozenBert
-        Whose vectors are kept.
-
-    Returns
-    -------
-    Store or None
-    """
+    """Return the store of ``BertVectorizer(cache=...)``, or None."""
     if cache is None:
         return None
     if (
@@ -144,19 +134,7 @@ def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
 
 @dataclass
 class Lookup:
-    """What a cache had of a plan, and what is left to encode.
-
-    Attributes
-    ----------
-    vectors : ndarray of shape (n_distinct, n_poolings, n_layers, hidden_size), float32
-        Filled in where the cache had it.
-    chunks : list of (ndarray of int, Plan)
-        Positions of the missing distinct texts, and a plan for each group of them.
-    wide : FrozenBert
-        What to take from their forward pass: more than was asked for, where it can be kept.
-    store : Store or None
-        Where to keep it.
-    """
+    """What a cache had of a plan, and what is missing."""
 
     vectors: np.ndarray
     chunks: list[tuple[np.ndarray, Plan]]
@@ -165,29 +143,12 @@ class Lookup:
 
     @property
     def n_sequences(self) -> int:
-        """Number of sequences left to encode."""
+        """Return the number of sequences left to encode."""
         return sum(len(plan.tokenized.input_ids) for _, plan in self.chunks)
 
 
 def look_up(bert: FrozenBert, made: Plan, store: Store | None, n_texts: int) -> Lookup:
-    """Ask a cache for the vectors of a plan.
-
-    Parameters
-    ----------
-    bert : FrozenBert
-        What is asked for.
-    made : Plan
-        From ``bert.plan(texts)``.
-    store : Store or None
-        From `open_store`.
-    n_texts : int
-        Distinct texts of the whole call, of which the plan may hold a group: all of them are kept or none.
-
-    Returns
-    -------
-    Lookup
-        For `complete`.
-    """
+    """Ask a store for the vectors of a plan."""
     vectors = np.empty(
         (made.n_distinct, len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
@@ -239,7 +200,7 @@ def _take_found(
 
 
 def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | None:
-    """Take all layers and, where there is room, all poolings: a search over them then finds everything. None: do not keep."""
+    """Return what to compute and keep, or None to keep nothing."""
     if store is None:
         return None
     all_layers = tuple(range(bert.deepest_layer + 1))
@@ -258,23 +219,7 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
 def complete(
     bert: FrozenBert, made: Plan, lookup: Lookup, on_batch: Callable[[int], None] | None = None
 ) -> np.ndarray:
-    """Encode what the cache did not have, keep it, and return all vectors of a plan of distinct texts.
-
-    Parameters
-    ----------
-    bert : FrozenBert
-        What is asked for.
-    made : Plan
-        The whole plan.
-    lookup : Lookup
-        From `look_up`.
-    on_batch : callable, optional
-        Called after each batch with the number of its sequences.
-
-    Returns
-    -------
-    ndarray of shape (n_distinct, n_poolings, n_layers, hidden_size), float32
-    """
+    """Encode the missing texts, and return all vectors."""
     wide = lookup.wide
     where = [wide.layers.index(layer) for layer in bert.layers]
     for positions, plan in lookup.chunks:
@@ -295,26 +240,20 @@ def complete(
 
 
 def _kept(vectors: np.ndarray, pooling: str) -> np.ndarray:
-    """Copy one text's vectors, shape (n_layers, hidden_size), so that they do not keep the whole chunk alive."""
+    """Copy one text's vectors, (n_layers, hidden_size)."""
     kept = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
     kept.setflags(write=False)
     return kept
 
 
-PLAN_TEXTS = 4096  # distinct texts tokenised at a time, while those before them are encoded: bounds the memory of a long run
+# distinct texts tokenised at a time, while those before them are encoded: bounds the memory of a
+# long run
+PLAN_TEXTS = 4096
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Vectors of texts, and what truncation did to them.
-
-    Attributes
-    ----------
-    vectors : ndarray of shape (n_texts, n_poolings, n_layers, hidden_size), float32
-        In the order of the texts.
-    truncation_report : dict
-        See `pipeline.bert.embedding.truncation_report`.
-    """
+    """Vectors, (n_texts, n_poolings, n_layers, hidden_size), and truncation report."""
 
     vectors: np.ndarray
     truncation_report: dict[str, Any]
@@ -327,30 +266,7 @@ def encode(
     on_plan: Callable[[int], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Encode the texts that the store does not have, and return the vectors of all; tokenising runs ahead in a thread.
-
-    Parameters
-    ----------
-    bert : FrozenBert
-        What is asked for.
-    texts : sequence of str, length n_texts
-        Checked texts.
-    store : Store or None
-        From `open_store`.
-    on_plan, on_batch : callable, optional
-        Called with the number of sequences that wait to be encoded, for each group of texts that was tokenised and looked up;
-        and with the number of sequences done, after each batch.
-
-    Returns
-    -------
-    Encoded
-        Vectors and truncation report.
-
-    Raises
-    ------
-    TextTooLongError
-        Under ``truncation="error"``, naming the first row that is too long.
-    """
+    """Return the vectors of all texts, encoding those not in the store."""
     position: dict[str, int] = {}
     row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
     distinct = list(position)

@@ -1,4 +1,4 @@
-"""Locks that survive a fork: no child waits for a thread that stayed in its parent. Used by everything that has a lock."""
+"""Locks that survive a fork: no child waits for a thread of its parent."""
 
 import os
 import threading
@@ -6,10 +6,9 @@ from typing import Self
 
 
 class ForkSafeLock:
-    """A lock that a forked child finds free, whoever held it in the parent.
+    """A lock that a forked child always finds free."""
 
-    What it guards must be usable after any single step of a change, for a child may inherit it half changed.
-    """
+    # What it guards must be usable after any single step of a change: a child may inherit it then.
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,10 +27,9 @@ class ForkSafeLock:
 
 
 class ForkGate:
-    """Holds a fork back while threads are inside: for what must not be open in two processes.
+    """A gate for any number of threads that holds forks back until all left."""
 
-    Any number of threads may be inside at once. A thread that forks from the inside does not wait for itself.
-    """
+    # A thread that forks from the inside does not wait for itself.
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -48,9 +46,8 @@ class ForkGate:
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            if (
-                threading.get_ident() in self._inside
-            ):  # not in a child that was forked from the inside
+            # not in a child that was forked from the inside
+            if threading.get_ident() in self._inside:
                 self._inside.remove(threading.get_ident())
             self._changed.notify_all()
 

@@ -1,4 +1,4 @@
-"""Tokens, words and their shares in a text: the methods of BertVectorizer that look below the text."""
+"""Tokens, words and their shares of a linear function."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,24 +18,7 @@ CombineLayers = Callable[[np.ndarray], np.ndarray]
 def merge_windows(
     vectors: Sequence[np.ndarray], windows: Sequence[np.ndarray], n_prefix: int, n_suffix: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put the windows of one text together again: a token that stands in two windows gets the mean of its vectors.
-
-    Parameters
-    ----------
-    vectors : sequence of ndarray of shape (n_tokens_of_window, n_layers, hidden_size)
-        One per window, [CLS] and [SEP] included.
-    windows : sequence of ndarray of int
-        Which of the text's own tokens each window holds, ascending.
-    n_prefix, n_suffix : int
-        Special tokens before and after (one each for BERT).
-
-    Returns
-    -------
-    kept : ndarray of shape (n_kept,), int64
-        The text's own tokens that were not cut, ascending.
-    merged : ndarray of shape (n_prefix + n_kept + n_suffix, n_layers, hidden_size)
-        Their vectors, between those of the special tokens.
-    """
+    """Return a text's kept tokens and their vectors, windows averaged."""
     if len(windows) == 1:
         return windows[0], vectors[0]
     kept = np.unique(np.concatenate(windows))
@@ -58,28 +41,7 @@ def token_frame(
     labels: Sequence[Any],
     names: list[str],
 ) -> pd.DataFrame:
-    """One row per token of every text, [CLS] and [SEP] included.
-
-    Parameters
-    ----------
-    plan : Plan
-        Made with ``pieces=True``.
-    vectors : sequence of ndarray of shape (n_tokens, n_layers, hidden_size)
-        From `pipeline.bert.embedding.embed_tokens`.
-    tokenizer : TextTokenizer
-        The one of the plan.
-    combine : callable
-        Vectors of shape (n_rows, 1, n_layers, hidden_size) -> features of shape (n_rows, n_features).
-    labels : sequence, length n_texts
-        What to call each text in the column ``text``.
-    names : list of str
-        Names of the vector columns.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``text``, ``position`` (in the whole token sequence, [CLS] is 0), ``token``, ``token_id``, then ``names``.
-    """
+    """Return one row per token of every text, special tokens included."""
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     positions, ids, rows = [], [], []
     for kept, merged, encoding in _distinct_texts(plan, vectors, tokenizer):
@@ -111,21 +73,7 @@ def word_frame(
     names: list[str],
     texts: Sequence[str] | Sequence[tuple[str, ...]],
 ) -> pd.DataFrame:
-    """One row per word of every text: the mean of its word pieces. Special tokens have no row.
-
-    Parameters
-    ----------
-    plan, vectors, tokenizer, combine, labels, names
-        As for `token_frame`.
-    texts : sequence of str, or of tuples of str, length n_texts
-        The texts; tuples where the user split them into words.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``text``, ``position`` (number of the word), ``word``, ``n_tokens`` (its word pieces), then ``names``. A word
-        of which truncation or the tokenizer left nothing has no row.
-    """
+    """Return one row per word of every text."""
     first_row = {int(distinct): row for row, distinct in reversed(list(enumerate(plan.row_of)))}
     positions, words, counts, rows = [], [], [], []
     for distinct, (kept, merged, encoding) in enumerate(_distinct_texts(plan, vectors, tokenizer)):
@@ -159,7 +107,7 @@ def word_frame(
 def _distinct_texts(
     plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
 ) -> list[Any]:
-    """Return (kept tokens, merged vectors, encoding) of each distinct text."""
+    """Return kept tokens, merged vectors and encoding of each distinct text."""
     assert plan.encodings is not None, "plan(pieces=True) is needed"
     starts = np.searchsorted(plan.tokenized.owner, np.arange(len(plan.encodings)))
     merged = []
@@ -205,32 +153,7 @@ def share_out(
     combine: CombineLayers,
     weights: np.ndarray,
 ) -> pd.DataFrame:
-    """Split one text's ``features @ weights`` into one row per token.
-
-    Mean pooling over the n tokens of all windows, and every combination of layers here, is linear in the token vectors h_t, so
-    ``mean_t(combine(h_t)) @ W = sum_t(combine(h_t) @ W / n)``: the rows add up to the whole.
-
-    Parameters
-    ----------
-    vectors : sequence of ndarray of shape (n_tokens_of_window, n_layers, hidden_size)
-        One per window of the text, [CLS] and [SEP] included.
-    encoding : tokenizers.Encoding
-        Of the whole text, without special tokens.
-    text : str
-        The text.
-    tokenizer : TextTokenizer
-        That cut it into windows.
-    combine : callable
-        Vectors of shape (n_rows, 1, n_layers, hidden_size) -> features of shape (n_rows, n_features).
-    weights : ndarray of shape (n_features, n_outputs), float64
-
-    Returns
-    -------
-    DataFrame
-        ``token``, ``word`` (the word of the text that the token is a piece of; None for special tokens), ``start``, ``end``
-        (its characters; both 0 for [CLS], both the length of the text for [SEP]), then a column per output. Tokens that
-        truncation cut have no row; one that stands in two windows has one.
-    """
+    """Split a text's ``features @ weights`` into one row per token."""
     windows = tokenizer.windows(len(encoding.ids))
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     kept = np.unique(np.concatenate(windows))
@@ -255,20 +178,7 @@ def _pieces(encoding: Any, kept: np.ndarray, text: str, tokenizer: TextTokenizer
 
 
 def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
-    """Add up the pieces of each word; special tokens, and pieces without a word, stay rows of their own.
-
-    Parameters
-    ----------
-    shares : DataFrame
-        From `share_out`.
-    text : str
-        The same.
-
-    Returns
-    -------
-    DataFrame
-        ``word``, ``start``, ``end``, then a column per output.
-    """
+    """Add up the pieces of each word."""
     outputs = shares.columns[4:]
     number = (
         shares["word"]
@@ -292,7 +202,7 @@ def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """Leave out the blanks around a span: byte-level tokenizers count the one before a word as its own."""
+    """Return a span without the blanks around it."""
     word = text[start:end]
     if not word.strip():
         return start, end
@@ -319,22 +229,25 @@ class TokenLevelMixin:
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or per word, instead of one per text.
 
-        Layers, ``combine``, ``max_length`` and ``truncation`` apply; ``pooling`` and ``normalize`` do not. A token that stands
-        in two windows (``truncation="window"``) gets the mean of its two vectors.
+        Layers, ``combine``, ``max_length`` and ``truncation`` apply; ``pooling`` and ``normalize``
+        do not. A token that stands in two windows (``truncation="window"``) gets the mean of its
+        two vectors.
 
         Parameters
         ----------
         X : iterable of str, or of lists of str
             Texts as for `fit`; with ``level="word"`` also texts that are split into words already.
         level : {"token", "word"}, default="token"
-            ``"word"`` averages the word pieces of each word, and leaves [CLS] and [SEP] out. Words are those of the model's own
-            tokenizer (BERT's splits at punctuation: ``don't`` is three words), or the ones given.
+            ``"word"`` averages the word pieces of each word, and leaves [CLS] and [SEP] out. Words
+            are those of the model's own tokenizer (BERT's splits at punctuation: ``don't`` is three
+            words), or the ones given.
 
         Returns
         -------
         DataFrame
-            ``text`` (index label of the row), ``position`` and: for tokens ``token``, ``token_id``; for words ``word``,
-            ``n_tokens``; then one column per feature. Positions count in the whole text, also where some of it was cut.
+            ``text`` (index label of the row), ``position`` and: for tokens ``token``, ``token_id``;
+            for words ``word``, ``n_tokens``; then one column per feature. Positions count in the
+            whole text, also where some of it was cut.
         """
         check_is_fitted(self)
         if level not in ("token", "word"):
@@ -356,10 +269,11 @@ class TokenLevelMixin:
         return word_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names, texts)
 
     def token_shares(self, X: Iterable[str], weights: np.ndarray) -> list[pd.DataFrame]:
-        """Split ``transform(X) @ weights`` of each text among its tokens; exact, and for ``pooling="mean"`` only.
+        """Split ``transform(X) @ weights`` among the tokens of each text, exactly.
 
-        The mean of a text's token vectors, and every way to combine layers, is linear in them, so that what a linear function
-        makes of the whole is the sum of what it makes of each token. `pipeline.explain` uses this.
+        The mean of a text's token vectors, and every way to combine layers, is linear in them, so
+        that what a linear function makes of the whole is the sum of what it makes of each token.
+        `pipeline.explain` uses this.
 
         Parameters
         ----------
@@ -371,8 +285,8 @@ class TokenLevelMixin:
         Returns
         -------
         list of DataFrame, length n_texts
-            ``token``, ``word`` (its number, None for special tokens), ``start``, ``end``, and columns 0 to n_outputs - 1, whose
-            sums are the row of ``transform(X) @ weights``.
+            ``token``, ``word`` (its number, None for special tokens), ``start``, ``end``, and
+            columns 0 to n_outputs - 1, whose sums are the row of ``transform(X) @ weights``.
 
         Raises
         ------
@@ -382,14 +296,15 @@ class TokenLevelMixin:
         check_is_fitted(self)
         if self._bert().poolings != ("mean",) or self.normalize:
             raise ValueError(
-                f"pooling={self.pooling!r}, normalize={self.normalize}: only the plain mean is a sum over tokens. Use "
-                "pooling='mean' and normalize=False."
+                f"pooling={self.pooling!r}, normalize={self.normalize}: only the plain mean is a "
+                "sum over tokens. Use pooling='mean' and normalize=False."
             )
         weights = np.asarray(weights, dtype=np.float64)
         n_features = len(self._names(("mean",)))
         if weights.ndim != 2 or len(weights) != n_features:
             raise ValueError(
-                f"weights has shape {weights.shape}; allowed is ({n_features}, n_outputs), a row per feature."
+                f"weights has shape {weights.shape}; allowed is ({n_features}, n_outputs), a row "
+                "per feature."
             )
         texts = self._check_X(X, reset=False)
         bert = self._bert()
@@ -419,7 +334,7 @@ class TokenLevelMixin:
         return [frames[text].copy() for text in texts]
 
     def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
-        """Count the tokens of each text and how many of them truncation would cut, without encoding anything.
+        """Count the tokens of each text, and those that truncation cuts.
 
         Parameters
         ----------
@@ -429,7 +344,8 @@ class TokenLevelMixin:
         Returns
         -------
         DataFrame
-            ``n_tokens`` (of the whole text, [CLS] and [SEP] included) and ``n_lost``, one row per text, index kept.
+            ``n_tokens`` (of the whole text, [CLS] and [SEP] included) and ``n_lost``, one row per
+            text, index kept.
         """
         check_is_fitted(self)
         table = take_columns(X, on_invalid=self.on_invalid)
@@ -441,7 +357,7 @@ class TokenLevelMixin:
         )
 
     def word_spans(self, X: Iterable[str]) -> list[list[tuple[int, int]]]:
-        """Find the words of each text, as the model's own tokenizer sees them, without encoding anything.
+        """Find the words of each text, as the tokenizer sees them.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Where pooled vectors are kept: in memory, or in an SQLite file that processes share."""
+"""Stores of pooled vectors: memory, or an SQLite file that processes share."""
 
 import hashlib
 import os
@@ -21,25 +21,15 @@ from pipeline.files import local_path
 from pipeline.forks import ForkGate, ForkSafeLock
 
 MOUNTS = Path("/proc/self/mounts")
-# Shared between machines: SQLite's write-ahead log needs memory shared by all writers, which these cannot give.
+# Shared between machines: SQLite's write-ahead log needs memory shared by all writers, which these
+# cannot give.
 _NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|9p|fuse\.(sshfs|s3fs|gcsfuse|glusterfs|ceph|rclone)"
 )
 
 
 def network_file_system(folder: Path) -> str | None:
-    """Return the kind of the network file system that a folder is on.
-
-    Parameters
-    ----------
-    folder : Path
-        Need not be there.
-
-    Returns
-    -------
-    str or None
-        Such as ``"nfs4"``; None on a local disk, and where the system does not tell (it does on Linux).
-    """
+    """Return the kind of a folder's network file system, or None."""
     try:
         mounts = [
             line.split()[1:3]
@@ -63,7 +53,7 @@ def network_file_system(folder: Path) -> str | None:
 
 
 def _unescaped(point: str) -> str:
-    """Undo the octal escapes of blanks and backslashes in a mount point."""
+    """Undo the octal escapes of a mount point."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
 
 
@@ -82,13 +72,13 @@ _unrecorded = ContextVar("unrecorded", default=False)
 
 
 class Store(Protocol):
-    """Vectors of one encoder by key: ``get`` gives what is there, ``put`` keeps the first value of a key."""
+    """Vectors of one encoder by key."""
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of the keys that are there."""
+        """Return the vectors of known keys."""
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep vectors under keys that are not there yet."""
+        """Keep the vectors of new keys."""
 
     def room(self) -> float:
         """Return the bytes that fit."""
@@ -96,7 +86,7 @@ class Store(Protocol):
 
 @contextmanager
 def unrecorded() -> Iterator[None]:
-    """Keep what this thread encodes inside out of every cache and every count: for texts that are not the user's."""
+    """Keep this thread's texts out of every cache and count."""
     token = _unrecorded.set(True)
     try:
         yield
@@ -105,38 +95,17 @@ def unrecorded() -> Iterator[None]:
 
 
 def is_unrecorded() -> bool:
-    """Tell whether this thread is inside `unrecorded`."""
+    """Return whether this thread is inside `unrecorded`."""
     return _unrecorded.get()
 
 
 def text_key(namespace: str, pooling: str, text: str) -> bytes:
-    """Return the key of one text's vectors by one pooling.
-
-    Parameters
-    ----------
-    namespace : str
-        Fingerprint of everything else that changes the vector.
-    pooling : str
-        Which sentence vector.
-    text : str
-        Without lone surrogates.
-
-    Returns
-    -------
-    bytes of length 16
-        The text cannot be read back from it.
-    """
+    """Return the key (16 bytes) of one text's vectors by one pooling."""
     return hashlib.blake2b(f"{namespace}\0{pooling}\0{text}".encode(), digest_size=16).digest()
 
 
 class MemoryStore:
-    """Vectors of this process, bounded by bytes; the least recently used leave first. Safe for threads.
-
-    Parameters
-    ----------
-    max_bytes : int
-        Bound on the vectors held.
-    """
+    """Vectors in memory, bounded by bytes, least recently used out first."""
 
     def __init__(self, max_bytes: int = MEMORY_BYTES) -> None:
         self.max_bytes = max_bytes
@@ -145,7 +114,7 @@ class MemoryStore:
         self._lock = ForkSafeLock()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of the keys that are there, and count them as used just now."""
+        """Return the vectors of known keys, and mark them as used."""
         with self._lock:
             found = {key: self._vectors[key] for key in keys if key in self._vectors}
             for key in found:
@@ -153,7 +122,7 @@ class MemoryStore:
             return found
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep vectors under keys that are not there yet; older ones leave where they do not fit."""
+        """Keep the vectors of new keys, evicting older ones."""
         with self._lock:
             for key, vector in vectors.items():
                 if key not in self._vectors and vector.nbytes <= self.max_bytes:
@@ -163,7 +132,7 @@ class MemoryStore:
                 self.current_bytes -= self._vectors.popitem(last=False)[1].nbytes
 
     def room(self) -> float:
-        """Return the bytes that fit, if all older vectors leave."""
+        """Return the bytes that fit if all older vectors leave."""
         return self.max_bytes
 
     def clear(self) -> None:
@@ -174,25 +143,14 @@ class MemoryStore:
 
 
 class FolderStore:
-    """Vectors of one encoder in one SQLite file, shared by processes and runs.
-
-    Any fault (a corrupt file, a full disk, a read-only folder, a locked database) costs one `CacheWarning` and the vectors
-    concerned; it never raises. Rows carry a checksum, and hold raw float32 numbers: no pickle, nothing that could execute.
-
-    Parameters
-    ----------
-    folder : Path
-        Made where it is missing, readable by its owner only: vectors tell something of the texts they were made from.
-    namespace : str
-        Fingerprint of the encoder and its settings; names the file.
-    """
+    """Vectors of one encoder in one SQLite file, shared by processes."""
 
     def __init__(self, folder: Path, namespace: str) -> None:
         self.folder = folder
         self.path = folder / f"embeddings-{namespace[:16]}.sqlite"
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of the keys that are there and whose checksum holds."""
+        """Return the vectors of known keys whose checksum holds."""
         with _connections:
             return self._get(keys)
 
@@ -218,7 +176,7 @@ class FolderStore:
         return found
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep vectors under keys that are not there yet, all of them or none."""
+        """Keep the vectors of new keys, all or none."""
         with _connections:
             self._put(vectors)
 
@@ -243,7 +201,7 @@ class FolderStore:
         return float("inf")
 
     def _open(self) -> sqlite3.Connection | None:
-        """Open the file for one call: connections do not survive threads and forks, and opening one is cheap."""
+        """Connect for one call, or return None."""
         if self.path in _broken:
             return None
         try:
@@ -253,7 +211,8 @@ class FolderStore:
                 try:
                     return self._connect()
                 except sqlite3.OperationalError as error:
-                    # SQLite does not wait where two processes make a new file at once: one is told that it is locked
+                    # SQLite does not wait where two processes make a new file at once: one is told
+                    # that it is locked
                     if (
                         getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY
                         or time.monotonic() > until
@@ -279,21 +238,22 @@ class FolderStore:
         return connection
 
     def _journal(self) -> str:
-        """Return SQLite's journal for this folder, and say once where it is the slow one."""
+        """Return SQLite's journal mode for this folder."""
         if self.folder not in _journals:
             kind = network_file_system(self.folder)
             _journals[self.folder] = "WAL" if kind is None else "DELETE"
             if kind is not None:
                 warnings.warn(
-                    f"The embedding cache {self.path} is on a network file system ({kind}); a slower journal is used, which "
-                    "needs its locks to work. A folder on a local disk is better.",
+                    f"The embedding cache {self.path} is on a network file system ({kind}); a "
+                    "slower journal is used, which needs its locks to work. A folder on a local "
+                    "disk is better.",
                     CacheWarning,
                     stacklevel=2,
                 )
         return _journals[self.folder]
 
     def _give_up(self, error: Exception) -> None:
-        """Warn once, put a corrupt file aside, and go on without the cache."""
+        """Warn once, quarantine a corrupt file and go on without."""
         _broken.add(self.path)
         aside = ""
         text = str(error)
@@ -313,8 +273,8 @@ class FolderStore:
             except OSError:
                 aside = " It could not be put aside; delete it."
         warnings.warn(
-            f"The embedding cache {self.path} cannot be used ({type(error).__name__}: {text}); texts are encoded without it."
-            f"{aside}",
+            f"The embedding cache {self.path} cannot be used ({type(error).__name__}: {text}); "
+            f"texts are encoded without it.{aside}",
             CacheWarning,
             stacklevel=2,
         )
@@ -330,7 +290,7 @@ def cache_folder(cache: str | os.PathLike) -> Path:
 
 
 def clear_folder(folder: Path) -> None:
-    """Delete the cache files of a folder; after a fault they are tried again."""
+    """Delete the cache files of a folder."""
     for path in folder.glob("embeddings-*.sqlite*"):
         path.unlink(missing_ok=True)
     for path in [path for path in _broken if path.parent == folder]:
@@ -343,7 +303,7 @@ def _pack(vector: np.ndarray) -> bytes:
 
 
 def _unpack(width: int, value: bytes) -> np.ndarray | None:
-    """Return the vector of shape (n_layers, width), or None where its checksum does not hold."""
+    """Return a vector, (n_layers, width), or None if its checksum fails."""
     raw, check = value[:-4], value[-4:]
     if (
         len(value) < 4

@@ -1,4 +1,4 @@
-"""pipeline.datasets: tables come in and go out without a changed text; every unreadable file is named with what is wrong."""
+"""pipeline.datasets: tables come in and go out without a changed text."""
 
 import base64
 import bz2
@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 
 
 def csv_module(path, **dialect):
-    """Read by the standard library's own reader, the outside oracle: columns and rows, blank lines left out."""
+    """Read by the standard library's own reader, the outside oracle."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         header, *rows = csv.reader(file, **dialect)
     return header, [row for row in rows if row]
@@ -169,7 +169,10 @@ def test_other_encodings_are_read_when_they_are_named(encoding, write):
 @pytest.mark.parametrize("rows_before", [0, 3, 100_000])
 def test_a_latin_1_file_is_refused_with_the_offset_of_the_byte_and_the_cure(rows_before, write):
     content = ("text,label\n" + "fine,pos\n" * rows_before + "schön,pos\n").encode("latin-1")
-    message = rf"table\.csv is not utf-8 text: byte {content.index(0xF6)} is 0xf6 .*encoding='latin-1' \(--encoding latin-1;.*utf-16"
+    message = (
+        rf"table\.csv is not utf-8 text: byte {content.index(0xF6)} is 0xf6 "
+        r".*encoding='latin-1' \(--encoding latin-1;.*utf-16"
+    )
     with pytest.raises(ValueError, match=message):
         read_table(write(content))
 
@@ -306,7 +309,7 @@ def test_a_missing_column_is_refused_with_the_nearest_name(asked, there, near, n
     write_table(pd.DataFrame({"id": ["1"], there: ["x"]}), tmp_path / name)
     with pytest.raises(
         ValueError,
-        match=rf"{name} has no column '{asked}'; its columns are 'id', '{there}'\. Did you mean '{near}'\?",
+        match=rf"{name} has no column '{asked}'; .* 'id', '{there}'\. Did you mean '{near}'\?",
     ):
         read_table(tmp_path / name, columns=[asked])
 

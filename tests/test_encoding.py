@@ -1,4 +1,4 @@
-"""Texts tokenised ahead, in groups: the vectors, the counts and what is said of a row do not depend on the groups."""
+"""Texts tokenised ahead, in groups."""
 
 import numpy as np
 import pytest

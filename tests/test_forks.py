@@ -1,4 +1,4 @@
-"""Locks that survive a fork: what a child finds is free, and nothing is half done when it is born."""
+"""Locks that survive a fork."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def run_in_child(work):
 
 @pytest.fixture
 def inside():
-    """Give a function that lets another thread sit inside a lock, and returns the event that lets it leave."""
+    """Give a function that lets another thread sit inside a lock."""
     threads, events = [], []
 
     def enter(lock):
@@ -93,7 +93,8 @@ def test_a_fork_waits_until_the_other_threads_have_left_a_gate(inside):
     gate = ForkGate()
     leave = inside(gate)
     order = []
-    # hooks before a fork run in reverse order of registration: this one comes before that of the gate
+    # hooks before a fork run in reverse order of registration: this one comes before that of the
+    # gate
     os.register_at_fork(before=lambda: (order.append(len(gate._inside)), leave.set()))
     assert run_in_child(lambda: len(gate._inside)) == 0
     assert order[0] == 1
@@ -101,7 +102,7 @@ def test_a_fork_waits_until_the_other_threads_have_left_a_gate(inside):
 
 
 @needs_fork
-def test_a_thread_that_forks_from_the_inside_does_not_wait_for_itself_and_child_and_parent_can_leave():
+def test_a_thread_that_forks_from_the_inside_does_not_wait_for_itself():
     gate = ForkGate()
 
     def leave_and_enter():

@@ -1,4 +1,4 @@
-"""The learnt mix of layers, against loops, finite differences and torch's autograd, and on data where the answer is known."""
+"""The learnt mix of layers, against loops, finite differences and torch's autograd."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ N_LAYERS = 4
 def noise_but_for(
     layer, *, seed=0, n_texts=400, n_poolings=1, n_classes=2, hidden_size=8, strength=1.0
 ):
-    """Make vectors of noise, in which one layer alone has another mean for every class, and the class codes."""
+    """Make vectors of noise, in which one layer alone has another mean for every class."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n_texts, n_poolings, N_LAYERS, hidden_size))
     codes = np.arange(n_texts) % n_classes

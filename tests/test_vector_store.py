@@ -1,4 +1,4 @@
-"""The SQLite store: what was put comes back, whatever happens to the file costs one warning and never a result."""
+"""The SQLite store: what was put comes back."""
 
 import os
 import shutil
