@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, BinaryIO, Self
 
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
-_LONGEST_CELL = (
-    1 << 27
-)  # characters: a quote that is never closed ends here, and not with the memory
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_LONGEST_CELL = 1 << 27  # characters: bounds the memory that an unclosed quote takes
 _PIECE = 1 << 20  # bytes
 # the first bytes of what is often called .csv and is none: kind, and the ending it should have
 _MAGIC = (
@@ -94,12 +92,10 @@ class CsvTable:
                 try:
                     row: list[Any] | None = next(self._reader, None)
                 except csv.Error as error:
-                    if (
-                        faults is None
-                        or "unexpected end" in str(error)
-                        or "field larger" in str(error)
-                    ):
-                        raise  # where the next row begins is not to be known
+                    # after these two nobody knows where the next row begins
+                    lost = "unexpected end" in str(error) or "field larger" in str(error)
+                    if faults is None or lost:
+                        raise
                     faults[len(rows)] = f"line {self._reader.line_num}: {error}"
                     row = [None] * len(self.header)
                 if row is None:
@@ -114,16 +110,16 @@ class CsvTable:
         self, row: list[str], place: int, faults: dict[int, str] | None
     ) -> list[str | None]:
         n = len(self.header)
-        told = f"line {self._reader.line_num} has {len(row)} cells, the header has {n}"
+        message = f"line {self._reader.line_num} has {len(row)} cells, the header has {n}"
         if faults is None:
             cure = (
                 _separator_hint(self.header)
                 or f" Texts that hold {self._sep!r} belong in double quotes."
             )
-            raise ValueError(f"{self.path} is not a well-formed CSV table: {told}.{cure}")
-        whole = io.StringIO()
-        csv.writer(whole, delimiter=self._sep, lineterminator="").writerow(row)
-        faults[place] = f"{told}: {whole.getvalue()}"
+            raise ValueError(f"{self.path} is not a well-formed CSV table: {message}.{cure}")
+        cells = io.StringIO()
+        csv.writer(cells, delimiter=self._sep, lineterminator="").writerow(row)
+        faults[place] = f"{message}: {cells.getvalue()}"
         return [*row[:n], *[None] * (n - len(row))]
 
     def _unpacked(self) -> io.TextIOWrapper:
@@ -136,11 +132,8 @@ class CsvTable:
                     f"{self.path} holds {len(archive.namelist())} files; one is expected."
                 )
             file = archive.open(archive.namelist()[0])
-        elif self._suffix in _COMPRESSED:
-            opener: Any = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}[
-                self._suffix
-            ]
-            file = opener(fileobj=file) if self._suffix == ".gz" else opener(file)
+        elif self._suffix in _OPENERS:
+            file = _OPENERS[self._suffix](file)
         return io.TextIOWrapper(file, encoding=encoding, newline="")
 
     @contextlib.contextmanager
@@ -177,7 +170,7 @@ class CsvTable:
 
     def _refuse_binary(self) -> None:
         """Refuse a file whose first bytes contradict its name."""
-        if self._suffix in _COMPRESSED:
+        if self._suffix in (*_OPENERS, ".zip"):
             return
         with self._open_file(self.path) as file:
             head = file.read(10)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,10 +18,8 @@ from pipeline.texts import check_labels
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _HERE = Path(__file__).resolve().parent
-_REVIEWS = (
-    _HERE / "_data" / "reviews.csv",
-    _HERE.parent / "data" / "reviews.csv",
-)  # installed, in a checkout
+# installed, in a checkout
+_REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")
 _TEST_SHARE = 0.2
 
 
@@ -96,28 +93,15 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
     check_writable(place)
 
 
-def add_predictions(
-    table: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[Any]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Add the predicted labels and probabilities to a table."""
-    added = prediction_names(table.columns, classes)
-    labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
-    new = pd.DataFrame(
-        dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index
-    )
-    return pd.concat([table, new], axis=1), added
-
-
-def prediction_names(there: Iterable[Any], classes: Iterable[Any]) -> list[str]:
+def prediction_names(taken: Iterable[Any], classes: Iterable[Any]) -> list[str]:
     """Return free column names: ``label`` and ``probability_<class>``."""
-    taken = set(there)
-    added = []
+    names = list(taken)
+    n_taken = len(names)
     for name in ("label", *(f"probability_{c}" for c in classes)):
-        while name in taken:
+        while name in names:
             name = f"predicted_{name}"
-        taken.add(name)
-        added.append(name)
-    return added
+        names.append(name)
+    return names[n_taken:]
 
 
 def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
@@ -140,11 +124,6 @@ def read_table(
         return _read_table(file, columns, encoding, sep)
 
 
-def check_columns(table: pd.DataFrame, columns: Sequence[str], path: str | os.PathLike) -> None:
-    """Refuse a table that lacks one of ``columns``."""
-    check_names(list(table.columns), columns, path)
-
-
 def _read_table(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
@@ -155,7 +134,7 @@ def _read_table(path: Path, columns: Sequence[str], encoding: str, sep: str) -> 
         table = _read_parquet(path)
     else:
         table = _read_csv(path, columns, encoding, sep)
-    check_columns(table, columns, path)
+    check_names(list(table.columns), columns, path)
     return table
 
 
@@ -167,11 +146,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
     # an index that has a name is a column of the file, and the user's
     named = [name for name in table.index.names if name is not None]
-    return (
-        table.reset_index(level=named).reset_index(drop=True)
-        if named
-        else table.reset_index(drop=True)
-    )
+    if named:
+        table = table.reset_index(level=named)
+    return table.reset_index(drop=True)
 
 
 def _read_csv(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
