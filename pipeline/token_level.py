@@ -25,12 +25,16 @@ def merge_windows(
     total = np.zeros((n_prefix + len(kept) + n_suffix, *vectors[0].shape[1:]), dtype=np.float64)
     count = np.zeros(len(total), dtype=np.int64)
     for vector, window in zip(vectors, windows, strict=True):
-        inside = n_prefix + np.searchsorted(kept, window)
-        after = np.arange(len(total) - n_suffix, len(total))
-        rows = np.concatenate([np.arange(n_prefix), inside, after])
+        rows = _rows_of(window, kept, n_prefix, n_suffix)
         total[rows] += vector
         count[rows] += 1
     return kept, (total / count[:, None, None]).astype(np.float32)
+
+
+def _rows_of(window: np.ndarray, kept: np.ndarray, n_prefix: int, n_suffix: int) -> np.ndarray:
+    """Return where a window's tokens stand between the special tokens, (n_tokens,)."""
+    own = n_prefix + np.searchsorted(kept, window)
+    return np.concatenate([np.arange(n_prefix), own, n_prefix + len(kept) + np.arange(n_suffix)])
 
 
 def token_frame(
@@ -38,27 +42,19 @@ def token_frame(
     vectors: Sequence[np.ndarray],
     tokenizer: TextTokenizer,
     combine: CombineLayers,
-    labels: Sequence[Any],
+    labels: Iterable[Any],
     names: list[str],
 ) -> pd.DataFrame:
     """Return one row per token of every text, special tokens included."""
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     positions, ids, rows = [], [], []
     for kept, merged, encoding in _distinct_texts(plan, vectors, tokenizer):
-        n_own = len(encoding.ids)
-        positions.append(
-            np.concatenate(
-                [np.arange(n_prefix), n_prefix + kept, n_prefix + n_own + np.arange(n_suffix)]
-            )
-        )
+        positions.append(_rows_of(kept, np.arange(len(encoding.ids)), n_prefix, n_suffix))
         own = np.array(encoding.ids, dtype=np.int64)[kept]
         ids.append(np.concatenate([tokenizer.prefix, own, tokenizer.suffix]))
         rows.append(merged)
-    columns = {
-        "position": [positions[i] for i in plan.row_of],
-        "token_id": [ids[i] for i in plan.row_of],
-    }
-    frame = _assemble(columns, [rows[i] for i in plan.row_of], combine, labels, names)
+    columns = {"position": positions, "token_id": ids}
+    frame = _assemble(plan, columns, rows, combine, labels, names)
     token_of = {token_id: tokenizer.token(token_id) for token_id in frame["token_id"].unique()}
     frame.insert(2, "token", frame["token_id"].map(token_of).astype(str))
     return frame
@@ -69,39 +65,26 @@ def word_frame(
     vectors: Sequence[np.ndarray],
     tokenizer: TextTokenizer,
     combine: CombineLayers,
-    labels: Sequence[Any],
+    labels: Iterable[Any],
     names: list[str],
-    texts: Sequence[str] | Sequence[tuple[str, ...]],
 ) -> pd.DataFrame:
     """Return one row per word of every text."""
-    first_row = {int(distinct): row for row, distinct in reversed(list(enumerate(plan.row_of)))}
+    # a word of which truncation or the tokenizer left nothing has no row
     positions, words, counts, rows = [], [], [], []
-    for distinct, (kept, merged, encoding) in enumerate(_distinct_texts(plan, vectors, tokenizer)):
-        own = merged[
-            len(tokenizer.prefix) : len(tokenizer.prefix) + len(kept)
-        ]  # (n_kept, n_layers, hidden_size)
-        word_of = np.array([-1 if w is None else w for w in encoding.word_ids], dtype=np.int64)[
-            kept
-        ]
+    texts = _distinct_texts(plan, vectors, tokenizer)
+    for text, (kept, merged, encoding) in zip(plan.texts, texts, strict=True):
+        own = merged[len(tokenizer.prefix) :][: len(kept)]  # (n_kept, n_layers, hidden_size)
+        word_of = np.array([-1 if w is None else w for w in encoding.word_ids], dtype=np.int64)
+        word_of = word_of[kept]
+        own, word_of = own[word_of >= 0], word_of[word_of >= 0]
         numbers, start, n_pieces = np.unique(word_of, return_index=True, return_counts=True)
-        start, n_pieces, numbers = (
-            start[numbers >= 0],
-            n_pieces[numbers >= 0],
-            numbers[numbers >= 0],
-        )
         means = [own[s : s + n].mean(axis=0) for s, n in zip(start, n_pieces, strict=True)]
-        rows.append(np.stack(means) if means else np.zeros((0, *own.shape[1:]), dtype=np.float32))
+        rows.append(np.stack(means) if means else own)
         positions.append(numbers)
         counts.append(n_pieces)
-        words.append(
-            [_word(texts[first_row[distinct]], encoding, int(number)) for number in numbers]
-        )
-    columns: dict[str, list[Any]] = {
-        "position": [positions[i] for i in plan.row_of],
-        "word": [np.array(words[i], dtype=object) for i in plan.row_of],
-        "n_tokens": [counts[i] for i in plan.row_of],
-    }
-    return _assemble(columns, [rows[i] for i in plan.row_of], combine, labels, names)
+        words.append(np.array([_word(text, encoding, int(n)) for n in numbers], dtype=object))
+    columns = {"position": positions, "word": words, "n_tokens": counts}
+    return _assemble(plan, columns, rows, combine, labels, names)
 
 
 def _distinct_texts(
@@ -128,21 +111,23 @@ def _word(text: str | tuple[str, ...], encoding: Any, number: int) -> str:
 
 
 def _assemble(
-    columns: dict[str, list[Any]],
+    plan: Plan,
+    columns: dict[str, list[np.ndarray]],
     rows: list[np.ndarray],
     combine: CombineLayers,
-    labels: Sequence[Any],
+    labels: Iterable[Any],
     names: list[str],
 ) -> pd.DataFrame:
-    n_rows = [len(row) for row in rows]
-    head: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
+    """Repeat what belongs to distinct texts for each text, and combine the layers."""
+    n_rows = [len(rows[i]) for i in plan.row_of]
+    table: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
     for name, parts in columns.items():
-        head[name] = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-    if sum(n_rows) == 0:
-        values = np.zeros((0, len(names)), dtype=np.float32)
-    else:
-        values = combine(np.concatenate(rows)[:, None])  # (n_rows, n_features)
-    return pd.concat([pd.DataFrame(head), pd.DataFrame(values, columns=names)], axis=1)
+        empty = np.zeros(0, dtype=np.int64)
+        table[name] = np.concatenate([parts[i] for i in plan.row_of]) if parts else empty
+    values = np.zeros((0, len(names)), dtype=np.float32)
+    if sum(n_rows):
+        values = combine(np.concatenate([rows[i] for i in plan.row_of])[:, None])
+    return pd.concat([pd.DataFrame(table), pd.DataFrame(values, columns=names)], axis=1)
 
 
 def share_out(
@@ -159,11 +144,9 @@ def share_out(
     kept = np.unique(np.concatenate(windows))
     shares = np.zeros((n_prefix + len(kept) + n_suffix, weights.shape[1]))  # (n_rows, n_outputs)
     n_tokens = sum(len(of_window) for of_window in vectors)
+    # exact: the mean over n tokens and every way to combine layers are linear in their vectors
     for of_window, window in zip(vectors, windows, strict=True):
-        own = n_prefix + np.searchsorted(kept, window)
-        rows = np.concatenate(
-            [np.arange(n_prefix), own, np.arange(len(shares) - n_suffix, len(shares))]
-        )
+        rows = _rows_of(window, kept, n_prefix, n_suffix)
         shares[rows] += combine(of_window[:, None]).astype(np.float64) @ weights / n_tokens
     return pd.concat([_pieces(encoding, kept, text, tokenizer), pd.DataFrame(shares)], axis=1)
 
@@ -253,20 +236,17 @@ class TokenLevelMixin:
         if level not in ("token", "word"):
             raise ValueError(f"level={level!r}; allowed are 'token' and 'word'.")
         table = take_columns(X)
-        texts: list[str] | list[tuple[str, ...]] | None = (
-            check_words(table) if level == "word" else None
+        texts = (check_words(table) if level == "word" else None) or check_texts(
+            table, missing=self.missing, on_invalid=self.on_invalid
         )
-        if texts is None:
-            texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
         bert = self._bert()
-        made = bert.plan(texts, pieces=True)
-        self._warn_truncation(made.truncation_report())
-        vectors = bert.embed_tokens(made)
-        labels = list(range(len(texts))) if table.index is None else list(table.index)
+        plan = bert.plan(texts, pieces=True)
+        self._warn_truncation(plan.truncation_report())
+        labels = range(len(texts)) if table.index is None else table.index
         names = [name.removeprefix("token_") for name in self._names(("token",))]
-        if level == "token":
-            return token_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names)
-        return word_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names, texts)
+        to_frame = token_frame if level == "token" else word_frame
+        vectors = bert.embed_tokens(plan)
+        return to_frame(plan, vectors, bert.tokenizer, self._combine_layers, labels, names)
 
     def token_shares(self, X: Iterable[str], weights: np.ndarray) -> list[pd.DataFrame]:
         """Split ``transform(X) @ weights`` among the tokens of each text, exactly.
@@ -312,16 +292,15 @@ class TokenLevelMixin:
         frames: dict[str, pd.DataFrame] = {}
         distinct = list(dict.fromkeys(texts))
         reports = []
-        for start in range(
-            0, len(distinct), _TEXTS_AT_ONCE
-        ):  # token vectors are large: of some texts at a time
-            made = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
-            reports.append((made.tokenized.n_tokens, made.tokenized.n_lost, made.n_windows))
-            vectors = bert.embed_tokens(made)
-            ends = np.cumsum(made.n_windows)
-            assert made.encodings is not None
+        # token vectors are large: of some texts at a time
+        for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+            plan = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
+            reports.append((plan.tokenized.n_tokens, plan.tokenized.n_lost, plan.n_windows))
+            vectors = bert.embed_tokens(plan)
+            ends = np.cumsum(plan.n_windows)
+            assert plan.encodings is not None
             for text, encoding, stop, n_windows in zip(
-                made.texts, made.encodings, ends, made.n_windows, strict=True
+                plan.texts, plan.encodings, ends, plan.n_windows, strict=True
             ):
                 own = vectors[stop - n_windows : stop]
                 frames[text] = share_out(
