@@ -96,14 +96,14 @@ def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray
     by_value = {label: place for place, label in enumerate(classes)}
     by_text = {str(label): place for place, label in enumerate(classes)}
     others: list[Any] = []
-    found = []
+    places = []
     for label in labels:
         place = by_value.get(label, by_text.get(str(label)))
         if place is None:
             place = by_value[label] = len(classes) + len(others)
             others.append(label.item() if isinstance(label, np.generic) else label)
-        found.append(place)
-    return np.array(found, dtype=np.int64), others
+        places.append(place)
+    return np.array(places, dtype=np.int64), others
 
 
 def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarray:

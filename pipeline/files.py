@@ -88,34 +88,32 @@ def connect(address: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def reading(address: str) -> Iterator[tuple[Any, str]]:
-    """Give file system and inner path, errors name the address."""
+def _opened(address: str, action: str, named: str) -> Iterator[tuple[Any, str]]:
+    """Give file system and inner path, and make errors inside name the address."""
     opened = connect(address)
     try:
         yield opened
     except Exception as error:
-        raise _complaint(address, "read", error) from error
+        raise _complaint(named, action, error) from error
 
 
-@contextlib.contextmanager
-def _writing(address: str, named: str) -> Iterator[tuple[Any, str]]:
-    opened = connect(address)
-    try:
-        yield opened
-    except Exception as error:
-        raise _complaint(named, "written", error) from error
+def reading(address: str) -> contextlib.AbstractContextManager[tuple[Any, str]]:
+    """Give the file system of an address and the path in it, for reading."""
+    return _opened(address, "read", address)
 
 
-def _complaint(address: str, done: str, error: Exception) -> OSError:
-    if isinstance(error, FileNotFoundError) and done == "read":
+def _writing(address: str, named: str) -> contextlib.AbstractContextManager[tuple[Any, str]]:
+    return _opened(address, "written", named)
+
+
+def _complaint(address: str, action: str, error: Exception) -> OSError:
+    if isinstance(error, FileNotFoundError) and action == "read":
         return FileNotFoundError(f"{address} does not exist.")
-    kind = next(
-        (one for one in (FileNotFoundError, PermissionError) if isinstance(error, one)),
-        StorageError,
-    )
+    known = (FileNotFoundError, PermissionError)
+    kind = next((kind for kind in known if isinstance(error, kind)), StorageError)
     return kind(
-        f"{address} cannot be {done} ({type(error).__name__}: {str(error).rstrip('.')}). Check the "
-        "address, the credentials and the network."
+        f"{address} cannot be {action} ({type(error).__name__}: {str(error).rstrip('.')}). Check "
+        "the address, the credentials and the network."
     )
 
 
@@ -134,10 +132,8 @@ def refuse_folder(place: Path | str, example: str) -> None:
 def _is_folder(place: Path | str) -> bool:
     if isinstance(place, Path):
         return place.is_dir()
-    with (
-        contextlib.suppress(PermissionError),
-        _writing(place, place) as (system, inner),
-    ):  # one may write without a right to list
+    # one may write without a right to list
+    with contextlib.suppress(PermissionError), _writing(place, place) as (system, inner):
         return _is_root(place, inner) or bool(system.isdir(inner))
     return False
 
@@ -168,14 +164,14 @@ def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
         yield place
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for one in (place, *beside):
-            _copy(str(one), Path(folder, PurePath(one).name))
+        for address in (place, *beside):
+            _copy(str(address), Path(folder, PurePath(address).name))
         path = Path(folder, PurePath(place).name)
         try:
             yield path
         except (OSError, ValueError, ImportError) as error:
             error.args = tuple(
-                one.replace(str(path), place) if isinstance(one, str) else one for one in error.args
+                arg.replace(str(path), place) if isinstance(arg, str) else arg for arg in error.args
             )
             raise
 
@@ -216,18 +212,10 @@ def file_moment(path: str) -> list[str]:
         return [str(stat.st_size), str(stat.st_mtime_ns)]
     with reading(path) as (system, inner):
         info = system.info(inner)
-    version = next(
-        (
-            info[key]
-            for key in ("ETag", "etag", "md5Hash", "content_md5", "sha256")
-            if info.get(key)
-        ),
-        None,
-    )
-    return [
-        str(info.get("size")),
-        str(version or info.get("LastModified") or info.get("mtime") or info.get("created")),
-    ]
+    versions = ("ETag", "etag", "md5Hash", "content_md5", "sha256")
+    moments = ("LastModified", "mtime", "created")
+    version = next((info[key] for key in (*versions, *moments) if info.get(key)), None)
+    return [str(info.get("size")), str(version)]
 
 
 def file_identity(path: str) -> dict[str, Any]:
@@ -235,9 +223,7 @@ def file_identity(path: str) -> dict[str, Any]:
     if is_address(path):
         size, version = file_moment(path)
         return {"size": int(size), "version": version}
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"size": file.tell(), "sha256": sha256}
+    return {"size": os.path.getsize(path), "sha256": sha256_of(Path(path))}
 
 
 def sha256_of(path: Path) -> str:
@@ -254,9 +240,7 @@ def temporary_for(place: Path | str) -> Iterator[Path]:
     """Give a new empty local file that `put` can move to a place."""
     if isinstance(place, Path):
         temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.touch(
-            exist_ok=False
-        )  # with the rights of any new file, which mkstemp would not give
+        temporary.touch(exist_ok=False)  # mkstemp would not give the rights of any new file
     else:
         handle, name = tempfile.mkstemp(suffix=".tmp")
         os.close(handle)
