@@ -109,7 +109,7 @@ def explain(
         )
     texts = check_texts(table, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
     if method == "auto":
-        method = "exact" if _poolings(vectorizer) == ("mean",) else "occlusion"
+        method = "exact" if _takes_the_mean(vectorizer) else "occlusion"
     if method == "exact":
         return _exact(model, vectorizer, texts, level) if texts else []
     if level == "token":
@@ -141,10 +141,8 @@ def _vectorizer_of(model: Pipeline) -> BertVectorizer:
     return first
 
 
-def _poolings(vectorizer: BertVectorizer) -> tuple[str, ...]:
-    return (
-        (vectorizer.pooling,) if isinstance(vectorizer.pooling, str) else tuple(vectorizer.pooling)
-    )
+def _takes_the_mean(vectorizer: BertVectorizer) -> bool:
+    return vectorizer.pooling == "mean" or list(vectorizer.pooling) == ["mean"]
 
 
 # ---- exact
@@ -168,7 +166,7 @@ def _exact(
 
 
 def _refuse_not_affine(model: Pipeline, vectorizer: BertVectorizer) -> None:
-    if _poolings(vectorizer) != ("mean",) or vectorizer.normalize:
+    if not _takes_the_mean(vectorizer) or vectorizer.normalize:
         raise ExplanationError(
             f"pooling={vectorizer.pooling!r}, normalize={vectorizer.normalize}: only the plain "
             "mean is a sum over tokens. Use method='occlusion', or fit with pooling='mean' and "
@@ -231,33 +229,22 @@ def _named(table: Any, step: Any, names: np.ndarray) -> Any:
 
 def _occlusion(model: Pipeline, vectorizer: BertVectorizer, texts: list[str]) -> list[pd.DataFrame]:
     spans = vectorizer.word_spans(texts)
-    asked = [
+    shortened = [
         text[:start] + text[end:]
         for text, of_text in zip(texts, spans, strict=True)
         for start, end in of_text
     ]
-    answers = np.asarray(model.decision_function([*texts, "", *asked]), dtype=np.float64)
-    answers = answers.reshape(len(answers), -1)  # (n_texts + 1 + n_words, n_outputs)
-    decisions, empty, without = (
-        answers[: len(texts)],
-        answers[len(texts)],
-        answers[len(texts) + 1 :],
-    )
-    frames, at = [], 0
-    for text, of_text, decision in zip(texts, spans, decisions, strict=True):
+    decisions = np.asarray(model.decision_function([*texts, "", *shortened]), dtype=np.float64)
+    decisions = decisions.reshape(len(decisions), -1)  # (n_texts + 1 + n_words, n_outputs)
+    empty, without = decisions[len(texts)], decisions[len(texts) + 1 :]
+    frames, n_done = [], 0
+    for text, of_text, decision in zip(texts, spans, decisions, strict=False):
         rows = [(text[start:end], start, end) for start, end in of_text]
         frame = pd.DataFrame(rows, columns=["word", "start", "end"])
-        contributions = decision - without[at : at + len(rows)]  # (n_words, n_outputs)
-        at += len(rows)
-        frames.append(
-            _finish(
-                pd.concat([frame, pd.DataFrame(contributions)], axis=1),
-                model,
-                "occlusion",
-                decision,
-                empty,
-            )
-        )
+        contributions = decision - without[n_done : n_done + len(rows)]  # (n_words, n_outputs)
+        n_done += len(rows)
+        frame = pd.concat([frame, pd.DataFrame(contributions)], axis=1)
+        frames.append(_finish(frame, model, "occlusion", decision, empty))
     return frames
 
 
