@@ -19,9 +19,8 @@ from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import choose_device, device_here
 from pipeline.bert.trainable import read_head
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.exceptions import TruncationWarning
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import check_texts, class_numbers, set_aside, take_columns
+from pipeline.texts import check_texts, class_numbers, set_aside, take_columns, warn_truncation
 from pipeline.vectorizer import DEFAULT_MODEL
 
 STATE_VERSION = 1
@@ -149,8 +148,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
 
     See Also
     --------
-    pipeline.make_sentiment_pipeline : The same model frozen: seconds instead of minutes, and the
-    one to try first.
+    pipeline.make_sentiment_pipeline : The same model frozen; the one to try first.
 
     References
     ----------
@@ -282,12 +280,11 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
             rows, aside = set_aside(codes, classes, self.validation_fraction, seed)
         train, Examples, Recipe = _training()
         bert = self._find_model()
-        made = bert.plan(texts)
-        report = made.truncation_report()
+        plan = bert.plan(texts)
+        report = plan.truncation_report()
         self._warn_truncation(report, bert.max_length)
-        ids = [
-            made.tokenized.input_ids[row] for row in made.row_of
-        ]  # one sequence per text: no windows here
+        # one sequence per text: no windows here
+        ids = [plan.tokenized.input_ids[row] for row in plan.row_of]
         trained = train(
             bert.checkpoint,
             Examples([ids[i] for i in rows], codes[rows]),
@@ -310,16 +307,10 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
             device=choose_device(self.device)[0],
         )
         self.classes_, self.truncation_report_ = classes, report
-        self.n_layers_, self.hidden_size_, self.max_length_ = (
-            bert.n_layers,
-            bert.hidden_size,
-            bert.max_length,
-        )
-        self.history_, self.n_epochs_, self.best_epoch_ = (
-            trained.history,
-            len(trained.history),
-            trained.best_epoch,
-        )
+        self.n_layers_, self.hidden_size_ = bert.n_layers, bert.hidden_size
+        self.max_length_ = bert.max_length
+        self.history_, self.best_epoch_ = trained.history, trained.best_epoch
+        self.n_epochs_ = len(trained.history)
         self.source_ = bert.checkpoint.source
         self._checkpoint: Checkpoint = trained.checkpoint
         self._made_with: dict[str, Any] | None = None
@@ -441,7 +432,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
 
     def _bert(self) -> FrozenBert:
         """Return the fine-tuned model, on the device of this machine."""
-        device = self.device if self._made_with is None else device_here(self.device, "float32")[0]
+        device = self._asked_device()
         if device != self.device:
             warnings.warn(
                 f"Fitted with device={self.device!r}, which this machine does not have; running "
@@ -452,16 +443,12 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         sizes = (self.n_layers_, self.hidden_size_, layers, (self.pooling,), self.max_length_)
         return FrozenBert(self._checkpoint, *sizes, self.truncation, None, device, "float32")
 
+    def _asked_device(self) -> str:
+        """Return the device, or "auto" where a loaded classifier cannot have it here."""
+        return self.device if self.made_with is None else device_here(self.device, "float32")[0]
+
     def _warn_truncation(self, report: dict[str, Any], max_length: int) -> None:
-        if report["texts_cut"]:
-            warnings.warn(
-                f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
-                f"max_length={max_length} tokens; truncation={self.truncation!r} cut "
-                f"{report['tokens_lost']} of {report['n_tokens']} tokens "
-                f"({report['share_lost']:.1%}). Raise max_length to keep more.",
-                TruncationWarning,
-                stacklevel=4,
-            )
+        warn_truncation(report, max_length, self.truncation, "Raise max_length to keep more.")
 
     # ---- for artifacts
 
@@ -472,8 +459,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
 
     def runs_on(self) -> tuple[str, str]:
         """Return the device and precision that `predict` uses here."""
-        asked = self.device if self.made_with is None else device_here(self.device, "float32")[0]
-        return str(choose_device(asked, "float32")[0]), "float32"
+        return str(choose_device(self._asked_device(), "float32")[0]), "float32"
 
     def verify_weights(self) -> str:
         """Compare the bytes of the weights with their hash.
@@ -507,15 +493,12 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         """Return plain values and one uint8 array, always the same object."""
         state: dict[str, Any] = dict(super().__getstate__())
         if self.__sklearn_is_fitted__():
-            if isinstance(
-                self.model, str | os.PathLike
-            ):  # a Path is another class on every system, and on no allow-list
+            # a Path is another class on every system, and on no allow-list
+            if isinstance(self.model, str | os.PathLike):
                 state["model"] = str(self.model)
             state["_checkpoint"] = self._checkpoint.to_state()
-            state["_made_with"] = {
-                **(self._made_with or installed_versions()),
-                "state_version": STATE_VERSION,
-            }
+            made_with = self._made_with or installed_versions()
+            state["_made_with"] = {**made_with, "state_version": STATE_VERSION}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

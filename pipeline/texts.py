@@ -12,6 +12,9 @@ from scipy import sparse
 from sklearn.model_selection import train_test_split
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from pipeline.exceptions import TruncationWarning
 
 Missing = Literal["error", "empty"]
 OnInvalid = Literal["error", "coerce"]
@@ -47,10 +50,8 @@ class TextColumns:
 
 def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
     """Take any container of texts apart into columns."""
-    if type(X) in (
-        list,
-        tuple,
-    ):  # what a server sends, a text at a time: there is nothing to find out
+    # what a server sends, a text at a time: there is nothing to find out
+    if type(X) in (list, tuple):
         return _take_rows(X, on_invalid)
     _refuse_container(X)
     native = (
@@ -112,9 +113,8 @@ def _take_frame(X: Any, native: Any) -> TextColumns:
             f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is "
             "a DataFrame without columns; one column of text is expected."
         )
-    if isinstance(
-        X, pd.DataFrame
-    ):  # by position: pandas allows two columns of one name, and names that are no str
+    # by position: pandas allows two columns of one name, and names that are not strings
+    if isinstance(X, pd.DataFrame):
         columns = [list(X.iloc[:, j].to_numpy(dtype=object)) for j in range(shape[1])]
         return TextColumns(columns, names=list(X.columns), index=X.index, one_dimensional=False)
     columns = [_cells(None, native[:, j]) for j in range(shape[1])]
@@ -173,6 +173,26 @@ def check_texts(
     if len(texts) == 1:
         return texts[0]
     return [" ".join(row) for row in zip(*texts, strict=True)]
+
+
+def check_X(estimator: Any, X: Any, *, reset: bool) -> list[str]:
+    """Return the texts of X, checked, and set or compare scikit-learn's columns."""
+    table = take_columns(X, on_invalid=estimator.on_invalid)
+    unnamed = "feature_names_in_" not in estimator.__dict__
+    if not (table.one_dimensional or (not reset and len(table.columns) == 1 and unnamed)):
+        # of an array scikit-learn looks at the shape alone
+        columns = X if table.names is not None else np.empty((table.n_texts, len(table.columns)))
+        validate_data(estimator, X=columns, skip_check_array=True, reset=reset)
+    elif reset:  # flat texts are one column without a name: scikit-learn's check knows tables only
+        estimator.n_features_in_ = 1
+        estimator.__dict__.pop("feature_names_in_", None)
+    elif estimator.n_features_in_ != 1:
+        raise ValueError(
+            f"X has 1 features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input: it was fitted on several columns. "
+            "Reshape your data to the same columns."
+        )
+    return check_texts(table, missing=estimator.missing, on_invalid=estimator.on_invalid)
 
 
 def check_words(table: TextColumns) -> list[tuple[str, ...]] | None:
@@ -285,7 +305,20 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def check_labels(y: Any, n_texts: int) -> None:
+def warn_truncation(report: dict[str, Any], max_length: int, truncation: str, cure: str) -> None:
+    """Warn of what truncation cut, from a method that a public method's helper calls."""
+    if report["texts_cut"]:
+        warnings.warn(
+            f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
+            f"max_length={max_length} tokens; truncation={truncation!r} cut "
+            f"{report['tokens_lost']} of {report['n_tokens']} tokens "
+            f"({report['share_lost']:.1%}). {cure}",
+            TruncationWarning,
+            stacklevel=5,
+        )
+
+
+def check_labels(y: Any, n_texts: int, *, warn: bool = True) -> None:
     """Refuse labels that no classifier can be fitted to."""
     if y is None:
         return
@@ -303,21 +336,19 @@ def check_labels(y: Any, n_texts: int) -> None:
                 f"Input y contains NaN: label {i} is {label!r} (missing). Drop the unlabelled rows "
                 "before fit."
             )
-    n_strings = sum(isinstance(label, str) for label in labels)
-    if 0 < n_strings < len(labels):
-        odd = next(
-            i
-            for i, label in enumerate(labels)
-            if isinstance(label, str) != isinstance(labels[0], str)
-        )
+    is_text = [isinstance(label, str) for label in labels]
+    if any(is_text) and not all(is_text):
+        odd = is_text.index(not is_text[0])
         raise ValueError(
             f"y mixes text with other labels: label 0 is {labels[0]!r} "
             f"({type(labels[0]).__name__}), label {odd} is {labels[odd]!r} "
             f"({type(labels[odd]).__name__}). Use one type, as in y.astype(str)."
         )
-    if n_strings:
+    if any(is_text) and warn:
         _warn_of_variants(labels)
-    discrete = n_strings or all(isinstance(label, int | np.integer | np.bool_) for label in labels)
+    discrete = any(is_text) or all(
+        isinstance(label, int | np.integer | np.bool_) for label in labels
+    )
     if discrete and len(labels) > 1 and len(set(labels)) == 1:
         raise ValueError(
             f"y holds one class only, {labels[0]!r}, in all {len(labels)} rows; a classifier needs "
@@ -366,21 +397,25 @@ def _label_cells(y: Any) -> list[Any]:
     return list(array)
 
 
-def class_numbers(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
+def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted classes and each label's class number, (n_texts,)."""
     if y is None:
         raise ValueError(
             "The classifier requires y to be passed, but the target y is None; give one label per "
             "text."
         )
-    check_labels(y, n_texts)
-    labels = column_or_1d(y, warn=True)
+    check_labels(y, n_texts, warn=warn)
+    labels = column_or_1d(y, warn=warn)
+    if labels.dtype == object and not any(
+        isinstance(label, str) for label in labels
+    ):  # integers in an object array
+        labels = np.array(labels.tolist())
     check_classification_targets(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y holds one class only, {classes.tolist()[0]!r}; a classifier needs at least two. "
-            "Check the label column."
+            f"y holds the classes {classes.tolist()} only; a classifier needs at least two. Check "
+            "the label column."
         )
     return classes, numbers
 

@@ -191,12 +191,12 @@ def test_a_full_memory_cache_lets_the_least_recently_used_go():
     assert store.current_bytes == 120
 
 
-@pytest.mark.parametrize("plan_texts", [4, 1000])
+@pytest.mark.parametrize("chunk_texts", [4, 1000])
 def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked_for_are_run(
-    plan_texts, tiny_bert, monkeypatch
+    chunk_texts, tiny_bert, monkeypatch
 ):
     monkeypatch.setattr(
-        embedding_cache, "PLAN_TEXTS", plan_texts
+        embedding_cache, "CHUNK_TEXTS", chunk_texts
     )  # a group that would fit alone makes no difference
     monkeypatch.setattr(
         cache_module, "_memory", MemoryStore(max_bytes=5 * 4 * 32 * 4)
