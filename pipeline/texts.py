@@ -414,8 +414,8 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y holds the classes {classes.tolist()} only; a classifier needs at least two. Check "
-            "the label column."
+            f"y holds one class only, {', '.join(map(repr, classes.tolist()))}; a classifier "
+            "needs at least two. Check the label column."
         )
     return classes, numbers
 

@@ -30,7 +30,7 @@ def test_classes_by_number_are_the_labels(labels):
         (["a", "b", None], "label 2 is None"),
         (["a", "b", 1], "y mixes text with other labels"),
         ([0.1, 0.2, 0.3], "Unknown label type: continuous"),
-        ([1.0, 1.0, 1.0], r"the classes \[1.0\] only"),
+        ([1.0, 1.0, 1.0], "one class only, 1.0"),
     ],
 )
 def test_labels_that_are_none_are_refused(labels, message):
