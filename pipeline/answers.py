@@ -1,4 +1,4 @@
-"""What a fitted classifier says of rows: the labels of its predict, and the probabilities beside them."""
+"""Labels and probabilities of a fitted classifier."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -14,17 +14,14 @@ _ROUNDING = 1e-6  # a label whose probability is lower by less is still the most
 
 
 class Answers(NamedTuple):
-    """Labels by ``predict``, shape (n_rows,), and probabilities, shape (n_rows, n_classes)."""
+    """Labels, (n_rows,), and probabilities, (n_rows, n_classes)."""
 
     labels: np.ndarray
     probability: np.ndarray
 
 
 class Judged(NamedTuple):
-    """Rows with a true and a predicted label, both as positions among ``labels``: the classes, then labels that are no class.
-
-    ``sure`` is the probability of what was predicted; NaN for a label that is no class.
-    """
+    """True and predicted labels, as positions among ``labels``."""
 
     true: np.ndarray
     predicted: np.ndarray
@@ -42,23 +39,17 @@ class Judged(NamedTuple):
 
 
 def ask(model: Any, X: Any) -> Answers:
-    """Return the labels and the probabilities of each row of X.
-
-    Raises
-    ------
-    ValueError
-        For a model without ``classes_`` or ``predict_proba``, and for one that gives several labels per row.
-    """
+    """Return the labels and probabilities of each row of X."""
     return answer_features(model, features_before_last_step(model, X))
 
 
 def features_before_last_step(model: Any, X: Any) -> Any:
-    """Run all steps but the last, so that labels and probabilities cost one encoding. Return X for what is no Pipeline."""
+    """Run all steps but the last, so that texts are encoded once."""
     return model[:-1].transform(X) if type(model) is Pipeline and len(model.steps) > 1 else X
 
 
 def answer_features(model: Any, features: Any) -> Answers:
-    """Return what a model says of the result of `features_before_last_step`."""
+    """Return the answers for the result of `features_before_last_step`."""
     check_classifier(model)
     last = model[-1] if type(model) is Pipeline else model  # a subclass may predict in another way
     if hasattr(last, "predict_both"):  # one that would encode the texts twice
@@ -75,14 +66,14 @@ def answer_features(model: Any, features: Any) -> Answers:
 
 
 def check_classifier(model: Any) -> None:
-    """Refuse a model that cannot give one label and one probability per class for each row."""
+    """Refuse a model without one label and probabilities per row."""
     name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
     if isinstance(getattr(model, "classes_", None), list):
         raise several_labels(model)
     if not hasattr(model, "predict_proba"):
         raise ValueError(
-            f"The {name} gives no probabilities (predict_proba), which the scores need. Train another classifier, or wrap it in "
-            "CalibratedClassifierCV."
+            f"The {name} gives no probabilities (predict_proba), which the scores need. Train "
+            "another classifier, or wrap it in CalibratedClassifierCV."
         )
     if not hasattr(model, "classes_"):
         raise ValueError(
@@ -94,32 +85,29 @@ def several_labels(model: Any) -> ValueError:
     """Return the error for a multi-label or multi-output model."""
     name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
     return ValueError(
-        f"The {name} gives several labels per text (multi-label or multi-output); one label per text is expected here. Call "
-        "its predict and predict_proba yourself, or train one classifier per label."
+        f"The {name} gives several labels per text (multi-label or multi-output); one label per "
+        "text is expected here. Call its predict and predict_proba yourself, or train one "
+        "classifier per label."
     )
 
 
 def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
-    """Return the place of each label among the classes, shape (n_rows,), and the labels that are not among them.
-
-    Labels are compared by value, then as text: those of a file are text where those of a DataFrame are numbers. A label that is
-    not a class stands behind the classes, in order of appearance.
-    """
+    """Return class positions, (n_rows,), and the labels outside the classes."""
     by_value = {label: place for place, label in enumerate(classes)}
     by_text = {str(label): place for place, label in enumerate(classes)}
     others: list[Any] = []
-    found = []
+    places = []
     for label in labels:
         place = by_value.get(label, by_text.get(str(label)))
         if place is None:
             place = by_value[label] = len(classes) + len(others)
             others.append(label.item() if isinstance(label, np.generic) else label)
-        found.append(place)
-    return np.array(found, dtype=np.int64), others
+        places.append(place)
+    return np.array(places, dtype=np.int64), others
 
 
 def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Say of each row whether its label is the most probable class; a label that is no class is not."""
+    """Return whether each label is the most probable class, (n_rows,)."""
     return np.asarray(
         probability.max(axis=1, initial=0.0) - label_probability(predicted, probability, other=-1.0)
         <= _ROUNDING
@@ -129,7 +117,7 @@ def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarr
 def label_probability(
     predicted: np.ndarray, probability: np.ndarray, *, other: float = np.nan
 ) -> np.ndarray:
-    """Return the probability of each row's label; ``other`` for a label that is no class."""
+    """Return the probability of each label, (n_rows,), or ``other``."""
     n_classes = probability.shape[1]
     column = np.minimum(predicted, n_classes - 1)
     return np.where(predicted < n_classes, probability[np.arange(len(predicted)), column], other)
@@ -138,13 +126,14 @@ def label_probability(
 def warn_of_other_labels(
     most_probable: np.ndarray, name: str, *, counted: bool = True, stacklevel: int = 3
 ) -> None:
-    """Warn, once for all rows, where labels are not the most probable classes."""
+    """Warn once where labels are not the most probable classes."""
     n_others = int((~most_probable).sum())
     if n_others:
         which = f"{n_others} of {len(most_probable)} texts" if counted else "some texts"
         warnings.warn(
-            f"predict of {name} gives {which} another label than the most probable class, as a tuned threshold, SVC or a reject "
-            "option does. Labels are those of predict; the probabilities stand beside them.",
+            f"predict of {name} gives {which} another label than the most probable class, as a "
+            "tuned threshold, SVC or a reject option does. Labels are those of predict; the "
+            "probabilities stand beside them.",
             LabelWarning,
             stacklevel=stacklevel,
         )

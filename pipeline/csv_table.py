@@ -1,4 +1,4 @@
-"""A CSV file as a stream of rows: what is a row, what is none, and where a file is at fault. Used by datasets and scoring."""
+"""Stream rows from a CSV file and report malformed rows by line."""
 
 import bz2
 import codecs
@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, BinaryIO, Self
 
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
-_LONGEST_CELL = (
-    1 << 27
-)  # characters: a quote that is never closed ends here, and not with the memory
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_LONGEST_CELL = 1 << 27  # characters: bounds the memory that an unclosed quote takes
 _PIECE = 1 << 20  # bytes
 # the first bytes of what is often called .csv and is none: kind, and the ending it should have
 _MAGIC = (
@@ -32,38 +30,12 @@ _MAGIC = (
 
 
 def open_local(path: str) -> BinaryIO:
-    """Open a file of this machine for reading."""
+    """Open a local file for reading."""
     return open(path, "rb")
 
 
 class CsvTable:
-    """The rows of a CSV file, read as many at a time as are asked for; a context manager.
-
-    Cells are text as they stand in the file: ``"NA"``, ``""`` and ``"001"`` stay what they are. Lines without anything on them
-    are no rows.
-
-    Parameters
-    ----------
-    path : str
-        ``.gz``, ``.bz2``, ``.xz`` and ``.zip`` are unpacked.
-    columns : sequence of str
-        Columns that must be there.
-    encoding : str, default="utf-8"
-        A byte order mark is dropped.
-    sep : str, default=","
-        A single character.
-    open_file : callable, default=open_local
-        Opens the path as a binary file; for files that are elsewhere.
-
-    Attributes
-    ----------
-    header : list of str
-
-    Raises
-    ------
-    ValueError
-        On entering, for what is no CSV text and for columns that are missing or there twice; later, for rows.
-    """
+    """Read the rows of a CSV file as text, a context manager."""
 
     def __init__(
         self,
@@ -107,44 +79,23 @@ class CsvTable:
 
     @property
     def n_bytes_read(self) -> int:
-        """Bytes of the file itself, packed or not, that were read so far."""
+        """Return how many bytes of the (packed) file were read."""
         return self._raw.tell()
 
     def read(
         self, n_rows: int | None = None, faults: dict[int, str] | None = None
     ) -> list[list[str | None]]:
-        """Read the next rows.
-
-        Parameters
-        ----------
-        n_rows : int, optional
-            How many at most; all by default.
-        faults : dict, optional
-            Takes the rows that are at fault, by their place among those returned, each with the reason and what it holds; cells
-            that are missing are None, those too many are left out. Without it, the first such row is an error.
-
-        Returns
-        -------
-        list of list
-            Empty at the end. Every row has the cells of the header.
-
-        Raises
-        ------
-        ValueError
-            With the line where the file is at fault.
-        """
+        """Return the next rows, empty at the end."""
         rows: list[list[str | None]] = []
         with self._named_faults():
             while n_rows is None or len(rows) < n_rows:
                 try:
                     row: list[Any] | None = next(self._reader, None)
                 except csv.Error as error:
-                    if (
-                        faults is None
-                        or "unexpected end" in str(error)
-                        or "field larger" in str(error)
-                    ):
-                        raise  # where the next row begins is not to be known
+                    # after these two nobody knows where the next row begins
+                    lost = "unexpected end" in str(error) or "field larger" in str(error)
+                    if faults is None or lost:
+                        raise
                     faults[len(rows)] = f"line {self._reader.line_num}: {error}"
                     row = [None] * len(self.header)
                 if row is None:
@@ -159,16 +110,16 @@ class CsvTable:
         self, row: list[str], place: int, faults: dict[int, str] | None
     ) -> list[str | None]:
         n = len(self.header)
-        told = f"line {self._reader.line_num} has {len(row)} cells, the header has {n}"
+        message = f"line {self._reader.line_num} has {len(row)} cells, the header has {n}"
         if faults is None:
             cure = (
                 _separator_hint(self.header)
                 or f" Texts that hold {self._sep!r} belong in double quotes."
             )
-            raise ValueError(f"{self.path} is not a well-formed CSV table: {told}.{cure}")
-        whole = io.StringIO()
-        csv.writer(whole, delimiter=self._sep, lineterminator="").writerow(row)
-        faults[place] = f"{told}: {whole.getvalue()}"
+            raise ValueError(f"{self.path} is not a well-formed CSV table: {message}.{cure}")
+        cells = io.StringIO()
+        csv.writer(cells, delimiter=self._sep, lineterminator="").writerow(row)
+        faults[place] = f"{message}: {cells.getvalue()}"
         return [*row[:n], *[None] * (n - len(row))]
 
     def _unpacked(self) -> io.TextIOWrapper:
@@ -181,30 +132,29 @@ class CsvTable:
                     f"{self.path} holds {len(archive.namelist())} files; one is expected."
                 )
             file = archive.open(archive.namelist()[0])
-        elif self._suffix in _COMPRESSED:
-            opener: Any = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}[
-                self._suffix
-            ]
-            file = opener(fileobj=file) if self._suffix == ".gz" else opener(file)
+        elif self._suffix in _OPENERS:
+            file = _OPENERS[self._suffix](file)
         return io.TextIOWrapper(file, encoding=encoding, newline="")
 
     @contextlib.contextmanager
     def _named_faults(self) -> Iterator[None]:
-        """Say in one sentence what is wrong with a file, whatever noticed it."""
+        """Turn every error into one that names the file."""
         limit = csv.field_size_limit(_LONGEST_CELL)
         try:
             yield
         except UnicodeError as error:
             raise ValueError(
-                f"{self.path} is not {self._encoding} text: {self._first_bad_byte() or error}. Name its encoding, "
-                "as in encoding='latin-1' (--encoding latin-1; also common: cp1252, utf-16)."
+                f"{self.path} is not {self._encoding} text: {self._first_bad_byte() or error}. "
+                "Name its encoding, as in encoding='latin-1' (--encoding latin-1; also common: "
+                "cp1252, utf-16)."
             ) from error
         except LookupError as error:
             raise ValueError(f"encoding={self._encoding!r} is unknown: {error}.") from error
         except csv.Error as error:
             hint = " Is there a quote that is never closed?" if "field larger" in str(error) else ""
             raise ValueError(
-                f"{self.path} is not a well-formed CSV table: line {self._reader.line_num}: {error}.{hint}"
+                f"{self.path} is not a well-formed CSV table: line {self._reader.line_num}: "
+                f"{error}.{hint}"
             ) from error
         except (
             gzip.BadGzipFile,
@@ -219,8 +169,8 @@ class CsvTable:
             csv.field_size_limit(limit)
 
     def _refuse_binary(self) -> None:
-        """Refuse a file by what it is where its name says something else: its bytes would only look like a wrong encoding."""
-        if self._suffix in _COMPRESSED:
+        """Refuse a file whose first bytes contradict its name."""
+        if self._suffix in (*_OPENERS, ".zip"):
             return
         with self._open_file(self.path) as file:
             head = file.read(10)
@@ -234,7 +184,7 @@ class CsvTable:
                 raise ValueError(f"{self.path} is {kind}, not CSV text. {cure}")
 
     def _first_bad_byte(self) -> str | None:
-        """Find the byte that is no text, a piece at a time: the text layer tells its place within a piece only."""
+        """Find the first byte that cannot be decoded."""
         if self._suffix not in ("", ".csv", ".tsv", ".txt"):
             return None
         decoder = codecs.getincrementaldecoder(self._encoding)()
@@ -246,7 +196,8 @@ class CsvTable:
                 try:
                     decoder.decode(piece, final=not piece)
                 except UnicodeDecodeError as error:
-                    return f"byte {at - begun + error.start} is 0x{error.object[error.start]:02x} ({error.reason})"
+                    byte = error.object[error.start]
+                    return f"byte {at - begun + error.start} is 0x{byte:02x} ({error.reason})"
                 except UnicodeError:  # no single byte's fault
                     return None
                 if not piece:
@@ -255,13 +206,7 @@ class CsvTable:
 
 
 def check_names(there: Sequence[Any], columns: Sequence[str], path: str | os.PathLike) -> None:
-    """Refuse a table that lacks one of ``columns``, listing the ones it has.
-
-    Raises
-    ------
-    ValueError
-        With the nearest name where one is close.
-    """
+    """Refuse a table that lacks one of ``columns``."""
     for column in columns:
         if column not in there:
             names = [str(name) for name in there]
@@ -272,22 +217,18 @@ def check_names(there: Sequence[Any], columns: Sequence[str], path: str | os.Pat
             hint = f" Did you mean {near!r}?" if near else ""
             hint = _separator_hint(names) or hint
             raise ValueError(
-                f"{os.fspath(path)} has no column {column!r}; its columns are {', '.join(map(repr, names))}.{hint}"
+                f"{os.fspath(path)} has no column {column!r}; its columns are "
+                f"{', '.join(map(repr, names))}.{hint}"
             )
 
 
 def refuse_twice(names: Sequence[str], path: str | os.PathLike) -> None:
-    """Refuse a table that has two columns of one name.
-
-    Raises
-    ------
-    ValueError
-        With the name.
-    """
+    """Refuse a table with two columns of one name."""
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise ValueError(
-            f"{os.fspath(path)} has several columns called {', '.join(map(repr, twice))}; rename them."
+            f"{os.fspath(path)} has several columns called {', '.join(map(repr, twice))}; rename "
+            "them."
         )
 
 

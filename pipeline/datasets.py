@@ -1,4 +1,4 @@
-"""Tables of texts and labels from CSV and Parquet, and the shipped reviews. Knows pandas; no torch, nobody above it."""
+"""Read and write tables of texts, and load the shipped reviews."""
 
 import csv
 import hashlib
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,34 +18,18 @@ from pipeline.texts import check_labels
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _HERE = Path(__file__).resolve().parent
-_REVIEWS = (
-    _HERE / "_data" / "reviews.csv",
-    _HERE.parent / "data" / "reviews.csv",
-)  # installed, in a checkout
+# installed, in a checkout
+_REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")
 _TEST_SHARE = 0.2
 
 
 def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Load the shipped reviews, split once and for all into train and test.
-
-    The split is stratified by domain, label and trait, and decided by a hash of each text: it is the same on every machine, and
-    a review added later moves no other one except at the border of its group.
-
-    Returns
-    -------
-    train, test : DataFrame
-        Columns ``text``, ``label`` (``"positive"`` or ``"negative"``), ``domain`` and ``trait``; about 80 and 20 % of the rows.
-
-    Examples
-    --------
-    >>> train, test = load_reviews()
-    >>> list(train.columns)
-    ['text', 'label', 'domain', 'trait']
-    """
+    """Load the shipped reviews, split into train and test."""
     path = next((path for path in _REVIEWS if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(
-            f"reviews.csv is not in {' or '.join(str(p.parent) for p in _REVIEWS)}: the installation is incomplete."
+            f"reviews.csv is not in {' or '.join(str(p.parent) for p in _REVIEWS)}: the "
+            "installation is incomplete."
         )
     reviews = read_table(path, columns=["text", "label", "domain", "trait"])
     rank = reviews["text"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
@@ -58,33 +41,14 @@ def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
 def split_table(
     table: pd.DataFrame, label: str, *, random_state: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split a table of the user's own into train (80 %) and test, stratified by label.
-
-    Parameters
-    ----------
-    table : DataFrame
-        With a column ``label``.
-    label : str
-        Its name.
-    random_state : int, default=0
-        Of the shuffle.
-
-    Returns
-    -------
-    train, test : DataFrame
-        With a fresh index.
-
-    Raises
-    ------
-    ValueError
-        For labels that no classifier can be fitted to, and for a class of fewer than 5 texts.
-    """
+    """Split a table into train (80 %) and test, stratified."""
     empty = [
         i for i, value in enumerate(table[label]) if isinstance(value, str) and not value.strip()
     ]
     if empty:
         raise ValueError(
-            f"column {label!r} is empty in {len(empty)} of {len(table)} rows, first in row {empty[0]}: drop the unlabelled rows."
+            f"column {label!r} is empty in {len(empty)} of {len(table)} rows, first in row "
+            f"{empty[0]}: drop the unlabelled rows."
         )
     check_labels(table[label], len(table))
     if table.empty:
@@ -93,7 +57,8 @@ def split_table(
     sizes = sizes[sizes > 0]  # categories that no row has
     if sizes.min() < 5:
         raise ValueError(
-            f"label {sizes.idxmin()!r} has {sizes.min()} texts only; at least 5 of each are needed to train and to test."
+            f"label {sizes.idxmin()!r} has {sizes.min()} texts only; at least 5 of each are needed "
+            "to train and to test."
         )
     train, test = train_test_split(
         table, test_size=_TEST_SHARE, stratify=table[label], random_state=random_state
@@ -102,30 +67,19 @@ def split_table(
 
 
 def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None) -> None:
-    """Refuse an output path before any work is done: a folder, one that is missing or read-only, the input, an unknown format.
-
-    Parameters
-    ----------
-    out : str or Path
-        Where a table is to be written.
-    source : str or Path, optional
-        The input.
-
-    Raises
-    ------
-    OSError, ValueError
-        Saying what to give instead.
-    """
+    """Refuse an output path that cannot be written, before any work."""
     place = where(out)
     read = None if source is None else where(source)
     if isinstance(place, Path):
         if place.is_dir() or not place.parent.is_dir():
             raise FileNotFoundError(
-                f"{place} cannot be written: {'it is a folder' if place.is_dir() else f'{place.parent} does not exist'}."
+                f"{place} cannot be written: "
+                f"{'it is a folder' if place.is_dir() else f'{place.parent} does not exist'}."
             )
         if not os.access(place.parent, os.W_OK):
             raise PermissionError(
-                f"{place} cannot be written: {place.parent} may only be read. Name another folder, or change its mode."
+                f"{place} cannot be written: {place.parent} may only be read. Name another folder, "
+                "or change its mode."
             )
         same = place.exists() and isinstance(read, Path) and place.samefile(read)
     else:
@@ -139,62 +93,19 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
     check_writable(place)
 
 
-def add_predictions(
-    table: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[Any]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Add the predicted label and one probability per class to a table, keeping every column it has.
-
-    Parameters
-    ----------
-    table : DataFrame
-        The texts that were labelled, with whatever else.
-    probabilities : ndarray of shape (n_texts, n_classes)
-        In the order of ``classes``.
-    classes : sequence
-        The classes.
-
-    Returns
-    -------
-    labelled : DataFrame
-        The table and the new columns.
-    added : list of str
-        Their names: ``label`` and ``probability_<class>``, with ``predicted_`` in front where the table has that column already.
-    """
-    added = prediction_names(table.columns, classes)
-    labels = np.asarray(classes)[np.asarray(probabilities).argmax(axis=1)]
-    new = pd.DataFrame(
-        dict(zip(added, [labels, *np.asarray(probabilities).T], strict=True)), index=table.index
-    )
-    return pd.concat([table, new], axis=1), added
-
-
-def prediction_names(there: Iterable[Any], classes: Iterable[Any]) -> list[str]:
-    """Name the columns of predictions: ``label`` and ``probability_<class>``, with ``predicted_`` in front where that is taken.
-
-    Parameters
-    ----------
-    there : iterable
-        The columns of the table.
-    classes : iterable
-        The classes.
-
-    Returns
-    -------
-    list of str
-        One name more than there are classes.
-    """
-    taken = set(there)
-    added = []
+def prediction_names(taken: Iterable[Any], classes: Iterable[Any]) -> list[str]:
+    """Return free column names: ``label`` and ``probability_<class>``."""
+    names = list(taken)
+    n_taken = len(names)
     for name in ("label", *(f"probability_{c}" for c in classes)):
-        while name in taken:
+        while name in names:
             name = f"predicted_{name}"
-        taken.add(name)
-        added.append(name)
-    return added
+        names.append(name)
+    return names[n_taken:]
 
 
 def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
-    """Write CSV or Parquet, by the ending of ``out``: whole or not at all."""
+    """Write CSV or Parquet, by the ending of ``out``, atomically."""
     place = where(out)
     with temporary_for(place) as temporary:
         if PurePath(place).suffix in PARQUET_SUFFIXES:
@@ -208,45 +119,9 @@ def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
 def read_table(
     path: str | os.PathLike, *, columns: Sequence[str] = (), encoding: str = "utf-8", sep: str = ","
 ) -> pd.DataFrame:
-    """Read a CSV or Parquet file without changing a single text.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``.parquet`` and ``.pq`` are read as Parquet, everything else as CSV (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked);
-        here, or at an address of fsspec such as ``s3://bucket/table.csv``.
-    columns : sequence of str
-        Columns that must be there.
-    encoding : str, default="utf-8"
-        Of a CSV file; a byte order mark is dropped.
-    sep : str, default=","
-        Of a CSV file.
-
-    Returns
-    -------
-    DataFrame
-        All columns. Those of a CSV file are text as they stand there: ``"NA"``, ``"null"`` and ``"001"`` stay what they are.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where there is no such file.
-    ValueError
-        For empty, unreadable or wrongly encoded files, ragged rows, and columns that are missing or there twice.
-    """
+    """Read a CSV or Parquet file without changing a single text."""
     with fetched(where(path)) as file:
         return _read_table(file, columns, encoding, sep)
-
-
-def check_columns(table: pd.DataFrame, columns: Sequence[str], path: str | os.PathLike) -> None:
-    """Refuse a table that lacks one of ``columns``, listing the ones it has.
-
-    Raises
-    ------
-    ValueError
-        With the nearest name where one is close.
-    """
-    check_names(list(table.columns), columns, path)
 
 
 def _read_table(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
@@ -259,7 +134,7 @@ def _read_table(path: Path, columns: Sequence[str], encoding: str, sep: str) -> 
         table = _read_parquet(path)
     else:
         table = _read_csv(path, columns, encoding, sep)
-    check_columns(table, columns, path)
+    check_names(list(table.columns), columns, path)
     return table
 
 
@@ -271,11 +146,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
     # an index that has a name is a column of the file, and the user's
     named = [name for name in table.index.names if name is not None]
-    return (
-        table.reset_index(level=named).reset_index(drop=True)
-        if named
-        else table.reset_index(drop=True)
-    )
+    if named:
+        table = table.reset_index(level=named)
+    return table.reset_index(drop=True)
 
 
 def _read_csv(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:

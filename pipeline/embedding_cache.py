@@ -1,10 +1,10 @@
-"""Each distinct text is encoded once: look up, encode what is missing, store."""
+"""Encode each distinct text once: look up, encode, store."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.bert import encoder
 from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
 from pipeline.bert.pooling import Pooling
+from pipeline.bert.tokenizing import TokenizedTexts
 from pipeline.exceptions import TextTooLongError
 from pipeline.forks import ForkSafeLock
 from pipeline.vector_store import (
@@ -26,18 +27,14 @@ from pipeline.vector_store import (
 )
 
 NUMERICS = 3  # part of every key: raised when a change of the encoder changes its numbers
-CHUNK_TEXTS = (
-    1024  # texts looked up, encoded and stored at a time: this bounds the memory of a long run
-)
-_FREE_POOLINGS: tuple[Pooling, ...] = (
-    "cls",
-    "mean",
-    "max",
-)  # cost nothing beside the forward pass they come from
+# texts tokenised, looked up, encoded and stored at a time: bounds the memory of a long run
+CHUNK_TEXTS = 1024
+# cost nothing beside the forward pass they come from
+_FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")
 
 
 class CacheInfo(NamedTuple):
-    """What the embedding caches of this process did, as of `cache_info`."""
+    """Counts of the embedding caches of this process."""
 
     hits: int
     misses: int
@@ -57,16 +54,18 @@ def cache_info() -> CacheInfo:
     Returns
     -------
     CacheInfo
-        Named tuple: ``hits`` and ``misses`` (distinct texts per call that were, or were not, in a cache), ``texts_encoded``
-        (distinct texts sent through BERT, cached or not), ``model_loads`` (encoders built) and ``current_bytes`` (of the memory
-        cache). Other processes, such as those of ``n_jobs=2``, count for themselves.
+        Named tuple: ``hits`` and ``misses`` (distinct texts per call that were, or were not, in a
+        cache), ``texts_encoded`` (distinct texts sent through BERT, cached or not), ``model_loads``
+        (encoders built) and ``current_bytes`` (of the memory cache). Other processes, such as those
+        of ``n_jobs=2``, count for themselves.
 
     Examples
     --------
     >>> from pipeline import BertVectorizer, cache_info, clear_cache
     >>> clear_cache()
     >>> features = BertVectorizer(layers=-1).fit_transform(["A lovely film.", "A dull film."])
-    >>> features = BertVectorizer(layers="all", pooling="cls").fit_transform(["A lovely film.", "A dull film."])
+    >>> other = BertVectorizer(layers="all", pooling="cls")
+    >>> features = other.fit_transform(["A lovely film.", "A dull film."])
     >>> cache_info()[:3]
     (2, 2, 2)
     """
@@ -82,7 +81,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache(folder: str | Path | None = None) -> None:
-    """Forget the vectors of the memory cache and start counting anew; with a folder, delete its cache files instead.
+    """Empty the memory cache and reset the counts, or delete a folder cache.
 
     Parameters
     ----------
@@ -106,7 +105,7 @@ def _count(**numbers: int) -> None:
 
 
 def fingerprint(bert: FrozenBert) -> str:
-    """Return one hash over all that changes a text's vectors, but the text, the pooling and the layer."""
+    """Return one hash of all that changes vectors, except text, pooling, layer."""
     device, dtype = encoder.choose_device(bert.device, bert.dtype)
     settings = (
         NUMERICS,
@@ -120,204 +119,13 @@ def fingerprint(bert: FrozenBert) -> str:
 
 
 def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
-    """Return the store behind ``BertVectorizer(cache=...)``.
-
-    Parameters
-    ----------
-    cache : {"memory"}, folder or None
-        ``None`` is no store.
-    bert : FrozenBert
-        Whose vectors are kept.
-
-    Returns
-    -------
-    Store or None
-    """
+    """Return the store of ``BertVectorizer(cache=...)``, or None."""
     if cache is None:
         return None
-    if (
-        is_unrecorded()
-    ):  # a store all the same: without one another depth might run, by an encoder of its own
+    # a store all the same: without one another depth might run, by an encoder of its own
+    if is_unrecorded():
         return MemoryStore()
     return _memory if cache == "memory" else FolderStore(cache_folder(cache), fingerprint(bert))
-
-
-@dataclass
-class Lookup:
-    """What a cache had of a plan, and what is left to encode.
-
-    Attributes
-    ----------
-    vectors : ndarray of shape (n_distinct, n_poolings, n_layers, hidden_size), float32
-        Filled in where the cache had it.
-    chunks : list of (ndarray of int, Plan)
-        Positions of the missing distinct texts, and a plan for each group of them.
-    wide : FrozenBert
-        What to take from their forward pass: more than was asked for, where it can be kept.
-    store : Store or None
-        Where to keep it.
-    """
-
-    vectors: np.ndarray
-    chunks: list[tuple[np.ndarray, Plan]]
-    wide: FrozenBert
-    store: Store | None
-
-    @property
-    def n_sequences(self) -> int:
-        """Number of sequences left to encode."""
-        return sum(len(plan.tokenized.input_ids) for _, plan in self.chunks)
-
-
-def look_up(bert: FrozenBert, made: Plan, store: Store | None, n_texts: int) -> Lookup:
-    """Ask a cache for the vectors of a plan.
-
-    Parameters
-    ----------
-    bert : FrozenBert
-        What is asked for.
-    made : Plan
-        From ``bert.plan(texts)``.
-    store : Store or None
-        From `open_store`.
-    n_texts : int
-        Distinct texts of the whole call, of which the plan may hold a group: all of them are kept or none.
-
-    Returns
-    -------
-    Lookup
-        For `complete`.
-    """
-    vectors = np.empty(
-        (made.n_distinct, len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
-    )
-    there = np.zeros(made.n_distinct, dtype=bool)
-    if store is not None:
-        namespace = fingerprint(bert)
-        for start in range(0, made.n_distinct, CHUNK_TEXTS):
-            _take_found(
-                bert,
-                made,
-                store,
-                namespace,
-                range(start, min(start + CHUNK_TEXTS, made.n_distinct)),
-                vectors,
-                there,
-            )
-        _count(hits=int(there.sum()), misses=int((~there).sum()))
-    missing = np.flatnonzero(~there)
-    _count(texts_encoded=len(missing))
-    wide = _widen(bert, n_texts, store)
-    if wide is None:
-        plan = made if len(missing) == len(made.row_of) else made.subset(missing, bert.group)
-        return Lookup(vectors, [(missing, plan)] if len(missing) else [], bert, None)
-    by_length = missing[np.argsort(-made.tokenized.n_tokens[missing], kind="stable")]
-    groups = [
-        by_length[start : start + CHUNK_TEXTS] for start in range(0, len(by_length), CHUNK_TEXTS)
-    ]
-    return Lookup(
-        vectors, [(group, made.subset(group, bert.group)) for group in groups], wide, store
-    )
-
-
-def _take_found(
-    bert: FrozenBert,
-    made: Plan,
-    store: Store,
-    namespace: str,
-    chunk: range,
-    vectors: np.ndarray,
-    there: np.ndarray,
-) -> None:
-    keys = {i: [text_key(namespace, p, made.texts[i]) for p in bert.poolings] for i in chunk}
-    found = store.get([key for of_text in keys.values() for key in of_text])
-    for i, of_text in keys.items():
-        if all(key in found for key in of_text):
-            there[i] = True
-            for j, (pooling, key) in enumerate(zip(bert.poolings, of_text, strict=True)):
-                vectors[i, j] = found[key][[0] if pooling == "pooler" else list(bert.layers)]
-
-
-def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | None:
-    """Take all layers and, where there is room, all poolings: a search over them then finds everything. None: do not keep."""
-    if store is None:
-        return None
-    all_layers = tuple(range(bert.deepest_layer + 1))
-    per_pooling = n_texts * len(all_layers) * bert.hidden_size * 4  # bytes
-    extra: tuple[Pooling, ...] = tuple(p for p in _FREE_POOLINGS if p not in bert.poolings)
-    if store.room() >= per_pooling * (len(bert.poolings) + len(extra)):
-        return replace(bert, layers=all_layers, poolings=(*bert.poolings, *extra))
-    # what does not fit into the memory cache as a whole would push itself out again
-    return (
-        replace(bert, layers=all_layers)
-        if store.room() >= per_pooling * len(bert.poolings)
-        else None
-    )
-
-
-def complete(
-    bert: FrozenBert, made: Plan, lookup: Lookup, on_batch: Callable[[int], None] | None = None
-) -> np.ndarray:
-    """Encode what the cache did not have, keep it, and return all vectors of a plan of distinct texts.
-
-    Parameters
-    ----------
-    bert : FrozenBert
-        What is asked for.
-    made : Plan
-        The whole plan.
-    lookup : Lookup
-        From `look_up`.
-    on_batch : callable, optional
-        Called after each batch with the number of its sequences.
-
-    Returns
-    -------
-    ndarray of shape (n_distinct, n_poolings, n_layers, hidden_size), float32
-    """
-    wide = lookup.wide
-    where = [wide.layers.index(layer) for layer in bert.layers]
-    for positions, plan in lookup.chunks:
-        computed = wide.embed(
-            plan, on_batch
-        )  # (n_missing, n_wide_poolings, n_wide_layers, hidden_size)
-        lookup.vectors[positions] = computed[:, : len(bert.poolings)][:, :, where]
-        if lookup.store is not None:
-            namespace = fingerprint(bert)
-            lookup.store.put(
-                {
-                    text_key(namespace, pooling, made.texts[i]): _kept(computed[row, j], pooling)
-                    for row, i in enumerate(positions)
-                    for j, pooling in enumerate(wide.poolings)
-                }
-            )
-    return lookup.vectors
-
-
-def _kept(vectors: np.ndarray, pooling: str) -> np.ndarray:
-    """Copy one text's vectors, shape (n_layers, hidden_size), so that they do not keep the whole chunk alive."""
-    kept = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
-    kept.setflags(write=False)
-    return kept
-
-
-PLAN_TEXTS = 4096  # distinct texts tokenised at a time, while those before them are encoded: bounds the memory of a long run
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Vectors of texts, and what truncation did to them.
-
-    Attributes
-    ----------
-    vectors : ndarray of shape (n_texts, n_poolings, n_layers, hidden_size), float32
-        In the order of the texts.
-    truncation_report : dict
-        See `pipeline.bert.embedding.truncation_report`.
-    """
-
-    vectors: np.ndarray
-    truncation_report: dict[str, Any]
 
 
 def encode(
@@ -326,69 +134,114 @@ def encode(
     store: Store | None,
     on_plan: Callable[[int], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
-) -> Encoded:
-    """Encode the texts that the store does not have, and return the vectors of all; tokenising runs ahead in a thread.
-
-    Parameters
-    ----------
-    bert : FrozenBert
-        What is asked for.
-    texts : sequence of str, length n_texts
-        Checked texts.
-    store : Store or None
-        From `open_store`.
-    on_plan, on_batch : callable, optional
-        Called with the number of sequences that wait to be encoded, for each group of texts that was tokenised and looked up;
-        and with the number of sequences done, after each batch.
-
-    Returns
-    -------
-    Encoded
-        Vectors and truncation report.
-
-    Raises
-    ------
-    TextTooLongError
-        Under ``truncation="error"``, naming the first row that is too long.
-    """
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and truncation report."""
+    # distinct -> tokenise -> look up -> forward -> store -> gather. Texts that the store knows are
+    # tokenised all the same: the report counts what truncation cut of them.
+    # on_plan gets the number of sequences that wait for the encoder, on_batch those it has done.
     position: dict[str, int] = {}
     row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
     distinct = list(position)
-    groups = [
-        distinct[start : start + PLAN_TEXTS] for start in range(0, len(distinct), PLAN_TEXTS)
-    ] or [[]]
-    parts: list[np.ndarray] = []
-    counts: list[
-        tuple[np.ndarray, np.ndarray, np.ndarray]
-    ] = []  # tokens, tokens lost and windows of each distinct text
-    try:
-        for made in _planned_ahead(bert, groups):
-            lookup = look_up(bert, made, store, len(distinct))
-            if on_plan is not None:
-                on_plan(lookup.n_sequences)
-            parts.append(complete(bert, made, lookup, on_batch))
-            counts.append((made.tokenized.n_tokens, made.tokenized.n_lost, made.n_windows))
-    except (
-        TextTooLongError
-    ) as error:  # it counts the distinct texts of one group; the user counts rows
-        row = int(np.flatnonzero(row_of == PLAN_TEXTS * len(parts) + error.text)[0])
-        raise TextTooLongError(row, error.n_tokens, error.max_length) from None
-    report = truncation_report(
-        *(np.concatenate(of_all)[row_of] for of_all in zip(*counts, strict=True))
+    kept = _widen(bert, len(distinct), store)
+    vectors = np.empty(
+        (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
-    vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return Encoded(vectors if len(distinct) == len(texts) else vectors[row_of], report)
+    counts = np.zeros((3, len(distinct)), dtype=np.int64)  # tokens, tokens lost, windows
+    starts = range(0, len(distinct), CHUNK_TEXTS)
+    chunks = [distinct[start : start + CHUNK_TEXTS] for start in starts]
+    done = 0
+    try:
+        for chunk, tokenized in zip(chunks, _tokenized_ahead(bert, chunks), strict=True):
+            rows = slice(done, done + len(chunk))
+            plan = Plan(np.arange(len(chunk)), tokenized, [], chunk)
+            counts[:, rows] = tokenized.n_tokens, tokenized.n_lost, plan.n_windows
+            missing = _look_up(bert, store, chunk, vectors[rows])
+            if len(missing):
+                plan = plan.subset(missing, bert.group)
+                if on_plan is not None:
+                    on_plan(len(plan.tokenized.input_ids))
+                vectors[rows][missing] = _compute(bert, kept, store, plan, on_batch)
+            done += len(chunk)
+    except TextTooLongError as error:  # it counts the distinct texts of a chunk, the user rows
+        row = int(np.flatnonzero(row_of == done + error.text)[0])
+        raise TextTooLongError(row, error.n_tokens, error.max_length) from None
+    report = truncation_report(*counts[:, row_of])
+    return (vectors if len(distinct) == len(texts) else vectors[row_of]), report
 
 
-def _planned_ahead(bert: FrozenBert, groups: list[list[str]]) -> Iterator[Plan]:
-    if len(groups) == 1:
-        yield bert.plan(groups[0])
+def _tokenized_ahead(bert: FrozenBert, chunks: list[list[str]]) -> Iterator[TokenizedTexts]:
+    """Tokenise each chunk in a thread while the one before it is encoded."""
+    tokenize = bert.tokenizer
+    if len(chunks) < 2:  # no thread for a single text
+        yield from map(tokenize, chunks)
         return
-    with ThreadPoolExecutor(
-        1, thread_name_prefix="tokenise"
-    ) as ahead:  # tokenizers let go of the GIL
-        pending = ahead.submit(bert.plan, groups[0])
-        for group in groups[1:]:
-            made, pending = pending.result(), ahead.submit(bert.plan, group)
-            yield made
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as ahead:  # tokenizers frees the GIL
+        pending = ahead.submit(tokenize, chunks[0])
+        for chunk in chunks[1:]:
+            tokenized, pending = pending.result(), ahead.submit(tokenize, chunk)
+            yield tokenized
         yield pending.result()
+
+
+def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | None:
+    """Return what to compute and keep, or None to keep nothing."""
+    if store is None:
+        return None
+    # all layers and, where there is room, all poolings that cost nothing beside the forward pass:
+    # a search over them then finds everything
+    every_layer = replace(bert, layers=tuple(range(bert.deepest_layer + 1)))
+    poolings = (*bert.poolings, *(p for p in _FREE_POOLINGS if p not in bert.poolings))
+    per_pooling = n_texts * len(every_layer.layers) * bert.hidden_size * 4  # bytes
+    if store.free_bytes() >= per_pooling * len(poolings):
+        return replace(every_layer, poolings=poolings)
+    # what does not fit into the memory cache as a whole would push itself out again
+    return every_layer if store.free_bytes() >= per_pooling * len(bert.poolings) else None
+
+
+def _look_up(
+    bert: FrozenBert, store: Store | None, texts: list[str], vectors: np.ndarray
+) -> np.ndarray:
+    """Fill in the vectors that the store knows, and return the positions of the others."""
+    missing = list(range(len(texts)))
+    if store is not None:
+        namespace = fingerprint(bert)
+        keys = [[text_key(namespace, pooling, text) for pooling in bert.poolings] for text in texts]
+        known = store.get([key for of_text in keys for key in of_text])
+        missing = [i for i in missing if not all(key in known for key in keys[i])]
+        for i in set(range(len(texts))).difference(missing):
+            for j, (pooling, key) in enumerate(zip(bert.poolings, keys[i], strict=True)):
+                vectors[i, j] = known[key][[0] if pooling == "pooler" else list(bert.layers)]
+        _count(hits=len(texts) - len(missing), misses=len(missing))
+    _count(texts_encoded=len(missing))
+    return np.array(missing, dtype=np.int64)
+
+
+def _compute(
+    bert: FrozenBert,
+    kept: FrozenBert | None,
+    store: Store | None,
+    plan: Plan,
+    on_batch: Callable[[int], None] | None,
+) -> np.ndarray:
+    """Encode a plan, keep what is ``kept``, and return what ``bert`` asks for."""
+    wide = kept or bert
+    computed = wide.embed(plan, on_batch)  # (n_missing, n_wide_poolings, n_wide_layers, hidden)
+    if store is not None and kept is not None:
+        namespace = fingerprint(bert)
+        store.put(
+            {
+                text_key(namespace, pooling, text): _own_copy(computed[i, j], pooling)
+                for i, text in enumerate(plan.texts)
+                for j, pooling in enumerate(wide.poolings)
+            }
+        )
+    layers = [wide.layers.index(layer) for layer in bert.layers]
+    return np.asarray(computed[:, : len(bert.poolings)][:, :, layers])
+
+
+def _own_copy(vectors: np.ndarray, pooling: str) -> np.ndarray:
+    """Copy one text's vectors, (n_layers, hidden_size)."""
+    # a view would keep the whole chunk alive
+    copy = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
+    copy.setflags(write=False)
+    return copy

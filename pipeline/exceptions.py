@@ -1,75 +1,76 @@
 """Every error and warning of the package."""
 
-
-class ArtifactError(ValueError):
-    """A saved pipeline could not be opened, and why: another kind of file, damaged, not allowed, too new, or not what it was."""
-
-
-ManifestError = ArtifactError  # the name that pipeline.report.lineage still imports
-
-
-class ArtifactWarning(UserWarning):
-    """A saved pipeline was opened, or written, with less certainty than it could have."""
-
-
-class BadRowError(ValueError):
-    """A row cannot be scored, and ``on_bad_row="error"``."""
-
-
-class CacheWarning(UserWarning):
-    """The embedding cache could not be used; everything was computed all the same."""
+# ---- models and texts
 
 
 class CheckpointError(ValueError):
     """A model could not be found, read or verified."""
 
 
-class DamagedFile(ValueError):
-    """A file is not the one that its recorded hash stands for."""
-
-
-class ExplanationError(ValueError):
-    """A pipeline's decisions cannot be explained in the way that was asked for, and why."""
-
-
 class FetchError(ValueError):
-    """A model is neither in the hub cache nor to be had from the hub."""
+    """A model is not cached and could not be downloaded."""
 
 
-class LabelWarning(UserWarning):
-    """A classifier's ``predict`` does not always give the label that its probabilities favour."""
-
-
-class PlanError(ValueError):
-    """A folder holds the output of another run, or a plan that cannot be read."""
-
-
-class StorageError(OSError):
-    """A store could not be read or written: its name, the credentials or the network."""
+class DamagedFile(ValueError):
+    """A file does not match its recorded hash."""
 
 
 class TextTooLongError(ValueError):
-    """A text has more than ``max_length`` tokens, and ``truncation="error"``.
-
-    Parameters
-    ----------
-    text : int
-        Position of the text.
-    n_tokens, max_length : int
-        Its tokens, [CLS] and [SEP] included, and how many are allowed.
-    """
+    """Text number ``text`` exceeds ``max_length`` tokens under ``truncation="error"``."""
 
     def __init__(self, text: int, n_tokens: int, max_length: int) -> None:
         super().__init__(
-            f"text {text} has {n_tokens} tokens, more than max_length={max_length}, and truncation='error'. Shorten it, raise "
-            "max_length, or choose truncation 'head', 'tail', 'head_tail' or 'window'."
+            f"text {text} has {n_tokens} tokens, more than max_length={max_length}, and "
+            "truncation='error'. Shorten it, raise max_length, or choose truncation 'head', "
+            "'tail', 'head_tail' or 'window'."
         )
         self.text, self.n_tokens, self.max_length = text, n_tokens, max_length
 
 
-class TrainingDivergedError(ValueError):
-    """The loss became infinite or NaN."""
-
-
 class TruncationWarning(UserWarning):
-    """Texts were longer than ``max_length`` tokens and lost some of them."""
+    """Texts lost the tokens beyond ``max_length``."""
+
+
+class CacheWarning(UserWarning):
+    """The embedding cache could not be used; results are not affected."""
+
+
+# ---- classifiers
+
+
+class ExplanationError(ValueError):
+    """A pipeline cannot be explained by the requested method."""
+
+
+class LabelWarning(UserWarning):
+    """A classifier's ``predict`` differs from its most probable class."""
+
+
+class TrainingDivergedError(ValueError):
+    """The training loss became infinite or NaN."""
+
+
+# ---- saved pipelines
+
+
+class ArtifactError(ValueError):
+    """A saved pipeline could not be opened: damaged, refused, too new or changed."""
+
+
+class ArtifactWarning(UserWarning):
+    """A saved pipeline was written or opened with reservations."""
+
+
+# ---- scoring and storage
+
+
+class BadRowError(ValueError):
+    """A row cannot be scored, and ``on_bad_row="error"``."""
+
+
+class PlanError(ValueError):
+    """A folder holds another run's output or an unreadable plan."""
+
+
+class StorageError(OSError):
+    """A remote store could not be read or written."""

@@ -1,4 +1,4 @@
-"""explain: which words made this prediction, exactly where that is possible, and said to be otherwise. Used by commands."""
+"""Explain a prediction by its words, exactly where possible."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -44,13 +44,15 @@ def explain(
 ) -> list[pd.DataFrame]:
     """Say what each word or token of a text adds to the classifier's decision.
 
-    With ``pooling="mean"``, any layers, any ``combine`` and affine steps (scalers, PCA, feature selection) before a linear
-    classifier, the decision is a sum over the tokens, and the contributions are exact: with the intercept they add up to
-    ``decision_function``. What a token's vector holds it has in part from its neighbours: this is how the decision was made, not
-    what it would have been without the word.
+    With ``pooling="mean"``, any layers, any ``combine`` and affine steps (scalers, PCA, feature
+    selection) before a linear classifier, the decision is a sum over the tokens, and the
+    contributions are exact: with the intercept they add up to ``decision_function``. What a token's
+    vector holds it has in part from its neighbours: this is how the decision was made, not what it
+    would have been without the word.
 
-    For other poolings there is no such sum. There every word is left out in turn, and its contribution is by how much the
-    decision falls: this is what it would have been without the word, and such contributions do not add up.
+    For other poolings there is no such sum. There every word is left out in turn, and its
+    contribution is by how much the decision falls: this is what it would have been without the
+    word, and such contributions do not add up.
 
     Parameters
     ----------
@@ -61,29 +63,31 @@ def explain(
     level : {"word", "token"}, default="word"
         A row per word, or per token (word piece), which needs the exact method.
     method : {"auto", "exact", "occlusion"}, default="auto"
-        ``"exact"`` for mean pooling, else ``"occlusion"``; or one of them in any case. Occlusion encodes each text once more per
-        word.
+        ``"exact"`` for mean pooling, else ``"occlusion"``; or one of them in any case. Occlusion
+        encodes each text once more per word.
 
     Returns
     -------
     list of DataFrame, length n_texts
-        One row per word or token, in the order of the text: ``word`` (or ``token``), ``start``, ``end`` (its characters in the
-        text) and ``contribution``; where there are more than two classes, ``contribution_<class>`` for each. Of two classes,
-        positive speaks for ``classes_[1]``. [CLS] and [SEP] are tokens as well, and have rows under the exact method.
-        ``frame.attrs`` holds ``method``, ``decision`` (that of the text), ``intercept`` (what was added to the sum; under
-        occlusion the decision on the empty text), and ``classes``; the last three are lists where there are more than two
-        classes.
+        One row per word or token, in the order of the text: ``word`` (or ``token``), ``start``,
+        ``end`` (its characters in the text) and ``contribution``; where there are more than two
+        classes, ``contribution_<class>`` for each. Of two classes, positive speaks for
+        ``classes_[1]``. [CLS] and [SEP] are tokens as well, and have rows under the exact method.
+        ``frame.attrs`` holds ``method``, ``decision`` (that of the text), ``intercept`` (what was
+        added to the sum; under occlusion the decision on the empty text), and ``classes``; the last
+        three are lists where there are more than two classes.
 
     Raises
     ------
     ExplanationError
-        For pipelines that cannot be explained so: no vectorizer in front, no linear classifier at the end, a step between them
-        that is not affine.
+        For pipelines that cannot be explained so: no vectorizer in front, no linear classifier at
+        the end, a step between them that is not affine.
 
     Examples
     --------
     >>> from pipeline import make_sentiment_pipeline
-    >>> model = make_sentiment_pipeline().fit(["A lovely film.", "A dull film.", "Great fun.", "A bore."], [1, 0, 1, 0])
+    >>> texts = ["A lovely film.", "A dull film.", "Great fun.", "A bore."]
+    >>> model = make_sentiment_pipeline().fit(texts, [1, 0, 1, 0])
     >>> frame = explain(model, ["What a lovely evening."])[0]
     >>> frame["word"].tolist()
     ['[CLS]', 'What', 'a', 'lovely', 'evening', '.', '[SEP]']
@@ -100,17 +104,18 @@ def explain(
     table = take_columns(X, on_invalid=vectorizer.on_invalid)
     if len(table.columns) > 1:
         raise ExplanationError(
-            f"X has {len(table.columns)} columns; the words of one column of texts can be explained."
+            f"X has {len(table.columns)} columns; the words of one column of texts can be "
+            "explained."
         )
     texts = check_texts(table, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
     if method == "auto":
-        method = "exact" if _poolings(vectorizer) == ("mean",) else "occlusion"
+        method = "exact" if _takes_the_mean(vectorizer) else "occlusion"
     if method == "exact":
         return _exact(model, vectorizer, texts, level) if texts else []
     if level == "token":
         raise ExplanationError(
-            f"level='token' needs the exact method, and pooling={vectorizer.pooling!r} leaves only occlusion, which leaves out "
-            "whole words. Use level='word', or pooling='mean'."
+            f"level='token' needs the exact method, and pooling={vectorizer.pooling!r} leaves only "
+            "occlusion, which leaves out whole words. Use level='word', or pooling='mean'."
         )
     return _occlusion(model, vectorizer, texts)
 
@@ -118,26 +123,26 @@ def explain(
 def _vectorizer_of(model: Pipeline) -> BertVectorizer:
     if not isinstance(model, Pipeline):
         raise ExplanationError(
-            f"model is a {type(model).__name__}; a fitted Pipeline that begins with a BertVectorizer is expected."
+            f"model is a {type(model).__name__}; a fitted Pipeline that begins with a "
+            "BertVectorizer is expected."
         )
     check_is_fitted(model)
     first = model.steps[0][1]
     if not isinstance(first, BertVectorizer):
         raise ExplanationError(
-            f"The pipeline begins with a {type(first).__name__}; only one that begins with a BertVectorizer can be explained."
+            f"The pipeline begins with a {type(first).__name__}; only one that begins with a "
+            "BertVectorizer can be explained."
         )
     if not hasattr(model, "decision_function"):
         raise ExplanationError(
-            f"The last step, {type(model[-1]).__name__}, has no decision_function to be explained. Use a linear classifier, for "
-            "example LogisticRegression."
+            f"The last step, {type(model[-1]).__name__}, has no decision_function to be explained. "
+            "Use a linear classifier, for example LogisticRegression."
         )
     return first
 
 
-def _poolings(vectorizer: BertVectorizer) -> tuple[str, ...]:
-    return (
-        (vectorizer.pooling,) if isinstance(vectorizer.pooling, str) else tuple(vectorizer.pooling)
-    )
+def _takes_the_mean(vectorizer: BertVectorizer) -> bool:
+    return vectorizer.pooling == "mean" or list(vectorizer.pooling) == ["mean"]
 
 
 # ---- exact
@@ -161,10 +166,11 @@ def _exact(
 
 
 def _refuse_not_affine(model: Pipeline, vectorizer: BertVectorizer) -> None:
-    if _poolings(vectorizer) != ("mean",) or vectorizer.normalize:
+    if not _takes_the_mean(vectorizer) or vectorizer.normalize:
         raise ExplanationError(
-            f"pooling={vectorizer.pooling!r}, normalize={vectorizer.normalize}: only the plain mean is a sum over tokens. Use "
-            "method='occlusion', or fit with pooling='mean' and normalize=False."
+            f"pooling={vectorizer.pooling!r}, normalize={vectorizer.normalize}: only the plain "
+            "mean is a sum over tokens. Use method='occlusion', or fit with pooling='mean' and "
+            "normalize=False."
         )
     for name, step in model.steps[1:-1]:
         identity = step in (None, "passthrough") or (
@@ -172,18 +178,21 @@ def _refuse_not_affine(model: Pipeline, vectorizer: BertVectorizer) -> None:
         )
         if not identity and (not isinstance(step, _AFFINE) or getattr(step, "clip", False)):
             raise ExplanationError(
-                f"The step {name!r}, {type(step).__name__}, is not known to be affine, so the decision is no sum over tokens. "
-                f"Known are {', '.join(sorted(kind.__name__ for kind in _AFFINE))}, without clip. Use method='occlusion'."
+                f"The step {name!r}, {type(step).__name__}, is not known to be affine, so the "
+                "decision is no sum over tokens. Known are "
+                f"{', '.join(sorted(kind.__name__ for kind in _AFFINE))}, without clip. Use "
+                "method='occlusion'."
             )
     if not isinstance(model[-1], LinearClassifierMixin):
         raise ExplanationError(
-            f"The last step, {type(model[-1]).__name__}, is no linear classifier, so the decision is no sum over tokens. Use "
-            "method='occlusion', or LogisticRegression, LinearSVC, RidgeClassifier or SGDClassifier."
+            f"The last step, {type(model[-1]).__name__}, is no linear classifier, so the decision "
+            "is no sum over tokens. Use method='occlusion', or LogisticRegression, LinearSVC, "
+            "RidgeClassifier or SGDClassifier."
         )
 
 
 def _linear_function(model: Pipeline, vectorizer: BertVectorizer) -> tuple[np.ndarray, np.ndarray]:
-    """Return W of shape (n_features, n_outputs) and b of shape (n_outputs,) of everything behind the vectorizer, by asking it."""
+    """Return W, (n_features, n_outputs), and b of all steps after the vectorizer."""
     names = vectorizer.get_feature_names_out()
 
     def decide(features: np.ndarray) -> np.ndarray:
@@ -205,7 +214,7 @@ def _linear_function(model: Pipeline, vectorizer: BertVectorizer) -> tuple[np.nd
 
 
 def _named(table: Any, step: Any, names: np.ndarray) -> Any:
-    """Give an array the names that a step was fitted with, under set_output: without them it would warn."""
+    """Give an array the feature names that a step was fitted with."""
     if (
         isinstance(table, np.ndarray)
         and hasattr(step, "feature_names_in_")
@@ -220,33 +229,22 @@ def _named(table: Any, step: Any, names: np.ndarray) -> Any:
 
 def _occlusion(model: Pipeline, vectorizer: BertVectorizer, texts: list[str]) -> list[pd.DataFrame]:
     spans = vectorizer.word_spans(texts)
-    asked = [
+    shortened = [
         text[:start] + text[end:]
         for text, of_text in zip(texts, spans, strict=True)
         for start, end in of_text
     ]
-    answers = np.asarray(model.decision_function([*texts, "", *asked]), dtype=np.float64)
-    answers = answers.reshape(len(answers), -1)  # (n_texts + 1 + n_words, n_outputs)
-    decisions, empty, without = (
-        answers[: len(texts)],
-        answers[len(texts)],
-        answers[len(texts) + 1 :],
-    )
-    frames, at = [], 0
-    for text, of_text, decision in zip(texts, spans, decisions, strict=True):
+    decisions = np.asarray(model.decision_function([*texts, "", *shortened]), dtype=np.float64)
+    decisions = decisions.reshape(len(decisions), -1)  # (n_texts + 1 + n_words, n_outputs)
+    empty, without = decisions[len(texts)], decisions[len(texts) + 1 :]
+    frames, n_done = [], 0
+    for text, of_text, decision in zip(texts, spans, decisions, strict=False):
         rows = [(text[start:end], start, end) for start, end in of_text]
         frame = pd.DataFrame(rows, columns=["word", "start", "end"])
-        contributions = decision - without[at : at + len(rows)]  # (n_words, n_outputs)
-        at += len(rows)
-        frames.append(
-            _finish(
-                pd.concat([frame, pd.DataFrame(contributions)], axis=1),
-                model,
-                "occlusion",
-                decision,
-                empty,
-            )
-        )
+        contributions = decision - without[n_done : n_done + len(rows)]  # (n_words, n_outputs)
+        n_done += len(rows)
+        frame = pd.concat([frame, pd.DataFrame(contributions)], axis=1)
+        frames.append(_finish(frame, model, "occlusion", decision, empty))
     return frames
 
 
@@ -256,7 +254,7 @@ def _occlusion(model: Pipeline, vectorizer: BertVectorizer, texts: list[str]) ->
 def _finish(
     frame: pd.DataFrame, model: Pipeline, method: str, decision: np.ndarray, intercept: np.ndarray
 ) -> pd.DataFrame:
-    """Name the columns of contributions, and say beside the table what they add up to."""
+    """Name the contribution columns and add the attrs."""
     classes = np.asarray(model.classes_).tolist()
     one = len(decision) == 1
     outputs = frame.columns[-len(decision) :]

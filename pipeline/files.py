@@ -1,4 +1,4 @@
-"""Where a path points: to a file here or to an address such as s3://bucket/file; how either is read and written. Used by many."""
+"""Local paths and fsspec addresses: how they are read and written."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,8 @@ from urllib.request import url2pathname
 
 from pipeline.exceptions import StorageError
 
-# a scheme has two letters or more (C:\ is a drive); schemes may be chained, as in simplecache::s3://bucket/file
+# a scheme has two letters or more (C:\ is a drive); schemes may be chained, as in
+# simplecache::s3://bucket/file
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|:.*://)")
 _LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\](?![/\\])")
 _LOCAL = re.compile(r"file:(?=/)(//(localhost(?=/))?)?", re.IGNORECASE)
@@ -23,35 +24,17 @@ _LOCAL = re.compile(r"file:(?=/)(//(localhost(?=/))?)?", re.IGNORECASE)
 
 
 def is_path(value: Any) -> bool:
-    """Say whether a value names one place: a str, a Path, or a path of universal_pathlib, most of which are no os.PathLike."""
+    """Return whether a value is a str or any kind of path object."""
     return isinstance(value, str | os.PathLike) or hasattr(value, "protocol")
 
 
 def is_address(path: str) -> bool:
-    """Say whether a path is an address for fsspec, such as ``s3://bucket/table.parquet``."""
+    """Return whether a path is an address for fsspec."""
     return _ADDRESS.match(path) is not None and not _LOCAL.match(path)
 
 
 def where(path: str | os.PathLike) -> Path | str:
-    """Say where a path points.
-
-    Parameters
-    ----------
-    path : str, Path or another path object
-        ``~`` is the home folder; an address ``file://`` is a path of this machine.
-
-    Returns
-    -------
-    Path or str
-        A Path of this machine, or an address as it was written.
-
-    Raises
-    ------
-    TypeError
-        For what is no path.
-    ValueError
-        For an address that went through a Path and lost a slash there.
-    """
+    """Return a local Path, or an fsspec address as a str."""
     if not is_path(path):
         raise TypeError(
             f"{path!r} is a {type(path).__name__}; a path is expected, as a str or a Path."
@@ -64,31 +47,14 @@ def where(path: str | os.PathLike) -> Path | str:
     if lost := _LOST_SLASH.match(text):
         whole = f"{lost[1]}://{text[lost.end() :]}".replace("\\", "/")
         raise ValueError(
-            f"{text} is an address that lost a slash, as it does in a Path. Give it as a str: {whole!r}."
+            f"{text} is an address that lost a slash, as it does in a Path. Give it as a str: "
+            f"{whole!r}."
         )
     return Path(os.path.expanduser(text))
 
 
 def local_path(path: str | os.PathLike, kind: str, why: str) -> Path:
-    """Return a path of this machine, and refuse an address.
-
-    Parameters
-    ----------
-    path : str or Path
-    kind : {"file", "folder"}
-        What is needed.
-    why : str
-        Why an address will not do, and what to do instead: the end of a message.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    ValueError
-        For an address.
-    """
+    """Return a local path, and refuse an address."""
     place = where(path)
     if isinstance(place, str):
         raise ValueError(f"{place} is no {kind} of this machine: {why}")
@@ -96,7 +62,7 @@ def local_path(path: str | os.PathLike, kind: str, why: str) -> Path:
 
 
 def with_ending(place: Path | str, ending: str) -> Path | str:
-    """Return the place beside another one whose name differs in the ending: ``.html`` instead of ``.joblib``."""
+    """Return the path with another file ending."""
     if isinstance(place, Path):
         return place.with_suffix(ending)
     return place.removesuffix(PurePath(place).suffix) + ending
@@ -106,17 +72,7 @@ def with_ending(place: Path | str, ending: str) -> Path | str:
 
 
 def connect(address: str) -> tuple[Any, str]:
-    """Return the file system of an address, and the path in it.
-
-    Raises
-    ------
-    ImportError
-        Where the package for it is not installed, with its name.
-    ValueError
-        For a scheme that fsspec does not know.
-    StorageError
-        Where the store cannot be reached.
-    """
+    """Return the file system of an address, and the path in it."""
     import fsspec
 
     try:
@@ -132,50 +88,41 @@ def connect(address: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def reading(address: str) -> Iterator[tuple[Any, str]]:
-    """Give the file system of an address and the path in it; what goes wrong inside is said of the address."""
+def _opened(address: str, action: str, named: str) -> Iterator[tuple[Any, str]]:
+    """Give file system and inner path, and make errors inside name the address."""
     opened = connect(address)
     try:
         yield opened
     except Exception as error:
-        raise _complaint(address, "read", error) from error
+        raise _complaint(named, action, error) from error
 
 
-@contextlib.contextmanager
-def _writing(address: str, named: str) -> Iterator[tuple[Any, str]]:
-    opened = connect(address)
-    try:
-        yield opened
-    except Exception as error:
-        raise _complaint(named, "written", error) from error
+def reading(address: str) -> contextlib.AbstractContextManager[tuple[Any, str]]:
+    """Give the file system of an address and the path in it, for reading."""
+    return _opened(address, "read", address)
 
 
-def _complaint(address: str, done: str, error: Exception) -> OSError:
-    if isinstance(error, FileNotFoundError) and done == "read":
+def _writing(address: str, named: str) -> contextlib.AbstractContextManager[tuple[Any, str]]:
+    return _opened(address, "written", named)
+
+
+def _complaint(address: str, action: str, error: Exception) -> OSError:
+    if isinstance(error, FileNotFoundError) and action == "read":
         return FileNotFoundError(f"{address} does not exist.")
-    kind = next(
-        (one for one in (FileNotFoundError, PermissionError) if isinstance(error, one)),
-        StorageError,
-    )
+    known = (FileNotFoundError, PermissionError)
+    kind = next((kind for kind in known if isinstance(error, kind)), StorageError)
     return kind(
-        f"{address} cannot be {done} ({type(error).__name__}: {str(error).rstrip('.')}). Check the address, the credentials and "
-        "the network."
+        f"{address} cannot be {action} ({type(error).__name__}: {str(error).rstrip('.')}). Check "
+        "the address, the credentials and the network."
     )
 
 
 def refuse_folder(place: Path | str, example: str) -> None:
-    """Refuse what no file can be written to: a folder, an address without a store, a page of the web.
-
-    Raises
-    ------
-    IsADirectoryError
-        With the example as a name for a file in the folder.
-    ImportError, ValueError, OSError
-        For an address that cannot be opened.
-    """
+    """Refuse a place that no file can be written to."""
     if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
         raise StorageError(
-            f"{place} can be read, but not written. Name a file, or an address in a store such as s3://."
+            f"{place} can be read, but not written. Name a file, or an address in a store such as "
+            "s3://."
         )
     if _is_folder(place):
         within = place / example if isinstance(place, Path) else f"{place.rstrip('/')}/{example}"
@@ -185,27 +132,19 @@ def refuse_folder(place: Path | str, example: str) -> None:
 def _is_folder(place: Path | str) -> bool:
     if isinstance(place, Path):
         return place.is_dir()
-    with (
-        contextlib.suppress(PermissionError),
-        _writing(place, place) as (system, inner),
-    ):  # one may write without a right to list
+    # one may write without a right to list
+    with contextlib.suppress(PermissionError), _writing(place, place) as (system, inner):
         return _is_root(place, inner) or bool(system.isdir(inner))
     return False
 
 
 def _is_root(address: str, inner: str) -> bool:
-    """Say whether an address names a bucket, or ends as folders do."""
+    """Return whether an address names a bucket or ends like a folder."""
     return address.endswith("/") or ("/" not in inner and "::" not in address)
 
 
 def check_writable(place: Path | str) -> None:
-    """Refuse an address that cannot be written, before any work is done: an empty object is put beside it, and removed.
-
-    Raises
-    ------
-    OSError
-        Where the store does not take it, with the address.
-    """
+    """Refuse an address that cannot be written, by writing a probe."""
     if isinstance(place, Path):
         return
     with _writing(place, place) as (system, inner):
@@ -220,39 +159,19 @@ def check_writable(place: Path | str) -> None:
 
 @contextlib.contextmanager
 def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
-    """Give a file of this machine: the one that is meant, or a copy of what is at an address, which is gone afterwards.
-
-    A folder at the address is an empty folder here, and nothing is nothing. Errors inside that name the copy are made to name the
-    address.
-
-    Parameters
-    ----------
-    place : Path or str
-        From `where`.
-    *beside : Path or str
-        What is to be beside the file, where it is there.
-
-    Yields
-    ------
-    Path
-
-    Raises
-    ------
-    OSError
-        Where the store cannot be read, with the address.
-    """
+    """Give the local file, or a temporary copy of an address."""
     if isinstance(place, Path):
         yield place
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        for one in (place, *beside):
-            _copy(str(one), Path(folder, PurePath(one).name))
+        for address in (place, *beside):
+            _copy(str(address), Path(folder, PurePath(address).name))
         path = Path(folder, PurePath(place).name)
         try:
             yield path
         except (OSError, ValueError, ImportError) as error:
             error.args = tuple(
-                one.replace(str(path), place) if isinstance(one, str) else one for one in error.args
+                arg.replace(str(path), place) if isinstance(arg, str) else arg for arg in error.args
             )
             raise
 
@@ -271,7 +190,7 @@ def _copy(address: str, path: Path) -> None:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """Open a file for reading, wherever it is."""
+    """Open a local or remote file for reading."""
     if not is_address(path):
         return open(path, "rb")
     with reading(path) as (system, inner):
@@ -287,49 +206,28 @@ def file_size(path: str) -> int:
 
 
 def file_moment(path: str) -> list[str]:
-    """Return what changes when a file is written or replaced, cheaply: size and time, or what its storage calls its version."""
+    """Return what changes when a file is replaced, cheaply."""
     if not is_address(path):
         stat = os.stat(path)
         return [str(stat.st_size), str(stat.st_mtime_ns)]
     with reading(path) as (system, inner):
         info = system.info(inner)
-    version = next(
-        (
-            info[key]
-            for key in ("ETag", "etag", "md5Hash", "content_md5", "sha256")
-            if info.get(key)
-        ),
-        None,
-    )
-    return [
-        str(info.get("size")),
-        str(version or info.get("LastModified") or info.get("mtime") or info.get("created")),
-    ]
+    versions = ("ETag", "etag", "md5Hash", "content_md5", "sha256")
+    moments = ("LastModified", "mtime", "created")
+    version = next((info[key] for key in (*versions, *moments) if info.get(key)), None)
+    return [str(info.get("size")), str(version)]
 
 
 def file_identity(path: str) -> dict[str, Any]:
-    """Return what tells a file from one with other contents.
-
-    Parameters
-    ----------
-    path : str
-
-    Returns
-    -------
-    dict
-        ``size``, and ``sha256`` of a file of this machine; of one elsewhere the ``version`` that its storage gives it: to
-        hash it would be to fetch it twice.
-    """
+    """Return size and sha256 of a file, or its remote version."""
     if is_address(path):
         size, version = file_moment(path)
         return {"size": int(size), "version": version}
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"size": file.tell(), "sha256": sha256}
+    return {"size": os.path.getsize(path), "sha256": sha256_of(Path(path))}
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file; always anew."""
+    """Return the sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -339,12 +237,10 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def temporary_for(place: Path | str) -> Iterator[Path]:
-    """Give a new empty file of this machine that can be put in a place; it is gone afterwards."""
+    """Give a new empty local file that `put` can move to a place."""
     if isinstance(place, Path):
         temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.touch(
-            exist_ok=False
-        )  # with the rights of any new file, which mkstemp would not give
+        temporary.touch(exist_ok=False)  # mkstemp would not give the rights of any new file
     else:
         handle, name = tempfile.mkstemp(suffix=".tmp")
         os.close(handle)
@@ -356,21 +252,7 @@ def temporary_for(place: Path | str) -> Iterator[Path]:
 
 
 def put(written: Path, place: Path | str, *, named: Path | str | None = None) -> None:
-    """Give a file from `temporary_for` its name: by renaming it, or by an upload, which object stores take whole or not at all.
-
-    Parameters
-    ----------
-    written : Path
-    place : Path or str
-        From `where`.
-    named : Path or str, optional
-        The address that the user gave, for messages, where this one was made of it.
-
-    Raises
-    ------
-    OSError
-        Where it cannot be written, with the address.
-    """
+    """Rename or upload a file from `temporary_for`, atomically."""
     if isinstance(place, Path):
         flush_to_disk(written)
         os.replace(written, place)
@@ -380,7 +262,7 @@ def put(written: Path, place: Path | str, *, named: Path | str | None = None) ->
 
 
 def write_text(place: Path | str, text: str, *, named: Path | str | None = None) -> None:
-    """Write a file whole or not at all, wherever it is; missing folders are made. For ``named`` see `put`."""
+    """Write a text file atomically, creating missing local folders."""
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(place) as temporary:
@@ -389,7 +271,7 @@ def write_text(place: Path | str, text: str, *, named: Path | str | None = None)
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return when what was written to a file or folder is on the disk."""
+    """Wait until a file or folder is on the disk."""
     if os.name == "nt" and path.is_dir():  # Windows opens no folders
         return
     handle = os.open(path, os.O_RDONLY)

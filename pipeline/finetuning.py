@@ -1,4 +1,4 @@
-"""FineTunedBertClassifier: a BERT trained on your labels. Its module path stands in saved artifacts and never moves."""
+"""FineTunedBertClassifier. Saved artifacts name this module."""
 
 import os
 import warnings
@@ -19,20 +19,20 @@ from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import choose_device, device_here
 from pipeline.bert.trainable import read_head
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.exceptions import TruncationWarning
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import check_texts, class_numbers, set_aside, take_columns
+from pipeline.texts import check_texts, class_numbers, set_aside, take_columns, warn_truncation
 from pipeline.vectorizer import DEFAULT_MODEL
 
 STATE_VERSION = 1
 
 
 class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
-    """Classify texts by a BERT whose own weights are trained on the labels, with a linear head on top.
+    """Classify texts by a BERT that is trained on the labels.
 
-    Where `BertVectorizer` asks a frozen model what it knows already, this changes the model: slower to fit by orders of
-    magnitude, one model per task, and better where there are a few thousand labels or more. It is an ordinary classifier:
-    raw texts and labels go in. Training is Hugging Face's Trainer; prediction needs neither it nor accelerate.
+    Where `BertVectorizer` asks a frozen model what it knows already, this changes the model: slower
+    to fit by orders of magnitude, one model per task, and better where there are a few thousand
+    labels or more. It is an ordinary classifier: raw texts and labels go in. Training is Hugging
+    Face's Trainer; prediction needs neither it nor accelerate.
 
     Parameters
     ----------
@@ -43,22 +43,22 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         Branch, tag or commit on the hub. A commit pins the model.
 
     pooling : {"cls", "mean", "max"}, default="mean"
-        What the head sees of a text: the last hidden state of [CLS], as Devlin et al. [1]_ have it, or the mean or maximum over
-        all tokens. The default model was made for the mean.
+        What the head sees of a text: the last hidden state of [CLS], as Devlin et al. [1]_ have it,
+        or the mean or maximum over all tokens. The default model was made for the mean.
 
     head_only : bool, default=False
         Train the head alone, and leave the encoder as it is.
 
     unfrozen_layers : int or None, default=None
-        How many encoder layers are trained, counted from the top; those below and the embeddings stay as they are, which is
-        faster and takes less memory. None trains everything.
+        How many encoder layers are trained, counted from the top; those below and the embeddings
+        stay as they are, which is faster and takes less memory. None trains everything.
 
     epochs : int, default=3
         Passes over the texts; with ``early_stopping`` the most there can be.
 
     learning_rate : float, default=1e-4
-        Highest learning rate of the encoder's AdamW. [1]_ recommends 2e-5 to 5e-5 for models of 12 layers and more; the small
-        default model wants more.
+        Highest learning rate of the encoder's AdamW. [1]_ recommends 2e-5 to 5e-5 for models of 12
+        layers and more; the small default model wants more.
 
     head_learning_rate : float, default=1e-3
         That of the head, which begins with nothing.
@@ -67,7 +67,8 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         Texts per step.
 
     warmup_ratio : float, default=0.1
-        Share of all steps in which the learning rates rise from 0; after it they fall linearly to 0.
+        Share of all steps in which the learning rates rise from 0; after it they fall linearly to
+        0.
 
     weight_decay : float, default=0.01
         Of all matrices; not of biases and LayerNorms.
@@ -76,33 +77,36 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         Share of the pooled vector that is left out in training.
 
     max_length : int or None, default=128
-        Most tokens per text, [CLS] and [SEP] included. None is the model's own limit, 512 for BERT. Time and memory of training
-        grow with it.
+        Most tokens per text, [CLS] and [SEP] included. None is the model's own limit, 512 for BERT.
+        Time and memory of training grow with it.
 
     truncation : {"head", "tail", "head_tail", "error"}, default="head"
-        What is kept of longer texts: their start; their end; a quarter from the start and the rest from the end, which [2]_
-        found best; or an error. What is cut is counted in ``truncation_report_`` and in one `TruncationWarning` per call.
+        What is kept of longer texts: their start; their end; a quarter from the start and the rest
+        from the end, which [2]_ found best; or an error. What is cut is counted in
+        ``truncation_report_`` and in one `TruncationWarning` per call.
 
     class_weight : dict, "balanced" or None, default=None
         What the loss of a text is multiplied by, by its class; ``"balanced"`` is
         ``n_texts / (n_classes * np.bincount(y))``.
 
     early_stopping : bool, default=False
-        Set some texts aside, stop when the accuracy on them rises no more, and keep the weights of the best epoch.
+        Set some texts aside, stop when the accuracy on them rises no more, and keep the weights of
+        the best epoch.
 
     validation_fraction : float, default=0.1
         Share of the texts set aside, of every class alike. Only used with ``early_stopping``.
 
     patience : int, default=2
-        Epochs without a better accuracy, or an equal one with a smaller loss, before it stops. Only used with
-        ``early_stopping``.
+        Epochs without a better accuracy, or an equal one with a smaller loss, before it stops. Only
+        used with ``early_stopping``.
 
     random_state : int, RandomState instance or None, default=None
-        Decides the head's first weights, dropout, the order of the texts and what is set aside. With an int, `fit` gives the
-        same bits each time on a CPU, with the same number of threads.
+        Decides the head's first weights, dropout, the order of the texts and what is set aside.
+        With an int, `fit` gives the same bits each time on a CPU, with the same number of threads.
 
     device : str, default="auto"
-        ``"cpu"``, ``"cuda"``, ``"mps"``; ``"auto"`` takes CUDA where there is one, else MPS, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"mps"``; ``"auto"`` takes CUDA where there is one, else MPS, else
+        the CPU.
 
     local_files_only : bool, default=False
         Never ask the hub.
@@ -122,8 +126,9 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         Its name, where X was a DataFrame.
 
     history_ : list of dict
-        One per epoch: ``epoch``, ``loss`` (mean over the training texts, with dropout), and with ``early_stopping`` ``val_loss``
-        and ``val_accuracy``. ``pd.DataFrame(model.history_)`` is a table.
+        One per epoch: ``epoch``, ``loss`` (mean over the training texts, with dropout), and with
+        ``early_stopping`` ``val_loss`` and ``val_accuracy``. ``pd.DataFrame(model.history_)`` is a
+        table.
 
     n_epochs_ : int
         Epochs trained.
@@ -135,26 +140,30 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         Of the model: encoder layers, width, most tokens per text.
 
     source_ : dict
-        Where the pre-trained model came from: ``model``, ``kind``, ``revision`` and the ``sha256`` of its files.
+        Where the pre-trained model came from: ``model``, ``kind``, ``revision`` and the ``sha256``
+        of its files.
 
     truncation_report_ : dict
         Of the texts seen during fit, as in `BertVectorizer`.
 
     See Also
     --------
-    pipeline.make_sentiment_pipeline : The same model frozen: seconds instead of minutes, and the one to try first.
+    pipeline.make_sentiment_pipeline : The same model frozen; the one to try first.
 
     References
     ----------
-    .. [1] Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
-       2019, section 3.2 and appendix A.3 (batch size, learning rate, epochs).
-    .. [2] Sun, Qiu, Xu and Huang, "How to Fine-Tune BERT for Text Classification?", 2019, section 5.
+    .. [1] Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers
+       for Language Understanding", 2019, section 3.2 and appendix A.3 (batch size, learning rate,
+       epochs).
+    .. [2] Sun, Qiu, Xu and Huang, "How to Fine-Tune BERT for Text Classification?", 2019, section
+       5.
 
     Examples
     --------
     >>> from pipeline import FineTunedBertClassifier
     >>> model = FineTunedBertClassifier(epochs=6, batch_size=2, random_state=0)
-    >>> model = model.fit(["A lovely film.", "A dull film.", "Great fun.", "A bore."], ["good", "bad", "good", "bad"])
+    >>> texts = ["A lovely film.", "A dull film.", "Great fun.", "A bore."]
+    >>> model = model.fit(texts, ["good", "bad", "good", "bad"])
     >>> model.predict(["A lovely film."])
     array(['good'], dtype='<U4')
     """
@@ -242,7 +251,8 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : iterable of str, length n_texts
-            List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas, polars or pyarrow.
+            List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas,
+            polars or pyarrow.
         y : array-like of shape (n_texts,)
             Labels: strings, integers or booleans, of two classes or more.
 
@@ -254,9 +264,10 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            For wrong parameters, texts or labels, before anything is loaded; and where training diverges.
+            For wrong parameters, texts or labels, before anything is loaded; and where training
+            diverges.
         CheckpointError
-            Where the model is not to be had or cannot be used.
+            Where the model cannot be found or loaded.
         ImportError
             Where accelerate is not installed.
         """
@@ -269,12 +280,11 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
             rows, aside = set_aside(codes, classes, self.validation_fraction, seed)
         train, Examples, Recipe = _training()
         bert = self._find_model()
-        made = bert.plan(texts)
-        report = made.truncation_report()
+        plan = bert.plan(texts)
+        report = plan.truncation_report()
         self._warn_truncation(report, bert.max_length)
-        ids = [
-            made.tokenized.input_ids[row] for row in made.row_of
-        ]  # one sequence per text: no windows here
+        # one sequence per text: no windows here
+        ids = [plan.tokenized.input_ids[row] for row in plan.row_of]
         trained = train(
             bert.checkpoint,
             Examples([ids[i] for i in rows], codes[rows]),
@@ -297,16 +307,10 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
             device=choose_device(self.device)[0],
         )
         self.classes_, self.truncation_report_ = classes, report
-        self.n_layers_, self.hidden_size_, self.max_length_ = (
-            bert.n_layers,
-            bert.hidden_size,
-            bert.max_length,
-        )
-        self.history_, self.n_epochs_, self.best_epoch_ = (
-            trained.history,
-            len(trained.history),
-            trained.best_epoch,
-        )
+        self.n_layers_, self.hidden_size_ = bert.n_layers, bert.hidden_size
+        self.max_length_ = bert.max_length
+        self.history_, self.best_epoch_ = trained.history, trained.best_epoch
+        self.n_epochs_ = len(trained.history)
         self.source_ = bert.checkpoint.source
         self._checkpoint: Checkpoint = trained.checkpoint
         self._made_with: dict[str, Any] | None = None
@@ -323,8 +327,8 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_texts, n_classes), float64
-            In the order of the texts and of ``classes_``; rows sum to 1. What stands beside a text changes its row by no more
-            than 1e-5.
+            In the order of the texts and of ``classes_``; rows sum to 1. What stands beside a text
+            changes its row by no more than 1e-5.
 
         Raises
         ------
@@ -367,12 +371,13 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         return np.asarray(self.classes_[logits.argmax(axis=1)]), np.asarray(softmax(logits, axis=1))
 
     def _logits(self, X: Iterable[str]) -> np.ndarray:
-        """Return what the head says, shape (n_texts, n_classes), float64."""
+        """Return the logits of the head, (n_texts, n_classes), float64."""
         check_is_fitted(self)
         bert = self._bert()
         plan = bert.plan(self._check_X(X, reset=False))
         self._warn_truncation(plan.truncation_report(), self.max_length_)
-        self._checkpoint.verify()  # the encoder may come from another object of the same name; the head is read here
+        # the encoder may come from another object of the same name; the head is read here
+        self._checkpoint.verify()
         weight, bias = read_head(self._checkpoint, len(self.classes_), self.hidden_size_)
         vectors = bert.embed(plan)[:, 0, 0].astype(np.float64)  # (n_texts, hidden_size)
         return np.asarray(vectors @ weight.T + bias)
@@ -390,14 +395,16 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         return texts
 
     def _check_y(self, y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the classes and the number of each text's class, or say what is wrong with labels or parameters."""
+        """Return the classes and the class number of each text."""
         if n_texts == 0:
             raise ValueError(
-                "Found array with 0 sample(s) (shape=(0, 1)) while a minimum of 1 is required: X holds no text."
+                "Found array with 0 sample(s) (shape=(0, 1)) while a minimum of 1 is required: X "
+                "holds no text."
             )
         if self.head_only and self.unfrozen_layers is not None:
             raise ValueError(
-                f"head_only=True trains no layer, and unfrozen_layers={self.unfrozen_layers} asks for some; leave one out."
+                f"head_only=True trains no layer, and unfrozen_layers={self.unfrozen_layers} asks "
+                "for some; leave one out."
             )
         return class_numbers(y, n_texts)
 
@@ -418,45 +425,41 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         )
         if self.unfrozen_layers is not None and self.unfrozen_layers > bert.n_layers:
             raise ValueError(
-                f"unfrozen_layers={self.unfrozen_layers}, but {str(self.model)!r} has {bert.n_layers} layers; allowed are 1 to "
-                f"{bert.n_layers}, or None for everything."
+                f"unfrozen_layers={self.unfrozen_layers}, but {str(self.model)!r} has "
+                f"{bert.n_layers} layers; allowed are 1 to {bert.n_layers}, or None for everything."
             )
         return bert
 
     def _bert(self) -> FrozenBert:
-        """Return the fine-tuned model as one that is never trained again; the device may have changed since fit."""
-        device = self.device if self._made_with is None else device_here(self.device, "float32")[0]
+        """Return the fine-tuned model, on the device of this machine."""
+        device = self._asked_device()
         if device != self.device:
             warnings.warn(
-                f"Fitted with device={self.device!r}, which this machine does not have; running with 'auto'. "
-                "set_params(device='auto') makes it so for good.",
+                f"Fitted with device={self.device!r}, which this machine does not have; running "
+                "with 'auto'. set_params(device='auto') makes it so for good.",
                 stacklevel=4,
             )
         layers = (self.n_layers_,)
         sizes = (self.n_layers_, self.hidden_size_, layers, (self.pooling,), self.max_length_)
         return FrozenBert(self._checkpoint, *sizes, self.truncation, None, device, "float32")
 
+    def _asked_device(self) -> str:
+        """Return the device, or "auto" where a loaded classifier cannot have it here."""
+        return self.device if self.made_with is None else device_here(self.device, "float32")[0]
+
     def _warn_truncation(self, report: dict[str, Any], max_length: int) -> None:
-        if report["texts_cut"]:
-            warnings.warn(
-                f"{report['texts_cut']} of {report['n_texts']} texts are longer than max_length={max_length} tokens; "
-                f"truncation={self.truncation!r} cut {report['tokens_lost']} of {report['n_tokens']} tokens "
-                f"({report['share_lost']:.1%}). Raise max_length to keep more.",
-                TruncationWarning,
-                stacklevel=4,
-            )
+        warn_truncation(report, max_length, self.truncation, "Raise max_length to keep more.")
 
     # ---- for artifacts
 
     @property
     def made_with(self) -> dict[str, str] | None:
-        """The versions that a classifier from a file was fitted with; None of one that was fitted here."""
+        """The versions that a loaded classifier was fitted with, or None."""
         return self.__dict__.get("_made_with")
 
     def runs_on(self) -> tuple[str, str]:
-        """Return the device and the precision that `predict` runs in on this machine, such as ``"cuda:0"`` and ``"float32"``."""
-        asked = self.device if self.made_with is None else device_here(self.device, "float32")[0]
-        return str(choose_device(asked, "float32")[0]), "float32"
+        """Return the device and precision that `predict` uses here."""
+        return str(choose_device(self._asked_device(), "float32")[0]), "float32"
 
     def verify_weights(self) -> str:
         """Compare the bytes of the weights with their hash.
@@ -487,18 +490,15 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
+        """Return plain values and one uint8 array, always the same object."""
         state: dict[str, Any] = dict(super().__getstate__())
         if self.__sklearn_is_fitted__():
-            if isinstance(
-                self.model, str | os.PathLike
-            ):  # a Path is another class on every system, and on no allow-list
+            # a Path is another class on every system, and on no allow-list
+            if isinstance(self.model, str | os.PathLike):
                 state["model"] = str(self.model)
             state["_checkpoint"] = self._checkpoint.to_state()
-            state["_made_with"] = {
-                **(self._made_with or installed_versions()),
-                "state_version": STATE_VERSION,
-            }
+            made_with = self._made_with or installed_versions()
+            state["_made_with"] = {**made_with, "state_version": STATE_VERSION}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -518,7 +518,8 @@ def _training() -> tuple[Any, Any, Any]:
         import accelerate  # noqa: F401 - the Trainer wants it, and says so at length
     except ImportError as error:
         raise ImportError(
-            "Fine-tuning needs accelerate: pip install 'bert-vectorizer[finetune]'. Prediction does not."
+            "Fine-tuning needs accelerate: pip install 'bert-vectorizer[finetune]'. Prediction "
+            "does not."
         ) from error
     from pipeline.bert.training import Examples, Recipe, train
 

@@ -1,20 +1,26 @@
-"""Locks that survive a fork: no child waits for a thread that stayed in its parent. Used by everything that has a lock."""
+"""Locks that survive a fork: no child waits for a thread of its parent."""
 
 import os
 import threading
+import weakref
 from typing import Self
+
+# A handler cannot be unregistered: one set per process serves every lock that is still alive.
+_registering = threading.Lock()  # iterating a WeakSet that grows would raise
+_locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
+_gates: "weakref.WeakSet[ForkGate]" = weakref.WeakSet()
+_closed: "list[ForkGate]" = []  # during a fork
 
 
 class ForkSafeLock:
-    """A lock that a forked child finds free, whoever held it in the parent.
+    """A lock that a forked child always finds free."""
 
-    What it guards must be usable after any single step of a change, for a child may inherit it half changed.
-    """
+    # What it guards must be usable after any single step of a change: a child may inherit it then.
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
+        with _registering:
+            _locks.add(self)
 
     def __enter__(self) -> Self:
         self._lock.acquire()
@@ -23,23 +29,17 @@ class ForkSafeLock:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def _renew(self) -> None:
-        self._lock = threading.Lock()
-
 
 class ForkGate:
-    """Holds a fork back while threads are inside: for what must not be open in two processes.
+    """A gate for any number of threads that holds forks back until all left."""
 
-    Any number of threads may be inside at once. A thread that forks from the inside does not wait for itself.
-    """
+    # A thread that forks from the inside does not wait for itself.
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside: list[int] = []
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._close, after_in_parent=self._open, after_in_child=self._renew
-            )
+        with _registering:
+            _gates.add(self)
 
     def __enter__(self) -> Self:
         with self._changed:
@@ -48,20 +48,46 @@ class ForkGate:
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            if (
-                threading.get_ident() in self._inside
-            ):  # not in a child that was forked from the inside
+            # not in a child that was forked from the inside
+            if threading.get_ident() in self._inside:
                 self._inside.remove(threading.get_ident())
             self._changed.notify_all()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Wait until all other threads have left, and let none in."""
         self._changed.acquire()
         while set(self._inside) - {threading.get_ident()}:
             self._changed.wait()
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Let threads in again."""
         self._changed.release()
 
-    def _renew(self) -> None:
-        self._changed = threading.Condition()
-        self._inside = []
+
+def _before_fork() -> None:
+    with _registering:
+        gates = sorted(_gates, key=id)  # one order for all threads that fork
+    for gate in gates:
+        gate.close()
+    _closed[:] = gates
+
+
+def _after_in_parent() -> None:
+    while _closed:  # emptied before the last gate opens, when another thread may fork
+        _closed.pop().open()
+
+
+def _after_in_child() -> None:
+    global _registering
+    _registering = threading.Lock()
+    for lock in _locks:
+        lock._lock = threading.Lock()
+    for gate in _gates:
+        gate._changed, gate._inside = threading.Condition(), []
+    _closed.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )

@@ -1,4 +1,4 @@
-"""make_sentiment_pipeline: BertVectorizer, LogisticRegression, with defaults that measured best. Used by evaluation, commands."""
+"""make_sentiment_pipeline: BertVectorizer and LogisticRegression."""
 
 from typing import Any
 
@@ -7,19 +7,21 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from pipeline.vectorizer import BertVectorizer
 
-# Chosen by cross-validation on the shipped reviews and on SST-2 train; the table is in docs/defaults.md.
+# Chosen by cross-validation on the shipped reviews and on SST-2 train; the table is in
+# docs/defaults.md.
 DEFAULT_C = 0.1
 
 
 def make_sentiment_pipeline(*, C: float = DEFAULT_C, **vectorizer: Any) -> Pipeline:
-    """Return the default text classifier: the mean vectors of all layers, side by side, and a LogisticRegression.
+    """Return the default classifier: mean vectors of all layers, LogisticRegression.
 
     Parameters
     ----------
     C : float, default=0.1
         Inverse regularisation of the LogisticRegression.
     **vectorizer
-        Parameters of `BertVectorizer` that differ from ``pooling="mean", layers="all"``; a wrong name is an error.
+        Parameters of `BertVectorizer` that differ from ``pooling="mean", layers="all"``; a wrong
+        name is an error.
 
     Returns
     -------
@@ -28,12 +30,14 @@ def make_sentiment_pipeline(*, C: float = DEFAULT_C, **vectorizer: Any) -> Pipel
 
     Notes
     -----
-    How the defaults were chosen, with every number, stands in ``docs/defaults.md``: the vectors of all layers together carry more
-    about sentiment than those of the last one (compare Devlin et al. 2019, Table 7).
+    How the defaults were chosen, with every number, stands in ``docs/defaults.md``: the vectors of
+    all layers together carry more about sentiment than those of the last one (compare Devlin et al.
+    2019, Table 7).
 
     Examples
     --------
-    >>> model = make_sentiment_pipeline().fit(["A lovely film.", "A dull film.", "Great fun.", "A bore."], [1, 0, 1, 0])
+    >>> texts = ["A lovely film.", "A dull film.", "Great fun.", "A bore."]
+    >>> model = make_sentiment_pipeline().fit(texts, [1, 0, 1, 0])
     >>> model.predict(["What a lovely evening."])
     array([1])
     """

@@ -1,4 +1,4 @@
-"""Validate X and y: text containers become lists of str, labels become class numbers."""
+"""Validate X and y: text containers, cells, labels and classes."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -12,6 +12,9 @@ from scipy import sparse
 from sklearn.model_selection import train_test_split
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from pipeline.exceptions import TruncationWarning
 
 Missing = Literal["error", "empty"]
 OnInvalid = Literal["error", "coerce"]
@@ -19,19 +22,7 @@ OnInvalid = Literal["error", "coerce"]
 
 @dataclass(frozen=True)
 class TextColumns:
-    """What came in, taken apart into columns of cells.
-
-    Attributes
-    ----------
-    columns : list of list
-        One list of ``n_texts`` cells per column.
-    names : list or None
-        The column names of a DataFrame, as they are; None for everything else.
-    index : pandas.Index or None
-        The row labels of a pandas object, used in error messages; None for everything else.
-    one_dimensional : bool
-        Whether the input was a flat sequence of texts rather than a table.
-    """
+    """The cells of X, column by column."""
 
     columns: list[list[Any]]
     names: list[Any] | None = None
@@ -44,7 +35,7 @@ class TextColumns:
         return len(self.columns[0]) if self.columns else 0
 
     def row(self, i: int) -> str:
-        """Name row ``i`` in an error message, with its label where the index is not 0, 1, 2, ..."""
+        """Name row ``i`` in an error message."""
         if self.index is None:
             return f"row {i}"
         label = self.index[i]
@@ -58,31 +49,9 @@ class TextColumns:
 
 
 def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
-    """Take any container of texts apart into columns, without looking at the cells.
-
-    Parameters
-    ----------
-    X : iterable of str
-        List, tuple, generator, 1-D or (n, 1) array, Series or DataFrame of pandas, polars or pyarrow.
-    on_invalid : {"error", "coerce"}, default="error"
-        With ``"coerce"``, rows may themselves be lists: a table given as a list of lists.
-
-    Returns
-    -------
-    TextColumns
-        The cells by column. ``X`` is not changed; a generator is used up.
-
-    Raises
-    ------
-    TypeError
-        For containers that are not a sequence of texts: str, bytes, dict, set, sparse matrices, single values.
-    ValueError
-        For arrays of 0 or of more than 2 dimensions.
-    """
-    if type(X) in (
-        list,
-        tuple,
-    ):  # what a server sends, a text at a time: there is nothing to find out
+    """Take any container of texts apart into columns."""
+    # what a server sends, a text at a time: there is nothing to find out
+    if type(X) in (list, tuple):
         return _take_rows(X, on_invalid)
     _refuse_container(X)
     native = (
@@ -114,7 +83,8 @@ def _take_rows(X: Iterable[Any], on_invalid: OnInvalid) -> TextColumns:
 def _refuse_container(X: Any) -> None:
     if isinstance(X, str):
         raise ValueError(
-            f"X is a single string, {_shown(X)}; a sequence of texts is expected. Wrap it in a list: [text]."
+            f"X is a single string, {_shown(X)}; a sequence of texts is expected. Wrap it in a "
+            "list: [text]."
         )
     if sparse.issparse(X):  # before Mapping: scipy's dok_array is a dict
         raise TypeError(
@@ -130,7 +100,8 @@ def _refuse_container(X: Any) -> None:
         return
     else:
         raise TypeError(
-            f"X is a {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such as a list of str."
+            f"X is a {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such as a "
+            "list of str."
         )
     raise TypeError(f"X is a {type(X).__name__}; a sequence of texts is expected: {cure}.")
 
@@ -139,12 +110,11 @@ def _take_frame(X: Any, native: Any) -> TextColumns:
     shape = X.shape
     if shape[1] == 0:
         raise ValueError(
-            f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is a DataFrame without columns; "
-            "one column of text is expected."
+            f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is "
+            "a DataFrame without columns; one column of text is expected."
         )
-    if isinstance(
-        X, pd.DataFrame
-    ):  # by position: pandas allows two columns of one name, and names that are no str
+    # by position: pandas allows two columns of one name, and names that are not strings
+    if isinstance(X, pd.DataFrame):
         columns = [list(X.iloc[:, j].to_numpy(dtype=object)) for j in range(shape[1])]
         return TextColumns(columns, names=list(X.columns), index=X.index, one_dimensional=False)
     columns = [_cells(None, native[:, j]) for j in range(shape[1])]
@@ -152,7 +122,7 @@ def _take_frame(X: Any, native: Any) -> TextColumns:
 
 
 def _cells(X: Any, column: Any) -> list[Any]:
-    """List the cells of one narwhals Series; categories and Arrow strings come out as plain Python values."""
+    """Return the cells of a narwhals Series as Python values."""
     if isinstance(X, pd.Series):
         return list(X.to_numpy(dtype=object))
     return list(column.to_list())
@@ -173,8 +143,8 @@ def _take_array(array: np.ndarray, on_invalid: OnInvalid) -> TextColumns:
     if array.ndim == 2:
         if array.shape[1] == 0:
             raise ValueError(
-                f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is required: "
-                "one column of text is expected."
+                f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is "
+                "required: one column of text is expected."
             )
         return TextColumns(
             [list(array[:, j]) for j in range(array.shape[1])], one_dimensional=False
@@ -184,43 +154,15 @@ def _take_array(array: np.ndarray, on_invalid: OnInvalid) -> TextColumns:
             f"X is a single value, {_shown(array.item())}; wrap it in a list to make it one text."
         )
     raise ValueError(
-        f"X is an array of {array.ndim} dimensions, shape {array.shape}; one column of texts is expected."
+        f"X is an array of {array.ndim} dimensions, shape {array.shape}; one column of texts is "
+        "expected."
     )
 
 
 def check_texts(
     X: Any, *, missing: Missing = "error", on_invalid: OnInvalid = "error"
 ) -> list[str]:
-    """Return the texts of ``X`` as a list of plain str, or say which row is wrong, why, and what to do.
-
-    Parameters
-    ----------
-    X : iterable of str or TextColumns
-        List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas, polars or pyarrow.
-    missing : {"error", "empty"}, default="error"
-        What None, NaN, pd.NA and NaT are: an error, or the empty text.
-    on_invalid : {"error", "coerce"}, default="error"
-        ``"coerce"`` turns numbers and other values into text, joins several columns by a space, and replaces lone
-        surrogates by U+FFFD.
-
-    Returns
-    -------
-    list of str, length n_texts
-        In the order of the rows, one per row.
-
-    Raises
-    ------
-    TypeError
-        For a container or a cell that is no text: names the row, the type and the cure.
-    ValueError
-        For missing values under ``missing="error"``, several columns, and strings that hold a lone surrogate
-        (half of a UTF-16 pair, which no tokenizer can encode).
-
-    Examples
-    --------
-    >>> check_texts(["Lovely.", "Not for me."])
-    ['Lovely.', 'Not for me.']
-    """
+    """Return the texts of X as a list of str, or raise."""
     table = X if isinstance(X, TextColumns) else take_columns(X, on_invalid=on_invalid)
     if len(table.columns) > 1 and on_invalid == "error":
         _refuse_columns(table)
@@ -233,25 +175,28 @@ def check_texts(
     return [" ".join(row) for row in zip(*texts, strict=True)]
 
 
+def check_X(estimator: Any, X: Any, *, reset: bool) -> list[str]:
+    """Return the texts of X, checked, and set or compare scikit-learn's columns."""
+    table = take_columns(X, on_invalid=estimator.on_invalid)
+    unnamed = "feature_names_in_" not in estimator.__dict__
+    if not (table.one_dimensional or (not reset and len(table.columns) == 1 and unnamed)):
+        # of an array scikit-learn looks at the shape alone
+        columns = X if table.names is not None else np.empty((table.n_texts, len(table.columns)))
+        validate_data(estimator, X=columns, skip_check_array=True, reset=reset)
+    elif reset:  # flat texts are one column without a name: scikit-learn's check knows tables only
+        estimator.n_features_in_ = 1
+        estimator.__dict__.pop("feature_names_in_", None)
+    elif estimator.n_features_in_ != 1:
+        raise ValueError(
+            f"X has 1 features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input: it was fitted on several columns. "
+            "Reshape your data to the same columns."
+        )
+    return check_texts(table, missing=estimator.missing, on_invalid=estimator.on_invalid)
+
+
 def check_words(table: TextColumns) -> list[tuple[str, ...]] | None:
-    """Return texts that are split into words already as tuples of words; None where they are plain texts.
-
-    Parameters
-    ----------
-    table : TextColumns
-        From `take_columns`.
-
-    Returns
-    -------
-    list of tuple of str, length n_texts, or None
-
-    Raises
-    ------
-    TypeError
-        Where some rows are lists of words and some are not, or a word is no string.
-    ValueError
-        Where a word is missing or cannot be encoded.
-    """
+    """Return pre-split texts as tuples of words, or None."""
     rows = table.columns[0]
     split = list | tuple | np.ndarray
     if len(table.columns) > 1 or not any(isinstance(row, split) for row in rows):
@@ -259,13 +204,15 @@ def check_words(table: TextColumns) -> list[tuple[str, ...]] | None:
     if not isinstance(rows[0], split):
         odd = next(i for i, row in enumerate(rows) if isinstance(row, split))
         raise TypeError(
-            f"{table.row(odd)} of X is a list of words, row 0 is of type {type(rows[0]).__name__}; use one kind for all rows."
+            f"{table.row(odd)} of X is a list of words, row 0 is of type {type(rows[0]).__name__}; "
+            "use one kind for all rows."
         )
     words = []
     for i, row in enumerate(rows):
         if not isinstance(row, split):
             raise TypeError(
-                f"{table.row(i)} of X is of type {type(row).__name__}, row 0 is a list of words; use one kind for all rows."
+                f"{table.row(i)} of X is of type {type(row).__name__}, row 0 is a list of words; "
+                "use one kind for all rows."
             )
         words.append(tuple(_check_word(word, i, j, table) for j, word in enumerate(row)))
     return words
@@ -287,18 +234,20 @@ def _check_cell(
         if _is_missing(cell):
             if missing == "error":
                 raise ValueError(
-                    f"{table.row(i)} of X is {cell!r} (missing; NaN, None and NA are no text). Drop or fill these rows, or "
-                    "set missing='empty' to read them as the empty text."
+                    f"{table.row(i)} of X is {cell!r} (missing; NaN, None and NA are no text). "
+                    "Drop or fill these rows, or set missing='empty' to read them as the empty "
+                    "text."
                 )
             return ""
         if on_invalid == "error" or isinstance(cell, bytes | bytearray | list | tuple | np.ndarray):
             raise TypeError(
-                f"{table.row(i)} of X is of type {type(cell).__name__}, {_shown(cell)}; each text's argument must be a "
-                f"string, not a number or another object: {_cure(cell)}."
+                f"{table.row(i)} of X is of type {type(cell).__name__}, {_shown(cell)}; each "
+                f"text's argument must be a string, not a number or another object: {_cure(cell)}."
             )
         if isinstance(cell, float | np.floating) and np.isinf(cell):
             raise ValueError(
-                f"{table.row(i)} of X is {cell!r}: infinity is a calculation gone wrong, not a text. Drop it."
+                f"{table.row(i)} of X is {cell!r}: infinity is a calculation gone wrong, not a "
+                "text. Drop it."
             )
         cell = str(cell)
     text = str.__str__(cell)  # np.str_ and other subclasses become plain str
@@ -311,9 +260,10 @@ def _check_cell(
         if on_invalid == "coerce":
             return repaired
         raise ValueError(
-            f"{table.row(i)} of X, a str, holds a lone surrogate, {text[error.start]!a}, at character {error.start}: half "
-            "of a UTF-16 pair, which no tokenizer can encode. Repair it with text.encode('utf-16', "
-            "'surrogatepass').decode('utf-16', 'replace'), or set on_invalid='coerce', which does the same."
+            f"{table.row(i)} of X, a str, holds a lone surrogate, {text[error.start]!a}, at "
+            f"character {error.start}: half of a UTF-16 pair, which no tokenizer can encode. "
+            "Repair it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace'), "
+            "or set on_invalid='coerce', which does the same."
         ) from None
     return text
 
@@ -321,13 +271,13 @@ def _check_cell(
 def _refuse_columns(table: TextColumns) -> NoReturn:
     if table.names is None:
         raise ValueError(
-            f"X has {len(table.columns)} columns, shape ({table.n_texts}, {len(table.columns)}); one column of text is "
-            "expected. Choose one, as in X[:, 0]."
+            f"X has {len(table.columns)} columns, shape ({table.n_texts}, {len(table.columns)}); "
+            "one column of text is expected. Choose one, as in X[:, 0]."
         )
     raise ValueError(
-        f"X is a DataFrame with {len(table.columns)} columns, {table.names}; one column of text is expected. Choose one, as "
-        f"in X[{table.names[0]!r}], or let a ColumnTransformer choose: make_column_transformer((BertVectorizer(), "
-        f"{table.names[0]!r}))."
+        f"X is a DataFrame with {len(table.columns)} columns, {table.names}; one column of text is "
+        f"expected. Choose one, as in X[{table.names[0]!r}], or let a ColumnTransformer choose: "
+        f"make_column_transformer((BertVectorizer(), {table.names[0]!r}))."
     )
 
 
@@ -335,7 +285,10 @@ def _cure(cell: Any) -> str:
     if isinstance(cell, bytes | bytearray):
         return "decode it, as in data.decode('utf-8')"
     if isinstance(cell, list | tuple | np.ndarray):
-        return "join the words, as in ' '.join(words); only transform_tokens takes texts that are split already"
+        return (
+            "join the words, as in ' '.join(words); only transform_tokens takes texts that are "
+            "split already"
+        )
     return "convert the column, as in column.astype(str), or set on_invalid='coerce'"
 
 
@@ -352,59 +305,59 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def check_labels(y: Any, n_texts: int) -> None:
-    """Refuse labels that no classifier can be fitted to, before a single text is encoded; warn of classes that look alike.
+def warn_truncation(report: dict[str, Any], max_length: int, truncation: str, cure: str) -> None:
+    """Warn of what truncation cut, from a method that a public method's helper calls."""
+    if report["texts_cut"]:
+        warnings.warn(
+            f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
+            f"max_length={max_length} tokens; truncation={truncation!r} cut "
+            f"{report['tokens_lost']} of {report['n_tokens']} tokens "
+            f"({report['share_lost']:.1%}). {cure}",
+            TruncationWarning,
+            stacklevel=5,
+        )
 
-    Parameters
-    ----------
-    y : array-like of shape (n_texts,) or (n_texts, n_outputs), or None
-        The labels. None is accepted: features need no labels. Only one-dimensional y is looked into.
-    n_texts : int
-        How many texts there are.
 
-    Raises
-    ------
-    ValueError
-        When the lengths differ, a label is missing, text and other labels are mixed, or there is only one class.
-    """
+def check_labels(y: Any, n_texts: int, *, warn: bool = True) -> None:
+    """Refuse labels that no classifier can be fitted to."""
     if y is None:
         return
     labels = _label_cells(y)
     if len(labels) != n_texts:
         raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: {n_texts} texts and {len(labels)} labels. Each "
-            "text needs exactly one label."
+            f"Found input variables with inconsistent numbers of samples: {n_texts} texts and "
+            f"{len(labels)} labels. Each text needs exactly one label."
         )
     if any(isinstance(label, list | tuple | np.ndarray) for label in labels):
         return  # several outputs: the final estimator knows its own rules
     for i, label in enumerate(labels):
         if _is_missing(label):
             raise ValueError(
-                f"Input y contains NaN: label {i} is {label!r} (missing). Drop the unlabelled rows before fit."
+                f"Input y contains NaN: label {i} is {label!r} (missing). Drop the unlabelled rows "
+                "before fit."
             )
-    n_strings = sum(isinstance(label, str) for label in labels)
-    if 0 < n_strings < len(labels):
-        odd = next(
-            i
-            for i, label in enumerate(labels)
-            if isinstance(label, str) != isinstance(labels[0], str)
-        )
+    is_text = [isinstance(label, str) for label in labels]
+    if any(is_text) and not all(is_text):
+        odd = is_text.index(not is_text[0])
         raise ValueError(
-            f"y mixes text with other labels: label 0 is {labels[0]!r} ({type(labels[0]).__name__}), label {odd} is "
-            f"{labels[odd]!r} ({type(labels[odd]).__name__}). Use one type, as in y.astype(str)."
+            f"y mixes text with other labels: label 0 is {labels[0]!r} "
+            f"({type(labels[0]).__name__}), label {odd} is {labels[odd]!r} "
+            f"({type(labels[odd]).__name__}). Use one type, as in y.astype(str)."
         )
-    if n_strings:
+    if any(is_text) and warn:
         _warn_of_variants(labels)
-    discrete = n_strings or all(isinstance(label, int | np.integer | np.bool_) for label in labels)
+    discrete = any(is_text) or all(
+        isinstance(label, int | np.integer | np.bool_) for label in labels
+    )
     if discrete and len(labels) > 1 and len(set(labels)) == 1:
         raise ValueError(
-            f"y holds one class only, {labels[0]!r}, in all {len(labels)} rows; a classifier needs at least two. Check the "
-            "label column, or leave y out to compute features alone."
+            f"y holds one class only, {labels[0]!r}, in all {len(labels)} rows; a classifier needs "
+            "at least two. Check the label column, or leave y out to compute features alone."
         )
 
 
 def _warn_of_variants(labels: list[str]) -> None:
-    """Warn of classes that differ by case or blanks only, and of the empty one: each would quietly be a class of its own."""
+    """Warn of empty classes, and of classes that differ by case."""
     classes = [str.__str__(name) for name in dict.fromkeys(labels)]
     spelt: dict[str, list[str]] = {}
     for name in classes:
@@ -416,8 +369,9 @@ def _warn_of_variants(labels: list[str]) -> None:
     ]
     if odd:
         warnings.warn(
-            f"y holds {len(classes)} classes, {_shown(classes)}: {'; '.join(odd)}. Repair the column, as in "
-            "y.str.strip().str.lower(), and drop unlabelled rows, unless this is meant.",
+            f"y holds {len(classes)} classes, {_shown(classes)}: {'; '.join(odd)}. Repair the "
+            "column, as in y.str.strip().str.lower(), and drop unlabelled rows, unless this is "
+            "meant.",
             UserWarning,
             stacklevel=3,
         )
@@ -435,51 +389,33 @@ def _label_cells(y: Any) -> list[Any]:
     array = np.asarray(y)
     if array.ndim == 0:
         raise TypeError(
-            f"y is a {type(y).__name__}, {_shown(y)}; a list, array or Series with one label per text is expected."
+            f"y is a {type(y).__name__}, {_shown(y)}; a list, array or Series with one label per "
+            "text is expected."
         )
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     return list(array)
 
 
-def class_numbers(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes, and of each label the number of its class.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_texts,)
-        Labels: strings, integers or booleans.
-    n_texts : int
-        How many there must be.
-
-    Returns
-    -------
-    classes : ndarray of shape (n_classes,)
-        Sorted, in the type of the labels.
-    numbers : ndarray of shape (n_texts,), int64
-        ``classes[numbers]`` are the labels.
-
-    Raises
-    ------
-    ValueError
-        For labels that are missing, too few, mixed, continuous, or of one class only.
-
-    Examples
-    --------
-    >>> class_numbers(["good", "bad", "good"], 3)
-    (array(['bad', 'good'], dtype='<U4'), array([1, 0, 1]))
-    """
+def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted classes and each label's class number, (n_texts,)."""
     if y is None:
         raise ValueError(
-            "The classifier requires y to be passed, but the target y is None; give one label per text."
+            "The classifier requires y to be passed, but the target y is None; give one label per "
+            "text."
         )
-    check_labels(y, n_texts)
-    labels = column_or_1d(y, warn=True)
+    check_labels(y, n_texts, warn=warn)
+    labels = column_or_1d(y, warn=warn)
+    if labels.dtype == object and not any(
+        isinstance(label, str) for label in labels
+    ):  # integers in an object array
+        labels = np.array(labels.tolist())
     check_classification_targets(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y holds one class only, {classes.tolist()[0]!r}; a classifier needs at least two. Check the label column."
+            f"y holds one class only, {', '.join(map(repr, classes.tolist()))}; a classifier "
+            "needs at least two. Check the label column."
         )
     return classes, numbers
 
@@ -487,40 +423,20 @@ def class_numbers(y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
 def set_aside(
     numbers: np.ndarray, classes: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split the rows in two, with every class on both sides.
-
-    Parameters
-    ----------
-    numbers : ndarray of shape (n_texts,), int64
-        From `class_numbers`.
-    classes : ndarray of shape (n_classes,)
-        From `class_numbers`.
-    fraction : float
-        Share of the rows to set aside, between 0 and 1.
-    seed : int
-        Which ones.
-
-    Returns
-    -------
-    rows, aside : ndarray of int64
-        Row numbers, both ascending; together all of them.
-
-    Raises
-    ------
-    ValueError
-        Where a class has one text only, or the share leaves one side with fewer texts than there are classes.
-    """
+    """Split the rows in two, with every class on both sides."""
     counts = np.bincount(numbers)
     n_aside = int(np.ceil(fraction * len(numbers)))
     if counts.min() < 2:
         raise ValueError(
-            f"early_stopping=True sets texts of every class aside, and the class {classes.tolist()[counts.argmin()]!r} has one "
-            "text only. Give it more, drop it, or use early_stopping=False."
+            "early_stopping=True sets texts of every class aside, and the class "
+            f"{classes.tolist()[counts.argmin()]!r} has one text only. Give it more, drop it, or "
+            "use early_stopping=False."
         )
     if not len(classes) <= n_aside <= len(numbers) - len(classes):
         raise ValueError(
-            f"validation_fraction={fraction} sets {n_aside} of {len(numbers)} texts aside; with {len(classes)} classes allowed "
-            f"are {len(classes)} to {len(numbers) - len(classes)}. Change it, or use early_stopping=False."
+            f"validation_fraction={fraction} sets {n_aside} of {len(numbers)} texts aside; with "
+            f"{len(classes)} classes allowed are {len(classes)} to {len(numbers) - len(classes)}. "
+            "Change it, or use early_stopping=False."
         )
     rows, aside = train_test_split(
         np.arange(len(numbers)), test_size=n_aside, stratify=numbers, random_state=seed

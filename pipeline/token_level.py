@@ -1,4 +1,4 @@
-"""Tokens, words and their shares in a text: the methods of BertVectorizer that look below the text."""
+"""Tokens, words and their shares of a linear function."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,36 +18,23 @@ CombineLayers = Callable[[np.ndarray], np.ndarray]
 def merge_windows(
     vectors: Sequence[np.ndarray], windows: Sequence[np.ndarray], n_prefix: int, n_suffix: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put the windows of one text together again: a token that stands in two windows gets the mean of its vectors.
-
-    Parameters
-    ----------
-    vectors : sequence of ndarray of shape (n_tokens_of_window, n_layers, hidden_size)
-        One per window, [CLS] and [SEP] included.
-    windows : sequence of ndarray of int
-        Which of the text's own tokens each window holds, ascending.
-    n_prefix, n_suffix : int
-        Special tokens before and after (one each for BERT).
-
-    Returns
-    -------
-    kept : ndarray of shape (n_kept,), int64
-        The text's own tokens that were not cut, ascending.
-    merged : ndarray of shape (n_prefix + n_kept + n_suffix, n_layers, hidden_size)
-        Their vectors, between those of the special tokens.
-    """
+    """Return a text's kept tokens and their vectors, windows averaged."""
     if len(windows) == 1:
         return windows[0], vectors[0]
     kept = np.unique(np.concatenate(windows))
     total = np.zeros((n_prefix + len(kept) + n_suffix, *vectors[0].shape[1:]), dtype=np.float64)
     count = np.zeros(len(total), dtype=np.int64)
     for vector, window in zip(vectors, windows, strict=True):
-        inside = n_prefix + np.searchsorted(kept, window)
-        after = np.arange(len(total) - n_suffix, len(total))
-        rows = np.concatenate([np.arange(n_prefix), inside, after])
+        rows = _rows_of(window, kept, n_prefix, n_suffix)
         total[rows] += vector
         count[rows] += 1
     return kept, (total / count[:, None, None]).astype(np.float32)
+
+
+def _rows_of(window: np.ndarray, kept: np.ndarray, n_prefix: int, n_suffix: int) -> np.ndarray:
+    """Return where a window's tokens stand between the special tokens, (n_tokens,)."""
+    own = n_prefix + np.searchsorted(kept, window)
+    return np.concatenate([np.arange(n_prefix), own, n_prefix + len(kept) + np.arange(n_suffix)])
 
 
 def token_frame(
@@ -55,48 +42,19 @@ def token_frame(
     vectors: Sequence[np.ndarray],
     tokenizer: TextTokenizer,
     combine: CombineLayers,
-    labels: Sequence[Any],
+    labels: Iterable[Any],
     names: list[str],
 ) -> pd.DataFrame:
-    """One row per token of every text, [CLS] and [SEP] included.
-
-    Parameters
-    ----------
-    plan : Plan
-        Made with ``pieces=True``.
-    vectors : sequence of ndarray of shape (n_tokens, n_layers, hidden_size)
-        From `pipeline.bert.embedding.embed_tokens`.
-    tokenizer : TextTokenizer
-        The one of the plan.
-    combine : callable
-        Vectors of shape (n_rows, 1, n_layers, hidden_size) -> features of shape (n_rows, n_features).
-    labels : sequence, length n_texts
-        What to call each text in the column ``text``.
-    names : list of str
-        Names of the vector columns.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``text``, ``position`` (in the whole token sequence, [CLS] is 0), ``token``, ``token_id``, then ``names``.
-    """
+    """Return one row per token of every text, special tokens included."""
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     positions, ids, rows = [], [], []
     for kept, merged, encoding in _distinct_texts(plan, vectors, tokenizer):
-        n_own = len(encoding.ids)
-        positions.append(
-            np.concatenate(
-                [np.arange(n_prefix), n_prefix + kept, n_prefix + n_own + np.arange(n_suffix)]
-            )
-        )
+        positions.append(_rows_of(kept, np.arange(len(encoding.ids)), n_prefix, n_suffix))
         own = np.array(encoding.ids, dtype=np.int64)[kept]
         ids.append(np.concatenate([tokenizer.prefix, own, tokenizer.suffix]))
         rows.append(merged)
-    columns = {
-        "position": [positions[i] for i in plan.row_of],
-        "token_id": [ids[i] for i in plan.row_of],
-    }
-    frame = _assemble(columns, [rows[i] for i in plan.row_of], combine, labels, names)
+    columns = {"position": positions, "token_id": ids}
+    frame = _assemble(plan, columns, rows, combine, labels, names)
     token_of = {token_id: tokenizer.token(token_id) for token_id in frame["token_id"].unique()}
     frame.insert(2, "token", frame["token_id"].map(token_of).astype(str))
     return frame
@@ -107,59 +65,32 @@ def word_frame(
     vectors: Sequence[np.ndarray],
     tokenizer: TextTokenizer,
     combine: CombineLayers,
-    labels: Sequence[Any],
+    labels: Iterable[Any],
     names: list[str],
-    texts: Sequence[str] | Sequence[tuple[str, ...]],
 ) -> pd.DataFrame:
-    """One row per word of every text: the mean of its word pieces. Special tokens have no row.
-
-    Parameters
-    ----------
-    plan, vectors, tokenizer, combine, labels, names
-        As for `token_frame`.
-    texts : sequence of str, or of tuples of str, length n_texts
-        The texts; tuples where the user split them into words.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``text``, ``position`` (number of the word), ``word``, ``n_tokens`` (its word pieces), then ``names``. A word
-        of which truncation or the tokenizer left nothing has no row.
-    """
-    first_row = {int(distinct): row for row, distinct in reversed(list(enumerate(plan.row_of)))}
+    """Return one row per word of every text."""
+    # a word of which truncation or the tokenizer left nothing has no row
     positions, words, counts, rows = [], [], [], []
-    for distinct, (kept, merged, encoding) in enumerate(_distinct_texts(plan, vectors, tokenizer)):
-        own = merged[
-            len(tokenizer.prefix) : len(tokenizer.prefix) + len(kept)
-        ]  # (n_kept, n_layers, hidden_size)
-        word_of = np.array([-1 if w is None else w for w in encoding.word_ids], dtype=np.int64)[
-            kept
-        ]
+    texts = _distinct_texts(plan, vectors, tokenizer)
+    for text, (kept, merged, encoding) in zip(plan.texts, texts, strict=True):
+        own = merged[len(tokenizer.prefix) :][: len(kept)]  # (n_kept, n_layers, hidden_size)
+        word_of = np.array([-1 if w is None else w for w in encoding.word_ids], dtype=np.int64)
+        word_of = word_of[kept]
+        own, word_of = own[word_of >= 0], word_of[word_of >= 0]
         numbers, start, n_pieces = np.unique(word_of, return_index=True, return_counts=True)
-        start, n_pieces, numbers = (
-            start[numbers >= 0],
-            n_pieces[numbers >= 0],
-            numbers[numbers >= 0],
-        )
         means = [own[s : s + n].mean(axis=0) for s, n in zip(start, n_pieces, strict=True)]
-        rows.append(np.stack(means) if means else np.zeros((0, *own.shape[1:]), dtype=np.float32))
+        rows.append(np.stack(means) if means else own)
         positions.append(numbers)
         counts.append(n_pieces)
-        words.append(
-            [_word(texts[first_row[distinct]], encoding, int(number)) for number in numbers]
-        )
-    columns: dict[str, list[Any]] = {
-        "position": [positions[i] for i in plan.row_of],
-        "word": [np.array(words[i], dtype=object) for i in plan.row_of],
-        "n_tokens": [counts[i] for i in plan.row_of],
-    }
-    return _assemble(columns, [rows[i] for i in plan.row_of], combine, labels, names)
+        words.append(np.array([_word(text, encoding, int(n)) for n in numbers], dtype=object))
+    columns = {"position": positions, "word": words, "n_tokens": counts}
+    return _assemble(plan, columns, rows, combine, labels, names)
 
 
 def _distinct_texts(
     plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
 ) -> list[Any]:
-    """Return (kept tokens, merged vectors, encoding) of each distinct text."""
+    """Return kept tokens, merged vectors and encoding of each distinct text."""
     assert plan.encodings is not None, "plan(pieces=True) is needed"
     starts = np.searchsorted(plan.tokenized.owner, np.arange(len(plan.encodings)))
     merged = []
@@ -180,21 +111,23 @@ def _word(text: str | tuple[str, ...], encoding: Any, number: int) -> str:
 
 
 def _assemble(
-    columns: dict[str, list[Any]],
+    plan: Plan,
+    columns: dict[str, list[np.ndarray]],
     rows: list[np.ndarray],
     combine: CombineLayers,
-    labels: Sequence[Any],
+    labels: Iterable[Any],
     names: list[str],
 ) -> pd.DataFrame:
-    n_rows = [len(row) for row in rows]
-    head: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
+    """Repeat what belongs to distinct texts for each text, and combine the layers."""
+    n_rows = [len(rows[i]) for i in plan.row_of]
+    table: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
     for name, parts in columns.items():
-        head[name] = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-    if sum(n_rows) == 0:
-        values = np.zeros((0, len(names)), dtype=np.float32)
-    else:
-        values = combine(np.concatenate(rows)[:, None])  # (n_rows, n_features)
-    return pd.concat([pd.DataFrame(head), pd.DataFrame(values, columns=names)], axis=1)
+        empty = np.zeros(0, dtype=np.int64)
+        table[name] = np.concatenate([parts[i] for i in plan.row_of]) if parts else empty
+    values = np.zeros((0, len(names)), dtype=np.float32)
+    if sum(n_rows):
+        values = combine(np.concatenate([rows[i] for i in plan.row_of])[:, None])
+    return pd.concat([pd.DataFrame(table), pd.DataFrame(values, columns=names)], axis=1)
 
 
 def share_out(
@@ -205,42 +138,15 @@ def share_out(
     combine: CombineLayers,
     weights: np.ndarray,
 ) -> pd.DataFrame:
-    """Split one text's ``features @ weights`` into one row per token.
-
-    Mean pooling over the n tokens of all windows, and every combination of layers here, is linear in the token vectors h_t, so
-    ``mean_t(combine(h_t)) @ W = sum_t(combine(h_t) @ W / n)``: the rows add up to the whole.
-
-    Parameters
-    ----------
-    vectors : sequence of ndarray of shape (n_tokens_of_window, n_layers, hidden_size)
-        One per window of the text, [CLS] and [SEP] included.
-    encoding : tokenizers.Encoding
-        Of the whole text, without special tokens.
-    text : str
-        The text.
-    tokenizer : TextTokenizer
-        That cut it into windows.
-    combine : callable
-        Vectors of shape (n_rows, 1, n_layers, hidden_size) -> features of shape (n_rows, n_features).
-    weights : ndarray of shape (n_features, n_outputs), float64
-
-    Returns
-    -------
-    DataFrame
-        ``token``, ``word`` (the word of the text that the token is a piece of; None for special tokens), ``start``, ``end``
-        (its characters; both 0 for [CLS], both the length of the text for [SEP]), then a column per output. Tokens that
-        truncation cut have no row; one that stands in two windows has one.
-    """
+    """Split a text's ``features @ weights`` into one row per token."""
     windows = tokenizer.windows(len(encoding.ids))
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     kept = np.unique(np.concatenate(windows))
     shares = np.zeros((n_prefix + len(kept) + n_suffix, weights.shape[1]))  # (n_rows, n_outputs)
     n_tokens = sum(len(of_window) for of_window in vectors)
+    # exact: the mean over n tokens and every way to combine layers are linear in their vectors
     for of_window, window in zip(vectors, windows, strict=True):
-        own = n_prefix + np.searchsorted(kept, window)
-        rows = np.concatenate(
-            [np.arange(n_prefix), own, np.arange(len(shares) - n_suffix, len(shares))]
-        )
+        rows = _rows_of(window, kept, n_prefix, n_suffix)
         shares[rows] += combine(of_window[:, None]).astype(np.float64) @ weights / n_tokens
     return pd.concat([_pieces(encoding, kept, text, tokenizer), pd.DataFrame(shares)], axis=1)
 
@@ -255,20 +161,7 @@ def _pieces(encoding: Any, kept: np.ndarray, text: str, tokenizer: TextTokenizer
 
 
 def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
-    """Add up the pieces of each word; special tokens, and pieces without a word, stay rows of their own.
-
-    Parameters
-    ----------
-    shares : DataFrame
-        From `share_out`.
-    text : str
-        The same.
-
-    Returns
-    -------
-    DataFrame
-        ``word``, ``start``, ``end``, then a column per output.
-    """
+    """Add up the pieces of each word."""
     outputs = shares.columns[4:]
     number = (
         shares["word"]
@@ -292,7 +185,7 @@ def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """Leave out the blanks around a span: byte-level tokenizers count the one before a word as its own."""
+    """Return a span without the blanks around it."""
     word = text[start:end]
     if not word.strip():
         return start, end
@@ -319,47 +212,48 @@ class TokenLevelMixin:
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or per word, instead of one per text.
 
-        Layers, ``combine``, ``max_length`` and ``truncation`` apply; ``pooling`` and ``normalize`` do not. A token that stands
-        in two windows (``truncation="window"``) gets the mean of its two vectors.
+        Layers, ``combine``, ``max_length`` and ``truncation`` apply; ``pooling`` and ``normalize``
+        do not. A token that stands in two windows (``truncation="window"``) gets the mean of its
+        two vectors.
 
         Parameters
         ----------
         X : iterable of str, or of lists of str
             Texts as for `fit`; with ``level="word"`` also texts that are split into words already.
         level : {"token", "word"}, default="token"
-            ``"word"`` averages the word pieces of each word, and leaves [CLS] and [SEP] out. Words are those of the model's own
-            tokenizer (BERT's splits at punctuation: ``don't`` is three words), or the ones given.
+            ``"word"`` averages the word pieces of each word, and leaves [CLS] and [SEP] out. Words
+            are those of the model's own tokenizer (BERT's splits at punctuation: ``don't`` is three
+            words), or the ones given.
 
         Returns
         -------
         DataFrame
-            ``text`` (index label of the row), ``position`` and: for tokens ``token``, ``token_id``; for words ``word``,
-            ``n_tokens``; then one column per feature. Positions count in the whole text, also where some of it was cut.
+            ``text`` (index label of the row), ``position`` and: for tokens ``token``, ``token_id``;
+            for words ``word``, ``n_tokens``; then one column per feature. Positions count in the
+            whole text, also where some of it was cut.
         """
         check_is_fitted(self)
         if level not in ("token", "word"):
             raise ValueError(f"level={level!r}; allowed are 'token' and 'word'.")
         table = take_columns(X)
-        texts: list[str] | list[tuple[str, ...]] | None = (
-            check_words(table) if level == "word" else None
+        texts = (check_words(table) if level == "word" else None) or check_texts(
+            table, missing=self.missing, on_invalid=self.on_invalid
         )
-        if texts is None:
-            texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
         bert = self._bert()
-        made = bert.plan(texts, pieces=True)
-        self._warn_truncation(made.truncation_report())
-        vectors = bert.embed_tokens(made)
-        labels = list(range(len(texts))) if table.index is None else list(table.index)
+        plan = bert.plan(texts, pieces=True)
+        self._warn_truncation(plan.truncation_report())
+        labels = range(len(texts)) if table.index is None else table.index
         names = [name.removeprefix("token_") for name in self._names(("token",))]
-        if level == "token":
-            return token_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names)
-        return word_frame(made, vectors, bert.tokenizer, self._combine_layers, labels, names, texts)
+        to_frame = token_frame if level == "token" else word_frame
+        vectors = bert.embed_tokens(plan)
+        return to_frame(plan, vectors, bert.tokenizer, self._combine_layers, labels, names)
 
     def token_shares(self, X: Iterable[str], weights: np.ndarray) -> list[pd.DataFrame]:
-        """Split ``transform(X) @ weights`` of each text among its tokens; exact, and for ``pooling="mean"`` only.
+        """Split ``transform(X) @ weights`` among the tokens of each text, exactly.
 
-        The mean of a text's token vectors, and every way to combine layers, is linear in them, so that what a linear function
-        makes of the whole is the sum of what it makes of each token. `pipeline.explain` uses this.
+        The mean of a text's token vectors, and every way to combine layers, is linear in them, so
+        that what a linear function makes of the whole is the sum of what it makes of each token.
+        `pipeline.explain` uses this.
 
         Parameters
         ----------
@@ -371,8 +265,8 @@ class TokenLevelMixin:
         Returns
         -------
         list of DataFrame, length n_texts
-            ``token``, ``word`` (its number, None for special tokens), ``start``, ``end``, and columns 0 to n_outputs - 1, whose
-            sums are the row of ``transform(X) @ weights``.
+            ``token``, ``word`` (its number, None for special tokens), ``start``, ``end``, and
+            columns 0 to n_outputs - 1, whose sums are the row of ``transform(X) @ weights``.
 
         Raises
         ------
@@ -382,14 +276,15 @@ class TokenLevelMixin:
         check_is_fitted(self)
         if self._bert().poolings != ("mean",) or self.normalize:
             raise ValueError(
-                f"pooling={self.pooling!r}, normalize={self.normalize}: only the plain mean is a sum over tokens. Use "
-                "pooling='mean' and normalize=False."
+                f"pooling={self.pooling!r}, normalize={self.normalize}: only the plain mean is a "
+                "sum over tokens. Use pooling='mean' and normalize=False."
             )
         weights = np.asarray(weights, dtype=np.float64)
         n_features = len(self._names(("mean",)))
         if weights.ndim != 2 or len(weights) != n_features:
             raise ValueError(
-                f"weights has shape {weights.shape}; allowed is ({n_features}, n_outputs), a row per feature."
+                f"weights has shape {weights.shape}; allowed is ({n_features}, n_outputs), a row "
+                "per feature."
             )
         texts = self._check_X(X, reset=False)
         bert = self._bert()
@@ -397,16 +292,15 @@ class TokenLevelMixin:
         frames: dict[str, pd.DataFrame] = {}
         distinct = list(dict.fromkeys(texts))
         reports = []
-        for start in range(
-            0, len(distinct), _TEXTS_AT_ONCE
-        ):  # token vectors are large: of some texts at a time
-            made = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
-            reports.append((made.tokenized.n_tokens, made.tokenized.n_lost, made.n_windows))
-            vectors = bert.embed_tokens(made)
-            ends = np.cumsum(made.n_windows)
-            assert made.encodings is not None
+        # token vectors are large: of some texts at a time
+        for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+            plan = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
+            reports.append((plan.tokenized.n_tokens, plan.tokenized.n_lost, plan.n_windows))
+            vectors = bert.embed_tokens(plan)
+            ends = np.cumsum(plan.n_windows)
+            assert plan.encodings is not None
             for text, encoding, stop, n_windows in zip(
-                made.texts, made.encodings, ends, made.n_windows, strict=True
+                plan.texts, plan.encodings, ends, plan.n_windows, strict=True
             ):
                 own = vectors[stop - n_windows : stop]
                 frames[text] = share_out(
@@ -419,7 +313,7 @@ class TokenLevelMixin:
         return [frames[text].copy() for text in texts]
 
     def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
-        """Count the tokens of each text and how many of them truncation would cut, without encoding anything.
+        """Count the tokens of each text, and those that truncation cuts.
 
         Parameters
         ----------
@@ -429,7 +323,8 @@ class TokenLevelMixin:
         Returns
         -------
         DataFrame
-            ``n_tokens`` (of the whole text, [CLS] and [SEP] included) and ``n_lost``, one row per text, index kept.
+            ``n_tokens`` (of the whole text, [CLS] and [SEP] included) and ``n_lost``, one row per
+            text, index kept.
         """
         check_is_fitted(self)
         table = take_columns(X, on_invalid=self.on_invalid)
@@ -441,7 +336,7 @@ class TokenLevelMixin:
         )
 
     def word_spans(self, X: Iterable[str]) -> list[list[tuple[int, int]]]:
-        """Find the words of each text, as the model's own tokenizer sees them, without encoding anything.
+        """Find the words of each text, as the tokenizer sees them.
 
         Parameters
         ----------

@@ -1,15 +1,14 @@
-"""Where pooled vectors are kept: in memory, or in an SQLite file that processes share."""
+"""Stores of pooled vectors: memory, or an SQLite file that processes share."""
 
 import hashlib
 import os
-import re
 import sqlite3
 import time
 import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Protocol
@@ -20,83 +19,32 @@ from pipeline.exceptions import CacheWarning
 from pipeline.files import local_path
 from pipeline.forks import ForkGate, ForkSafeLock
 
-MOUNTS = Path("/proc/self/mounts")
-# Shared between machines: SQLite's write-ahead log needs memory shared by all writers, which these cannot give.
-_NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|glusterfs|lustre|beegfs|gpfs|9p|fuse\.(sshfs|s3fs|gcsfuse|glusterfs|ceph|rclone)"
-)
-
-
-def network_file_system(folder: Path) -> str | None:
-    """Return the kind of the network file system that a folder is on.
-
-    Parameters
-    ----------
-    folder : Path
-        Need not be there.
-
-    Returns
-    -------
-    str or None
-        Such as ``"nfs4"``; None on a local disk, and where the system does not tell (it does on Linux).
-    """
-    try:
-        mounts = [
-            line.split()[1:3]
-            for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
-        ]
-    except OSError:
-        return None
-    path = folder.expanduser().resolve()
-    around = [
-        (_unescaped(point), kind)
-        for point, kind in mounts
-        if path.is_relative_to(_unescaped(point))
-    ]
-    # of two mounts on one point the later covers the earlier
-    kind = max(
-        enumerate(around),
-        key=lambda one: (len(Path(one[1][0]).parts), one[0]),
-        default=(0, ("/", "")),
-    )[1][1]
-    return kind if _NETWORK.fullmatch(kind) else None
-
-
-def _unescaped(point: str) -> str:
-    """Undo the octal escapes of blanks and backslashes in a mount point."""
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
-
-
-MEMORY_BYTES = (
-    1 << 30
-)  # what the memory cache may hold; the least recently used vectors leave first
+MEMORY_BYTES = 1 << 30  # bound of the memory cache
 BUSY_SECONDS = 30  # how long to wait for another process that is writing to the same file
 _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
-_journals: dict[Path, str] = {}  # folder -> SQLite's journal mode, told once per process
 _broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
-_connections = (
-    ForkGate()
-)  # a connection carried over a fork corrupts the file: forks wait while one is open
+# a connection carried over a fork corrupts the file: forks wait while one is open
+_connections = ForkGate()
 
 _unrecorded = ContextVar("unrecorded", default=False)
 
 
 class Store(Protocol):
-    """Vectors of one encoder by key: ``get`` gives what is there, ``put`` keeps the first value of a key."""
+    """Vectors of one encoder by key."""
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of the keys that are there."""
+        """Return the vectors of known keys."""
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep vectors under keys that are not there yet."""
+        """Keep the vectors of new keys."""
 
-    def room(self) -> float:
+    def free_bytes(self) -> float:
         """Return the bytes that fit."""
 
 
 @contextmanager
 def unrecorded() -> Iterator[None]:
-    """Keep what this thread encodes inside out of every cache and every count: for texts that are not the user's."""
+    """Keep this thread's texts out of every cache and count."""
     token = _unrecorded.set(True)
     try:
         yield
@@ -105,38 +53,17 @@ def unrecorded() -> Iterator[None]:
 
 
 def is_unrecorded() -> bool:
-    """Tell whether this thread is inside `unrecorded`."""
+    """Return whether this thread is inside `unrecorded`."""
     return _unrecorded.get()
 
 
 def text_key(namespace: str, pooling: str, text: str) -> bytes:
-    """Return the key of one text's vectors by one pooling.
-
-    Parameters
-    ----------
-    namespace : str
-        Fingerprint of everything else that changes the vector.
-    pooling : str
-        Which sentence vector.
-    text : str
-        Without lone surrogates.
-
-    Returns
-    -------
-    bytes of length 16
-        The text cannot be read back from it.
-    """
+    """Return the key (16 bytes) of one text's vectors by one pooling."""
     return hashlib.blake2b(f"{namespace}\0{pooling}\0{text}".encode(), digest_size=16).digest()
 
 
 class MemoryStore:
-    """Vectors of this process, bounded by bytes; the least recently used leave first. Safe for threads.
-
-    Parameters
-    ----------
-    max_bytes : int
-        Bound on the vectors held.
-    """
+    """Vectors in memory, bounded by bytes, least recently used out first."""
 
     def __init__(self, max_bytes: int = MEMORY_BYTES) -> None:
         self.max_bytes = max_bytes
@@ -145,15 +72,15 @@ class MemoryStore:
         self._lock = ForkSafeLock()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of the keys that are there, and count them as used just now."""
+        """Return the vectors of known keys, and mark them as used."""
         with self._lock:
-            found = {key: self._vectors[key] for key in keys if key in self._vectors}
-            for key in found:
+            known = {key: self._vectors[key] for key in keys if key in self._vectors}
+            for key in known:
                 self._vectors.move_to_end(key)
-            return found
+            return known
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep vectors under keys that are not there yet; older ones leave where they do not fit."""
+        """Keep the vectors of new keys, evicting older ones."""
         with self._lock:
             for key, vector in vectors.items():
                 if key not in self._vectors and vector.nbytes <= self.max_bytes:
@@ -162,8 +89,8 @@ class MemoryStore:
             while self.current_bytes > self.max_bytes:
                 self.current_bytes -= self._vectors.popitem(last=False)[1].nbytes
 
-    def room(self) -> float:
-        """Return the bytes that fit, if all older vectors leave."""
+    def free_bytes(self) -> float:
+        """Return the bytes that fit if all older vectors leave."""
         return self.max_bytes
 
     def clear(self) -> None:
@@ -174,101 +101,75 @@ class MemoryStore:
 
 
 class FolderStore:
-    """Vectors of one encoder in one SQLite file, shared by processes and runs.
-
-    Any fault (a corrupt file, a full disk, a read-only folder, a locked database) costs one `CacheWarning` and the vectors
-    concerned; it never raises. Rows carry a checksum, and hold raw float32 numbers: no pickle, nothing that could execute.
-
-    Parameters
-    ----------
-    folder : Path
-        Made where it is missing, readable by its owner only: vectors tell something of the texts they were made from.
-    namespace : str
-        Fingerprint of the encoder and its settings; names the file.
-    """
+    """Vectors of one encoder in one SQLite file, shared by processes."""
 
     def __init__(self, folder: Path, namespace: str) -> None:
         self.folder = folder
         self.path = folder / f"embeddings-{namespace[:16]}.sqlite"
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of the keys that are there and whose checksum holds."""
-        with _connections:
-            return self._get(keys)
+        """Return the vectors of known keys whose checksum holds."""
+        known: dict[bytes, np.ndarray] = {}
 
-    def _get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        found: dict[bytes, np.ndarray] = {}
-        connection = self._open()
-        if connection is None:
-            return found
-        try:
+        def select(connection: sqlite3.Connection) -> None:
             for start in range(0, len(keys), _KEYS_PER_SELECT):
-                chunk = list(keys[start : start + _KEYS_PER_SELECT])
-                marks = ",".join("?" * len(chunk))
-                for key, width, value in connection.execute(
-                    f"SELECT k, width, v FROM e WHERE k IN ({marks})", chunk
-                ):
+                chunk = keys[start : start + _KEYS_PER_SELECT]
+                query = f"SELECT k, width, v FROM e WHERE k IN ({','.join('?' * len(chunk))})"
+                for key, width, value in connection.execute(query, chunk):
                     vector = _unpack(width, value)
                     if vector is not None:
-                        found[key] = vector
-        except sqlite3.Error as error:
-            self._give_up(error)
-        finally:
-            connection.close()
-        return found
+                        known[key] = vector
+
+        self._run(select)
+        return known
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep vectors under keys that are not there yet, all of them or none."""
-        with _connections:
-            self._put(vectors)
+        """Keep the vectors of new keys, all or none."""
+        rows = [(key, vector.shape[-1], _pack(vector)) for key, vector in vectors.items()]
 
-    def _put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        connection = self._open()
-        if connection is None:
-            return
-        try:
+        def insert(connection: sqlite3.Connection) -> None:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
-                rows = [(key, vector.shape[-1], _pack(vector)) for key, vector in vectors.items()]
-                connection.executemany(
-                    "INSERT OR REPLACE INTO e (k, width, v) VALUES (?, ?, ?)", rows
-                )
-        except sqlite3.Error as error:
-            self._give_up(error)
-        finally:
-            connection.close()
+                connection.executemany("INSERT OR REPLACE INTO e VALUES (?, ?, ?)", rows)
 
-    def room(self) -> float:
+        self._run(insert)
+
+    def free_bytes(self) -> float:
         """Return infinity: the disk is the bound."""
         return float("inf")
 
-    def _open(self) -> sqlite3.Connection | None:
-        """Open the file for one call: connections do not survive threads and forks, and opening one is cheap."""
+    def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Call ``work`` with a connection of its own, and never raise."""
+        # connections do not survive threads and forks, and opening one is cheap
         if self.path in _broken:
-            return None
+            return
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            until = time.monotonic() + BUSY_SECONDS
-            while True:
-                try:
-                    return self._connect()
-                except sqlite3.OperationalError as error:
-                    # SQLite does not wait where two processes make a new file at once: one is told that it is locked
-                    if (
-                        getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY
-                        or time.monotonic() > until
-                    ):
-                        raise
-                time.sleep(0.01)
+            with _connections, closing(self._open()) as connection:
+                work(connection)
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
-            return None
+
+    def _open(self) -> sqlite3.Connection:
+        """Connect, and wait while other processes make the same new file."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._connect()
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait where two processes make a new file at once, or one of them
+                # takes the file of an older version out of WAL mode
+                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > until:
+                    raise
+            time.sleep(0.01)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA page_size=16384")
-            connection.execute(f"PRAGMA journal_mode={self._journal()}")
+            # faster than WAL for large rows, and safe on network file systems
+            connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS e (k BLOB PRIMARY KEY, width INTEGER, v BLOB)"
@@ -278,43 +179,24 @@ class FolderStore:
             raise
         return connection
 
-    def _journal(self) -> str:
-        """Return SQLite's journal for this folder, and say once where it is the slow one."""
-        if self.folder not in _journals:
-            kind = network_file_system(self.folder)
-            _journals[self.folder] = "WAL" if kind is None else "DELETE"
-            if kind is not None:
-                warnings.warn(
-                    f"The embedding cache {self.path} is on a network file system ({kind}); a slower journal is used, which "
-                    "needs its locks to work. A folder on a local disk is better.",
-                    CacheWarning,
-                    stacklevel=2,
-                )
-        return _journals[self.folder]
-
     def _give_up(self, error: Exception) -> None:
-        """Warn once, put a corrupt file aside, and go on without the cache."""
+        """Warn once, quarantine a corrupt file and go on without."""
         _broken.add(self.path)
-        aside = ""
-        text = str(error)
+        aside, text = "", str(error)
         if isinstance(error, sqlite3.DatabaseError) and (
             "malformed" in text or "not a database" in text
         ):
-            quarantine = self.path.with_name(
-                f"{self.path.name}.corrupt-{int(time.time())}-{os.getpid()}"
-            )
+            quarantine = f"{self.path.name}.corrupt-{int(time.time())}-{os.getpid()}"
             try:
-                os.replace(self.path, quarantine)
-                for suffix in ("-wal", "-shm"):
-                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-                aside = (
-                    f" The file was put aside as {quarantine.name}; the next run starts a new one."
-                )
+                self.path.replace(self.path.with_name(quarantine))
+                for journal in self.folder.glob(f"{self.path.name}-*"):
+                    journal.unlink(missing_ok=True)
+                aside = f" The file was put aside as {quarantine}; the next run starts a new one."
             except OSError:
                 aside = " It could not be put aside; delete it."
         warnings.warn(
-            f"The embedding cache {self.path} cannot be used ({type(error).__name__}: {text}); texts are encoded without it."
-            f"{aside}",
+            f"The embedding cache {self.path} cannot be used ({type(error).__name__}: {text}); "
+            f"texts are encoded without it.{aside}",
             CacheWarning,
             stacklevel=2,
         )
@@ -330,11 +212,10 @@ def cache_folder(cache: str | os.PathLike) -> Path:
 
 
 def clear_folder(folder: Path) -> None:
-    """Delete the cache files of a folder; after a fault they are tried again."""
+    """Delete the cache files of a folder."""
     for path in folder.glob("embeddings-*.sqlite*"):
         path.unlink(missing_ok=True)
-    for path in [path for path in _broken if path.parent == folder]:
-        _broken.discard(path)
+    _broken.difference_update({path for path in _broken if path.parent == folder})  # try again
 
 
 def _pack(vector: np.ndarray) -> bytes:
@@ -343,13 +224,8 @@ def _pack(vector: np.ndarray) -> bytes:
 
 
 def _unpack(width: int, value: bytes) -> np.ndarray | None:
-    """Return the vector of shape (n_layers, width), or None where its checksum does not hold."""
+    """Return a vector, (n_layers, width), or None if its checksum fails."""
     raw, check = value[:-4], value[-4:]
-    if (
-        len(value) < 4
-        or zlib.crc32(raw).to_bytes(4, "little") != check
-        or width <= 0
-        or len(raw) % (4 * width)
-    ):
+    if zlib.crc32(raw).to_bytes(4, "little") != check or width <= 0 or len(raw) % (4 * width):
         return None
     return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(-1, width)

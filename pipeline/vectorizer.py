@@ -1,4 +1,4 @@
-"""BertVectorizer: raw texts in, BERT features out. Its module path stands in saved artifacts and never moves."""
+"""BertVectorizer. Saved artifacts name this module."""
 
 import os
 import warnings
@@ -15,7 +15,7 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.preprocessing import normalize as l2_normalize
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Hidden, Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType, choose_device, device_here
@@ -24,10 +24,10 @@ from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.embedding_cache import encode, open_store
-from pipeline.exceptions import CheckpointError, TruncationWarning
+from pipeline.exceptions import CheckpointError
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import Missing, OnInvalid, check_labels, check_texts, take_columns
+from pipeline.texts import Missing, OnInvalid, check_labels, check_X, warn_truncation
 from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -39,72 +39,75 @@ _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Turn raw texts into vectors of a frozen BERT.
 
-    Each text is tokenised ([CLS], word pieces, [SEP]), encoded by a pre-trained model whose weights never change, and pooled to
-    one vector per layer; the chosen layers and poolings together make one row of features. Each distinct text is encoded once per
-    call, without any padding, and only up to the deepest layer asked for.
+    Each text is tokenised, encoded by a pre-trained model whose weights never change, and pooled to
+    one vector per layer; the chosen layers and poolings together make one row of features. Each
+    distinct text is encoded once, without padding, up to the deepest layer asked for.
 
     Parameters
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
-        A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id. Families: BERT, DistilBERT, RoBERTa,
-        XLM-R, CamemBERT, ELECTRA. The default, a 6-layer BERT of width 384 with the bert-base-uncased vocabulary, comes with the
-        installation.
+        A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id. Families:
+        BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, ELECTRA. The default, a 6-layer BERT of width
+        384 with the bert-base-uncased vocabulary, comes with the installation.
 
     revision : str or None, default=None
         Branch, tag or commit on the hub. A commit pins the model.
 
     pooling : {"cls", "mean", "max", "pooler"} or tuple of these, default="mean"
-        How the tokens of a text become one vector: the hidden state of [CLS]; the mean or maximum over all tokens; or
-        ``pooler_output``, the checkpoint's own dense layer with tanh on top of the last [CLS], refused where the checkpoint has
-        no trained one. Several poolings are concatenated.
+        How the tokens of a text become one vector: the hidden state of [CLS]; the mean or maximum
+        over all tokens; or ``pooler_output``, the checkpoint's own dense layer with tanh on the
+        last [CLS], if it has a trained one. Several poolings are concatenated.
 
     layers : int, tuple of int, or "all", default=-1
-        Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder layer, -1 the last.
+        Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder
+        layer, -1 the last.
 
     combine : {"concat", "mean", "sum", "learned"}, default="concat"
-        How several layers become one vector. ``"learned"`` is a weighted sum whose weights (softmax) and scale are fitted to the
-        labels given to `fit`, together with a linear classifier that is thrown away; every other way learns nothing.
+        How several layers become one vector. ``"learned"`` fits the weights (softmax) and scale of
+        a weighted sum to the labels given to `fit`; every other way learns nothing.
 
     max_length : int or None, default=None
-        Most tokens per sequence, [CLS] and [SEP] included. None is the model's own limit, 512 for BERT.
+        Most tokens per sequence, [CLS] and [SEP] included. None is the model's limit, often 512.
 
     truncation : {"head", "tail", "head_tail", "window", "error"}, default="head"
-        What happens to longer texts: keep their start; their end; a quarter from the start and the rest from the end; all of
-        them, in overlapping windows whose vectors are averaged by numbers of tokens; or an error. What is cut is counted in
-        ``truncation_report_`` and in one `TruncationWarning` per call.
+        What is kept of longer texts: the start; the end; a quarter from the start and the rest from
+        the end; everything, in overlapping windows whose vectors are averaged by token count; or an
+        error. ``truncation_report_`` and one `TruncationWarning` per call count what was cut.
 
     missing : {"error", "empty"}, default="error"
         What None, NaN and pd.NA are: an error, or the empty text.
 
     on_invalid : {"error", "coerce"}, default="error"
-        What is done with cells that are no strings, with several columns, and with lone surrogates (half of a UTF-16 pair, which
-        no tokenizer can encode): an error that names the row, or turn the cells into text, join the columns by a space, and put
-        U+FFFD for the surrogate.
+        Cells that are not strings, several columns, and lone surrogates (half of a UTF-16 pair):
+        raise an error that names the row, or turn cells into text, join columns by a space, and
+        replace surrogates by U+FFFD.
 
     normalize : bool, default=False
         Scale every row to Euclidean length 1.
 
     device : str, default="auto"
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes CUDA where there is one, else MPS, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes CUDA where there is one,
+        else MPS, else the CPU.
 
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the forward pass: ``"auto"`` is float16 on CUDA and float32 elsewhere. Half precision needs an accelerator.
-        Features are float32 in any case.
+        Precision of the forward pass: ``"auto"`` is float16 on CUDA and float32 elsewhere. Half
+        precision needs an accelerator. Features are float32 in any case.
 
     batch_tokens : int or None, default=None
-        Token budget of one batch. Changes speed and memory, and no float32 feature by more than 1e-5. None is 2,048 on the CPU,
-        where the activations then stay near the cores, 65,536 on CUDA and 8,192 on MPS; where CUDA memory runs out, half of it.
+        Token budget of one batch. Changes speed and memory, and no float32 feature by more than
+        1e-5. None is 2,048 on the CPU, 65,536 on CUDA and 8,192 on MPS; halved where CUDA memory
+        runs out.
 
     cache : {"memory"}, folder or None, default="memory"
-        Where the vectors of texts are kept, by text and everything that changes them, so that folds, grid points over layers,
-        poolings and C, and refits find them: in this process (up to 1 GiB, the least recently used leave first); in a folder
-        (SQLite), shared by processes and runs; or nowhere. A cache makes the first pass run all layers, so that later ones find
-        them. The folder is readable by its owner only: vectors tell something of the texts they were made from. Not saved: a
-        pipeline that comes from a file caches nothing, and runs only the layers it needs.
+        Where vectors are kept for folds, grid points and refits: in this process (up to 1 GiB, the
+        least recently used leave first); in a folder (SQLite), shared by processes and runs; or
+        nowhere. With a cache the first pass runs all layers, so that later ones find them. Only its
+        owner can read the folder: vectors reveal something about their texts. Not saved: a loaded
+        pipeline caches nothing, and runs only the layers it needs.
 
     weights_in_artifact : bool, default=True
-        Whether a pickled (joblib) vectorizer carries the model's weights. If not, it carries their hashes, finds the model again
-        where it is opened, and refuses another one.
+        Whether a pickled (joblib) vectorizer carries the model's weights. If not, it carries their
+        hashes, finds the model again where it is opened, and refuses another one.
 
     local_files_only : bool, default=False
         Never ask the hub.
@@ -133,7 +136,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         Most tokens per sequence.
 
     source_ : dict
-        Where the model came from: ``model``, ``kind``, ``revision`` (commit) and the ``sha256`` of its files.
+        Origin of the model: ``model``, ``kind``, ``revision`` (commit), ``sha256`` of its files.
 
     layer_weights_ : ndarray of shape (len(layers_),), float64
         With ``combine="learned"``: the weight of each layer; they are positive and their sum is 1.
@@ -142,19 +145,19 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         With ``combine="learned"``: what the weighted sum is multiplied by.
 
     truncation_report_ : dict
-        Of the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``, ``share_lost``,
-        ``texts_in_windows``.
+        Of the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``,
+        ``share_lost``, ``texts_in_windows``.
 
     See Also
     --------
-    pipeline.make_sentiment_pipeline : This class and a LogisticRegression, with defaults chosen by measurement.
-    sklearn.feature_extraction.text.TfidfVectorizer : Counts words; knows no context, needs no model, and is the baseline to beat.
+    pipeline.make_sentiment_pipeline : This class and a LogisticRegression, with measured defaults.
+    sklearn.feature_extraction.text.TfidfVectorizer : Counts words; the baseline to beat.
 
     References
     ----------
-    .. [1] Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
-       2019, section 5.3 and Table 7 (feature-based approach).
-    .. [2] Reimers and Gurevych, "Sentence-BERT", 2019, Table 5 (frozen BERT features in a logistic regression).
+    .. [1] Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional Transformers
+       for Language Understanding", 2019, section 5.3 and Table 7 (feature-based approach).
+    .. [2] Reimers and Gurevych, "Sentence-BERT", 2019, Table 5 (frozen BERT features).
 
     Examples
     --------
@@ -184,7 +187,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         "progress": ["boolean"],
     }
 
-    # A link behind the "?" of the HTML repr; there is no web site, so it leads to the page in this checkout, where it has one.
+    # the "?" of the HTML repr leads to the page in this checkout, for there is no web site
     _doc_link_module = "pipeline"
     _doc_link_template = _DOCS.as_uri() if _DOCS.is_file() else ""
 
@@ -232,14 +235,18 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
-        """Check the parameters and the texts, and find the model. Nothing is encoded or learnt, unless layer weights are.
+        """Check parameters and texts, and find the model.
+
+        Nothing is encoded or learnt, unless ``combine="learned"``.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
-            List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas, polars or pyarrow.
+            List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas,
+            polars or pyarrow.
         y : array-like of shape (n_texts,), optional
-            Labels; needed for ``combine="learned"``, else not used, but refused where no classifier could use them.
+            Labels; needed for ``combine="learned"``, else not used, but refused where no classifier
+            could use them.
 
         Returns
         -------
@@ -251,7 +258,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         TypeError, ValueError
             For wrong parameters, texts or labels; the message names the row, the type and the cure.
         CheckpointError
-            Where the model is not to be had or cannot be used.
+            Where the model cannot be found or loaded.
         """
         texts = self._check_fit(X, y)
         if self.combine == "learned":
@@ -315,8 +322,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         Returns
         -------
         ndarray of shape (n_features,), object
-            Layers that were combined are called ``layermean``, ``layersum`` or ``layerlearned``. Numbers are zero-padded:
-            names sort.
+            Combined layers are called ``layermean``, ``layersum`` or ``layerlearned``.
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features, generate_names=False)
@@ -328,49 +334,24 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         texts = self._check_X(X, reset=True)
         if not texts:
             raise ValueError(
-                f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum of 1 is required: X holds no "
-                "text to fit on."
+                f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
+                "of 1 is required: X holds no text to fit on."
             )
-        check_labels(y, len(texts))
+        check_labels(y, len(texts))  # before anything is encoded
         if self.combine == "learned":
-            class_codes(y, len(texts))  # wrong labels are refused before anything is encoded
+            class_codes(y, len(texts))
         self._find_model()
         return texts
 
     def _check_X(self, X: Any, *, reset: bool) -> list[str]:
-        table = take_columns(X, on_invalid=self.on_invalid)
-        flat = table.one_dimensional or (
-            not reset and len(table.columns) == 1 and "feature_names_in_" not in self.__dict__
-        )
-        if flat:
-            self._check_one_column(reset)
-        else:  # of an array scikit-learn looks at the shape alone
-            columns = (
-                X if table.names is not None else np.empty((table.n_texts, len(table.columns)))
-            )
-            validate_data(self, X=columns, skip_check_array=True, reset=reset)
-        return check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
-
-    def _check_one_column(self, reset: bool) -> None:
-        """Count flat texts as one column without a name; scikit-learn's own check knows tables only."""
-        if reset:
-            self.n_features_in_ = 1
-            self.__dict__.pop("feature_names_in_", None)
-        elif self.n_features_in_ != 1:
-            raise ValueError(
-                f"X has 1 features, but {type(self).__name__} is expecting {self.n_features_in_} features as input: it was "
-                "fitted on several columns. Reshape your data to the same columns."
-            )
+        return check_X(self, X, reset=reset)
 
     def _find_model(self) -> None:
         poolings = self._poolings()
-        if (
-            not poolings
-            or len(set(poolings)) < len(poolings)
-            or not set(poolings) <= set(_POOLINGS)
-        ):
+        if not 0 < len(set(poolings) & set(_POOLINGS)) == len(poolings):
             raise ValueError(
-                f"pooling={self.pooling!r}; allowed are one or several different ones of {_POOLINGS}."
+                f"pooling={self.pooling!r}; allowed are one or several different ones of "
+                f"{_POOLINGS}."
             )
         checkpoint = resolve(
             str(self.model), revision=self.revision, local_files_only=self.local_files_only
@@ -385,11 +366,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             device=self.device,
             dtype=self.dtype,
         )
-        self.layers_, self.n_layers_, self.hidden_size_ = (
-            bert.layers,
-            bert.n_layers,
-            bert.hidden_size,
-        )
+        self.layers_, self.n_layers_ = bert.layers, bert.n_layers
+        self.hidden_size_ = bert.hidden_size
         self.max_length_ = bert.max_length
         self.source_ = checkpoint.source
         self._checkpoint: Checkpoint | None = checkpoint
@@ -397,36 +375,39 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self._made_with: dict[str, Any] | None = None
 
     def _bert(self) -> FrozenBert:
-        """Return the fitted choice; device, dtype and batch_tokens may have changed since fit."""
-        device, dtype = (
-            device_here(self.device, self.dtype)
-            if self.made_with is not None
-            else (self.device, self.dtype)
-        )
+        """Return the fitted choice with today's device and batch size."""
+        device, dtype = self._asked()
         if device != self.device or dtype != self.dtype:
             warnings.warn(
-                f"Fitted with device={self.device!r}, dtype={self.dtype!r}, which this machine cannot do; running with 'auto'. "
-                "Features differ in the last digits. set_params(device='auto', dtype='auto') makes it so for good.",
+                f"Fitted with device={self.device!r}, dtype={self.dtype!r}, which this machine "
+                "cannot do; running with 'auto'. Features differ in the last digits. "
+                "set_params(device='auto', dtype='auto') makes it so for good.",
                 stacklevel=4,
             )
         return FrozenBert(
-            self._get_checkpoint(),
-            self.n_layers_,
-            self.hidden_size_,
-            self.layers_,
-            self._poolings(),
-            self.max_length_,
-            self.truncation,
-            self.batch_tokens,
-            device,
-            dtype,
+            checkpoint=self._get_checkpoint(),
+            n_layers=self.n_layers_,
+            hidden_size=self.hidden_size_,
+            layers=self.layers_,
+            poolings=self._poolings(),
+            max_length=self.max_length_,
+            truncation=self.truncation,
+            batch_tokens=self.batch_tokens,
+            device=device,
+            dtype=dtype,
         )
+
+    def _asked(self) -> tuple[str, DType]:
+        """Return device and dtype, or "auto" where a loaded vectorizer cannot have them here."""
+        if self.made_with is None:
+            return self.device, self.dtype
+        return device_here(self.device, self.dtype)
 
     def _poolings(self) -> tuple[Pooling, ...]:
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
 
     def _get_checkpoint(self) -> Checkpoint:
-        """Return the model found by fit or carried by the artifact; else find it again and compare the hashes."""
+        """Return the model, found again and compared by hash if needed."""
         if self._checkpoint is not None:
             return self._checkpoint
         found = resolve(
@@ -435,36 +416,28 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             local_files_only=self.local_files_only,
         )
         if found.source["sha256"] != self.source_["sha256"]:
-            differing = [
-                name
-                for name, sha in self.source_["sha256"].items()
-                if found.source["sha256"].get(name) != sha
-            ]
+            hashes = self.source_["sha256"].items()
+            differing = [name for name, sha in hashes if found.source["sha256"].get(name) != sha]
             raise CheckpointError(
-                f"This vectorizer was fitted with another {self.model!r} than the one found now ({found.source['kind']}): "
-                f"{', '.join(differing)} differ in sha256. Its features would be wrong. Restore the original files, or fit again."
+                f"This vectorizer was fitted with another {self.model!r} than the one found now "
+                f"({found.source['kind']}): {', '.join(differing)} differ in sha256. Its features "
+                "would be wrong. Restore the original files, or fit again."
             )
         self._checkpoint = found
         return found
 
     def _warn_truncation(self, report: dict[str, Any]) -> None:
-        if report["texts_cut"]:
-            warnings.warn(
-                f"{report['texts_cut']} of {report['n_texts']} texts are longer than max_length={self.max_length_} tokens; "
-                f"truncation={self.truncation!r} cut {report['tokens_lost']} of {report['n_tokens']} tokens "
-                f"({report['share_lost']:.1%}). count_tokens(X) tells which; truncation='window' loses none.",
-                TruncationWarning,
-                stacklevel=4,
-            )
+        cure = "count_tokens(X) tells which; truncation='window' loses none."
+        warn_truncation(report, self.max_length_, self.truncation, cure)
 
     def _encode(
         self, texts: list[str], on_batch: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return vectors (n_texts, n_poolings, n_layers, hidden_size) and the truncation report, and warn of what was cut."""
+        """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and truncation report."""
         bert = self._bert()
         with _progress_bar(self.progress) as bar:
 
-            def plan(n_sequences: int) -> None:
+            def on_plan(n_sequences: int) -> None:
                 bar.total += n_sequences
                 bar.refresh()
 
@@ -473,17 +446,16 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
                 if on_batch is not None:
                     on_batch(n_sequences)
 
-            encoded = encode(
-                bert, texts, open_store(self.cache, bert), plan if self.progress else None, step
+            vectors, report = encode(
+                bert, texts, open_store(self.cache, bert), on_plan if self.progress else None, step
             )
-        self._warn_truncation(encoded.truncation_report)
-        return encoded.vectors, encoded.truncation_report
+        self._warn_truncation(report)
+        return vectors, report
 
     def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
-        """Return the vectors of the texts of fit, tell callbacks of every batch, and learn the layer weights where asked for."""
-        context = self._init_callback_context(
-            task_name="encode", max_subtasks=None
-        )  # batches are known group by group
+        """Return the vectors of fit, and learn layer weights if asked."""
+        # batches are known chunk by chunk
+        context = self._init_callback_context(task_name="encode", max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
         def on_batch(_: int) -> None:
@@ -500,7 +472,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         return vectors
 
     def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
-        """Turn vectors of shape (n_rows, n_poolings, n_layers, hidden_size) into features."""
+        """Turn vectors, (n_rows, n_poolings, n_layers, hidden_size), into features."""
         if self.combine == "learned":
             return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
         return combine_layers(vectors, self.combine)
@@ -515,8 +487,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):
             raise ValueError(
-                f"The features of text {bad[0]} are not finite (dtype={self.dtype!r}, {len(bad)} such texts). Half precision "
-                "overflows on some models: use dtype='float32'; if it is, the weights are damaged."
+                f"The features of text {bad[0]} are not finite (dtype={self.dtype!r}, {len(bad)} "
+                "such texts). Half precision overflows on some models: use dtype='float32'; if it "
+                "is, the weights are damaged."
             )
 
     def _names(self, poolings: tuple[str, ...]) -> list[str]:
@@ -535,7 +508,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
     @property
     def made_with(self) -> dict[str, str] | None:
-        """The versions that a vectorizer from a file was fitted with; None of one that was fitted here."""
+        """The versions that a loaded vectorizer was fitted with, or None."""
         return self.__dict__.get("_made_with")
 
     def runs_on(self) -> tuple[str, str]:
@@ -546,12 +519,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         device, dtype : str
             Such as ``"cuda:0"`` and ``"float16"``.
         """
-        asked = (
-            device_here(self.device, self.dtype)
-            if self.made_with is not None
-            else (self.device, self.dtype)
-        )
-        device, dtype = choose_device(*asked)
+        device, dtype = choose_device(*self._asked())
         return str(device), str(dtype).removeprefix("torch.")
 
     def verify_weights(self) -> str:
@@ -567,7 +535,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         NotFittedError
             Before `fit`.
         CheckpointError
-            Where the model is not to be had, or is another one.
+            Where the model cannot be found, or is another one.
         """
         check_is_fitted(self)
         return self._get_checkpoint().verify()
@@ -580,39 +548,35 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
-        # one_d_array stays False although lists of texts are what we mostly get: scikit-learn's checks would then send nothing
-        # but 1-D numbers, and with two_d_array=False they would not run at all.
+        # one_d_array stays False: scikit-learn's checks would then send 1-D numbers only, and with
+        # two_d_array=False they would not run at all
         tags.input_tags.allow_nan = self.missing == "empty"
         tags.transformer_tags.preserves_dtype = []
         tags.target_tags.required = self.combine == "learned"
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for pickle and joblib: plain values and one uint8 array, the same object each time; no torch, no HF object."""
+        """Return plain values and one uint8 array, always the same object."""
         state: dict[str, Any] = dict(super().__getstate__())
         for name in ("_skl_callbacks", "_checkpoint", "_to_save"):
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
-            if isinstance(
-                self.model, str | os.PathLike
-            ):  # a Path is another class on every system, and on no allow-list
+            # a Path is another class on every system, and on no allow-list
+            if isinstance(self.model, str | os.PathLike):
                 state["model"] = str(self.model)
-            state["_made_with"] = {
-                **(self._made_with or installed_versions()),
-                "state_version": STATE_VERSION,
-            }
+            made_with = self._made_with or installed_versions()
+            state["_made_with"] = {**made_with, "state_version": STATE_VERSION}
             if self.weights_in_artifact:
                 state["_checkpoint"] = self._checkpoint_to_save().to_state()
         return state
 
     def _checkpoint_to_save(self) -> Checkpoint:
-        """Return the model without what is never run, where that saves space; the same object each time."""
+        """Return the model cut to the layers it runs."""
         if self._to_save is None:
-            depth = self.n_layers_ if "pooler" in self._poolings() else max(self.layers_)
-            self._to_save = cut(
-                self._get_checkpoint(), depth, with_pooler="pooler" in self._poolings()
-            )
+            with_pooler = "pooler" in self._poolings()
+            depth = self.n_layers_ if with_pooler else max(self.layers_)
+            self._to_save = cut(self._get_checkpoint(), depth, with_pooler=with_pooler)
         return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -623,10 +587,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         carried = state.pop("_checkpoint", None)
         super().__setstate__(state)
         if made_with is not None:
-            self._checkpoint = (
-                None if carried is None else Checkpoint.from_state(carried, self.source_)
-            )
-            self._to_save = self._checkpoint
+            if carried is not None:
+                carried = Checkpoint.from_state(carried, self.source_)
+            self._checkpoint = self._to_save = carried
 
 
 def _progress_bar(show: bool) -> Any:

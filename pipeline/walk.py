@@ -1,4 +1,4 @@
-"""walk_text: what BERT does to one text, step by step: tokens, ids, mask, hidden states. Used by commands and the docs."""
+"""walk_text: what BERT does to one text, step by step."""
 
 from dataclasses import dataclass
 
@@ -71,7 +71,8 @@ def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None =
     shape = read_shape(checkpoint)
     if max_length is not None and not 3 <= max_length <= shape.max_positions:
         raise ValueError(
-            f"max_length={max_length}; allowed are 3 ([CLS], a token, [SEP]) to {shape.max_positions}, the limit of {model!r}."
+            f"max_length={max_length}; allowed are 3 ([CLS], a token, [SEP]) to "
+            f"{shape.max_positions}, the limit of {model!r}."
         )
     tokenizer = TextTokenizer(checkpoint.tokenizer_json, max_length or shape.max_positions, "head")
     tokenized = tokenizer(check_texts([text]))

@@ -1,6 +1,7 @@
-"""What a process that has predicted does in its forked children: run by test_concurrency as a process of its own, prints JSON.
+"""What a process that has predicted does in its forked children.
 
-Every child answers through a pipe; one that does not within `PATIENCE` seconds is killed and counts as hung.
+Every child answers through a pipe; one that does not within `PATIENCE` seconds is killed and counts
+as hung.
 """
 
 import json
@@ -158,9 +159,7 @@ def while_another_thread_holds(lock: Any) -> Callable[[Pipeline, np.ndarray, Pat
     return scenario
 
 
-def while_another_thread_writes_to_the_folder_cache(
-    fitted: Pipeline, expected: np.ndarray, folder: Path
-) -> str:
+def while_a_thread_writes_to_the_cache(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
     store = FolderStore(folder / "cache", "name")
     inside, forking = threading.Event(), threading.Event()
     key, vector, order = b"k" * 16, np.ones((1, 4), dtype=np.float32), []
@@ -175,7 +174,8 @@ def while_another_thread_writes_to_the_folder_cache(
         store.put({key: vector})
         order.append("stored")
 
-    # hooks before a fork run in reverse order: this one comes before that of the store, which waits for the writer
+    # hooks before a fork run in reverse order: this one comes before that of the store, which waits
+    # for the writer
     os.register_at_fork(before=lambda: (forking.set(), order.append("forking")))
     vector_store._pack = slow_pack
     thread = threading.Thread(target=write)
@@ -214,9 +214,7 @@ def after_a_prediction_of_a_single_text(
     return " ".join(sorted({told(each, expected[:5]) for each in found}))
 
 
-def while_another_thread_lays_out_weights_for_short_texts(
-    fitted: Pipeline, expected: np.ndarray, folder: Path
-) -> str:
+def while_a_thread_lays_out_weights(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
     with Holder(short_module._one_at_a_time):
         child = Child(lambda: one_by_one(open_anew(folder / "first.joblib")))
         return told(child.get(), expected[:5])
@@ -279,9 +277,7 @@ def two_processes_save_to_one_path(fitted: Pipeline, expected: np.ndarray, folde
     return " ".join(sorted(found | {whose()})) + ("" if not left else f", left: {left}")
 
 
-def a_file_that_is_overwritten_while_a_process_predicts_from_it(
-    fitted: Pipeline, expected: np.ndarray, folder: Path
-) -> str:
+def a_file_overwritten_while_in_use(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
     other = pipeline_of(sys.argv[2])
     path = save_pipeline(fitted, folder / "served.joblib")
     ready, overwritten = os.pipe(), os.pipe()
@@ -322,14 +318,14 @@ SCENARIOS: dict[str, Callable[[Pipeline, np.ndarray, Path], str]] = {
     "while another thread is inside the memory cache": while_another_thread_holds(
         cache_module._memory._lock
     ),
-    "while another thread writes to the folder cache": while_another_thread_writes_to_the_folder_cache,
+    "while another thread writes to the folder cache": while_a_thread_writes_to_the_cache,
     "after a prediction of a single text": after_a_prediction_of_a_single_text,
-    "while another thread lays out weights for short texts": while_another_thread_lays_out_weights_for_short_texts,
+    "while another thread lays out weights for short texts": while_a_thread_lays_out_weights,
     "under multiprocessing": under_multiprocessing,
     "two workers of a preloading server": two_workers_of_a_preloading_server,
     "a child of a child": a_child_of_a_child,
     "two processes save to one path": two_processes_save_to_one_path,
-    "a file is overwritten while a process predicts from it": a_file_that_is_overwritten_while_a_process_predicts_from_it,
+    "a file is overwritten while a process predicts from it": a_file_overwritten_while_in_use,
 }
 
 

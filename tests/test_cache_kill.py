@@ -1,4 +1,4 @@
-"""The folder cache under kill -9: what was acknowledged is there, what is there is right, and nobody is warned of anything."""
+"""The folder cache under kill -9."""
 
 import os
 import random
@@ -18,12 +18,13 @@ from tests.writing import batch_of, texts_of, vector_of
 
 TOP = Path(__file__).resolve().parent.parent
 ROUNDS, WRITERS = 7, 3
-FOLDERS = 3  # each is made by writers that start together, and opened again by those that come after a kill
+# each is made by writers that start together, and opened again by those that come after a kill
+FOLDERS = 3
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 
 
 def write_and_kill(kind, arguments, n_batches):
-    """Start writers, kill each with SIGKILL right after so many acknowledged batches, and give the batches each acknowledged."""
+    """Start writers, kill each with SIGKILL right after so many acknowledged batches."""
     writers = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "tests.writing", kind, *map(str, of_one)],

@@ -1,4 +1,4 @@
-"""Threads, forks, spawned and loky workers: the numbers of one process alone, no hang, and one copy of the weights for all."""
+"""Threads, forks, spawned and loky workers."""
 
 import json
 import multiprocessing
@@ -130,7 +130,7 @@ def test_cuda_in_a_child_forked_after_its_use_is_refused_with_the_start_methods_
 
 
 def files_behind_the_weights(pipeline):
-    """Name the file that the weights are mapped from in this process, and the kilobytes of it that were written to."""
+    """Name the file that the weights are mapped from in this process."""
     pipeline.predict_proba(TEXTS)
     array = pipeline[0].__getstate__()["_checkpoint"]["weights"]
     while array is not None and not isinstance(array, np.memmap):
@@ -206,7 +206,8 @@ def test_many_tasks_of_an_unsaved_pipeline_write_its_weights_at_most_once(fitted
         found = joblib.Parallel(n_jobs=2, batch_size=1)(
             joblib.delayed(predict_and_list)(fitted, t, tmp_path) for t in tasks
         )
-    # joblib writes every array above 1 kB that lies in memory: the coefficients of the classifier are smaller
+    # joblib writes every array above 1 kB that lies in memory: the coefficients of the classifier
+    # are smaller
     assert len({name for _, names in found for name in names}) <= 1
     for texts, (rows, _) in zip(tasks, found, strict=True):
         assert np.allclose(rows, fitted.predict_proba(texts), atol=1e-5)

@@ -1,4 +1,4 @@
-"""CSV files row by row: the same rows however many are asked for, faults by their line, bounded reading."""
+"""CSV files row by row: the same rows however many are asked for, faults by their line."""
 
 import codecs
 import gzip

@@ -1,4 +1,4 @@
-"""No text is encoded twice: the counts of grid searches, what the key holds, and what is kept of what."""
+"""No text is encoded twice: the counts of grid searches, what the key holds."""
 
 import os
 import subprocess
@@ -63,9 +63,9 @@ def test_without_a_cache_every_fold_sends_its_texts_again(tiny_bert, encoded):
 
 def count_in_a_new_process(model, folder, n_texts=40, more=()):
     code = (
-        "from pipeline import BertVectorizer, cache_info; from tests.test_embedding_cache import FORTY;"
-        f"BertVectorizer({model!r}, cache={str(folder)!r}).fit_transform(FORTY[:{n_texts}] + {list(more)!r});"
-        "print(cache_info().texts_encoded, cache_info().hits)"
+        "from pipeline import BertVectorizer, cache_info; from tests.test_embedding_cache import "
+        f"FORTY;BertVectorizer({model!r}, cache={str(folder)!r}).fit_transform(FORTY[:{n_texts}] + "
+        f"{list(more)!r});print(cache_info().texts_encoded, cache_info().hits)"
     )
     environment = {**os.environ, "PYTHONPATH": str(TOP)}
     run = subprocess.run(
@@ -101,7 +101,8 @@ def noted_score(model, X, y, log):
 
 def test_two_processes_send_a_text_twice_at_most_where_both_see_it_first(tiny_bert, tmp_path):
     """README: two workers that meet a new text at the same time both encode it, once each."""
-    get_reusable_executor().shutdown()  # workers of an earlier test would count what they sent there too
+    # workers of an earlier test would count what they sent there too
+    get_reusable_executor().shutdown()
     log = tmp_path / "counts.txt"
     model = make_pipeline(
         BertVectorizer(tiny_bert, cache=tmp_path), LogisticRegression(max_iter=2000)
@@ -190,12 +191,12 @@ def test_a_full_memory_cache_lets_the_least_recently_used_go():
     assert store.current_bytes == 120
 
 
-@pytest.mark.parametrize("plan_texts", [4, 1000])
+@pytest.mark.parametrize("chunk_texts", [4, 1000])
 def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked_for_are_run(
-    plan_texts, tiny_bert, monkeypatch
+    chunk_texts, tiny_bert, monkeypatch
 ):
     monkeypatch.setattr(
-        embedding_cache, "PLAN_TEXTS", plan_texts
+        embedding_cache, "CHUNK_TEXTS", chunk_texts
     )  # a group that would fit alone makes no difference
     monkeypatch.setattr(
         cache_module, "_memory", MemoryStore(max_bytes=5 * 4 * 32 * 4)
@@ -240,8 +241,9 @@ def test_long_runs_are_encoded_in_chunks(tiny_bert, monkeypatch, encoded):
 
 @pytest.fixture(scope="module")
 def company():
-    """Give 400 texts of 3 to 60 tokens and one of 512, all distinct, in the default model's vocabulary."""
-    words = "a quiet lovely film about two hours of my life that i want back because the soup was cold".split()
+    """Give 400 texts of 3 to 60 tokens and one of 512, all distinct."""
+    words = "a quiet lovely film about two hours of my life that i want back because it was cold"
+    words = words.split()
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words, size=rng.integers(1, 59))) + f" {i}" for i in range(400)]
     return [*texts, "word " * 600]

@@ -1,4 +1,4 @@
-"""explain: contributions add up to the decision, are those of a slow reference, and what cannot be explained says why."""
+"""explain: contributions add up to the decision, are those of a slow reference."""
 
 import warnings
 
@@ -127,7 +127,7 @@ def test_contributions_add_up_where_texts_are_cut_or_read_in_windows(truncation,
 
 
 def test_they_are_those_of_a_slow_reference(tiny_bert, hugging_face):
-    """One text at a time by transformers' forward: each token's vector into the classifier, as if it were the mean alone."""
+    """One text at a time by transformers' forward."""
     model = fitted(LogisticRegression(C=10), model=tiny_bert, layers=2)
     oracle = hugging_face(tiny_bert)
     intercept = model[-1].intercept_[0]

@@ -1,4 +1,4 @@
-"""FineTunedBertClassifier: it learns, the same each time, leaves all else as it was, and comes back from its file bit for bit."""
+"""FineTunedBertClassifier: it learns, the same each time, leaves all else as it was."""
 
 import hashlib
 import inspect
@@ -57,7 +57,8 @@ BAD = [
 ]
 X = [*GOOD, *BAD] * 2
 Y = (["good"] * 6 + ["bad"] * 6) * 2
-# The tiny model's vocabulary comes out in another order in every process, so what is learnt here must not hang on luck.
+# The tiny model's vocabulary comes out in another order in every process, so what is learnt here
+# must not hang on luck.
 QUICK = {
     "max_length": None,
     "epochs": 20,
@@ -276,7 +277,8 @@ def test_early_stopping_stops_and_keeps_the_best(tiny_bert):
     assert model.n_epochs_ == model.best_epoch_ + 1
     scores = [(row["val_accuracy"], -row["val_loss"]) for row in model.history_]
     assert scores.index(max(scores)) + 1 == model.best_epoch_
-    # the weights are those of the best epoch, not of the last: their loss on what was set aside is the one of that epoch
+    # the weights are those of the best epoch, not of the last: their loss on what was set aside is
+    # the one of that epoch
     codes = np.unique(noise, return_inverse=True)[1]
     seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
     aside = set_aside(codes, model.classes_, 0.25, seed)[1]
@@ -322,8 +324,9 @@ def test_init_stores_and_tags_tell(tiny_bert):
 
 @pytest.mark.parametrize(
     "name",
-    """check_parameters_default_constructible check_no_attributes_set_in_init check_get_params_invariance check_set_params
-    check_estimator_repr check_estimator_cloneable check_valid_tag_types check_estimator_tags_renamed check_param_validation
+    """check_parameters_default_constructible check_no_attributes_set_in_init
+    check_get_params_invariance check_set_params check_estimator_repr check_estimator_cloneable
+    check_valid_tag_types check_estimator_tags_renamed check_param_validation
     check_estimators_unfitted""".split(),
 )
 def test_those_checks_of_scikit_learn_pass_that_need_no_numbers(name, tiny_bert):

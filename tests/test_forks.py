@@ -1,11 +1,16 @@
-"""Locks that survive a fork: what a child finds is free, and nothing is half done when it is born."""
+"""Locks that survive a fork."""
 
+import gc
 import os
 import signal
 import threading
+import weakref
 
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
+from pipeline import BertVectorizer, save_pipeline
 from pipeline.forks import ForkGate, ForkSafeLock
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -26,7 +31,7 @@ def run_in_child(work):
 
 @pytest.fixture
 def inside():
-    """Give a function that lets another thread sit inside a lock, and returns the event that lets it leave."""
+    """Give a function that lets another thread sit inside a lock."""
     threads, events = [], []
 
     def enter(lock):
@@ -93,7 +98,8 @@ def test_a_fork_waits_until_the_other_threads_have_left_a_gate(inside):
     gate = ForkGate()
     leave = inside(gate)
     order = []
-    # hooks before a fork run in reverse order of registration: this one comes before that of the gate
+    # hooks before a fork run in reverse order of registration: this one comes before that of the
+    # gate
     os.register_at_fork(before=lambda: (order.append(len(gate._inside)), leave.set()))
     assert run_in_child(lambda: len(gate._inside)) == 0
     assert order[0] == 1
@@ -101,7 +107,7 @@ def test_a_fork_waits_until_the_other_threads_have_left_a_gate(inside):
 
 
 @needs_fork
-def test_a_thread_that_forks_from_the_inside_does_not_wait_for_itself_and_child_and_parent_can_leave():
+def test_a_thread_that_forks_from_the_inside_does_not_wait_for_itself():
     gate = ForkGate()
 
     def leave_and_enter():
@@ -113,3 +119,41 @@ def test_a_thread_that_forks_from_the_inside_does_not_wait_for_itself_and_child_
         assert run_in_child(leave_and_enter) == 0
     with gate:
         assert gate._inside == [threading.get_ident()]
+
+
+def test_locks_register_no_handler_of_their_own_and_leave_nothing_behind(monkeypatch):
+    # a handler cannot be unregistered: one per lock would keep every lock alive for ever
+    monkeypatch.setattr(
+        os, "register_at_fork", lambda **_: pytest.fail("registered"), raising=False
+    )
+    references = [weakref.ref(kind()) for kind in (ForkSafeLock, ForkGate) for _ in range(5)]
+    gc.collect()
+    assert not any(reference() for reference in references)
+
+
+def test_saving_a_pipeline_registers_no_handler(tiny_bert, tmp_path, monkeypatch):
+    model = make_pipeline(BertVectorizer(tiny_bert), LogisticRegression())
+    model.fit(["good", "bad", "fine", "poor"], [1, 0, 1, 0])
+    save_pipeline(model, tmp_path / "first.joblib")  # modules imported on first use may register
+    handlers = []
+    monkeypatch.setattr(
+        os, "register_at_fork", lambda **hooks: handlers.append(hooks), raising=False
+    )
+    save_pipeline(model, tmp_path / "second.joblib")
+    assert handlers == []
+
+
+@needs_fork
+def test_threads_that_fork_at_once_do_not_block_each_other():
+    gates = [ForkGate(), ForkGate()]
+    codes = []
+    threads = [
+        threading.Thread(target=lambda: codes.extend(run_in_child(int) for _ in range(10)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG)
+    assert codes == [0] * 30
+    assert [gate._inside for gate in gates] == [[], []]

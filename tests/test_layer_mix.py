@@ -1,4 +1,4 @@
-"""The learnt mix of layers, against loops, finite differences and torch's autograd, and on data where the answer is known."""
+"""The learnt mix of layers, against loops, finite differences and torch's autograd."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ N_LAYERS = 4
 def noise_but_for(
     layer, *, seed=0, n_texts=400, n_poolings=1, n_classes=2, hidden_size=8, strength=1.0
 ):
-    """Make vectors of noise, in which one layer alone has another mean for every class, and the class codes."""
+    """Make vectors of noise, in which one layer alone has another mean for every class."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(n_texts, n_poolings, N_LAYERS, hidden_size))
     codes = np.arange(n_texts) % n_classes
@@ -413,23 +413,19 @@ def test_no_texts_have_no_rows_but_all_columns():
     ("y", "message"),
     [
         (None, r"combine='learned' needs labels y .*fit\(X, y\).*combine='mean' or 'concat'"),
-        (["a"] * 6, r"at least two classes, and y holds \['a'\] only"),
-        (
-            [0.5, 1.5, 2.5, 3.5, 4.5, 5.5],
-            r"y is continuous \(y\[0\] is 0.5\).*regression is not supported.*'mean' or 'concat'",
-        ),
+        (["a"] * 6, r"one class only, 'a'.*combine='mean' or 'concat'"),
+        ([1.0] * 6, "one class only, 1.0"),
+        ([0.5, 1.5, 2.5, 3.5, 4.5, 5.5], r"continuous.*regression.*needs class labels.*'mean'"),
         (["a", "b"], r"6 texts and 2 labels\. Each text needs exactly one"),
         ([], r"6 texts and 0 labels"),
-        (np.eye(6, dtype=int), r"one label per text, and y is of shape \(6, 6\)"),
-        ([["a"]] * 6, r"of shape \(6, 1\).*y\.ravel\(\)"),
-        ([["a"], ["a", "b"]] * 3, r"several labels in a cell"),
-        ("labels", r"of shape \(\)"),
-        (["a", None] * 3, r"Label 1 of y is None, and label 0 is 'a'.*drop the rows"),
-        (["a", float("nan")] * 3, r"Label 1 of y is nan"),
-        (["a", 1] * 3, r"Label 1 of y is 1, and label 0 is 'a'.*y\.astype\(str\)"),
-        ([0.0, 1.0, float("nan")] * 2, r"Label 2 of y is nan"),
-        (pd.Series([True, False, None] * 2, dtype="boolean"), r"Label 2 of y is <NA>"),
-        ([None] * 6, r"y is unknown \(y\[0\] is None\)"),
+        (np.eye(6, dtype=int), r"1d array.*shape \(6, 6\).*needs class labels"),
+        ([["a"], ["a", "b"]] * 3, r"needs class labels"),
+        (["a", None] * 3, r"label 1 is None"),
+        (["a", float("nan")] * 3, r"label 1 is nan"),
+        (["a", 1] * 3, r"label 0 is 'a' \(str\), label 1 is 1 .*y\.astype\(str\)"),
+        ([0.0, 1.0, float("nan")] * 2, r"label 2 is nan"),
+        (pd.Series([True, False, None] * 2, dtype="boolean"), r"label 2 is <NA>"),
+        ([None] * 6, r"label 0 is None"),
     ],
 )
 def test_labels_of_no_use_are_refused_with_the_cure(y, message):
@@ -439,7 +435,7 @@ def test_labels_of_no_use_are_refused_with_the_cure(y, message):
 
 
 def test_no_texts_are_refused():
-    with pytest.raises(ValueError, match=r"at least two classes, and y holds \[\] only"):
+    with pytest.raises(ValueError, match="one class only"):
         learn_layer_mix(np.empty((0, 1, N_LAYERS, 8), dtype=np.float32), [])
 
 

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks with nothing patched, and the same properties again on text, where its checks cannot go."""
+"""scikit-learn's own checks with nothing patched, and the same properties again on text."""
 
 import atexit
 import os
@@ -40,12 +40,14 @@ MANY = [f"{text} {i}" for i in range(4) for text in CORPUS]
 
 # scikit-learn's checks feed tables of numbers, which the strict default is there to refuse
 REFUSES_NUMBERS = dict.fromkeys(
-    """check_fit_score_takes_y check_estimators_overwrite_params check_dont_overwrite_parameters check_estimators_fit_returns_self
-    check_readonly_memmap_input check_n_features_in_after_fitting check_positive_only_tag_during_fit check_estimators_dtypes
+    """check_fit_score_takes_y check_estimators_overwrite_params check_dont_overwrite_parameters
+    check_estimators_fit_returns_self check_readonly_memmap_input
+    check_n_features_in_after_fitting check_positive_only_tag_during_fit check_estimators_dtypes
     check_dtype_object check_pipeline_consistency check_estimators_nan_inf check_estimators_pickle
-    check_f_contiguous_array_estimator check_transformer_data_not_an_array check_transformer_general
-    check_methods_sample_order_invariance check_methods_subset_invariance check_fit2d_1sample check_fit2d_1feature
-    check_dict_unchanged check_fit_idempotent check_fit_check_is_fitted check_n_features_in check_fit1d
+    check_f_contiguous_array_estimator check_transformer_data_not_an_array
+    check_transformer_general check_methods_sample_order_invariance
+    check_methods_subset_invariance check_fit2d_1sample check_fit2d_1feature check_dict_unchanged
+    check_fit_idempotent check_fit_check_is_fitted check_n_features_in check_fit1d
     check_fit2d_predict1d""".split(),
     "X is text: tables of numbers are refused",
 )
@@ -90,8 +92,9 @@ def test_the_checks_that_scikit_learn_keeps_for_itself_pass_too(name):
 
 def test_the_array_api_check_passes_where_scipy_allows_it():
     code = (
-        "from sklearn.utils.estimator_checks import check_array_api_input as check; from pipeline import BertVectorizer;"
-        f"check('BertVectorizer', BertVectorizer({MODEL!r}, on_invalid='coerce'), 'numpy', None, None)"
+        "from sklearn.utils.estimator_checks import check_array_api_input as check; from pipeline "
+        f"import BertVectorizer;check('BertVectorizer', BertVectorizer({MODEL!r}, "
+        "on_invalid='coerce'), 'numpy', None, None)"
     )
     environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
     subprocess.run(

@@ -68,7 +68,7 @@ def test_the_tables_are_lossless_about_columns_and_kinds(tiny_bert):
     frame = token_frame(made, vectors, tokenizer, CONCAT, [0], NAMES)
     assert list(frame.columns) == ["text", "position", "token", "token_id", *NAMES]
     assert {frame[name].dtype for name in NAMES} == {np.dtype("float32")}
-    words = word_frame(made, vectors, tokenizer, CONCAT, [0], NAMES, ["A quiet film"])
+    words = word_frame(made, vectors, tokenizer, CONCAT, [0], NAMES)
     assert list(words.columns) == ["text", "position", "word", "n_tokens", *NAMES]
     assert words["n_tokens"].sum() + 2 == len(frame)
 
@@ -78,7 +78,7 @@ def test_word_rows_of_a_cut_text_are_those_of_the_tokens_that_are_left(truncatio
     text = "film soup paris dull days hours life spring"
     made, vectors, tokenizer = prepared(tiny_bert, [text], max_length=7, truncation=truncation)
     tokens = token_frame(made, vectors, tokenizer, CONCAT, [0], NAMES).iloc[1:-1]
-    words = word_frame(made, vectors, tokenizer, CONCAT, [0], NAMES, [text])
+    words = word_frame(made, vectors, tokenizer, CONCAT, [0], NAMES)
     assert words["n_tokens"].sum() == len(tokens)
     start = 0
     for row in range(len(words)):

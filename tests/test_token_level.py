@@ -1,4 +1,4 @@
-"""What BertVectorizer tells of tokens and words beside their vectors (which tests/test_vectorizer.py tests)."""
+"""What BertVectorizer says about tokens and words, beside their vectors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""share_out and join_words: rows add up to the linear function of the mean, by a slow reference on made-up vectors."""
+"""share_out and join_words: rows add up to the linear function of the mean."""
 
 import numpy as np
 import pytest

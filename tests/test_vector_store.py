@@ -1,4 +1,4 @@
-"""The SQLite store: what was put comes back, whatever happens to the file costs one warning and never a result."""
+"""The SQLite store: what was put comes back."""
 
 import os
 import shutil
@@ -201,20 +201,27 @@ def test_a_cache_that_was_deleted_meanwhile_is_made_anew(what, tmp_path, tiny_be
     assert cache_info().texts_encoded == 0
 
 
-def test_a_network_file_system_costs_one_warning_and_the_fast_journal(
-    tmp_path, tiny_bert, monkeypatch
-):
-    monkeypatch.setattr("pipeline.vector_store.network_file_system", lambda folder: "nfs4")
-    vectorizer = BertVectorizer(tiny_bert, cache=tmp_path / "cache")
-    with pytest.warns(
-        CacheWarning, match=r"is on a network file system \(nfs4\); a slower journal is used"
-    ):
-        first = vectorizer.fit_transform(TEXTS)
-    assert np.array_equal(first, vectorizer.transform(TEXTS))  # a second warning would be an error
-    (file,) = (tmp_path / "cache").glob("*.sqlite")
-    connection = sqlite3.connect(file)
-    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+def test_a_cache_of_an_older_version_in_wal_mode_is_read_and_taken_out_of_it(tmp_path):
+    store = FolderStore(tmp_path, "name")
+    store.put({KEY: VECTOR})
+    connection = sqlite3.connect(store.path)
+    assert connection.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+    rows = connection.execute("SELECT width, v FROM e").fetchall()
+    with connection:  # in the log only, as a killed process leaves it
+        connection.execute("INSERT INTO e VALUES (?, ?, ?)", (OTHER, *rows[0]))
+    for path in tmp_path.iterdir():
+        shutil.copy(path, tmp_path / path.name.replace("embeddings-name", "embeddings-old"))
     connection.close()
+    old = FolderStore(tmp_path, "old")
+    assert all(np.array_equal(vector, VECTOR) for vector in old.get([KEY, OTHER]).values())
+    assert len(old.get([KEY, OTHER])) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "embeddings-name.sqlite",
+        "embeddings-old.sqlite",
+    ]
+    check = sqlite3.connect(old.path)
+    assert check.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    check.close()
 
 
 def test_many_threads_may_write_at_once(tmp_path):

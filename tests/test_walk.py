@@ -1,4 +1,4 @@
-"""walk_text: tokens, ids, mask and hidden states are those of HF's tokenizer and forward, padding included."""
+"""walk_text: tokens, ids, mask and hidden states are those of HF's tokenizer and forward."""
 
 import json
 from pathlib import Path

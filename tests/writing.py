@@ -1,4 +1,4 @@
-"""Writes to a folder cache and acknowledges every batch, until somebody kills it: run by test_cache_kill as processes."""
+"""Writes to a folder cache and acknowledges every batch, until somebody kills it."""
 
 import os
 import sys
@@ -52,7 +52,7 @@ def write_by_vectorizer(folder, writer, model):
 
 
 def open_at_once(folder, n_rounds, n_processes=6):
-    """Let forked processes make one new file at the same moment, again and again; say how many failed or warned."""
+    """Let forked processes make one new file at the same moment, again and again."""
     failed = 0
     for number in range(n_rounds):
         starting, start = os.pipe()
