@@ -48,9 +48,9 @@ def test_explained_texts_have_their_words_and_others_the_reason(tiny_bert):
     labels = ["good", "bad", "good", "bad"]
     found = sections(bert_scores(tiny_bert, TEXTS, labels, train=(TEXTS, labels)))
     told = [*found["examples"].texts, *found["mistakes"].texts]
-    assert sorted(one.said["text"] for one in told) == sorted(TEXTS)
+    assert sorted(one.answer["text"] for one in told) == sorted(TEXTS)
     for one in told:
-        assert "".join(piece["text"] for piece in one.coloured["pieces"]) == one.said["text"]
+        assert "".join(piece["text"] for piece in one.coloured["pieces"]) == one.answer["text"]
     assert all(len(one.nearest) == 3 for one in found["mistakes"].texts)
     unexplained = sections(quick_scores())["mistakes"]
     assert {one.coloured for one in unexplained.texts} == {None}

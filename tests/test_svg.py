@@ -1,10 +1,10 @@
-"""Figures inside a page: the page's colours, ids of their own, other people's words untouched by matplotlib, equal twice."""
+"""SVG figures: the page's colours, unique ids, user words untouched, equal for equal input."""
 
 import re
 
 import pytest
 
-from pipeline.report.figures import COLOURS, Words, figure_svg, room
+from pipeline.report.figures import COLOURS, Words, figure_svg, text_columns
 from tests.reporting import HOSTILE, Page
 
 
@@ -42,7 +42,7 @@ def test_ids_are_its_own_and_every_reference_has_its_place():
     assert ids
     assert set(ids) == set(referred)
     assert len(ids) == len(set(ids))
-    assert all(name.startswith("map-") for name in ids)
+    assert not set(ids) & set(re.findall(r'id="([^"]+)"', make(key="other")))
 
 
 def test_nothing_names_a_font_a_date_or_another_place():
@@ -91,8 +91,8 @@ def test_a_word_that_looks_like_a_stand_in_is_a_word():
 def test_a_stand_in_has_the_room_that_its_word_needs(word):
     words = Words()
     stand_in = words(word, 14)
-    assert room(words.back(stand_in)) <= min(14, room(stand_in))
-    assert room("MMMM") > 5 > room("nnnn")
+    assert text_columns(words.put_back(stand_in)) <= min(14, text_columns(stand_in))
+    assert text_columns("MMMM") > 5 > text_columns("nnnn")
 
 
 def test_the_settings_of_others_stay_as_they_are_and_change_nothing():
