@@ -12,7 +12,6 @@ import numpy as np
 from pipeline.report.readable import columns, readable, shortened
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Drawn in these, shown in the page's: var(--ink) is dark on a light page and light on a dark one.
@@ -223,22 +222,22 @@ def _curves_figure(
     curves: Sequence[Mapping[str, Any]], kind: str, x: str, y: str, area: str, label: str
 ) -> str:
     """Draw a curve a class; of more than six classes the best and the worst stand out."""
-    ranked = sorted(range(len(curves)), key=lambda i: (-curves[i][area], i))
-    named = list(range(len(curves))) if len(curves) <= MOST_NAMED else [ranked[0], ranked[-1]]
+    named, others = curves, []
+    if len(curves) > MOST_NAMED:
+        best, *others, worst = sorted(curves, key=lambda curve: -curve[area])
+        named = [best, worst]
     is_roc = kind == "roc"
     drawstyle: Any = "default" if is_roc else "steps-pre"
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_subplot()
         if is_roc:
-            _draw_diagonal(axes)
-        for i, curve in enumerate(curves):
-            if i not in named:
-                axes.plot(curve[kind][x], curve[kind][y], color=COLOURS["muted"], linewidth=0.8,
-                          alpha=0.5, drawstyle=drawstyle)  # fmt: skip
+            axes.plot([0, 1], [0, 1], **_REFERENCE)
+        for curve in others:
+            axes.plot(curve[kind][x], curve[kind][y], color=COLOURS["muted"], linewidth=0.8,
+                      alpha=0.5, drawstyle=drawstyle)  # fmt: skip
         # a curve alone is of the second of two classes
-        for number, i in enumerate(named, start=1 if len(named) == 1 else 0):
-            curve = curves[i]
+        for number, curve in enumerate(named, start=1 if len(named) == 1 else 0):
             axes.plot(curve[kind][x], curve[kind][y], color=COLOURS[f"series{number + 1}"],
                       linewidth=2, linestyle=_DASHES[number] if len(named) > 1 else "-",
                       drawstyle=drawstyle,
@@ -253,10 +252,6 @@ def _curves_figure(
     return figure_svg(draw, key=kind, size=(_WIDTH, 320), label=label)
 
 
-def _draw_diagonal(axes: "Axes") -> None:
-    axes.plot([0, 1], [0, 1], **_REFERENCE)
-
-
 def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw accuracy against confidence, a point a bin."""
     confidence, accuracy, n_texts = (
@@ -265,7 +260,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
 
     def draw(figure: "Figure", _: Words) -> None:
         axes = figure.add_subplot()
-        _draw_diagonal(axes)
+        axes.plot([0, 1], [0, 1], **_REFERENCE)
         axes.vlines(confidence, confidence, accuracy, color=COLOURS["against"], linewidth=1.5)
         sizes = 25 + 160 * n_texts / n_texts.max()
         axes.scatter(confidence, accuracy, s=sizes, color=COLOURS["for"], zorder=3)

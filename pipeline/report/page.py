@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import refuse_folder, where, with_ending, write_text
-from pipeline.report.readable import readable
+from pipeline.report.readable import readable, shortened
 from pipeline.report.sections import report_contents, sections_of
 from pipeline.report.tables import SCORES, number
 
@@ -118,28 +118,16 @@ def render_page(contents: Mapping[str, Any]) -> str:
         )
 
     environment = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["svg"] = Markup  # our own drawings, in which the words are escaped already
+    environment.filters |= {
+        "svg": Markup,  # our own drawings, in which the words are escaped already
+        "number": number,
+        "shortened": shortened,
+    }
     source = files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     html = environment.from_string(source).render(
         title=contents["title"],
-        summary=_summary(contents["scores"]),
+        scores=contents["scores"],
+        tiles={name: SCORES[name][0] for name in _ON_TOP if name in contents["scores"]},
         sections=sections_of(contents),
     )
     return f"{html}\n"
-
-
-def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
-    tiles = []
-    for name in _ON_TOP:
-        if name in scores:
-            interval = scores["intervals"].get(name)
-            between = "{:.3f} to {:.3f}".format(*interval) if interval else ""
-            tiles.append(
-                {"name": SCORES[name][0], "value": number(scores[name]), "between": between}
-            )
-    return {
-        "tiles": tiles,
-        "n_texts": scores["n_texts"],
-        "n_right": round(scores["accuracy"] * scores["n_texts"]),
-        "n_classes": len(scores["classes"]),
-    }

@@ -119,9 +119,7 @@ def coloured_pieces(
         "before": start,  # characters left out
         "after": len(text) - end,
         # with those that stand for no characters ([CLS], [SEP])
-        "strongest": [
-            {name: word[name] for name in ("word", "contribution")} for word in ranked[:8]
-        ],
+        "strongest": ranked[:8],
     }
 
 
@@ -140,15 +138,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class AnsweredText:
-    """A text with its answer, explanation and nearest training texts."""
-
-    answer: Mapping[str, Any]
-    coloured: Mapping[str, Any] | None
-    nearest: Sequence[Mapping[str, Any]] = ()
-
-
-@dataclass(frozen=True)
 class Section:
     """One heading of the page, and what stands below it."""
 
@@ -157,7 +146,7 @@ class Section:
     lead: str = ""
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
-    texts: Sequence[AnsweredText] = ()
+    texts: Sequence[Mapping[str, Any]] = ()  # answers, with their coloured pieces
     legend: Sequence[tuple[str, str]] = ()  # symbol and class, in the order of the colours
     wide: bool = False  # whether a figure needs the width for itself
 
@@ -310,9 +299,7 @@ def _texts(
         coloured = None if words is None else coloured_pieces(answer["text"], words)
         if "refused" in explanation:
             reasons.add(str(explanation["refused"]))
-        near = answer.get("nearest") or ()
-        nearest = [{**text, "text": shortened(text["text"], 240)} for text in near]
-        texts.append(AnsweredText(answer, coloured, nearest))
+        texts.append({**answer, "coloured": coloured})
     if reasons:
         lead += f" Not explained: {' '.join(sorted(reasons))}"
     return Section(key, heading, lead, texts=texts)
