@@ -1,4 +1,4 @@
-"""What tests of the commands share: running the program, a made-up table, and pipelines saved once."""
+"""Shared by tests of the commands: the program, a table, saved pipelines."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Give a function that runs the whole program in this process: exit code, standard output, standard error."""
+    """Give a function that runs the program in this process: code, output and errors."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it for good
     monkeypatch.setenv("COLUMNS", "80")
 

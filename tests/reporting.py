@@ -1,4 +1,4 @@
-"""What tests of the report share: scores of quick models, texts that would break a careless page, and a reader of HTML."""
+"""Shared by tests of the report: scores, hostile texts, a reader of HTML."""
 
 from html.parser import HTMLParser
 
@@ -42,7 +42,7 @@ def quick_scores(classes=("negative", "positive"), n_texts=60, texts=(), **optio
 
 
 def bert_scores(folder, texts, labels, **options):
-    """Evaluate a pipeline of a tiny model, whose answers can be explained, with two labels taken for each other."""
+    """Evaluate a tiny explainable pipeline, with two labels swapped."""
     vectorizer = BertVectorizer(folder, on_invalid="coerce")
     model = make_pipeline(vectorizer, LogisticRegression(C=1000, max_iter=10_000)).fit(
         texts, labels
@@ -105,7 +105,7 @@ def make_comparison():
 
 
 class Page(HTMLParser):
-    """Reads a page: its elements with attributes and texts, and whether every one that was opened is closed."""
+    """Elements, attributes and text of a page in which every element is closed."""
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)

@@ -1,4 +1,4 @@
-"""train: what is printed, saved and reported, and one clear line for every mistake."""
+"""train: what it prints, saves and reports, and its mistakes."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""evaluate, compare, layers and explain: what they print and write is what the library says."""
+"""evaluate, compare, layers and explain print and write what the library returns."""
 
 import re
 import sys

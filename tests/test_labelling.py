@@ -1,4 +1,4 @@
-"""predict: texts, the lines of standard input and tables get their labels, and keep all they had."""
+"""predict: texts, lines and tables get labels and keep all they had."""
 
 import csv
 import io
@@ -198,7 +198,8 @@ def test_columns_that_are_there_already_are_kept_and_the_new_ones_called_predict
     )
     header, row = read_csv(tmp_path / "out.csv")
     assert header == [
-        "label", "text", "probability_positive", "predicted_label", "probability_negative", "predicted_probability_positive",
+        "label", "text", "probability_positive", "predicted_label", "probability_negative",
+        "predicted_probability_positive",
     ]  # fmt: skip
     assert row[:4] == ["mine", "A lovely film.", "7", fitted.predict(["A lovely film."])[0]]
 
@@ -365,10 +366,8 @@ def test_an_output_without_an_ending_is_a_folder_of_parts_and_a_second_run_finds
     result = run(*arguments)
     assert (result.code, result.err) == (0, "")
     first, second = result.out.splitlines()
-    assert (
-        first
-        == f"Wrote 48 rows to {out}, with the new columns label, probability_negative, probability_positive, label_error."
-    )
+    columns = "label, probability_negative, probability_positive, label_error"
+    assert first == f"Wrote 48 rows to {out}, with the new columns {columns}."
     assert re.fullmatch(r"\d+ rows per second\.", second)
     assert pd.read_parquet(out)["id"].tolist() == [str(i) for i in range(48)]
     assert sorted(path.name for path in out.glob("part-*")) == [

@@ -1,4 +1,4 @@
-"""Where the numbers come from: hashes that anybody can check, and no name of a user, a machine or a folder."""
+"""Provenance: hashes that can be checked, no name of a user, machine or folder."""
 
 import getpass
 import hashlib
@@ -79,11 +79,13 @@ def test_the_hash_of_rows_is_of_the_cells_and_of_their_order(fitted):
 
 def test_it_names_no_user_machine_or_folder(fitted, tmp_path):
     artifact = save_pipeline(fitted, tmp_path / "m.joblib")
-    command = ["run_pipeline.py", "report", "--model", str(artifact), f"--data={tmp_path / 'my data.csv'}", "--by", "domain",
-               "--out", "../somebody/x.html", "--title", "~ready"]  # fmt: skip
+    command = ["run_pipeline.py", "report", "--model", str(artifact),
+               f"--data={tmp_path / 'my data.csv'}", "--by", "domain", "--out",
+               "../somebody/x.html", "--title", "~ready"]  # fmt: skip
     told = trace_lineage(fitted, artifact=artifact, command=command)
     assert told["command"] == (
-        "run_pipeline.py report --model m.joblib '--data=my data.csv' --by domain --out x.html --title '~ready'"
+        "run_pipeline.py report --model m.joblib '--data=my data.csv' --by domain --out x.html "
+        "--title '~ready'"
     )
     written = json.dumps(told)
     for name in (str(tmp_path), str(Path.home()), platform.node()):

@@ -1,4 +1,4 @@
-"""What several commands take: the table, the saved pipeline, its default path, and the bar where somebody looks."""
+"""Options of several commands: table, saved pipeline, default path, progress bar."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""write_report: a page that holds everything and asks for nothing, whatever the texts, and the same as JSON."""
+"""write_report: a self-contained page whatever the texts, and the same as JSON."""
 
 import json
 import re
@@ -12,10 +12,13 @@ from pipeline.report.page import check_report_extra, render_page
 from pipeline.report.sections import report_contents
 from tests.reporting import HOSTILE, Page, bert_scores, make_comparison, make_study, quick_scores
 
-TAGS = {"html", "head", "meta", "link", "title", "style", "body", "a", "header", "h1", "h2", "p", "dl", "div", "dt", "dd", "nav",
-        "ul", "li", "main", "section", "span", "figure", "figcaption", "details", "summary", "table", "caption", "thead", "tbody",
-        "tr", "th", "td", "bdi", "article", "blockquote", "strong", "footer", "svg", "g", "path", "defs", "use", "text",
-        "clippath", "rect"}  # fmt: skip
+TAGS = set(
+    """
+    html head meta link title style body a header h1 h2 p dl div dt dd nav ul li main
+    section span figure figcaption details summary table caption thead tbody tr th td bdi
+    article blockquote strong footer svg g path defs use text clippath rect
+""".split()
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What the commands print: refused names stand out, nothing in a file steers the terminal, a comparison has its verdicts."""
+"""What the commands print: refused names, escaped texts, verdicts."""
 
 import io
 import re
@@ -121,10 +121,10 @@ def test_a_verification_is_told_check_by_check():
 
 def test_a_comparison_is_told_with_what_is_known_alone():
     rows = {
-        "TF-IDF": {"accuracy": 0.8, "roc_auc": np.nan, "difference": 0.0, "difference_low": 0.0, "difference_high": 0.0,
-                   "verdict": "baseline", "fit_seconds": 0.004},
-        "BERT": {"accuracy": 0.75, "roc_auc": 0.9, "difference": -0.05, "difference_low": -0.08, "difference_high": -0.02,
-                 "verdict": "worse than TF-IDF", "fit_seconds": 1234.5},
+        "TF-IDF": {"accuracy": 0.8, "roc_auc": np.nan, "difference": 0.0, "difference_low": 0.0,
+                   "difference_high": 0.0, "verdict": "baseline", "fit_seconds": 0.004},
+        "BERT": {"accuracy": 0.75, "roc_auc": 0.9, "difference": -0.05, "difference_low": -0.08,
+                 "difference_high": -0.02, "verdict": "worse than TF-IDF", "fit_seconds": 1234.5},
     }  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index").assign(
         macro_f1=0.5,

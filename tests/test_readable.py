@@ -1,4 +1,4 @@
-"""Texts fit to be shown: what steers is spelt out, what is only unusual stays."""
+"""User texts made safe to display."""
 
 import pytest
 from hypothesis import given

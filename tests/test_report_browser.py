@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing is asked for, nothing complained of, every figure seen, on a phone and on a desk."""
+"""The report in a real browser, on a phone and on a desk."""
 
 import os
 import re
@@ -19,34 +19,39 @@ CHROMIUM = next(
     ),
     None,
 )
-ARGUMENTS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-             "--disable-component-update --disable-sync").split()  # fmt: skip
+ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update",
+             "--disable-sync")  # fmt: skip
 N_FIGURES = 10
 SIZES = {"phone": (375, 800), "desk": (1280, 900)}
-# Who sees the fonts of one folder and no others: what the system's sans-serif is there hangs on them.
+# A browser that sees the fonts of one folder only takes its sans-serif from them.
 FONTS = {
     "DejaVu": r"DejaVuSans\.ttf",
     "Liberation": r"LiberationSans-Regular\.ttf",
     "Noto": r"NotoSans(-Regular|\[.*\])\.ttf",
 }
 FONTS_CONF = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
-<fontconfig><dir>{seen}</dir><cachedir>{cache}</cachedir><include ignore_missing="yes">conf.d</include></fontconfig>"""
-# What the letters cover, without the room above and below them that is another in each font.
+<fontconfig><dir>{seen}</dir><cachedir>{cache}</cachedir>
+<include ignore_missing="yes">conf.d</include></fontconfig>"""
+# What the letters cover, without the space around them, which differs between fonts.
 INK = """text => {
-    const style = getComputedStyle(text), size = parseFloat(style.fontSize), place = text.getScreenCTM();
+    const style = getComputedStyle(text), size = parseFloat(style.fontSize);
+    const place = text.getScreenCTM(), base = text.getStartPositionOfChar(0).y;
     const pen = document.createElement("canvas").getContext("2d");
     pen.font = `${style.fontWeight} 100px ${style.fontFamily}`;
-    const ink = pen.measureText(text.textContent), box = text.getBBox(), base = text.getStartPositionOfChar(0).y;
-    const ys = [base - ink.actualBoundingBoxAscent * size / 100, base + ink.actualBoundingBoxDescent * size / 100];
-    const corners = [box.x, box.x + box.width].flatMap(x => ys.map(y => new DOMPoint(x, y).matrixTransform(place)));
-    const across = corners.map(one => one.x), down = corners.map(one => one.y);
+    const ink = pen.measureText(text.textContent), box = text.getBBox();
+    const ys = [-ink.actualBoundingBoxAscent, ink.actualBoundingBoxDescent];
+    const corners = [box.x, box.x + box.width].flatMap(x =>
+        ys.map(y => new DOMPoint(x, base + y * size / 100).matrixTransform(place)));
+    const across = corners.map(corner => corner.x), down = corners.map(corner => corner.y);
     return {word: text.textContent, size: size * Math.hypot(place.a, place.b),
-        left: Math.min(...across), right: Math.max(...across), top: Math.min(...down), bottom: Math.max(...down)};
+        left: Math.min(...across), right: Math.max(...across),
+        top: Math.min(...down), bottom: Math.max(...down)};
 }"""
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None,
-    reason="no Chromium on this machine: `make browser` installs Debian's, and tells where it cannot",
+    reason="no Chromium on this machine: `make browser` installs Debian's",
 )
 
 
@@ -134,7 +139,8 @@ def browser_with(request, launch, tmp_path_factory):
     ]
     if not found:
         pytest.skip(
-            f"no fonts {request.param} here; Debian has fonts-dejavu-core, fonts-liberation and fonts-noto-core"
+            f"no fonts {request.param} here; Debian has fonts-dejavu-core, fonts-liberation and "
+            "fonts-noto-core"
         )
     folder = tmp_path_factory.mktemp("fonts")
     conf = folder / "fonts.conf"
@@ -144,7 +150,7 @@ def browser_with(request, launch, tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, report):
-    """Give a function that opens the report, and see to it that nothing was asked for and nothing complained of."""
+    """Give a function that opens the report, then check for requests and complaints."""
     asked, opened, complaints, contexts = [], set(), [], []
 
     def open_page(size="desk", scheme="light", path=report, browser=browser, **options):
@@ -186,9 +192,11 @@ def test_every_figure_is_seen_and_nothing_is_wider_than_the_page(opened, size, s
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
     outside = page.evaluate(
-        """() => [...document.querySelectorAll("h1, h2, p, figcaption, blockquote, li, .tiles div, .scroll")]
-            .filter(one => one.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
-            .map(one => one.outerHTML.slice(0, 200))"""
+        """() => [...document.querySelectorAll(
+            "h1, h2, p, figcaption, blockquote, li, .tiles div, .scroll")]
+            .filter(element => element.getBoundingClientRect().right
+                > document.documentElement.clientWidth + 1)
+            .map(element => element.outerHTML.slice(0, 200))"""
     )
     assert outside == []
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == (
@@ -197,21 +205,23 @@ def test_every_figure_is_seen_and_nothing_is_wider_than_the_page(opened, size, s
 
 
 def misplaced_letters(page):
-    """Return the words in figures that are too small, out of their figure or over another, by what the letters cover."""
+    """Return words in figures that are too small, cut off or over another word."""
     return page.evaluate(
         f"""() => [...document.querySelectorAll("figure > svg")].map(svg => {{
             const frame = svg.getBoundingClientRect();
-            const words = [...svg.querySelectorAll("text")].filter(one => one.textContent.trim()).map({INK});
+            const words = [...svg.querySelectorAll("text")]
+                .filter(text => text.textContent.trim()).map({INK});
             return {{
                 label: svg.getAttribute("aria-label").slice(0, 40),
-                small: words.filter(one => one.size < 6.8).map(one => one.word),
-                out: words.filter(one => one.left < frame.left - 1 || one.right > frame.right + 1
-                    || one.top < frame.top - 1 || one.bottom > frame.bottom + 1).map(one => one.word),
+                small: words.filter(a => a.size < 6.8).map(a => a.word),
+                out: words.filter(a => a.left < frame.left - 1 || a.right > frame.right + 1
+                    || a.top < frame.top - 1 || a.bottom > frame.bottom + 1).map(a => a.word),
                 over: words.flatMap((a, i) => words.slice(i + 1).filter(b =>
                     Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
-                    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1).map(b => a.word + " / " + b.word)),
+                    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1)
+                    .map(b => a.word + " / " + b.word)),
             }};
-        }}).filter(one => one.small.length || one.out.length || one.over.length)"""
+        }}).filter(figure => figure.small.length || figure.out.length || figure.over.length)"""
     )
 
 
@@ -254,9 +264,7 @@ def test_with_the_keyboard_alone_one_reaches_the_report_its_tables_and_its_detai
     for _ in range(60):
         page.keyboard.press("Tab")
         reached.add(
-            page.evaluate(
-                "document.activeElement.getAttribute('aria-label') || document.activeElement.tagName"
-            )
+            page.evaluate("document.activeElement.ariaLabel || document.activeElement.tagName")
         )
         if "Where the numbers come from" in reached:
             break

@@ -1,4 +1,4 @@
-"""report: the page and its JSON hold what evaluate, compare and the layer study find."""
+"""report: the page and its JSON hold what the library returns."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from tests.commands import ROWS, assert_one_error_line, write_csv
 
 
 def nearly(value):
-    """Make equal what differs in the last bits only: products of matrices may, from process to process."""
+    """Ignore the last bits, in which products of matrices differ between processes."""
     if isinstance(value, dict):
         return {name: nearly(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -25,8 +25,8 @@ def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
     data = write_csv(tmp_path / "test.csv", ["text", "label", "domain"], rows)
     known = write_csv(tmp_path / "train.csv", ["text", "label"], ROWS)
     out = tmp_path / "reports" / "page.html"
-    result = run("report", "--model", artifact, "--data", data, "--by", "domain", "--train-data", known, "--mistakes", 3,
-                 "--out", out, "--title", "Mine & <yours>")  # fmt: skip
+    result = run("report", "--model", artifact, "--data", data, "--by", "domain", "--train-data",
+                 known, "--mistakes", 3, "--out", out, "--title", "Mine & <yours>")  # fmt: skip
     assert (result.code, result.err) == (0, "")
     assert (
         result.out == f"Wrote {out}, a report for the browser, and page.json, the same numbers.\n"

@@ -1,13 +1,159 @@
-"""The sections of a report: in their order, and only those that have something to say."""
+"""The contents of a report as plain values, and its sections."""
 
+import json
+from datetime import date
+
+import numpy as np
+import pandas as pd
 import pytest
 
-from pipeline.report.sections import report_contents, sections_of
+from pipeline.datasets import read_table, write_table
+from pipeline.report.sections import coloured_pieces, plain_values, report_contents, sections_of
 from tests.reporting import bert_scores, make_comparison, make_study, quick_scores
 
+
+@pytest.fixture(scope="module")
+def scores():
+    return quick_scores()
+
+
+def test_the_scores_are_those_that_came(scores):
+    contents = report_contents(scores)
+    assert contents["scores"] == scores
+    assert {name: contents[name] for name in ("comparison", "layers", "provenance")} == {
+        "comparison": None,
+        "layers": None,
+        "provenance": {},
+    }
+
+
+def test_everything_is_what_json_has(scores):
+    contents = report_contents(
+        scores,
+        comparison=make_comparison(),
+        layers=make_study(),
+        provenance={"when": date(2026, 1, 2), "n": np.int64(3)},
+    )
+    assert json.loads(json.dumps(contents, allow_nan=False)) == contents
+    assert contents["provenance"] == {"when": "2026-01-02", "n": 3}
+    assert contents["comparison"][1] == {
+        "model": "TF-IDF + LogisticRegression",
+        "accuracy": 0.7,
+        "accuracy_sd": 0.02,
+        "macro_f1": 0.7,
+        "fit_seconds": 2.0,
+        "predict_seconds": 0.2,
+        "artifact_mb": 1.5,
+        "difference": None,
+        "difference_low": None,
+        "difference_high": None,
+        "verdict": "",
+    }
+
+
+def test_values_become_plain():
+    values = {
+        1: np.float32(0.5),
+        "a": np.array([[1, 2]]),
+        "b": (float("nan"), float("inf")),
+        "c": {"x": None},
+        "d": True,
+    }
+    assert plain_values(values) == {
+        "1": 0.5,
+        "a": [[1, 2]],
+        "b": [None, None],
+        "c": {"x": None},
+        "d": True,
+    }
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_study_out_of_a_file_is_the_study(scores, tmp_path, ending):
+    study = make_study()
+    write_table(study, tmp_path / f"study{ending}")
+    rows = report_contents(scores, layers=study)["layers"]["rows"]
+    assert (
+        report_contents(scores, layers=read_table(tmp_path / f"study{ending}"))["layers"]["rows"]
+        == rows
+    )
+    assert [row["layer"] for row in rows] == [0, 1, 2, 0, 1, 2, None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"scores": [0.5]},
+            TypeError,
+            r"scores is a list; the dict that evaluate\(model, X, y\) returns is expected",
+        ),
+        ({"scores": {"accuracy": 0.5}}, ValueError, "scores lacks n_texts, classes, intervals"),
+        (
+            {"comparison": pd.DataFrame({"f1": [1]})},
+            ValueError,
+            "comparison has no column 'accuracy'",
+        ),
+        ({"layers": pd.DataFrame({"kind": []})}, ValueError, "layers has no column 'features'"),
+        ({"layers": "study.csv"}, ValueError, "layers has no column 'kind'"),
+    ],
+)
+def test_what_is_none_of_ours_is_refused(scores, arguments, error, message):
+    with pytest.raises(error, match=message):
+        report_contents(**{"scores": scores, **arguments})
+
+
+TEXT = "A lovely, dull film."
+WORDS = [
+    {"word": "[CLS]", "start": 0, "end": 0, "contribution": -2.0},
+    {"word": "lovely", "start": 2, "end": 8, "contribution": 1.0},
+    {"word": "dull", "start": 10, "end": 14, "contribution": -0.5},
+]
+
+
+def test_the_pieces_are_the_text_and_each_word_has_its_part():
+    found = coloured_pieces(TEXT, WORDS)
+    assert [
+        (piece["text"], piece["contribution"], piece["strength"]) for piece in found["pieces"]
+    ] == [
+        ("A ", None, 0.0),
+        ("lovely", 1.0, 1.0),
+        (", ", None, 0.0),
+        ("dull", -0.5, 0.5),
+        (" film.", None, 0.0),
+    ]
+    assert [one["word"] for one in found["strongest"]] == ["[CLS]", "lovely", "dull"]
+    assert (found["before"], found["after"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("n_before", "n_after"), [(0, 50_000), (50_000, 0), (2_000, 3_000), (30, 5)]
+)
+def test_of_a_long_text_the_explained_part_is_shown(n_before, n_after):
+    text = "x" * n_before + TEXT + "y" * n_after
+    words = [
+        {**word, "start": word["start"] + n_before, "end": word["end"] + n_before} for word in WORDS
+    ]
+    found = coloured_pieces(text, words)
+    shown = "".join(piece["text"] for piece in found["pieces"])
+    assert len(shown) <= 1200
+    assert "lovely, dull" in shown
+    assert text[found["before"] : len(text) - found["after"]] == shown
+
+
+def test_words_that_overlap_are_shown_once():
+    words = [*WORDS, {"word": "ly, du", "start": 6, "end": 12, "contribution": 3.0}]
+    assert "".join(piece["text"] for piece in coloured_pieces(TEXT, words)["pieces"]) == TEXT
+
+
+@pytest.mark.parametrize("text", ["", TEXT])
+def test_a_text_without_explained_words_is_itself(text):
+    assert "".join(piece["text"] for piece in coloured_pieces(text, [])["pieces"]) == text
+
+
 TEXTS = ["A quiet, lovely film.", "Two hours I want back!", "The soup was cold.", "I love Paris."]
-ALL = ["scores", "comparison", "classes", "curves", "calibration", "slices", "layers", "examples", "mistakes", "map",
-       "duplicates", "provenance"]  # fmt: skip
+ALL = ["scores", "comparison", "classes", "curves", "calibration", "slices", "layers", "examples",
+       "mistakes", "map", "duplicates", "provenance"]  # fmt: skip
 
 
 def sections(scores, **parts):
@@ -47,13 +193,13 @@ def test_scores_of_an_older_evaluate_are_shown_without_what_they_lack():
 def test_explained_texts_have_their_words_and_others_the_reason(tiny_bert):
     labels = ["good", "bad", "good", "bad"]
     found = sections(bert_scores(tiny_bert, TEXTS, labels, train=(TEXTS, labels)))
-    told = [*found["examples"].texts, *found["mistakes"].texts]
-    assert sorted(one.said["text"] for one in told) == sorted(TEXTS)
-    for one in told:
-        assert "".join(piece["text"] for piece in one.coloured["pieces"]) == one.said["text"]
-    assert all(len(one.nearest) == 3 for one in found["mistakes"].texts)
+    answers = [*found["examples"].texts, *found["mistakes"].texts]
+    assert sorted(answer["text"] for answer in answers) == sorted(TEXTS)
+    for answer in answers:
+        assert "".join(piece["text"] for piece in answer["coloured"]["pieces"]) == answer["text"]
+    assert all(len(answer["nearest"]) == 3 for answer in found["mistakes"].texts)
     unexplained = sections(quick_scores())["mistakes"]
-    assert {one.coloured for one in unexplained.texts} == {None}
+    assert {one["coloured"] for one in unexplained.texts} == {None}
     assert unexplained.lead.count("Not explained: The pipeline begins with a TfidfVectorizer") == 1
 
 

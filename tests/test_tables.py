@@ -1,4 +1,4 @@
-"""The tables of a report: every number of the dict, in words that a reader knows."""
+"""The tables of a report."""
 
 import pytest
 
@@ -39,10 +39,11 @@ def test_a_comparison_shows_what_is_there_and_nothing_twice(scores):
     rows = report_contents(scores, comparison=make_comparison())["comparison"]
     table = tables.comparison_table(rows)
     assert_rectangular(table)
-    assert table.header == ["Model", "Accuracy", "Difference to TF-IDF (95 %)", "Verdict", "Macro F1", "Fit, s",
-                            "Predict 1,000 texts, s", "File, MB"]  # fmt: skip
-    assert table.rows[2] == ["frozen BERT + LogisticRegression", "0.800 ± 0.030", "+0.100 (+0.050 to +0.150)", "better",
-                             "0.800", "1,234.5", "3.25", "91.3"]  # fmt: skip
+    assert table.header == ["Model", "Accuracy", "Difference to TF-IDF (95 %)", "Verdict",
+                            "Macro F1", "Fit, s", "Predict 1,000 texts, s", "File, MB"]  # fmt: skip
+    assert table.rows[2] == ["frozen BERT + LogisticRegression", "0.800 ± 0.030",
+                             "+0.100 (+0.050 to +0.150)", "better", "0.800", "1,234.5", "3.25",
+                             "91.3"]  # fmt: skip
     assert table.rows[1][2] == "-"
     assert "±" in table.caption
     assert list(table.text_columns) == [3]
@@ -123,5 +124,6 @@ def test_provenance_is_told_a_line_each():
             "two": [[1], [2]],
         }
     )
-    assert table.rows == [["seed", "0"], ["model id", "a/b"], ["model sha256 config.json", "ff"], ["model layers", "-2, -1"],
-                          ["command", "not known"], ["two 1", "1"], ["two 2", "2"]]  # fmt: skip
+    assert table.rows == [["seed", "0"], ["model id", "a/b"], ["model sha256 config.json", "ff"],
+                          ["model layers", "-2, -1"], ["command", "not known"], ["two 1", "1"],
+                          ["two 2", "2"]]  # fmt: skip

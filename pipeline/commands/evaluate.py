@@ -1,6 +1,7 @@
 """evaluate, layers, compare, explain."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,14 +10,26 @@ from rich.console import Console
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     ArtifactPath,
+    BertModel,
     Encoding,
+    Folds,
+    Groups,
+    LabelColumn,
+    MaxLength,
     Separator,
+    TableOut,
+    TestData,
+    TextColumn,
+    TrainingData,
     columns_by,
     read_data,
+    read_labelled,
     read_lines,
+    split_list,
     with_progress,
 )
 from pipeline.commands.printing import (
+    plain_console,
     print_comparison,
     print_explanations,
     print_scores,
@@ -28,103 +41,89 @@ _ROWS = "majority, tfidf, word2vec, static, cls, default, layers, finetuned"
 
 
 def evaluate(
-    data: Annotated[
-        str | None,
-        typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default."),
-    ] = None,
-    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
-    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
+    data: TestData = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
     model: ArtifactPath = DEFAULT_ARTIFACT,
-    by: Annotated[
-        list[str] | None, typer.Option(help="A column to score by; may be given several times.")
-    ] = None,
+    by: Groups = None,
     mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to print.")] = 0,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
     """Score a saved pipeline on labelled texts it has not seen."""
-    from pipeline.datasets import load_reviews
     from pipeline.evaluation.evaluate import evaluate as score_texts
     from pipeline.saved.artifact import load_pipeline
 
-    if data is None:
-        table, text, label = load_reviews()[1], "text", "label"
-    else:
-        table = read_data(data, [text, label, *(by or [])], encoding, sep)
-    columns = columns_by(table, by)
-    scores = score_texts(
-        with_progress(load_pipeline(model)),
-        table[text],
-        table[label],
-        by=columns,
-        n_mistakes=mistakes,
-    )
+    _, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
+    groups = columns_by(table, by)
+    fitted = with_progress(load_pipeline(model))
+    scores = score_texts(fitted, table[text], table[label], by=groups, n_mistakes=mistakes)
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
 
 
 def study_layers(
-    data: Annotated[
-        str | None,
-        typer.Option(help="CSV or Parquet file; the shipped training reviews by default."),
-    ] = None,
-    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
-    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
-    model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
+    data: TrainingData = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    model: BertModel = None,
     pooling: Annotated[
         str, typer.Option(help="Poolings to try: cls, mean, max, or several.")
     ] = "cls,mean,max",
-    max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
-    cv: Annotated[int, typer.Option(help="Folds.")] = 5,
+    max_length: MaxLength = None,
+    cv: Folds = 5,
     nested: Annotated[
         bool, typer.Option("--nested", help="Also the honest score of taking the best.")
     ] = False,
-    out: Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")] = None,
+    out: TableOut = None,
     figures: Annotated[
         str | None, typer.Option(help="Folder for a heatmap and a bar chart (PNG).")
     ] = None,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
-    """Score every layer with every pooling, and combinations of layers; every text is encoded once."""
-    from pipeline.datasets import check_output, load_reviews, write_table
+    """Score every layer with every pooling, and combinations of layers."""
+    from pipeline.datasets import write_table
     from pipeline.evaluation.layer_study import layer_study
-    from pipeline.evaluation.plots import check_matplotlib, write_figures
-    from pipeline.files import local_path
+    from pipeline.evaluation.plots import write_figures
     from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
 
-    pictures = None if figures is None else local_path(figures, "folder", _WHY_LOCAL)
-    if pictures is not None:
-        check_matplotlib()
-    if out is not None:
-        check_output(out, data)
-    if data is None:
-        table, text, label = load_reviews()[0], "text", "label"
-    else:
-        table = read_data(data, [text, label], encoding, sep)
+    folder = _check_outputs(out, data, figures)
+    table, _, text, label = read_labelled(data, text, label, encoding, sep)
     vectorizer = BertVectorizer(
         model or DEFAULT_MODEL, max_length=max_length, progress=sys.stderr.isatty()
     )
-    poolings = tuple(part.strip() for part in pooling.split(","))
+    poolings = tuple(split_list(pooling))
     combined = "mean" if "mean" in poolings else poolings[0]
-    study = layer_study(table[text], table[label], vectorizer=vectorizer, cv=cv, poolings=poolings, nested=nested,
-                        combination_pooling=combined, n_jobs=-1)  # fmt: skip
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    study = layer_study(table[text], table[label], vectorizer=vectorizer, cv=cv, poolings=poolings,
+                        nested=nested, combination_pooling=combined, n_jobs=-1)  # fmt: skip
+    console = plain_console()
     print_study(console, study)
     if out is not None:
         write_table(study, out)
         console.print(f"Wrote {out}.")
-    if pictures is not None:
-        for path in write_figures(study, pictures):
+    if folder is not None:
+        for path in write_figures(study, folder):
             console.print(f"Wrote {path}.")
 
 
+def _check_outputs(out: str | None, data: str | None, figures: str | None) -> Path | None:
+    """Refuse outputs that cannot be written, and return the folder of figures."""
+    from pipeline.datasets import check_output
+    from pipeline.evaluation.plots import check_matplotlib
+    from pipeline.files import local_path
+
+    folder = None if figures is None else local_path(figures, "folder", _WHY_LOCAL)
+    if folder is not None:
+        check_matplotlib()
+    if out is not None:
+        check_output(out, data)
+    return folder
+
+
 def compare_models(
-    data: Annotated[
-        str | None,
-        typer.Option(help="CSV or Parquet file; the shipped training reviews by default."),
-    ] = None,
-    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
-    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
+    data: TrainingData = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
     test: Annotated[
         bool, typer.Option("--test", help="One split: the held-out reviews, or a fifth of --data.")
     ] = False,
@@ -135,79 +134,56 @@ def compare_models(
     fine_tuned: Annotated[
         bool, typer.Option("--fine-tuned", help="Also a fine-tuned BERT; takes minutes to hours.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None,
+    model: BertModel = None,
+    max_length: MaxLength = None,
     truncation: Annotated[
         str, typer.Option(help="head, tail, head_tail, window or error.")
     ] = "head",
     word_vectors: Annotated[
         str | None, typer.Option(help="Word vectors in word2vec's format, instead of training.")
     ] = None,
-    cv: Annotated[int, typer.Option(help="Folds.")] = 5,
-    out: Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")] = None,
+    cv: Folds = 5,
+    out: TableOut = None,
     figures: Annotated[str | None, typer.Option(help="Folder for a picture (PNG).")] = None,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
-    """Score baselines and uses of BERT on the same folds or split, each against TF-IDF, with times and sizes."""
-    from pipeline.datasets import check_output, load_reviews, split_table, write_table
+    """Score baselines and uses of BERT on the same folds or split, each against TF-IDF."""
+    from pipeline.datasets import write_table
     from pipeline.evaluation.baselines import QUICK
     from pipeline.evaluation.compare import compare
-    from pipeline.evaluation.plots import check_matplotlib, write_comparison
+    from pipeline.evaluation.plots import write_comparison
     from pipeline.files import local_path
     from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
 
     vectors = None if word_vectors is None else local_path(word_vectors, "file", _WHY_LOCAL)
     if test and test_data is not None:
         raise ValueError("Give --test or --test-data, not both.")
-    pictures = None if figures is None else local_path(figures, "folder", _WHY_LOCAL)
-    if pictures is not None:
-        check_matplotlib()
-    if out is not None:
-        check_output(out, data)
-    if data is None:
-        train_set, test_set = load_reviews()
-        text, label = "text", "label"
-    else:
-        train_set = test_set = read_data(data, [text, label], encoding, sep)
-        if test:
-            train_set, test_set = split_table(train_set, label)
+    folder = _check_outputs(out, data, figures)
+    train_set, test_set, text, label = read_labelled(data, text, label, encoding, sep, split=test)
     if test_data is not None:
         test_set = read_data(test_data, [text, label], encoding, sep)
-    rows: Any = (
-        None
-        if models is None
-        else "all"
-        if models == "all"
-        else [name.strip() for name in models.split(",")]
-    )
+    rows: Any = models if models in (None, "all") else split_list(str(models))
     if fine_tuned and rows != "all" and "finetuned" not in (rows or []):
         rows = [*(rows or QUICK), "finetuned"]
-    options: dict[str, Any] = {
-        "max_length": max_length,
-        "truncation": truncation,
-        "progress": sys.stderr.isatty(),
-    }
-    vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options)
+    options: dict[str, Any] = {"max_length": max_length, "truncation": truncation}
+    vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options, progress=sys.stderr.isatty())
     held_out = (test_set[text], test_set[label]) if test or test_data is not None else None
-    table = compare(train_set[text], train_set[label], models=rows, test=held_out, cv=cv, vectorizer=vectorizer,
-                    word_vectors=vectors, n_jobs=-1)  # fmt: skip
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    table = compare(train_set[text], train_set[label], models=rows, test=held_out, cv=cv,
+                    vectorizer=vectorizer, word_vectors=vectors, n_jobs=-1)  # fmt: skip
+    console = plain_console()
     how = (
         f"{table.attrs['n_folds']}-fold cross-validation"
         if held_out is None
         else f"{len(test_set)} held-out texts"
     )
-    print_comparison(
-        console,
-        table,
-        f"{data or 'the shipped reviews'}: {how}, {len(train_set)} texts to train on",
-    )
+    title = f"{data or 'the shipped reviews'}: {how}, {len(train_set)} texts to train on"
+    print_comparison(console, table, title)
     if out is not None:
         write_table(table.rename_axis("name").reset_index(), out)
         console.print(f"Wrote {out}.")
-    if pictures is not None:
-        console.print(f"Wrote {write_comparison(table, pictures)}.")
+    if folder is not None:
+        console.print(f"Wrote {write_comparison(table, folder)}.")
 
 
 def explain(
@@ -220,7 +196,7 @@ def explain(
         str, typer.Option(help="auto, exact (a sum over tokens) or occlusion (each word left out).")
     ] = "auto",
 ) -> None:
-    """Show which words made a prediction: coloured in a terminal, tab-separated elsewhere; or of the lines of standard input."""
+    """Show which words made a prediction, of texts or of the lines of standard input."""
     from pipeline import explanation
     from pipeline.saved.artifact import load_pipeline
 

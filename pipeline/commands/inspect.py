@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from pipeline.commands.options import DEFAULT_ARTIFACT
+from pipeline.commands.options import DEFAULT_ARTIFACT, BertModel
 from pipeline.commands.printing import describe_inspection, describe_verification
 
 
@@ -19,17 +19,14 @@ def inspect(
     ] = DEFAULT_ARTIFACT,
     json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
-    """Show what is in a saved pipeline without unpickling it: also one that is not to be trusted."""
+    """Show what is in a saved pipeline without unpickling it: safe for untrusted files."""
+    from json import dumps
+
     from pipeline.saved.artifact import inspect_pipeline
 
-    found = inspect_pipeline(file)
-    if json:
-        from json import dumps
-
-        print(dumps(found, indent=2))
-        return
-    for line in describe_inspection(found):
-        print(line)
+    inspection = inspect_pipeline(file)
+    lines = [dumps(inspection, indent=2)] if json else describe_inspection(inspection)
+    print(*lines, sep="\n")
 
 
 def verify(
@@ -40,19 +37,18 @@ def verify(
         str | None, typer.Option(help="The hash it must have, as you know it from elsewhere.")
     ] = None,
 ) -> None:
-    """Check a saved pipeline: the hashes of file and weights, every name in it, and its answers to the probe texts."""
+    """Check a saved pipeline: hashes, every name in it, and its answers to the probe texts."""
     from pipeline.checkpoints.provenance import verify_folder
     from pipeline.files import where
     from pipeline.saved.artifact import verify_pipeline
 
     place = where(file)
     if isinstance(place, Path) and place.is_dir():
-        for name, found in verify_folder(place).items():
-            print(f"{found}  {name}: as in SHA256SUMS")
-        return
-
-    for line in describe_verification(place, verify_pipeline(place, sha256=sha256)):
-        print(line)
+        hashes = verify_folder(place).items()
+        lines = [f"{found}  {name}: as in SHA256SUMS" for name, found in hashes]
+    else:
+        lines = list(describe_verification(place, verify_pipeline(place, sha256=sha256)))
+    print(*lines, sep="\n")
 
 
 def fetch(
@@ -60,7 +56,7 @@ def fetch(
     to: Annotated[str, typer.Option(help="Folder for its files; made where it is missing.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
-    """Fetch a model to a folder that can be carried to a machine without a connection: files, SHA256SUMS, origin."""
+    """Fetch a model to a folder that can be carried to a machine without a connection."""
     from pipeline.checkpoints.carry import fetch_to
     from pipeline.files import local_path
 
@@ -68,46 +64,39 @@ def fetch(
         to, "folder", "a model is read from one. Fetch it to a folder, and copy that."
     )
     fetched = fetch_to(model, folder, revision)
-    at = f"commit {fetched.revision}" if fetched.revision else "the installed copy"
-    print(f"{fetched.model} ({at}) is in {fetched.folder}:")
+    origin = f"commit {fetched.revision}" if fetched.revision else "the installed copy"
+    print(f"{fetched.model} ({origin}) is in {fetched.folder}:")
     for name, size in fetched.files.items():
         print(f"{size:>12,} {name}")
     path = shlex.quote(str(fetched.folder))
     print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --model {path}")
     print(
-        f"Check it after copying: python run_pipeline.py verify {path}, or cd {path} && sha256sum -c SHA256SUMS"
+        f"Check it after copying: python run_pipeline.py verify {path}, or cd {path} && "
+        "sha256sum -c SHA256SUMS"
     )
 
 
 def tokens(
     text: Annotated[str, typer.Argument(help="One text.")],
     max_length: Annotated[int | None, typer.Option(help="Pad or cut to this many tokens.")] = None,
-    model: Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")] = None,
+    model: BertModel = None,
 ) -> None:
-    """Show what BERT makes of one text: tokens, ids, attention mask and the shapes of its vectors."""
+    """Show what BERT makes of one text: tokens, ids, attention mask and vector shapes."""
     from pipeline.vectorizer import DEFAULT_MODEL
     from pipeline.walk import walk_text
 
     walk = walk_text(text, model=model or DEFAULT_MODEL, max_length=max_length)
-    n_states = len(walk.hidden_states)
+    last, n_layers = walk.last_hidden_state.shape, len(walk.hidden_states) - 1
     print("tokens           ", *walk.tokens)
     print("input_ids        ", *walk.input_ids)
     print("attention_mask   ", *walk.attention_mask)
     if walk.n_lost:
-        print(
-            f"cut               {walk.n_lost} tokens did not fit into max_length={len(walk.tokens)}"
-        )
-    print(
-        "last hidden state",
-        f"{walk.last_hidden_state.shape}: texts, tokens, hidden size; one vector per token",
-    )
-    print(
-        "[CLS] vector     ", f"{walk.cls_vector.shape}: the first of them, one vector for the text"
-    )
-    print(
-        "all hidden states",
-        f"{n_states}: the embedding output and {n_states - 1} layers, each {walk.last_hidden_state.shape}",
-    )
+        limit = f"max_length={len(walk.tokens)}"
+        print(f"cut               {walk.n_lost} tokens did not fit into {limit}")
+    print(f"last hidden state {last}: texts, tokens, hidden size; one vector per token")
+    print(f"[CLS] vector      {walk.cls_vector.shape}: the first of them, one vector for the text")
+    layers = f"the embedding output and {n_layers} layers, each {last}"
+    print(f"all hidden states {n_layers + 1}: {layers}")
 
 
 def models() -> None:
@@ -115,30 +104,20 @@ def models() -> None:
     from pipeline.checkpoints.catalogue import catalogue
     from pipeline.checkpoints.checkpoint import where
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("layers", "width", "heads", "parameters", "vocabulary"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in (
-        "case",
-        "language",
-        "here",
-        "name",
-        "model",
-    ):  # ids last and unbroken, so that they can be copied
-        table.add_column(name, no_wrap=True)
+    numbers = ("layers", "width", "heads", "parameters", "vocabulary")
+    # ids last and unbroken, so that they can be copied
+    words = ("case", "language", "here", "name", "model")
+    table = Table(
+        *(Column(name, justify="right", no_wrap=True) for name in numbers),
+        *(Column(name, no_wrap=True) for name in words),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for entry in catalogue():
-        numbers = (
-            entry.n_layers,
-            entry.hidden_size,
-            entry.n_heads,
-            f"{entry.n_parameters / 1e6:.1f} M",
-            entry.n_vocabulary,
-        )
-        here = where(entry.model) or "no"
-        table.add_row(
-            *map(str, numbers), entry.case, entry.languages, here, entry.name, entry.model
-        )
-    Console(width=max(Console().width, 200)).print(
-        table
-    )  # a narrower terminal wraps the long ids, and only those
+        parameters = f"{entry.n_parameters / 1e6:.1f} M"
+        table.add_row(str(entry.n_layers), str(entry.hidden_size), str(entry.n_heads), parameters,
+                      str(entry.n_vocabulary), entry.case, entry.languages,
+                      where(entry.model) or "no", entry.name, entry.model)  # fmt: skip
+    # a narrower terminal wraps the long ids, and only those
+    Console(width=max(Console().width, 200)).print(table)
     print("Any other encoder of these families works too, by its hub id or folder.")

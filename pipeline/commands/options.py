@@ -1,4 +1,4 @@
-"""What several commands take: options with one meaning, and how their values are read. Used by the other commands."""
+"""Options that several commands share, and how their values are read."""
 
 import sys
 from pathlib import Path
@@ -9,11 +9,26 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-# Paths are str: a Path would take a slash from s3://. What is called with them says where they point.
+# Paths are str: a Path would take a slash from s3://.
 DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
+ArtifactPath = Annotated[str, typer.Option("--model", help="A file written by train.")]
+BertModel = Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")]
+MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
+TestData = Annotated[
+    str | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")
+]
+TrainingData = Annotated[
+    str | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")
+]
+TextColumn = Annotated[str, typer.Option(help="Its text column.")]
+LabelColumn = Annotated[str, typer.Option(help="Its label column.")]
+Groups = Annotated[
+    list[str] | None, typer.Option(help="A column to score by; may be given several times.")
+]
+Folds = Annotated[int, typer.Option(help="Folds.")]
+TableOut = Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the CSV file.")]
 Separator = Annotated[str, typer.Option(help="Column separator of the CSV file.")]
-ArtifactPath = Annotated[str, typer.Option("--model", help="A file written by train.")]
 
 
 def read_data(path: str, columns: list[str], encoding: str, sep: str) -> "pd.DataFrame":
@@ -23,12 +38,32 @@ def read_data(path: str, columns: list[str], encoding: str, sep: str) -> "pd.Dat
     return read_table(path, columns=columns, encoding=encoding, sep=sep.replace("\\t", "\t"))
 
 
+def read_labelled(
+    data: str | None,
+    text: str,
+    label: str,
+    encoding: str,
+    sep: str,
+    *,
+    by: list[str] | None = None,
+    split: bool = False,
+) -> "tuple[pd.DataFrame, pd.DataFrame, str, str]":
+    """Return training texts, test texts and column names, by default of the shipped reviews."""
+    from pipeline.datasets import load_reviews, split_table
+
+    if data is None:
+        return *load_reviews(), "text", "label"
+    table = read_data(data, [text, label, *(by or [])], encoding, sep)
+    return *(split_table(table, label) if split else (table, table)), text, label
+
+
 def columns_by(table: "pd.DataFrame", by: list[str] | None) -> "pd.DataFrame | None":
-    """Return the columns to score by; None where none is asked for."""
-    absent = [name for name in by or [] if name not in table]
-    if absent:
+    """Return the columns to score by, None if there are none."""
+    missing = [name for name in by or [] if name not in table]
+    if missing:
         raise ValueError(
-            f"--by {absent[0]!r} is no column of the table; there are {', '.join(map(repr, table.columns))}."
+            f"--by {missing[0]!r} is no column of the table; there are "
+            f"{', '.join(map(repr, table.columns))}."
         )
     return table[by] if by else None
 
@@ -38,12 +73,14 @@ def read_lines(stream: TextIO) -> list[str]:
     return [line.rstrip("\r\n") for line in stream]
 
 
+def split_list(value: str) -> list[str]:
+    """Return the names in a comma-separated list."""
+    return [part.strip() for part in value.split(",")]
+
+
 def split_names(value: str | None) -> Any:
     """Read ``"cls"`` as one name, ``"cls,mean"`` as several."""
-    if value is None:
-        return None
-    names = tuple(part.strip() for part in value.split(","))
-    return names[0] if len(names) == 1 else names
+    return None if value is None else _one_or_several(split_list(value))
 
 
 def parse_layers(value: str | None) -> Any:
@@ -51,19 +88,20 @@ def parse_layers(value: str | None) -> Any:
     if value is None or value == "all":
         return value
     try:
-        numbers = tuple(int(part) for part in value.split(","))
+        return _one_or_several(list(map(int, value.split(","))))
     except ValueError:
         raise ValueError(
             f"--layers {value!r}; allowed are a number (-1), several (-4,-3,-2,-1), or all."
         ) from None
-    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _one_or_several(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def with_progress(pipeline: Any) -> Any:
-    """Show the bar of a loaded pipeline's vectorizer where somebody can see it."""
+    """Show the progress bar of a loaded pipeline if a terminal is watching."""
     name = f"{pipeline.steps[0][0]}__progress"
-    return (
+    if sys.stderr.isatty() and name in pipeline.get_params():
         pipeline.set_params(**{name: True})
-        if sys.stderr.isatty() and name in pipeline.get_params()
-        else pipeline
-    )
+    return pipeline

@@ -13,7 +13,7 @@ from pipeline.commands.options import (
     Separator,
     read_lines,
 )
-from pipeline.commands.printing import print_labels
+from pipeline.commands.printing import plain_console, print_labels
 
 
 def predict(
@@ -24,7 +24,8 @@ def predict(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="CSV or Parquet to label: a file, a folder, a pattern, an address such as s3://...; or several."
+            help="CSV or Parquet to label: a file, a folder, a pattern, an address such as "
+            "s3://...; or several."
         ),
     ] = None,
     out: Annotated[
@@ -36,7 +37,8 @@ def predict(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes for --data, of one thread each; by default one per core for a long table."
+            help="Processes for --data, of one thread each; by default one per core for a long "
+            "table."
         ),
     ] = None,
     scheduler: Annotated[
@@ -55,7 +57,7 @@ def predict(
         int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")
     ] = None,
 ) -> None:
-    """Label texts: --text "...", a table of any size (--data in.csv --out out.csv), or the lines of standard input."""
+    """Label texts: --text "...", a table (--data in.csv --out out.csv), or standard input."""
     from pipeline.saved.artifact import load_pipeline
 
     if data and text:
@@ -66,19 +68,20 @@ def predict(
         )
     if data and out is not None:
         options = {
+            **_executor(workers, scheduler, resources),
+            "text": column,
             "encoding": encoding,
             "sep": sep.replace("\\t", "\t"),
             "on_bad_row": on_bad_row,
-            "shard_rows": shard_rows,
         }
-        given = {name: value for name, value in options.items() if value is not None}
-        _predict_table(
-            model, data, out, column, {**_executor(workers, scheduler, resources), **given}
-        )
+        if shard_rows is not None:
+            options["shard_rows"] = shard_rows
+        _predict_table(model, data, out, options)
         return
     if not text and (sys.stdin is None or sys.stdin.isatty()):  # None: closed, as by `<&-`
         raise ValueError(
-            'Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard input.'
+            'Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to '
+            "standard input."
         )
     texts = list(text) if text else read_lines(sys.stdin)
     label_texts(Console(), load_pipeline(model), texts)
@@ -86,29 +89,18 @@ def predict(
 
 def label_texts(console: Console, fitted: Any, texts: list[str]) -> None:
     """Print label and probability of each text."""
-    from pipeline.answers import (
-        ask,
-        check_classifier,
-        is_most_probable,
-        label_probability,
-        positions,
-        warn_of_other_labels,
-    )
+    from pipeline import answers
 
-    check_classifier(fitted)
+    answers.check_classifier(fitted)
     if not texts:  # no classifier takes zero rows
         return
-    answers = ask(fitted, texts)
-    predicted, _ = positions(answers.labels, fitted.classes_.tolist())
-    warn_of_other_labels(
-        is_most_probable(predicted, answers.probability), f"the {type(fitted[-1]).__name__}"
-    )
-    print_labels(
-        console,
-        texts,
-        answers.labels.tolist(),
-        label_probability(predicted, answers.probability).tolist(),
-    )
+    answer = answers.ask(fitted, texts)
+    labels, probability = answer.labels, answer.probability
+    predicted, _ = answers.positions(labels, fitted.classes_.tolist())
+    most_probable = answers.is_most_probable(predicted, probability)
+    answers.warn_of_other_labels(most_probable, f"the {type(fitted[-1]).__name__}")
+    own = answers.label_probability(predicted, probability)
+    print_labels(console, texts, labels.tolist(), own.tolist())
 
 
 def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
@@ -118,17 +110,17 @@ def _executor(workers: int | None, scheduler: str | None, resources: str | None)
             raise ValueError(
                 "--resources are those of a Dask cluster's workers: give its --scheduler too."
             )
-        return {
-            "executor": {None: "auto", 1: "serial"}.get(workers, "processes"),
-            "workers": workers,
-        }
+        executor = {None: "auto", 1: "serial"}.get(workers, "processes")
+        return {"executor": executor, "workers": workers}
     if "://" not in scheduler:
         raise ValueError(
-            f"--scheduler {scheduler} is no address; `dask scheduler` prints its own, such as tcp://10.0.0.5:8786."
+            f"--scheduler {scheduler} is no address; `dask scheduler` prints its own, such as "
+            "tcp://10.0.0.5:8786."
         )
     if workers is not None:
         raise ValueError(
-            f"--workers {workers} are processes of this machine; the cluster at {scheduler} has its own."
+            f"--workers {workers} are processes of this machine; the cluster at {scheduler} has "
+            "its own."
         )
     from pipeline.scoring.dask_executor import DaskExecutor
 
@@ -149,27 +141,23 @@ def _amounts(resources: str) -> dict[str, float]:
     return amounts
 
 
-def _predict_table(
-    model: str, data: list[str], out: str, column: str, options: dict[str, Any]
-) -> None:
+def _predict_table(model: str, data: list[str], out: str, options: dict[str, Any]) -> None:
     from pipeline.scoring.score_table import score_table
 
     try:
-        scored = score_table(model, data if len(data) > 1 else data[0], out, text=column, **options)
+        scored = score_table(model, data if len(data) > 1 else data[0], out, **options)
     except KeyboardInterrupt:
-        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+        plain_console(stderr=True).print(
             "Interrupted. What is finished is kept: the same command goes on from there."
         )
         raise typer.Exit(130) from None
-    told = [
-        f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {', '.join(scored.columns)}."
-    ]
+    console = plain_console()
+    columns = ", ".join(scored.columns)
+    console.print(f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {columns}.")
     if scored.n_skipped:
-        told.append(f"{scored.n_skipped} of them were finished by an earlier run.")
+        console.print(f"{scored.n_skipped} of them were finished by an earlier run.")
     if scored.n_parts > 1 and scored.n_skipped < scored.n_rows:
-        told.append(f"{scored.rows_per_second:.0f} rows per second.")
+        console.print(f"{scored.rows_per_second:.0f} rows per second.")
     if scored.n_bad:
-        told.append(
-            f"{scored.n_bad} of them have no label; the column {scored.columns[-1]} says why."
-        )
-    Console(soft_wrap=True, markup=False, highlight=False).print("\n".join(told))
+        error_column = scored.columns[-1]
+        console.print(f"{scored.n_bad} of them have no label; the column {error_column} says why.")

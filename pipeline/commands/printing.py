@@ -6,50 +6,48 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}  # as it is, in one line
 
-def describe_inspection(found: dict[str, Any]) -> Iterator[str]:
-    """Give the lines that say what `inspect_pipeline` found; control characters in the file's own texts are escaped.
 
-    Parameters
-    ----------
-    found : dict
-        From `pipeline.inspect_pipeline`.
-    """
-    yield f"{found['path']}: {found['format']}, {found['size'] / 1e6:.1f} MB"
-    refused = found["refused"]
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints texts as they are."""
+    return Console(stderr=stderr, **_PLAIN)
+
+
+def describe_inspection(inspection: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines about an inspected file, with its control characters escaped."""
+    yield f"{inspection['path']}: {inspection['format']}, {inspection['size'] / 1e6:.1f} MB"
+    names, refused = inspection["names"], inspection["refused"]
     if refused is None:
-        yield f"names     {len(found['names'])}; which of them would be refused is known only where skops is installed"
+        unknown = "which of them would be refused is known only where skops is installed"
+        yield f"names     {len(names)}; {unknown}"
     elif refused:
         yield f"REFUSED   {', '.join(map(_safe, refused))}: load_pipeline will not open this file"
     else:
-        yield f"names     {len(found['names'])}, all allowed"
-    for name in found["names"]:
+        yield f"names     {len(names)}, all allowed"
+    for name in names:
         yield f"          {_safe(name)}{' <- REFUSED' if name in (refused or ()) else ''}"
-    yield from _describe_manifest(found["manifest"])
+    yield from _describe_manifest(inspection["manifest"])
     yield "contents"
-    yield from _describe_contents(found["contents"], 1)
+    yield from _describe_contents(inspection["contents"], "  ")
 
 
 def _describe_manifest(manifest: dict[str, Any] | None) -> Iterator[str]:
-    if manifest is None:
-        yield "manifest  none"
-        return
-    if "error" in manifest:
-        yield f"manifest  {_safe(manifest['error'])}"
+    if manifest is None or "error" in manifest:
+        yield f"manifest  {_safe(manifest['error']) if manifest else 'none'}"
         return
     yield "manifest  (as it stands beside the file; run_pipeline.py verify compares)"
     for key in ("sha256", "created", "classes", "n_training_texts", "scores"):
         if manifest.get(key) is not None:
             yield f"  {key}: {_safe(manifest[key])}"
-    yield "  versions: " + ", ".join(
-        f"{_safe(name)} {_safe(version)}" for name, version in manifest["versions"].items()
-    )
+    versions = (f"{name} {version}" for name, version in manifest["versions"].items())
+    yield f"  versions: {', '.join(map(_safe, versions))}"
     for vectorizer in manifest["vectorizers"]:
         for key, value in vectorizer.items():
             yield f"  {_safe(key)}: {_safe(value)}"
@@ -59,305 +57,217 @@ def _describe_manifest(manifest: dict[str, Any] | None) -> Iterator[str]:
         return
     yield f"  probes, by {_safe(probes['method'])}:"
     for text, output in zip(probes["inputs"], probes["outputs"], strict=False):
-        shown = (
-            [round(value, 4) if isinstance(value, float) else value for value in output]
-            if isinstance(output, list)
-            else output
-        )
-        yield f"    {_safe(shown)[:100]}  {_safe(text)}"
+        if isinstance(output, list):
+            output = [round(value, 4) if isinstance(value, float) else value for value in output]
+        yield f"    {_safe(output)[:100]}  {_safe(text)}"
 
 
-def _describe_contents(value: Any, depth: int) -> Iterator[str]:
-    pad = "  " * depth
+def _describe_contents(value: Any, indent: str) -> Iterator[str]:
     if isinstance(value, dict):
-        pairs = list(value.items())
-    elif isinstance(value, list):
-        pairs = [("-", one) for one in value]
+        items = [(f"{_safe(key)}:", inner) for key, inner in value.items()]
     else:
-        pairs = [("-", value)]
-    for key, one in pairs:
-        label = _safe(key) if key == "-" else f"{_safe(key)}:"
-        if isinstance(one, (dict, list)) and one and not _is_short(one):
-            yield f"{pad}{label}"
-            yield from _describe_contents(one, depth + 1)
+        items = [("-", inner) for inner in (value if isinstance(value, list) else [value])]
+    for label, inner in items:
+        if _fits_a_line(inner):
+            yield f"{indent}{label} {_safe(inner)}"
         else:
-            yield f"{pad}{label} {_safe(one)}"
+            yield f"{indent}{label}"
+            yield from _describe_contents(inner, f"{indent}  ")
 
 
-def _is_short(value: dict[str, Any] | list[Any]) -> bool:
-    return (
-        isinstance(value, list)
-        and not any(isinstance(one, (dict, list)) for one in value)
-        and len(str(value)) < 100
-    )
+def _fits_a_line(value: Any) -> bool:
+    if isinstance(value, list):
+        is_flat = not any(isinstance(inner, dict | list) for inner in value)
+        return is_flat and len(str(value)) < 100
+    return not (isinstance(value, dict) and value)
 
 
-def describe_verification(path: Path | str, found: dict[str, Any]) -> Iterator[str]:
-    """Give the lines that say what `verify_pipeline` found, one check a line.
-
-    Parameters
-    ----------
-    path : Path or str
-        The file.
-    found : dict
-        From `pipeline.verify_pipeline`.
-    """
+def describe_verification(path: Path | str, result: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines about a verified file, one check a line."""
     yield f"{path}: whole and as it was saved"
-    yield f"  size      {found['size']} bytes, as in the manifest"
-    yield f"  sha256    {found['sha256']}, as in the manifest"
-    yield f"  names     {found['names']}, all allowed"
-    for model, sha256 in found["weights"].items():
+    yield f"  size      {result['size']} bytes, as in the manifest"
+    yield f"  sha256    {result['sha256']}, as in the manifest"
+    yield f"  names     {result['names']}, all allowed"
+    for model, sha256 in result["weights"].items():
         yield f"  weights   of {_safe(model)}: sha256 {sha256}"
-    versions = found["versions"]
-    yield f"  versions  {'; '.join(map(_safe, versions)) if versions else 'the same as it was made with'}"
-    probes = found["probes"]
+    changed = "; ".join(map(_safe, result["versions"]))
+    yield f"  versions  {changed or 'the same as it was made with'}"
+    probes = result["probes"]
     if probes is None:
         yield "  probes    none in the manifest: no self-test"
     else:
-        answered = f"{probes['n']} answered as when it was saved"
-        yield f"  probes    {answered}, to {probes['difference']:.1g} (allowed {probes['tolerance']:g})"
+        allowed = f"to {probes['difference']:.1g} (allowed {probes['tolerance']:g})"
+        yield f"  probes    {probes['n']} answered as when it was saved, {allowed}"
 
 
 def _safe(value: Any) -> str:
-    """Return a value's text without what would steer a terminal."""
+    """Escape what would steer a terminal in a value's text."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
 def print_labels(
     console: Console, texts: Sequence[str], labels: Sequence[Any], probability: Sequence[float]
 ) -> None:
-    """Print the label of each text with its probability: a table, or tab-separated lines where no terminal reads them.
-
-    Parameters
-    ----------
-    console : Console
-        Where to.
-    texts : sequence of str, length n_texts
-    labels : sequence, length n_texts
-        As the model's ``predict`` gives them.
-    probability : sequence of float, length n_texts
-        Of each label; NaN for a label that is none of the classes.
-    """
-    if not console.is_terminal:  # one text a line, for the next program in the pipe
-        for text, label, value in zip(texts, labels, probability, strict=True):
-            print(label, f"{value:.4f}", text, sep="\t")
-        return
+    """Print a table of labels, or tab-separated lines for a pipe."""
     table = Table("label", "probability", "text")
     for text, label, value in zip(texts, labels, probability, strict=True):
-        table.add_row(str(label), _number(value), text)
-    console.print(table, markup=False)
+        if console.is_terminal:
+            table.add_row(str(label), _number(value), text)
+        else:  # one text a line, for the next program in the pipe
+            print(label, f"{value:.4f}", text, sep="\t")
+    if console.is_terminal:
+        console.print(table, markup=False)
+
+
+_COSTS = {"fit_seconds": "fit, s", "predict_seconds": "s per 1,000", "artifact_mb": "file, MB"}
 
 
 def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -> None:
-    """Print what `pipeline.compare` returns: the scores, then the difference to TF-IDF, with its verdict, and the costs."""
+    """Print scores, differences to TF-IDF and costs of compared models."""
     known = [column for column in _COSTS if comparison[column].notna().any()]
-    scores, against, costs = (
-        Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for _ in range(3)
-    )
+    scores = _wide_table("accuracy", "macro F1", "ROC-AUC", "log loss")
     scores.title = title
-    for table, headers in (
-        (scores, ("accuracy", "macro F1", "ROC-AUC", "log loss")),
-        (against, ("points to TF-IDF", "verdict")),
-        (costs, ("calibration", *(_COSTS[column] for column in known))),
-    ):
-        table.add_column(
-            "model", overflow="fold"
-        )  # in a narrow terminal lines break, and nothing is left out
-        for header in headers:
-            table.add_column(header, overflow="fold")
+    against = _wide_table("points to TF-IDF", "verdict")
+    costs = _wide_table("calibration", *(_COSTS[column] for column in known))
     for name, row in comparison.iterrows():
-        plain = (_number(row[metric]) for metric in ("macro_f1", "roc_auc", "log_loss"))
-        scores.add_row(str(name), _with_spread(row, "accuracy"), *plain)
-        low, high = 100 * row["difference_low"], 100 * row["difference_high"]
-        is_baseline = row["verdict"] == "baseline"
-        against.add_row(
-            str(name),
-            "" if is_baseline else f"{100 * row['difference']:+.1f} ({low:+.1f} to {high:+.1f})",
-            row["verdict"],
+        accuracy, sd = _number(row["accuracy"]), row["accuracy_sd"]
+        spread = "" if sd != sd else f" ± {sd:.3f}"
+        others = (_number(row[metric]) for metric in ("macro_f1", "roc_auc", "log_loss"))
+        scores.add_row(str(name), accuracy + spread, *others)
+        points, low, high = (
+            100 * row[column] for column in ("difference", "difference_low", "difference_high")
         )
-        costs.add_row(
-            str(name), _number(row["calibration_error"]), *(_size(row[column]) for column in known)
-        )
+        difference = f"{points:+.1f} ({low:+.1f} to {high:+.1f})"
+        verdict = row["verdict"]
+        against.add_row(str(name), "" if verdict == "baseline" else difference, verdict)
+        sizes = (_size(row[column]) for column in known)
+        costs.add_row(str(name), _number(row["calibration_error"]), *sizes)
     for table in (scores, against, costs):
         console.print(table, "", markup=False)
     for name, reason in comparison.attrs["left_out"].items():
         console.print(f"Left out: {name} ({reason}).")
 
 
-_COSTS = {"fit_seconds": "fit, s", "predict_seconds": "s per 1,000", "artifact_mb": "file, MB"}
+def _wide_table(*headers: str) -> Table:
+    """Return a table of models; narrow terminals break its lines and lose nothing."""
+    columns = (Column(header, overflow="fold") for header in ("model", *headers))
+    style: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
+    return Table(*columns, padding=(0, 1, 0, 0), **style)
 
 
-def _with_spread(row: Any, metric: str) -> str:
-    spread = row[f"{metric}_sd"]
-    return _number(row[metric]) if spread != spread else f"{row[metric]:.3f} ± {spread:.3f}"
-
-
-def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"  # NaN: a fold or the test lacks a class
+def _number(value: float | None) -> str:
+    # None or NaN: a fold or the test lacks a class
+    return "-" if value is None or value != value else f"{value:.3f}"
 
 
 def _size(value: float) -> str:
-    """Show a time or a size with two digits or more, where it is known."""
+    """Return a time or a size with two digits or more, a dash for NaN."""
     if value != value:
         return "-"
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.01 else "< 0.01"
 
 
 def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
-    """Print what `pipeline.evaluate` returns: the scores, the groups, and the surest mistakes."""
-
-    def shown(name: str) -> str:
-        value = scores[name]
-        return "-" if value is None else f"{value:.3f}"
-
-    table = Table(
-        "texts", "accuracy (95 %)", "F1", "ROC-AUC", "log loss", "calibration", title=title
-    )
-    low, high = scores["intervals"].get("accuracy") or (None, None)
-    between = "" if low is None else f" ({low:.3f} to {high:.3f})"
-    table.add_row(
-        str(scores["n_texts"]),
-        shown("accuracy") + between,
-        *map(shown, ("f1", "roc_auc", "log_loss", "calibration_error")),
-    )
+    """Print scores, groups, and the surest mistakes of `pipeline.evaluate`."""
+    headers = ("texts", "accuracy (95 %)", "F1", "ROC-AUC", "log loss", "calibration")
+    table = Table(*headers, title=title)
+    interval = scores["intervals"].get("accuracy")
+    between = " ({:.3f} to {:.3f})".format(*interval) if interval else ""
+    others = (_number(scores[name]) for name in ("f1", "roc_auc", "log_loss", "calibration_error"))
+    table.add_row(str(scores["n_texts"]), _number(scores["accuracy"]) + between, *others)
     console.print(table)
     for name, groups in scores["slices"].items():
         if len(groups) > 1:
             parts = Table(name, "texts", "accuracy", "95 % interval")
             for group in groups:
-                low, high = group["interval"]
-                cells = (
-                    str(group["n_texts"]),
-                    f"{group['accuracy']:.3f}",
-                    f"{low:.3f} to {high:.3f}",
-                )
-                parts.add_row(_safe(group["value"]), *cells)
+                interval = "{:.3f} to {:.3f}".format(*group["interval"])
+                accuracy = f"{group['accuracy']:.3f}"
+                parts.add_row(_safe(group["value"]), str(group["n_texts"]), accuracy, interval)
             console.print(parts, markup=False)
     for mistake in scores["mistakes"]:
-        probability = (
-            "no class" if mistake["probability"] is None else f"{mistake['probability']:.3f}"
-        )
-        sure = f"{mistake['true']} taken for {mistake['predicted']} ({probability})"
-        console.print(
-            f"{sure}: {_safe(mistake['text'])}", markup=False, highlight=False, soft_wrap=True
-        )
+        probability = mistake["probability"]
+        sure = "no class" if probability is None else f"{probability:.3f}"
+        labels = f"{mistake['true']} taken for {mistake['predicted']} ({sure})"
+        console.print(f"{labels}: {_safe(mistake['text'])}", **_PLAIN)
 
 
 def print_explanations(
     console: Console, texts: Sequence[str], frames: "Sequence[pd.DataFrame]", labels: Sequence[Any]
 ) -> None:
-    """Print what `pipeline.explain` returns: texts with coloured words, or tab-separated lines where no terminal reads them.
-
-    Parameters
-    ----------
-    console : Console
-        Where to.
-    texts : sequence of str, length n_texts
-    frames : sequence of DataFrame, length n_texts
-        From `pipeline.explain`.
-    labels : sequence, length n_texts
-        What was predicted; of more than two classes its contributions are shown.
-    """
+    """Print texts with coloured words, or tab-separated lines for a pipe."""
     for text, frame, label in zip(texts, frames, labels, strict=True):
         classes = frame.attrs["classes"]
-        binary = len(classes) == 2
-        column = "contribution" if binary else f"contribution_{label}"
-        for_class = classes[1] if binary else label
+        intercept, decision = frame.attrs["intercept"], frame.attrs["decision"]
+        column, for_class = "contribution", classes[-1]
+        if len(classes) > 2:  # contributions to the predicted class
+            column, for_class = f"contribution_{label}", label
+            position = classes.index(label)
+            intercept, decision = intercept[position], decision[position]
         piece = frame.columns[0]
-        intercept, decision = (
-            frame.attrs[name] if binary else frame.attrs[name][classes.index(label)]
-            for name in ("intercept", "decision")
-        )
         if not console.is_terminal:
             for row in frame.to_dict("records"):
                 print(_safe(row[piece]), row["start"], row["end"], f"{row[column]:+.4f}", sep="\t")
             print("(intercept)", "", "", f"{intercept:+.4f}", sep="\t")
             print("(decision)", "", "", f"{decision:+.4f}", _safe(label), sep="\t")
             continue
-        how = (
-            "add up to"
-            if frame.attrs["method"] == "exact"
-            else "are what leaving a word out takes off"
-        )
-        console.print(
-            Text.assemble(
-                (f"{label}", "bold"),
-                f"  words for {for_class} (blue) and against it (red); they {how} {decision:+.3f}",
-            )
-        )
-        console.print(_coloured(_safe(text), text, frame, column))
-        strongest = frame.reindex(frame[column].abs().sort_values(ascending=False).index)[:6]
-        told = ", ".join(
-            f"'{_safe(row[piece])}' {row[column]:+.3f}" for row in strongest.to_dict("records")
-        )
-        console.print(
-            f"strongest: {told}; intercept {intercept:+.3f}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        is_sum = frame.attrs["method"] == "exact"
+        how = "add up to" if is_sum else "are what leaving a word out takes off"
+        legend = f"words for {for_class} (blue) and against it (red)"
+        result = f"  {legend}; they {how} {decision:+.3f}"
+        console.print(Text.assemble((str(label), "bold"), result))
+        console.print(_coloured(text, frame, column))
+        strongest = frame.sort_values(column, key=abs, ascending=False)[:6].to_dict("records")
+        parts = ", ".join(f"'{_safe(row[piece])}' {row[column]:+.3f}" for row in strongest)
+        console.print(f"strongest: {parts}; intercept {intercept:+.3f}", **_PLAIN)
 
 
-def _coloured(shown: str, text: str, frame: "pd.DataFrame", column: str) -> Text:
-    """Colour the words of a text by their contributions: blue for, red against, the stronger the fuller."""
-    if shown != text:  # escaped, so that the places are others: better plain than coloured wrongly
-        return Text(shown)
-    coloured = Text(text)
-    inside = frame[frame["start"] < frame["end"]]
-    most = max(float(inside[column].abs().max()), 1e-12) if len(inside) else 1.0
-    for row in inside.to_dict("records"):
-        strength = abs(row[column]) / most
-        fade = round(235 - 150 * strength)
+def _coloured(text: str, frame: "pd.DataFrame", column: str) -> Text:
+    """Colour words by their contributions: blue for, red against."""
+    coloured = Text(_safe(text))
+    if coloured.plain != text:  # escaped, so the positions differ: better plain than wrong
+        return coloured
+    inside = frame[frame["start"] < frame["end"]].to_dict("records")
+    largest = max((abs(row[column]) for row in inside), default=0.0) or 1.0
+    for row in inside:
+        fade = round(235 - 150 * abs(row[column]) / largest)
         colour = f"rgb({fade},{fade},255)" if row[column] > 0 else f"rgb(255,{fade},{fade})"
         coloured.stylize(f"black on {colour}", row["start"], row["end"])
     return coloured
 
 
 def print_study(console: Console, study: "pd.DataFrame") -> None:
-    """Print what `pipeline.layer_study` returns: layers by poolings, combinations, the best, and its honest score if known."""
+    """Print layers, combinations and the best row of a layer study."""
     attrs = study.attrs
     metric, layers = attrs["scoring"], study[study["kind"] == "layer"]
-    poolings = list(dict.fromkeys(layers["pooling"]))
-    table = Table(
-        "layer",
-        *poolings,
-        title=f"{metric} of each layer, {attrs['n_folds']}-fold cross-validation",
-    )
-    for name, of_layer in layers.groupby("features", sort=False):
+    title = f"{metric} of each layer, {attrs['n_folds']}-fold cross-validation"
+    table = Table("layer", *layers["pooling"].unique(), title=title)
+    for name, rows in layers.groupby("features", sort=False):
         table.add_row(
-            str(name).removeprefix("layer "), *(_score(row) for _, row in of_layer.iterrows())
+            str(name).removeprefix("layer "), *(_score(row) for _, row in rows.iterrows())
         )
     console.print(table)
     combinations = study[study["kind"] == "combination"]
     if len(combinations):
-        table = Table(
-            "combination",
-            "dimension",
-            metric,
-            "C",
-            title=f"combinations of layers, pooling {combinations['pooling'].iloc[0]}",
-        )
+        title = f"combinations of layers, pooling {combinations['pooling'].iloc[0]}"
+        table = Table("combination", "dimension", metric, "C", title=title)
         for _, row in combinations.iterrows():
             table.add_row(row["features"], str(row["dimension"]), _score(row), f"{row['C']:g}")
         console.print(table)
     if attrs["left_out"]:
-        console.print(
-            f"Left out, for the model has {attrs['n_layers']} layers: {', '.join(attrs['left_out'])}."
-        )
+        names = ", ".join(attrs["left_out"])
+        console.print(f"Left out, for the model has {attrs['n_layers']} layers: {names}.")
     best = study.iloc[int(study["score"].argmax())]
-    choice = f"--pooling {best['pooling']} --layers {','.join(map(str, best['layers']))} --combine {best['combine']}"
-    console.print(
-        f"Best: {best['features']}, {best['pooling']}: {_score(best)} ({choice}; C={best['C']:g})."
-    )
+    layers_option = ",".join(map(str, best["layers"]))
+    choice = f"--pooling {best['pooling']} --layers {layers_option} --combine {best['combine']}"
+    name = f"{best['features']}, {best['pooling']}"
+    console.print(f"Best: {name}: {_score(best)} ({choice}; C={best['C']:g}).")
     nested = attrs["nested"]
     if nested is None:
         console.print("The best of many scores is too good; --nested says how good the choice is.")
         return
-    console.print(
-        f"Honest score of taking the best: {_score(nested)}, {nested['optimism']:.3f} below the best in the table."
-    )
-    chosen = "; ".join(f"{one['features']}, {one['pooling']}" for one in nested["chosen"])
+    below = f"{nested['optimism']:.3f} below the best in the table"
+    console.print(f"Honest score of taking the best: {_score(nested)}, {below}.")
+    chosen = "; ".join(f"{row['features']}, {row['pooling']}" for row in nested["chosen"])
     console.print(f"Chosen within the folds: {chosen}.")
 
 

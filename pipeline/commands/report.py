@@ -11,11 +11,17 @@ from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     ArtifactPath,
     Encoding,
+    Groups,
+    LabelColumn,
     Separator,
+    TestData,
+    TextColumn,
     columns_by,
     read_data,
+    read_labelled,
     with_progress,
 )
+from pipeline.commands.printing import plain_console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,15 +29,10 @@ if TYPE_CHECKING:
 
 def report(
     model: ArtifactPath = DEFAULT_ARTIFACT,
-    data: Annotated[
-        str | None,
-        typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default."),
-    ] = None,
-    text: Annotated[str, typer.Option(help="Its text column.")] = "text",
-    label: Annotated[str, typer.Option(help="Its label column.")] = "label",
-    by: Annotated[
-        list[str] | None, typer.Option(help="A column to score by; may be given several times.")
-    ] = None,
+    data: TestData = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+    by: Groups = None,
     train_data: Annotated[
         str | None, typer.Option(help="What it was trained on: for the texts nearest to mistakes.")
     ] = None,
@@ -53,8 +54,7 @@ def report(
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
 ) -> None:
-    """Write a page about a saved pipeline: scores, baselines, curves, groups, explained mistakes, a map; and the same as JSON."""
-    from pipeline.datasets import load_reviews
+    """Write a page about a saved pipeline: scores, figures, explained mistakes; and its JSON."""
     from pipeline.evaluation.compare import compare as cross_validate
     from pipeline.evaluation.evaluate import evaluate as score_texts
     from pipeline.files import check_writable, where, with_ending
@@ -65,44 +65,35 @@ def report(
     page = check_page_name(with_ending(where(model), ".html") if out is None else out)
     check_writable(page)
     origin = where(data) if data else "the held-out shipped reviews"
+    shipped, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
     if data is None:
-        reviews, table = load_reviews()
-        text, label, by = "text", "label", by or ["domain", "trait"]
-    else:
-        reviews, table = None, read_data(data, [text, label, *(by or [])], encoding, sep)
+        by = by or ["domain", "trait"]
     tables = {"data": (origin, table)}
-    known = None if train_data is None else read_data(train_data, [text, label], encoding, sep)
-    if train_data is not None and known is not None:
-        tables["training_data"] = (where(train_data), known)
-    studied = known if known is not None else reviews
-    if studied is None and (compare or layers == "run"):
+    train_set = None
+    if train_data is not None:
+        train_set = read_data(train_data, [text, label], encoding, sep)
+        tables["training_data"] = (where(train_data), train_set)
+    to_study = shipped if train_set is None and data is None else train_set
+    if to_study is None and (compare or layers == "run"):
         raise ValueError(
-            f"{'--compare' if compare else '--layers run'} needs texts to train on; give --train-data."
+            f"{'--compare' if compare else '--layers run'} needs texts to train on; give "
+            "--train-data."
         )
     fitted = load_pipeline(model)
-    scores = score_texts(with_progress(fitted), table[text], table[label], by=columns_by(table, by), n_mistakes=mistakes,
-                         train=None if known is None else (known[text], known[label]))  # fmt: skip
-    comparison = None
-    if compare and studied is not None:
+    train = None if train_set is None else (train_set[text], train_set[label])
+    scores = score_texts(with_progress(fitted), table[text], table[label],
+                         by=columns_by(table, by), n_mistakes=mistakes, train=train)  # fmt: skip
+    comparison = study = None
+    if compare and to_study is not None:
         rows = ("majority", "tfidf", "static", "cls", "default")
         comparison = cross_validate(
-            studied[text], studied[label], model=_unfitted(fitted), models=rows
+            to_study[text], to_study[label], model=_unfitted(fitted), models=rows
         )
-    study = None if layers is None else _study(layers, fitted, studied, text, label)
+    if layers is not None:
+        study = _study(layers, fitted, to_study, text, label)
     heading = title or f"{PurePath(model).name} on {PurePath(data).name if data else origin}"
-    write_page(Console(soft_wrap=True, markup=False, highlight=False), scores, page, fitted, where(model), tables,
-               comparison=comparison, layers=study, title=heading)  # fmt: skip
-
-
-def lacks_for_report() -> str | None:
-    """Return the line that says why no report can be written; None where one can."""
-    from pipeline.report.page import check_report_extra
-
-    try:
-        check_report_extra()
-    except ImportError as error:
-        return f"No report: {error}"
-    return None
+    write_page(plain_console(), scores, page, fitted, where(model), tables, heading,
+               comparison=comparison, layers=study)  # fmt: skip
 
 
 def write_page(
@@ -112,10 +103,10 @@ def write_page(
     fitted: Any,
     artifact: Path | str,
     tables: "dict[str, tuple[Path | str, pd.DataFrame]]",
+    title: str,
     *,
     comparison: "pd.DataFrame | None" = None,
     layers: "pd.DataFrame | None" = None,
-    title: str | None = None,
 ) -> None:
     """Write the page and its JSON, with where the numbers come from, and say so."""
     from pipeline.report.lineage import trace_lineage
@@ -123,17 +114,15 @@ def write_page(
 
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     provenance = trace_lineage(fitted, artifact=artifact, tables=tables, command=command)
-    heading = title or f"{PurePath(artifact).name} on the held-out texts"
     write_report(
-        scores, page, comparison=comparison, layers=layers, provenance=provenance, title=heading
+        scores, page, comparison=comparison, layers=layers, provenance=provenance, title=title
     )
-    console.print(
-        f"Wrote {page}, a report for the browser, and {PurePath(page).with_suffix('.json').name}, the same numbers."
-    )
+    plain = PurePath(page).with_suffix(".json").name
+    console.print(f"Wrote {page}, a report for the browser, and {plain}, the same numbers.")
 
 
 def _unfitted(fitted: Any) -> Any:
-    """Return a loaded pipeline to be fitted anew, with the cache that a loaded one does without."""
+    """Return an unfitted copy, with the cache that a loaded pipeline has not."""
     from sklearn.base import clone
 
     pipeline = clone(fitted)
@@ -144,6 +133,7 @@ def _unfitted(fitted: Any) -> Any:
 def _study(
     layers: str, fitted: Any, table: "pd.DataFrame | None", text: str, label: str
 ) -> "pd.DataFrame":
+    """Return the layer study: run now, or read from its table."""
     from pipeline.datasets import read_table
     from pipeline.evaluation.layer_study import layer_study
     from pipeline.vectorizer import BertVectorizer
@@ -153,6 +143,7 @@ def _study(
     vectorizer = _unfitted(fitted).steps[0][1]
     if not isinstance(vectorizer, BertVectorizer):
         raise ValueError(
-            f"--layers run: the pipeline begins with a {type(vectorizer).__name__}, which has no layers to study."
+            f"--layers run: the pipeline begins with a {type(vectorizer).__name__}, which has no "
+            "layers to study."
         )
     return layer_study(table[text], table[label], vectorizer=vectorizer, nested=True, n_jobs=-1)

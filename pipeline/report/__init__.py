@@ -1,1 +1,1 @@
-"""One self-contained page about a classifier: plain values in, HTML and JSON out. Imported by commands."""
+"""One self-contained page about a classifier, as HTML and JSON."""

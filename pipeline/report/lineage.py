@@ -1,4 +1,4 @@
-"""Where a report's numbers come from: model, files and their hashes, versions, seed, command. Used by commands."""
+"""Where a report's numbers come from: model, file hashes, versions, seed, command."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from pipeline.exceptions import ManifestError
 from pipeline.files import fetched, sha256_of, where
 from pipeline.saved.manifest import Manifest, installed_versions, manifest_place, vectorizers_in
 
-_CHOSEN = ("layers", "pooling", "combine", "truncation")
+_SETTINGS = ("layers", "pooling", "combine", "truncation")
 
 
 def trace_lineage(
@@ -27,7 +27,9 @@ def trace_lineage(
     random_state: int | None = 0,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Tell where the numbers of a report come from, with no name of a user, a machine or a folder.
+    """Return where the numbers of a report come from.
+
+    Names of users, machines and folders are left out.
 
     Parameters
     ----------
@@ -36,7 +38,8 @@ def trace_lineage(
     artifact : str or Path, optional
         The file it was saved to or loaded from.
     tables : mapping of str to (Path or str, DataFrame), optional
-        What was scored and trained on, by a name such as ``"data"``: the file, or words for what came from none, and the rows.
+        What was scored and trained on, by a name such as ``"data"``: its file, or a description
+        where it has none, and the rows.
     random_state : int, optional
         As given to `pipeline.evaluate`.
     command : sequence of str, optional
@@ -45,17 +48,15 @@ def trace_lineage(
     Returns
     -------
     dict
-        ``created`` (UTC), ``command``, ``models`` (``id``, ``kind`` of the place it came from, ``revision``, which is the
-        commit on the hub, ``sha256`` of its files, and how its features are made), ``artifact`` (``file``, ``sha256``,
-        ``size_bytes``, ``created``), the ``tables``
-        (``file`` and its ``sha256``, or ``source``; ``rows`` and ``sha256_of_rows``, a hash of the cells), ``seed``,
-        ``versions`` and ``platform``.
+        ``created`` (UTC), ``command``, ``models`` (``id``, ``kind`` of its source, ``revision``,
+        which is the commit on the hub, ``sha256`` of its files, and its settings), ``artifact``
+        (``file``, ``sha256``, ``size_bytes``, ``created``), the ``tables`` (``file`` and its
+        ``sha256``, or ``source``; ``rows`` and ``sha256_of_rows``, a hash of the cells),
+        ``seed``, ``versions`` and ``platform``.
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": None
-        if command is None
-        else shlex.join(_without_folders(argument) for argument in command),
+        "command": None if command is None else shlex.join(map(_without_folders, command)),
         "models": [_model(vectorizer) for vectorizer in vectorizers_in(model)],
         "artifact": None if artifact is None else _artifact(where(artifact)),
         **{name: _table(origin, table) for name, (origin, table) in (tables or {}).items()},
@@ -66,7 +67,7 @@ def trace_lineage(
 
 
 def _without_folders(text: str) -> str:
-    """Return an argument whose path, where it begins at the root, at home or above, is its last part: folders name people."""
+    """Reduce a path outside the working folder to its name."""  # folders name people
     option, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
     path = PurePath(value)
     outside = path.is_absolute() or value.startswith(("..", "~"))
@@ -75,13 +76,12 @@ def _without_folders(text: str) -> str:
 
 def _model(vectorizer: Any) -> dict[str, Any]:
     source = vectorizer.source_
-    chosen = {name: getattr(vectorizer, name) for name in _CHOSEN if hasattr(vectorizer, name)}
     return {
         "id": _without_folders(str(source["model"])),
         "kind": source["kind"],
         "revision": source["revision"],
         "sha256": dict(source["sha256"]),
-        **chosen,
+        **{name: getattr(vectorizer, name) for name in _SETTINGS if hasattr(vectorizer, name)},
         "max_length": getattr(vectorizer, "max_length_", None),
     }
 
@@ -101,17 +101,13 @@ def _artifact(place: Path | str) -> dict[str, Any]:
 
 
 def _table(origin: Path | str, table: pd.DataFrame) -> dict[str, Any]:
-    told = (
+    # of the cells as text, so that the same rows of CSV and Parquet have the same hash
+    digest = hashlib.sha256()
+    for row in table.itertuples(index=False):
+        digest.update("\x1f".join(map(str, row)).encode("utf-8", errors="surrogatepass") + b"\x1e")
+    source = (
         {"file": origin.name, "sha256": sha256_of(origin)}
         if isinstance(origin, Path)
         else {"source": origin}
     )
-    return {**told, "rows": len(table), "sha256_of_rows": _sha256_of_rows(table)}
-
-
-def _sha256_of_rows(table: pd.DataFrame) -> str:
-    """Return a hash of the cells as text, in order: the same for the same rows out of CSV and Parquet."""
-    digest = hashlib.sha256()
-    for row in table.itertuples(index=False):
-        digest.update("\x1f".join(map(str, row)).encode("utf-8", errors="surrogatepass") + b"\x1e")
-    return digest.hexdigest()
+    return {**source, "rows": len(table), "sha256_of_rows": digest.hexdigest()}

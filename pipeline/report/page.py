@@ -1,4 +1,4 @@
-"""write_report: one HTML file that asks for nothing else, and the same as JSON beside it. Used by commands."""
+"""Write a report as a self-contained HTML page and as JSON."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import refuse_folder, where, with_ending, write_text
-from pipeline.report.readable import readable
+from pipeline.report.readable import readable, shortened
 from pipeline.report.sections import report_contents, sections_of
 from pipeline.report.tables import SCORES, number
 
@@ -27,45 +27,49 @@ def write_report(
     provenance: Mapping[str, Any] | None = None,
     title: str | None = None,
 ) -> Path | str:
-    """Write what `pipeline.evaluate` found as one HTML page, which needs no network, and as JSON beside it.
+    """Write the scores of a classifier as one HTML page, and as JSON beside it.
+
+    The page needs no network.
 
     Parameters
     ----------
     scores : dict
         From `pipeline.evaluate`.
     out : str or Path
-        Such as ``reports/sentiment.html``; missing folders are made. Or an address of fsspec such as
-        ``s3://bucket/sentiment.html``. The JSON gets the same name with ``.json``.
+        Such as ``reports/sentiment.html``; missing folders are created. Or an address of fsspec
+        such as ``s3://bucket/sentiment.html``. The JSON gets the same name with ``.json``.
     comparison : DataFrame, optional
         From `pipeline.compare`: the model beside the baselines.
     layers : DataFrame, optional
         From `pipeline.layer_study`, or the table that ``run_pipeline.py layers --out`` wrote.
     provenance : mapping, optional
-        Anything that tells where the numbers come from, such as `pipeline.report.lineage.trace_lineage` gives.
+        Where the numbers come from, such as `pipeline.report.lineage.trace_lineage` returns.
     title : str, optional
         The heading.
 
     Returns
     -------
     Path or str
-        Of the page; for an address the address. Equal arguments give equal files, byte for byte.
+        Path or address of the page. Equal arguments give equal files, byte for byte.
 
     Raises
     ------
     ImportError
-        Where matplotlib or jinja2 is not installed; both come with ``pip install 'bert-vectorizer[report]'``.
+        If matplotlib or jinja2 is not installed; both come with
+        ``pip install 'bert-vectorizer[report]'``.
     TypeError, ValueError
-        For what is no dict of `pipeline.evaluate`, no table of the others, and a name that does not end in ``.html``.
+        If an argument is not what these functions return, or ``out`` does not end in ``.html``.
 
     Examples
     --------
     >>> import tempfile
     >>> from pipeline import evaluate, make_sentiment_pipeline
-    >>> model = make_sentiment_pipeline().fit(["A lovely film.", "A dull film.", "Great fun.", "A bore."], [1, 0, 1, 0])
+    >>> texts = ["A lovely film.", "A dull film.", "Great fun.", "A bore."]
+    >>> model = make_sentiment_pipeline().fit(texts, [1, 0, 1, 0])
     >>> scores = evaluate(model, ["What a lovely evening.", "A dull day."], [1, 0])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = write_report(scores, f"{folder}/report.html", title="Two texts")
-    ...     [page.name, page.with_suffix(".json").name, page.read_text(encoding="utf-8").splitlines()[0]]
+    ...     [page.name, page.with_suffix(".json").name, page.read_text(encoding="utf-8")[:15]]
     ['report.html', 'report.json', '<!DOCTYPE html>']
     """
     check_report_extra()
@@ -74,17 +78,14 @@ def write_report(
         scores, comparison=comparison, layers=layers, provenance=provenance, title=title
     )
     html = render_page(contents)
-    write_text(
-        with_ending(page, ".json"),
-        json.dumps(contents, indent=1, allow_nan=False) + "\n",
-        named=page,
-    )
+    plain = json.dumps(contents, indent=1, allow_nan=False) + "\n"
+    write_text(with_ending(page, ".json"), plain, named=page)
     write_text(page, html)
     return page
 
 
 def check_page_name(out: str | os.PathLike) -> Path | str:
-    """Return where the page goes; ValueError or IsADirectoryError where no page can be."""
+    """Return where the page goes, and refuse names that cannot be a page."""
     page = where(out)
     refuse_folder(page, "report.html")
     if PurePath(page).suffix.lower() not in (".html", ".htm"):
@@ -95,51 +96,38 @@ def check_page_name(out: str | os.PathLike) -> Path | str:
 
 
 def check_report_extra() -> None:
-    """Refuse where no report can be written, before any work is done; raises ImportError."""
+    """Raise ImportError if a library of reports is missing."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"A report needs matplotlib and jinja2, and {error.name} is not installed. Install them by pip install "
-            "'bert-vectorizer[report]', or by pip install matplotlib jinja2."
+            f"A report needs matplotlib and jinja2, and {error.name} is not installed. Install "
+            "them by pip install 'bert-vectorizer[report]', or by pip install matplotlib jinja2."
         ) from error
 
 
 def render_page(contents: Mapping[str, Any]) -> str:
-    """Return the HTML of what `pipeline.report.sections.report_contents` gave."""
+    """Return the HTML of report contents."""
     from jinja2 import Environment
     from markupsafe import Markup
 
-    def clean(value: Any) -> Any:  # of everything that is put in: no text can forget it
+    def clean(value: Any) -> Any:  # called on everything that the template inserts
         return (
             readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
         )
 
     environment = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["svg"] = Markup  # our own drawings, in which the words are escaped already
-    template = environment.from_string(
-        files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment.filters |= {
+        "svg": Markup,  # our own drawings, in which the words are escaped already
+        "number": number,
+        "shortened": shortened,
+    }
+    source = files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    html = environment.from_string(source).render(
+        title=contents["title"],
+        scores=contents["scores"],
+        tiles={name: SCORES[name][0] for name in _ON_TOP if name in contents["scores"]},
+        sections=sections_of(contents),
     )
-    return (
-        template.render(
-            title=contents["title"],
-            summary=_summary(contents["scores"]),
-            sections=sections_of(contents),
-        )
-        + "\n"
-    )
-
-
-def _summary(scores: Mapping[str, Any]) -> dict[str, Any]:
-    tiles = []
-    for name in _ON_TOP:
-        if name in scores:
-            low, high = scores["intervals"].get(name) or (None, None)
-            between = "" if low is None else f"{low:.3f} to {high:.3f}"
-            tiles.append(
-                {"name": SCORES[name][0], "value": number(scores[name]), "between": between}
-            )
-    n, classes = scores["n_texts"], scores["classes"]
-    right = round(scores["accuracy"] * n)
-    return {"tiles": tiles, "n_texts": n, "n_right": right, "n_classes": len(classes)}
+    return f"{html}\n"

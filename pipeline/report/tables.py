@@ -1,11 +1,11 @@
-"""The tables of a report: captions, headers and cells as text. Used by report."""
+"""The tables of a report: captions, headers and cells as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.report.readable import shortened
 
-# score -> how it is called, and what it says
+# score -> its heading and its meaning
 SCORES = {
     "accuracy": ("Accuracy", "share of the texts that are labelled rightly"),
     "balanced_accuracy": (
@@ -43,19 +43,16 @@ _MOST_CELLS = 1600  # of a confusion matrix that is written out
 
 
 class Table(NamedTuple):
-    """A table: what it holds, its columns, and its rows, whose first cell names them.
-
-    ``text_columns`` are those, but for the first, that hold words; the others are numbers, and stand on the right.
-    """
+    """A table whose first cells name the rows."""
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    text_columns: Sequence[int] = ()
+    text_columns: Sequence[int] = ()  # those with words, but for the first; numbers align right
 
 
 def number(value: Any, form: str = "{:.3f}") -> str:
-    """Return a number's text; a dash for None."""
+    """Return a number's text, a dash for None."""
     return "-" if value is None else form.format(value)
 
 
@@ -71,31 +68,19 @@ def scores_table(scores: Mapping[str, Any]) -> Table:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the models beside each other: the columns that are known in their order, then the others."""
-    there = list(
-        dict.fromkeys(
-            name
-            for row in rows
-            for name, value in row.items()
-            if name != "model" and value is not None
-        )
-    )
-    told_with = {f"{name}_sd" for name in there} | {"difference_low", "difference_high"}
-    columns = [name for name in _COMPARED if name in there]
-    columns += [name for name in there if name not in columns and name not in told_with]
+    """Return the models beside each other, known columns first."""
+    values = [(name, value) for row in rows for name, value in row.items() if value is not None]
+    present = dict.fromkeys(name for name, _ in values if name != "model")
+    in_other_cells = {f"{name}_sd" for name in present} | {"difference_low", "difference_high"}
+    ordered = dict.fromkeys([*(name for name in _COMPARED if name in present), *present])
+    columns = [name for name in ordered if name in _COMPARED or name not in in_other_cells]
     header = ["Model", *(_COMPARED.get(name, (name.replace("_", " "),))[0] for name in columns)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in columns)] for row in rows]
-    words = [
-        i
-        for i, name in enumerate(columns, start=1)
-        if any(isinstance(row.get(name), str) for row in rows)
-    ]
-    spread = any(
-        value is not None for row in rows for name, value in row.items() if name.endswith("_sd")
-    )
-    caption = "The models on the same texts" + (
-        "; ± is the standard deviation over the folds" if spread else ""
-    )
+    with_words = {name for name, value in values if isinstance(value, str)}
+    words = [i for i, name in enumerate(columns, start=1) if name in with_words]
+    caption = "The models on the same texts"
+    if any(name.endswith("_sd") for name in present):
+        caption += "; ± is the standard deviation over the folds"
     return Table(caption, header, cells, words)
 
 
@@ -105,157 +90,121 @@ def _compared(row: Mapping[str, Any], name: str) -> str:
         return "-"
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "-" if value is None else str(value)
-    shown = number(value, _COMPARED.get(name, ("", "{:.4g}"))[1])
+    text = number(value, _COMPARED.get(name, ("", "{:.4g}"))[1])
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     if low is not None and high is not None:
-        return f"{shown} ({low:+.3f} to {high:+.3f})"
-    spread = row.get(f"{name}_sd")
-    return shown if spread is None else f"{shown} ± {spread:.3f}"
+        return f"{text} ({low:+.3f} to {high:+.3f})"
+    return text + _spread(row.get(f"{name}_sd"))
+
+
+def _spread(sd: float | None) -> str:
+    return "" if sd is None else f" ± {sd:.3f}"
 
 
 def class_table(scores: Mapping[str, Any]) -> Table:
     """Return the scores of each class, with the areas where its curves are known."""
     curves = {str(curve["class"]): curve for curve in scores.get("curves", ())}
     rows = []
-    for one in scores["by_class"]:
-        areas = curves.get(str(one["class"]), {})
-        values = (
-            one["precision"],
-            one["recall"],
-            one["f1"],
-            areas.get("roc_auc"),
-            areas.get("average_precision"),
-        )
-        rows.append([str(one["class"]), f"{one['n_texts']:,}", *map(number, values)])
+    for row in scores["by_class"]:
+        areas = curves.get(str(row["class"]), {})
+        values = [row[name] for name in ("precision", "recall", "f1")]
+        values += [areas.get(name) for name in ("roc_auc", "average_precision")]
+        rows.append([str(row["class"]), f"{row['n_texts']:,}", *map(number, values)])
     header = ("Class", "Texts", "Precision", "Recall", "F1", "ROC-AUC", "Average precision")
     return Table("Scores of each class", header, rows)
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> Table | None:
-    """Return the whole matrix; None where nobody would read it."""
+    """Return the whole matrix, None where nobody would read it."""
     if len(classes) ** 2 > _MOST_CELLS:
         return None
-    header = ["True class", *(f"taken for {one}" for one in classes)]
+    header = ["True class", *(f"taken for {name}" for name in classes)]
     rows = [
-        [str(one), *(f"{count:,}" for count in row)]
-        for one, row in zip(classes, matrix, strict=True)
+        [str(name), *(f"{count:,}" for count in row)]
+        for name, row in zip(classes, matrix, strict=True)
     ]
-    return Table(
-        "Confusion matrix: how many texts of each class were taken for which", header, rows
-    )
+    caption = "Confusion matrix: how many texts of each class were taken for which"
+    return Table(caption, header, rows)
 
 
 def confusions_table(
     matrix: Sequence[Sequence[int]], classes: Sequence[Any], most: int = 10
 ) -> Table:
-    """Return the pairs of classes that are taken for each other most often."""
-    pairs = [
-        (count, i, j)
+    """Return the most frequent confusions of two classes."""
+    pairs = sorted(
+        (-count, i, j)
         for i, row in enumerate(matrix)
         for j, count in enumerate(row)
         if i != j and count
-    ]
-    pairs = sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:most]
-    rows = [
-        [str(classes[i]), str(classes[j]), f"{n:,}", f"{100 * n / sum(matrix[i]):.0f} %"]
-        for n, i, j in pairs
-    ]
-    return Table(
-        "The most frequent confusions",
-        ("True class", "Taken for", "Texts", "Of the class"),
-        rows,
-        (1,),
     )
+    rows = [
+        [str(classes[i]), str(classes[j]), f"{-n:,}", f"{100 * -n / sum(matrix[i]):.0f} %"]
+        for n, i, j in pairs[:most]
+    ]
+    header = ("True class", "Taken for", "Texts", "Of the class")
+    return Table("The most frequent confusions", header, rows, (1,))
 
 
 def calibration_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the bins of the calibration figure."""
     cells = [
-        [
-            f"{row['low']:.1f} to {row['high']:.1f}",
-            f"{row['n_texts']:,}",
-            number(row["confidence"]),
-            number(row["accuracy"]),
-        ]
+        [f"{row['low']:.1f} to {row['high']:.1f}", f"{row['n_texts']:,}",
+         number(row["confidence"]), number(row["accuracy"])]
         for row in rows
-    ]
-    return Table(
-        "How sure, and how right", ("Probability", "Texts", "Confidence", "Accuracy"), cells
-    )
+    ]  # fmt: skip
+    header = ("Probability", "Texts", "Confidence", "Accuracy")
+    return Table("How sure, and how right", header, cells)
 
 
 def slice_table(name: str, groups: Sequence[Mapping[str, Any]]) -> Table:
     """Return the groups of texts of one slice."""
     rows = [
-        [
-            str(group["value"]),
-            f"{group['n_texts']:,}",
-            number(group["accuracy"]),
-            *map(number, group["interval"]),
-        ]
+        [str(group["value"]), f"{group['n_texts']:,}",
+         *map(number, (group["accuracy"], *group["interval"]))]
         for group in groups
-    ]
-    return Table(
-        f"Accuracy {name}",
-        (name.removeprefix("by ").capitalize(), "Texts", "Accuracy", "From", "To"),
-        rows,
-    )
+    ]  # fmt: skip
+    header = (name.removeprefix("by ").capitalize(), "Texts", "Accuracy", "From", "To")
+    return Table(f"Accuracy {name}", header, rows)
 
 
 def layers_table(
     rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any], caption: str
 ) -> Table:
     """Return rows of a layer study, the best first."""
-    rows = sorted(rows, key=lambda row: -(row["score"] or 0.0))
     cells = [
-        [
-            row["features"],
-            row["pooling"],
-            _spread(row),
-            number(row.get("dimension"), "{:,}"),
-            number(row.get("C"), "{:g}"),
-        ]
-        for row in rows
-    ]
+        [row["features"], row["pooling"], number(row["score"]) + _spread(row.get("score_sd")),
+         number(row.get("dimension"), "{:,}"), number(row.get("C"), "{:g}")]
+        for row in sorted(rows, key=lambda row: -(row["score"] or 0.0))
+    ]  # fmt: skip
     metric = str(study.get("scoring", "score")).replace("_", " ").capitalize()
     return Table(caption, ("Features", "Pooling", metric, "Dimension", "C"), cells, (1,))
-
-
-def _spread(row: Mapping[str, Any]) -> str:
-    spread = row.get("score_sd")
-    return number(row["score"]) + ("" if spread is None else f" ± {spread:.3f}")
 
 
 def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
     """Return the texts on the map."""
     rows = [
-        [shortened(one["text"], 120), str(one["true"]), str(one["predicted"]), number(one["probability"], "{:.2f}"),
-         f"{one['x']:.2f}", f"{one['y']:.2f}"]
-        for one in points
+        [shortened(point["text"], 120), str(point["true"]), str(point["predicted"]),
+         number(point["probability"], "{:.2f}"), f"{point['x']:.2f}", f"{point['y']:.2f}"]
+        for point in points
     ]  # fmt: skip
-    return Table(
-        "The texts on the map", ("Text", "True", "Predicted", "Probability", "x", "y"), rows, (1, 2)
-    )
+    header = ("Text", "True", "Predicted", "Probability", "x", "y")
+    return Table("The texts on the map", header, rows, (1, 2))
 
 
 def provenance_table(provenance: Mapping[str, Any]) -> Table:
-    """Return where everything comes from, a line each; names of nested values are joined."""
+    """Return a line per value, with the names of nested values joined."""
     return Table("Where the numbers come from", ("What", "Value"), _lines(provenance, ""), (1,))
 
 
 def _lines(value: Any, name: str) -> list[list[str]]:
     if isinstance(value, Mapping):
-        parts = [(str(key).replace("_", " "), one) for key, one in value.items()]
-    elif isinstance(value, list) and any(isinstance(one, Mapping | list) for one in value):
+        parts = [(str(key).replace("_", " "), inner) for key, inner in value.items()]
+    elif isinstance(value, list) and any(isinstance(inner, Mapping | list) for inner in value):
         name = name.removesuffix("s")  # the first of the models is model 1, the only one the model
-        parts = [(str(i) if len(value) > 1 else "", one) for i, one in enumerate(value, start=1)]
+        parts = [
+            (str(i) if len(value) > 1 else "", inner) for i, inner in enumerate(value, start=1)
+        ]
     else:
-        shown = (
-            ", ".join(map(str, value))
-            if isinstance(value, list)
-            else "not known"
-            if value is None
-            else str(value)
-        )
-        return [[name, shown]]
-    return [line for key, one in parts for line in _lines(one, f"{name} {key}".strip())]
+        text = ", ".join(map(str, value)) if isinstance(value, list) else number(value, "{}")
+        return [[name, "not known" if value is None else text]]
+    return [line for key, inner in parts for line in _lines(inner, f"{name} {key}".strip())]
