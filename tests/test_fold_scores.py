@@ -1,4 +1,4 @@
-"""One kind of features on one fold: the score is that of scikit-learn's search, and no test row has a say in anything fitted."""
+"""One row on one fold: the score of scikit-learn's search, and no leak from test rows."""
 
 import numpy as np
 import pytest

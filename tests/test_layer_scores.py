@@ -1,4 +1,4 @@
-"""The layer study: each row is what a slow loop with scikit-learn gives, a text is encoded once, and choosing leaks nothing."""
+"""The layer study: rows equal a slow scikit-learn loop, and choosing leaks nothing."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,8 @@ WORDS = {
 }
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(60)]
 REVIEWS = [
-    f"A {WORDS['negative' if (label == 'positive') == (i % 7 == 0) else 'positive'][i % 4]} film, number {i % 9}, "
+    f"A {WORDS['negative' if (label == 'positive') == (i % 7 == 0) else 'positive'][i % 4]} film, "
+    f"number {i % 9}, "
     f"{'but' if i % 3 else 'and'} the soup was {'cold' if i % 4 else 'lovely'}."
     for i, label in enumerate(LABELS)
 ]
@@ -190,7 +191,10 @@ def test_the_vectorizer_given_is_neither_fitted_nor_changed(tiny_bert):
 
 
 def test_on_noise_the_best_row_looks_good_and_the_nested_score_does_not(four_layers):
-    words = "lovely quiet film dull cold soup waiter terrace beautiful Paris spring drizzles minute days life hours love care"
+    words = (
+        "lovely quiet film dull cold soup waiter terrace beautiful Paris spring drizzles minute "
+        "days life hours love care"
+    )
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words.split(), 8)) for _ in range(60)]
     best, honest = [], []
@@ -317,10 +321,10 @@ def test_a_shallow_model_leaves_out_what_needs_four_layers(tiny_bert, encoded):
             ValueError,
             "Fold 0 of cv has 2 test rows, or some that it trains on",
         ),
-        ({"y": None}, ValueError, "needs labels y"),
+        ({"y": None}, ValueError, "y to be passed"),
         ({"y": LABELS[1:]}, ValueError, "60 texts and 59 labels"),
         ({"y": ["positive"] * 60}, ValueError, "one class only"),
-        ({"y": np.linspace(0, 1, 60)}, ValueError, "y is continuous"),
+        ({"y": np.linspace(0, 1, 60)}, ValueError, "Unknown label type: continuous"),
         (
             {"y": [*["rare"] * 3, *LABELS[3:]], "cv": 3},
             ValueError,

@@ -10,7 +10,7 @@ from pipeline.evaluation.layer_study import fit_logistic_path
 
 
 def case(n_classes, seed=0, n_rows=120, n_features=6, dtype=np.float64):
-    """Make features of unequal lengths away from zero, codes that lean to them, and three parts that hold every class."""
+    """Make features off centre, codes that lean to them, and three parts."""
     rng = np.random.default_rng(seed)
     X = 3 + rng.normal(size=(n_rows, n_features)) * np.geomspace(0.1, 5, n_features)
     codes = (
