@@ -1,17 +1,13 @@
 """Score every layer and combination of layers by a LogisticRegression."""
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import cho_factor, cho_solve
-from scipy.special import expit, softmax
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.preprocessing import normalize
@@ -23,104 +19,8 @@ from pipeline.layer_mix import apply_layer_mix, learn_layer_mix
 from pipeline.texts import check_texts, class_numbers, take_columns
 from pipeline.vectorizer import BertVectorizer
 
-_MAX_ITER = 2000
-
-
-def fit_logistic_path(
-    X: np.ndarray, codes: np.ndarray, parts: np.ndarray, Cs: Sequence[float], *, tol: float = 1e-9
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit each part of the rows with each C: (n_parts, n_C, n_logits, n_features), and intercepts.
-
-    Accelerated gradient steps under a quadratic bound of the loss (Böhning 1992).
-    """
-    n_rows, n_features = X.shape
-    n_classes = int(codes.max()) + 1
-    n_logits = 1 if n_classes == 2 else n_classes
-    centre = X.mean(axis=0, dtype=np.float64)
-    centred, basis = X - centre.astype(X.dtype), None
-    if n_features > n_rows:  # the space that the rows span is enough
-        basis, coordinates = np.linalg.qr(centred.T)  # (n_features, n_rows), (n_rows, n_rows)
-        centred = coordinates.T
-    A = np.column_stack([centred, np.ones(n_rows, dtype=X.dtype)])  # (n_rows, n_columns)
-    target = (codes[:, None] == (np.array([1]) if n_logits == 1 else np.arange(n_classes))).astype(
-        X.dtype
-    )  # (n_rows, n_logits)
-    problems = [(part, c) for part in range(len(parts)) for c in range(len(Cs))]
-    found = _descend(A, target, parts, Cs, problems, tol)  # (n_problems, n_columns, n_logits)
-    found = found.transpose(0, 2, 1).reshape(len(parts), len(Cs), n_logits, -1)
-    weights = found[..., :-1] if basis is None else found[..., :-1] @ basis.T
-    return weights, found[..., -1] - weights @ centre
-
-
-def _descend(
-    A: np.ndarray,
-    target: np.ndarray,
-    parts: np.ndarray,
-    Cs: Sequence[float],
-    problems: list[tuple[int, int]],
-    tol: float,
-) -> np.ndarray:
-    n_columns, n_logits = A.shape[1], target.shape[1]
-    curvature = (A.T @ A).astype(np.float64) * (0.25 if n_logits == 1 else 0.5)
-    penalised = np.append(np.ones(n_columns - 1), 0.0)
-    bounds = [cho_factor(curvature + np.diag(penalised / C), lower=True) for C in Cs]
-    part_of, c_of = (np.array(of_all) for of_all in zip(*problems, strict=True))
-    sizes = parts.sum(axis=1)
-    rows = parts.T.astype(A.dtype)  # (n_rows, n_parts)
-    found = np.zeros((len(problems), n_columns, n_logits))
-    active = np.arange(len(problems))
-    here = ahead = found.copy()
-    pace = np.ones(len(problems))
-    for _ in range(_MAX_ITER):
-        part, c = part_of[active], c_of[active]
-        gradient = _loss_gradient(A, ahead, target, rows[:, part])
-        gradient += ahead * (penalised / np.take(Cs, c)[:, None])[:, :, None]
-        step = np.empty_like(gradient)
-        for i in np.unique(c):
-            of_c = c == i
-            flat = gradient[of_c].transpose(1, 0, 2)  # (n_columns, n_of_c, n_logits)
-            solved = cho_solve(bounds[i], flat.reshape(n_columns, -1), check_finite=False)
-            step[of_c] = solved.reshape(flat.shape).transpose(1, 0, 2)
-        there = ahead - step
-        done = np.einsum("pil,pil->p", gradient, step) <= 2 * tol * sizes[part]
-        found[active[done]] = there[done]
-        uphill = np.einsum("pil,pil->p", gradient, there - here) > 0
-        pace = np.where(uphill, 1.0, pace)
-        faster = (1 + np.sqrt(1 + 4 * pace**2)) / 2
-        ahead = there + ((pace - 1) / faster)[:, None, None] * (there - here)
-        here, pace = there, faster
-        active, here, ahead, pace = active[~done], here[~done], ahead[~done], pace[~done]
-        if not len(active):
-            return found
-    found[active] = here
-    warnings.warn(
-        f"{len(active)} of {len(problems)} logistic regressions were not done after {_MAX_ITER} "
-        f"steps (C of {sorted({float(Cs[i]) for i in c_of[active]})}). Leave the largest C out, or "
-        "scale the features.",
-        ConvergenceWarning,
-        stacklevel=3,
-    )
-    return found
-
-
-def _loss_gradient(
-    A: np.ndarray, weights: np.ndarray, target: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """Return the gradient of the loss by the weights, (n_problems, n_columns, n_logits)."""
-    n_problems, n_columns, n_logits = weights.shape
-    flat = weights.transpose(1, 0, 2).reshape(n_columns, -1).astype(A.dtype)
-    logits = (A @ flat).reshape(len(A), n_problems, n_logits)
-    probability = expit(logits) if n_logits == 1 else softmax(logits, axis=2)
-    # (n_rows, n_problems, n_logits)
-    residual = (probability - target[:, None, :]) * rows[:, :, None]
-    by_weight: np.ndarray = A.T @ residual.reshape(len(A), -1)
-    by_problem: np.ndarray = (
-        by_weight.reshape(n_columns, n_problems, n_logits).transpose(1, 0, 2).astype(np.float64)
-    )
-    return by_problem
-
-
 INNER_FOLDS = 3
+_FIT = {"max_iter": 2000, "tol": 1e-5}  # of LogisticRegression
 
 Fold = tuple[np.ndarray, np.ndarray]  # training rows, test rows
 
@@ -135,71 +35,47 @@ class FoldResult(NamedTuple):
 
 def score_fold(
     vectors: np.ndarray,
-    combine: str,
+    combine: Any,
     unit_length: bool,
     codes: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
+    fold: Fold,
     Cs: list[float],
     scorer: Callable[..., float],
     random_state: int,
 ) -> FoldResult:
-    """Choose C within the training rows, fit to them, score the test rows."""
-    inside, y = vectors[train], codes[train]
-    inner_folds = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=random_state).split(y, y)
-    parts = np.zeros((INNER_FOLDS, len(train)), dtype=bool)
-    for part, (rows, _) in zip(parts, inner_folds, strict=True):
-        part[rows] = True
-    inner = np.empty((INNER_FOLDS, len(Cs)))
+    """Choose C within the training rows, fit to them, score the test rows.
+
+    ``vectors`` are those of all texts, (n_texts, 1, n_layers, hidden_size).
+    """
+    train, test = fold
+    y = codes[train]
+    splitter = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=random_state)
+    inner_folds = list(splitter.split(y, y))
+
+    def features(fit_to: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return features of the rows; a mix of layers is learned from ``fit_to``."""
+        if combine == "learned":
+            mix = learn_layer_mix(vectors[fit_to], codes[fit_to])
+            X = apply_layer_mix(vectors[rows], mix)
+        else:
+            X = combine_layers(vectors[rows], combine)
+        return normalize(X) if unit_length else X
+
+    def search(X: np.ndarray, folds: list[Fold]) -> LogisticRegressionCV:
+        head = LogisticRegressionCV(
+            Cs=Cs, cv=folds, scoring=scorer, l1_ratios=(0.0,), use_legacy_attributes=False, **_FIT
+        )
+        return head.fit(X, y)
+
+    X, X_test = np.split(features(train, np.concatenate(fold)), [len(train)])
     if combine == "learned":  # each part learns its own mix, and so has its own features
-        for i, part in enumerate(parts):
-            (X,) = _make_features(combine, unit_length, inside[part], y[part], inside)
-            inner[i] = _path_scores(X, y, part[None], Cs, scorer)[0]
+        parts = [search(features(train[part[0]], train), [part]) for part in inner_folds]
+        inner = np.mean([part.scores_[0, 0] for part in parts], axis=0)
+        head = LogisticRegression(C=Cs[inner.argmax()], **_FIT).fit(X, y)
     else:
-        (X,) = _make_features(combine, unit_length, inside, y, inside)
-        inner[:] = _path_scores(X, y, parts, Cs, scorer)
-    mean = inner.mean(axis=0)
-    chosen = int(mean.argmax())
-    X, X_test = _make_features(combine, unit_length, inside, y, inside, vectors[test])
-    weights, intercepts = fit_logistic_path(X, y, np.ones((1, len(y)), dtype=bool), [Cs[chosen]])
-    head = _head(weights[0, 0], intercepts[0, 0], Cs[chosen], X.dtype)
-    return FoldResult(mean, chosen, float(scorer(head, X_test, codes[test])))
-
-
-def _make_features(
-    combine: Any, unit_length: bool, fit_to: np.ndarray, y: np.ndarray, *vectors: np.ndarray
-) -> list[np.ndarray]:
-    """Make features as BertVectorizer does; a mix is learned from ``fit_to`` and ``y`` alone."""
-    if combine == "learned":
-        mix = learn_layer_mix(np.ascontiguousarray(fit_to), y)
-        features = [apply_layer_mix(some, mix) for some in vectors]
-    else:
-        features = [combine_layers(some, combine) for some in vectors]
-    return [normalize(some) for some in features] if unit_length else features
-
-
-def _path_scores(
-    X: np.ndarray, y: np.ndarray, parts: np.ndarray, Cs: list[float], scorer: Callable[..., float]
-) -> np.ndarray:
-    """Fit to each part with each C, and score on the other rows: shape (n_parts, n_C)."""
-    weights, intercepts = fit_logistic_path(X, y, parts, Cs)
-    scores = np.empty(weights.shape[:2])
-    for i, part in enumerate(parts):
-        held_out, labels = X[~part], y[~part]
-        for j, C in enumerate(Cs):
-            scores[i, j] = scorer(
-                _head(weights[i, j], intercepts[i, j], C, X.dtype), held_out, labels
-            )
-    return scores
-
-
-def _head(weights: np.ndarray, intercepts: np.ndarray, C: float, dtype: Any) -> LogisticRegression:
-    """Make a fitted classifier of coefficients, for scikit-learn's scorers."""
-    head = LogisticRegression(C=C)
-    head.coef_, head.intercept_ = weights.astype(dtype), intercepts.astype(dtype)
-    head.classes_ = np.arange(max(2, len(weights)))
-    head.n_features_in_ = weights.shape[1]
-    return head
+        head = search(X, inner_folds)
+        inner = head.scores_.mean(axis=0)[0]
+    return FoldResult(inner, int(inner.argmax()), float(scorer(head, X_test, codes[test])))
 
 
 POOLINGS = ("cls", "mean", "max")
@@ -357,15 +233,14 @@ def layer_study(
     )
     between = time.perf_counter()
 
-    def score(row: Features, train: np.ndarray, test: np.ndarray) -> FoldResult:
+    def score(row: Features, fold: Fold) -> FoldResult:
         row_vectors = vectors[:, [encoded.index(row.pooling)]][:, :, list(row.layers)]
         return score_fold(
             row_vectors,
             row.combine,
             vectorizer.normalize,
             codes,
-            train,
-            test,
+            fold,
             strengths,
             scorer,
             random_state,
@@ -475,7 +350,7 @@ def _rows(
 
 
 def _score_rows(
-    score: Callable[[Features, np.ndarray, np.ndarray], FoldResult],
+    score: Callable[[Features, Fold], FoldResult],
     rows: list[Features],
     folds: list[Fold],
     n_jobs: int | None,
@@ -486,7 +361,7 @@ def _score_rows(
     # small products gain nothing from threads, and change in their last digits
     with threadpool_limits(limits=1, user_api="blas"):
         done = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(score)(row, *fold) for row in distinct for fold in folds
+            delayed(score)(row, fold) for row in distinct for fold in folds
         )
     results = {
         row[2:]: done[i * len(folds) : (i + 1) * len(folds)] for i, row in enumerate(distinct)
