@@ -1,5 +1,8 @@
 """The layer study: rows equal a slow scikit-learn loop, and choosing leaks nothing."""
 
+import copy
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -120,6 +123,27 @@ def test_nested_is_a_search_over_rows_and_C_within_each_fold(four_layers):
     assert nested["best"] == study["score"].max()
     assert nested["optimism"] == pytest.approx(study["score"].max() - expected.mean())
     assert len(nested["chosen"]) == 3
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        pd.DataFrame.copy,
+        copy.deepcopy,
+        lambda study: pickle.loads(pickle.dumps(study)),
+        lambda study: study[study["score"] > 0],
+    ],
+)
+def test_attributes_survive_copies_and_pickles(derive, tiny_bert):
+    options = {"cv": 2, "Cs": CS, "poolings": ("mean",), "nested": True}
+    study = layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(tiny_bert), **options)
+    derived = derive(study)
+    assert isinstance(derived, pd.DataFrame)
+    assert_same(derived, study)
+    assert derived.nested == derived.attrs["nested"] == study.nested
+    assert (derived.model, derived.n_texts) == (tiny_bert, 60)
+    with pytest.raises(AttributeError, match="unknown"):
+        derived.unknown  # noqa: B018
 
 
 def test_rows_of_the_same_features_have_the_same_scores(four_layers):

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, clone
 
 from pipeline.answers import ask, is_most_probable, positions, warn_of_other_labels
@@ -28,7 +27,7 @@ from pipeline.evaluation.baselines import (
     make_candidates,
 )
 from pipeline.evaluation.evaluate import class_positions
-from pipeline.evaluation.layer_study import Fold, split_folds
+from pipeline.evaluation.layer_study import AttributedFrame, Fold, split_folds
 from pipeline.evaluation.metrics import PairedDifference, classification_scores, paired_difference
 from pipeline.exceptions import TruncationWarning
 from pipeline.texts import check_texts, class_numbers
@@ -102,7 +101,7 @@ def compare(
     n_timed: int = 200,
     random_state: int = 0,
     n_jobs: int | None = None,
-) -> pd.DataFrame:
+) -> AttributedFrame:
     """Score baselines and uses of BERT on the same folds, each against TF-IDF.
 
     Parameters
@@ -152,8 +151,9 @@ def compare(
 
     Returns
     -------
-    DataFrame
-        One row per model, by name. ``accuracy``, ``macro_f1``, ``roc_auc``, ``log_loss`` and
+    AttributedFrame
+        A DataFrame with one row per model, by name.
+        ``accuracy``, ``macro_f1``, ``roc_auc``, ``log_loss`` and
         ``calibration_error`` (see `pipeline.evaluation.metrics.classification_scores`; means over
         the folds), the same with ``_sd`` (standard deviation over the folds; NaN with ``test``);
         ``fit_seconds`` (mean over the folds), ``predict_seconds`` (per 1,000 texts),
@@ -161,7 +161,8 @@ def compare(
         ``difference_low`` and ``difference_high`` (95 % interval); ``verdict``: ``"baseline"``,
         ``"better than TF-IDF"``, ``"worse than TF-IDF"`` or ``"no clear difference"``.
 
-        ``attrs``: ``model`` (BERT's name), ``baseline`` (TF-IDF's row), ``classes``, ``n_texts``,
+        Attributes, also in ``attrs``:
+        ``model`` (BERT's name), ``baseline`` (TF-IDF's row), ``classes``, ``n_texts``,
         ``n_tested``, ``n_folds`` (``"split"`` with ``test``), ``n_timed``, ``random_state``,
         ``left_out`` (name to reason) and ``chosen`` (the layer study's choice in each fold, or
         None).
@@ -352,7 +353,7 @@ def _silent_truncation(silent: bool = True) -> Iterator[None]:
 # ---- the table
 
 
-def _table(results: Mapping[str, RowResult], *, with_spread: bool) -> pd.DataFrame:
+def _table(results: Mapping[str, RowResult], *, with_spread: bool) -> AttributedFrame:
     rows = {}
     for name, result in results.items():
         scores = np.array(result.scores)  # (n_folds, n_metrics)
@@ -372,7 +373,7 @@ def _table(results: Mapping[str, RowResult], *, with_spread: bool) -> pd.DataFra
             "difference_high": difference.high,
             "verdict": "baseline" if name == BASELINE else _verdict(difference),
         }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return AttributedFrame.from_dict(rows, orient="index")
 
 
 def _verdict(difference: PairedDifference) -> str:

@@ -25,6 +25,18 @@ _FIT = {"max_iter": 2000, "tol": 1e-5}  # of LogisticRegression
 Fold = tuple[np.ndarray, np.ndarray]  # training rows, test rows
 
 
+class AttributedFrame(pd.DataFrame):
+    """A DataFrame whose ``attrs`` are attributes too; copies and selections keep them."""
+
+    @property
+    def _constructor(self) -> Any:
+        return type(self)
+
+    def __getattr__(self, name: str) -> Any:  # type: ignore[misc]  # final in the stubs only
+        attrs = object.__getattribute__(self, "_attrs")
+        return attrs[name] if name in attrs else super().__getattr__(name)
+
+
 class FoldResult(NamedTuple):
     """The result of one row on one fold."""
 
@@ -118,7 +130,7 @@ def layer_study(
     nested: bool = False,
     random_state: int = 0,
     n_jobs: int | None = None,
-) -> pd.DataFrame:
+) -> AttributedFrame:
     """Score a LogisticRegression on every layer, pooling and combination.
 
     Each text is encoded once.
@@ -157,13 +169,14 @@ def layer_study(
 
     Returns
     -------
-    DataFrame
-        One row per layer and pooling, then one per combination: ``kind`` (``layer`` or
+    AttributedFrame
+        A DataFrame, one row per layer and pooling, then per combination: ``kind`` (``layer`` or
         ``combination``), ``features`` (name), ``pooling``, ``layers``, ``combine`` (parameters of
         `BertVectorizer`), ``dimension``, ``score`` and ``score_sd`` (mean and standard deviation
         over the folds), ``C`` (lower median of those chosen), ``fold_scores`` and ``fold_C``.
 
-        ``attrs``: ``model``, ``n_layers``, ``n_texts``, ``n_folds``, ``scoring``, ``majority``
+        Attributes, also in ``attrs``:
+        ``model``, ``n_layers``, ``n_texts``, ``n_folds``, ``scoring``, ``majority``
         (accuracy of the most frequent class; None under another scoring), ``left_out``
         (combinations), ``seconds`` (``encode`` and ``fit``) and ``nested``: None, or a dict of
         ``score``, ``score_sd``, ``fold_scores``, ``chosen`` (features, pooling and C of each
@@ -374,7 +387,7 @@ def _table(
     results: dict[Features, list[FoldResult]],
     Cs: list[float],
     hidden_size: int,
-) -> pd.DataFrame:
+) -> AttributedFrame:
     records = []
     for row in rows:
         scores = [result.score for result in results[row]]
@@ -394,7 +407,7 @@ def _table(
                 "fold_C": tuple(chosen),
             }
         )
-    return pd.DataFrame(records)
+    return AttributedFrame(records)
 
 
 def _spread(scores: list[float]) -> float:
