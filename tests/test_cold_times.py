@@ -1,4 +1,4 @@
-"""Cold costs: of a saved copy that caches nothing, in seconds that a clock of our own can foretell."""
+"""Cold costs: of a saved copy without a cache, in predictable seconds."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""compare: the table is what loops by hand give, every text goes through BERT once, times are cold, mistakes are cheap."""
+"""compare: the table equals loops by hand, texts are encoded once, times are cold."""
 
 import math
 
@@ -305,7 +305,7 @@ def test_what_truncation_cuts_is_told_once_and_not_by_every_fold_and_row(tiny_be
 
 
 def test_fitting_from_the_cache_is_told_as_if_there_were_none(tiny_bert, monkeypatch):
-    """Every text takes 20 ms to encode, 20 of them are in each training part, and the clock stands still."""
+    """Each of 20 training texts takes 20 ms to encode, and the clock stands still."""
     monkeypatch.setattr("pipeline.evaluation.compare.time.perf_counter", lambda: 0.0)
     monkeypatch.setattr("pipeline.evaluation.compare.cold_cost", fixed_cost)
     texts = [f"{text} {i}" for i, text in enumerate(REVIEWS)]

@@ -1,4 +1,4 @@
-"""Where a classifier fails: groups are whole, mistakes are the surest ones with their reasons, leaked texts are found."""
+"""Where a classifier fails: whole groups, explained mistakes, leaked texts."""
 
 import numpy as np
 import pytest

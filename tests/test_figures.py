@@ -1,4 +1,4 @@
-"""Pictures of a layer study and of a comparison: values, labels and lines are there, nothing is cut off, no pyplot."""
+"""Figures of studies and comparisons: all values and lines, nothing cut off, no pyplot."""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""The layer study: each row is what a slow loop with scikit-learn gives, a text is encoded once, and choosing leaks nothing."""
+"""The layer study: rows equal a slow scikit-learn loop, and choosing leaks nothing."""
+
+import copy
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -19,7 +22,8 @@ WORDS = {
 }
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(60)]
 REVIEWS = [
-    f"A {WORDS['negative' if (label == 'positive') == (i % 7 == 0) else 'positive'][i % 4]} film, number {i % 9}, "
+    f"A {WORDS['negative' if (label == 'positive') == (i % 7 == 0) else 'positive'][i % 4]} film, "
+    f"number {i % 9}, "
     f"{'but' if i % 3 else 'and'} the soup was {'cold' if i % 4 else 'lovely'}."
     for i, label in enumerate(LABELS)
 ]
@@ -121,6 +125,27 @@ def test_nested_is_a_search_over_rows_and_C_within_each_fold(four_layers):
     assert len(nested["chosen"]) == 3
 
 
+@pytest.mark.parametrize(
+    "derive",
+    [
+        pd.DataFrame.copy,
+        copy.deepcopy,
+        lambda study: pickle.loads(pickle.dumps(study)),
+        lambda study: study[study["score"] > 0],
+    ],
+)
+def test_attributes_survive_copies_and_pickles(derive, tiny_bert):
+    options = {"cv": 2, "Cs": CS, "poolings": ("mean",), "nested": True}
+    study = layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(tiny_bert), **options)
+    derived = derive(study)
+    assert isinstance(derived, pd.DataFrame)
+    assert_same(derived, study)
+    assert derived.nested == derived.attrs["nested"] == study.nested
+    assert (derived.model, derived.n_texts) == (tiny_bert, 60)
+    with pytest.raises(AttributeError, match="unknown"):
+        derived.unknown  # noqa: B018
+
+
 def test_rows_of_the_same_features_have_the_same_scores(four_layers):
     study = layer_study(
         REVIEWS, LABELS, vectorizer=BertVectorizer(four_layers), cv=2, Cs=CS
@@ -190,7 +215,10 @@ def test_the_vectorizer_given_is_neither_fitted_nor_changed(tiny_bert):
 
 
 def test_on_noise_the_best_row_looks_good_and_the_nested_score_does_not(four_layers):
-    words = "lovely quiet film dull cold soup waiter terrace beautiful Paris spring drizzles minute days life hours love care"
+    words = (
+        "lovely quiet film dull cold soup waiter terrace beautiful Paris spring drizzles minute "
+        "days life hours love care"
+    )
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words.split(), 8)) for _ in range(60)]
     best, honest = [], []
@@ -317,10 +345,10 @@ def test_a_shallow_model_leaves_out_what_needs_four_layers(tiny_bert, encoded):
             ValueError,
             "Fold 0 of cv has 2 test rows, or some that it trains on",
         ),
-        ({"y": None}, ValueError, "needs labels y"),
+        ({"y": None}, ValueError, "y to be passed"),
         ({"y": LABELS[1:]}, ValueError, "60 texts and 59 labels"),
         ({"y": ["positive"] * 60}, ValueError, "one class only"),
-        ({"y": np.linspace(0, 1, 60)}, ValueError, "y is continuous"),
+        ({"y": np.linspace(0, 1, 60)}, ValueError, "Unknown label type: continuous"),
         (
             {"y": [*["rare"] * 3, *LABELS[3:]], "cv": 3},
             ValueError,

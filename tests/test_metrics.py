@@ -1,4 +1,4 @@
-"""Scores: those of scikit-learn, of a slow reference under resampling, and of hand-made cases for calibration."""
+"""Scores equal scikit-learn's, a slow resampling reference and hand-made calibration."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tango's interval: published values, a slow likelihood reference, and how often it holds the truth."""
+"""Tango's interval: published values, a slow likelihood reference, and coverage."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_the_interval_is_the_published_one(table, low, high):
 
 
 def slow_score(d, n, b, c):
-    """Compute the score statistic with the nuisance share found by maximising the trinomial likelihood numerically."""
+    """Compute the score statistic by maximising the trinomial likelihood numerically."""
 
     def loss(p):  # p: share of pairs that only the second has right
         shares = np.array([p + d, p, 1 - 2 * p - d])

@@ -1,4 +1,4 @@
-"""evaluate: the numbers are scikit-learn's own, for any kind of labels; wrong labels cost no encoding."""
+"""evaluate: the numbers are scikit-learn's, and wrong labels cost no encoding."""
 
 import json
 import warnings
@@ -33,7 +33,7 @@ REVIEWS = [
 
 
 class Echo(ClassifierMixin, BaseEstimator):
-    """A fitted classifier whose X is its probabilities: what `evaluate` must make of them is then known."""
+    """A fitted classifier whose X is its probabilities."""
 
     def __init__(self, classes):
         self.classes_ = np.array(classes)

@@ -1,4 +1,4 @@
-"""Word2VecVectorizer: the mean is gensim's own vectors' mean, a seed decides every bit, nothing of gensim is saved."""
+"""Word2VecVectorizer: means of gensim's vectors, a seed for every bit, no gensim saved."""
 
 import gzip
 import os
@@ -64,8 +64,14 @@ def test_a_text_is_the_mean_of_the_vectors_that_were_given(keyed):
 
 def test_trained_vectors_are_those_of_gensim_itself():
     vectorizer = small(window=2).fit(TEXTS)
-    words = [["a", "lovely", "lovely", "film"], ["the", "film", "was", "dull"], ["lovely", "day", "dull", "film"],
-             ["i", "don", "t", "know", "überraschend", "gut"], ["a", "film"]] * 4  # fmt: skip
+    sentences = (
+        "a lovely lovely film",
+        "the film was dull",
+        "lovely day dull film",
+        "i don t know überraschend gut",
+        "a film",
+    )
+    words = [sentence.split() for sentence in sentences] * 4
     seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
     oracle = Word2Vec(
         words, vector_size=6, window=2, min_count=2, sg=1, epochs=3, seed=seed, workers=1

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
 
 from pipeline.answers import (
     Judged,
@@ -21,6 +22,7 @@ from pipeline.answers import (
     warn_of_other_labels,
 )
 from pipeline.evaluation.failures import (
+    dense,
     find_duplicates,
     find_examples,
     find_mistakes,
@@ -36,7 +38,7 @@ from pipeline.evaluation.metrics import (
     score_curves,
 )
 
-MOST_CHARACTERS = 200  # of a point's text: a map of long texts must not become a copy of them
+MOST_CHARACTERS = 200  # of a point's text, so that a map does not copy long texts
 
 
 def map_embeddings(
@@ -47,27 +49,9 @@ def map_embeddings(
     n_points: int,
     random_state: int,
 ) -> dict[str, Any] | None:
-    """Put texts on a plane: those near each other have similar features.
+    """Return the texts on a plane by PCA of their features.
 
-    Parameters
-    ----------
-    features : array, sparse matrix or DataFrame of shape (n_texts, n_features), or str
-        What the last step gets; a str is the reason why there is none.
-    texts : sequence of str, length n_texts
-    judged : Judged
-        The same texts.
-    n_points : int
-        Of more texts so many are drawn at random; 0 makes no map.
-    random_state : int
-        Of the drawing.
-
-    Returns
-    -------
-    dict or None
-        ``method``, ``explained_variance`` (the share of each axis) and ``points``: ``row``, ``x``, ``y``, ``text`` (its first 200
-        characters), ``true``, ``predicted``, ``probability`` (of what was predicted; None for a label
-        that is no class). Or ``refused``, the reason. None for no
-        points.
+    A string in place of features is the reason why there are none.
     """
     if not n_points:
         return None
@@ -78,13 +62,13 @@ def map_embeddings(
         rows = np.sort(
             np.random.default_rng(random_state).choice(rows, size=n_points, replace=False)
         )
-    chosen = features.iloc[rows] if hasattr(features, "iloc") else features[rows]
-    dense = np.asarray(chosen.toarray() if hasattr(chosen, "toarray") else chosen, dtype=np.float64)
-    if min(dense.shape) < 2:
+    chosen = dense(_safe_indexing(features, rows))
+    if min(chosen.shape) < 2:
         return {
-            "refused": f"a map needs two texts and two features at least; here are {dense.shape[0]} and {dense.shape[1]}."
+            "refused": "a map needs two texts and two features at least; here are "
+            f"{chosen.shape[0]} and {chosen.shape[1]}."
         }
-    places, shares = _flat(dense)
+    places, shares = _flat(chosen)
     points = [
         {
             "row": row,
@@ -98,17 +82,15 @@ def map_embeddings(
     return {"method": "PCA", "explained_variance": shares, "points": points}
 
 
-def _flat(dense: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Return places, shape (n_texts, 2), and the share of the variance along each axis."""
-    centred = dense - dense.mean(axis=0)
-    if not np.abs(centred).max() > 1e-9 * max(
-        np.abs(dense).max(), 1e-300
-    ):  # the same text again and again: PCA would divide by 0
-        return np.zeros((len(dense), 2)), [0.0, 0.0]
-    # two axes of hundreds: a full decomposition would cost as much as encoding the texts
-    pca = PCA(
-        n_components=2, svd_solver="arpack" if min(dense.shape) > 2 else "full", random_state=0
-    )
+def _flat(features: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Return places, (n_texts, 2), and each axis's share of the variance."""
+    centred = features - features.mean(axis=0)
+    # equal texts only: PCA would divide by 0
+    if not np.abs(centred).max() > 1e-9 * max(np.abs(features).max(), 1e-300):
+        return np.zeros((len(features), 2)), [0.0, 0.0]
+    # a full decomposition would cost as much as encoding the texts
+    solver = "arpack" if min(features.shape) > 2 else "full"
+    pca = PCA(n_components=2, svd_solver=solver, random_state=0)
     return pca.fit_transform(centred), pca.explained_variance_ratio_.tolist()
 
 
@@ -125,9 +107,9 @@ def evaluate(
     n_bootstrap: int = 1000,
     random_state: int = 0,
 ) -> dict[str, Any]:
-    """Score a fitted classifier on texts it has not seen: how good, how sure of it, where it fails, and on which texts.
+    """Score a fitted classifier on held-out texts, and list its failures.
 
-    The labels are those of the model's ``predict``; probabilities stand beside them.
+    The labels are those of the model's ``predict``, with probabilities beside them.
 
     Parameters
     ----------
@@ -138,50 +120,57 @@ def evaluate(
     y : array-like of shape (n_texts,)
         Their labels.
     by : DataFrame or mapping of str to sequence, optional
-        Columns to score by, each of length n_texts, such as the domain of each text.
+        Columns of length n_texts to score by, such as the domain of each text.
     train : (X_train, y_train), optional
-        The training texts and labels: for the training texts nearest to each mistake, and to find texts that are in both sets.
+        The training texts and labels, to find the nearest training texts of each mistake, and
+        texts that are in both sets.
     n_mistakes : int, default=10
         How many of the most confident mistakes to list.
     n_examples : int, default=4
-        How many right predictions to explain, the surest of each class in turn.
+        How many correct predictions to explain, the surest of each class in turn.
     n_map : int, default=500
-        Most points of the map of the texts; 0 leaves it out.
+        Most points on the map of the texts; 0 omits the map.
     n_bootstrap : int, default=1000
-        Resampled sets behind the intervals; 0 leaves them out.
+        Resampled sets for the intervals; 0 omits the intervals.
     random_state : int, default=0
-        Of the resampling, and of the texts on the map.
+        Seed of the resampling, and of the texts on the map.
 
     Returns
     -------
     dict
-        Plain numbers, strings, lists and dicts. ``n_texts``; ``classes``, those of the model and then labels that it predicts
-        beside them, such as that of a reject option; ``n_not_most_probable``, how many labels are not the most probable class;
-        the scores of
-        `pipeline.evaluation.metrics.classification_scores` (``accuracy``, ``balanced_accuracy``, ``f1``, ``macro_f1``,
-        ``roc_auc``, ``average_precision``, ``log_loss``, ``brier``, ``calibration_error``); ``intervals`` (95 %, of each score);
-        ``confusion_matrix`` (rows are true); ``by_class``; ``curves`` (ROC and precision-recall, see
-        `pipeline.evaluation.metrics.score_curves`); ``calibration``; ``slices`` (name -> scores by length, by truncation where
-        the model begins with a BertVectorizer, and by each column of ``by``); ``mistakes`` (``row``, ``text``, ``true``,
-        ``predicted``, ``probability``, ``explanation``, ``nearest`` training texts); ``examples`` (the same of right
-        predictions, without ``nearest``); ``map`` (the texts on a plane, see
-        `pipeline.evaluation.evaluate.map_embeddings`; None for ``n_map=0``); ``duplicates`` (None without ``train``).
-        `pipeline.write_report` makes a page of it.
+        Plain numbers, strings, lists and dicts; `pipeline.write_report` makes a page of it.
+
+        - ``n_texts``; ``classes``: those of the model, then other labels that it predicts, such as
+          that of a reject option; ``n_not_most_probable``: labels that are not the most probable
+          class;
+        - the scores of `pipeline.evaluation.metrics.classification_scores` (``accuracy``,
+          ``balanced_accuracy``, ``f1``, ``macro_f1``, ``roc_auc``, ``average_precision``,
+          ``log_loss``, ``brier``, ``calibration_error``) and their 95 % ``intervals``;
+        - ``confusion_matrix`` (rows are true), ``by_class``, ``curves`` (ROC and precision-recall,
+          see `pipeline.evaluation.metrics.score_curves`), ``calibration``;
+        - ``slices``: name -> scores by length, by truncation if the model begins with a
+          BertVectorizer, and by each column of ``by``;
+        - ``mistakes``: ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of the
+          predicted label, or None), ``explanation`` (``method`` and ``words``, or ``refused``) and
+          ``nearest`` (three training texts with ``label`` and ``similarity``); ``examples``: the
+          same for correct predictions, without ``nearest``;
+        - ``map``: ``method``, ``explained_variance`` and ``points``, or ``refused``; None for
+          ``n_map=0``;
+        - ``duplicates``: ``n_texts``, ``share``, ``other_label`` (how many have another label in
+          the training set), ``rows`` and ``examples``; None without ``train``.
 
     Raises
     ------
     ValueError
-        For labels the model does not know, for lengths that differ, for no texts, and for models that give no probabilities or
-        several labels per text.
+        For labels the model does not know, different lengths, no texts, and models without
+        probabilities or with several labels per text.
 
     Warns
     -----
     LabelWarning
-        Where ``predict`` gives other labels than the most probable classes.
+        If ``predict`` gives labels other than the most probable classes.
     """
-    X = (
-        X if hasattr(X, "__len__") else list(X)
-    )  # a table stays one: of a DataFrame list() would give the column names
+    X = X if hasattr(X, "__len__") else list(X)
     texts = texts_of(X)
     check_classifier(model)
     classes = np.asarray(model.classes_).tolist()
@@ -201,10 +190,8 @@ def evaluate(
     if type(model) is not Pipeline or len(model.steps) < 2:
         features = f"a {type(model).__name__} shows no features before its last step."
     right = predicted == true
-    scored, judged = (
-        (true, predicted, probability),
-        Judged(true, predicted, label_probability(predicted, probability), labels),
-    )
+    scored = true, predicted, probability
+    judged = Judged(true, predicted, label_probability(predicted, probability), labels)
     return {
         "n_texts": len(texts),
         "classes": labels,
@@ -229,24 +216,27 @@ def evaluate(
 
 
 def class_positions(n_texts: int, y: Any, classes: list[Any]) -> np.ndarray:
-    """Return positions of the true classes, shape (n_texts,)."""
+    """Return the position of each true class, (n_texts,)."""
     labels = list(y)
     if getattr(y, "ndim", 1) > 1 or any(
         isinstance(label, list | tuple | np.ndarray) for label in labels
     ):
         raise ValueError(
-            "y holds several labels per text; one class label per text is expected, such as y['label']."
+            "y holds several labels per text; one class label per text is expected, such as "
+            "y['label']."
         )
-    found, unknown = positions(labels, classes)
+    true, unknown = positions(labels, classes)
     if unknown:
         raise ValueError(
-            f"y holds labels the model does not know: {', '.join(sorted(repr(str(label)) for label in unknown))}; it knows "
+            "y holds labels the model does not know: "
+            f"{', '.join(sorted(repr(str(label)) for label in unknown))}; it knows "
             f"{', '.join(map(repr, classes))}."
         )
-    if len(found) != n_texts:
+    if len(true) != n_texts:
         raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: {n_texts} texts and {len(found)} labels."
+            f"Found input variables with inconsistent numbers of samples: {n_texts} texts and "
+            f"{len(true)} labels."
         )
     if not n_texts:
         raise ValueError("Found array with 0 sample(s): there is no text to score.")
-    return found
+    return true

@@ -1,4 +1,4 @@
-"""Where a classifier fails: scores by length, truncation and columns, confident mistakes, leaked texts. Used by evaluation."""
+"""Where a classifier fails: slices, confident mistakes, leaked texts."""
 
 import unicodedata
 import warnings
@@ -17,37 +17,25 @@ from pipeline.explanation import explain
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
 
-_MOST_GROUPS = 20  # of a column with more values only the largest are told apart
+_MOST_GROUPS = 20  # the rest of a column's values becomes "other"
 _LENGTH_GROUPS = 4
 
 
 def texts_of(X: Any) -> list[str]:
-    """Return what people read of any rows, a str each: cells that are no text in words, several columns joined by a space."""
+    """Return each row as readable text; several columns are joined."""
     return check_texts(take_columns(X, on_invalid="coerce"), missing="empty", on_invalid="coerce")
 
 
 def slice_by(values: Sequence[Any], right: np.ndarray) -> list[dict[str, Any]]:
-    """Score the texts of each value apart.
-
-    Parameters
-    ----------
-    values : sequence, length n_texts
-        Any values; missing ones are a group of their own. Beyond the 20 most frequent they are put together as "other".
-    right : ndarray of shape (n_texts,), bool
-        Whether each prediction was right.
-
-    Returns
-    -------
-    list of dict
-        ``value`` (as text), ``n_texts``, ``accuracy`` and its 95 % ``interval`` (Wilson), in the order of the values.
-    """
+    """Return size, accuracy and Wilson interval of the texts of each value."""
     named = pd.Series(
         ["missing" if pd.isna(value) else str(value) for value in values], dtype=object
     )
     counts = named.value_counts()
     if len(counts) > _MOST_GROUPS:
         named = named.where(named.isin(counts.index[: _MOST_GROUPS - 1]), "other")
-    return [_group(value, right[(named == value).to_numpy()]) for value in sorted(named.unique())]
+    groups = pd.Series(right).groupby(named)
+    return [_group(str(value), group.to_numpy()) for value, group in groups]
 
 
 def _group(value: str, right: np.ndarray) -> dict[str, Any]:
@@ -61,21 +49,7 @@ def _group(value: str, right: np.ndarray) -> dict[str, Any]:
 
 
 def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """Score short and long texts apart, and texts that were cut from whole ones.
-
-    Parameters
-    ----------
-    model : estimator
-        In tokens where it is a pipeline that begins with a BertVectorizer, else in characters.
-    X : list, array, Series or DataFrame, length n_texts
-    right
-        As for `slice_by`.
-
-    Returns
-    -------
-    dict
-        ``by tokens`` and ``by truncation``, or ``by characters``: groups of about equal size.
-    """
+    """Score groups of similar length, and truncated texts apart."""
     vectorizer = model.steps[0][1] if isinstance(model, Pipeline) else None
     if not isinstance(vectorizer, BertVectorizer):
         return {"by characters": _by_number(np.array([len(text) for text in texts_of(X)]), right)}
@@ -99,36 +73,14 @@ def _by_number(numbers: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
 def find_mistakes(
     model: Any, X: Any, judged: Judged, *, n: int, train: tuple[Any, Any] | None
 ) -> list[dict[str, Any]]:
-    """List the wrong predictions that the model was surest of, with what may explain them.
-
-    Parameters
-    ----------
-    model : estimator
-        Fitted.
-    X : list, array, Series or DataFrame, length n_texts
-        As the model predicts on it.
-    judged : Judged
-        The n_texts rows.
-    n : int
-        How many at most.
-    train : (X_train, y_train) or None
-        To find the nearest training texts, by cosine of the features before the last step.
-
-    Returns
-    -------
-    list of dict
-        ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of what was predicted; None for a label that
-        is no class), ``explanation`` (``method`` and the
-        ``words`` with their ``contribution`` to what was predicted; or ``refused``, the reason), ``nearest`` (three training
-        texts with ``label`` and ``similarity``; None without ``train``).
-    """
+    """List the most confident mistakes, with explanations and nearest training texts."""
     wrong = np.flatnonzero(judged.predicted != judged.true)
     rows = wrong[np.argsort(-np.nan_to_num(judged.sure[wrong], nan=-1.0), kind="stable")][:n]
     return _explained(model, X, rows, judged, train=train)
 
 
 def _explained(
-    model: Any, X: Any, rows: np.ndarray, judged: Judged, *, train: tuple[Any, Any] | None
+    model: Any, X: Any, rows: np.ndarray, judged: Judged, *, train: tuple[Any, Any] | None = None
 ) -> list[dict[str, Any]]:
     if not len(rows):
         return []
@@ -150,68 +102,53 @@ def _explained(
 
 
 def find_examples(model: Any, X: Any, judged: Judged, *, n: int) -> list[dict[str, Any]]:
-    """List right predictions with what explains them: the surest of each class, then the second surest of each, and so on.
-
-    Parameters
-    ----------
-    model, X, judged
-        As for `find_mistakes`.
-    n : int
-        How many at most.
-
-    Returns
-    -------
-    list of dict
-        As of `find_mistakes`, without ``nearest``.
-    """
+    """List explained correct predictions, the surest of each class in turn."""
     predicted = judged.predicted
     right = np.flatnonzero(predicted == judged.true)
     surest = pd.Series(judged.sure[right], index=right)
     turn = surest.groupby(predicted[right]).rank(method="first", ascending=False)
     order = np.lexsort((predicted[right], turn))
     return [
-        {name: value for name, value in one.items() if name != "nearest"}
-        for one in _explained(model, X, right[order][: max(n, 0)], judged, train=None)
+        {name: value for name, value in example.items() if name != "nearest"}
+        for example in _explained(model, X, right[order][: max(n, 0)], judged)
     ]
 
 
 def _explanations(model: Any, X: Any, predicted: np.ndarray) -> list[dict[str, Any]]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TruncationWarning)  # told when they were scored
+            warnings.simplefilter("ignore", TruncationWarning)  # given when they were scored
             frames = explain(model, X)
     except ExplanationError as error:
         return [{"refused": str(error)}] * len(predicted)
-    told: list[dict[str, Any]] = []
+    explanations: list[dict[str, Any]] = []
     for frame, label in zip(frames, predicted, strict=True):
         classes = frame.attrs["classes"]
         if label >= len(classes):
-            told.append({"refused": "the predicted label is not one of the model's classes."})
+            refused = "the predicted label is not one of the model's classes."
+            explanations.append({"refused": refused})
             continue
         if len(classes) == 2:
             values = frame["contribution"] * (1 if label == 1 else -1)
         else:
             values = frame[f"contribution_{classes[label]}"]
-        words = [
-            {"word": word, "start": int(start), "end": int(end), "contribution": float(value)}
-            for word, start, end, value in zip(
-                frame["word"], frame["start"], frame["end"], values, strict=True
-            )
-        ]
-        told.append({"method": frame.attrs["method"], "words": words})
-    return told
+        words = frame.assign(contribution=values)[["word", "start", "end", "contribution"]]
+        explanations.append(
+            {"method": frame.attrs["method"], "words": words.to_dict(orient="records")}
+        )
+    return explanations
 
 
 def _nearest(
     model: Any, X: Any, X_train: Any, y_train: Any, n: int = 3
-) -> list[list[dict[str, Any]] | None]:
-    ours = texts_of(X)
+) -> Sequence[list[dict[str, Any]] | None]:
+    """Return the n most similar training texts of each row, by the last step's input."""
     if not isinstance(model, Pipeline):
-        return [None] * len(ours)
+        return [None] * len(X)
     known, labels = texts_of(X_train), np.asarray(list(y_train), dtype=object).tolist()
-    similarity = (
-        _unit(model[:-1].transform(X)) @ _unit(model[:-1].transform(X_train)).T
-    )  # (n_texts, n_training_texts)
+    ours, theirs = (dense(model[:-1].transform(texts)) for texts in (X, X_train))
+    lengths = [np.linalg.norm(rows, axis=1).clip(1e-12) for rows in (ours, theirs)]
+    similarity = ours @ theirs.T / np.outer(*lengths)  # (n_texts, n_training_texts)
     return [
         [
             {"text": known[i], "label": labels[i], "similarity": float(row[i])}
@@ -221,33 +158,17 @@ def _nearest(
     ]
 
 
-def _unit(features: Any) -> np.ndarray:
-    dense = np.asarray(
+def dense(features: Any) -> np.ndarray:
+    """Return an array, sparse matrix or DataFrame as float64."""
+    return np.asarray(
         features.toarray() if hasattr(features, "toarray") else features, dtype=np.float64
     )
-    return np.asarray(dense / np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-12))
 
 
 def find_duplicates(
     texts: Sequence[str], labels: Sequence[Any], X_train: Any, y_train: Any
 ) -> dict[str, Any]:
-    """Find texts that the model was trained on: a score on them says nothing about new ones.
-
-    Two texts are the same where they differ in case, blanks and Unicode form (NFKC) only.
-
-    Parameters
-    ----------
-    texts, labels : sequence, length n_texts
-        The scored texts.
-    X_train, y_train : length n_training_texts
-        As given to `pipeline.evaluate`.
-
-    Returns
-    -------
-    dict
-        ``n_texts`` (scored texts that are in the training set), ``share``, ``other_label`` (how many of them have another label
-        there), ``rows`` (of the scored texts), ``examples`` (up to five).
-    """
+    """Find texts that are in the training set, by NFKC, case and blanks folded."""
     known: dict[str, str] = {}
     for text, label in zip(texts_of(X_train), y_train, strict=True):
         known.setdefault(_canonical(text), str(label))

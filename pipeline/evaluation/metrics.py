@@ -1,6 +1,5 @@
-"""Scores of labels and probabilities, with intervals, calibration, curves and paired differences."""
+"""Scores, intervals, calibration, curves and paired differences."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from sklearn.metrics import (
 )
 
 N_BINS = 10
-_COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts held in memory
+_COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts in memory
 
 
 def classification_scores(
@@ -32,41 +31,35 @@ def classification_scores(
     true : ndarray of shape (n_texts,), int64
         Positions of the true classes.
     predicted : ndarray of shape (n_texts,), int64
-        Positions of the predicted labels; n_classes and above for labels that are no class, which are always wrong.
+        Positions of the predicted labels; n_classes and above for labels that are not a class,
+        which are always wrong.
     probability : ndarray of shape (n_texts, n_classes)
         Rows add up to 1.
 
     Returns
     -------
     dict
-        Of the labels: ``accuracy``; ``balanced_accuracy`` (mean recall of the classes that are there); ``f1`` (of the second
-        class where there are two, else macro); ``macro_f1``. Of the probabilities: ``roc_auc`` and ``average_precision`` (of the
-        second of two classes, else one-vs-rest macro; None where a class is absent); ``log_loss``; ``brier`` (mean squared error
-        of the probabilities; of more than two classes summed over them); ``calibration_error`` (see
+        Of the labels: ``accuracy``; ``balanced_accuracy`` (mean recall of the classes present);
+        ``f1`` (of the second of two classes, else macro); ``macro_f1``. Of the probabilities:
+        ``roc_auc`` and ``average_precision`` (of the second of two classes, else one-vs-rest
+        macro; None if a class is absent); ``log_loss``; ``brier`` (mean squared error, for more
+        than two classes summed over them); ``calibration_error`` (see
         `expected_calibration_error`).
     """
     n_classes = probability.shape[1]
     probability = _normalized(probability)
     labels = list(range(n_classes))
-    macro_f1 = float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
-    f1 = (
-        float(f1_score(true, predicted, labels=[1], average="macro", zero_division=0.0))
-        if n_classes == 2
-        else macro_f1
-    )
-    everyone_there = len(np.unique(true)) == n_classes
-    area, average = (
-        _mean_ranking(true, probability, np.ones((1, len(true))))
-        if everyone_there
-        else (None, None)
-    )
+    f1 = f1_score(true, predicted, labels=labels, average=None, zero_division=0.0)
+    area = average = None
+    if len(np.unique(true)) == n_classes:
+        area, average = _mean_ranking(true, probability, np.ones((1, len(true))))[:, 0].tolist()
     return {
         "accuracy": float(accuracy_score(true, predicted)),
         "balanced_accuracy": _mean_recall(true, predicted),
-        "f1": f1,
-        "macro_f1": macro_f1,
-        "roc_auc": None if area is None else float(area[0]),
-        "average_precision": None if average is None else float(average[0]),
+        "f1": float(f1[1] if n_classes == 2 else f1.mean()),
+        "macro_f1": float(f1.mean()),
+        "roc_auc": area,
+        "average_precision": average,
         "log_loss": float(log_loss(true, probability, labels=labels)),
         "brier": float(brier_score_loss(true, probability, labels=labels)),
         "calibration_error": expected_calibration_error(true, probability),
@@ -74,37 +67,21 @@ def classification_scores(
 
 
 def _normalized(probability: np.ndarray) -> np.ndarray:
-    """Return rows that add up to 1 in float64; float32 ones miss it by their rounding. Rows that do stay as they are."""
+    """Return rows that add up to 1 in float64; those that do are unchanged."""
     rows = np.asarray(probability, dtype=np.float64)
     total = rows.sum(axis=1, keepdims=True)
     return rows if np.abs(total - 1).max(initial=0.0) < 1e-12 else np.asarray(rows / total)
 
 
 def _mean_recall(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Return scikit-learn's balanced accuracy, without its warning of predicted classes that no text has."""
+    """Return scikit-learn's balanced accuracy, without its warning."""
     return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
 
 
 def calibration_table(
     true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS
 ) -> list[dict[str, float]]:
-    """Compare the probability of the most probable class with how often that class is right.
-
-    This judges the probabilities, so a tuned threshold does not change it.
-
-    Parameters
-    ----------
-    true, probability
-        As for `classification_scores`.
-    n_bins : int, default=10
-        Bins of equal width between 0 and 1.
-
-    Returns
-    -------
-    list of dict
-        One per bin that holds a text: ``low``, ``high``, ``n_texts``, ``confidence`` (mean probability of the most probable
-        class), ``accuracy`` (how often it is the true one).
-    """
+    """Return size, mean confidence and accuracy of each bin with texts."""
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == true
     bins = _bins(probability, n_bins)
     return [
@@ -126,14 +103,10 @@ def _bins(probability: np.ndarray, n_bins: int) -> np.ndarray:
 def expected_calibration_error(
     true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS
 ) -> float:
-    """Return the mean gap between confidence and accuracy over the bins, weighted by their texts.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
-    """
+    """Return the weighted mean gap of confidence and accuracy (Guo et al. 2017)."""
     rows = calibration_table(true, probability, n_bins)
-    return sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows) / len(
-        true
-    )
+    gaps = sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
+    return gaps / len(true)
 
 
 def bootstrap_intervals(
@@ -145,43 +118,22 @@ def bootstrap_intervals(
     random_state: int,
     level: float = 0.95,
 ) -> dict[str, list[float] | None]:
-    """Say how far each score would move with other texts of the same kind: percentile intervals over resampled texts.
+    """Return percentile intervals over resampled texts, by score; None without any.
 
-    Parameters
-    ----------
-    true, predicted, probability
-        As for `classification_scores`.
-    n_samples : int
-        How often the texts are drawn anew, with replacement.
-    random_state : int
-        Seed.
-    level : float, default=0.95
-
-    Returns
-    -------
-    dict of str to [float, float] or None
-        By the names of `classification_scores`; samples that lack a class are left out of ``roc_auc`` and
-        ``average_precision``. None where no sample gave a number.
-
-    References
-    ----------
-    .. [1] Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    Samples that lack a class have no ``roc_auc`` or ``average_precision``.
     """
     random = np.random.default_rng(random_state)
     probability = _normalized(probability)
     drawn: dict[str, list[np.ndarray]] = {}
     at_once = max(1, _COUNTS_AT_ONCE // len(true))
     for start in range(0, n_samples, at_once):
-        n_now = min(at_once, n_samples - start)
-        times = np.stack(
-            [
-                np.bincount(random.integers(len(true), size=len(true)), minlength=len(true))
-                for _ in range(n_now)
-            ]
+        samples = (
+            random.integers(len(true), size=len(true))
+            for _ in range(min(at_once, n_samples - start))
         )
-        for name, values in _resampled_scores(
-            true, predicted, probability, times.astype(np.float64)
-        ).items():
+        times = np.stack([np.bincount(rows, minlength=len(true)) for rows in samples])
+        scores = _resampled_scores(true, predicted, probability, times.astype(np.float64))
+        for name, values in scores.items():
             drawn.setdefault(name, []).append(values[np.isfinite(values)])
     tail = 100 * (1 - level) / 2
     every = {name: np.concatenate(values) for name, values in drawn.items()}
@@ -194,24 +146,22 @@ def bootstrap_intervals(
 def _resampled_scores(
     true: np.ndarray, predicted: np.ndarray, probability: np.ndarray, times: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return what `classification_scores` gives of many resampled sets, shape (n_samples,) each; NaN for its None.
+    """Return `classification_scores` of each sample, (n_samples,); NaN for None.
 
-    ``times``, shape (n_samples, n_texts), says how often each text is in each set. Nothing here is larger than texts x classes.
+    ``times``, (n_samples, n_texts), counts each text in each sample. No array here is larger than
+    texts x classes.
     """
     n_texts, n_classes = probability.shape
     n, everyone, right = times.sum(axis=1), np.arange(n_texts), predicted == true
     known = np.flatnonzero(predicted < n_classes)
 
-    def count(rows: np.ndarray, of: np.ndarray) -> np.ndarray:  # (n_samples, n_classes)
-        return np.asarray(
-            times @ csr_array((np.ones(len(rows)), (rows, of[rows])), shape=(n_texts, n_classes))
-        )
+    def count(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Return how often each class occurs in the rows, (n_samples, n_classes)."""
+        member = csr_array((np.ones(len(rows)), (rows, classes[rows])), shape=(n_texts, n_classes))
+        return np.asarray(times @ member)
 
-    hits, support, guessed = (
-        count(np.flatnonzero(right), true),
-        count(everyone, true),
-        count(known, predicted),
-    )
+    hits, support = count(np.flatnonzero(right), true), count(everyone, true)
+    guessed = count(known, predicted)
     f1 = 2 * hits / np.maximum(support + guessed, 1e-300)
     recall = np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
     of_true = probability[everyone, true]
@@ -219,9 +169,7 @@ def _resampled_scores(
     eps = np.finfo(probability.dtype).eps
     losses = -np.log(np.clip(of_true, eps, 1 - eps))
     bins = np.eye(N_BINS)[_bins(probability, N_BINS)]
-    gap = (probability.max(axis=1) - (probability.argmax(axis=1) == true))[
-        :, None
-    ] * bins  # (n_texts, n_bins)
+    gap = probability.max(axis=1) - (probability.argmax(axis=1) == true)
     areas, averages = _mean_ranking(true, probability, times)
     return {
         "accuracy": times @ right / n,
@@ -232,37 +180,31 @@ def _resampled_scores(
         "average_precision": np.where((support > 0).all(axis=1), averages, np.nan),
         "log_loss": times @ losses / n,
         "brier": times @ squares / n,
-        "calibration_error": np.abs(times @ gap).sum(axis=1) / n,
+        "calibration_error": np.abs(times @ (gap[:, None] * bins)).sum(axis=1) / n,
     }
 
 
 def _mean_ranking(true: np.ndarray, probability: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return ROC-AUC and average precision of each set, of the second of two classes or the mean over all: (2, n_samples)."""
+    """Return ROC-AUC and average precision of each sample, (2, n_samples)."""
     positive = range(1, 2) if probability.shape[1] == 2 else range(probability.shape[1])
-    of_text = np.ascontiguousarray(
-        times.T, dtype=np.float32
-    )  # (n_texts, n_samples); counts are exact in float32
-    each = [_ranking(true == i, probability[:, i], of_text) for i in positive]
+    # (n_texts, n_samples); counts are exact in float32
+    by_text = np.ascontiguousarray(times.T, dtype=np.float32)
+    each = [_ranking(true == i, probability[:, i], by_text) for i in positive]
     return np.asarray(np.mean(each, axis=0))
 
 
 def _ranking(
     positive: np.ndarray, score: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return area under the ROC curve and average precision of each set, shape (n_samples,) each; NaN without both classes.
+    """Return ROC-AUC and average precision, (n_samples,); NaN without both classes.
 
-    Both are sums over the positives, so texts are counted by thresholds of positives alone: those that score like a positive, and
-    those between two of them.
+    Both are sums over positives, so texts are counted by the thresholds of positives alone: those
+    that score like a positive, and those between two of them.
     """
     order = np.argsort(-score, kind="stable")
-    ranked, thresholds = (
-        -score[order],
-        np.unique(-score[positive]),
-    )  # ascending: the highest score comes first
-    edges = np.stack(
-        [np.searchsorted(ranked, thresholds, side) for side in ("left", "right")], axis=1
-    ).ravel()
-    starts = np.concatenate([[0], edges, [len(score)]])
+    ranked, thresholds = -score[order], np.unique(-score[positive])  # highest score first
+    edges = [np.searchsorted(ranked, thresholds, side) for side in ("left", "right")]
+    starts = np.concatenate([[0], np.stack(edges, axis=1).ravel(), [len(score)]])
 
     hits = np.zeros((len(starts) - 1, times.shape[1]))  # (n_thresholds * 2 + 1, n_samples)
     places = 2 * np.searchsorted(thresholds, -score[positive]) + 1
@@ -271,47 +213,32 @@ def _ranking(
     misses = csr_array((ones, order, starts), shape=(len(hits), len(score))) @ times - hits
     n_hits, n_misses = hits.sum(axis=0), misses.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found, wrong = hits.cumsum(axis=0), misses.cumsum(axis=0)
-        below = (
-            n_misses - wrong + misses / 2
-        )  # negatives that score lower, and half of those that score the same
+        right, wrong = hits.cumsum(axis=0), misses.cumsum(axis=0)
+        below = n_misses - wrong + misses / 2  # negatives that score lower, and half of the ties
         area = (hits * below).sum(axis=0) / (n_hits * n_misses)
-        average = (hits * found / np.maximum(found + wrong, 1e-300)).sum(axis=0) / n_hits
+        average = (hits * right / np.maximum(right + wrong, 1e-300)).sum(axis=0) / n_hits
     return area, average
 
 
 def class_table(
     true: np.ndarray, predicted: np.ndarray, classes: list[Any]
 ) -> list[dict[str, Any]]:
-    """Return ``class``, ``precision``, ``recall``, ``f1`` and ``n_texts`` of every class."""
+    """Return precision, recall, f1 and n_texts of every class."""
     columns = precision_recall_fscore_support(
         true, predicted, labels=range(len(classes)), zero_division=0.0
     )
-    return [
-        {
-            "class": label,
-            "precision": float(p),
-            "recall": float(r),
-            "f1": float(f),
-            "n_texts": int(n),
-        }
-        for label, p, r, f, n in zip(classes, *columns, strict=True)
-    ]
+    names = ("class", "precision", "recall", "f1", "n_texts")
+    rows = zip(classes, *(column.tolist() for column in columns), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def wilson_interval(n_right: int, n: int) -> list[float]:
-    """Return the 95 % interval of a share: Wilson 1927, good for few texts too.
-
-    Examples
-    --------
-    >>> [round(bound, 3) for bound in wilson_interval(8, 10)]
-    [0.49, 0.943]
-    """
+    """Return the 95 % interval of a share (Wilson 1927)."""
     interval = binomtest(n_right, n).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
 
 
-MOST_POINTS = 101  # of a curve: finer than a picture shows, and the areas stay right to about 0.001
+MOST_POINTS = 101  # of a curve: keeps areas to about 0.001
 
 
 def score_curves(
@@ -327,46 +254,40 @@ def score_curves(
     classes : list, length n_classes
         Their names.
     most : int, default=101
-        Points of a curve; a longer one is thinned evenly along its length, both ends kept. Areas are those of the whole curve.
+        Points of a curve; a longer one is thinned evenly along its length, ends kept. Areas are
+        those of the whole curve.
 
     Returns
     -------
     list of dict
-        Of two classes the second alone, of more each one: ``class``, ``n_texts`` (true ones of it), ``roc_auc``,
-        ``average_precision``, ``roc`` (``false_positive_rate``, ``true_positive_rate``) and ``precision_recall`` (``recall``,
-        ``precision``), lists of numbers. A class without a text, or without a text that is not of it, has no curve and is left
-        out.
-
-    References
-    ----------
-    .. [1] Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters 27, 2006.
+        For two classes the second alone, else each one: ``class``, ``n_texts`` (in it),
+        ``roc_auc``, ``average_precision``, ``roc`` (``false_positive_rate``,
+        ``true_positive_rate``) and ``precision_recall`` (``recall``, ``precision``), lists of
+        numbers. Classes that hold no text or all texts are left out.
     """
-    shown = [1] if len(classes) == 2 else range(len(classes))
-    there = set(np.unique(true).tolist())
+    present = set(np.unique(true).tolist())
     return [
-        _of_class(true == i, probability[:, i], classes[i], most)
-        for i in shown
-        if i in there and len(there) > 1
+        _curves(true == i, probability[:, i], classes[i], most)
+        for i in ([1] if len(classes) == 2 else range(len(classes)))
+        if i in present and len(present) > 1
     ]
 
 
-def _of_class(positive: np.ndarray, score: np.ndarray, label: Any, most: int) -> dict[str, Any]:
+def _curves(positive: np.ndarray, score: np.ndarray, label: Any, most: int) -> dict[str, Any]:
     false_rate, true_rate, _ = roc_curve(positive, score)
     precision, recall, _ = precision_recall_curve(positive, score)
     return {
         "class": label,
         "n_texts": int(positive.sum()),
         "roc_auc": float(auc(false_rate, true_rate)),
-        "average_precision": float(
-            -np.sum(np.diff(recall) * precision[:-1])
-        ),  # as scikit-learn's, of the curve at hand
+        "average_precision": float(-np.sum(np.diff(recall) * precision[:-1])),
         "roc": _thinned({"false_positive_rate": false_rate, "true_positive_rate": true_rate}, most),
         "precision_recall": _thinned({"recall": recall[::-1], "precision": precision[::-1]}, most),
     }
 
 
 def _thinned(curve: dict[str, np.ndarray], most: int) -> dict[str, list[float]]:
-    """Keep points at even steps along the curve, whose length is measured along both axes."""
+    """Keep points at even steps along the curve."""
     points = np.stack(list(curve.values()))  # (2, n_points)
     if points.shape[1] > most:
         along = np.concatenate([[0.0], np.abs(np.diff(points)).sum(axis=0).cumsum()])
@@ -386,37 +307,39 @@ class PairedDifference(NamedTuple):
 def paired_difference(
     right: np.ndarray, right_of_other: np.ndarray, *, level: float = 0.95
 ) -> PairedDifference:
-    """Return how much more often one model is right than another on the same texts, with Tango's score interval.
+    """Return the accuracy of one model minus another's, with Tango's interval.
 
     Parameters
     ----------
     right, right_of_other : ndarray of shape (n_texts,), bool
-        Whether each model is right on each text.
+        Whether each model is correct on each text.
     level : float, default=0.95
         Of the interval.
 
     Returns
     -------
     PairedDifference
-        ``difference`` (accuracy of the first minus accuracy of the second), ``low`` and ``high``.
+        ``difference``, ``low`` and ``high``.
 
     Raises
     ------
     ValueError
-        For arrays of different lengths, or of none.
+        For arrays of different lengths, or empty ones.
 
     Notes
     -----
-    Only texts that one model has right and the other wrong tell the two apart: ``b`` texts for the first, ``c`` for the second.
-    The interval holds the differences d that the score test does not reject, with the standard deviation that ``b + c`` would
-    have if d were true [1]_. It keeps its level for few texts and for differences near 0 or 1, where
-    ``d ± 1.96 * standard error`` does not [2]_; for d = 0 its test is McNemar's.
+    Only texts that one model has right and the other wrong distinguish the two: ``b`` texts for
+    the first, ``c`` for the second. The interval holds the differences d that the score test does
+    not reject, with the standard deviation that ``b + c`` would have if d were true [1]_. It keeps
+    its level for few texts and for differences near 0 or 1, where ``d ± 1.96 * standard error``
+    does not [2]_; for d = 0 its test is McNemar's.
 
     References
     ----------
-    .. [1] Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design", 1998,
-       equations 5 to 8.
-    .. [2] Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data", 1998.
+    .. [1] Tango, "Equivalence test and confidence interval for the difference in proportions for
+       the paired-sample design", 1998, equations 5 to 8.
+    .. [2] Newcombe, "Improved confidence intervals for the difference between binomial
+       proportions based on paired data", 1998.
 
     Examples
     --------
@@ -428,32 +351,26 @@ def paired_difference(
     right, other = np.asarray(right, dtype=bool), np.asarray(right_of_other, dtype=bool)
     if right.shape != other.shape or right.ndim != 1 or not len(right):
         raise ValueError(
-            f"Found arrays of shapes {right.shape} and {other.shape}; two flat ones of one length above 0 are needed."
+            f"Found arrays of shapes {right.shape} and {other.shape}; two flat ones of one length "
+            "above 0 are needed."
         )
     n, b, c = len(right), int((right & ~other).sum()), int((other & ~right).sum())
-    found = (b - c) / n
     z = float(norm.ppf((1 + level) / 2))
-    high = _where_rejected(lambda d: _score(d, n, b, c) + z, found, 1.0)
-    low = -_where_rejected(
-        lambda d: _score(d, n, c, b) + z, -found, 1.0
-    )  # the same, the two models exchanged
-    return PairedDifference(found, low, high)
+    # the low end is the high end with the two models exchanged
+    return PairedDifference((b - c) / n, -_upper_bound(n, c, b, z), _upper_bound(n, b, c, z))
 
 
-def _score(d: float, n: int, b: int, c: int) -> float:
-    """Return Tango's statistic for the hypothesis that the difference is d."""
-    p = 2 * n
-    q = -b - c + (2 * n - b + c) * d
-    only_other = (np.sqrt(max(q * q + 4 * p * c * d * (1 - d), 0.0)) - q) / (
-        2 * p
-    )  # likeliest share of c, d being true
-    variance = n * (2 * only_other + d * (1 - d))
-    return float((b - c - n * d) / np.sqrt(max(variance, 1e-300)))
+def _upper_bound(n: int, b: int, c: int, z: float) -> float:
+    """Return the difference above which Tango's test rejects; 1 if it never does."""
 
+    def score(d: float) -> float:
+        q = -b - c + (2 * n - b + c) * d
+        root = np.sqrt(max(q * q + 8 * n * c * d * (1 - d), 0.0))
+        only_other = (root - q) / (4 * n)  # most likely share of c if d is true
+        variance = n * (2 * only_other + d * (1 - d))
+        return float((b - c - n * d) / np.sqrt(max(variance, 1e-300))) + z
 
-def _where_rejected(score: Callable[[float], float], start: float, end: float) -> float:
-    """Return where a falling function crosses zero between two differences; the end where it never does."""
-    last = end - 1e-12
+    start, last = (b - c) / n, 1.0 - 1e-12
     return (
-        float(brentq(score, start, last, xtol=1e-10)) if start < last and score(last) < 0 else end
+        float(brentq(score, start, last, xtol=1e-10)) if start < last and score(last) < 0 else 1.0
     )

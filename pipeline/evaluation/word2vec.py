@@ -1,7 +1,7 @@
-"""Word2VecVectorizer: a text as the mean of its words' vectors, the classic BERT is compared with. Used by baselines."""
+"""Texts as means of word2vec vectors."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,26 +21,28 @@ from sklearn.utils.validation import check_is_fitted
 from pipeline.texts import check_texts
 
 _WORD = re.compile(r"\w+")
-_MOST_WORDS = 10_000  # gensim silently drops what is beyond in one sentence (MAX_WORDS_IN_BATCH)
+_MOST_WORDS = 10_000  # gensim silently drops the rest of a sentence (MAX_WORDS_IN_BATCH)
 
 
 class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Turn each text into the mean of the vectors of its words.
+    """Turn each text into the mean of its word vectors.
 
-    The vectors are word2vec's [1]_, trained by gensim on the texts of `fit`, or those that you give. A word has one vector,
-    whatever stands around it: what this lacks beside BERT is context.
+    The vectors are word2vec's [1]_, trained by gensim on the texts of `fit`, or given. A word has
+    one vector in every context, unlike in BERT.
 
     Parameters
     ----------
     vectors : gensim KeyedVectors, str, Path or None, default=None
-        None trains on the texts. A path is a file in word2vec's own format: binary where its name ends in ``.bin`` or
-        ``.bin.gz``, else text. Of large vectors give the path: scikit-learn's ``clone`` copies an object.
+        None trains on the texts. A path is a file in word2vec's own format: binary if its name ends
+        in ``.bin`` or ``.bin.gz``, else text. For large vectors pass the path, because
+        scikit-learn's ``clone`` copies an object.
 
     vector_size : int, default=300
-        Width of the vectors that are trained; unused with ``vectors``, as all that follow but ``lowercase``.
+        Width of the trained vectors. With ``vectors``, this and all that follow but ``lowercase``
+        are unused.
 
     window : int, default=5
-        How many words to each side predict a word.
+        Words on each side that predict a word.
 
     min_count : int, default=2
         Words that occur less often have no vector.
@@ -49,13 +51,14 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Skip-gram, or the continuous bag of words (CBOW).
 
     epochs : int, default=50
-        Passes over the texts. gensim's own default, 5, is meant for more text: of a few thousand sentences it learns little.
+        Passes over the texts. gensim's default of 5 learns little from a few thousand sentences.
 
     lowercase : bool, default=True
-        Whether "Good" is "good". Vectors that you give may want False, such as those of Google News.
+        Whether "Good" is "good". Some vectors need False, such as those of Google News.
 
     random_state : int, RandomState instance or None, default=None
-        Of the training. With an int the vectors are the same bits each time on one machine: one thread trains them.
+        Seed of the training, by one thread. With an int the vectors are the same bits each time on
+        one machine.
 
     Attributes
     ----------
@@ -67,17 +70,17 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     See Also
     --------
-    pipeline.compare : Shows it beside BERT.
+    pipeline.compare : Scores it beside BERT.
 
     Notes
     -----
-    Words are runs of letters, digits and underscores of any script. A text without a known word is a row of zeros. Fitting
-    needs gensim where vectors are trained or read; transforming never does.
+    Words are runs of letters, digits and underscores of any script. A text without a known word is
+    a row of zeros. gensim is needed to train or read vectors, never to transform.
 
     References
     ----------
-    .. [1] Mikolov, Sutskever, Chen, Corrado and Dean, "Distributed Representations of Words and Phrases and their
-       Compositionality", 2013.
+    .. [1] Mikolov, Sutskever, Chen, Corrado and Dean, "Distributed Representations of Words and
+       Phrases and their Compositionality", 2013.
 
     Examples
     --------
@@ -121,7 +124,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
-        """Train the vectors on the texts, or take those that were given.
+        """Train the vectors on the texts, or take the given ones.
 
         Parameters
         ----------
@@ -138,22 +141,22 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Raises
         ------
         TypeError, ValueError
-            For wrong parameters and texts, and where no word occurs ``min_count`` times.
+            For wrong parameters and texts, or if no word occurs ``min_count`` times.
         OSError
-            Where the file of vectors is not there.
+            If the file of vectors does not exist.
         ImportError
-            Where gensim is needed and not installed; it comes with ``pip install 'bert-vectorizer[word2vec]'``.
+            If gensim is needed and missing: ``pip install 'bert-vectorizer[word2vec]'``.
         """
         texts = check_texts(X)
         if not texts:
             raise ValueError(
-                "Found array with 0 sample(s) while a minimum of 1 is required: X holds no text to fit on."
+                "Found array with 0 sample(s) while a minimum of 1 is required: X holds no text to "
+                "fit on."
             )
         keyed = self._train(texts) if self.vectors is None else self._take()
         self.vocabulary_: dict[str, int] = dict(keyed.key_to_index)
-        self.vectors_: np.ndarray = np.array(
-            keyed.vectors, dtype=np.float32
-        )  # gensim's own objects stay out of saved files
+        # a copy: gensim's own objects stay out of saved files
+        self.vectors_: np.ndarray = np.array(keyed.vectors, dtype=np.float32)
         self._n_features_out = self.vectors_.shape[1]
         return self
 
@@ -168,7 +171,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Returns
         -------
         ndarray of shape (n_texts, n_features), float32
-            Zeros where no word of a text is known.
+            Zeros for a text without a known word.
 
         Raises
         ------
@@ -176,12 +179,10 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             Before `fit`.
         """
         check_is_fitted(self)
-        means = np.zeros((len(texts := check_texts(X)), self.vectors_.shape[1]), dtype=np.float32)
+        texts, rows = check_texts(X), self.vocabulary_
+        means = np.zeros((len(texts), self.vectors_.shape[1]), dtype=np.float32)
         for mean, text in zip(means, texts, strict=True):
-            known = [
-                self.vocabulary_[word] for word in self._words(text) if word in self.vocabulary_
-            ]
-            if known:
+            if known := [rows[word] for word in self._words(text) if word in rows]:
                 mean[:] = self.vectors_[known].mean(axis=0)
         return means
 
@@ -190,7 +191,11 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _train(self, texts: list[str]) -> Any:
         gensim = import_gensim()
-        sentences = [part for text in texts for part in _split(self._words(text))]
+        sentences = [
+            words[start : start + _MOST_WORDS]
+            for words in map(self._words, texts)
+            for start in range(0, len(words), _MOST_WORDS)
+        ]
         model = gensim.models.Word2Vec(
             vector_size=self.vector_size,
             window=self.window,
@@ -198,14 +203,14 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             sg=int(self.skip_gram),
             epochs=self.epochs,
             seed=int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max)),
-            workers=1,  # with more of them the order of the updates hangs on chance
+            workers=1,  # more would update in random order
             hashfxn=_stable_hash,
         )
         model.build_vocab(sentences)
         if not len(model.wv):
             raise ValueError(
-                f"No word occurs min_count={self.min_count} times in the {len(texts)} texts, so that no vector can be trained. "
-                "Lower min_count, or give vectors."
+                f"No word occurs min_count={self.min_count} times in the {len(texts)} texts, so no "
+                "vector can be trained. Lower min_count, or give vectors."
             )
         model.train(sentences, total_examples=model.corpus_count, epochs=model.epochs)
         return model.wv
@@ -216,7 +221,8 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         path = Path(self.vectors).expanduser()
         if not path.is_file():
             raise FileNotFoundError(
-                f"vectors={str(self.vectors)!r} is no file; give one in word2vec's format, or KeyedVectors."
+                f"vectors={str(self.vectors)!r} is no file; give one in word2vec's format, or "
+                "KeyedVectors."
             )
         binary = path.name.endswith((".bin", ".bin.gz"))
         try:
@@ -225,8 +231,9 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             )
         except (ValueError, EOFError, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{path} cannot be read as word vectors in word2vec's {'binary' if binary else 'text'} format: {error}. A "
-                "binary file must end in .bin or .bin.gz; what gensim saved by .save(), give as KeyedVectors.load(path)."
+                f"{path} cannot be read as word vectors in word2vec's "
+                f"{'binary' if binary else 'text'} format: {error}. A binary file must end in .bin "
+                "or .bin.gz; load a file that gensim wrote by .save() with KeyedVectors.load(path)."
             ) from error
 
     def __sklearn_tags__(self) -> Tags:
@@ -238,22 +245,17 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
 
 def import_gensim() -> Any:
-    """Return gensim, or say how to install it; raises ImportError."""
+    """Return gensim, or raise ImportError with the cure."""
     try:
         import gensim.models
     except ImportError as error:
         raise ImportError(
-            "word2vec needs gensim, which is not installed. Install it by pip install 'bert-vectorizer[word2vec]', or by "
-            "pip install gensim."
+            "word2vec needs gensim, which is not installed. Install it by "
+            "pip install 'bert-vectorizer[word2vec]', or by pip install gensim."
         ) from error
     return gensim
 
 
-def _split(words: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(words), _MOST_WORDS):
-        yield words[start : start + _MOST_WORDS]
-
-
 def _stable_hash(word: str) -> int:
-    """Stand in for Python's own hash, which differs from process to process."""
+    """Hash a word alike in every process."""
     return crc32(word.encode("utf-8", "surrogatepass"))

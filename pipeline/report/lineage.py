@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.exceptions import ManifestError
+from pipeline.exceptions import ArtifactError
 from pipeline.files import fetched, sha256_of, where
 from pipeline.saved.manifest import Manifest, installed_versions, manifest_place, vectorizers_in
 
@@ -90,7 +90,7 @@ def _artifact(place: Path | str) -> dict[str, Any]:
     with fetched(place, manifest_place(place)) as path:
         try:
             manifest = Manifest.read(path)
-        except ManifestError:
+        except ArtifactError:
             manifest = None
         return {
             "file": path.name,
