@@ -1,4 +1,4 @@
-"""Files as streams of rows: one or several, CSV or Parquet, the same whatever their inner division."""
+"""Files as streams of rows: one or several, CSV or Parquet, however they are divided."""
 
 import os
 

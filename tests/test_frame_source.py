@@ -42,8 +42,14 @@ def test_identities_tell_values_types_and_names_apart_and_are_the_same_again():
     frame = pd.DataFrame({"text": ["a", "b", 3], "n": [1, 2, 3]})
     identity = FrameSource(frame, "text").identity()
     assert FrameSource(frame.copy(), "text").identity() == identity
-    for other in (frame.assign(n=[1, 2, 4]), frame.assign(n=[1.0, 2, 3]), frame.assign(text=["a", "b", "3"]),
-                  frame[::-1], frame[:2], frame.rename(columns={"n": "m"})):  # fmt: skip
+    for other in (
+        frame.assign(n=[1, 2, 4]),
+        frame.assign(n=[1.0, 2, 3]),
+        frame.assign(text=["a", "b", "3"]),
+        frame[::-1],
+        frame[:2],
+        frame.rename(columns={"n": "m"}),
+    ):
         assert FrameSource(other, "text").identity() != identity
 
 

@@ -22,24 +22,25 @@ Function = Callable[[Shard], Outcome]
 
 
 class Executor(Protocol):
-    """Runs a function on shards, somewhere. A context manager; `run` may be called several times inside, one after another.
+    """Runs a function on shards, somewhere. A context manager; `run` may be called repeatedly.
 
-    The contract, which tests/test_executors.py holds every executor to:
+    The contract, which tests/test_executors.py checks for every executor:
 
     - Every shard comes back once, with its outcome or with `Died`, in any order.
-    - ``shards`` is consumed lazily: no more are in flight than there are workers, or a small multiple of it. The iterator may
-      take time, and may raise; what it raises goes to the caller.
-    - An exception raised by the function goes to the caller, as it is. It is no fault of a row: those, the function keeps.
-    - The death of a worker process is never an exception: the shard that it had comes back as `Died`, no other one does because
-      of it, and the executor goes on with another worker. It is not tried again here; the caller does.
+    - ``shards`` is consumed lazily: about as many are in flight as there are workers. The iterator
+      may take time and may raise; its exceptions go to the caller.
+    - An exception raised by the function goes to the caller unchanged. It is never the fault of a
+      row: the function reports those in its outcome.
+    - The death of a worker process is never an exception: its shard comes back as `Died`, no other
+      shard is affected, and another worker takes over. The caller decides whether to retry.
     - A worker that cannot even start is an exception.
-    - When the generator is closed, or an exception or KeyboardInterrupt passes through it, nothing is started any more, and on
-      leaving the context no process or connection of the executor's own is left.
+    - When the generator is closed, or an exception or KeyboardInterrupt passes through it, nothing
+      more is started. After the context no process or connection of the executor remains.
 
     Attributes
     ----------
     threads : int
-        Of each worker: what its thread pools are sized for. The function is told by whoever made it.
+        Size of each worker's thread pools. The function has its own number of threads.
     """
 
     threads: int
@@ -56,31 +57,12 @@ class Executor(Protocol):
     def run(
         self, function: Function, shards: Iterable[Shard]
     ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a function on every shard.
-
-        Parameters
-        ----------
-        function : callable
-            Picklable; takes a shard, returns its outcome.
-        shards : iterable of Shard
-            Consumed lazily.
-
-        Yields
-        ------
-        shard : Shard
-        outcome : Outcome or Died
-        """
+        """Run a picklable function on every shard and yield the results."""
         ...
 
 
 class SerialExecutor:
-    """Runs every shard in this process, in order: the reference. A row that kills the process kills the driver.
-
-    Parameters
-    ----------
-    threads : int, default=1
-        To compute with.
-    """
+    """Runs every shard in this process, in order. A row that kills, kills the driver."""
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
@@ -94,7 +76,7 @@ class SerialExecutor:
     def run(
         self, function: Function, shards: Iterable[Shard]
     ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a function on every shard, one after another; see `Executor.run`."""
+        """Run a function on one shard after another."""
         for shard in shards:
             yield shard, function(shard)
 
@@ -109,7 +91,7 @@ class _Worker:
     """A process, its pipes, and the shard that it has."""
 
     def __init__(self, threads: int, events: "queue.Queue[tuple[_Worker, bytes | None]]") -> None:
-        # no multiprocessing: its children run the user's script again, unless that guards against it
+        # no multiprocessing: its children run the user's script again, unless it has a guard
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START, *sys.path],
             stdin=subprocess.PIPE,
@@ -151,17 +133,7 @@ class _Worker:
 
 
 class ProcessExecutor:
-    """Runs shards in worker processes, each of which has one at a time: so it is known what a process had when it died.
-
-    A process that is lost is replaced; see `pipeline.scoring.executors.Executor` for what is promised.
-
-    Parameters
-    ----------
-    workers : int, optional
-        Number of processes; one per core by default.
-    threads : int, default=1
-        Of each.
-    """
+    """Runs shards in worker processes, one at a time in each."""
 
     def __init__(self, workers: int | None = None, threads: int = 1) -> None:
         self.workers = workers or joblib.cpu_count()
@@ -185,9 +157,7 @@ class ProcessExecutor:
         try:
             while True:
                 more = self._hand_out(function, coming)
-                if (
-                    ended is not None
-                ):  # whose worker is at the next one while the caller looks at it
+                if ended is not None:  # its worker has the next shard already
                     yield ended
                     ended = None
                 if not more and not any(worker.shard for worker in self._workers):
@@ -208,14 +178,12 @@ class ProcessExecutor:
                 else:
                     ended = cast(Shard, shard), answer
         finally:
-            for worker in [
-                worker for worker in self._workers if worker.shard
-            ]:  # what they do is not wanted any more
+            for worker in [worker for worker in self._workers if worker.shard]:
                 self._workers.remove(worker)
                 worker.end(at_once=True)
 
     def _hand_out(self, function: Function, shards: Iterator[Shard]) -> bool:
-        """Give every idle worker a shard, starting workers up to their number; say whether there may be more shards."""
+        """Give every worker a shard; say whether there may be more."""
         while True:
             idle = next((worker for worker in self._workers if worker.shard is None), None)
             if idle is None and len(self._workers) >= self.workers:
@@ -239,42 +207,21 @@ class ProcessExecutor:
         return Died(told)
 
 
-class BySizeExecutor:
-    """Starts worker processes only where there is more than one shard: a process takes seconds to start, and a shard hardly more.
+class BySizeExecutor(ProcessExecutor):
+    """Starts worker processes only for more than one shard: a start takes seconds."""
 
-    Parameters
-    ----------
-    workers : int, optional
-        Number of processes; one per core by default.
-    threads : int, default=1
-        Of each, and of this process.
-    """
-
-    def __init__(self, workers: int | None = None, threads: int = 1) -> None:
-        self.threads = threads
-        self._processes = ProcessExecutor(workers, threads)
-        self._serial = SerialExecutor(threads)
-        self._chosen: Executor | None = None if self._processes.workers > 1 else self._serial
-
-    def __enter__(self) -> Self:
-        self._processes.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._processes.__exit__(kind, error, traceback)
+    _serial: bool | None = None  # decided by the first run
 
     def run(
         self, function: Function, shards: Iterable[Shard]
     ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a function on every shard; see `Executor.run`. What the first run chose, later ones have."""
-        coming = iter(shards)
-        if self._chosen is None:
-            first = list(itertools.islice(coming, 2))
-            self._chosen = self._processes if len(first) > 1 else self._serial
-            coming = itertools.chain(first, coming)
-        yield from self._chosen.run(function, coming)
+        """Run a function on every shard."""
+        if self._serial is None:
+            shards = iter(shards)
+            first = list(itertools.islice(shards, 2 if self.workers > 1 else 0))
+            self._serial = len(first) < 2
+            shards = itertools.chain(first, shards)
+        if self._serial:
+            yield from SerialExecutor(self.threads).run(function, shards)
+        else:
+            yield from super().run(function, shards)

@@ -1,4 +1,4 @@
-"""The process at the other end of processes.py: it takes shards from its standard input until that is closed."""
+"""A worker process: takes shards from standard input until that is closed."""
 
 import os
 import pickle
@@ -31,10 +31,9 @@ def receive(file: BinaryIO) -> bytes | None:
 
 
 def main() -> None:
-    """Score what comes, answer, and end with whoever sends: also where that one is killed while a shard is being scored."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a Ctrl-C at the terminal goes to all; the driver says what it means
+    """Answer messages until the sender ends, or is killed."""
+    # a Ctrl-C at the terminal goes to all processes; the driver handles it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a model prints is no answer
     asked = sys.stdin.buffer
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an exception that survives the way to the driver, with the traceback of this process as a note."""
+    """Make an exception picklable, with this process's traceback as a note."""
     told = traceback.format_exc()
     try:
         pickle.loads(pickle.dumps(error))
