@@ -51,7 +51,6 @@ class Source(Protocol):
 
     name: str  # for messages
     schema: pa.Schema
-    n_rows: int | None  # None if unknown before reading
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the table, the same on every run."""
@@ -172,7 +171,6 @@ class CsvSource(_Files):
         with self._table(self.paths[0]) as first:
             self.header = first.header
         self.schema = pa.schema([(name, pa.large_string()) for name in self.header])
-        self.n_rows: int | None = None
 
     def _table(self, path: str) -> CsvTable:
         return CsvTable(
@@ -235,13 +233,13 @@ class ParquetSource(_Files):
 
     def __init__(self, paths: Sequence[str], text: str) -> None:
         super().__init__(paths)
-        self.n_rows: int | None = 0
+        self._n_rows = 0
         for path in self.paths:
             with _opened(path) as file:
                 refuse_twice(file.schema_arrow.names, path)
                 schema = without_index(file.schema_arrow)
                 check_names(schema.names, [text], path)
-                self.n_rows += file.metadata.num_rows
+                self._n_rows += file.metadata.num_rows
             if path == self.paths[0]:
                 self.schema = schema
                 check_text_type(schema, text, path)
@@ -275,39 +273,25 @@ class ParquetSource(_Files):
     def _tables(self) -> Iterator[pa.Table]:
         for path in self.paths:
             with _opened(path) as file:
-                batches = file.iter_batches(
-                    _BATCH_ROWS, columns=self.schema.names, use_threads=False
-                )
-                while True:
-                    with _named_faults(path):
-                        batch = next(batches, None)
-                    if batch is None:
-                        break
-                    table = pa.Table.from_batches([batch]).select(self.schema.names)
+                names = self.schema.names
+                for batch in file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False):
+                    table = pa.Table.from_batches([batch]).select(names)
                     yield table.unify_dictionaries().cast(self.schema)
 
     def expected_rows(self, n_read: int) -> int | None:
         """Return the number of rows in the files."""
-        return self.n_rows
+        return self._n_rows
 
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """Open a Parquet file here or at an address."""
-    with contextlib.ExitStack() as files:
-        with _named_faults(path):
-            file = files.enter_context(open_binary(path))
-            parquet = files.enter_context(
-                pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
-            )
-        yield parquet
-
-
-@contextlib.contextmanager
-def _named_faults(path: str) -> Iterator[None]:
-    """Name the file in pyarrow's errors."""
+    """Open a Parquet file here or at an address, and name it in errors."""
     try:
-        yield
+        with (
+            open_binary(path) as file,
+            pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as parquet,
+        ):
+            yield parquet
     except (FileNotFoundError, PermissionError):
         raise
     except (OSError, pa.ArrowException) as error:
@@ -325,7 +309,6 @@ class FrameSource:
         named = [level for level in frame.index.names if level is not None]
         self._frame = frame.reset_index(level=named) if named else frame
         self._text = text
-        self.n_rows: int | None = len(frame)
         self.schema = self._schema()
         check_text_type(self.schema, text, self.name)
 
@@ -357,7 +340,7 @@ class FrameSource:
             digest.update(sink.getvalue())
         return {
             "kind": "DataFrame",
-            "files": [{"n_rows": self.n_rows, "sha256": digest.hexdigest()}],
+            "files": [{"n_rows": len(self._frame), "sha256": digest.hexdigest()}],
         }
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
@@ -380,7 +363,7 @@ class FrameSource:
 
     def expected_rows(self, n_read: int) -> int | None:
         """Return the number of rows."""
-        return self.n_rows
+        return len(self._frame)
 
     def check_unchanged(self) -> None:
         """Do nothing: only this process could change the DataFrame."""
