@@ -7,7 +7,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import joblib
@@ -301,17 +300,12 @@ class DaskExecutor:
             self._client = _connect(distributed, address, security, min(self.wait, 30.0))
             print(f"Dask dashboard: {self._client.dashboard_link}", file=sys.stderr)  # noqa: T201
             self._wait_for_a_worker()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
+        except BaseException:
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         client, cluster = self._client, self._started
         self._client = self._started = None
         try:
