@@ -1,4 +1,4 @@
-"""A Dask cluster as users start one: `dask scheduler` and `dask worker` by hand, on the loopback interface, for some tests."""
+"""A Dask cluster on the loopback interface, started by `dask scheduler` and `dask worker`."""
 
 import json
 import os
@@ -15,10 +15,7 @@ LIFE = "180"  # seconds after which an idle scheduler stops by itself, and its w
 
 @contextmanager
 def cluster_by_hand(folder: Path, workers: Sequence[str] = ("", "")) -> Iterator[str]:
-    """Start a scheduler and workers, one for each string of extra arguments; give the address, and stop them at the end.
-
-    What they print goes to files in the folder.
-    """
+    """Run a scheduler and a worker per string of arguments, and yield the address."""
     file = folder / "scheduler.json"
     where = f"--host 127.0.0.1 --scheduler-file {file}"
     started = [
@@ -29,7 +26,10 @@ def cluster_by_hand(folder: Path, workers: Sequence[str] = ("", "")) -> Iterator
     ]
     try:
         for number, extra in enumerate(workers):
-            arguments = f"worker {where} --nthreads 1 --no-dashboard --death-timeout 30 --local-directory {folder} {extra}"
+            arguments = (
+                f"worker {where} --nthreads 1 --no-dashboard --death-timeout 30 "
+                f"--local-directory {folder} {extra}"
+            )
             started.append(_dask(folder / f"worker{number}.log", arguments))
         yield _address(file, started[0])
     finally:

@@ -1,4 +1,4 @@
-"""A step whose texts say what becomes of who scores them, in a saved pipeline: imported by workers, so in a module of its own."""
+"""A step that does what its texts say, in a saved pipeline. Workers import this module."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ DULL = [f"a dull film, number {i}" for i in range(10)]
 
 
 class Obeys(TransformerMixin, BaseEstimator):
-    """Hands texts on, and does what they say: KILL, KILL ONCE file, FAIL, DISK, WARN, SLEEP seconds."""
+    """Does what texts say: KILL, KILL ONCE file, FAIL, DISK, WARN, SLEEP seconds."""
 
     def fit(self, X, y=None):
         self.fitted_ = True

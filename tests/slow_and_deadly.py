@@ -1,4 +1,4 @@
-"""Steps of pipelines for tests of scoring: one that takes its time, one that kills its process. Imports nothing heavy."""
+"""Steps for tests of scoring: a slow one, and one that kills its process."""
 
 import os
 import signal

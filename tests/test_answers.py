@@ -100,7 +100,9 @@ def classifiers():
     """Return every scikit-learn classifier with defaults that gives probabilities."""
     found = []
     for name, kind in all_estimators("classifier"):
-        if name == "CategoricalNB" or {"estimator", "estimators"} & set(kind._parameter_constraints):
+        if name == "CategoricalNB" or {"estimator", "estimators"} & set(
+            kind._parameter_constraints
+        ):
             continue  # it takes categories only; the others cannot be made without knowing more
         settings = {"reg_param": 0.1} if name == "QuadraticDiscriminantAnalysis" else {}
         with warnings.catch_warnings():

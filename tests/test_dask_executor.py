@@ -1,4 +1,4 @@
-"""Shards on a Dask cluster that was started by hand: every one comes back once, whatever happens to workers and scheduler."""
+"""Shards on a Dask cluster: every one comes back once, whoever is killed."""
 
 import os
 import signal
@@ -173,7 +173,7 @@ def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch)
         DaskExecutor(address) as executor,
         pytest.raises(
             ValueError,
-            match=r"The Dask worker tcp://\S+ on \S+ has torch \S+ there and 1.13.0 here. .*same environment",
+            match=r"The Dask worker tcp://\S+ on \S+ has torch \S+ there and 1.13.0 here. ",
         ),
     ):
         list(executor.run(who, shards(2)))

@@ -1,4 +1,4 @@
-"""GridSearchCV on a Dask cluster, through joblib: the scores of one process, and no text encoded twice by a worker."""
+"""GridSearchCV on a Dask cluster: the scores of one process, no text encoded twice."""
 
 import os
 from functools import partial

@@ -1,4 +1,4 @@
-"""score_table on a Dask cluster that was started by hand: the bytes of the serial executor, also over kills and reruns."""
+"""score_table on a Dask cluster: the bytes of the serial executor, also over kills and reruns."""
 
 import hashlib
 import os
@@ -117,7 +117,7 @@ def test_workers_and_driver_are_killed_and_a_rerun_gives_the_bytes_of_the_serial
 ):
     model = saved(slowly, tmp_path)
     out = tmp_path / "dask"
-    code = "from tests.test_dask_scoring import *; import sys; score(sys.argv[1], sys.argv[2], sys.argv[3])"
+    code = "from tests.test_dask_scoring import *; import sys; score(*sys.argv[1:4])"
     driver = subprocess.Popen(
         [sys.executable, "-c", code, model, out, address], stderr=subprocess.DEVNULL
     )

@@ -40,7 +40,7 @@ class Counting(SerialExecutor):
 
 @pytest.fixture
 def run(tmp_path):
-    """Give a function that runs a driver on a frame in shards of 4, and returns executor and manifest."""
+    """Give a function that runs a driver on a frame in shards of 4."""
     model = save_obeying(tmp_path)
     folder = RunFolder(tmp_path / "out")
 
@@ -51,7 +51,7 @@ def run(tmp_path):
         executor = Counting()
         executor.folder = folder.shards
         with folder.locked(), Progress(False) as progress:
-            folder.take_up(plan)
+            folder.start_or_resume(plan)
             job = Job(
                 str(model),
                 sha256,

@@ -1,4 +1,4 @@
-"""Rows that kill are found by halves, chance deaths are forgiven, and a machine at fault is called so."""
+"""Rows that kill are found by halves, chance deaths are forgiven, a faulty machine is named."""
 
 import pytest
 

@@ -69,7 +69,8 @@ def test_bad_rows_have_nulls_and_a_reason_and_the_others_their_own_values(bad):
     for i, row in enumerate(found.to_pylist()):
         label, p = (None, [None, None]) if i in bad else (labels[i], probabilities[i].tolist())
         assert row == {
-            "text": "abcd"[i], "label": label, "probability_no": p[0], "probability_yes": p[1], "label_error": bad.get(i),
+            "text": "abcd"[i], "label": label, "probability_no": p[0], "probability_yes": p[1],
+            "label_error": bad.get(i),
         }  # fmt: skip
 
 

@@ -2,12 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from pipeline.scoring.executors import ProcessExecutor
+from pipeline.scoring import executors
+from pipeline.scoring.executors import BySizeExecutor, ProcessExecutor
 from pipeline.scoring.shard import Died, Outcome, Shard
+
+TOP = Path(__file__).resolve().parent.parent
 
 
 def shards(n):
@@ -15,11 +21,27 @@ def shards(n):
 
 
 def tells(shard):
+    print("a model that talks", flush=True)  # noqa: T201
     return Outcome(os.getpid(), shard.n_rows, os.environ["OMP_NUM_THREADS"])
 
 
 def waits(shard):
     time.sleep(60)
+
+
+class Stubborn(Exception):
+    """Cannot be pickled and read again."""
+
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+
+
+def fails(shard):
+    raise Stubborn(1, 2) if shard.index else ValueError("row 3")
+
+
+def cannot_start(driver):
+    os._exit(3)
 
 
 def is_running(pid):
@@ -30,7 +52,7 @@ def is_running(pid):
     return True
 
 
-def test_processes_are_kept_between_runs_have_their_threads_and_end_with_the_context():
+def test_processes_are_kept_between_runs_have_their_threads_and_end_with_the_context(capfd):
     with ProcessExecutor(2, threads=3) as executor:
         first = [ended for _, ended in executor.run(tells, shards(6))]
         second = [ended for _, ended in executor.run(tells, shards(6))]
@@ -39,25 +61,23 @@ def test_processes_are_kept_between_runs_have_their_threads_and_end_with_the_con
         assert os.getpid() not in pids
         assert {ended.sha256 for ended in first} == {"3"}
     assert not any(map(is_running, pids))
+    output = capfd.readouterr()
+    assert "talks" not in output.out
+    assert "talks" in output.err
 
 
 def test_no_more_processes_are_started_than_there_are_shards():
     with ProcessExecutor(5) as executor:
         assert len(list(executor.run(tells, shards(1)))) == 1
-        assert len(executor._workers) == 1
+        assert len(executor._idle) == 1
 
 
-@pytest.mark.parametrize("stop", ["close", "interrupt"])
-def test_a_run_that_is_stopped_leaves_no_process_at_work(stop):
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
+def test_a_run_that_is_stopped_leaves_no_process_at_work(error):
     with ProcessExecutor(1) as executor:
         pids = [ended.index for _, ended in executor.run(tells, shards(1))]
         run = executor.run(waits, shards(3))
-        if stop == "close":
-            signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError))
-            error = TimeoutError
-        else:
-            signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            error = KeyboardInterrupt
+        signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(error))
         signal.setitimer(signal.ITIMER_REAL, 0.5)
         started = time.monotonic()
         with pytest.raises(error):
@@ -65,21 +85,26 @@ def test_a_run_that_is_stopped_leaves_no_process_at_work(stop):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         assert time.monotonic() - started < 20
         assert not any(map(is_running, pids))
-        assert [ended.n_rows for _, ended in executor.run(tells, shards(1))] == [
-            1
-        ]  # and goes on with another one
+        # and goes on with another one
+        assert [ended.n_rows for _, ended in executor.run(tells, shards(1))] == [1]
 
 
-def test_a_process_that_cannot_start_is_an_error(monkeypatch, capfd):
-    monkeypatch.setattr(
-        "pipeline.scoring.executors._START", "raise SystemExit('no such interpreter')"
-    )
+def test_errors_arrive_with_the_traceback_of_the_worker():
+    with ProcessExecutor(1) as executor:
+        with pytest.raises(ValueError, match="row 3") as caught:
+            list(executor.run(fails, shards(1)))
+        assert "in fails" in str(caught.value.__cause__)
+        with pytest.raises(RuntimeError, match="Stubborn: 1 and 2"):
+            list(executor.run(fails, shards(2)[1:]))
+
+
+def test_a_process_that_cannot_start_is_an_error(monkeypatch):
+    monkeypatch.setattr(executors, "_prepare_worker", cannot_start)
     with (
         ProcessExecutor(1) as executor,
-        pytest.raises(ChildProcessError, match="could not start: it ended with exit code 1"),
+        pytest.raises(ChildProcessError, match=r"could not start: it ended with EXIT\(3\)"),
     ):
         list(executor.run(tells, shards(1)))
-    assert "no such interpreter" in capfd.readouterr().err
 
 
 def test_a_process_that_is_killed_from_outside_is_replaced():
@@ -88,7 +113,58 @@ def test_a_process_that_is_killed_from_outside_is_replaced():
         os.kill(pid, signal.SIGKILL)
         found = [ended for _, ended in executor.run(tells, shards(3))]
         assert len(found) == 3
-        assert (
-            sum(isinstance(ended, Died) for ended in found) <= 1
-        )  # the one it was given before it was known to be dead
+        # at most the one it was given before it was known to be dead
+        assert sum(isinstance(ended, Died) for ended in found) <= 1
         assert pid not in {ended.index for ended in found if isinstance(ended, Outcome)}
+
+
+def test_a_script_needs_no_guard_and_workers_end_with_a_driver_that_is_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\n"
+        "from pipeline.scoring.executors import ProcessExecutor\n"
+        "from pipeline.scoring.shard import Shard\n"
+        "def function(shard):\n"
+        "    open(f'{shard.path}/{os.getpid()}', 'w').close()\n"
+        "    time.sleep(600)\n"
+        "with ProcessExecutor(1) as executor:\n"
+        f"    list(executor.run(function, [Shard(0, {str(tmp_path / 'pids')!r}, 0, 1, 0)]))\n"
+    )
+    (tmp_path / "pids").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(TOP)}
+    with subprocess.Popen([sys.executable, script], env=environment) as driver:
+        end = time.monotonic() + 120
+        while not (pids := list((tmp_path / "pids").iterdir())):
+            assert time.monotonic() < end
+            assert driver.poll() is None
+            time.sleep(0.1)
+        driver.kill()
+    end = time.monotonic() + 20
+    while is_running(int(pids[0].name)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+# ---- by size
+
+
+def processes(executor, n):
+    with executor:
+        return [ended.index for _, ended in executor.run(tells, shards(n))]
+
+
+@pytest.mark.parametrize(("workers", "n", "here"), [(2, 1, True), (2, 3, False), (1, 3, True)])
+def test_one_shard_or_one_worker_is_this_process(workers, n, here, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    asked = processes(BySizeExecutor(workers), n)
+    assert len(asked) == n
+    assert [pid == os.getpid() for pid in asked] == [here] * n
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_what_the_first_run_chose_later_ones_have(first, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with BySizeExecutor(2) as executor:
+        list(executor.run(tells, shards(first)))
+        ((_, outcome),) = list(executor.run(tells, shards(1)))
+    assert (outcome.index == os.getpid()) == (first == 1)

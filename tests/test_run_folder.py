@@ -20,7 +20,7 @@ def folder(tmp_path):
     """Give a folder with two parts of PLAN, of 2 and 3 rows."""
     folder = RunFolder(tmp_path / "out")
     with folder.locked():
-        folder.take_up(PLAN)
+        folder.start_or_resume(PLAN)
     folder.hashes = [write(folder, index, n_rows) for index, n_rows in enumerate([2, 3])]
     return folder
 
@@ -46,7 +46,8 @@ def test_a_second_driver_is_refused_with_the_first_ones_process_and_let_in_when_
     tmp_path,
 ):
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.scoring.run_folder import RunFolder\n"
+        "import sys, time; from pathlib import Path\n"
+        "from pipeline.scoring.run_folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).locked():\n"
         "    print('locked', flush=True)\n"
         "    time.sleep(60)\n"
@@ -71,7 +72,7 @@ def test_a_second_driver_is_refused_with_the_first_ones_process_and_let_in_when_
 def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(folder):
     (folder.path / ".part-000002.parquet.1.tmp").touch()
     (folder.shards / "shard-000002.parquet").touch()
-    folder.take_up(PLAN)
+    folder.start_or_resume(PLAN)
     assert sorted(path.name for path in folder.path.iterdir()) == [
         "_run",
         "part-000000.parquet",
@@ -81,7 +82,7 @@ def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(folder):
     with pytest.raises(
         PlanError, match=r"out holds another run: shard_rows \(100, now 7\)\. Go on with"
     ):
-        folder.take_up(replace(PLAN, shard_rows=7))
+        folder.start_or_resume(replace(PLAN, shard_rows=7))
 
 
 def test_complete_is_what_was_finished_and_is_still_whole(folder):

@@ -1,4 +1,4 @@
-"""score_table: every row exactly once, the same bytes whoever scores and whoever is killed, and one clear word for the rest."""
+"""score_table: every row exactly once, the same bytes whoever scores and whoever is killed."""
 
 import gzip
 import hashlib
@@ -31,7 +31,8 @@ DRIVER = (
     "import sys; from pipeline import score_table\n"
     "if __name__ == '__main__':\n"
     "    model, source, out, executor, workers = sys.argv[1:]\n"
-    "    score_table(model, source, out, text='text', executor=executor, workers=int(workers), shard_rows=10,\n"
+    "    score_table(model, source, out, text='text', executor=executor,\n"
+    "                workers=int(workers), shard_rows=10,\n"
     f"                on_bad_row='null', trusted={TRUSTED!r})\n"
 )
 
@@ -128,7 +129,8 @@ def test_every_kind_of_source_gives_the_same_labels(score, tmp_path):
         frame[start:stop].to_parquet(tmp_path / "in" / f"{i}.parquet")
     fsspec.filesystem("memory").pipe("/table/in.parquet", (tmp_path / "in.parquet").read_bytes())
     sources = [
-        frame, tmp_path / "in.csv", tmp_path / "in.csv.gz", tmp_path / "in.parquet", tmp_path / "in",
+        frame, tmp_path / "in.csv", tmp_path / "in.csv.gz", tmp_path / "in.parquet",
+        tmp_path / "in",
         sorted((tmp_path / "in").iterdir()), f"{tmp_path}/in/*.parquet", "memory://table/in.parquet",
     ]  # fmt: skip
     found = [pd.read_parquet(score(source, f"out{i}").out) for i, source in enumerate(sources)]
@@ -196,7 +198,7 @@ def test_a_single_file_is_the_parts_in_their_order_and_leaves_nothing_beside_it(
 
 @pytest.fixture(scope="module")
 def obeying(model, tmp_path_factory):
-    """Give a CSV file whose shards take a moment each, and the hashes of what the serial executor makes of it."""
+    """Give a CSV file of slow shards, and the hashes of its parts."""
     folder = tmp_path_factory.mktemp("serial")
     rows = texts(118)
     rows[5::10] = ["SLEEP 0.15"] * len(rows[5::10])
@@ -433,7 +435,8 @@ def test_csv_is_scored_as_read_table_reads_it(content, options, score, tmp_path)
 @pytest.mark.parametrize(
     "content",
     [
-        b"text\nTr\xe8s bien\n", "text\nTrès bien\n".encode("utf-16"), b"Text\na\n", b"text,text\na,b\n", b"id;text\n1;a\n",
+        b"text\nTr\xe8s bien\n", "text\nTrès bien\n".encode("utf-16"), b"Text\na\n",
+        b"text,text\na,b\n", b"id;text\n1;a\n",
         b"text\na\nb,c\n", b'text\n"a\n', b"", b"\n\n", b"PK\x03\x04 a workbook",
     ],
 )  # fmt: skip
@@ -565,7 +568,8 @@ def test_a_large_csv_file_needs_no_more_memory_than_a_small_one(tmp_path):
     code = (
         "import re, sys; from pathlib import Path; from pipeline import score_table\n"
         "scored = score_table(*sys.argv[1:4], text='text')\n"
-        "print(scored.n_rows, re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+        "status = Path('/proc/self/status').read_text()\n"
+        "print(scored.n_rows, re.search(r'VmHWM:\\s+(\\d+)', status)[1])\n"
     )
     peaks = {}
     for n in (4_000, 25_000):  # 5 and 31 MB

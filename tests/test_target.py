@@ -113,13 +113,13 @@ def test_a_folder_that_may_only_be_read_is_refused(out, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["out.parquet", "out.pq"])
 def test_a_parquet_file_of_the_parts_has_their_rows_and_types(name, tmp_path):
     (tmp_path / f".{name}.x1.tmp").touch()  # of a run that was killed here
-    target_with_parts(tmp_path / name).put_together(3, SCHEMA)
+    target_with_parts(tmp_path / name).join_parts(3, SCHEMA)
     assert pq.read_table(tmp_path / name).equals(pa.concat_tables(PARTS))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_csv_file_of_the_parts_is_read_again_as_it_was(tmp_path):
-    target_with_parts(tmp_path / "out.csv").put_together(3, SCHEMA)
+    target_with_parts(tmp_path / "out.csv").join_parts(3, SCHEMA)
     found = read_table(tmp_path / "out.csv")
     assert found.to_numpy().tolist() == [
         ["a", "1", "True", "0.1", ""],
@@ -133,7 +133,7 @@ def test_a_csv_file_of_the_parts_is_read_again_as_it_was(tmp_path):
 
 
 def test_a_part_at_a_time_gives_the_csv_file_of_the_whole_table(tmp_path):
-    target_with_parts(tmp_path / "out.csv").put_together(3, SCHEMA)
+    target_with_parts(tmp_path / "out.csv").join_parts(3, SCHEMA)
     whole = pa.concat_tables(PARTS).to_pandas(
         types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get
     )
@@ -142,7 +142,7 @@ def test_a_part_at_a_time_gives_the_csv_file_of_the_whole_table(tmp_path):
 
 
 def test_columns_that_are_not_asked_for_are_left_out(tmp_path):
-    target_with_parts(tmp_path / "out.parquet").put_together(3, pa.schema(list(SCHEMA)[:-1]))
+    target_with_parts(tmp_path / "out.parquet").join_parts(3, pa.schema(list(SCHEMA)[:-1]))
     assert pq.read_schema(tmp_path / "out.parquet").names == ["text", "n", "ok", "p"]
 
 
@@ -156,7 +156,7 @@ def test_where_the_disk_is_full_the_older_file_and_the_parts_stay(name, tmp_path
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        target.put_together(3, SCHEMA)
+        target.join_parts(3, SCHEMA)
     assert (tmp_path / name).read_bytes() == b"older"
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, f"{name}.parts"]
     assert target.remove_if_empty() is None

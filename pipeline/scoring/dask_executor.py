@@ -7,7 +7,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import joblib
@@ -16,7 +15,6 @@ from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.executors import Function
 from pipeline.scoring.shard import Died, Outcome, Shard
 
-# They may come to stand in the output, so no address is in them: the same table gives the same bytes.
 _LOST, _STOPPED = (
     "its Dask worker was lost: killed, crashed or cut off",
     "its Dask worker was stopped",
@@ -32,21 +30,10 @@ class _Task(NamedTuple):
 
 
 class Tasks:
-    """Tasks that are bound to workers, at most one to each.
+    """Tasks that are bound to workers, at most one to each."""
 
-    The binding tells which shard was in a worker that is lost, and keeps Dask from trying that shard on one worker after another,
-    each of which it may kill. Who comes and leaves is heard from the scheduler at once, by its own events.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Its subscription of the topic "all" is taken.
-    resources : mapping of str to float
-        That a task takes.
-    threads : int
-        Of each worker.
-    """
-
+    # The binding tells which shard a lost worker had, and keeps Dask from trying that shard on one
+    # worker after another, each of which it may kill.
     def __init__(self, client: Any, resources: Mapping[str, float], threads: int) -> None:
         self._client = client
         self._address: str = client.scheduler.address
@@ -75,17 +62,7 @@ class Tasks:
         self._send(self.free.pop(), shard, function, shard)
 
     def next_result(self) -> tuple[Shard, Outcome | Died] | None:
-        """Wait for one piece of news; return the result where it is one.
-
-        Raises
-        ------
-        Exception
-            What the function has raised.
-        ConnectionError
-            Where the scheduler is lost.
-        ImportError, ValueError
-            Where a worker has not what it needs, or has other versions.
-        """
+        """Wait for one event, and return the result if it is one."""
         try:
             news = self._news.get(timeout=_LOOK_AROUND)
         except queue.Empty:
@@ -120,7 +97,7 @@ class Tasks:
         return set(there)
 
     def _look_around(self) -> tuple[Shard, Died] | None:
-        """Meet new workers; tell the shard of one that left unheard, if any."""
+        """Introduce new workers, and return the shard of a lost one."""
         there = self._meet_workers()
         for worker in {*self._known, *(task.worker for task in self._out.values())} - there:
             lost = self._lost(worker, expected=False)
@@ -146,7 +123,7 @@ class Tasks:
         future.add_done_callback(lambda done: self._news.put({"action": "done", "key": done.key}))
 
     def _finished(self, key: str) -> tuple[Shard, Outcome | Died] | None:
-        """Take the result of a task that is done; None for an introduction, and for what was told already."""
+        """Return the result of a task that is done, if it is a shard's."""
         task = self._out.pop(key, None)
         if task is None:
             return None
@@ -162,7 +139,7 @@ class Tasks:
         return None if task.shard is None else (task.shard, result)
 
     def _lost(self, worker: str, *, expected: bool) -> tuple[Shard, Died] | None:
-        """Forget a worker that has left, and tell which shard it had."""
+        """Forget a worker that has left, and return its shard."""
         self._known.pop(worker, None)
         if worker in self.free:
             self.free.remove(worker)
@@ -176,7 +153,7 @@ class Tasks:
         return task.shard, Died(_STOPPED if expected else _LOST)
 
     def _died(self, task: _Task, error: Exception) -> Died:
-        """Return the death that an error is; raise it where it is none."""
+        """Return the death that an error stands for, or raise it."""
         from distributed import CancelledError, KilledWorker
 
         if isinstance(error, KilledWorker):
@@ -186,13 +163,15 @@ class Tasks:
             return Died(_LOST)
         if isinstance(error, ModuleNotFoundError):
             raise ImportError(
-                f"The Dask worker {task.worker} says: {error}. Every worker needs this package in the same version, in the "
+                f"The Dask worker {task.worker} says: {error}. Every worker needs this package in "
+                "the same version, in the "
                 "environment it is started in."
             ) from error
         if isinstance(error, FileNotFoundError):
             host = self._known.get(task.worker, "its host")
             raise FileNotFoundError(
-                f"{error} So says the Dask worker {task.worker} on {host}: the saved pipeline and the output must be on storage "
+                f"{error} So says the Dask worker {task.worker} on {host}: the saved pipeline and "
+                "the output must be on storage "
                 "that every worker and this process see under the same path."
             ) from error
         raise error
@@ -200,37 +179,25 @@ class Tasks:
     def _check_connection(self) -> None:
         if self._client.status != "running":
             raise ConnectionError(
-                f"The Dask scheduler at {self._address} is lost. What is finished stays; run the same again, and it goes on from "
+                f"The Dask scheduler at {self._address} is lost. What is finished stays; run the "
+                "same again, and it goes on from "
                 "there."
             )
 
 
 def has_resources(facts: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
-    """Say whether a worker, of which the scheduler knows this, was started with as much of everything."""
+    """Say whether a worker was started with as much of everything."""
     return all(facts["resources"].get(name, 0) >= amount for name, amount in resources.items())
 
 
 def introduce(threads: int) -> dict[str, str]:
-    """Run on a worker before its first shard: set what its tokenizers take, and say who it is."""
+    """Size the tokenizers' threads of a worker, and return host and versions."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # read when the first of them is used
     return {"host": socket.gethostname(), **installed_versions()}
 
 
 def check_versions(worker: str, there: Mapping[str, str]) -> None:
-    """Refuse a worker whose results may differ from ours.
-
-    Parameters
-    ----------
-    worker : str
-        Its address.
-    there : mapping of str to str
-        From `introduce`.
-
-    Raises
-    ------
-    ValueError
-        With every version that differs. Of Python the first two numbers count; joblib counts nothing.
-    """
+    """Refuse a worker whose results may differ from ours."""
 
     def compared(name: str, version: str) -> str:
         return version.rpartition(".")[0] if name == "python" else version
@@ -242,56 +209,60 @@ def check_versions(worker: str, there: Mapping[str, str]) -> None:
     ]
     if differing:
         raise ValueError(
-            f"The Dask worker {worker} on {there['host']} has {', '.join(differing)}. Results depend on it: give driver and "
+            f"The Dask worker {worker} on {there['host']} has {', '.join(differing)}. Results "
+            "depend on it: give driver and "
             "workers the same environment."
         )
 
 
 _BETWEEN_LOOKS = 0.2  # seconds
-# For glibc. Dask's own value gives each freed block back to the system, which then clears it anew for the next batch: a tenth
-# of the time. What is set in the environment already stays.
+# For glibc. Dask's own value gives each freed block back to the system, which then clears it anew
+# for the next batch: a tenth of the time.
 _KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}  # bytes
 
 
 class DaskExecutor:
     """Runs shards on the worker processes of a Dask cluster.
 
-    Only shards and the function travel, a few hundred bytes each; the function opens the model where it runs. Every worker
-    process has one shard at a time, whatever its number of threads. Workers may come and go.
+    Only shards and the function travel, a few hundred bytes each; workers open the model where they
+    run. Every worker process has one shard at a time, whatever its number of threads. Workers may
+    join and leave.
 
-    It has a connection of its own to the scheduler, so a client that you gave is as it was afterwards. When a run ends early,
-    what is still queued is taken back; a shard that a worker is at work on is finished there.
+    The executor has its own connection to the scheduler; a client that you pass stays as it is.
+    When a run ends early, queued shards are cancelled; a shard that a worker is running is finished
+    there.
 
     Parameters
     ----------
     cluster : str or distributed.Client, optional
-        The scheduler's address, such as ``"tcp://10.0.0.5:8786"``, or a client that knows it. By default a cluster is started on
-        this machine, and stopped at the end.
+        The scheduler's address, such as ``"tcp://10.0.0.5:8786"``, or a client that knows it. By
+        default a cluster is started on this machine, and stopped at the end.
     workers : int, optional
         Number of processes of a cluster that is started here; one per core by default.
     threads : int, default=1
-        Of each worker: what its tokenizers take, and what workers that are started here have. How many the model computes with is
-        told by ``score_table(threads=)``.
+        Of each worker: for its tokenizers, and for workers that are started here. How many the
+        model computes with is set by ``score_table(threads=)``.
     resources : mapping of str to float, optional
-        What a worker must have been started with, such as ``{"GPU": 1}`` (``dask worker --resources "GPU=1"``); a shard takes as
-        much while it runs. Workers that have less get none.
+        What a worker must have been started with, such as ``{"GPU": 1}`` (``dask worker --resources
+        "GPU=1"``); a shard takes as much while it runs. Workers that have less get none.
     wait : float, default=120
-        Seconds to wait for a worker where there is none, at the start and whenever all are lost; for the scheduler at most 30.
+        Seconds to wait for a worker if there is none, at the start and whenever all are lost; for
+        the scheduler at most 30.
 
     Raises
     ------
     ImportError
-        Where distributed is not installed, here or on a worker, or this package is not on a worker.
+        If distributed is not installed, here or on a worker, or a worker lacks this package.
     OSError
-        Where the scheduler does not answer, is lost, or no worker comes in time.
+        If the scheduler does not answer, is lost, or no worker comes in time.
     ValueError
-        For a number of workers where there are some already; by `run`, where a worker has other versions than this process: its
-        parts would not be those of one process.
+        For a number of workers where a cluster exists; by `run`, if a worker has other versions
+        than this process: its parts would differ from those of one process.
 
     Examples
     --------
     >>> from pipeline.scoring.dask_executor import DaskExecutor
-    >>> executor = DaskExecutor("tcp://10.0.0.5:8786", resources={"GPU": 1})  # connects when it is entered
+    >>> executor = DaskExecutor("tcp://10.0.0.5:8786", resources={"GPU": 1})  # connects on entry
     """
 
     def __init__(
@@ -305,7 +276,8 @@ class DaskExecutor:
     ) -> None:
         if cluster is not None and workers is not None:
             raise ValueError(
-                f"workers={workers}, but the Dask cluster has its own: start as many as you want by dask worker, and leave "
+                f"workers={workers}, but the Dask cluster has its own: start as many as you want "
+                "by dask worker, and leave "
                 "workers out."
             )
         self.cluster, self.workers, self.wait = cluster, workers, wait
@@ -328,17 +300,12 @@ class DaskExecutor:
             self._client = _connect(distributed, address, security, min(self.wait, 30.0))
             print(f"Dask dashboard: {self._client.dashboard_link}", file=sys.stderr)  # noqa: T201
             self._wait_for_a_worker()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
+        except BaseException:
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         client, cluster = self._client, self._started
         self._client = self._started = None
         try:
@@ -384,7 +351,7 @@ class DaskExecutor:
                 raise self._nobody_came()
 
     def _wait_for_a_worker(self) -> None:
-        """Wait for a worker with the resources, so that an address without any is told before anything is read."""
+        """Wait for a worker with the resources."""
         end = time.monotonic() + self.wait
         while True:
             there = self._client.scheduler_info(n_workers=-1)["workers"]
@@ -398,19 +365,14 @@ class DaskExecutor:
         address = self._client.scheduler.address
         with_what = f" with the resources {self.resources}" if self.resources else ""
         return TimeoutError(
-            f"No worker{with_what} has come to the Dask scheduler at {address} in {self.wait:.0f} s. Start one: "
+            f"No worker{with_what} has come to the Dask scheduler at {address} in {self.wait:.0f} "
+            "s. Start one: "
             f"dask worker {address} --nthreads 1"
         )
 
 
 def check_distributed() -> Any:
-    """Return the module distributed.
-
-    Raises
-    ------
-    ImportError
-        Where it is not installed, with the command that installs it.
-    """
+    """Return the module distributed."""
     try:
         import distributed
     except ImportError as error:
@@ -425,7 +387,7 @@ def _start_cluster(distributed: Any, workers: int, threads: int) -> Any:
 
     environment = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **_KEEP_FREED}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
-        # No memory limit: a worker above Dask's would be paused or killed for what it shares with the others, the mapped weights.
+        # No memory limit: Dask counts the mapped weights, which workers share, for each of them
         return distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,

@@ -4,10 +4,9 @@ import functools
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pyarrow.parquet as pq
@@ -18,143 +17,108 @@ from pipeline.scoring.run_folder import Plan, RunFolder
 from pipeline.scoring.shard import Died, Job, Outcome, Shard, score_shard, try_shard
 from pipeline.scoring.sources import Rows, Source
 
+_ROUNDS = 3
+_MOST_KILLERS = 100
+
 
 class Progress:
-    """A bar on standard error, where somebody looks or it is asked for; rows of an earlier run do not count for the speed.
+    """A progress bar on standard error, by default if that is a terminal."""
 
-    Parameters
-    ----------
-    shown : bool or None
-        None: where standard error is a terminal.
-    """
-
-    def __init__(self, shown: bool | None) -> None:
-        self._shown = sys.stderr is not None and sys.stderr.isatty() if shown is None else shown
+    def __init__(self, visible: bool | None) -> None:
+        if visible is None:
+            visible = sys.stderr is not None and sys.stderr.isatty()
+        self._visible = visible
         self._bar: Any = None
         self.n_scored = 0
-        self.n_skipped = 0
+        self.n_skipped = 0  # rows of an earlier run, which do not count for the speed
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._shown:
+        if self._visible:
             from tqdm import tqdm
 
-            # smoothing=0: shards come in bursts, the mean is what tells the time left
+            # smoothing=0: shards come in bursts, only the mean predicts the time left
             self._bar = tqdm(total=None, unit=" rows", desc="scoring", smoothing=0, file=sys.stderr)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
     @property
     def seconds(self) -> float:
-        """Time since it was made."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     def skipped(self, n_rows: int) -> None:
-        """Count rows that an earlier run has scored."""
+        """Count rows of an earlier run."""
         self.n_skipped += n_rows
         if self._bar is not None:
             self._bar.initial += n_rows
             self._bar.n += n_rows
 
     def scored(self, n_rows: int, expected: int | None) -> None:
-        """Count rows that were scored now; ``expected`` is how many the table has, as far as is known."""
+        """Count rows scored now, of so many expected in all."""
         self.n_scored += n_rows
         if self._bar is not None:
             self._bar.total = expected
             self._bar.update(n_rows)
 
 
-_ROUNDS = 3
-_MOST_KILLERS = 100
-
-
 def score_alone(
     executor: Executor, score: Function, attempt: Function, shard: Shard, died: Died
 ) -> Outcome:
-    """Score a shard that a worker died with; if a row kills whoever scores it, mark that row and score the others.
-
-    Whoever died may have been killed from outside, so the shard is tried again first, with nothing beside it. Only if it kills
-    again, its rows are halved, each half in a process of its own.
-
-    Parameters
-    ----------
-    executor : Executor
-    score : callable
-        Scores a shard and writes its part.
-    attempt : callable
-        Scores a shard and writes nothing.
-    shard : Shard
-    died : Died
-        Of the first time.
-
-    Returns
-    -------
-    Outcome
-
-    Raises
-    ------
-    ChildProcessError
-        Where workers die whatever they score: then it is no row's fault.
-    """
+    """Score a shard whose worker died, marking rows that kill any worker."""
+    # The worker may have been killed from outside: the shard is tried again with nothing beside it.
+    # Only if it kills again, its rows are halved, each half in a process of its own.
     for _ in range(_ROUNDS):
-        ended = _alone(executor, score, shard)
-        if isinstance(ended, Outcome):
-            return ended
-        died = ended
+        result = _alone(executor, score, shard)
+        if isinstance(result, Outcome):
+            return result
+        died = result
         if all(isinstance(_alone(executor, attempt, shard.rows(0, 0)), Died) for _ in range(2)):
             raise ChildProcessError(
-                f"worker processes die before they score a row ({died.reason}): is the memory too small for the model in each of "
-                "them? Set fewer workers. What is finished is kept."
+                f"worker processes die before they score a row ({died.reason}): is the memory too "
+                "small for the model in each of them? Set fewer workers. What is finished is kept."
             )
         killers = dict(_killers(executor, attempt, shard))
-        if not killers:  # not one row, and not by chance: all of them together, or the machine
-            continue
+        # none: not one row, and not by chance, but all of them together, or the machine
         if len(shard.marked) + len(killers) > _MOST_KILLERS:
             raise ChildProcessError(
-                f"more than {_MOST_KILLERS} rows from row {shard.first_row} on kill the process that scores them "
-                f"({died.reason}): that is hardly the rows' fault. What is finished is kept."
+                f"more than {_MOST_KILLERS} rows from row {shard.first_row} on kill the process "
+                f"that scores them ({died.reason}): that is hardly the rows' fault. What is "
+                "finished is kept."
             )
         shard = replace(shard, marked=tuple(sorted({**dict(shard.marked), **killers}.items())))
     raise ChildProcessError(
-        f"workers keep dying with the rows {shard.first_row} to {shard.first_row + shard.n_rows - 1} ({died.reason}), and with "
-        "no single one of them: is the memory too small? Set fewer workers, or fewer shard_rows. What is finished is kept."
+        f"workers keep dying with the rows {shard.first_row} to "
+        f"{shard.first_row + shard.n_rows - 1} ({died.reason}), and with no single one of them: is "
+        "the memory too small? Set fewer workers, or fewer shard_rows. What is finished is kept."
     )
 
 
-def _alone(
-    executor: Executor, function: Callable[[Shard], Outcome], shard: Shard
-) -> Outcome | Died:
-    ((_, ended),) = list(executor.run(function, [shard]))
-    return ended
+def _alone(executor: Executor, function: Function, shard: Shard) -> Outcome | Died:
+    ((_, result),) = list(executor.run(function, [shard]))
+    return result
 
 
 def _killers(executor: Executor, attempt: Function, shard: Shard) -> Iterator[tuple[int, str]]:
-    """Yield the rows, as numbers of the whole table, that kill a process by themselves."""
+    """Yield the rows of the table that kill a process by themselves."""
     suspects = [shard]
-    n_found = 0
-    while suspects and n_found <= _MOST_KILLERS:
+    n_killers = 0
+    while suspects and n_killers <= _MOST_KILLERS:
         halves = [half for suspect in suspects for half in _halves(suspect)]
-        ended = list(executor.run(attempt, halves))
+        results = list(executor.run(attempt, halves))
         suspects = []
-        for half, outcome in sorted(ended, key=lambda one: one[0].first_row):
-            if isinstance(outcome, Outcome):
+        for half, result in sorted(results, key=lambda pair: pair[0].first_row):
+            if isinstance(result, Outcome):
                 continue
             if half.n_rows > 1:
                 suspects.append(half)
-            elif isinstance(_alone(executor, attempt, half), Died):  # twice: no chance
-                n_found += 1
-                yield (
-                    half.first_row,
-                    "it kills the process that scores it",
-                )  # not how: that depends on the executor
+            elif isinstance(_alone(executor, attempt, half), Died):  # twice: not by chance
+                n_killers += 1
+                # no word on how: that depends on the executor
+                yield half.first_row, "it kills the process that scores it"
 
 
 def _halves(shard: Shard) -> list[Shard]:
@@ -165,17 +129,7 @@ def _halves(shard: Shard) -> list[Shard]:
 
 
 class Run:
-    """One run: what is left to do, and what became of it.
-
-    Parameters
-    ----------
-    source : Source
-    folder : RunFolder
-        Locked, and taken up with the plan.
-    job : Job
-    plan : Plan
-    progress : Progress
-    """
+    """One run in a locked folder that was started or resumed with the plan."""
 
     def __init__(
         self, source: Source, folder: RunFolder, job: Job, plan: Plan, progress: Progress
@@ -190,49 +144,34 @@ class Run:
         self._warned: set[type[Warning]] = set()
 
     def run(self, executor: Executor, columns: Sequence[str]) -> dict[str, Any]:
-        """Score what is not finished.
-
-        Parameters
-        ----------
-        executor : Executor
-            Entered and left here.
-        columns : sequence of str
-            Of the output.
-
-        Returns
-        -------
-        dict
-            The manifest.
-        """
+        """Score what is not finished and return the manifest."""
+        score = functools.partial(score_shard, self._job)
+        attempt = functools.partial(try_shard, self._job)
         lost: list[tuple[Shard, Died]] = []
         with executor:
-            score, attempt = (
-                functools.partial(score_shard, self._job),
-                functools.partial(try_shard, self._job),
-            )
-            for shard, ended in executor.run(score, self._shards()):
-                if isinstance(ended, Died):
-                    lost.append((shard, ended))
+            for shard, result in executor.run(score, self._shards()):
+                if isinstance(result, Died):
+                    lost.append((shard, result))
                 else:
-                    self._scored(shard, ended)
-            for shard, died in sorted(lost, key=lambda one: one[0].index):
+                    self._scored(shard, result)
+            for shard, died in sorted(lost, key=lambda pair: pair[0].index):
                 self._scored(shard, score_alone(executor, score, attempt, shard, died))
         self._source.check_unchanged()
         hashes = [self._hashes[index] for index in range(len(self._hashes))]
         return self._folder.finish(self._plan, columns, hashes, self._n_rows)
 
     def _shards(self) -> Iterator[Shard]:
-        """Read the source and write its shards for the workers, as they ask for them; finished ones are left out."""
+        """Read the source and write the shards that are not finished."""
+        mark = self._job.on_bad_row == "null"
         index = 0
-        for rows in self._source.rows(self._plan.shard_rows, mark=self._job.on_bad_row == "null"):
+        for rows in self._source.rows(self._plan.shard_rows, mark=mark):
             first_row, n_rows = self._n_rows, rows.table.num_rows
             self._n_rows += n_rows
             if not self._is_finished(index, n_rows):
                 yield self._written(index, first_row, rows)
             index += 1
-        if not index and not self._is_finished(
-            0, 0
-        ):  # a table without rows is one part without rows
+        # a table without rows is one part without rows
+        if not index and not self._is_finished(0, 0):
             yield self._written(0, 0, Rows(self._source.schema.empty_table(), {}))
 
     def _is_finished(self, index: int, n_rows: int) -> bool:
@@ -240,9 +179,7 @@ class Run:
         expected = (index, self._plan.sha256, self._job.sha256, n_rows)
         if stamp is None or (stamp.index, stamp.plan, stamp.artifact, stamp.n_rows) != expected:
             return False
-        if (
-            stamp.n_bad and self._job.on_bad_row == "error"
-        ):  # an earlier run went on, this one is to stop
+        if stamp.n_bad and self._job.on_bad_row == "error":  # an earlier run allowed bad rows
             return False
         self._hashes[index] = sha256_of(self._folder.part(index))
         self._progress.skipped(n_rows)
@@ -261,9 +198,9 @@ class Run:
         for category, message in outcome.warnings:
             if category not in self._warned:
                 self._warned.add(category)
-                warnings.warn(message + self._whereabouts(shard), category, stacklevel=5)
+                warnings.warn(message + self._row_range(shard), category, stacklevel=5)
 
-    def _whereabouts(self, shard: Shard) -> str:
+    def _row_range(self, shard: Shard) -> str:
         if shard.index == 0 and shard.n_rows < self._plan.shard_rows:  # the whole table
             return ""
         last = shard.first_row + shard.n_rows - 1

@@ -1,86 +1,62 @@
 """Run shards in this process or in worker processes."""
 
-import contextlib
 import itertools
 import os
 import pickle
-import queue
-import subprocess
-import sys
+import re
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Protocol, Self
 
 import joblib
+from joblib.externals import loky
 
 from pipeline.scoring.shard import Died, Outcome, Shard
-from pipeline.scoring.worker import receive, send
 
 Function = Callable[[Shard], Outcome]
 """A picklable function of a module, or a functools.partial of one."""
 
 
 class Executor(Protocol):
-    """Runs a function on shards, somewhere. A context manager; `run` may be called several times inside, one after another.
+    """Runs a function on shards, somewhere. A context manager; `run` may be called repeatedly.
 
-    The contract, which tests/test_executors.py holds every executor to:
+    The contract, which tests/test_executors.py checks for every executor:
 
     - Every shard comes back once, with its outcome or with `Died`, in any order.
-    - ``shards`` is consumed lazily: no more are in flight than there are workers, or a small multiple of it. The iterator may
-      take time, and may raise; what it raises goes to the caller.
-    - An exception raised by the function goes to the caller, as it is. It is no fault of a row: those, the function keeps.
-    - The death of a worker process is never an exception: the shard that it had comes back as `Died`, no other one does because
-      of it, and the executor goes on with another worker. It is not tried again here; the caller does.
+    - ``shards`` is consumed lazily: about as many are in flight as there are workers. The iterator
+      may take time and may raise; its exceptions go to the caller.
+    - An exception raised by the function goes to the caller unchanged. It is never the fault of a
+      row: the function reports those in its outcome.
+    - The death of a worker process is never an exception: its shard comes back as `Died`, no other
+      shard is affected, and another worker takes over. The caller decides whether to retry.
     - A worker that cannot even start is an exception.
-    - When the generator is closed, or an exception or KeyboardInterrupt passes through it, nothing is started any more, and on
-      leaving the context no process or connection of the executor's own is left.
+    - When the generator is closed, or an exception or KeyboardInterrupt passes through it, nothing
+      more is started. After the context no process or connection of the executor remains.
 
     Attributes
     ----------
     threads : int
-        Of each worker: what its thread pools are sized for. The function is told by whoever made it.
+        Size of each worker's thread pools. The function has its own number of threads.
     """
 
     threads: int
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def run(
         self, function: Function, shards: Iterable[Shard]
     ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a function on every shard.
-
-        Parameters
-        ----------
-        function : callable
-            Picklable; takes a shard, returns its outcome.
-        shards : iterable of Shard
-            Consumed lazily.
-
-        Yields
-        ------
-        shard : Shard
-        outcome : Outcome or Died
-        """
+        """Run a picklable function on every shard and yield the results."""
         ...
 
 
 class SerialExecutor:
-    """Runs every shard in this process, in order: the reference. A row that kills the process kills the driver.
-
-    Parameters
-    ----------
-    threads : int, default=1
-        To compute with.
-    """
+    """Runs every shard in this process, in order. A row that kills, kills the driver."""
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
@@ -94,187 +70,147 @@ class SerialExecutor:
     def run(
         self, function: Function, shards: Iterable[Shard]
     ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a function on every shard, one after another; see `Executor.run`."""
+        """Run a function on one shard after another."""
         for shard in shards:
             yield shard, function(shard)
 
 
-_PATIENCE = 5.0  # seconds for a worker to end by itself
-_START = "import sys; sys.path[:] = sys.argv[1:]; from pipeline.scoring.worker import main; main()"
 # what sizes the thread pools of OpenMP, the BLAS libraries and the tokenizers when they are loaded
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 class _Worker:
-    """A process, its pipes, and the shard that it has."""
+    """A pool of one process: when it breaks, it is known which shard it had."""
 
-    def __init__(self, threads: int, events: "queue.Queue[tuple[_Worker, bytes | None]]") -> None:
-        # no multiprocessing: its children run the user's script again, unless that guards against it
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **{name: str(threads) for name in _POOLS}},
+    def __init__(self, threads: int) -> None:
+        self._pool = loky.ProcessPoolExecutor(
+            max_workers=1,
+            env={name: str(threads) for name in _POOLS},
+            initializer=_prepare_worker,
+            initargs=(os.getpid(),),
         )
-        self.shard: Shard | None = None
-        self.ready = False
-        self._reader = threading.Thread(target=self._read, args=(events,), daemon=True)
-        self._reader.start()
+        self._started = self._pool.submit(os.getpid)
 
-    def _read(self, events: "queue.Queue[tuple[_Worker, bytes | None]]") -> None:
-        content: bytes | None = b""
-        while content is not None:
-            content = receive(cast(Any, self.process.stdout))
-            events.put((self, content))
+    def submit(self, function: Function, shard: Shard) -> Future[Outcome]:
+        """Start a function on a shard."""
+        result: Future[Outcome] = self._pool.submit(_call, function, shard)
+        return result
 
-    def give(self, function: Function, shard: Shard) -> None:
-        self.shard = shard
-        with contextlib.suppress(OSError):  # it is dead: its reader tells
-            send(cast(Any, self.process.stdin), (function, shard))
+    def died(self, error: Exception) -> Died:
+        """Return the death that broke the pool; raise if the process never started."""
+        code = re.search(r"exit codes of the workers are {(.*)}", str(error))
+        reason = f"ended with {code[1] if code else error}"
+        if self._started.exception() is not None and "SIGKILL" not in reason:
+            raise ChildProcessError(
+                f"a worker process could not start: it {reason}; what it said of it stands above."
+            ) from error
+        return Died(reason)
 
-    def end(self, *, at_once: bool) -> None:
-        if at_once:
-            self.process.kill()
-        with contextlib.suppress(OSError):
-            cast(Any, self.process.stdin).close()
+    def stop(self) -> None:
+        """Kill the process."""
+        self._pool.shutdown(kill_workers=True)
+
+
+def _prepare_worker(driver: int) -> None:
+    """Prepare a new worker process of the driver with this id."""
+
+    def end_with_driver() -> None:
+        while os.getppid() == driver:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=end_with_driver, daemon=True).start()
+    # a Ctrl-C at the terminal goes to all processes; the driver handles it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)  # standard output is the driver's
+    # loky takes a model that is loaded late for a leak, and would restart the worker
+    loky.process_executor._USE_PSUTIL = False
+
+
+def _call(function: Function, shard: Shard) -> Outcome:
+    """Run a function so that its errors can be pickled."""
+    try:
+        return function(shard)
+    except Exception as error:
         try:
-            self.process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join()
-        cast(Any, self.process.stdout).close()
-
-    def last_words(self) -> str:
-        code = self.process.wait()
-        return f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise
 
 
 class ProcessExecutor:
-    """Runs shards in worker processes, each of which has one at a time: so it is known what a process had when it died.
-
-    A process that is lost is replaced; see `pipeline.scoring.executors.Executor` for what is promised.
-
-    Parameters
-    ----------
-    workers : int, optional
-        Number of processes; one per core by default.
-    threads : int, default=1
-        Of each.
-    """
+    """Runs shards in worker processes, one at a time in each."""
 
     def __init__(self, workers: int | None = None, threads: int = 1) -> None:
         self.workers = workers or joblib.cpu_count()
         self.threads = threads
-        self._events: queue.Queue[tuple[_Worker, bytes | None]] = queue.Queue()
-        self._workers: list[_Worker] = []
+        self._idle: list[_Worker] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._workers:
-            self._workers.pop().end(at_once=False)
+        while self._idle:
+            self._idle.pop().stop()
 
     def run(
         self, function: Function, shards: Iterable[Shard]
     ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a function on every shard; see `Executor.run`."""
+        """Run a function on every shard."""
         coming = iter(shards)
-        ended: tuple[Shard, Outcome | Died] | None = None
+        busy: dict[Future[Outcome], tuple[_Worker, Shard]] = {}
+        result: tuple[Shard, Outcome | Died] | None = None
         try:
             while True:
-                more = self._hand_out(function, coming)
-                if (
-                    ended is not None
-                ):  # whose worker is at the next one while the caller looks at it
-                    yield ended
-                    ended = None
-                if not more and not any(worker.shard for worker in self._workers):
+                while len(busy) < self.workers and (shard := next(coming, None)) is not None:
+                    future, worker = self._submit(function, shard)
+                    busy[future] = worker, shard
+                if result is not None:  # its worker has the next shard already
+                    yield result
+                if not busy:
                     return
-                worker, content = self._events.get()
-                if worker not in self._workers:  # of an earlier run
-                    continue
-                shard, worker.shard = worker.shard, None
-                if content is None:
-                    died = self._bury(worker)
-                    ended = None if shard is None else (shard, died)
-                    continue
-                kind, answer = pickle.loads(content)
-                if kind == "ready":
-                    worker.ready, worker.shard = True, shard
-                elif kind == "raised":
-                    raise answer
+                done = wait(busy, return_when=FIRST_COMPLETED).done.pop()
+                worker, shard = busy[done]
+                try:
+                    result = shard, done.result()
+                except loky.process_executor.TerminatedWorkerError as error:
+                    result = shard, worker.died(error)
+                    worker.stop()
                 else:
-                    ended = cast(Shard, shard), answer
+                    self._idle.append(worker)
+                del busy[done]
         finally:
-            for worker in [
-                worker for worker in self._workers if worker.shard
-            ]:  # what they do is not wanted any more
-                self._workers.remove(worker)
-                worker.end(at_once=True)
+            for worker, _ in busy.values():
+                worker.stop()
 
-    def _hand_out(self, function: Function, shards: Iterator[Shard]) -> bool:
-        """Give every idle worker a shard, starting workers up to their number; say whether there may be more shards."""
-        while True:
-            idle = next((worker for worker in self._workers if worker.shard is None), None)
-            if idle is None and len(self._workers) >= self.workers:
-                return True
-            shard = next(shards, None)
-            if shard is None:
-                return False
-            if idle is None:
-                idle = _Worker(self.threads, self._events)
-                self._workers.append(idle)
-            idle.give(function, shard)
-
-    def _bury(self, worker: _Worker) -> Died:
-        self._workers.remove(worker)
-        told = worker.last_words()
-        worker.end(at_once=True)
-        if not worker.ready and not told.startswith("killed"):
-            raise ChildProcessError(
-                f"a worker process could not start: it {told}; what it said of it stands above."
-            )
-        return Died(told)
+    def _submit(self, function: Function, shard: Shard) -> tuple[Future[Outcome], _Worker]:
+        """Give a shard to an idle worker, or to a new one."""
+        while self._idle:
+            worker = self._idle.pop()
+            try:
+                return worker.submit(function, shard), worker
+            except loky.process_executor.TerminatedWorkerError:  # it died while idle
+                worker.stop()
+        worker = _Worker(self.threads)
+        return worker.submit(function, shard), worker
 
 
-class BySizeExecutor:
-    """Starts worker processes only where there is more than one shard: a process takes seconds to start, and a shard hardly more.
+class BySizeExecutor(ProcessExecutor):
+    """Starts worker processes only for more than one shard: a start takes seconds."""
 
-    Parameters
-    ----------
-    workers : int, optional
-        Number of processes; one per core by default.
-    threads : int, default=1
-        Of each, and of this process.
-    """
-
-    def __init__(self, workers: int | None = None, threads: int = 1) -> None:
-        self.threads = threads
-        self._processes = ProcessExecutor(workers, threads)
-        self._serial = SerialExecutor(threads)
-        self._chosen: Executor | None = None if self._processes.workers > 1 else self._serial
-
-    def __enter__(self) -> Self:
-        self._processes.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._processes.__exit__(kind, error, traceback)
+    _serial: bool | None = None  # decided by the first run
 
     def run(
         self, function: Function, shards: Iterable[Shard]
     ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a function on every shard; see `Executor.run`. What the first run chose, later ones have."""
-        coming = iter(shards)
-        if self._chosen is None:
-            first = list(itertools.islice(coming, 2))
-            self._chosen = self._processes if len(first) > 1 else self._serial
-            coming = itertools.chain(first, coming)
-        yield from self._chosen.run(function, coming)
+        """Run a function on every shard."""
+        if self._serial is None:
+            shards = iter(shards)
+            first = list(itertools.islice(shards, 2 if self.workers > 1 else 0))
+            self._serial = len(first) < 2
+            shards = itertools.chain(first, shards)
+        if self._serial:
+            yield from SerialExecutor(self.threads).run(function, shards)
+        else:
+            yield from super().run(function, shards)

@@ -22,31 +22,23 @@ from pipeline.exceptions import ArtifactWarning, BadRowError, CheckpointError
 from pipeline.saved.artifact import load_pipeline
 from pipeline.scoring.run_folder import Stamp, part_name, write_part
 
+ERROR = "label_error"
+OnBadRow = Literal["error", "null"]
+_LONGEST_REASON = 500  # characters
+# never a row's fault: the disk, the installation, the weights
+_NOT_THE_ROWS = (OSError, ImportError, CheckpointError)
+
 
 @dataclass(frozen=True)
 class Shard:
-    """A range of rows of one Parquet file, and its place in the output: small, picklable, enough to score it anywhere.
+    """A range of rows of one Parquet file, small and picklable."""
 
-    Attributes
-    ----------
-    index : int
-        Its number, and that of its part: ``part-000007.parquet``.
-    path : str
-        The Parquet file that holds its rows: of the user, or one that a CSV file or DataFrame was cut into.
-    start, stop : int
-        The rows of that file, ``start <= row < stop``.
-    first_row : int
-        The row of the whole table that ``start`` is; 0 is the first.
-    marked : tuple of (int, str)
-        Rows of the whole table that are not scored, each with the reason: they killed a worker.
-    """
-
-    index: int
-    path: str
-    start: int
+    index: int  # of its part: part-000007.parquet
+    path: str  # the Parquet file that holds its rows
+    start: int  # the rows of that file, start <= row < stop
     stop: int
-    first_row: int
-    marked: tuple[tuple[int, str], ...] = ()
+    first_row: int  # the row of the whole table at start, from 0
+    marked: tuple[tuple[int, str], ...] = ()  # rows of the table not to score, with reasons
 
     @property
     def n_rows(self) -> int:
@@ -54,7 +46,7 @@ class Shard:
         return self.stop - self.start
 
     def rows(self, start: int, stop: int) -> Self:
-        """Return the shard of some of its rows, counted from its first one."""
+        """Return the shard of some of its rows, counted from its first."""
         return replace(
             self, start=self.start + start, stop=self.start + stop, first_row=self.first_row + start
         )
@@ -62,87 +54,50 @@ class Shard:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that got no label.
+    """A row without a label."""
 
-    Attributes
-    ----------
-    row : int
-        Of the whole table; 0 is the first.
-    reason : str
-        Why, in one line.
-    """
-
-    row: int
-    reason: str
+    row: int  # of the whole table, from 0
+    reason: str  # one line
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a shard that was scored.
-
-    Attributes
-    ----------
-    index : int
-        The shard's.
-    n_rows : int
-        Rows of its part; bad ones too.
-    sha256 : str
-        Of its part; empty where none was written.
-    bad : tuple of BadRow
-        Rows without a label.
-    warnings : tuple of (type, str)
-        What the model warned of, one of each category.
-    """
+    """The result of a shard that was scored."""
 
     index: int
-    n_rows: int
-    sha256: str
+    n_rows: int  # bad ones too
+    sha256: str  # of its part, empty if none was written
     bad: tuple[BadRow, ...] = ()
-    warnings: tuple[tuple[type[Warning], str], ...] = ()
+    warnings: tuple[tuple[type[Warning], str], ...] = ()  # one of each category
 
 
 @dataclass(frozen=True)
 class Died:
-    """The worker process that had a shard was lost: killed, or dead by a crash. Whose fault that was is not known.
+    """The worker process that had a shard was killed or crashed."""
 
-    Attributes
-    ----------
-    reason : str
-        Such as ``"killed by signal 9"``.
-    """
-
-    reason: str
+    reason: str  # such as "killed by signal 9"
 
 
-_LONGEST_REASON = 500  # characters
-# never a row's fault: the disk, the installation, the weights
-_NOT_THE_ROWS = (OSError, ImportError, CheckpointError)
+@dataclass(frozen=True)
+class Job:
+    """What all shards of a run share, picklable."""
+
+    model: str  # path of the saved pipeline
+    sha256: str  # of the saved pipeline
+    trusted: tuple[str, ...]  # as for load_pipeline
+    text: str  # name of the text column
+    schema: pa.Schema  # of the source
+    probabilities: str  # their type: float32 or float64
+    folder: str  # of the parts
+    plan: str  # hash of the plan
+    on_bad_row: OnBadRow
+    threads: int
 
 
 def predict_rows(
     predict: Callable[[pd.Series], Answers], texts: pd.Series, n_classes: int
 ) -> tuple[Answers, dict[int, str]]:
-    """Predict on texts, and find those that the model fails on, by halves.
-
-    Parameters
-    ----------
-    predict : callable
-        Gives labels and probabilities, as `pipeline.answers.ask` does.
-    texts : Series
-    n_classes : int
-
-    Returns
-    -------
-    answers : Answers
-        Of the n_texts - len(failed) others.
-    failed : dict of int to str
-        Their places, each with what the model said.
-
-    Raises
-    ------
-    Exception
-        The model's own, where it fails on a plain text too: then it is no row's fault.
-    """
+    """Predict, and return answers and the failed positions with reasons."""
     failed: dict[int, str] = {}
     answers = Answers(np.empty(0, dtype=object), np.empty((0, n_classes)))
     if len(texts):
@@ -153,13 +108,11 @@ def predict_rows(
         except Exception as error:
             try:
                 predict(pd.Series(["a plain text"], dtype="str"))
-            except Exception:
+            except Exception:  # it fails on any text: no row's fault
                 raise error from None
             failed = _failing(predict, texts)
             kept = texts.drop(texts.index[list(failed)])
-            if len(
-                kept
-            ):  # all of them at once, whatever else was tried: so it does not matter how the bad ones were found
+            if len(kept):  # all at once: results do not depend on how bad rows were found
                 answers = predict(kept)
     good = [i for i in range(len(texts)) if i not in failed]
     is_finite = np.isfinite(answers.probability).all(axis=1)
@@ -168,6 +121,7 @@ def predict_rows(
 
 
 def _failing(predict: Callable[[pd.Series], Answers], texts: pd.Series) -> dict[int, str]:
+    """Find by bisection the positions that the model fails on."""
     failed: dict[int, str] = {}
     ranges = [(0, len(texts))]
     while ranges:
@@ -186,30 +140,16 @@ def _failing(predict: Callable[[pd.Series], Answers], texts: pd.Series) -> dict[
 
 
 def in_one_line(reason: str) -> str:
-    """Make one line of what a model said, however much it said."""
-    line = " ".join(
-        reason.encode("utf-8", "backslashreplace").decode().split()
-    )  # it may quote what no file can hold
+    """Shorten the message of a model to one line."""
+    # it may quote what no file can hold
+    line = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
-
-
-ERROR = "label_error"
 
 
 def added_fields(
     schema: pa.Schema, classes: Sequence[Any], kind: str = "float64"
 ) -> list[pa.Field]:
-    """Return the fields that predictions add to a schema: label, one probability per class, and why there is no label.
-
-    Parameters
-    ----------
-    schema : pyarrow.Schema
-        Of the table that is scored.
-    classes : sequence
-        The classifier's classes, of which the label has its type.
-    kind : {"float32", "float64"}
-        Of the model's probabilities.
-    """
+    """Return the fields that scoring adds: label, probabilities, error."""
     names = prediction_names(schema.names, classes)
     error = ERROR
     while error in {*schema.names, *names}:
@@ -227,33 +167,17 @@ def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
 
 
 def label_type(classes: Sequence[Any]) -> pa.DataType:
-    """Return the type of the label's column: that of the classes."""
+    """Return the Arrow type of the classes."""
     return pa.array(np.asarray(classes).tolist()).type
 
 
 def add_predictions(
     table: pa.Table, fields: Sequence[pa.Field], answers: Answers, bad: Mapping[int, str]
 ) -> pa.Table:
-    """Add the columns of predictions to a table.
-
-    Parameters
-    ----------
-    table : pyarrow.Table of n_rows rows
-    fields : sequence of pyarrow.Field
-        From `added_fields`.
-    answers : Answers
-        Of the n_rows - len(bad) rows that are not bad, in their order.
-    bad : mapping of int to str
-        Rows without a label, by their place, with the reason.
-
-    Returns
-    -------
-    pyarrow.Table
-    """
+    """Add the columns of `added_fields`, null in bad rows."""
     is_good = np.ones(table.num_rows, bool)
     is_good[list(bad)] = False
-    place = np.cumsum(is_good) - 1  # of each row among the good ones
-    place = pa.array(place, mask=~is_good)
+    place = pa.array(np.cumsum(is_good) - 1, mask=~is_good)  # of each row among the good ones
     label, *numbers, error = fields
     columns = [pa.array(answers.labels.tolist(), label.type)]
     columns += [pa.array(np.ascontiguousarray(column)) for column in answers.probability.T]
@@ -264,119 +188,54 @@ def add_predictions(
     )
 
 
-OnBadRow = Literal["error", "null"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all shards of one run have in common; picklable.
-
-    Attributes
-    ----------
-    model : str
-        Path of the saved pipeline.
-    sha256 : str
-        Its hash: another file in its place is refused.
-    trusted : tuple of str
-        As for `pipeline.load_pipeline`.
-    text : str
-        The column of the texts.
-    schema : pyarrow.Schema
-        Of the source.
-    probabilities : {"float32", "float64"}
-        Type of the model's probabilities.
-    folder : str
-        Of the parts.
-    plan : str
-        Hash of the plan.
-    on_bad_row : {"error", "null"}
-    threads : int
-        To compute with.
-    """
-
-    model: str
-    sha256: str
-    trusted: tuple[str, ...]
-    text: str
-    schema: pa.Schema
-    probabilities: str
-    folder: str
-    plan: str
-    on_bad_row: OnBadRow
-    threads: int
-
-
-@dataclass(frozen=True)
-class _Scored:
-    answers: Answers  # of the rows that are not bad
-    bad: dict[int, str]
-    warnings: tuple[tuple[type[Warning], str], ...]
-
-
 @lru_cache(maxsize=1)
 def load_once(model: str, sha256: str, trusted: tuple[str, ...]) -> Pipeline:
-    """Open a saved pipeline, once in each process, and only if it is the file with this hash."""
+    """Open a saved pipeline of this hash, once in each process."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ArtifactWarning)  # the driver has told
+        warnings.simplefilter("ignore", ArtifactWarning)  # the driver has warned
         return load_pipeline(model, verify="sha256", sha256=sha256, trusted=trusted)
 
 
 def score_shard(job: Job, shard: Shard) -> Outcome:
-    """Score a shard and write its part.
-
-    Parameters
-    ----------
-    job : Job
-    shard : Shard
-
-    Returns
-    -------
-    Outcome
-
-    Raises
-    ------
-    BadRowError
-        At a row that cannot be scored, where that is asked for.
-    ArtifactError
-        Where the model is another one by now.
-    OSError
-        Where the part cannot be written.
-    """
-    table = (
-        pq.read_table(shard.path, memory_map=False)
-        .slice(shard.start, shard.n_rows)
-        .cast(job.schema)
-    )
-    fitted = load_once(job.model, job.sha256, job.trusted)
-    scored = _score(job, shard, table, fitted)
+    """Score a shard and write its part."""
+    table, fitted = _read(job, shard), load_once(job.model, job.sha256, job.trusted)
+    answers, reasons, messages = _score(job, shard, table, fitted)
     bad = tuple(
-        BadRow(shard.first_row + place, reason) for place, reason in sorted(scored.bad.items())
+        BadRow(shard.first_row + place, reason) for place, reason in sorted(reasons.items())
     )
     if bad and job.on_bad_row == "error":
         raise BadRowError(
-            f"row {bad[0].row} cannot be scored: {bad[0].reason.removesuffix('.')}. on_bad_row='null' (--on-bad-row null) "
-            "goes on without its label; what is finished is kept."
+            f"row {bad[0].row} cannot be scored: {bad[0].reason.removesuffix('.')}. "
+            "on_bad_row='null' (--on-bad-row null) goes on without its label; what is finished "
+            "is kept."
         )
     fields = added_fields(job.schema, fitted.classes_, job.probabilities)
-    labelled = add_predictions(table, fields, scored.answers, scored.bad)
-    labelled = labelled.cast(with_fields(job.schema, fields))
+    labelled = add_predictions(table, fields, answers, reasons)
     stamp = Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad))
-    sha256 = write_part(labelled, Path(job.folder) / part_name(shard.index), stamp)
-    return Outcome(shard.index, shard.n_rows, sha256, bad, scored.warnings)
+    sha256 = write_part(
+        labelled.cast(with_fields(job.schema, fields)),
+        Path(job.folder) / part_name(shard.index),
+        stamp,
+    )
+    return Outcome(shard.index, shard.n_rows, sha256, bad, messages)
 
 
 def try_shard(job: Job, shard: Shard) -> Outcome:
-    """Score a shard and write nothing: to see whether the process survives it. No rows at all still load the model."""
-    table = (
-        pq.read_table(shard.path, memory_map=False)
-        .slice(shard.start, shard.n_rows)
-        .cast(job.schema)
-    )
-    _score(job, shard, table, load_once(job.model, job.sha256, job.trusted))
+    """Score a shard and write nothing, to see whether the process survives."""
+    # with no rows, it still loads the model
+    _score(job, shard, _read(job, shard), load_once(job.model, job.sha256, job.trusted))
     return Outcome(shard.index, shard.n_rows, "")
 
 
-def _score(job: Job, shard: Shard, table: pa.Table, fitted: Pipeline) -> _Scored:
+def _read(job: Job, shard: Shard) -> pa.Table:
+    table = pq.read_table(shard.path, memory_map=False)
+    return table.slice(shard.start, shard.n_rows).cast(job.schema)
+
+
+def _score(
+    job: Job, shard: Shard, table: pa.Table, fitted: Pipeline
+) -> tuple[Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
+    """Return answers of good rows, reasons of bad ones by position, warnings."""
     cells = table.column(job.text).to_pylist()
     bad = {
         row - shard.first_row: reason
@@ -384,22 +243,19 @@ def _score(job: Job, shard: Shard, table: pa.Table, fitted: Pipeline) -> _Scored
         if shard.first_row <= row < shard.first_row + len(cells)
     }
     if not _takes_missing(fitted):
-        bad.update(
-            {
-                i: "the text is missing"
-                for i, cell in enumerate(cells)
-                if cell is None and i not in bad
-            }
-        )
+        missing = (i for i, cell in enumerate(cells) if cell is None)
+        bad = dict.fromkeys(missing, "the text is missing") | bad
     rows = [i for i in range(len(cells)) if i not in bad]
-    # labels of the whole table: what the model says of a row names it as the user knows it
+    # index of the whole table: messages of the model name rows as the user knows them
     texts = pd.Series(
         [cells[i] for i in rows],
         index=[shard.first_row + i for i in rows],
         dtype="str",
         name=job.text,
     )
-    with _threads(job.threads), _collected() as told:
+    # the driver shows each kind of warning once, not once per shard
+    with _threads(job.threads), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         answers, failed = predict_rows(partial(ask, fitted), texts, len(fitted.classes_))
         predicted, _ = positions(answers.labels, np.asarray(fitted.classes_).tolist())
         warn_of_other_labels(
@@ -409,15 +265,14 @@ def _score(job: Job, shard: Shard, table: pa.Table, fitted: Pipeline) -> _Scored
         )
     kept = [row for place, row in enumerate(rows) if place not in failed]
     bad.update({rows[place]: in_one_line(reason) for place, reason in failed.items()})
-    answers, misfits = _fitting(answers, label_type(fitted.classes_))
+    answers, misfits = _without_misfits(answers, label_type(fitted.classes_))
     bad.update({kept[place]: reason for place, reason in misfits.items()})
-    return _Scored(
-        answers, bad, tuple({warning.category: str(warning.message) for warning in told}.items())
-    )
+    messages = {warning.category: str(warning.message) for warning in caught}
+    return answers, bad, tuple(messages.items())
 
 
-def _fitting(answers: Answers, kind: pa.DataType) -> tuple[Answers, dict[int, str]]:
-    """Set rows aside whose label is no class and does not fit into the column of the labels."""
+def _without_misfits(answers: Answers, kind: pa.DataType) -> tuple[Answers, dict[int, str]]:
+    """Set aside labels that are no class and do not fit the column's type."""
     misfits = {}
     for place, label in enumerate(answers.labels.tolist()):
         try:
@@ -440,22 +295,15 @@ def _takes_missing(fitted: Pipeline) -> bool:
 
 @contextlib.contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Compute with so many threads, and leave the process as it was."""
+    """Limit the threads that BLAS, OpenMP and torch compute with."""
     torch = sys.modules.get("torch")  # a pipeline without BERT needs none
-    before = torch.get_num_threads() if torch is not None else 0
     with threadpool_limits(n):
+        if torch is None:
+            yield
+            return
+        before = torch.get_num_threads()
+        torch.set_num_threads(n)
         try:
-            if torch is not None:
-                torch.set_num_threads(n)
             yield
         finally:
-            if torch is not None:
-                torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _collected() -> Iterator[list[Any]]:
-    """Keep warnings for the driver, which tells each kind once, and not each of a thousand shards."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        yield told
+            torch.set_num_threads(before)

@@ -1,9 +1,8 @@
-"""Where the output goes: a folder of parts, or one file that the parts are put together to. Used by table."""
+"""Where the output goes: a folder of parts, or one file joined from them."""
 
 import csv
 import glob
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,120 +12,72 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.datasets import PARQUET_SUFFIXES, check_output
-from pipeline.files import is_address, local_path
-from pipeline.scoring.run_folder import RunFolder, put_in_place
+from pipeline.files import flush_to_disk, is_address, local_path, put, temporary_for
+from pipeline.scoring.run_folder import RunFolder
 
-# integers and truth values with missing ones stay what they are, whichever part the missing ones are in
+# integers and booleans with missing values keep their type in every part
 _NULLABLE = {
-    pa.bool_(): pd.BooleanDtype(),
-    **{getattr(pa, f"{kind}{bits}")(): getattr(pd, f"{kind.upper().replace('INT', 'Int')}{bits}Dtype")()
-       for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
+    pa.type_for_alias(kind.lower()): pd.api.types.pandas_dtype(kind)
+    for kind in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
+} | {pa.bool_(): pd.BooleanDtype()}
 
 
 class Target:
-    """A folder of parts, or a single file.
-
-    Parameters
-    ----------
-    out : str or Path
-        With the ending ``.csv``, ``.parquet`` or ``.pq`` a file; without an ending, or where there is such a folder, a folder.
-    sources : sequence of str
-        The files that are read.
-    folders : sequence of str or Path
-        Folders that were named as sources: output in them would be input of the next run.
-
-    Attributes
-    ----------
-    folder : RunFolder
-        Of the parts; for a single file ``<out>.parts`` beside it, which is gone when the file is there.
-    file : Path or None
-
-    Raises
-    ------
-    OSError, ValueError
-        For what cannot be written, before any work is done.
-    """
+    """A folder of parts, or a single file with its parts in ``<out>.parts`` beside it."""
 
     def __init__(
         self,
         out: str | os.PathLike,
-        sources: Sequence[str],
-        folders: Sequence[str | os.PathLike] = (),
+        sources: Sequence[str],  # the files that are read
+        folders: Sequence[str | os.PathLike] = (),  # named as sources: output must not be in them
     ) -> None:
-        why = "parts are renamed when they are whole, which object stores cannot. Write to a folder, and copy it."
+        why = (
+            "parts are renamed when they are whole, which object stores cannot. "
+            "Write to a folder, and copy it."
+        )
         path = local_path(out, "folder", why)
         for folder in folders:
             if path.resolve().is_relative_to(Path(folder).resolve()):
                 raise ValueError(
-                    f"{path} is in {folder}, which is read: the next run would read it too. Name another place."
+                    f"{path} is in {folder}, which is read: the next run would read it too. "
+                    "Name another place."
                 )
-        is_file = path.suffix in (".csv", *PARQUET_SUFFIXES)
-        is_folder = not is_file and (path.is_dir() or not path.suffix)
-        if is_folder:
-            self.file = None
-            self.folder = RunFolder(path)
-            self._check_folder(path, sources)
-        else:
-            if not is_file:
-                raise ValueError(
-                    f"{path} has the ending {path.suffix!r}; allowed are .csv, .parquet and .pq, or none for a folder."
-                )
+        self.file: Path | None = None
+        if path.suffix in (".csv", *PARQUET_SUFFIXES):
             check_output(path)
             for source in sources:
                 check_output(path, source)
             self.file = path
-            self.folder = RunFolder(path.with_name(f"{path.name}.parts"))
+            path = path.with_name(f"{path.name}.parts")
+        elif path.suffix and not path.is_dir():
+            raise ValueError(
+                f"{path} has the ending {path.suffix!r}; allowed are .csv, .parquet and .pq, "
+                "or none for a folder."
+            )
+        else:
+            _check_folder(path, sources)
+        self.folder = RunFolder(path)
         self.folder.check_ours()
 
-    def _check_folder(self, path: Path, sources: Sequence[str]) -> None:
-        if path.exists() and not path.is_dir():
-            raise FileExistsError(
-                f"{path} is a file; name a folder, or a file with the ending .csv, .parquet or .pq."
-            )
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path} cannot be written: {path.parent} does not exist.")
-        around = path if path.is_dir() else path.parent
-        if not os.access(around, os.W_OK):
-            raise PermissionError(
-                f"{path} cannot be written: {around} may only be read. Name another folder, or change its mode."
-            )
-        for source in sources:
-            if not is_address(source) and Path(source).resolve().is_relative_to(path.resolve()):
-                raise ValueError(f"{path} holds the input {source}; name another folder.")
-
-    def put_together(self, n_parts: int, schema: pa.Schema) -> None:
-        """Make the single file of the parts, in their order: whole or not at all. A part at a time is in memory.
-
-        Parameters
-        ----------
-        n_parts : int
-        schema : pyarrow.Schema
-            Of the file: columns of the parts, maybe not all of them.
-        """
+    def join_parts(self, n_parts: int, schema: pa.Schema) -> None:
+        """Join the parts to the single file atomically, one part in memory."""
         assert self.file is not None
-        for left in self.file.parent.glob(
-            f".{glob.escape(self.file.name)}.*.tmp"
-        ):  # by a run that was killed here
-            left.unlink(missing_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=self.file.parent, prefix=f".{self.file.name}.", suffix=".tmp"
-        )
-        os.close(handle)
-        try:
+        for left in self.file.parent.glob(f".{glob.escape(self.file.name)}.*.tmp"):
+            left.unlink(missing_ok=True)  # of a run that was killed here
+        with temporary_for(self.file) as temporary:
             if self.file.suffix in PARQUET_SUFFIXES:
-                self._write_parquet(name, n_parts, schema)
+                with pq.ParquetWriter(temporary, schema) as writer:
+                    for index in range(n_parts):
+                        writer.write_table(self._part(index, schema))
             else:
-                with open(name, "w", encoding="utf-8", newline="") as file:
+                with temporary.open("w", encoding="utf-8", newline="") as file:
                     self._write_csv(file, n_parts, schema)
-            _flush(name)
-            put_in_place(Path(name), self.file)
-        finally:
-            Path(name).unlink(missing_ok=True)
+            put(temporary, self.file)
+        flush_to_disk(self.file.parent)
         self.folder.remove()
 
     def remove_if_empty(self) -> None:
-        """Remove the folder beside a single file where nothing in it is finished: there is nothing to go on with."""
+        """Remove the folder beside a single file if it holds no part."""
         if self.file is not None and self.folder.path.is_dir() and not self.folder.has_parts():
             self.folder.remove()
 
@@ -135,18 +86,11 @@ class Target:
         with pq.ParquetFile(self.folder.part(index), page_checksum_verification=True) as file:
             return file.read(columns=schema.names).cast(schema)
 
-    def _write_parquet(self, name: str, n_parts: int, schema: pa.Schema) -> None:
-        with pq.ParquetWriter(name, schema) as writer:
-            for index in range(n_parts):
-                writer.write_table(self._part(index, schema))
-
     def _write_csv(self, file: TextIO, n_parts: int, schema: pa.Schema) -> None:
         for index in range(n_parts):
-            table = self._part(index, schema).to_pandas(
-                types_mapper=_NULLABLE.get, ignore_metadata=True
-            )
-            # all strings in quotes: the writer would leave a lone \r and a line of blanks bare
-            table.to_csv(
+            part = self._part(index, schema)
+            # quote all strings: the writer would leave a lone \r and a line of blanks bare
+            part.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True).to_csv(
                 file,
                 index=False,
                 header=index == 0,
@@ -155,9 +99,20 @@ class Target:
             )
 
 
-def _flush(name: str) -> None:
-    handle = os.open(name, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _check_folder(path: Path, sources: Sequence[str]) -> None:
+    """Refuse a folder that cannot be written or that holds the input."""
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(
+            f"{path} is a file; name a folder, or a file with the ending .csv, .parquet or .pq."
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: {path.parent} does not exist.")
+    around = path if path.is_dir() else path.parent
+    if not os.access(around, os.W_OK):
+        raise PermissionError(
+            f"{path} cannot be written: {around} may only be read. Name another folder, or "
+            "change its mode."
+        )
+    for source in sources:
+        if not is_address(source) and Path(source).resolve().is_relative_to(path.resolve()):
+            raise ValueError(f"{path} holds the input {source}; name another folder.")
