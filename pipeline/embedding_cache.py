@@ -147,17 +147,19 @@ def encode(
         (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
     counts = np.zeros((3, len(distinct)), dtype=np.int64)  # tokens, tokens lost, windows
-    starts = range(0, len(distinct), CHUNK_TEXTS)
-    chunks = [distinct[start : start + CHUNK_TEXTS] for start in starts]
+    # where nothing is kept, one layer is held instead of all: longer chunks fill large batches
+    n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
+    starts = range(0, len(distinct), n_at_once)
+    chunks = [distinct[start : start + n_at_once] for start in starts]
     done = 0
     try:
         for chunk, tokenized in zip(chunks, _tokenized_ahead(bert, chunks), strict=True):
             rows = slice(done, done + len(chunk))
-            plan = Plan(np.arange(len(chunk)), tokenized, [], chunk)
+            plan = Plan(np.arange(len(chunk)), tokenized, bert.group, chunk)
             counts[:, rows] = tokenized.n_tokens, tokenized.n_lost, plan.n_windows
             missing = _look_up(bert, store, chunk, vectors[rows])
             if len(missing):
-                plan = plan.subset(missing, bert.group)
+                plan = plan.subset(missing)
                 if on_plan is not None:
                     on_plan(len(plan.tokenized.input_ids))
                 vectors[rows][missing] = _compute(bert, kept, store, plan, on_batch)

@@ -223,7 +223,7 @@ def _empty_cache() -> None:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """List the numbers of texts that go through an encoder, batch by batch, counted where they do."""
+    """List how many texts go through an encoder, batch by batch, counted where they do."""
     counts: list[int] = []
     for kind in (PackedEncoder, HuggingFaceEncoder):
 
@@ -250,7 +250,9 @@ def slow_varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_
 
 
 class HuggingFace:
-    """The outside oracle: transformers' own tokenizer and forward, one text at a time, nothing of ours."""
+    """The outside oracle: transformers' own tokenizer and forward, one text at a time, nothing of
+    ours.
+    """
 
     def __init__(self, folder: str) -> None:
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()

@@ -1,4 +1,6 @@
-"""Run the Python blocks of a Markdown page in order, and give what each printed beside what the page says it prints."""
+"""Run the Python blocks of a Markdown page in order, and give what each printed beside what the
+page says it prints.
+"""
 
 import contextlib
 import io
@@ -9,7 +11,9 @@ _BLOCK = re.compile(r"```python\n(?P<code>.*?)```(?:\s*```text\n(?P<shown>.*?)``
 
 
 def run_page(path: Path) -> list[tuple[str, str, str | None]]:
-    """Return (code, printed, shown on the page or None) of every block; they share one namespace, as for a reader."""
+    """Return (code, printed, shown on the page or None) of every block; they share one namespace,
+    as for a reader.
+    """
     namespace: dict[str, object] = {"__name__": "__main__"}
     results = []
     for block in _BLOCK.finditer(path.read_text(encoding="utf-8")):

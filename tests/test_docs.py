@@ -1,4 +1,4 @@
-"""The pages under docs/: their blocks run, their numbers are measured; the results have one form."""
+"""The pages under docs/: their blocks run, and their numbers are those that were measured."""
 
 import ast
 import json

@@ -1,4 +1,6 @@
-"""The recipes of docs/scaling-out.md: each block runs as it stands there, but for its paths, where its engine is installed."""
+"""The recipes of docs/scaling-out.md: each block runs as it stands there, but for its paths, where
+its engine is installed.
+"""
 
 import importlib.util
 import os
@@ -32,7 +34,8 @@ def recipe(word, folder):
 def test_the_recipe_labels_every_row_as_the_pipeline_does(package, word, tmp_path):
     if importlib.util.find_spec(package) is None:
         pytest.skip(
-            f"{package} is not installed: pip install {package}{'[data]' if package == 'ray' else ''}"
+            f"{package} is not installed: pip install "
+            f"{package}{'[data]' if package == 'ray' else ''}"
         )
     if package == "pyspark" and shutil.which("java") is None:
         pytest.skip("Spark needs Java")

@@ -49,7 +49,7 @@ class Plan:
         """Positions in ``tokenized.input_ids``, longest first."""
         return self.group([len(ids) for ids in self.tokenized.input_ids])
 
-    def subset(self, distinct: np.ndarray, group: Group) -> "Plan":
+    def subset(self, distinct: np.ndarray) -> "Plan":
         """Return the plan of some distinct texts, in that order."""
         tokenized = self.tokenized
         starts = np.searchsorted(tokenized.owner, distinct)
@@ -61,7 +61,7 @@ class Plan:
             tokenized.n_tokens[distinct],
             tokenized.n_lost[distinct],
         )
-        return Plan(rows, chosen, group, [self.texts[i] for i in distinct])
+        return Plan(rows, chosen, self.group, [self.texts[i] for i in distinct])
 
     def truncation_report(self) -> dict[str, Any]:
         """Count what truncation cut, over all rows."""

@@ -1,4 +1,4 @@
-"""Write the saved pipelines of the present format: python -m tests.old_artifacts.make v1, or finetuned-v1."""
+"""Write saved pipelines: python -m tests.old_artifacts.make v1, or finetuned-v1."""
 
 import contextlib
 import sys
@@ -15,7 +15,7 @@ LABELS = ["positive", "negative", "negative", "positive", "positive", "positive"
 
 
 def make(name: str) -> None:
-    """Save one fitted pipeline in both formats; its model is named by a relative folder, so no path of a machine is in it."""
+    """Save a pipeline in both formats; a relative model folder keeps paths out of it."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         build_model(Path("tiny-bert"), "bert", seed=1, n_layers=2)
         model = finetuned() if name.startswith("finetuned-") else frozen()
