@@ -34,6 +34,26 @@ from tests.commands import artifact, data, fitted, light_artifact, run  # noqa: 
 
 hf_logging.disable_progress_bar()
 
+# they start processes, servers or a browser, train models, or run long pages and searches
+SLOW = (
+    "test_answers test_artifact test_cache_kill test_comparison test_concurrency test_cuda "
+    "test_dask_executor "
+    "test_dask_grid_search test_dask_scoring test_dask_tasks test_docs test_embedding_cache "
+    "test_executors "
+    "test_explanation test_failures test_finetuning test_fitting test_forks test_hub test_judging "
+    "test_labelling "
+    "test_layer_scores test_layer_mix test_cli test_object_storage test_processes test_readme "
+    "test_report_browser "
+    "test_reporting test_sklearn_contract test_table test_walk test_word2vec"
+).split()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 CORPUS = [
     "A quiet, lovely film that stayed with me for days.",
     "Two hours of my life I want back!",

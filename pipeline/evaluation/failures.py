@@ -34,8 +34,8 @@ def slice_by(values: Sequence[Any], right: np.ndarray) -> list[dict[str, Any]]:
     counts = named.value_counts()
     if len(counts) > _MOST_GROUPS:
         named = named.where(named.isin(counts.index[: _MOST_GROUPS - 1]), "other")
-    groups = pd.Series(right).groupby(named)
-    return [_group(str(value), group.to_numpy()) for value, group in groups]
+    # no groupby: its index would be of pandas' str, which refuses lone surrogates
+    return [_group(value, right[(named == value).to_numpy()]) for value in sorted(named.unique())]
 
 
 def _group(value: str, right: np.ndarray) -> dict[str, Any]:
