@@ -190,7 +190,9 @@ def test_two_threads_that_fit_at_the_same_time_get_what_one_gets(tiny_bert):
     for thread in threads:
         thread.join()
     assert len(found) == 2
-    assert all(np.array_equal(one, expected) for one in found)
+    # seeds that get mixed up show in the second digit; BLAS promises no bits while others compute
+    for one in found:
+        np.testing.assert_allclose(one, expected, rtol=0, atol=1e-6)
 
 
 def test_fit_leaves_the_process_as_it_was(tiny_bert, tmp_path, monkeypatch, capfd):

@@ -25,12 +25,12 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_s
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils._testing import set_random_state
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from pipeline import BertVectorizer
 from tests.conftest import CORPUS, TEXTS, build_model
 
-# parametrize_with_checks wants its estimators when the tests are collected, before any fixture
+# the checks want their estimators when the tests are collected, before any fixture
 _FOLDER = Path(tempfile.mkdtemp(prefix="tiny-bert-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 MODEL = str(build_model(_FOLDER, "bert"))
@@ -53,16 +53,24 @@ REFUSES_NUMBERS = dict.fromkeys(
 )
 
 
-@parametrize_with_checks(
-    [BertVectorizer(MODEL, on_invalid="coerce", layers=(-2, -1), combine="mean")]
-)
+def checked(estimator, expected_failures=None):
+    """Parametrize by scikit-learn's checks; the ids are the same in every process."""
+    pairs = estimator_checks_generator(
+        estimator, expected_failed_checks=expected_failures, mark="xfail", xfail_strict=True
+    )
+    return pytest.mark.parametrize(
+        ("estimator", "check"),
+        list(pairs),
+        ids=lambda value: getattr(getattr(value, "func", value), "__name__", "it"),
+    )
+
+
+@checked(BertVectorizer(MODEL, on_invalid="coerce", layers=(-2, -1), combine="mean"))
 def test_every_check_of_scikit_learn_passes_where_numbers_become_text(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks(
-    [BertVectorizer(MODEL)], expected_failed_checks=lambda _: REFUSES_NUMBERS, xfail_strict=True
-)
+@checked(BertVectorizer(MODEL), REFUSES_NUMBERS)
 def test_the_strict_default_fails_exactly_the_checks_that_feed_numbers(estimator, check):
     check(estimator)
 

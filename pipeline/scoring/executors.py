@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import joblib
 from joblib.externals import loky
@@ -89,11 +89,13 @@ class _Worker:
             initializer=_prepare_worker,
             initargs=(os.getpid(),),
         )
-        self._started = self._pool.submit(os.getpid)
+        self._started: Future[int] = self._pool.submit(os.getpid)
+        self._last: Future[Any] = self._started
 
     def submit(self, function: Function, shard: Shard) -> Future[Outcome]:
         """Start a function on a shard."""
         result: Future[Outcome] = self._pool.submit(_call, function, shard)
+        self._last = result
         return result
 
     def died(self, error: Exception) -> Died:
@@ -108,6 +110,9 @@ class _Worker:
 
     def stop(self) -> None:
         """Kill the process."""
+        # loky's own thread fails over a call that it has not taken up when the pool is shut down
+        while not (self._last.running() or self._last.done()):
+            time.sleep(0.001)
         self._pool.shutdown(kill_workers=True)
 
 
