@@ -1,13 +1,14 @@
 """Run shards on a Dask cluster."""
 
+import contextlib
 import os
 import queue
 import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
 
 import joblib
 
@@ -15,174 +16,12 @@ from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.executors import Function
 from pipeline.scoring.shard import Died, Outcome, Shard
 
-_LOST, _STOPPED = (
-    "its Dask worker was lost: killed, crashed or cut off",
-    "its Dask worker was stopped",
-)
-_LOOK_AROUND = 1.0  # seconds after which to look who is there, when nothing happens
+_LOST = "its Dask worker was lost: killed, crashed or cut off"  # no address: it enters the output
+_LOOK_AROUND = 1.0  # seconds between looks for workers that joined or were lost
 _FETCHING = 30.0  # seconds after which the result of a finished task counts as lost with its worker
-
-
-class _Task(NamedTuple):
-    worker: str
-    future: Any
-    shard: Shard | None  # None: it is the introduction of the worker
-
-
-class Tasks:
-    """Tasks that are bound to workers, at most one to each."""
-
-    # The binding tells which shard a lost worker had, and keeps Dask from trying that shard on one
-    # worker after another, each of which it may kill.
-    def __init__(self, client: Any, resources: Mapping[str, float], threads: int) -> None:
-        self._client = client
-        self._address: str = client.scheduler.address
-        self._resources, self._threads = resources, threads
-        self._out: dict[str, _Task] = {}
-        self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._known: dict[str, str] = {}  # workers that have said who they are -> their host
-        self.free: list[str] = []  # those of them that have no task
-        client.subscribe_topic(
-            "all", lambda event: self._news.put(event[1]) if isinstance(event[1], dict) else None
-        )
-        self._meet_workers()
-
-    @property
-    def n_shards(self) -> int:
-        """Number of shards that are out."""
-        return sum(task.shard is not None for task in self._out.values())
-
-    @property
-    def has_workers(self) -> bool:
-        """Say whether a worker is there, or was asked who it is."""
-        return bool(self._known or self._out)
-
-    def submit(self, function: Function, shard: Shard) -> None:
-        """Send a shard to a worker that is free."""
-        self._send(self.free.pop(), shard, function, shard)
-
-    def next_result(self) -> tuple[Shard, Outcome | Died] | None:
-        """Wait for one event, and return the result if it is one."""
-        try:
-            news = self._news.get(timeout=_LOOK_AROUND)
-        except queue.Empty:
-            self._check_connection()
-            return self._look_around()
-        if news.get("action") == "done":
-            return self._finished(news["key"])
-        if news.get("action") == "remove-worker":
-            return self._lost(news["worker"], expected=bool(news.get("expected")))
-        if news.get("action") == "add-worker":
-            self._meet_workers()
-        return None
-
-    def close(self) -> None:
-        """Take back what is out."""
-        if self._client.status == "running":
-            self._client.cancel([task.future for task in self._out.values()], force=True)
-            self._client.unsubscribe_topic("all")
-        self._out.clear()
-
-    def _meet_workers(self) -> set[str]:
-        """Ask workers that are new who they are; return all that are there."""
-        busy = {task.worker for task in self._out.values()}
-        there = self._client.scheduler_info(n_workers=-1)["workers"]
-        for worker, facts in there.items():
-            if (
-                has_resources(facts, self._resources)
-                and worker not in self._known
-                and worker not in busy
-            ):
-                self._send(worker, None, introduce, self._threads)
-        return set(there)
-
-    def _look_around(self) -> tuple[Shard, Died] | None:
-        """Introduce new workers, and return the shard of a lost one."""
-        there = self._meet_workers()
-        for worker in {*self._known, *(task.worker for task in self._out.values())} - there:
-            lost = self._lost(worker, expected=False)
-            if lost is not None:
-                return lost
-        return None
-
-    def _send(
-        self, worker: str, shard: Shard | None, function: Callable[..., Any], *arguments: Any
-    ) -> None:
-        key = f"{'introduce' if shard is None else 'score'}-{uuid.uuid4().hex}"
-        future = self._client.submit(
-            function,
-            *arguments,
-            key=key,
-            workers=[worker],
-            allow_other_workers=False,
-            resources=self._resources or None,
-            pure=False,
-            retries=0,
-        )
-        self._out[key] = _Task(worker, future, shard)
-        future.add_done_callback(lambda done: self._news.put({"action": "done", "key": done.key}))
-
-    def _finished(self, key: str) -> tuple[Shard, Outcome | Died] | None:
-        """Return the result of a task that is done, if it is a shard's."""
-        task = self._out.pop(key, None)
-        if task is None:
-            return None
-        try:
-            result = task.future.result(timeout=_FETCHING)
-        except Exception as error:
-            died = self._died(task, error)
-            return None if task.shard is None else (task.shard, died)
-        if task.shard is None:
-            check_versions(task.worker, result)
-            self._known[task.worker] = result["host"]
-        self.free.append(task.worker)
-        return None if task.shard is None else (task.shard, result)
-
-    def _lost(self, worker: str, *, expected: bool) -> tuple[Shard, Died] | None:
-        """Forget a worker that has left, and return its shard."""
-        self._known.pop(worker, None)
-        if worker in self.free:
-            self.free.remove(worker)
-        key = next((key for key, task in self._out.items() if task.worker == worker), None)
-        if key is None:
-            return None
-        task = self._out.pop(key)
-        task.future.cancel(force=True)
-        if task.shard is None:
-            return None
-        return task.shard, Died(_STOPPED if expected else _LOST)
-
-    def _died(self, task: _Task, error: Exception) -> Died:
-        """Return the death that an error stands for, or raise it."""
-        from distributed import CancelledError, KilledWorker
-
-        if isinstance(error, KilledWorker):
-            return Died(_LOST)
-        if isinstance(error, CancelledError | TimeoutError) and task.future.status != "error":
-            self._check_connection()
-            return Died(_LOST)
-        if isinstance(error, ModuleNotFoundError):
-            raise ImportError(
-                f"The Dask worker {task.worker} says: {error}. Every worker needs this package in "
-                "the same version, in the "
-                "environment it is started in."
-            ) from error
-        if isinstance(error, FileNotFoundError):
-            host = self._known.get(task.worker, "its host")
-            raise FileNotFoundError(
-                f"{error} So says the Dask worker {task.worker} on {host}: the saved pipeline and "
-                "the output must be on storage "
-                "that every worker and this process see under the same path."
-            ) from error
-        raise error
-
-    def _check_connection(self) -> None:
-        if self._client.status != "running":
-            raise ConnectionError(
-                f"The Dask scheduler at {self._address} is lost. What is finished stays; run the "
-                "same again, and it goes on from "
-                "there."
-            )
+# For glibc. Dask's own value gives each freed block back to the system, which then clears it anew
+# for the next batch: a tenth of the time.
+_KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}  # bytes
 
 
 def has_resources(facts: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
@@ -210,15 +49,8 @@ def check_versions(worker: str, there: Mapping[str, str]) -> None:
     if differing:
         raise ValueError(
             f"The Dask worker {worker} on {there['host']} has {', '.join(differing)}. Results "
-            "depend on it: give driver and "
-            "workers the same environment."
+            "depend on it: give driver and workers the same environment."
         )
-
-
-_BETWEEN_LOOKS = 0.2  # seconds
-# For glibc. Dask's own value gives each freed block back to the system, which then clears it anew
-# for the next batch: a tenth of the time.
-_KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}  # bytes
 
 
 class DaskExecutor:
@@ -283,107 +115,181 @@ class DaskExecutor:
         self.cluster, self.workers, self.wait = cluster, workers, wait
         self.resources = dict(resources or {})
         self.threads = threads
-        self._started: Any = None
+        self._started = contextlib.ExitStack()  # the connection, and a cluster of its own
         self._client: Any = None
+        self._last_seen = 0.0  # when there was a worker
+        self._hosts: dict[str, str] = {}  # of workers with our versions, by address
+        self._busy: dict[str, tuple[Any, Shard | None]] = {}  # tasks; None: an introduction
+        self._done: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()  # worker, task key
 
     def __enter__(self) -> Self:
-        distributed = check_distributed()
-        address, security = self.cluster, None
-        if self.cluster is None:
-            self._started = _start_cluster(
-                distributed, self.workers or joblib.cpu_count(), self.threads
-            )
-            address = self._started.scheduler_address
-        elif not isinstance(self.cluster, str):
-            address, security = self.cluster.scheduler.address, self.cluster.security
         try:
-            self._client = _connect(distributed, address, security, min(self.wait, 30.0))
+            import distributed
+        except ImportError as error:
+            raise ImportError(
+                f"Dask needs distributed: pip install 'bert-vectorizer[dask]' ({error})"
+            ) from error
+        with contextlib.ExitStack() as started:
+            address, security = self.cluster, None
+            if self.cluster is None:
+                workers = self.workers or joblib.cpu_count()
+                cluster = started.enter_context(_start_cluster(workers, self.threads))
+                address = cluster.scheduler_address
+            elif not isinstance(self.cluster, str):
+                address, security = self.cluster.scheduler.address, self.cluster.security
+            try:
+                self._client = distributed.Client(
+                    address, security=security, set_as_default=False, timeout=min(self.wait, 30.0)
+                )
+            except OSError as error:
+                raise ConnectionError(
+                    f"No Dask scheduler answers at {address} ({error}). Start one: dask scheduler"
+                ) from error
+            started.callback(self._client.close)
             print(f"Dask dashboard: {self._client.dashboard_link}", file=sys.stderr)  # noqa: T201
-            self._wait_for_a_worker()
-        except BaseException:
-            self.__exit__()
-            raise
+            self._last_seen = time.monotonic()
+            while not self._present():
+                time.sleep(0.2)
+            self._started = started.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        client, cluster = self._client, self._started
-        self._client = self._started = None
-        try:
-            if client is not None:
-                client.close()
-        finally:
-            if cluster is not None:
-                cluster.close()
+        self._client = None
+        self._started.close()
 
     def run(
         self, function: Function, shards: Iterable[Shard]
     ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a function on every shard; see `pipeline.scoring.executors.Executor.run`."""
+        """Run a function on every shard."""
         if self._client is None:
             raise RuntimeError("The executor is not open: with DaskExecutor(...) as executor: ...")
-        tasks = Tasks(self._client, self.resources, self.threads)
+        coming, more = iter(shards), True
+        present: list[str] = []
+        results: list[tuple[Shard, Outcome | Died]] = []
+        looked, self._last_seen = float("-inf"), time.monotonic()
         try:
-            yield from self._run(tasks, function, iter(shards))
+            while True:
+                if time.monotonic() - looked > _LOOK_AROUND:
+                    present, looked = self._present(), time.monotonic()
+                    results += self._lost(present)
+                more = more and self._hand_out(present, function, coming)
+                yield from results  # their workers have the next shards already
+                if not more and all(shard is None for _, shard in self._busy.values()):
+                    return
+                results = self._finished()
         finally:
-            tasks.close()
+            if self._client.status == "running":
+                self._client.cancel([future for future, _ in self._busy.values()], force=True)
+            self._busy.clear()
 
-    def _run(
-        self, tasks: Tasks, function: Function, shards: Iterator[Shard]
-    ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        more = True
-        result = None
-        last_seen = time.monotonic()  # when there was a worker
-        while True:
-            while more and tasks.free:
-                shard = next(shards, None)
-                if shard is None:
-                    more = False
-                else:
-                    tasks.submit(function, shard)
-            if result is not None:  # its worker has the next shard already
-                yield result
-            if not more and not tasks.n_shards:
-                return
-            result = tasks.next_result()
-            if tasks.has_workers:
-                last_seen = time.monotonic()
-            elif time.monotonic() - last_seen > self.wait:
-                raise self._nobody_came()
-
-    def _wait_for_a_worker(self) -> None:
-        """Wait for a worker with the resources."""
-        end = time.monotonic() + self.wait
-        while True:
-            there = self._client.scheduler_info(n_workers=-1)["workers"]
-            if any(has_resources(facts, self.resources) for facts in there.values()):
-                return
-            if time.monotonic() > end:
-                raise self._nobody_came()
-            time.sleep(_BETWEEN_LOOKS)
-
-    def _nobody_came(self) -> TimeoutError:
+    def _present(self) -> list[str]:
+        """Return the workers with the resources; raise if there were none for long."""
         address = self._client.scheduler.address
-        with_what = f" with the resources {self.resources}" if self.resources else ""
-        return TimeoutError(
-            f"No worker{with_what} has come to the Dask scheduler at {address} in {self.wait:.0f} "
-            "s. Start one: "
-            f"dask worker {address} --nthreads 1"
+        try:
+            if self._client.status != "running":
+                raise OSError("the connection is closed")
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        except OSError as error:
+            raise ConnectionError(
+                f"The Dask scheduler at {address} is lost. What is finished stays; run the same "
+                "again, and it goes on from there."
+            ) from error
+        present = [
+            worker for worker, facts in workers.items() if has_resources(facts, self.resources)
+        ]
+        if present:
+            self._last_seen = time.monotonic()
+        elif time.monotonic() - self._last_seen > self.wait:
+            with_resources = f" with the resources {self.resources}" if self.resources else ""
+            raise TimeoutError(
+                f"No worker{with_resources} has come to the Dask scheduler at {address} in "
+                f"{self.wait:.0f} s. Start one: dask worker {address} --nthreads 1"
+            )
+        return present
+
+    def _lost(self, present: list[str]) -> Iterator[tuple[Shard, Died]]:
+        """Yield the shards of workers that are gone."""
+        for worker in set(self._busy).difference(present):
+            future, shard = self._busy.pop(worker)
+            future.cancel(force=True)
+            if shard is not None:
+                yield shard, Died(_LOST)
+
+    def _hand_out(self, present: list[str], function: Function, shards: Iterator[Shard]) -> bool:
+        """Give every free worker a shard; say whether there may be more."""
+        for worker in present:
+            if worker in self._busy:
+                continue
+            if worker not in self._hosts:
+                self._submit(worker, None, introduce, self.threads)
+            elif (shard := next(shards, None)) is not None:
+                self._submit(worker, shard, function, shard)
+            else:
+                return False
+        return True
+
+    def _submit(self, worker: str, shard: Shard | None, function: Any, argument: Any) -> None:
+        # Bound to a worker: so it is known which shard a lost worker had, and Dask does not try
+        # that shard on one worker after another, each of which it may kill.
+        future = self._client.submit(
+            function,
+            argument,
+            key=f"score-{uuid.uuid4().hex}",
+            workers=[worker],
+            allow_other_workers=False,
+            resources=self.resources or None,
+            pure=False,
+            retries=0,
         )
+        self._busy[worker] = future, shard
+        future.add_done_callback(lambda done: self._done.put((worker, done.key)))
+
+    def _finished(self) -> list[tuple[Shard, Outcome | Died]]:
+        """Wait a moment for a task, and return its result if it is a shard's."""
+        try:
+            worker, key = self._done.get(timeout=_LOOK_AROUND)
+        except queue.Empty:
+            return []
+        if worker not in self._busy or self._busy[worker][0].key != key:  # of an earlier run
+            return []
+        future, shard = self._busy.pop(worker)
+        result = self._result(worker, future)
+        if shard is not None:
+            return [(shard, result)]
+        if not isinstance(result, Died):
+            check_versions(worker, result)
+            self._hosts[worker] = result["host"]
+        return []
+
+    def _result(self, worker: str, future: Any) -> Any:
+        """Return the result of a finished task, `Died` if its worker was lost."""
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            return future.result(timeout=_FETCHING)
+        except KilledWorker:
+            return Died(_LOST)
+        except (CancelledError, TimeoutError):
+            if future.status == "error":  # raised by the function
+                raise
+            self._present()  # or the scheduler is lost
+            return Died(_LOST)
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"The Dask worker {worker} says: {error}. Every worker needs this package in the "
+                "same version, in the environment it is started in."
+            ) from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error} So says the Dask worker {worker} on {self._hosts.get(worker, 'its host')}"
+                ": the saved pipeline and the output must be on storage that every worker and this "
+                "process see under the same path."
+            ) from error
 
 
-def check_distributed() -> Any:
-    """Return the module distributed."""
-    try:
-        import distributed
-    except ImportError as error:
-        raise ImportError(
-            f"Dask needs distributed: pip install 'bert-vectorizer[dask]' ({error})"
-        ) from error
-    return distributed
-
-
-def _start_cluster(distributed: Any, workers: int, threads: int) -> Any:
+def _start_cluster(workers: int, threads: int) -> Any:
     import dask
+    import distributed
 
     environment = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **_KEEP_FREED}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
@@ -396,12 +302,3 @@ def _start_cluster(distributed: Any, workers: int, threads: int) -> Any:
             dashboard_address="127.0.0.1:0",
             memory_limit=0,
         )
-
-
-def _connect(distributed: Any, address: str, security: Any, timeout: float) -> Any:
-    try:
-        return distributed.Client(address, security=security, set_as_default=False, timeout=timeout)
-    except OSError as error:
-        raise ConnectionError(
-            f"No Dask scheduler answers at {address} ({error}). Start one: dask scheduler"
-        ) from error
