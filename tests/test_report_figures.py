@@ -188,23 +188,18 @@ def test_calibration_tells_every_bin(two):
         assert f"{row['n_texts']} texts, {values}" in told
 
 
-def test_the_confusion_matrix_has_every_count(two, many):
+def test_the_confusion_matrix_has_the_shares_of_each_true_class(two, many):
     svg = figures.confusion_figure(two["confusion_matrix"], two["classes"])
-    assert [word for word in words_of(svg) if word.isdigit()] == [
-        str(n) for row in two["confusion_matrix"] for n in row
-    ]
     (a, b), (c, d) = two["confusion_matrix"]
+    shares = [100 * n / total for n, total in ((a, a + b), (b, a + b), (c, c + d), (d, c + d))]
+    assert re.findall(r">(\d+)\u2009%<", svg) == [f"{share:.0f}" for share in shares]
     assert f"negative {a} of {a + b}; positive {d} of {c + d}" in label_of(svg)
-    assert set(MANY) <= set(
-        words_of(figures.confusion_figure(many["confusion_matrix"], many["classes"]))
-    )
-    assert figures.confusion_figure([[0] * 50] * 50, range(50)) is None
 
 
 def test_upright_names_end_at_their_columns_and_run_into_none_whatever_the_font(many):
     svg = figures.confusion_figure(many["confusion_matrix"], many["classes"])
     upright = re.findall(r'<text style="([^"]*)"[^>]*rotate\(-90 [^>]*>class', svg)
-    assert len(upright) == len(MANY)
+    assert len(upright) == figures.MOST_IN_MATRIX < len(MANY)
     assert all("text-anchor: end" in style for style in upright)
 
 

@@ -8,7 +8,13 @@ import pandas as pd
 import pytest
 
 from pipeline.datasets import read_table, write_table
-from pipeline.report.sections import coloured_pieces, plain_values, report_contents, sections_of
+from pipeline.report.sections import (
+    coloured_pieces,
+    conclusion,
+    plain_values,
+    report_contents,
+    sections_of,
+)
 from tests.reporting import bert_scores, make_comparison, make_study, quick_scores
 
 
@@ -122,7 +128,7 @@ def test_the_pieces_are_the_text_and_each_word_has_its_part():
         ("dull", -0.5, 0.5),
         (" film.", None, 0.0),
     ]
-    assert [one["word"] for one in found["strongest"]] == ["[CLS]", "lovely", "dull"]
+    assert [one["word"] for one in found["strongest"]] == ["lovely", "dull"]  # not [CLS]
     assert (found["before"], found["after"]) == (0, 0)
 
 
@@ -152,8 +158,8 @@ def test_a_text_without_explained_words_is_itself(text):
 
 
 TEXTS = ["A quiet, lovely film.", "Two hours I want back!", "The soup was cold.", "I love Paris."]
-ALL = ["scores", "comparison", "classes", "curves", "calibration", "slices", "layers", "examples",
-       "mistakes", "map", "duplicates", "provenance"]  # fmt: skip
+ALL = ["mistakes", "classes", "comparison", "slices", "calibration", "curves", "layers", "examples",
+       "map", "duplicates", "scores", "provenance"]  # fmt: skip
 
 
 def sections(scores, **parts):
@@ -171,7 +177,7 @@ def test_with_everything_there_is_every_section_in_its_order():
 
 def test_what_is_not_there_has_no_section():
     scores = quick_scores(n_mistakes=0, n_examples=0, n_map=0, n_bootstrap=0, train=None)
-    assert list(sections(scores)) == ["scores", "classes", "curves", "calibration", "slices"]
+    assert list(sections(scores)) == ["classes", "slices", "calibration", "curves", "scores"]
 
 
 def test_scores_of_an_older_evaluate_are_shown_without_what_they_lack():
@@ -181,12 +187,12 @@ def test_scores_of_an_older_evaluate_are_shown_without_what_they_lack():
         if name not in ("curves", "examples", "map")
     }
     assert list(sections(scores)) == [
-        "scores",
-        "classes",
-        "calibration",
-        "slices",
         "mistakes",
+        "classes",
+        "slices",
+        "calibration",
         "duplicates",
+        "scores",
     ]
 
 
@@ -216,10 +222,38 @@ def test_a_map_that_was_refused_says_why():
     assert sections(scores)["map"].lead == "No map: no features."
 
 
-def test_more_than_four_classes_have_their_confusions_listed():
-    assert len(sections(quick_scores(("a", "b", "c", "d")))["classes"].tables) == 1
-    assert len(sections(quick_scores(("a", "b", "c", "d", "e")))["classes"].tables) == 2
-    assert (
-        sections(quick_scores(tuple(f"c{i}" for i in range(45)), n_texts=135))["classes"].pictures
-        == []
-    )
+def test_more_than_two_classes_have_their_confusions_listed():
+    (only,) = sections(quick_scores(("a", "b")))["classes"].beside
+    assert only.caption == "Scores of each class"
+    (first,) = sections(quick_scores(("a", "b", "c")))["classes"].beside
+    assert first.header[:2] == ("True class", "Taken for")
+
+
+def test_of_many_classes_the_weakest_come_first_and_the_matrix_shows_the_most_confused():
+    names = tuple(f"c{i}" for i in range(45))
+    scores = quick_scores(names, n_texts=135)
+    section = sections(scores)["classes"]
+    f1 = [float(row[4]) for row in section.tables[0].rows]
+    assert f1 == sorted(f1)
+    assert len(section.tables[0].rest.rows) + section.tables[0].shown == len(names)
+    wrong = [(-n, i, j) for i, row in enumerate(scores["confusion_matrix"])
+             for j, n in enumerate(row) if i != j]  # fmt: skip
+    _, true, predicted = min(wrong)
+    for place in (true, predicted):
+        assert f">{scores['classes'][place]}<" in section.pictures[0].svg
+    assert "of 45" in section.pictures[0].caption
+
+
+@pytest.mark.parametrize(("accuracy", "word"), [(0.2, "too sure"), (1.0, "not sure enough")])
+def test_the_first_sentences_tell_rival_weakest_class_and_whether_it_is_too_sure(accuracy, word):
+    scores = {**quick_scores(), "calibration": [
+        {"low": 0.6, "high": 0.7, "n_texts": 60, "confidence": 0.65, "accuracy": accuracy}
+    ]}  # fmt: skip
+    contents = report_contents(scores, comparison=make_comparison())
+    said = conclusion(contents)
+    assert f"{scores['n_texts']} texts" in said
+    assert word in said
+    assert "weakest" not in said  # F1 of the two classes is about the same
+    scores["by_class"] = [{**row, "f1": 0.3 * i} for i, row in enumerate(scores["by_class"], 1)]
+    contents = report_contents(scores, comparison=make_comparison())
+    assert f"weakest on {scores['by_class'][0]['class']}" in conclusion(contents)

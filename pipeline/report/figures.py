@@ -139,7 +139,7 @@ def figure_svg(
 _WIDTH = 340  # points: about a phone's width, so that letters are never scaled below their size
 _NAME_BESIDE = 26  # columns of a name that leave enough room for its row
 _NAME_ABOVE = 44  # columns of a name with a line of its own
-_MOST_CLASSES = 40  # of a matrix that can be seen
+MOST_IN_MATRIX = 12  # classes of a matrix that can be read on a phone
 MOST_NAMED = 6  # classes that have a colour, a line or a marker of their own
 MARKERS = ("o", "s", "^", "D", "v", ">")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1.5, 2)), (0, (3, 1.2)), (0, (8, 3)))
@@ -247,9 +247,10 @@ def _curves_figure(
         for set_ticks in (axes.set_xticks, axes.set_yticks):
             set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes.grid()
-        axes.legend(loc="lower right" if is_roc else "lower left", handlelength=2.6)
+        figure.legend(loc="outside lower left", handlelength=2.6)  # below: no curve is hidden
 
-    return figure_svg(draw, key=kind, size=(_WIDTH, 320), label=label)
+    size = (_WIDTH, 320 + 17 * len(named))
+    return figure_svg(draw, key=kind, size=size, label=label)
 
 
 def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -278,23 +279,33 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
     return figure_svg(draw, key="calibration", size=(_WIDTH, 320), label=f"Calibration: {bins}.")
 
 
-def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> str | None:
-    """Draw the confusion matrix by shares of the true class; None for too many classes."""
-    n = len(classes)
-    if n > _MOST_CLASSES:
-        return None
-    counts = np.asarray(matrix)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> str:
+    """Draw the shares of each true class; of many classes, those most confused."""
+    counts, shown = np.asarray(matrix), most_confused(matrix, MOST_IN_MATRIX)
+    shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
     correct = "; ".join(
-        f"{shortened(classes[i], 30)} {counts[i, i]} of {counts[i].sum()}" for i in range(n)
+        f"{shortened(classes[i], 30)} {counts[i, i]} of {counts[i].sum()}" for i in shown
     )
-    texts = [[f"{count:,}" for count in row] for row in counts.tolist()] if n <= 10 else None
+    percent = "\u2009%" if len(shown) <= 6 else ""
+    texts = [[f"{100 * share:.0f}{percent}" if share else "" for share in row] for row in shares]
     label = (
         f"Confusion matrix, rows are true and columns predicted classes. Rightly found: {correct}."
     )
-    height = 92 + (46 if n <= 4 else max(11, 26 - n // 2)) * n
-    names, axes = [str(name) for name in classes], ("predicted", "true")
-    return _grid_figure("confusion", height, shares, names, names, axes, texts, label)
+    n, names = len(shown), [str(classes[i]) for i in shown]
+    height = 92 + (46 if n <= 4 else 28) * n
+    return _grid_figure("confusion", height, shares, names, names, ("predicted", "true"), texts,
+                        label)  # fmt: skip
+
+
+def most_confused(matrix: Sequence[Sequence[int]], most: int) -> list[int]:
+    """Return the classes of the most frequent confusions, in their own order."""
+    counts = np.asarray(matrix)
+    if len(counts) <= most:
+        return list(range(len(counts)))
+    wrong = counts * (1 - np.eye(len(counts), dtype=int))
+    pairs = np.argsort(-wrong, axis=None, kind="stable")
+    classes = dict.fromkeys(np.stack(np.unravel_index(pairs, wrong.shape), axis=1).ravel().tolist())
+    return sorted(list(classes)[:most])
 
 
 def layers_figure(layers: Mapping[str, Any]) -> str | None:
@@ -340,19 +351,19 @@ def _grid_figure(
 
         axes = figure.add_subplot()
         for i, j in np.ndindex(shares.shape):
-            fill: Any = {"facecolor": COLOURS["for"], "alpha": 0.04 + 0.5 * float(shares[i, j])}
+            fill: Any = {"facecolor": COLOURS["for"], "alpha": 0.05 + 0.95 * float(shares[i, j])}
             axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, edgecolor="none", **fill))
             if texts is not None:
                 weight = "bold" if shares[i, j] == shares.max() else "normal"
-                axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight)
+                ink = COLOURS["page" if shares[i, j] > 0.45 else "ink"]
+                axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight,
+                          color=ink)  # fmt: skip
         crowded = len(column_names) > 4
         # Upright names end at their columns, however long they are in the font of the page.
         upright: Any = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
         names = [words(name, 14 if crowded else 18) for name in column_names]
         axes.set_xticks(range(len(names)), names, **(upright if crowded else {}))
         axes.set_yticks(range(len(row_names)), [words(name, 14) for name in row_names])
-        if len(row_names) > 20:
-            axes.tick_params(labelsize=7)
         axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(row_names) - 0.5, -0.5))
         axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
         axes.tick_params(length=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.files import refuse_folder, where, with_ending, write_text
 from pipeline.report.readable import readable, shortened
-from pipeline.report.sections import report_contents, sections_of
+from pipeline.report.sections import conclusion, report_contents, sections_of
 from pipeline.report.tables import SCORES, number
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def render_page(contents: Mapping[str, Any]) -> str:
         title=contents["title"],
         scores=contents["scores"],
         tiles={name: SCORES[name][0] for name in _ON_TOP if name in contents["scores"]},
+        conclusion=conclusion(contents),
         sections=sections_of(contents),
     )
     return f"{html}\n"

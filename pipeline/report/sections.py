@@ -3,17 +3,26 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from pipeline.report import figures, tables
 from pipeline.report.readable import shortened
-from pipeline.report.tables import Table
+from pipeline.report.tables import Table, number
 
-_NEEDED = ("n_texts", "classes", "accuracy", "intervals", "confusion_matrix", "by_class",
-           "calibration", "slices", "mistakes")  # fmt: skip
+_NEEDED = (
+    "n_texts",
+    "classes",
+    "accuracy",
+    "intervals",
+    "confusion_matrix",
+    "by_class",
+    "calibration",
+    "slices",
+    "mistakes",
+)
 _LAYER = re.compile(r"layer (\d+)\b.*")
 # columns and attrs of a layer study that the page shows
 _WORDS, _NUMBERS = ("kind", "features", "pooling"), ("score", "score_sd", "dimension", "C")
@@ -113,12 +122,14 @@ def coloured_pieces(
                 strength = abs(value or 0.0) / largest
                 pieces.append({"text": piece, "contribution": value, "strength": strength})
         at = word["end"]
-    ranked = sorted(words, key=lambda word: -abs(word["contribution"]))
+    ranked = sorted(
+        (word for word in inside if any(map(str.isalnum, word["word"]))),
+        key=lambda word: -abs(word["contribution"]),
+    )
     return {
         "pieces": pieces,
         "before": start,  # characters left out
         "after": len(text) - end,
-        # with those that stand for no characters ([CLS], [SEP])
         "strongest": ranked[:8],
     }
 
@@ -145,10 +156,12 @@ class Section:
     heading: str
     lead: str = ""
     pictures: Sequence[Picture] = ()
+    beside: Sequence[Table] = ()  # to the right of the only picture
     tables: Sequence[Table] = ()
     texts: Sequence[Mapping[str, Any]] = ()  # answers, with their coloured pieces
     legend: Sequence[tuple[str, str]] = ()  # symbol and class, in the order of the colours
     wide: bool = False  # whether a figure needs the width for itself
+    folded: bool = False  # whether it opens on a click
 
 
 def sections_of(contents: Mapping[str, Any]) -> list[Section]:
@@ -157,20 +170,49 @@ def sections_of(contents: Mapping[str, Any]) -> list[Section]:
     best_answers = "The surest right answers of each class."
     worst_answers = "The wrong answers it was surest of, the surest first."
     sections = [
-        Section("scores", "Scores", tables=[tables.scores_table(scores)]),
-        _comparison(contents["comparison"]),
+        _texts("mistakes", "Where it is wrong", scores["mistakes"], worst_answers),
         _classes(scores),
-        _curves(scores.get("curves") or []),
-        _calibration(scores["calibration"]),
+        _comparison(contents["comparison"]),
         _slices(scores),
+        _calibration(scores["calibration"]),
+        _curves(scores.get("curves") or []),
         _layers(contents["layers"]),
         _texts("examples", "Why: right answers", scores.get("examples") or [], best_answers),
-        _texts("mistakes", "Where it is wrong", scores["mistakes"], worst_answers),
         _map(scores),
         _duplicates(scores.get("duplicates")),
+        Section("scores", "All scores", tables=[tables.scores_table(scores)], folded=True),
         _provenance(contents["provenance"]),
     ]
     return [section for section in sections if section is not None]
+
+
+def conclusion(contents: Mapping[str, Any]) -> str:
+    """Say in a few sentences how good the model is, and where it is weak."""
+    scores = contents["scores"]
+    n_texts, by_class = scores["n_texts"], scores["by_class"]
+    said = [
+        f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts were labelled rightly, in "
+        f"{len(scores['classes'])} classes."
+    ]
+    rivals = [row for row in contents["comparison"] or [] if row.get("difference_low") is not None]
+    if rivals:
+        row = max(rivals, key=lambda row: row["accuracy"] or 0.0)
+        gain, low, high = (100 * row[f"difference{end}"] for end in ("", "_low", "_high"))
+        said.append(
+            f"Of the models compared, {row['model']} has the highest accuracy: {row['verdict']}, "
+            f"{gain:+.1f} points ({low:+.1f} to {high:+.1f})."
+        )
+    weakest = min(by_class, key=lambda row: row["f1"] or 0.0)
+    if (weakest["f1"] or 0.0) < max(row["f1"] or 0.0 for row in by_class) - 0.02:
+        said.append(f"It is weakest on {weakest['class']} (F1 {number(weakest['f1'])}).")
+    gap = (
+        sum(row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in scores["calibration"])
+        / n_texts
+    )
+    if abs(gap) > 0.05:
+        more = "too sure" if gap > 0 else "not sure enough"
+        said.append(f"Its probabilities are {more}, by {100 * abs(gap):.0f} points on average.")
+    return " ".join(said)
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
@@ -182,38 +224,60 @@ def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
         value, sd = row["accuracy"], row.get("accuracy_sd")
         if value is not None:
             low, high = (None, None) if sd is None else (value - sd, value + sd)
-            points.append({"name": row["model"], "value": value, "low": low, "high": high,
-                           "best": value == best})  # fmt: skip
+            points.append(
+                {
+                    "name": row["model"],
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "best": value == best,
+                }
+            )
     has_sd = any(point["low"] is not None for point in points)
     axis = "accuracy, mean ± sd of the folds" if has_sd else "accuracy"
     label = "Accuracy of the models"
-    svg = figures.interval_figure(points, key="comparison", label=label, axis=axis)
+    # far below all others: beside it, their differences could not be seen
+    drawn = [point for point in points if point["name"] != "majority"]
+    svg = figures.interval_figure(
+        drawn if len(drawn) > 1 else points, key="comparison", label=label, axis=axis
+    )
     caption = "Accuracy of every model on the same texts. The best is the orange diamond."
     lead = "A model is worth its cost where it beats simple ones that were tuned as well."
-    pictures, written = [Picture(svg, caption)], [tables.comparison_table(rows)]
-    return Section("comparison", "Beside the baselines", lead, pictures, written, wide=True)
+    return Section(
+        "comparison",
+        "Beside the baselines",
+        lead,
+        [Picture(svg, caption)],
+        [tables.verdicts_table(rows)],
+        [tables.comparison_table(rows)],
+    )
 
 
 def _classes(scores: Mapping[str, Any]) -> Section:
     matrix, classes = scores["confusion_matrix"], scores["classes"]
-    figure = figures.confusion_figure(matrix, classes)
     caption = (
-        "Confusion matrix. Rows are true classes; the fuller the colour, the larger the share of "
-        "the row."
+        "Confusion matrix, in per cent of the texts of each true class (rows); the fuller the "
+        "colour, the more."
     )
-    written = tables.confusion_table(matrix, classes)
-    pictures = [Picture(figure, caption, written)] if figure else []
-    below = [tables.class_table(scores)]
-    many = len(classes) > 4
-    if many:
-        below.insert(0, tables.confusions_table(matrix, classes))
+    n_shown = len(figures.most_confused(matrix, figures.MOST_IN_MATRIX))
+    if n_shown < len(classes):
+        caption += f" The {n_shown} classes that are most confused, of {len(classes)}."
+    whole = tables.confusion_table(matrix, classes)
+    picture = Picture(figures.confusion_figure(matrix, classes), caption, whole)
+    of_classes = [tables.class_table(scores)]
+    confusions = [tables.confusions_table(matrix, classes)] if len(classes) > 2 else []
     n_others = scores.get("n_not_most_probable", 0)
     lead = (
         f"{n_others:,} of {scores['n_texts']:,} labels are not the most probable class: the "
         "model's own predict decides, as with a tuned threshold."
     )
     return Section(
-        "classes", "Class by class", lead if n_others else "", pictures, below, wide=many
+        "classes",
+        "Class by class",
+        lead if n_others else "",
+        [picture],
+        confusions or of_classes,
+        of_classes if confusions else (),
     )
 
 
@@ -240,29 +304,44 @@ def _calibration(rows: Sequence[Mapping[str, Any]]) -> Section | None:
         "A point is a bin of texts, the larger the more of them. On the dashed line the model is "
         "as often right as it says; below it, it is too sure."
     )
-    picture = Picture(figures.calibration_figure(rows), caption, tables.calibration_table(rows))
-    return Section("calibration", "Is it as sure as it should be?", pictures=[picture])
+    picture = Picture(figures.calibration_figure(rows), caption)
+    return Section(
+        "calibration",
+        "Is it as sure as it should be?",
+        pictures=[picture],
+        beside=[tables.calibration_table(rows)],
+    )
 
 
 def _slices(scores: Mapping[str, Any]) -> Section | None:
-    pictures = []
+    pictures, written = [], []
     overall = ("the accuracy on all texts", scores["accuracy"])
     for i, (name, groups) in enumerate(scores["slices"].items()):
         if len(groups) > 1:
             rows = [
-                {"name": f"{group['value']} ({group['n_texts']:,})", "value": group["accuracy"],
-                 "low": group["interval"][0], "high": group["interval"][1]}
+                {
+                    "name": f"{group['value']} ({group['n_texts']:,})",
+                    "value": group["accuracy"],
+                    "low": group["interval"][0],
+                    "high": group["interval"][1],
+                }
                 for group in groups
-            ]  # fmt: skip
+            ]
             label = f"Accuracy {name}"
             svg = figures.interval_figure(
                 rows, key=f"slice-{i}", label=label, axis="accuracy", reference=overall
             )
             caption = f"{label}; in brackets the number of texts."
-            pictures.append(Picture(svg, caption, tables.slice_table(name, groups)))
+            written.append(tables.slice_table(name, groups))
+            pictures.append(Picture(svg, caption))
     if not pictures:
         return None
-    return Section("slices", "Where it is better and worse", _SAME_TEXTS, pictures)
+    heading = "Where it is better and worse"
+    if len(pictures) == 1:
+        return Section("slices", heading, _SAME_TEXTS, pictures, written)
+    pairs = zip(pictures, written, strict=True)
+    with_tables = [replace(picture, table=table) for picture, table in pairs]
+    return Section("slices", heading, _SAME_TEXTS, with_tables)
 
 
 def _layers(layers: Mapping[str, Any] | None) -> Section | None:
@@ -313,9 +392,8 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
     if "refused" in embedding:
         return Section("map", heading, f"No map: {embedding['refused']}")
     points, method = embedding["points"], embedding["method"]
-    by_class = scores["by_class"]
-    frequent = sorted(by_class, key=lambda row: -row["n_texts"])[: figures.MOST_NAMED]
-    names = [row["class"] for row in by_class if row in frequent]
+    confused = figures.most_confused(scores["confusion_matrix"], figures.MOST_NAMED)
+    names = [scores["classes"][place] for place in confused]
     first, second = embedding["explained_variance"]
     n_wrong = sum(str(point["true"]) != str(point["predicted"]) for point in points)
     label = (
@@ -329,7 +407,7 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
         "Point at one to read it."
     )
     legend = [(symbol, str(name)) for symbol, name in zip(_SYMBOLS, names, strict=False)]
-    if len(by_class) > len(names):
+    if len(scores["classes"]) > len(names):
         legend.append(("●", "other classes"))
     svg = figures.map_figure(points, names, label)
     picture = Picture(svg, caption, tables.points_table(points))
@@ -356,4 +434,5 @@ def _provenance(provenance: Mapping[str, Any]) -> Section | None:
     if not provenance:
         return None
     lead = "With this, the same numbers can be made again."
-    return Section("provenance", "Provenance", lead, tables=[tables.provenance_table(provenance)])
+    written = [tables.provenance_table(provenance)]
+    return Section("provenance", "Provenance", lead, tables=written, folded=True)

@@ -39,7 +39,8 @@ _COMPARED = {
     "predict_seconds": ("Predict 1,000 texts, s", "{:,.2f}"),
     "artifact_mb": ("File, MB", "{:,.1f}"),
 }
-_MOST_CELLS = 1600  # of a confusion matrix that is written out
+_MOST_CELLS = 400  # of a confusion matrix that is written out
+MOST_SHOWN = 12  # classes whose scores are not folded away
 
 
 class Table(NamedTuple):
@@ -49,6 +50,13 @@ class Table(NamedTuple):
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     text_columns: Sequence[int] = ()  # those with words, but for the first; numbers align right
+    shown: int | None = None  # rows that are not folded away
+
+    @property
+    def rest(self) -> "Table | None":
+        """The rows that are folded away."""
+        more = self.rows[self.shown :] if self.shown else []
+        return self._replace(rows=more, shown=None) if more else None
 
 
 def number(value: Any, form: str = "{:.3f}") -> str:
@@ -78,10 +86,18 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     cells = [[str(row["model"]), *(_compared(row, name) for name in columns)] for row in rows]
     with_words = {name for name, value in values if isinstance(value, str)}
     words = [i for i, name in enumerate(columns, start=1) if name in with_words]
-    caption = "The models on the same texts"
+    caption = "Every score of the models"
     if any(name.endswith("_sd") for name in present):
         caption += "; ± is the standard deviation over the folds"
     return Table(caption, header, cells, words)
+
+
+def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the accuracy of each model and what it says beside TF-IDF, for a narrow place."""
+    names = [name for name in ("accuracy", "verdict") if any(name in row for row in rows)]
+    cells = [[str(row["model"]), *(_compared(row, name) for name in names)] for row in rows]
+    header = ("Model", *(_COMPARED[name][0] for name in names))
+    return Table("The models on the same texts", header, cells, (2,))
 
 
 def _compared(row: Mapping[str, Any], name: str) -> str:
@@ -102,16 +118,19 @@ def _spread(sd: float | None) -> str:
 
 
 def class_table(scores: Mapping[str, Any]) -> Table:
-    """Return the scores of each class, with the areas where its curves are known."""
+    """Return the scores of each class, of many the weakest first; areas where curves are known."""
     curves = {str(curve["class"]): curve for curve in scores.get("curves", ())}
     rows = []
-    for row in scores["by_class"]:
+    many = len(scores["by_class"]) > MOST_SHOWN
+    by_class = scores["by_class"]
+    for row in sorted(by_class, key=lambda row: row["f1"] or 0.0) if many else by_class:
         areas = curves.get(str(row["class"]), {})
         values = [row[name] for name in ("precision", "recall", "f1")]
         values += [areas.get(name) for name in ("roc_auc", "average_precision")]
         rows.append([str(row["class"]), f"{row['n_texts']:,}", *map(number, values)])
     header = ("Class", "Texts", "Precision", "Recall", "F1", "ROC-AUC", "Average precision")
-    return Table("Scores of each class", header, rows)
+    caption = f"Scores of each class{', the weakest first' if many else ''}"
+    return Table(caption, header, rows, shown=MOST_SHOWN)
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> Table | None:
