@@ -8,15 +8,18 @@ BIN := $(VENV)/bin
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
 
+# A process per core, each computing in one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # All but the tests that start processes, servers or a browser, or train a model: about two minutes.
 quick: $(VENV)/dev.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 coverage: $(VENV)/dev.installed
-	$(BIN)/python -m pytest --cov=pipeline --cov-branch --cov-report=term:skip-covered
+	$(PYTEST) --cov=pipeline --cov-branch --cov-report=term:skip-covered
 
 lint: $(VENV)/dev.installed
 	$(BIN)/python -m ruff check .

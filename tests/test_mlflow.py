@@ -45,7 +45,7 @@ def test_a_pipeline_that_was_logged_comes_back_with_the_same_bits(tiny_bert, tmp
         text=True,
         cwd=tmp_path,
         env=environment,
-        timeout=120,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["True", "True"]
