@@ -278,6 +278,18 @@ def percent(features: str, classifier: str) -> str:
     return f"{100 * rows[features, classifier]['accuracy'] + 1e-6:.1f}"
 
 
+def accuracy(results: str, name: str) -> str:
+    """Return the accuracy of a model in per cent."""
+    (row,) = (row for row in read_rows(results) if name in (row.get("model"), row.get("name")))
+    return f"{100 * row['accuracy']:.1f}"
+
+
+def encoded(set_up: str) -> str:
+    """Return how many texts a grid search encodes."""
+    (row,) = (row for row in read_rows("grid_search") if row["set-up"] == set_up)
+    return str(row["texts encoded"])
+
+
 def window_gain(place: int) -> str:
     """Return what windows gain over the head: the points, or a bound of their interval."""
     rows = {(row["features"], row["classifier"]): row for row in read_rows("truncation")}
@@ -457,6 +469,12 @@ def paragraph(*pieces: str) -> list[str]:
 
 NUMBERS: dict[str, Callable[[], str]] = {
     "sst2": sst2,
+    "sst2.tfidf": partial(accuracy, "sst2", "TF-IDF + LogisticRegression, tuned"),
+    "sst2.last": partial(accuracy, "sst2", "default model, last layer mean"),
+    "sst2.ours": partial(accuracy, "sst2", "default pipeline (mean of all layers, concatenated)"),
+    "sst2.finetuned": partial(accuracy, "comparison_sst2", "fine-tuned BERT"),
+    "grid.skrub": partial(encoded, "skrub LLMEncoder"),
+    "grid.ours": partial(encoded, "BertVectorizer()"),
     "comparison": comparison,
     "comparison.shares": comparison_shares,
     **{
