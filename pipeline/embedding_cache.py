@@ -26,7 +26,7 @@ from pipeline.vector_store import (
     text_key,
 )
 
-NUMERICS = 3  # part of every key: raised when a change of the encoder changes its numbers
+NUMERICS = 4  # part of every key: raised when a change of the encoder changes its numbers
 # texts tokenised, looked up, encoded and stored at a time: bounds the memory of a long run
 CHUNK_TEXTS = 1024
 # cost nothing beside the forward pass they come from

@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from pipeline import BertVectorizer, cache_info, load_pipeline, save_pipeline, vector_store
 from pipeline import embedding_cache as cache_module
 from pipeline.bert import encoder as encoder_module
-from pipeline.bert import short as short_module
+from pipeline.bert import linear as linear_module
 from pipeline.bert.packed import PackedEncoder
 from pipeline.checkpoints import provenance as provenance_module
 from pipeline.vector_store import FolderStore
@@ -204,7 +204,7 @@ def while_a_thread_writes_to_the_cache(fitted: Pipeline, expected: np.ndarray, f
 def one_by_one(fitted: Pipeline) -> np.ndarray:
     return np.vstack(
         [fitted.predict_proba([text]) for text in TEXTS[:5]]
-    )  # each runs the forward for short texts
+    )  # few rows: oneDNN lays out the weights
 
 
 def after_a_prediction_of_a_single_text(
@@ -215,7 +215,7 @@ def after_a_prediction_of_a_single_text(
 
 
 def while_a_thread_lays_out_weights(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
-    with Holder(short_module._one_at_a_time):
+    with Holder(linear_module._one_at_a_time):
         child = Child(lambda: one_by_one(open_anew(folder / "first.joblib")))
         return told(child.get(), expected[:5])
 

@@ -24,7 +24,7 @@ COMMANDS = ("train", "predict", "evaluate", "report", "tokens", "models", "fetch
 
 EXPLAINED = {
     "": COMMANDS,
-    "train": ("--data", "--layers", "--pooling", "--cv", "--out", "--no-report"),
+    "train": ("--data", "--layers", "--pooling", "--device", "--dtype", "--out", "--no-report"),
     "predict": (
         "--text",
         "--data",
@@ -47,12 +47,13 @@ EXPLAINED = {
         "--test",
         "--test-data",
         "--models",
+        "--dtype",
         "--fine-tuned",
         "--cv",
         "--out",
         "--figures",
     ),
-    "layers": ("--data", "--pooling", "--cv", "--nested", "--out", "--figures"),
+    "layers": ("--data", "--pooling", "--device", "--nested", "--out", "--figures"),
 }
 
 
@@ -83,6 +84,19 @@ def test_what_the_parser_does_not_understand_is_named_with_a_way_to_help(argumen
     assert result.code == 2
     assert arguments[-1].strip("1") in result.err or arguments[0] in result.err
     assert "--help" in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("command", ["train", "layers", "compare"])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--device", "cuda:99", "there is "), ("--dtype", "float8", "bfloat16")],
+)
+def test_device_and_precision_reach_the_vectorizer(command, option, value, message, run, data):
+    result = run(command, "--data", data, option, value)
+    assert result.code == 1
+    assert value in result.err
+    assert message in result.err
     assert "Traceback" not in result.err
 
 

@@ -4,32 +4,67 @@ import json
 from dataclasses import asdict
 
 import pytest
-from transformers import BertConfig as HFConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 
+from pipeline.bert.config import FAMILIES as SUPPORTED
 from pipeline.bert.config import BertConfig, bare_name, read_shape
 from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import FAMILIES
 
 
-def test_what_a_config_leaves_out_is_what_transformers_takes():
-    theirs = HFConfig().to_dict()
-    assert asdict(BertConfig.read({"model_type": "bert"})) == {
-        name: theirs[name] for name in asdict(BertConfig())
+def as_transformers(config, family):
+    """Compare with HF's config of a family, by the names that it has."""
+    theirs = {name: getattr(config, own) for name, own in _names(family).items()}
+    theirs["model_type"] = config.model_type
+    if theirs.get("embedding_size") == theirs["hidden_size"]:
+        theirs["embedding_size"] = 0
+    return theirs
+
+
+def _names(family):
+    if family == "distilbert":
+        return {
+            "vocab_size": "vocab_size",
+            "hidden_size": "dim",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+            "hidden_act": "activation",
+            "max_position_embeddings": "max_position_embeddings",
+            "pad_token_id": "pad_token_id",
+        }
+    names = set(asdict(BertConfig())) - {
+        "model_type",
+        *(["embedding_size"] * (family != "electra")),
     }
+    return {name: name for name in names}
 
 
-@pytest.mark.parametrize("family", ["bert", "bert-cased"])
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_what_a_config_leaves_out_is_what_transformers_takes(family):
+    theirs = as_transformers(CONFIG_MAPPING[family](), family)
+    ours = asdict(BertConfig.read({"model_type": family}))
+    assert {name: ours[name] for name in theirs} == theirs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_stored_config_is_read_as_transformers_reads_it(family, model_folder):
     with open(f"{model_folder(family)}/config.json", encoding="utf-8") as file:
-        config = BertConfig.read(json.load(file))
-    theirs = HFConfig.from_pretrained(model_folder(family)).to_dict()
-    assert asdict(config) == {name: theirs[name] for name in asdict(config)}
+        ours = asdict(BertConfig.read(json.load(file)))
+    theirs = AutoConfig.from_pretrained(model_folder(family))
+    expected = as_transformers(theirs, theirs.model_type)
+    assert {name: ours[name] for name in expected} == expected
+
+
+def test_a_distilbert_with_berts_names_is_left_to_transformers():
+    assert BertConfig.read({"model_type": "distilbert", "dim": 32, "n_heads": 4}) is not None
+    assert BertConfig.read({"model_type": "distilbert", "hidden_size": 32}) is None
 
 
 @pytest.mark.parametrize(
     "unusual",
     [
-        {"model_type": "electra"},
+        {"model_type": "gpt2"},
         {"model_type": None},
         {"position_embedding_type": "relative_key"},
         {"is_decoder": True},

@@ -19,7 +19,6 @@ from pipeline.bert.batching import TokenBatch
 from pipeline.bert.config import FAMILIES as SUPPORTED
 from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import choose_device, load_encoder, n_loads
-from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder
 from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 from tests.conftest import FAMILIES, FRESH_SEEDS, TEXTS, build_model
@@ -139,7 +138,7 @@ def test_ids_may_be_of_any_integer_type_and_memory_order(tiny_bert):
 # ---- loading
 
 
-def test_loading_copies_nothing_but_what_is_fused(tmp_path):
+def test_loading_copies_nothing_but_what_is_fused(tmp_path, monkeypatch):
     checkpoint = resolve(str(build_model(tmp_path / "model", "bert", seed=next(FRESH_SEEDS))))
     begin = checkpoint.weights.ctypes.data
 
@@ -150,13 +149,14 @@ def test_loading_copies_nothing_but_what_is_fused(tmp_path):
         parameters = list(load_encoder(checkpoint, depth, packed=False)._model.parameters())
         assert len(parameters) == 5 + 16 * depth + 2  # embeddings, layers, pooler
         assert all(is_view(parameter) and not parameter.requires_grad for parameter in parameters)
-    packed = load_encoder(checkpoint, 3)
+    monkeypatch.setenv("PIPELINE_PRODUCTS", "blas")
+    packed = PackedEncoder(checkpoint, 3, torch.device("cpu"), torch.float32)
     assert is_view(packed._words)
     for layer in packed._layers:
-        assert is_view(layer.up)
-        assert is_view(layer.down)
-        assert is_view(layer.output)
-        assert not is_view(layer.qkv)
+        assert is_view(layer.up._weight)
+        assert is_view(layer.down._weight)
+        assert is_view(layer.output._weight)
+        assert not is_view(layer.qkv._weight)
 
 
 def test_the_same_question_gets_the_same_encoder(tiny_bert, tmp_path, load):
@@ -423,12 +423,16 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, tiny_
             use(device)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_refused_on_the_cpu(dtype, tiny_bert, load):
-    with pytest.raises(
-        ValueError, match=rf"dtype='{dtype}' needs an accelerator.*Use dtype='auto'"
-    ):
-        load(resolve(tiny_bert), 1, device="cpu", dtype=dtype)
+def test_half_precision_is_refused_where_the_cpu_does_not_compute_in_it(
+    tiny_bert, load, monkeypatch
+):
+    monkeypatch.setattr("pipeline.bert.encoder.computes_bfloat16", lambda: False)
+    for dtype in ("float16", "bfloat16"):
+        with pytest.raises(
+            ValueError, match=rf"dtype='{dtype}' needs an accelerator.*Use dtype='auto'"
+        ):
+            load(resolve(tiny_bert), 1, device="cpu", dtype=dtype)
+    assert choose_device("cpu", "auto") == (torch.device("cpu"), torch.float32)
 
 
 def test_without_a_wish_device_and_precision_suit_the_machine(monkeypatch):
@@ -447,10 +451,9 @@ def test_without_a_wish_device_and_precision_suit_the_machine(monkeypatch):
         choose_device("cuda:2")
 
 
-def test_a_plain_bert_is_packed_and_every_other_family_is_not(model_folder):
+def test_every_family_is_packed(model_folder):
     for family in FAMILIES:
-        expected = PackedEncoder if family.startswith("bert") else HuggingFaceEncoder
-        assert type(load_encoder(resolve(model_folder(family)), 1)) is expected
+        assert type(load_encoder(resolve(model_folder(family)), 1)) is PackedEncoder
 
 
 def test_every_supported_family_is_known_to_transformers():

@@ -7,10 +7,11 @@ from transformers import AutoModel
 
 from pipeline.bert.batching import TokenBatch
 from pipeline.bert.config import ACTIVATIONS
+from pipeline.bert.linear import Linear
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.checkpoints.checkpoint import installed_folder, resolve
 from pipeline.vectorizer import DEFAULT_MODEL
-from tests.conftest import TEXTS, build_model, slow_varlen_attn
+from tests.conftest import FAMILIES, TEXTS, build_model, slow_varlen_attn
 
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ def slow(oracle, texts, poolings, layers):
     )
 
 
-@pytest.mark.parametrize("family", ["bert", "bert-cased"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "texts", [TEXTS, TEXTS[::-1], TEXTS[:1], [""], ["film"] * 5 + [TEXTS[0]] * 2], ids=len
 )
@@ -59,17 +60,16 @@ def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(
     tiny_bert, hugging_face, monkeypatch
 ):
     oracle, rows = hugging_face(tiny_bert), []
-    mm = torch.mm
+    call = Linear.__call__
     monkeypatch.setattr(
-        torch, "mm", lambda a, b, **out: rows.append((len(a), b.shape[1])) or mm(a, b, **out)
+        Linear, "__call__", lambda self, x, space: rows.append(len(x)) or call(self, x, space)
     )
     batch = batch_of(oracle, TEXTS)
     found = encoder(tiny_bert).pooled(batch, ("cls",), (2,)).numpy()
     assert np.abs(found - slow(oracle, TEXTS, ("cls",), (2,))).max() <= TOLERANCE
     n_tokens, n_texts = len(batch.input_ids), len(TEXTS)
-    # first layer: query, key and value, then up; second: key and value of all tokens, then up for
-    # one row per text
-    assert rows == [(n_tokens, 96), (n_tokens, 64), (n_tokens, 64), (n_texts, 64)]
+    # each layer: query, key and value of all tokens, then up; in the second for one row per text
+    assert rows == [n_tokens, n_tokens, n_tokens, n_texts]
 
 
 def test_the_pooler_is_applied_to_the_last_cls(tiny_bert, hugging_face):
@@ -181,11 +181,14 @@ def test_varlen_attention_gives_the_same_vectors(tiny_bert, hugging_face):
         assert np.abs(found - slow(oracle, TEXTS, poolings, (1, 3))).max() <= TOLERANCE
 
 
-def test_what_can_be_packed_is_a_plain_bert_in_full_precision_on_the_cpu(model_folder, tmp_path):
-    assert can_pack(resolve(model_folder("bert")), CPU, torch.float32)
+def test_what_can_be_packed_is_every_plain_encoder_in_what_the_cpu_multiplies(
+    model_folder, tmp_path
+):
+    for family in FAMILIES:
+        assert can_pack(resolve(model_folder(family)), CPU, torch.float32)
+    assert can_pack(resolve(model_folder("bert")), CPU, torch.bfloat16)
     assert not can_pack(resolve(model_folder("bert")), CPU, torch.float16)
     assert not can_pack(resolve(model_folder("bert")), torch.device("mps"), torch.float32)
-    assert not can_pack(resolve(model_folder("distilbert")), CPU, torch.float32)
     assert not can_pack(
         resolve(str(build_model(tmp_path / "silu", "bert", hidden_act="silu"))), CPU, torch.float32
     )

@@ -16,8 +16,7 @@ from pipeline.bert.encoder import load_encoder
 from pipeline.bert.weights import (
     LayerNorm,
     cut,
-    expected_tensors,
-    read_layer,
+    read_encoder,
     read_norm,
     read_tensors,
 )
@@ -65,42 +64,10 @@ def test_what_disagrees_is_named(expected, message, tiny_bert):
 # ---- layers
 
 
-def tensors_of(folder, depth=3):
+def tensors_of(folder, depth=3, *, with_pooler=True):
     checkpoint = resolve(folder)
     config = read_plain_config(checkpoint.config_json)
-    return read_tensors(
-        checkpoint, "bert", expected_tensors(config, depth, with_pooler=True)
-    ), config
-
-
-def test_query_key_and_value_are_one_product_and_the_query_is_scaled(tiny_bert):
-    tensors, config = tensors_of(tiny_bert)
-    layer = read_layer(tensors, 1, config)
-    own = (
-        AutoModel.from_pretrained(tiny_bert, dtype=torch.float32)
-        .eval()
-        .encoder.layer[1]
-        .attention.self
-    )
-    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
-    found = (x @ layer.qkv).view(5, 3, 4, 8) + layer.qkv_bias[:, :, 0]
-    with torch.inference_mode():
-        expected = torch.stack([own.query(x) / np.sqrt(8), own.key(x), own.value(x)], dim=1).view(
-            5, 3, 4, 8
-        )
-    assert (found - expected).abs().max() <= 1e-6
-
-
-def test_all_other_matrices_are_the_tensors_themselves(tiny_bert):
-    tensors, config = tensors_of(tiny_bert)
-    layer = read_layer(tensors, 0, config)
-    for found, name in (
-        (layer.output, "attention.output"),
-        (layer.up, "intermediate"),
-        (layer.down, "output"),
-    ):
-        assert found.data_ptr() == tensors[f"encoder.layer.0.{name}.dense.weight"].data_ptr()
-    assert layer.norm.weight is tensors["encoder.layer.0.output.LayerNorm.weight"]
+    return read_encoder(checkpoint, config, depth, with_pooler=with_pooler), config
 
 
 def test_a_norm_is_torchs(tiny_bert):
@@ -113,16 +80,17 @@ def test_a_norm_is_torchs(tiny_bert):
         assert torch.equal(norm(x), own(x))
 
 
-def test_the_expected_tensors_are_those_of_transformers(tiny_bert):
-    config = tensors_of(tiny_bert)[1]
-    own = {
-        name: tuple(t.shape)
-        for name, t in AutoModel.from_pretrained(tiny_bert).state_dict().items()
-        if "_ids" not in name
-    }
-    assert expected_tensors(config, 3, with_pooler=True) == own
-    shallow = expected_tensors(config, 1, with_pooler=False)
-    assert set(shallow) < set(own)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tensors_read_are_those_of_transformers(family, model_folder):
+    own = AutoModel.from_pretrained(model_folder(family)).state_dict()
+    has_pooler = any(name.startswith("pooler.") for name in own)
+    tensors, _ = tensors_of(model_folder(family), with_pooler=has_pooler)
+    expected = {tuple(t.flatten().tolist()) for name, t in own.items() if "_ids" not in name}
+    assert {tuple(t.flatten().tolist()) for t in tensors.values()} == expected
+    if family == "bert":
+        assert tensors.keys() == {name for name in own if "_ids" not in name}
+    shallow, _ = tensors_of(model_folder(family), 1, with_pooler=False)
+    assert shallow.keys() < tensors.keys()
     assert not any(name.startswith(("encoder.layer.1.", "pooler.")) for name in shallow)
 
 

@@ -1,18 +1,20 @@
 """Self-attention over packed texts, each attending to itself alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from inspect import signature
 from math import prod
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.bert.batching import Run
 
 # exp() of scores within these bounds neither overflows nor vanishes in float32
 _SAFE_SCORE = 60.0
-# attention scores held at a time, 8 MiB in float32: bounds memory and stays in the cache
-_MAX_SCORES = 2**21
+# Texts from this length, and single ones, go through torch's own attention: it copies no heads and
+# holds no scores, but it goes text by text, slow for many short ones.
+_LONG = 48
 # One split: the order of summation then does not depend on the other texts of the batch.
 # Before torch 2.13 its own kernel never splits packed texts; there, and on ROCm, the option fails.
 _ONE_SPLIT: dict[str, Any] = (
@@ -23,91 +25,63 @@ _ONE_SPLIT: dict[str, Any] = (
 class Workspace:
     """Buffers reused from batch to batch: fresh memory costs more than filling it."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._device, self._dtype = device, dtype
-        self._buffers: dict[str, torch.Tensor] = {}
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
-    def take(self, name: str, *shape: int) -> torch.Tensor:
+    def take(self, name: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
         """Return the named buffer in a shape; its old contents are lost."""
-        size = prod(shape)
-        if name not in self._buffers or self._buffers[name].numel() < size:
-            self._buffers[name] = torch.empty(size, device=self._device, dtype=self._dtype)
-        return self._buffers[name][:size].view(shape)
+        size, key = prod(shape), (name, dtype)
+        if key not in self._buffers or self._buffers[key].numel() < size:
+            self._buffers[key] = torch.empty(size, device=self._device, dtype=dtype)
+        return self._buffers[key][:size].view(shape)
 
 
 # Both functions below compute softmax(q k^T) v of Vaswani et al. 2017, equation 1; the factor
-# 1/sqrt(d) is in q already. Biases are added where the heads are copied apart. Results lie in
-# the workspace, valid until the next call.
+# 1/sqrt(d) is in q already. On the CPU in float32, whatever q is: scores need the precision.
 
 
 def attend_runs(
-    qkv: torch.Tensor,  # (n_tokens, 3, n_heads, head_size), without bias
-    bias: torch.Tensor,  # (3, n_heads, 1, head_size)
+    qkv: torch.Tensor,  # (n_tokens, 3, n_heads, head_size)
     runs: Sequence[Run],
     workspace: Workspace,
+    *,
+    cls_only: bool = False,
 ) -> torch.Tensor:
-    """Attend within each text, run by run, (n_tokens, n_heads * head_size)."""
+    """Attend within each text, run by run, from all tokens or from [CLS] alone."""
+    # (n_tokens or n_texts, n_heads * head_size), valid until the next call
     n_tokens, _, n_heads, size = qkv.shape
-    out = workspace.take("context", n_tokens, n_heads, size)
-    for part in _parts(runs, lambda length: n_heads * length * length):
-        heads = _split_heads(qkv, bias, part, workspace)
-        context = out[part.tokens].view(part.n_texts, part.length, n_heads, size)
-        _attend(heads[0], heads[1:], context, workspace)
-    return out.view(n_tokens, n_heads * size)
+    n_queries = sum(run.n_texts for run in runs) if cls_only else n_tokens
+    out = workspace.take("context", qkv.dtype, n_queries, n_heads, size)
+    for run in runs:
+        n, length = run.n_texts, run.length
+        # (3, n_texts, n_heads, length, head_size)
+        heads = qkv[run.tokens].view(n, length, 3, n_heads, size).permute(2, 0, 3, 1, 4)
+        rows = slice(run.first_text, run.first_text + n) if cls_only else run.tokens
+        context = out[rows].view(n, -1, n_heads, size)
+        if cls_only or n == 1 or length >= _LONG:
+            query, key, value = heads.float()
+            if cls_only:
+                query = query[:, :, :1]
+            mixed = scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
+            if len(runs) == 1:
+                return mixed.reshape(n_queries, n_heads * size).to(qkv.dtype)
+            context.copy_(mixed)
+        else:
+            _attend(heads, context, workspace)
+    return out.view(n_queries, n_heads * size)
 
 
-def attend_first(
-    query: torch.Tensor,  # (n_texts, n_heads, head_size), without bias
-    key_value: torch.Tensor,  # (n_tokens, 2, n_heads, head_size), without bias
-    bias: torch.Tensor,  # (3, n_heads, 1, head_size)
-    runs: Sequence[Run],
-    workspace: Workspace,
-) -> torch.Tensor:
-    """Attend from [CLS] alone to its whole text, (n_texts, n_heads * head_size)."""
-    n_texts, n_heads, size = query.shape
-    out = workspace.take("context", n_texts, n_heads, size)
-    for part in _parts(runs, lambda length: n_heads * length):
-        texts = slice(part.first_text, part.first_text + part.n_texts)
-        q = workspace.take("query", part.n_texts, n_heads, size)
-        torch.add(query[texts], bias[0, :, 0], out=q)
-        heads = _split_heads(key_value, bias[1:], part, workspace)
-        _attend(q[:, :, None], heads, out[texts, None], workspace)
-    return out.view(n_texts, n_heads * size)
-
-
-def _split_heads(
-    packed: torch.Tensor, bias: torch.Tensor, part: Run, workspace: Workspace
-) -> torch.Tensor:
-    """Copy heads apart and add bias, (2 or 3, n_texts, n_heads, length, head_size)."""
-    n, n_heads, size = packed.shape[1:]
-    by_text = packed[part.tokens].view(part.n_texts, part.length, n, n_heads, size)
-    heads = workspace.take("heads", n, part.n_texts, n_heads, part.length, size)
-    return torch.add(by_text.permute(2, 0, 3, 1, 4), bias[:, None], out=heads)
-
-
-def _parts(runs: Sequence[Run], scores_per_text: Callable[[int], int]) -> Iterator[Run]:
-    """Cut runs into parts whose attention scores fit the memory bound."""
-    for text, token, n_texts, length in runs:
-        step = max(1, _MAX_SCORES // scores_per_text(length))
-        for i in range(0, n_texts, step):
-            yield Run(text + i, token + i * length, min(step, n_texts - i), length)
-
-
-def _attend(
-    query: torch.Tensor,  # (n_texts, n_heads, n_queries, head_size)
-    key_value: torch.Tensor,  # (2, n_texts, n_heads, n_tokens, head_size)
-    out: torch.Tensor,  # (n_texts, n_queries, n_heads, head_size)
-    workspace: Workspace,
-) -> None:
-    """Attend within texts of one length."""
-    n, n_heads, n_queries, size = query.shape
-    length = key_value.shape[3]
-    k, v = key_value.view(2, n * n_heads, length, size)
-    scores = workspace.take("scores", n * n_heads, n_queries, length)
-    torch.bmm(query.reshape(n * n_heads, n_queries, size), k.transpose(1, 2), out=scores)
-    sums = _exponentiate(scores).view(n, n_heads, n_queries, 1)
-    mixed = torch.bmm(scores, v, out=workspace.take("mixed", n * n_heads, n_queries, size))
-    by_head = mixed.view(n, n_heads, n_queries, size)
+def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> None:
+    """Attend within short texts of one length, (n_texts, length, n_heads, head_size)."""
+    _, n, n_heads, length, size = heads.shape
+    copied = workspace.take("heads", torch.float32, *heads.shape)
+    q, k, v = copied.copy_(heads).view(3, n * n_heads, length, size)
+    scores = workspace.take("scores", torch.float32, n * n_heads, length, length)
+    torch.bmm(q, k.transpose(1, 2), out=scores)
+    sums = _exponentiate(scores).view(n, n_heads, length, 1)
+    mixed = workspace.take("mixed", torch.float32, n * n_heads, length, size)
+    by_head = torch.bmm(scores, v, out=mixed).view(n, n_heads, length, size)
     torch.div(by_head.transpose(1, 2), sums.transpose(1, 2), out=out)
 
 

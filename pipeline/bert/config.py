@@ -21,6 +21,29 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 # Activations that the packed forward knows, by HF's names.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+# What a config.json leaves out, where a family differs from BERT.
+_DEFAULTS: dict[str, dict[str, int]] = {
+    "distilbert": {"num_hidden_layers": 6, "type_vocab_size": 0},
+    "roberta": {"vocab_size": 50265, "pad_token_id": 1},
+    "xlm-roberta": {"pad_token_id": 1},
+    "camembert": {"pad_token_id": 1},
+    "electra": {
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+        "embedding_size": 128,
+    },
+}
+# BERT's names -> DistilBERT's, of settings; it has no others
+_DISTILBERT = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+    "hidden_act": "activation",
+    "type_vocab_size": "",
+    "layer_norm_eps": "",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +61,7 @@ class EncoderShape:
 
 @dataclass(frozen=True)
 class BertConfig:
-    """A plain BertModel's config.json, with HF's names and defaults."""
+    """A config.json that the packed forward runs, with BERT's names and defaults."""
 
     # read without transformers, whose import costs seconds; a test compares the defaults
 
@@ -49,33 +72,51 @@ class BertConfig:
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2
+    type_vocab_size: int = 2  # 0 without token types
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
+    embedding_size: int = 0  # ELECTRA's, of layer 0 before it is projected; 0 is hidden_size
+    model_type: str = "bert"
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Self | None:
-        """Return the config of a plain BertModel, else None."""
-        if values.get("model_type") != "bert":
+        """Return the config of a plain encoder, None where something is unusual."""
+        family = values.get("model_type")
+        if family not in FAMILIES or _is_unusual(values):
             return None
-        if values.get("position_embedding_type") not in (None, "absolute"):
-            return None
-        if any(values.get(name) for name in ("is_decoder", "add_cross_attention", "pruned_heads")):
-            return None
-        defaults = vars(cls())
-        own = {name: values[name] for name in defaults if name in values}
-        own["pad_token_id"] = own.get("pad_token_id") or 0
+        defaults = vars(cls(**{**_DEFAULTS.get(family, {}), "model_type": family}))
+        names = {name: name for name in defaults}
+        if family == "distilbert":
+            names |= _DISTILBERT
+        elif family != "electra":
+            del names["embedding_size"]
+        own = {name: values[theirs] for name, theirs in names.items() if theirs in values}
+        own["pad_token_id"] = own.get("pad_token_id", defaults["pad_token_id"]) or 0
         for name, value in own.items():
             kind = type(defaults[name])
             allowed = (int, float) if kind is float else kind
             if isinstance(value, bool) or not isinstance(value, allowed):
                 return None
-        config = cls(**own)
+        config = cls(**(defaults | own))
         sizes = {name: value for name, value in vars(config).items() if type(value) is int}
         del sizes["pad_token_id"]
-        if min(sizes.values()) < 1 or config.hidden_size % config.num_attention_heads:
+        optional = (sizes.pop("embedding_size"), sizes.pop("type_vocab_size"))
+        if min(sizes.values()) < 1 or min(optional) < 0:
             return None
-        return config if config.hidden_act in ACTIVATIONS else None
+        fits = config.hidden_size % config.num_attention_heads == 0
+        return config if fits and config.hidden_act in ACTIVATIONS else None
+
+
+def _is_unusual(values: dict[str, Any]) -> bool:
+    """Tell whether a config asks for what the packed forward lacks."""
+    family = values["model_type"]
+    return (
+        values.get("position_embedding_type") not in (None, "absolute")
+        or any(values.get(name) for name in ("is_decoder", "add_cross_attention", "pruned_heads"))
+        or (family in OFFSET_POSITIONS and values.get("pad_token_id", 1) is None)
+        # transformers takes some of BERT's names for DistilBERT's too
+        or (family == "distilbert" and any(values.get(name) for name in _DISTILBERT))
+    )
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, overload
 import torch
 
 from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.bert.linear import computes_bfloat16
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.forks import ForkSafeLock
@@ -85,12 +86,15 @@ def _cure_fork() -> None:
 
 
 def device_here(device: str, dtype: DType) -> tuple[str, DType]:
-    """Return device and dtype as asked, or ``"auto"`` where this machine lacks them."""
-    try:
-        choose_device(device, dtype)
-    except ValueError:
-        return "auto", "auto"
-    return device, dtype
+    """Return device and dtype as asked, or ``"auto"`` for what this machine lacks."""
+    wanted: list[tuple[str, DType]] = [(device, dtype), (device, "auto")]
+    for choice in wanted:
+        try:
+            choose_device(*choice)
+        except ValueError:
+            continue
+        return choice
+    return "auto", "auto"
 
 
 def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, torch.dtype]:
@@ -114,10 +118,16 @@ def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, tor
             "(multiprocessing.get_context('spawn')) or with joblib's loky, as n_jobs does; or use "
             "device='cpu'."
         )
-    if kind == "cpu" and dtype not in ("auto", "float32"):
+    if kind == "cpu" and dtype == "float16":
         raise ValueError(
-            f"dtype={dtype!r} needs an accelerator; on the CPU it is emulated and very slow. Use "
-            "dtype='auto'."
+            "dtype='float16' needs an accelerator; no CPU computes in it here. Use dtype='auto', "
+            "which is float32 on the CPU."
+        )
+    if kind == "cpu" and dtype == "bfloat16" and not computes_bfloat16():
+        raise ValueError(
+            "dtype='bfloat16' needs an accelerator, or a CPU that multiplies in it (AVX512-BF16, "
+            "AMX, Arm's bf16); this one only emulates it, slower than float32. Use dtype='auto', "
+            "which is float32 on the CPU."
         )
     precision = ("float16" if kind == "cuda" else "float32") if dtype == "auto" else dtype
     return torch.device(where), getattr(torch, precision)

@@ -1,6 +1,6 @@
 """transformers' own forward over texts of equal length, for what `packed` does not run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 
 from pipeline.bert.batching import TokenBatch
 from pipeline.bert.config import OFFSET_POSITIONS, hf_config, read_shape
-from pipeline.bert.pooling import Pooling, pool
+from pipeline.bert.pooling import Pooling, pool_packed
 from pipeline.bert.weights import read_tensors
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError
@@ -34,34 +34,34 @@ class HuggingFaceEncoder:
         workspace: None = None,
     ) -> torch.Tensor:
         """Return vectors (n_texts, n_poolings, n_layers, hidden_size), float32."""
-
-        def vectors(states: list[torch.Tensor], pooling: Pooling, layer: int) -> torch.Tensor:
-            if pooling == "pooler":
-                vector: torch.Tensor = self._model.pooler(states[-1].to(self._model.dtype)).float()
-                return vector
-            return pool(states[layer], pooling)
-
         with torch.inference_mode():
-            by_run = [
-                torch.stack(
-                    [torch.stack([vectors(states, p, k) for k in layers], 1) for p in poolings], 1
-                )
-                for states in self._runs(batch)
-            ]
-            return torch.cat(by_run)
+            states = self.token_states(batch, layers).unbind(1)
+            return torch.stack(
+                [
+                    torch.stack([self._pool(state, batch, pooling) for state in states], 1)
+                    for pooling in poolings
+                ],
+                1,
+            )
+
+    def _pool(self, state: torch.Tensor, batch: TokenBatch, pooling: Pooling) -> torch.Tensor:
+        if pooling != "pooler":
+            return pool_packed(state, batch, pooling)
+        first = state[torch.from_numpy(batch.starts[:-1]), None]  # (n_texts, 1, hidden_size)
+        vector: torch.Tensor = self._model.pooler(first.to(self._model.dtype)).float()
+        return vector
 
     def token_states(
         self, batch: TokenBatch, layers: Sequence[int], workspace: None = None
     ) -> torch.Tensor:
         """Return the states of every token, (n_tokens, n_layers, hidden_size), float32."""
-        runs = self._runs(batch)
+        runs = (
+            self.hidden_states(batch.input_ids[run.tokens].reshape(run.n_texts, run.length))
+            for run in batch.runs
+        )
         return torch.cat(
             [torch.stack([states[k] for k in layers], 2).flatten(0, 1) for states in runs]
         )
-
-    def _runs(self, batch: TokenBatch) -> Iterator[list[torch.Tensor]]:
-        for run in batch.runs:
-            yield self.hidden_states(batch.input_ids[run.tokens].reshape(run.n_texts, run.length))
 
     def hidden_states(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None

@@ -35,19 +35,20 @@ def pool_packed(
     starts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Pool (n_tokens, hidden_size) of one layer to (n_texts, hidden_size), float32."""
+    if pooling == "cls":
+        first = torch.from_numpy(batch.starts[:-1]) if starts is None else starts[:-1].long()
+        return hidden_state[first].float()
     if starts is not None:  # on the device: one kernel for all texts, as accelerators need it
-        if pooling == "cls":
-            return hidden_state[starts[:-1].long()].float()
         lengths = starts.diff().long()
         return torch.segment_reduce(
             hidden_state.float(), pooling, lengths=lengths, axis=0, unsafe=True
         )
     # run by run of equal length, faster on the CPU
     pooled = [
-        pool(hidden_state[run.tokens].view(run.n_texts, run.length, -1), pooling)
+        pool(hidden_state[run.tokens].float().view(run.n_texts, run.length, -1), pooling)
         for run in batch.runs
     ]
-    return torch.cat(pooled).float()
+    return torch.cat(pooled) if len(pooled) > 1 else pooled[0]
 
 
 def resolve_layers(layers: int | Sequence[int] | str, n_layers: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.bert.config import BertConfig, bare_name
+from pipeline.bert.linear import Linear
 from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
 from pipeline.exceptions import CheckpointError
 from pipeline.forks import ForkSafeLock
@@ -26,6 +27,18 @@ _TORCH_DTYPES = {
 }
 _LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
 _PARTS = ("embeddings.", "embeddings_project.", "encoder.", "transformer.", "pooler.")
+# BERT's names of tensors -> DistilBERT's, one after the other
+_DISTILBERT = (
+    ("encoder.layer", "transformer.layer"),
+    ("attention.self.query", "attention.q_lin"),
+    ("attention.self.key", "attention.k_lin"),
+    ("attention.self.value", "attention.v_lin"),
+    ("attention.output.dense", "attention.out_lin"),
+    ("attention.output.LayerNorm", "sa_layer_norm"),
+    ("intermediate.dense", "ffn.lin1"),
+    ("output.dense", "ffn.lin2"),
+    ("output.LayerNorm", "output_layer_norm"),
+)
 # Saving less than this costs more, by a copy in memory, than it gains in the file.
 SMALLEST_SAVING = 0.05
 
@@ -93,17 +106,13 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class Layer:
-    """One encoder layer; the matrices are (in, out), as x @ W needs them."""
+    """One encoder layer."""
 
-    qkv: torch.Tensor  # (hidden, 3 * hidden); the query's part divided by sqrt(head_size)
-    qkv_bias: torch.Tensor  # (3, n_heads, 1, head_size)
-    output: torch.Tensor  # (hidden, hidden)
-    output_bias: torch.Tensor
+    qkv: Linear  # query, key and value; the query's part divided by sqrt(head_size)
+    output: Linear
     attention_norm: LayerNorm
-    up: torch.Tensor  # (hidden, intermediate)
-    up_bias: torch.Tensor
-    down: torch.Tensor  # (intermediate, hidden)
-    down_bias: torch.Tensor
+    up: Linear
+    down: Linear
     norm: LayerNorm
 
 
@@ -113,56 +122,81 @@ def read_norm(tensors: Mapping[str, torch.Tensor], name: str, config: BertConfig
     return LayerNorm(tensors[f"{norm}.weight"], tensors[f"{norm}.bias"], config.layer_norm_eps)
 
 
-def read_layer(tensors: Mapping[str, torch.Tensor], k: int, config: BertConfig) -> Layer:
-    """Return layer ``k``, from 0; only query, key and value are copied."""
+def read_layer(
+    tensors: Mapping[str, torch.Tensor], k: int, config: BertConfig, dtype: torch.dtype
+) -> Layer:
+    """Return layer ``k``, from 0, with its products in a precision."""
     name = f"encoder.layer.{k}"
-    parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
-    hidden_size, n_heads = config.hidden_size, config.num_attention_heads
-    size = hidden_size // n_heads
-    qkv = torch.cat([tensors[f"{part}.weight"] for part in parts])  # (3 * hidden, hidden)
-    qkv[:hidden_size] *= size**-0.5
-    bias = torch.stack([tensors[f"{part}.bias"] for part in parts])  # (3, hidden)
-    bias[0] *= size**-0.5
 
     def dense(part: str) -> tuple[torch.Tensor, torch.Tensor]:
-        weight = tensors[f"{name}.{part}.dense.weight"]
-        return weight.t(), tensors[f"{name}.{part}.dense.bias"]
+        return tensors[f"{name}.{part}.weight"], tensors[f"{name}.{part}.bias"]
 
+    def linear(weight: torch.Tensor, bias: torch.Tensor, activation: str | None = None) -> Linear:
+        return Linear(weight.to(dtype), bias.to(dtype), activation)
+
+    (query, query_bias), (key, _), (value, value_bias) = (
+        dense(f"attention.self.{part}") for part in ("query", "key", "value")
+    )
+    output, output_bias = dense("attention.output.dense")
+    scale = (config.hidden_size // config.num_attention_heads) ** -0.5
+    # The key's bias adds the same to all scores of a query, and softmax takes it away again. The
+    # value's goes through the average as it is.
+    qkv = torch.cat([query * scale, key, value])
+    total = qkv.sum(dtype=torch.float32) + query_bias.sum(dtype=torch.float32)
+    if not total.isfinite():  # torch's attention may turn NaN into 0
+        raise CheckpointError(f"Weights of {name}.attention are not finite: they are damaged.")
     return Layer(
-        qkv.t(),
-        bias.view(3, n_heads, 1, size),
-        *dense("attention.output"),
+        linear(qkv, query_bias * scale),
+        linear(output, (output_bias + output.float() @ value_bias.float())),
         read_norm(tensors, f"{name}.attention.output", config),
-        *dense("intermediate"),
-        *dense("output"),
+        linear(*dense("intermediate.dense"), config.hidden_act),
+        linear(*dense("output.dense")),
         read_norm(tensors, f"{name}.output", config),
     )
 
 
-def expected_tensors(
-    config: BertConfig, depth: int, *, with_pooler: bool
+def read_encoder(
+    checkpoint: Checkpoint, config: BertConfig, depth: int, *, with_pooler: bool
+) -> dict[str, torch.Tensor]:
+    """View the tensors of an encoder up to layer ``depth``, by BERT's names."""
+    family, stored = config.model_type, {}
+    for name, shape in _expected_tensors(config, depth, with_pooler).items():
+        own = name
+        for bert, distilbert in _DISTILBERT if family == "distilbert" else ():
+            own = own.replace(bert, distilbert)
+        stored[name] = (own, shape)
+    tensors = read_tensors(checkpoint, family, dict(stored.values()))
+    return {name: tensors[own] for name, (own, _) in stored.items()}
+
+
+def _expected_tensors(
+    config: BertConfig, depth: int, with_pooler: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of a BertModel's tensors, up to layer ``depth``."""
+    """Return names and shapes of an encoder's tensors, up to layer ``depth``."""
     d, f = config.hidden_size, config.intermediate_size
+    width = config.embedding_size or d
     expected: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (config.vocab_size, d),
-        "embeddings.position_embeddings.weight": (config.max_position_embeddings, d),
-        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, d),
+        "embeddings.word_embeddings.weight": (config.vocab_size, width),
+        "embeddings.position_embeddings.weight": (config.max_position_embeddings, width),
     }
-    norms = ["embeddings"]
+    if config.type_vocab_size:
+        expected["embeddings.token_type_embeddings.weight"] = (config.type_vocab_size, width)
+    norms = {"embeddings": width}
     dense: dict[str, tuple[int, ...]] = {}  # (n_out, n_in)
+    if width != d:
+        dense["embeddings_project"] = (d, width)
     for layer in (f"encoder.layer.{k}" for k in range(depth)):
         dense |= {f"{layer}.attention.self.{part}": (d, d) for part in ("query", "key", "value")}
         dense[f"{layer}.attention.output.dense"] = (d, d)
         dense[f"{layer}.intermediate.dense"] = (f, d)
         dense[f"{layer}.output.dense"] = (d, f)
-        norms += [f"{layer}.attention.output", f"{layer}.output"]
+        norms |= {f"{layer}.attention.output": d, f"{layer}.output": d}
     if with_pooler:
         dense["pooler.dense"] = (d, d)
     for name, shape in dense.items():
         expected |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    for name in norms:
-        expected |= {f"{name}.LayerNorm.weight": (d,), f"{name}.LayerNorm.bias": (d,)}
+    for name, size in norms.items():
+        expected |= {f"{name}.LayerNorm.{part}": (size,) for part in ("weight", "bias")}
     return expected
 
 

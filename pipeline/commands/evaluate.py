@@ -11,11 +11,13 @@ from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     ArtifactPath,
     BertModel,
+    Device,
     Encoding,
     Folds,
     Groups,
     LabelColumn,
     MaxLength,
+    Precision,
     Separator,
     TableOut,
     TestData,
@@ -70,6 +72,8 @@ def study_layers(
         str, typer.Option(help="Poolings to try: cls, mean, max, or several.")
     ] = "cls,mean,max",
     max_length: MaxLength = None,
+    device: Device = "auto",
+    dtype: Precision = "auto",
     cv: Folds = 5,
     nested: Annotated[
         bool, typer.Option("--nested", help="Also the honest score of taking the best.")
@@ -89,9 +93,8 @@ def study_layers(
 
     folder = _check_outputs(out, data, figures)
     table, _, text, label = read_labelled(data, text, label, encoding, sep)
-    vectorizer = BertVectorizer(
-        model or DEFAULT_MODEL, max_length=max_length, progress=sys.stderr.isatty()
-    )
+    options: dict[str, Any] = {"max_length": max_length, "device": device, "dtype": dtype}
+    vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options, progress=sys.stderr.isatty())
     poolings = tuple(split_list(pooling))
     combined = "mean" if "mean" in poolings else poolings[0]
     study = layer_study(table[text], table[label], vectorizer=vectorizer, cv=cv, poolings=poolings,
@@ -136,6 +139,8 @@ def compare_models(
     ] = False,
     model: BertModel = None,
     max_length: MaxLength = None,
+    device: Device = "auto",
+    dtype: Precision = "auto",
     truncation: Annotated[
         str, typer.Option(help="head, tail, head_tail, window or error.")
     ] = "head",
@@ -166,7 +171,8 @@ def compare_models(
     rows: Any = models if models in (None, "all") else split_list(str(models))
     if fine_tuned and rows != "all" and "finetuned" not in (rows or []):
         rows = [*(rows or QUICK), "finetuned"]
-    options: dict[str, Any] = {"max_length": max_length, "truncation": truncation}
+    options: dict[str, Any] = {"max_length": max_length, "truncation": truncation,
+                               "device": device, "dtype": dtype}  # fmt: skip
     vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options, progress=sys.stderr.isatty())
     held_out = (test_set[text], test_set[label]) if test or test_data is not None else None
     table = compare(train_set[text], train_set[label], models=rows, test=held_out, cv=cv,

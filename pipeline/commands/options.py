@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
 ArtifactPath = Annotated[str, typer.Option("--model", help="A file written by train.")]
 BertModel = Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
 MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
 TestData = Annotated[
     str | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")

@@ -9,9 +9,11 @@ import typer
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     BertModel,
+    Device,
     Encoding,
     LabelColumn,
     MaxLength,
+    Precision,
     Separator,
     TextColumn,
     parse_layers,
@@ -47,6 +49,8 @@ def train(
         typer.Option(help="concat, mean, sum or learned (a weighted sum) of the layers."),
     ] = None,
     max_length: MaxLength = None,
+    device: Device = "auto",
+    dtype: Precision = "auto",
     truncation: Annotated[
         str | None, typer.Option(help="head, tail, head_tail, window or error.")
     ] = None,
@@ -90,7 +94,8 @@ def train(
     if cv:  # refuses what the comparison would refuse, before anything is trained
         next(StratifiedKFold(cv).split(*training))
     options = {"model": model, "pooling": split_names(pooling), "layers": parse_layers(layers),
-               "combine": combine, "max_length": max_length, "truncation": truncation}  # fmt: skip
+               "combine": combine, "max_length": max_length, "truncation": truncation,
+               "device": device, "dtype": dtype}  # fmt: skip
     candidate = make_sentiment_pipeline(
         **{name: value for name, value in options.items() if value is not None},
         progress=sys.stderr.isatty(),

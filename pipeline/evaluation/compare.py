@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from threadpoolctl import threadpool_limits
 
 from pipeline.answers import ask, is_most_probable, positions, warn_of_other_labels
 from pipeline.embedding_cache import cache_info
@@ -233,9 +234,9 @@ def compare(
     encode_all([candidate.by_fold[0] for candidate in in_order], texts, labels)
     tested = np.random.default_rng(random_state).permutation(folds[0][1].size)
     timed = folds[0][1][np.sort(tested[: int(n_timed)])]
-    results = {
-        candidate.name: _score_row(candidate, texts, labels, folds, timed) for candidate in in_order
-    }
+    # threads of BLAS cost such fits more than they give; torch keeps its own
+    with threadpool_limits(limits=1, user_api="blas"):
+        results = {row.name: _score_row(row, texts, labels, folds, timed) for row in in_order}
     table = _table(results, with_spread=test is None)
     table.attrs = {
         "model": str(bert.model),

@@ -1,0 +1,147 @@
+"""Products with frozen matrices: oneDNN's, from a copy laid out once, or torch's own."""
+
+import os
+import platform
+from collections.abc import Callable
+from functools import cache
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from pipeline.bert.attention import Workspace
+from pipeline.forks import ForkSafeLock
+
+# "onednn" or "blas" forces the products of the CPU. Without it they follow from the processor,
+# never from a timing: all processes of a machine give the same bits.
+PRODUCTS = "PIPELINE_PRODUCTS"
+# "1" allows bfloat16 where the processor only emulates it, to test its numbers
+EMULATE_BFLOAT16 = "PIPELINE_EMULATE_BFLOAT16"
+# With few rows a product mostly reads its matrix, and torch's own rearranges it first, each time
+# anew: oneDNN takes half the time at 12 rows, three quarters at 64, on every processor.
+FEW_ROWS = 64
+
+_AMD = {"AuthenticAMD", "HygonGenuine"}
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is Arm's
+
+# HF's name of an activation -> how to compute it in place, and oneDNN's names for it
+_ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], Any], tuple[str, str]]] = {
+    "gelu": (torch.ops.aten.gelu_, ("gelu", "none")),
+    "gelu_new": (lambda x: torch.ops.aten.gelu_(x, approximate="tanh"), ("gelu", "tanh")),
+    "relu": (torch.relu_, ("relu", "")),
+}
+_ACTIVATIONS["gelu_pytorch_tanh"] = _ACTIVATIONS["gelu_new"]
+
+_one_at_a_time = ForkSafeLock()
+
+
+class Linear:
+    """x W + b of a frozen matrix, followed by an activation or added to a residual."""
+
+    # oneDNN's copy is made when it is first used; where it does all the work, at once, and then
+    # nothing else is kept. Each number of rows costs it a few milliseconds once, for its kernels.
+
+    def __init__(
+        self,
+        weight: torch.Tensor,  # (n_out, n_in)
+        bias: torch.Tensor,  # (n_out,), or of the first columns alone
+        activation: str | None = None,
+    ) -> None:
+        self._bias, self._n_out = bias, len(weight)
+        self.packed_rows = packed_rows(weight.device, weight.dtype)
+        self._activate = self._activate_apart = None
+        self._fused = ("none", "")
+        if activation is not None:
+            self._activate, self._fused = _ACTIVATIONS[activation]
+            if _capability() != "AVX512":  # the fused ones cost more than they save
+                self._activate_apart, self._fused = self._activate, ("none", "")
+        self._weight, self._packed = weight, _pack(weight) if self.packed_rows == inf else None
+        self._whole_bias = functional.pad(bias, (0, len(weight) - len(bias)))  # oneDNN's
+        if self._packed is not None:
+            del self._weight
+
+    def __call__(self, x: torch.Tensor, workspace: Workspace) -> torch.Tensor:
+        """Return (n_rows, n_out), by BLAS in the workspace, valid until the next call."""
+        if len(x) <= self.packed_rows:
+            name, algorithm = self._fused
+            product = torch.ops.mkldnn._linear_pointwise.default
+            y: torch.Tensor = product(x, self._blocks(), self._whole_bias, name, [], algorithm)
+            activate = self._activate_apart
+        else:
+            y = workspace.take("product", x.dtype, len(x), self._n_out)
+            torch.mm(x, self._weight.t(), out=y)
+            y[:, : len(self._bias)] += self._bias
+            activate = self._activate
+        if activate is not None:
+            activate(y)
+        return y
+
+    def plus(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return residual + x W + b, by BLAS in the residual's place."""
+        if len(x) <= self.packed_rows:
+            product = torch.ops.mkldnn._linear_pointwise.binary
+            y: torch.Tensor = product(x, residual, self._blocks(), self._whole_bias, "add")
+            return y
+        residual += self._bias
+        return residual.addmm_(x, self._weight.t())
+
+    def _blocks(self) -> torch.Tensor:
+        """Return the matrix in oneDNN's blocks."""
+        if self._packed is None:
+            with _one_at_a_time, torch.inference_mode():
+                if self._packed is None:
+                    self._packed = _pack(self._weight)
+        return self._packed
+
+
+def _pack(weight: torch.Tensor) -> torch.Tensor:
+    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return packed
+
+
+def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the most rows that oneDNN multiplies there; with more of them BLAS does."""
+    ops = torch.ops.mkldnn
+    has_ops = (
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(ops, "_linear_pointwise")
+        and hasattr(ops, "_reorder_linear_weight")
+    )
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16) or not has_ops:
+        return 0
+    forced = os.environ.get(PRODUCTS)
+    if forced:
+        if forced not in ("onednn", "blas"):
+            raise ValueError(f"{PRODUCTS}={forced!r}; allowed are 'onednn' and 'blas'.")
+        return inf if forced == "onednn" else 0
+    # MKL uses AVX-512 itself on Intel's processors, and there is as fast or a little faster
+    is_faster = _capability().startswith("AVX") and (
+        dtype == torch.bfloat16 or not _AMD.isdisjoint(_processor())
+    )
+    return inf if is_faster else FEW_ROWS
+
+
+def computes_bfloat16() -> bool:
+    """Tell whether the processor multiplies in bfloat16; others emulate it, slowly."""
+    ops = torch.ops.mkldnn
+    if not (hasattr(ops, "_is_mkldnn_bf16_supported") and ops._is_mkldnn_bf16_supported()):
+        return False
+    return os.environ.get(EMULATE_BFLOAT16) == "1" or not _BFLOAT16.isdisjoint(_processor())
+
+
+def _capability() -> str:
+    """Return the instructions that torch uses here, such as ``"AVX2"`` or ``"AVX512"``."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+@cache
+def _processor() -> set[str]:
+    """Return what is known of the processor, as words: its maker, its instructions."""
+    try:
+        first, _, _ = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")
+    except OSError:  # Windows, macOS
+        first = platform.processor().replace(",", " ")
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return {*first.split(), *(name for name, has in known.items() if has is True)}
