@@ -105,6 +105,7 @@ numpy.random._sfc64: SFC64
 numpy.random.bit_generator: SeedSequence
 scipy._lib.array_api_compat.numpy._aliases: asarray
 scipy.special._logsumexp: log_softmax logsumexp softmax
+sklearn.metrics._scorer: negative_likelihood_ratio positive_likelihood_ratio
 sklearn.cluster._kmeans: _kmeans_single_elkan _kmeans_single_lloyd
 sklearn.neighbors._ball_tree: BallTree BallTree32 BallTree64
 sklearn.neighbors._kd_tree: KDTree KDTree32 KDTree64
@@ -305,7 +306,8 @@ def _is_estimator(name: str, of: str) -> bool:
     try:
         value = getattr(importlib.import_module(module), qualified, None)
     except ImportError:
-        return of != "sklearn"  # of a package that is not installed, which the user is told
+        # of a package that is not installed, as the user is told when the file is opened
+        return of != "sklearn" and qualified[:1].isupper()
     # the class itself, from where it is defined: not what a module merely imports
     return (
         isinstance(value, type) and issubclass(value, BaseEstimator) and value.__module__ == module
