@@ -2,12 +2,14 @@
 
 import importlib
 import inspect
+import pickle
 import warnings
 
 import numpy as np
 import pytest
 import sklearn.experimental.enable_halving_search_cv
 import sklearn.experimental.enable_iterative_imputer  # noqa: F401
+from scipy.spatial.distance import canberra
 from scipy.stats import loguniform, randint
 from sklearn.base import is_classifier
 from sklearn.calibration import CalibratedClassifierCV
@@ -183,6 +185,7 @@ def searches():
     yield GaussianProcessClassifier(kernels.RBF() * 2.0 + kernels.WhiteKernel())
     yield make_pipeline(SplineTransformer(n_knots=3), logistic)
     yield make_pipeline(FunctionTransformer(np.abs), logistic)
+    yield KNeighborsClassifier(3, metric=canberra, algorithm="ball_tree")
     yield make_pipeline(
         MinMaxScaler().set_output(transform="pandas"),
         make_column_transformer((PCA(1), make_column_selector("^x[0-9]$"))),
@@ -228,6 +231,22 @@ def test_a_classifier_whose_probabilities_are_nan_is_saved(vectorizer, saved):
         assert np.isnan(model.predict_proba(PROBES)).all()
         for loaded in saved(model):
             assert np.array_equal(loaded.predict_proba(X), model.predict_proba(X), equal_nan=True)
+
+
+@pytest.mark.parametrize("format", ["joblib", "skops"])
+def test_a_lambda_is_refused_when_it_is_saved(format, vectorizer, tmp_path):
+    model = make_pipeline(FunctionTransformer(lambda texts: texts), vectorizer).fit(X)
+    with pytest.raises((ValueError, pickle.PicklingError), match="lambda"):
+        save_pipeline(model, tmp_path / "m", format=format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_that_cannot_predict_is_saved_without_a_self_test(vectorizer, tmp_path):
+    last = GridSearchCV(LogisticRegression(), {"C": [1, 2]}, cv=2, refit=False)
+    model = make_pipeline(vectorizer, last).fit(X, Y)
+    with pytest.warns(ArtifactWarning, match="it has none of predict_proba, .*has no self-test"):
+        path = save_pipeline(model, tmp_path / "m.joblib")
+    assert load_pipeline(path)[-1].best_params_ == last.best_params_
 
 
 # ---- steps of other packages

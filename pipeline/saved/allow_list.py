@@ -97,6 +97,7 @@ sklearn.model_selection._split: GroupKFold GroupShuffleSplit KFold LeaveOneGroup
 # Functions and types that may stand as values, and that no file calls.
 NAMED = _names("""
 builtins: bool bytes dict float int list object str tuple
+numpy.linalg: norm
 numpy.ma: MaskedArray
 numpy.random._mt19937: MT19937
 numpy.random._pcg64: PCG64 PCG64DXSM
@@ -104,7 +105,11 @@ numpy.random._philox: Philox
 numpy.random._sfc64: SFC64
 numpy.random.bit_generator: SeedSequence
 scipy._lib.array_api_compat.numpy._aliases: asarray
+scipy.spatial.distance: braycurtis canberra chebyshev cityblock correlation cosine dice euclidean
+  hamming jaccard jensenshannon mahalanobis minkowski rogerstanimoto russellrao seuclidean
+  sokalsneath sqeuclidean yule
 scipy.special._logsumexp: log_softmax logsumexp softmax
+sklearn.feature_extraction.text: strip_accents_ascii strip_accents_unicode strip_tags
 sklearn.metrics._scorer: negative_likelihood_ratio positive_likelihood_ratio
 sklearn.cluster._kmeans: _kmeans_single_elkan _kmeans_single_lloyd
 sklearn.neighbors._ball_tree: BallTree BallTree32 BallTree64

@@ -89,7 +89,7 @@ def save_pipeline(
     OSError
         For a folder, and for what cannot be written.
     ValueError
-        For probes that the pipeline cannot predict on.
+        For probes that the pipeline cannot predict on, and for lambdas.
     CheckpointError
         Where a loaded pipeline's weights are not those it was made with.
 
@@ -122,6 +122,11 @@ def save_pipeline(
         else:
             write_joblib(pipeline, temporary)
             refused = not_allowed(read_contents(temporary).names)
+        if nameless := [name for name in refused or () if "<" in name]:
+            raise ValueError(
+                f"pipeline holds {', '.join(nameless)}, which nobody finds by its name when the "
+                "file is opened. Define it at the top of a module."
+            )
         manifest = Manifest(
             file=PurePath(place).name,
             format=format,

@@ -23,7 +23,9 @@ TOLERANCE_HALF = 2e-2  # made in half precision, and perhaps read in full
 def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[str, Any]:
     """Return a fitted pipeline's answers to some rows, by default `PROBES`."""
     rows = list(PROBES) if rows is None else rows
-    method = next(name for name in _METHODS if hasattr(pipeline, name))
+    method = next((name for name in _METHODS if hasattr(pipeline, name)), None)
+    if method is None:
+        raise TypeError(f"it has none of {', '.join(_METHODS)}")
     inputs = rows.to_dict(orient="records") if isinstance(rows, pd.DataFrame) else list(rows)
     probes = {
         "method": method,
