@@ -44,7 +44,7 @@ SLOW = (
     "test_labelling test_linear "
     "test_layer_scores test_layer_mix test_cli test_object_storage test_processes test_readme "
     "test_report_browser "
-    "test_reporting test_sklearn_contract test_table test_walk test_word2vec"
+    "test_reporting test_saved_estimators test_sklearn_contract test_table test_walk test_word2vec"
 ).split()
 
 

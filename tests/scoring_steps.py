@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from pipeline import save_pipeline
+from pipeline.exceptions import ArtifactWarning
 
 TRUSTED = ("tests.scoring_steps.Obeys",)
 LOVELY = [f"a lovely film, number {i}" for i in range(10)]
@@ -46,6 +47,7 @@ class Obeys(TransformerMixin, BaseEstimator):
 def save_obeying(folder):
     """Save a fitted pipeline that needs no torch, and obeys."""
     model = make_pipeline(Obeys(), TfidfVectorizer(), LogisticRegression())
-    return save_pipeline(
-        model.fit([*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10), Path(folder) / "m.joblib"
-    )
+    model.fit([*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ArtifactWarning)  # that it has to be trusted
+        return save_pipeline(model, Path(folder) / "m.joblib")

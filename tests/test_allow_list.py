@@ -1,14 +1,22 @@
 """The allow-list: scikit-learn's estimators come back, nothing else is imported or called."""
 
+import json
 import os
 import pickle
 import sys
 import types
 import warnings
+import zipfile
 
 import joblib
 import numpy as np
 import pytest
+import scipy.interpolate
+import scipy.sparse
+import scipy.special
+import scipy.stats
+import sklearn
+import skops.io
 from joblib.numpy_pickle import NumpyPickler
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
@@ -47,7 +55,12 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from pipeline.exceptions import ArtifactError
-from pipeline.saved.joblib_file import is_allowed, not_allowed, read_contents, unpickle_allowed
+from pipeline.saved.allow_list import (
+    is_allowed,
+    not_allowed,
+)
+from pipeline.saved.joblib_file import read_contents, unpickle_allowed, write_joblib
+from pipeline.saved.skops_file import read_skops, skops_refused
 
 X = np.random.default_rng(0).normal(size=(60, 5))
 Y = np.where(X[:, 0] > 0, "good", "bad")
@@ -161,6 +174,38 @@ def test_weights_are_mapped_and_everything_else_is_read_and_all_are_plain(file):
         "operator.attrgetter",
         "operator.methodcaller",
         "functools.partial",
+        "builtins.map",
+        "builtins.open",
+        "builtins.type",
+        "builtins.str.join",
+        "numpy.vectorize",
+        "numpy.frompyfunc",
+        "numpy.fromfile",
+        "numpy.save",
+        "numpy.savetxt",
+        "numpy.genfromtxt",
+        "numpy.apply_along_axis",
+        "numpy.fromfunction",
+        "numpy.add.reduce",
+        "numpy.lib._npyio_impl.load",
+        "scipy.io._mmio.mmread",
+        "scipy.sparse._matrix_io.load_npz",
+        "scipy.stats._distn_infrastructure.rv_continuous",
+        "scipy.stats._distn_infrastructure.rv_generic",
+        "scipy.stats._distn_infrastructure.rv_sample",
+        "scipy.special._basic.factorial",
+        "sklearn.datasets._openml.fetch_openml",
+        "sklearn.datasets._svmlight_format_io.dump_svmlight_file",
+        "sklearn.metrics._scorer.get_scorer",
+        "sklearn.metrics.pairwise.pairwise_distances",
+        "sklearn.model_selection._validation.cross_validate",
+        "sklearn.utils.discovery.all_estimators",
+        "sklearn.utils._mocking.CheckingClassifier",
+        "sklearn.utils._set_output.check_library_installed",
+        "sklearn.utils.estimator_checks.check_estimator",
+        "sklearn.utils._bunch.Bunch.__setattr__",
+        "lightgbm.sklearn.LGBMClassifier",
+        "imblearn.over_sampling._smote.base.SMOTE",
         "pickle.loads",
         "joblib.load",
         "joblib.numpy_pickle.load",
@@ -220,8 +265,13 @@ def text(value):
 
 
 LOGISTIC = named("sklearn.linear_model._logistic.LogisticRegression")
+KERNEL = "sklearn.gaussian_process.kernels.RBF"
+NORMAL = named("scipy.stats._continuous_distns.norm_gen")
+FUNCTION = named("sklearn.preprocessing._function_transformer.FunctionTransformer")
+BUNCH = named("sklearn.utils._bunch.Bunch")
 WRAPPER = named("joblib.numpy_pickle.NumpyArrayWrapper")
 DTYPE_O = named("numpy.dtype") + text("O8") + b"\x89\x88" + pickle.TUPLE3 + pickle.REDUCE
+INTERFACE = text("__array_interface__") + b"}"  # numpy would read at the address that it holds
 ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
 
 
@@ -268,12 +318,91 @@ ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
         ),
         (WRAPPER + b")" + pickle.NEWOBJ + b"}b", "in a way that joblib does not"),
         (text("a str is called") + b")" + pickle.REDUCE, "calls 'a str is called'"),
+        (named(KERNEL) + b")" + pickle.REDUCE, f"calls {KERNEL} instead of giving it its state"),
+        (named("numpy.log1p") + b"K\x01" + pickle.TUPLE1 + pickle.REDUCE, "calls numpy.log1p"),
+        (NORMAL + b")" + pickle.REDUCE, "norm_gen instead of giving it its state"),
+        (NORMAL + b")}" + pickle.NEWOBJ_EX, "makes a distribution in a way that scipy does not"),
+        (LOGISTIC + b")" + pickle.NEWOBJ + b"}" + INTERFACE + b"sb", "attributes of an array"),
+        (LOGISTIC + b")" + pickle.NEWOBJ + b"N}" + INTERFACE + b"s\x86b", "attributes of an array"),
+        (BUNCH + b")" + pickle.NEWOBJ + INTERFACE + b"s", "attributes of an array"),
+        (BUNCH + b")" + pickle.NEWOBJ + b"(" + INTERFACE + b"u", "attributes of an array"),
     ],
 )
 def test_a_pickle_that_does_what_no_saved_pipeline_does_is_refused(instructions, message, file):
     file.write_bytes(pickled(instructions))
     with pytest.raises(ArtifactError, match=message):
         unpickle_allowed(file)
+
+
+@pytest.mark.parametrize(
+    "name", ["numpy.ndarray", "numpy._core.multiarray.scalar", "sklearn.neighbors._kd_tree.newObj"]
+)
+def test_what_a_pickle_may_call_is_good_for_nothing_later(name, file):
+    """A FunctionTransformer would call it with arguments of the file: bytes, and the type O."""
+    version = text("_sklearn_version") + text(sklearn.__version__)
+    state = b"}" + text("func") + named(name) + b"s" + version + b"s"
+    file.write_bytes(pickled(FUNCTION, b")", pickle.NEWOBJ, state, b"b"))
+    assert callable(joblib.load(file).func)  # the control
+    assert not callable(unpickle_allowed(file).func)
+
+
+PROGRAM = "import os; os.mkdir({!r})"
+
+
+def with_a_program(value, folder):
+    """Put a program where scipy executes it: into the state of a distribution."""
+    value.dist._parse_arg_template = PROGRAM.format(str(folder)) + (
+        "\ndef _parse_args(s, *a): pass\n_parse_args_rvs = _parse_args_stats = _parse_args"
+    )
+    return value
+
+
+def test_a_program_in_the_state_of_a_distribution_is_not_run(file, tmp_path):
+    value = with_a_program(scipy.stats.norm(3), tmp_path / "was run")
+    write_joblib(value, file)
+    joblib.load(file)  # the control
+    (tmp_path / "was run").rmdir()
+    loaded = unpickle_allowed(file)
+    assert not (tmp_path / "was run").exists()
+    assert (
+        loaded.rvs(3, random_state=0).tolist()
+        == scipy.stats.norm(3).rvs(3, random_state=0).tolist()
+    )
+
+
+def test_a_program_in_a_skops_file_is_not_run_either(file, tmp_path):
+    skops.io.dump(with_a_program(scipy.stats.norm(3), tmp_path / "was run"), file)
+    skops.io.load(file, trusted=skops.io.get_untrusted_types(file=file))  # the control
+    (tmp_path / "was run").rmdir()
+    loaded = read_skops(file)
+    assert not (tmp_path / "was run").exists()
+    assert loaded.mean() == 3
+
+
+def skops_call(name, arguments):
+    """Return what makes skops call a name when it opens a file."""
+    module, _, attribute = name.rpartition(".")
+    return {
+        "__class__": attribute,
+        "__module__": module,
+        "__loader__": "ConstructorFromReduceNode",
+        "content": arguments,
+        "protocol": 2,
+        "_skops_version": skops.__version__,
+    }
+
+
+@pytest.mark.parametrize("name", ["numpy.ndarray", "numpy._core.multiarray.scalar", "os.mkdir"])
+def test_a_skops_file_calls_no_function_of_pickles(name, file):
+    """They would take its bytes for pointers."""
+    skops.io.dump((1,), file)
+    with zipfile.ZipFile(file) as archive:
+        arguments = json.loads(archive.read("schema.json"))
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("schema.json", json.dumps(skops_call(name, arguments)))
+    with pytest.raises(ArtifactError, match=f"names {name}: not on the list"):
+        read_skops(file)
+    assert skops_refused(file) == [name]
 
 
 def bytes_called(dtype, file):
@@ -332,7 +461,7 @@ class Mine(BaseEstimator):
 
 
 def test_names_that_the_user_trusts_are_allowed_too_by_their_full_name_only(file):
-    joblib.dump([Mine(5), FunctionTransformer(np.log1p)], file)
+    joblib.dump([Mine(5), FunctionTransformer(np.save)], file)
     mine = f"{Mine.__module__}.Mine"
     with pytest.raises(ArtifactError, match=mine):
         unpickle_allowed(file)
@@ -340,7 +469,7 @@ def test_names_that_the_user_trusts_are_allowed_too_by_their_full_name_only(file
         unpickle_allowed(file, [mine])
     names = not_allowed(read_contents(file).names)
     loaded = unpickle_allowed(file, names)
-    assert (loaded[0].a, loaded[1].func) == (5, np.log1p)
+    assert (loaded[0].a, loaded[1].func) == (5, np.save)
 
 
 def test_nothing_is_imported_for_a_name_that_is_refused(file):

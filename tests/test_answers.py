@@ -138,7 +138,8 @@ QUIET = [
     )
 ]
 pytestmark = pytest.mark.filterwarnings(
-    f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}"
+    f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}",
+    "ignore:load_pipeline will refuse:pipeline.exceptions.ArtifactWarning",
 )
 
 

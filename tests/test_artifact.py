@@ -208,9 +208,10 @@ def test_an_unfitted_pipeline_is_refused_before_anything_is_written(tiny_bert, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_load_pipeline_would_refuse_is_not_saved_either(tmp_path):
-    with pytest.raises((TypeError, ValueError), match=r"LogisticRegression.*Pipeline"):
-        save_pipeline(LogisticRegression().fit([[0], [1]], [0, 1]), tmp_path / "m.joblib")
+@pytest.mark.parametrize("value", [{"a": 1}, LogisticRegression, "m.joblib", None])
+def test_what_is_no_estimator_is_not_saved(value, tmp_path):
+    with pytest.raises(TypeError, match=r"pipeline is .*; a fitted estimator is expected"):
+        save_pipeline(value, tmp_path / "m.joblib")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -291,7 +292,8 @@ def _save_with_a_function_of(module, tmp_path):
         pipeline = make_pipeline(FunctionTransformer(module.clean), LogisticRegression()).fit(
             [[0], [1]], [0, 1]
         )
-        return save_pipeline(pipeline, tmp_path / "m.joblib", probes=[[0.0], [1.0]])
+        with pytest.warns(ArtifactWarning, match=rf"trusted=\['{module.__name__}\.clean'\]"):
+            return save_pipeline(pipeline, tmp_path / "m.joblib", probes=[[0.0], [1.0]])
     finally:
         del sys.modules[module.__name__]
 
@@ -779,8 +781,13 @@ def test_a_payload_in_a_skops_file_is_refused_and_shown_and_not_run(tmp_path):
 
 def test_an_own_step_is_opened_where_its_name_is_trusted(fitted, tmp_path):
     pipeline = make_pipeline(FunctionTransformer(str_upper), *fitted)
-    path = save_pipeline(pipeline, tmp_path / "m.joblib")
     name = f"{str_upper.__module__}.str_upper"
+    with pytest.warns(
+        ArtifactWarning, match=rf"will refuse .*m\.joblib: it names {name}, "
+    ) as told:
+        path = save_pipeline(pipeline, tmp_path / "m.joblib")
+    assert len(told) == 1
+    assert f"load_pipeline(path, trusted=[{name!r}])" in str(told[0].message)
     with pytest.raises(
         ArtifactError,
         match=rf"names {name}: not on the list .*trusted=\[\.\.\.\]\) takes further names",

@@ -21,6 +21,10 @@ from pipeline.commands.cli import main
 from tests.dask_cluster import cluster_by_hand
 from tests.slow_and_deadly import TRUSTED, deadly, slowly
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:load_pipeline will refuse:pipeline.exceptions.ArtifactWarning"
+)
+
 distributed = pytest.importorskip(
     "distributed", reason="distributed is not installed: pip install 'bert-vectorizer[dask]'"
 )

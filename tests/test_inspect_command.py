@@ -9,6 +9,7 @@ import pytest
 from pipeline.checkpoints.catalogue import catalogue
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.commands import ROWS, assert_one_error_line
+from tests.scoring_steps import save_obeying
 
 
 def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
@@ -157,3 +158,17 @@ def test_models_lists_every_id_unbroken_with_its_numbers_and_where_it_is(columns
     default = next(line for line in lines if "(default)" in line)
     assert "sentence-transformers/all-MiniLM-L6-v2" in default
     assert "installed copy" in default
+
+
+def test_commands_open_what_they_are_told_to_trust(run, tmp_path, data):
+    class_name = "tests.scoring_steps.Obeys"
+    path = save_obeying(tmp_path)
+    for command in (("verify", path), ("predict", "--model", path, "--text", "a lovely film")):
+        assert_one_error_line(run(*command), f"names {class_name}")
+        assert run(*command, "--trusted", class_name).code == 0
+    labels = tmp_path / "labels.csv"
+    table = ("predict", "--model", path, "--data", data, "--out", labels, "--workers", 1)
+    assert run(*table, "--trusted", class_name).code == 0
+    assert len(labels.read_text().splitlines()) == len(ROWS) + 1
+    result = run("verify", path, "--trusted", "lightgmb")
+    assert_one_error_line(result, "'lightgmb' is neither a full name", "'lightgbm'")

@@ -1,15 +1,19 @@
 """Probes: what a pipeline says is kept, and a pipeline that says something else is caught."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 from pipeline.exceptions import ArtifactError
+from pipeline.saved.manifest import plain
 from pipeline.saved.probes import PROBES, TOLERANCE, TOLERANCE_HALF, check_probes, make_probes
 
 TEXTS, LABELS = ["a good film", "a dull film", "good food", "cold soup"], ["yes", "no", "yes", "no"]
@@ -100,6 +104,42 @@ def test_half_precision_has_a_wider_tolerance():
 def test_an_answer_that_is_none_is_caught(answer, message):
     with pytest.raises(ArtifactError, match=message):
         check_probes(Says(answer), make_probes(Says([[0.2, 0.8]] * 3)))
+
+
+def test_answers_that_were_nan_or_infinite_are_stored_and_must_be_so_again():
+    answer = [[np.nan, np.nan], [0.2, np.inf], [-np.inf, 0.5]]
+    stored = json.loads(json.dumps(plain(make_probes(Says(answer)), "probes"), allow_nan=False))
+    assert check_probes(Says(answer), stored) == 0.0
+    for other in (0.2, np.inf, -np.inf):
+        with pytest.raises(ArtifactError, match=r"of 'A quiet.* said \[nan, nan\]"):
+            check_probes(Says([[np.nan, other], *answer[1:]]), stored)
+    with pytest.raises(ArtifactError, match=r"it says \[0\.2, nan\].* said \[0\.2, inf\]"):
+        check_probes(Says([answer[0], [0.2, np.nan], answer[2]]), stored)
+    with pytest.raises(ArtifactError, match=r"it says \[inf, 0\.5\].* said \[-inf, 0\.5\]"):
+        check_probes(Says([*answer[:2], [np.inf, 0.5]]), stored)
+
+
+@pytest.mark.parametrize("kind", [float, object])
+def test_a_self_test_of_a_manifest_of_before_has_null_for_nan(kind):
+    class Predicts(BaseEstimator):
+        def predict(self, X):
+            return np.array([1.0, np.nan, 2.0], dtype=kind)
+
+    stored = {"method": "predict", "inputs": ["a", "b", "c"], "outputs": [1.0, None, 2.0]}
+    assert check_probes(Predicts(), {**stored, "tolerance": TOLERANCE}) == 0.0
+    assert make_probes(Predicts(), ["a", "b", "c"])["outputs"] == stored["outputs"]
+
+
+def test_several_outputs_are_compared_one_by_one_also_by_a_manifest_of_before():
+    labels = np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
+    model = make_pipeline(CountVectorizer(), KNeighborsClassifier(2)).fit(TEXTS, labels)
+    probes = make_probes(model, [*TEXTS, "a film"])
+    assert check_probes(model, probes) == 0.0
+    before = [output.tolist() for output in model.predict_proba([*TEXTS, "a film"])]
+    assert check_probes(model, {**probes, "outputs": before}) == 0.0
+    other = make_pipeline(CountVectorizer(), KNeighborsClassifier(2)).fit(TEXTS, labels[::-1])
+    with pytest.raises(ArtifactError, match=r"of 'good food' it says \[1\.0"):
+        check_probes(other, probes)
 
 
 def test_other_labels_are_caught():

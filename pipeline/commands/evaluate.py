@@ -23,6 +23,7 @@ from pipeline.commands.options import (
     TestData,
     TextColumn,
     TrainingData,
+    Trusted,
     columns_by,
     read_data,
     read_labelled,
@@ -47,6 +48,7 @@ def evaluate(
     text: TextColumn = "text",
     label: LabelColumn = "label",
     model: ArtifactPath = DEFAULT_ARTIFACT,
+    trusted: Trusted = None,
     by: Groups = None,
     mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to print.")] = 0,
     encoding: Encoding = "utf-8",
@@ -58,7 +60,7 @@ def evaluate(
 
     _, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
     groups = columns_by(table, by)
-    fitted = with_progress(load_pipeline(model))
+    fitted = with_progress(load_pipeline(model, trusted=trusted or ()))
     scores = score_texts(fitted, table[text], table[label], by=groups, n_mistakes=mistakes)
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
 
@@ -197,6 +199,7 @@ def explain(
         list[str] | None, typer.Option(help="A text to explain; may be given several times.")
     ] = None,
     model: ArtifactPath = DEFAULT_ARTIFACT,
+    trusted: Trusted = None,
     level: Annotated[str, typer.Option(help="word or token.")] = "word",
     method: Annotated[
         str, typer.Option(help="auto, exact (a sum over tokens) or occlusion (each word left out).")
@@ -209,6 +212,6 @@ def explain(
     if not text and sys.stdin.isatty():
         raise ValueError('Nothing to explain: give --text "...", or pipe lines to standard input.')
     texts = list(text) if text else read_lines(sys.stdin)
-    fitted = load_pipeline(model)
+    fitted = load_pipeline(model, trusted=trusted or ())
     frames = explanation.explain(fitted, texts, level=level, method=method)  # type: ignore[arg-type]
     print_explanations(Console(), texts, frames, fitted.predict(texts) if texts else [])

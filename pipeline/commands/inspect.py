@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline.commands.options import DEFAULT_ARTIFACT, BertModel
+from pipeline.commands.options import DEFAULT_ARTIFACT, BertModel, Trusted
 from pipeline.commands.printing import describe_inspection, describe_verification
 
 
@@ -36,6 +36,7 @@ def verify(
     sha256: Annotated[
         str | None, typer.Option(help="The hash it must have, as you know it from elsewhere.")
     ] = None,
+    trusted: Trusted = None,
 ) -> None:
     """Check a saved pipeline: hashes, every name in it, and its answers to the probe texts."""
     from pipeline.checkpoints.provenance import verify_folder
@@ -47,7 +48,8 @@ def verify(
         hashes = verify_folder(place).items()
         lines = [f"{found}  {name}: as in SHA256SUMS" for name, found in hashes]
     else:
-        lines = list(describe_verification(place, verify_pipeline(place, sha256=sha256)))
+        checked = verify_pipeline(place, sha256=sha256, trusted=trusted or ())
+        lines = list(describe_verification(place, checked))
     print(*lines, sep="\n")
 
 

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 # Paths are str: a Path would take a slash from s3://.
 DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
 ArtifactPath = Annotated[str, typer.Option("--model", help="A file written by train.")]
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What the file may name besides: my_package.MyStep, or lightgbm, xgboost, catboost, "
+        "imblearn; may be given several times."
+    ),
+]
 BertModel = Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]

@@ -11,6 +11,7 @@ from pipeline.commands.options import (
     ArtifactPath,
     Encoding,
     Separator,
+    Trusted,
     read_lines,
 )
 from pipeline.commands.printing import plain_console, print_labels
@@ -18,6 +19,7 @@ from pipeline.commands.printing import plain_console, print_labels
 
 def predict(
     model: ArtifactPath = DEFAULT_ARTIFACT,
+    trusted: Trusted = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to label; may be given several times.")
     ] = None,
@@ -73,6 +75,7 @@ def predict(
             "encoding": encoding,
             "sep": sep.replace("\\t", "\t"),
             "on_bad_row": on_bad_row,
+            "trusted": trusted or (),
         }
         if shard_rows is not None:
             options["shard_rows"] = shard_rows
@@ -84,7 +87,7 @@ def predict(
             "standard input."
         )
     texts = list(text) if text else read_lines(sys.stdin)
-    label_texts(Console(), load_pipeline(model), texts)
+    label_texts(Console(), load_pipeline(model, trusted=trusted or ()), texts)
 
 
 def label_texts(console: Console, fitted: Any, texts: list[str]) -> None:

@@ -16,6 +16,7 @@ from pipeline.commands.options import (
     Separator,
     TestData,
     TextColumn,
+    Trusted,
     columns_by,
     read_data,
     read_labelled,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 def report(
     model: ArtifactPath = DEFAULT_ARTIFACT,
+    trusted: Trusted = None,
     data: TestData = None,
     text: TextColumn = "text",
     label: LabelColumn = "label",
@@ -79,7 +81,7 @@ def report(
             f"{'--compare' if compare else '--layers run'} needs texts to train on; give "
             "--train-data."
         )
-    fitted = load_pipeline(model)
+    fitted = load_pipeline(model, trusted=trusted or ())
     train = None if train_set is None else (train_set[text], train_set[label])
     scores = score_texts(with_progress(fitted), table[text], table[label],
                          by=columns_by(table, by), n_mistakes=mistakes, train=train)  # fmt: skip

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-import joblib
-from sklearn.pipeline import Pipeline
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.exceptions import ArtifactError, ArtifactWarning, CheckpointError
 from pipeline.files import fetched, refuse_folder, sha256_of, temporary_for, where
-from pipeline.saved.joblib_file import not_allowed, outline_of, read_contents
+from pipeline.saved.allow_list import how_to_trust, not_allowed, trusted_names
+from pipeline.saved.joblib_file import outline_of, read_contents, write_joblib
 from pipeline.saved.manifest import (
     Manifest,
     describe,
@@ -41,7 +42,7 @@ Verify = Literal["probes", "sha256", "size"]
 
 
 def save_pipeline(
-    pipeline: Pipeline,
+    pipeline: BaseEstimator,
     path: str | os.PathLike,
     *,
     format: Format = "joblib",
@@ -54,12 +55,14 @@ def save_pipeline(
     The file is written under another name, flushed to the disk and renamed: no reader ever sees
     half of it, and one that has the old file open keeps it. The manifest, ``<file>.json``, holds
     its hash, versions, contents and answers to three probe texts; `load_pipeline` compares. The
-    file alone is enough to predict.
+    file alone is enough to predict. It is read back, without unpickling, for names that
+    `load_pipeline` will refuse.
 
     Parameters
     ----------
-    pipeline : sklearn.pipeline.Pipeline
-        Fitted.
+    pipeline : estimator
+        Fitted: a Pipeline, or another estimator, such as a search, a voting or calibrated
+        classifier around pipelines, or a `BertVectorizer`, which becomes a Pipeline of one step.
     path : str or Path
         Such as ``models/sentiment.joblib``; missing folders are made, and ``~`` is the home
         folder. Or an address that fsspec knows, such as ``"s3://bucket/sentiment.joblib"``.
@@ -86,17 +89,22 @@ def save_pipeline(
     OSError
         For a folder, and for what cannot be written.
     ValueError
-        For probes that the pipeline cannot predict on.
+        For probes that the pipeline cannot predict on, and for lambdas.
     CheckpointError
         Where a loaded pipeline's weights are not those it was made with.
+
+    Warns
+    -----
+    ArtifactWarning
+        Where the file names what `load_pipeline` opens with ``trusted`` only, or has no self-test.
     """
-    if not isinstance(pipeline, Pipeline):
-        raise TypeError(
-            f"pipeline is a {type(pipeline).__name__}; a fitted scikit-learn Pipeline is expected."
-        )
+    if isinstance(pipeline, type) or not hasattr(pipeline, "fit"):
+        raise TypeError(f"pipeline is {pipeline!r:.100}; a fitted estimator is expected.")
     if format not in ("joblib", "skops"):
         raise ValueError(f"format={format!r}; allowed are 'joblib' and 'skops'.")
     check_is_fitted(pipeline)
+    if not isinstance(pipeline, Pipeline):
+        pipeline = make_pipeline(pipeline)
     place = where(path)
     refuse_folder(place, "sentiment.joblib")
     for vectorizer in vectorizers_in(pipeline):  # what came from a damaged file is not spread
@@ -110,9 +118,15 @@ def save_pipeline(
     with temporary_for(place) as temporary:
         if format == "skops":
             write_skops(pipeline, temporary)
+            refused = skops_refused(temporary)
         else:
-            with temporary.open("wb") as file:
-                joblib.dump(pipeline, file)
+            write_joblib(pipeline, temporary)
+            refused = not_allowed(read_contents(temporary).names)
+        if nameless := [name for name in refused or () if "<" in name]:
+            raise ValueError(
+                f"pipeline holds {', '.join(nameless)}, which nobody finds by its name when the "
+                "file is opened. Define it at the top of a module."
+            )
         manifest = Manifest(
             file=PurePath(place).name,
             format=format,
@@ -124,6 +138,14 @@ def save_pipeline(
             **described,
         )
         put_in_place(temporary, place, manifest)
+    if refused:
+        warnings.warn(
+            f"load_pipeline will refuse {place}: it names {', '.join(refused)}, which are not on "
+            "the list of what a saved pipeline may name. Open it with load_pipeline(path, "
+            f"{how_to_trust(refused)}), here and wherever it goes.",
+            ArtifactWarning,
+            stacklevel=2,
+        )
     return place
 
 
@@ -137,7 +159,7 @@ def load_pipeline(
     *,
     verify: Verify = "probes",
     sha256: str | None = None,
-    trusted: Iterable[str] = (),
+    trusted: str | Iterable[str] = (),
 ) -> Pipeline:
     """Open and verify a file written by `save_pipeline`.
 
@@ -157,8 +179,9 @@ def load_pipeline(
     sha256 : str, optional
         The file's hash as you know it from elsewhere; the manifest beside a file is as trustworthy
         as the file.
-    trusted : iterable of str
-        Further names that this file may use, such as ``"my_package.MyTransformer"``.
+    trusted : str or iterable of str
+        Further names that this file may use, such as ``"my_package.MyTransformer"``, and
+        ``"lightgbm"``, ``"xgboost"``, ``"catboost"`` or ``"imblearn"`` for the estimators of these.
 
     Returns
     -------
@@ -207,7 +230,7 @@ def load_pipeline(
 
 
 def verify_pipeline(
-    path: str | os.PathLike, *, sha256: str | None = None, trusted: Iterable[str] = ()
+    path: str | os.PathLike, *, sha256: str | None = None, trusted: str | Iterable[str] = ()
 ) -> dict[str, Any]:
     """Check all of a saved file: hashes, names, weights, probe texts.
 
@@ -318,9 +341,11 @@ def inspect_pipeline(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _open(
-    place: Path | str, *, hashed: bool, sha256: str | None, trusted: Iterable[str]
+    place: Path | str, *, hashed: bool, sha256: str | None, trusted: str | Iterable[str]
 ) -> tuple[Pipeline, Manifest | None]:
-    opened, manifest = open_file(place, hashed=hashed, sha256=sha256, trusted=frozenset(trusted))
+    opened, manifest = open_file(
+        place, hashed=hashed, sha256=sha256, trusted=trusted_names(trusted)
+    )
     if not isinstance(opened, Pipeline):
         raise ArtifactError(f"{place} holds a {type(opened).__name__}, not a Pipeline.")
     return opened, manifest

@@ -1,5 +1,6 @@
 """A joblib file: read without running it, checked against the allow-list, then unpickled."""
 
+import copyreg
 import importlib
 import pickle
 from collections.abc import Callable, Collection, Iterable
@@ -11,139 +12,31 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import joblib
 import numpy as np
-from joblib.numpy_pickle import NumpyArrayWrapper, NumpyUnpickler
-from sklearn.base import BaseEstimator
+from joblib.numpy_pickle import NumpyArrayWrapper, NumpyPickler, NumpyUnpickler
 
 from pipeline.exceptions import ArtifactError
+from pipeline.saved.allow_list import (
+    CALLED,
+    DISTRIBUTIONS,
+    FUNCTIONS,
+    NAMED,
+    NDARRAY,
+    WRAPPER,
+    name_of,
+    not_allowed,
+    refuse_names,
+    refused_file,
+    restore_distribution,
+)
 
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
-WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 WRAPPER_STATE = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
 
 
 def _is_wrapper_state(state: Any) -> bool:
     """Say whether an array is described as joblib does; both unpicklers ask this."""
     return isinstance(state, dict) and "dtype" in state and set(state) <= WRAPPER_STATE
-
-
-# ---- the allow-list
-
-# What scikit-learn's own classifiers and transformers leave in a file beside estimators. Pinned by
-# a test that saves them all.
-MADE = frozenset(
-    {
-        WRAPPER,
-        "numpy.dtype",
-        "numpy._core.multiarray._reconstruct",
-        "numpy._core.multiarray.scalar",
-        "numpy._core.numeric._frombuffer",
-        "numpy.random._pickle.__randomstate_ctor",
-        "numpy.random._pickle.__generator_ctor",
-        "numpy.random._pickle.__bit_generator_ctor",
-        "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
-        "collections.OrderedDict",
-        "builtins.slice",
-        "builtins.range",
-        "pipeline.vectorizer.BertVectorizer",
-        "pipeline.finetuning.FineTunedBertClassifier",
-        "pipeline.evaluation.word2vec.Word2VecVectorizer",
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.utils._bunch.Bunch",
-        "sklearn.tree._tree.Tree",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn._loss.loss.HalfBinomialLoss",
-        "sklearn._loss.loss.HalfMultinomialLoss",
-        "sklearn._loss._loss.CyHalfBinomialLoss",
-        "sklearn._loss._loss.CyHalfMultinomialLoss",
-        "sklearn._loss._loss.CyHalfSquaredError",
-        "sklearn._loss._loss.CyHuberLoss",
-        "sklearn._loss.link.LogitLink",
-        "sklearn._loss.link.MultinomialLogit",
-        "sklearn._loss.link.Interval",
-        "sklearn.linear_model._sgd_fast.Hinge",
-        "sklearn.linear_model._sgd_fast.SquaredHinge",
-        "sklearn.linear_model._sgd_fast.ModifiedHuber",
-        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-        "sklearn.neighbors._kd_tree.newObj",
-        "sklearn.neighbors._ball_tree.newObj",
-        "sklearn.metrics._dist_metrics.newObj",
-        "sklearn.model_selection._split.KFold",
-        "sklearn.model_selection._split.StratifiedKFold",
-    }
-)
-# These may stand in a file as values, and may not be called: numpy.ndarray would make pointers of
-# any bytes.
-NAMED = frozenset(
-    {
-        "numpy.ndarray",
-        "numpy.bool",
-        "numpy.int32",
-        "numpy.int64",
-        "numpy.float16",
-        "numpy.float32",
-        "numpy.float64",
-        "numpy.str_",
-        "numpy.object_",
-        "numpy.random._mt19937.MT19937",
-        "numpy.random._pcg64.PCG64",
-        "numpy.random.bit_generator.SeedSequence",
-        "sklearn.neighbors._kd_tree.KDTree",
-        "sklearn.neighbors._kd_tree.KDTree64",
-        "sklearn.neighbors._ball_tree.BallTree",
-        "sklearn.neighbors._ball_tree.BallTree64",
-        "sklearn.metrics._dist_metrics.EuclideanDistance64",
-        "sklearn.metrics._dist_metrics.ManhattanDistance64",
-        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
-        "sklearn.feature_selection._univariate_selection.f_classif",
-        "sklearn.feature_selection._univariate_selection.chi2",
-    }
-)
-
-
-def is_allowed(name: str, trusted: Collection[str] = ()) -> bool:
-    """Say whether a file may name a global; at most a module of scikit-learn is imported."""
-    return name in MADE or name in NAMED or name in trusted or _is_estimator(name)
-
-
-def not_allowed(names: Iterable[str], trusted: Collection[str] = ()) -> list[str]:
-    """Return those names that are not allowed, in their order."""
-    return [name for name in names if not is_allowed(name, trusted)]
-
-
-def refuse_names(path: Path, names: Iterable[str], trusted: Collection[str] = ()) -> None:
-    """Refuse a file that names what is not allowed, with all these names."""
-    refused = not_allowed(names, trusted)
-    if refused:
-        raise _refused(
-            path,
-            f"it names {', '.join(refused)}: not on the list of what a saved pipeline may name",
-        )
-
-
-def _refused(path: Path, reason: str) -> ArtifactError:
-    return ArtifactError(
-        f"{path} is refused: {reason}. Nothing of it was run. inspect_pipeline shows what is "
-        "inside; if you trust the author, load_pipeline(path, trusted=[...]) takes further names."
-    )
-
-
-def _is_estimator(name: str) -> bool:
-    module, _, qualified = name.rpartition(".")
-    parts = name.split(".")
-    if not module or parts[0] != "sklearn" or {"tests", "conftest", "externals"} & set(parts):
-        return False
-    if not all(part.isidentifier() for part in parts):
-        return False
-    try:
-        value = getattr(importlib.import_module(module), qualified, None)
-    except ImportError:
-        return False
-    # the class itself, from where it is defined: not what a module merely imports
-    return (
-        isinstance(value, type) and issubclass(value, BaseEstimator) and value.__module__ == module
-    )
 
 
 # ---- reading without running
@@ -335,6 +228,27 @@ class _PaperUnpickler(_PythonUnpickler):
     }
 
 
+# ---- pickling
+
+
+def write_joblib(pipeline: Any, path: Path) -> None:
+    """Write a fitted pipeline as a joblib file."""
+    with path.open("wb") as file:
+        _Pickler(file).dump(pipeline)
+
+
+class _Pickler(NumpyPickler):
+    """joblib's pickler, which leaves methods out of the states of scipy's distributions."""
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if name_of(kind) not in DISTRIBUTIONS:
+            return NotImplemented
+        state = value.__getstate__()  # scipy makes the methods again
+        state = {name: part for name, part in state.items() if not callable(part)}
+        return copyreg.__newobj__, (kind,), state  # type: ignore[attr-defined]
+
+
 # ---- unpickling
 
 _MAP_FROM = 1 << 16  # bytes: smaller arrays are read
@@ -345,13 +259,24 @@ def unpickle_allowed(path: Path, trusted: Collection[str] = (), *, mapped: bool 
     # No sandbox: what is allowed is made as the file says, and scikit-learn's compiled classes
     # believe the arrays they are given.
     if tuple(map(int, joblib.__version__.split(".")[:2])) < (1, 6):
-        raise _refused(
+        raise refused_file(
             path,
             f"joblib {joblib.__version__} reads some arrays past any allow-list "
             "(GHSA-m62q-453p-gv66); pip install 'joblib>=1.6'",
         )
     with path.open("rb") as file:
         return _AllowedUnpickler(path, file, trusted, mapped).load()
+
+
+@dataclass(frozen=True, repr=False)
+class _Function:
+    """Stands for one of `FUNCTIONS` until it is called: as a value it is good for nothing."""
+
+    name: str
+    value: Any
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 class _AllowedUnpickler(NumpyUnpickler):
@@ -364,14 +289,16 @@ class _AllowedUnpickler(NumpyUnpickler):
         self._kept: list[Any] = []  # so that no id is given away twice
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise _refused(self._path, reason)
+        raise refused_file(self._path, reason)
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        refuse_names(self._path, [full], self._trusted)
+        refuse_names(self._path, not_allowed([full], self._trusted))
         value: Any = importlib.import_module(module)
         for part in name.split("."):  # only trusted names have several
             value = getattr(value, part)
+        if full in FUNCTIONS:
+            return _Function(full, value)
         self._named[id(value)] = full
         self._kept.append(value)
         return value
@@ -380,30 +307,34 @@ class _AllowedUnpickler(NumpyUnpickler):
         self._refuse(f"it uses the extension code {code} of copyreg, which no saved pipeline does")
 
     def _check_callable(self, called: Any) -> str:
-        """Return the name of what a file may call."""
+        """Return the name of what a file may make objects of."""
         name = self._named.get(id(called))
-        if name is None or name in NAMED:
+        if name is None or (name in NAMED and name not in self._trusted):
             self._refuse(f"it calls {name or repr(called)}, which no saved pipeline does")
         return name
 
     def _reduce(self) -> None:
         called, args = self.stack[-2:]
-        name = self._check_callable(called)
-        if name not in self._trusted and isinstance(called, type):
-            if issubclass(called, BaseEstimator):
+        if isinstance(called, _Function) and called.name != NDARRAY:
+            if any(isinstance(arg, np.dtype) and arg.hasobject for arg in args):
+                self._refuse("it makes Python objects of bytes")
+            args = tuple(arg.value if isinstance(arg, _Function) else arg for arg in args)
+            self.stack[-2:] = [called.value, args]
+        else:
+            name = self._check_callable(called)
+            if name not in CALLED and name not in self._trusted:
                 self._refuse(f"it calls {name} instead of giving it its state")
-        if name.startswith("numpy._core") and any(
-            isinstance(a, np.dtype) and a.hasobject for a in args
-        ):
-            self._refuse("it makes Python objects of bytes")
         _PythonUnpickler.load_reduce(self)
 
     def _new(self) -> None:
-        self._check_callable(self.stack[-2])
+        name = self._check_callable(self.stack[-2])
         _PythonUnpickler.load_newobj(self)
+        if name in DISTRIBUTIONS:
+            restore_distribution(self.stack[-1])
 
     def _new_with_keywords(self) -> None:
-        self._check_callable(self.stack[-3])
+        if self._check_callable(self.stack[-3]) in DISTRIBUTIONS:
+            self._refuse("it makes a distribution in a way that scipy does not")
         _PythonUnpickler.load_newobj_ex(self)
 
     def _refuse_old_call(self) -> None:
@@ -413,18 +344,39 @@ class _AllowedUnpickler(NumpyUnpickler):
 
     def _build(self) -> None:
         target, state = self.stack[-2:]
-        if isinstance(target, type) or id(target) in self._named:
+        if isinstance(target, (type, _Function)) or id(target) in self._named:
             self._refuse(f"it changes {target!r:.100} itself instead of an object of its own")
+        for part in state if isinstance(state, tuple) else (state,):
+            self._check_keys(part if isinstance(part, dict) else ())
+        if name_of(type(target)) in DISTRIBUTIONS:
+            del self.stack[-1]  # it has its state, and this one may be a program
+            return
         is_wrapper = isinstance(target, NumpyArrayWrapper)
         if is_wrapper:
-            if not _is_wrapper_state(state) or state.get("subclass") is not np.ndarray:
+            if not _is_wrapper_state(state) or state.get("subclass") != _Function(
+                NDARRAY, np.ndarray
+            ):
                 self._refuse("it describes an array in a way that joblib does not")
             self._check_dtype(state["dtype"])
+            state["subclass"] = np.ndarray
         _PythonUnpickler.load_build(self)
         if isinstance(target, np.dtype):
             self._check_dtype(target)
         if is_wrapper:
             self.stack[-1] = self._array(target)
+
+    def _set_items(self) -> None:
+        self._check_keys(self.stack[::2])
+        _PythonUnpickler.load_setitems(self)
+
+    def _set_item(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        _PythonUnpickler.load_setitem(self)
+
+    def _check_keys(self, keys: Iterable[Any]) -> None:
+        """Refuse attributes by which numpy takes an object for an array at any address."""
+        if any(isinstance(key, str) and key.startswith("__array_") for key in keys):
+            self._refuse("it gives an object the attributes of an array")
 
     def _check_dtype(self, dtype: Any) -> None:
         """Refuse types that hide objects in fields: their bytes would be taken for pointers."""
@@ -459,6 +411,8 @@ class _AllowedUnpickler(NumpyUnpickler):
         pickle.NEWOBJ[0]: _new,
         pickle.NEWOBJ_EX[0]: _new_with_keywords,
         pickle.BUILD[0]: _build,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
         pickle.INST[0]: _refuse_old_call,
         pickle.OBJ[0]: _refuse_old_call,
     }

@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator
 from pipeline import __version__
 from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.files import fetched, file_size, flush_to_disk, put, sha256_of, write_text
+from pipeline.saved.allow_list import name_of
 
 # ---- versions
 
@@ -104,12 +105,8 @@ def vectorizers_in(pipeline: Any) -> list[Any]:
     return [
         part
         for part in parts_of(pipeline)
-        if _class_name(part) in _WITH_MODEL and hasattr(part, "source_")
+        if name_of(type(part)) in _WITH_MODEL and hasattr(part, "source_")
     ]
-
-
-def _class_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def describe(pipeline: Any) -> dict[str, Any]:
@@ -119,7 +116,7 @@ def describe(pipeline: Any) -> dict[str, Any]:
     n_texts = (vectorizer.truncation_report_["n_texts"] for vectorizer in vectorizers)
     return {
         "steps": [
-            [name, step if isinstance(step, str) else _class_name(step)]
+            [name, step if isinstance(step, str) else name_of(type(step))]
             for name, step in pipeline.steps
         ],
         "classes": None if classes is None else plain(list(classes), "classes_"),

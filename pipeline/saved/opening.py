@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.files import fetched, file_moment, sha256_of
-from pipeline.saved.joblib_file import read_contents, refuse_names, unpickle_allowed
+from pipeline.saved.allow_list import not_allowed, refuse_names
+from pipeline.saved.joblib_file import read_contents, unpickle_allowed
 from pipeline.saved.manifest import Manifest, manifest_path, manifest_place
 from pipeline.saved.skops_file import read_skops, skops_schema
 
@@ -107,7 +108,7 @@ def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> An
     try:
         if kind == "skops":
             return read_skops(path, trusted)
-        refuse_names(path, read_contents(path).names, trusted)
+        refuse_names(path, not_allowed(read_contents(path).names, trusted))
         return unpickle_allowed(path, trusted, mapped=mapped)
     except (ArtifactError, Warning, OSError):
         raise

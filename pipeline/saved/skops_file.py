@@ -5,12 +5,21 @@ import json
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import joblib
 import numpy as np
 
-from pipeline.saved.joblib_file import DEEPEST, Made, Name, not_allowed, refuse_names
+from pipeline.saved.allow_list import (
+    DISTRIBUTIONS,
+    FROZEN,
+    FUNCTIONS,
+    is_allowed,
+    name_of,
+    refuse_names,
+    restore_distribution,
+)
+from pipeline.saved.joblib_file import DEEPEST, Made, Name
 from pipeline.saved.manifest import parts_of
 
 _SCHEMA = "schema.json"
@@ -18,30 +27,70 @@ _SCHEMA = "schema.json"
 
 def write_skops(pipeline: Any, path: Path) -> None:
     """Write a fitted pipeline as a .skops file."""
-    if any(isinstance(part, np.memmap) for part in parts_of(pipeline)):
+    if any(isinstance(part, np.memmap) or _is_frozen(part) for part in parts_of(pipeline)):
         # skops writes memmaps that it cannot read again; a joblib file in memory has plain arrays
         file = io.BytesIO()
         joblib.dump(pipeline, file)
         file.seek(0)
         pipeline = joblib.load(file)
+    for part in filter(_is_frozen, parts_of(pipeline)):  # what is read is without a state, too
+        part.dist = object.__new__(type(part.dist))
     with path.open("wb") as target:
         _skops().dump(pipeline, target)
 
 
 def read_skops(path: Path, trusted: Collection[str] = ()) -> Any:
     """Read a .skops file whose names are all allowed or trusted."""
-    skops = _skops()
-    unknown = skops.get_untrusted_types(file=path)
-    refuse_names(path, unknown, trusted)
-    return skops.load(path, trusted=unknown)
+    skops, file = _skops(), _without_states(path)
+    unknown = skops.get_untrusted_types(file=file)
+    refuse_names(path, _refused(unknown, trusted))
+    loaded = skops.load(file, trusted=unknown)
+    for part in filter(_is_frozen, parts_of(loaded)):
+        restore_distribution(part.dist)
+    return loaded
 
 
 def skops_refused(path: Path) -> list[str] | None:
     """Return the names that `read_skops` would refuse; None without skops."""
     try:
-        return not_allowed(_skops().get_untrusted_types(file=path))
+        return _refused(_skops().get_untrusted_types(file=_without_states(path)))
     except ImportError:
         return None
+
+
+def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]:
+    """Return the names that are not allowed; skops calls all others with any arguments."""
+    calls = FUNCTIONS.difference(trusted)
+    return [name for name in names if name in calls or not is_allowed(name, trusted)]
+
+
+def _is_frozen(part: Any) -> bool:
+    return name_of(type(part)) in FROZEN
+
+
+def _without_states(path: Path) -> Path | BinaryIO:
+    """Return a file whose distributions have no states: scipy would execute what stands there."""
+    schema = skops_schema(path)
+    if DISTRIBUTIONS.isdisjoint(skops_names(schema)):
+        return path
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as bare:
+        for name in set(archive.namelist()) - {_SCHEMA}:
+            bare.writestr(name, archive.read(name))
+        bare.writestr(_SCHEMA, json.dumps(_bare(schema)))
+    return copy
+
+
+def _bare(value: Any) -> Any:
+    """Return a description in which distributions are empty objects of their classes."""
+    if isinstance(value, list):
+        return [_bare(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if f"{value.get('__module__')}.{value.get('__class__')}" in DISTRIBUTIONS:
+        kept = {key: value.get(key) for key in ("__class__", "__module__", "__id__")}
+        return {**kept, "__loader__": "ObjectNode"}
+    return {key: _bare(item) for key, item in value.items()}
 
 
 def skops_schema(path: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline.answers import ask
 from pipeline.files import fetched, sha256_of, where
+from pipeline.saved.allow_list import trusted_names
 from pipeline.saved.artifact import load_pipeline
 from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.driver import Progress, Run
@@ -119,7 +120,7 @@ def score_table(
     encoding: str = "utf-8",
     sep: str = ",",
     sha256: str | None = None,
-    trusted: Iterable[str] = (),
+    trusted: str | Iterable[str] = (),
     progress: bool | None = None,
 ) -> ScoredTable:
     """Score a table of any size with a saved pipeline, every row exactly once.
@@ -166,7 +167,7 @@ def score_table(
         Of CSV files, as for `read_table`.
     sha256 : str, optional
         The hash that the model must have.
-    trusted : iterable of str
+    trusted : str or iterable of str
         As for `load_pipeline`.
     progress : bool, optional
         Show rows, rows per second and time left on standard error; by default if that is a
@@ -206,7 +207,7 @@ def score_table(
         raise ValueError(f"on_bad_row={on_bad_row!r}; allowed are 'error' and 'null'.")
     if not isinstance(shard_rows, int) or shard_rows < 1:
         raise ValueError(f"shard_rows={shard_rows!r}; allowed are the numbers from 1.")
-    trusted = tuple(trusted)
+    trusted = tuple(trusted_names(trusted))
     chosen = choose_executor(executor, workers, threads=threads)
     opened = open_source(source, text, encoding=encoding, sep=sep)
     target = Target(out, getattr(opened, "paths", []), _folders(source))
