@@ -15,10 +15,12 @@ ArtifactPath = Annotated[str, typer.Option("--model", help="A file written by tr
 BertModel = Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")]
 MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
 TestData = Annotated[
-    str | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")
+    str | None,
+    typer.Option(help="CSV, JSON lines or Parquet; the held-out shipped reviews by default."),
 ]
 TrainingData = Annotated[
-    str | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")
+    str | None,
+    typer.Option(help="CSV, JSON lines or Parquet; the shipped training reviews by default."),
 ]
 TextColumn = Annotated[str, typer.Option(help="Its text column.")]
 LabelColumn = Annotated[str, typer.Option(help="Its label column.")]
@@ -55,6 +57,14 @@ def read_labelled(
         return *load_reviews(), "text", "label"
     table = read_data(data, [text, label, *(by or [])], encoding, sep)
     return *(split_table(table, label) if split else (table, table)), text, label
+
+
+def rows_for(fitted: Any, table: "pd.DataFrame", text: str) -> Any:
+    """Return what a fitted model takes of a table: its texts, or its columns."""
+    from pipeline.columns import as_fitted
+    from pipeline.datasets import columns_for
+
+    return as_fitted(columns_for(fitted, list(table.columns), text, "the table"), table, text)
 
 
 def columns_by(table: "pd.DataFrame", by: list[str] | None) -> "pd.DataFrame | None":

@@ -29,7 +29,7 @@ from pipeline.evaluation.baselines import (
 from pipeline.evaluation.evaluate import class_positions
 from pipeline.evaluation.layer_study import AttributedFrame, Fold, split_folds
 from pipeline.evaluation.metrics import PairedDifference, classification_scores, paired_difference
-from pipeline.exceptions import TruncationWarning
+from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 from pipeline.texts import check_texts, class_numbers
 from pipeline.vectorizer import BertVectorizer
 
@@ -347,6 +347,7 @@ def _silent_truncation(silent: bool = True) -> Iterator[None]:
     with warnings.catch_warnings():
         if silent:
             warnings.simplefilter("ignore", TruncationWarning)
+            warnings.simplefilter("ignore", UnknownTokensWarning)
         yield
 
 
