@@ -26,6 +26,32 @@ def fitted_columns(model: Any) -> dict[str, Kind] | None:
     return None
 
 
+def text_column(X: pd.DataFrame, text: str | None) -> str:
+    """Return the column of a table that holds texts: the one named, or the only one."""
+    names = [name for name in X if all(isinstance(cell, str) for cell in X[name])]
+    if text is None and len(names) == 1:
+        return str(names[0])
+    if text not in X:
+        raise ValueError(
+            f"text={text!r}: X has the columns {', '.join(map(repr, X))}; name the one with the "
+            "texts."
+        )
+    return str(text)
+
+
+def reads_columns(estimator: Any) -> bool:
+    """Say whether an estimator, not fitted, takes a table rather than texts."""
+    while True:
+        if isinstance(estimator, Pipeline):
+            estimator = estimator.steps[0][1]
+        elif hasattr(estimator, "estimator"):  # a search, or another one around it
+            estimator = estimator.estimator
+        elif hasattr(estimator, "estimators"):
+            estimator = estimator.estimators[0][1]
+        else:
+            return _kind(estimator, 0) != "text"
+
+
 def check_one_column(model: Any, what: str) -> None:
     """Refuse a model of several columns where only texts are given."""
     columns = fitted_columns(model)

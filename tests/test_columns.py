@@ -6,15 +6,17 @@ from operator import itemgetter
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.compose import ColumnTransformer, make_column_selector, make_column_transformer
+from sklearn.ensemble import VotingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from pipeline import BertVectorizer, inspect_pipeline, save_pipeline, score_table
+from pipeline import BertVectorizer, compare, inspect_pipeline, save_pipeline, score_table
 from pipeline.columns import as_fitted, fitted_columns
 from tests.commands import assert_one_error_line, run  # noqa: F401  (fixture)
 
@@ -193,3 +195,56 @@ def test_the_commands_give_the_model_its_columns(model, run, tmp_path):  # noqa:
     assert result.code == 0, result.err
     assert f"{np.mean(fitted.predict(FRAME) == FRAME['label']):.3f}" in result.out
     assert_one_error_line(run("predict", "--model", path, "--text", "a film"), "'stars'", "--data")
+
+
+# ---- compare
+
+
+def own(tiny_bert):
+    return make_pipeline(bert_and(tiny_bert), LogisticRegression())
+
+
+def test_models_of_columns_are_compared_with_those_of_texts(tiny_bert):
+    table = compare(
+        FRAME[["text", "stars"]],
+        FRAME["label"],
+        models=["majority", ("columns", own(tiny_bert))],
+        vectorizer=BertVectorizer(tiny_bert),
+        cv=3,
+        n_timed=4,
+    )
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    scores = cross_val_score(own(tiny_bert), FRAME, FRAME["label"], cv=folds)
+    assert table.loc["columns", "accuracy"] == pytest.approx(scores.mean())
+    texts = compare(FRAME["text"], FRAME["label"], models=["majority"], cv=3, n_timed=4)
+    same = ["accuracy", "log_loss"]
+    assert table.loc["majority", same].tolist() == texts.loc["majority", same].tolist()
+
+
+@pytest.mark.parametrize("around", ["search", "votes", "texts alone"])
+def test_what_an_own_estimator_is_given_is_what_its_first_step_takes(around, tiny_bert):
+    model = own(tiny_bert)
+    if around == "search":
+        model = GridSearchCV(model, {"logisticregression__C": [1.0]}, cv=2)
+    elif around == "votes":
+        model = VotingClassifier([("a", model)], voting="soft")
+    else:
+        model = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    rows = FRAME[["title", "text", "stars"]]
+    train, test = rows[:16], rows[16:]
+    table = compare(
+        train, FRAME["label"][:16], test=(test, FRAME["label"][16:]), model=model,
+        models=["default"], vectorizer=BertVectorizer(tiny_bert), text="text", n_timed=0,
+    )  # fmt: skip
+    given = (lambda X: X["text"]) if around == "texts alone" else (lambda X: X)
+    expected = clone(model).fit(given(train), FRAME["label"][:16])
+    found = table.loc["frozen BERT + LogisticRegression", "accuracy"]
+    assert found == expected.score(given(test), FRAME["label"][16:])
+
+
+def test_of_several_columns_of_strings_one_is_named_before_anything_is_encoded(encoded):
+    with pytest.raises(ValueError, match="'title', 'text', 'stars'; name the one with the texts"):
+        compare(FRAME[["title", "text", "stars"]], FRAME["label"])
+    with pytest.raises(ValueError, match="text='body'"):
+        compare(FRAME[["title", "text"]], FRAME["label"], text="body")
+    assert not encoded

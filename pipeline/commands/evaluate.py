@@ -200,6 +200,7 @@ def explain(
 ) -> None:
     """Show which words made a prediction, of texts or of the lines of standard input."""
     from pipeline import explanation
+    from pipeline.answers import gives_several, several_labels
     from pipeline.columns import check_one_column
     from pipeline.saved.artifact import load_pipeline
 
@@ -208,5 +209,7 @@ def explain(
     texts = list(text) if text else read_lines(sys.stdin)
     fitted = load_pipeline(model)
     check_one_column(fitted, "--text gives texts alone: call pipeline.explain with a DataFrame")
+    if texts and gives_several(fitted, texts[:1]):
+        raise several_labels(fitted)
     frames = explanation.explain(fitted, texts, level=level, method=method)  # type: ignore[arg-type]
     print_explanations(Console(), texts, frames, fitted.predict(texts) if texts else [])

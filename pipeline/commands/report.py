@@ -90,7 +90,11 @@ def report(
     if compare and to_study is not None:
         rows = ("majority", "tfidf", "static", "cls", "default")
         comparison = cross_validate(
-            to_study[text], to_study[label], model=_unfitted(fitted), models=rows
+            rows_for(fitted, to_study, text),
+            to_study[label],
+            model=_unfitted(fitted),
+            models=rows,
+            text=text,
         )
     if layers is not None:
         study = _study(layers, fitted, to_study, text, label)

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils import _safe_indexing
 
 from pipeline.answers import ask, is_most_probable, positions, warn_of_other_labels
+from pipeline.columns import reads_columns, text_column
 from pipeline.embedding_cache import cache_info
 from pipeline.evaluation.baselines import (
     ROWS,
@@ -101,13 +104,15 @@ def compare(
     n_timed: int = 200,
     random_state: int = 0,
     n_jobs: int | None = None,
+    text: str | None = None,
 ) -> AttributedFrame:
     """Score baselines and uses of BERT on the same folds, each against TF-IDF.
 
     Parameters
     ----------
-    X : iterable of str, length n_texts
-        Texts.
+    X : iterable of str, length n_texts, or DataFrame
+        Texts. Of several columns your own estimators get all, unless they begin with a vectorizer
+        of texts; the standard rows get the column ``text``.
     y : array-like of shape (n_texts,)
         Labels.
     model : estimator, optional
@@ -148,6 +153,8 @@ def compare(
         Seed of the folds, word2vec, fine-tuning and the choice of texts to time.
     n_jobs : int, optional
         Threads of the layer study. None is one, -1 all processors.
+    text : str, optional
+        The column of the texts; needed where several columns of X hold strings.
 
     Returns
     -------
@@ -210,6 +217,7 @@ def compare(
     >>> table["verdict"].iloc[0]
     'baseline'
     """
+    X, test, frame = _take_columns(X, test, text)
     texts, labels, classes, folds = _check_data(X, y, test, cv, random_state)
     bert = bert_in(model) if vectorizer is None else vectorizer
     if not isinstance(bert, BertVectorizer):
@@ -234,7 +242,15 @@ def compare(
     tested = np.random.default_rng(random_state).permutation(folds[0][1].size)
     timed = folds[0][1][np.sort(tested[: int(n_timed)])]
     results = {
-        candidate.name: _score_row(candidate, texts, labels, folds, timed) for candidate in in_order
+        candidate.name: _score_row(
+            candidate,
+            texts,
+            labels,
+            folds,
+            timed,
+            texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame,
+        )
+        for candidate in in_order
     }
     table = _table(results, with_spread=test is None)
     table.attrs = {
@@ -253,6 +269,17 @@ def compare(
 
 
 # ---- the texts
+
+
+def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.DataFrame | None]:
+    """Return texts, test and all rows of a table of several columns, with those of test."""
+    if not isinstance(X, pd.DataFrame) or X.shape[1] < 2:
+        return X, test, None
+    column, frame = text_column(X, text), X
+    if isinstance(test, tuple | list) and len(test) == 2:
+        frame = pd.concat([X, test[0][list(X.columns)]])
+        test = test[0][column], test[1]
+    return X[column], test, frame.reset_index(drop=True)
 
 
 def _check_data(
@@ -310,6 +337,7 @@ def _score_row(
     labels: np.ndarray,
     folds: Sequence[Fold],
     timed: np.ndarray,
+    given: Any,  # to the estimator: the texts, or all columns
 ) -> RowResult:
     """Fit and score a candidate on every fold, and time the first."""
     scores, right, most_probable, seconds, from_cache = [], [], [], [], []
@@ -319,15 +347,15 @@ def _score_row(
         before, start = cache_info(), time.perf_counter()
         # truncation was reported when the caches were filled, or is in the first fold
         with _silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
-            estimator.fit(texts[train], labels[train])
+            estimator.fit(_safe_indexing(given, train), labels[train])
         seconds.append(time.perf_counter() - start)
         after = cache_info()
         n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
         from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
         with _silent_truncation():
-            answers = ask(estimator, texts[tested])
+            answers = ask(estimator, _safe_indexing(given, tested))
             if fold == 0 and len(timed):
-                cost = cold_cost(estimator, texts[timed])
+                cost = cold_cost(estimator, _safe_indexing(given, timed))
         classes = np.asarray(estimator.classes_).tolist()
         true = class_positions(len(tested), labels[tested], classes)
         predicted, _ = positions(answers.labels, classes)

@@ -137,17 +137,18 @@ def score_table(
     Parameters
     ----------
     model_path : str or Path
-        A pipeline by `save_pipeline`, whose classifier gives probabilities and one label per text.
-        Each process opens it once. Labels are those of its ``predict``.
+        A pipeline by `save_pipeline`, whose classifier gives probabilities. Each process opens it
+        once. Labels are those of its ``predict``. If it gives several per text, each has a column
+        ``label_<output>``, of 1 and 0 or of its classes, and its probabilities have columns.
     source : path, sequence of paths, or DataFrame
-        CSV (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked) or Parquet: a file, a folder of
-        Parquet files, several files, a pattern such as ``"2026-*.parquet"``, here or at an address
-        of fsspec such as ``s3://bucket/folder``.
+        CSV or JSON lines (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked) or Parquet: a file, a
+        folder of Parquet files, several files, a pattern such as ``"2026-*.parquet"``, here or at
+        an address of fsspec such as ``s3://bucket/folder``.
     out : str or Path
         A new folder, for ``part-000000.parquet`` and so on, or one file (``.csv``, ``.parquet``,
-        ``.pq``).
+        ``.pq``, ``.jsonl``).
     text : str
-        The column of the texts.
+        The column of the texts. A model that was fitted on several columns gets all of these.
     executor : {"serial", "processes", "auto", "dask"}, address, Client or executor
         Default ``"serial"``: this process. ``"processes"``: worker processes of this machine.
         ``"auto"``: these if the table has more than one shard, else this process. ``"dask"``: a
