@@ -32,7 +32,7 @@ from benchmarks.score_table import trained
 from pipeline import save_pipeline, score_table
 from pipeline.files import sha256_of
 from pipeline.scoring.run_folder import Plan
-from pipeline.scoring.shard import Job, Shard, score_shard
+from pipeline.scoring.shard import Job, Shard, added_fields, score_shard
 from pipeline.scoring.sources import open_source
 
 ROWS = 1_000_000
@@ -183,7 +183,7 @@ def check_bytes(folder: Path, n_parts: int, shard_rows: int) -> int:
         trusted=(),
         text="text",
         schema=schema,
-        probabilities=plan.model["probabilities"],
+        fields=added_fields(schema, plan.model["classes"], plan.model["probabilities"]),
         folder=str(again),
         plan=plan.sha256,
         on_bad_row="error",

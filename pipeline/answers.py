@@ -137,3 +137,55 @@ def warn_of_other_labels(
             LabelWarning,
             stacklevel=stacklevel,
         )
+
+
+# ---- several labels per text
+
+
+def outputs_of(model: Any) -> list[tuple[str, list[Any]]]:
+    """Return name and classes of each output; 0 and 1 for a multi-label model."""
+    if isinstance(model.classes_, list):
+        return [(str(i), np.asarray(c).tolist()) for i, c in enumerate(model.classes_)]
+    return [(str(label), [0, 1]) for label in np.asarray(model.classes_).tolist()]
+
+
+def is_yes_or_no(classes: Sequence[Any]) -> bool:
+    """Say whether an output is a label that a text has or has not."""
+    return set(classes) <= {0, 1}
+
+
+def gives_several(model: Any, X: Any) -> bool:
+    """Say whether a fitted model gives several labels per text."""
+    classes = getattr(model, "classes_", None)
+    return classes is not None and (isinstance(classes, list) or np.ndim(model.predict(X)) == 2)
+
+
+def ask_each(model: Any, X: Any) -> Answers:
+    """Return labels, (n_rows, n_outputs), and probabilities, (n_rows, n_columns).
+
+    A yes-or-no output has one column, that of 1; others have one per class.
+    """
+    if not hasattr(model, "predict_proba"):
+        check_classifier(model)
+    features = features_before_last_step(model, X)
+    last: Any = model[-1] if type(model) is Pipeline else model
+    labels, probability = last.predict(features), last.predict_proba(features)
+    outputs = outputs_of(model)
+    if isinstance(probability, list):
+        columns = []
+        for (_, classes), own in zip(outputs, probability, strict=True):
+            if not is_yes_or_no(classes):
+                columns.append(own)
+            elif 1 in classes:
+                columns.append(own[:, [classes.index(1)]])
+            else:
+                columns.append(np.zeros((len(own), 1)))
+        probability = np.hstack(columns)
+    elif any(not is_yes_or_no(classes) for _, classes in outputs):
+        name = type(last).__name__
+        raise ValueError(
+            f"The {name} gives one probability per output, and an output has other classes than 0 "
+            "and 1. Train it on 0 and 1, or wrap its classifier in MultiOutputClassifier."
+        )
+    labels = np.asarray(labels.toarray() if issparse(labels) else labels)
+    return Answers(labels.astype(np.int64) if labels.dtype == bool else labels, probability)

@@ -1,4 +1,4 @@
-"""Stream rows from a CSV file and report malformed rows by line."""
+"""Stream rows from a CSV or JSON-lines file and report malformed rows by line."""
 
 import bz2
 import codecs
@@ -7,6 +7,7 @@ import csv
 import difflib
 import gzip
 import io
+import json
 import lzma
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO, Self
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _LONGEST_CELL = 1 << 27  # characters: bounds the memory that an unclosed quote takes
 _PIECE = 1 << 20  # bytes
+_LINES = 1024  # read at a time to see what names there are
 # the first bytes of what is often called .csv and is none: kind, and the ending it should have
 _MAGIC = (
     (rb"\x1f\x8b", "compressed by gzip", ".gz"),
@@ -26,7 +28,21 @@ _MAGIC = (
     (rb"\xfd7zXZ\x00", "compressed by xz", ".xz"),
     (rb"PK\x03\x04", "a zip archive or an Excel workbook", ""),
     (rb"PAR1[\x00-\x1f]", "a Parquet file", ".parquet"),
+    (rb"ARROW1|FEA1", "a Feather (Arrow) file", ""),
+    (rb"\xd0\xcf\x11\xe0", "an Excel workbook", ""),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd", ""),
+    (rb"\x80[\x02-\x05]", "a pickle", ""),
+    (rb"\x89HDF|SQLite |ORC|Obj\x01", "a database or a table of another format", ""),
 )
+JSON_LINES = (".jsonl", ".ndjson")
+
+
+def is_json_lines(path: str | os.PathLike) -> bool:
+    """Recognize JSON lines by their name, packed or not."""
+    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
+    if suffixes[-1:] and (suffixes[-1] in _OPENERS or suffixes[-1] == ".zip"):
+        suffixes.pop()
+    return suffixes[-1:] != [] and suffixes[-1] in JSON_LINES
 
 
 def open_local(path: str) -> BinaryIO:
@@ -61,18 +77,20 @@ class CsvTable:
         self._refuse_binary()
         with self._files, self._named_faults():
             self._raw = self._files.enter_context(self._open_file(self.path))
-            text = self._files.enter_context(self._unpacked())
-            self._reader = csv.reader(text, delimiter=self._sep, strict=True)
-            header = next((row for row in self._reader if row), None)
-            if header is None:
-                raise ValueError(f"{self.path} holds no table; a header line is expected.")
-            refuse_twice(header, self.path)
-            check_names(
-                header, self._columns, self.path
-            )  # first: with a wrong sep no row is well-formed
-            self.header = header
+            self._begin(self._files.enter_context(self._unpacked()))
+            # first: with a wrong sep no row is well-formed
+            check_names(self.header, self._columns, self.path)
             self._files = self._files.pop_all()
         return self
+
+    def _begin(self, text: io.TextIOWrapper) -> None:
+        """Read the header."""
+        self._reader = csv.reader(text, delimiter=self._sep, strict=True)
+        header = next((row for row in self._reader if row), None)
+        if header is None:
+            raise ValueError(f"{self.path} holds no table; a header line is expected.")
+        refuse_twice(header, self.path)
+        self.header = header
 
     def __exit__(self, *_: object) -> None:
         self._files.close()
@@ -172,6 +190,11 @@ class CsvTable:
         """Refuse a file whose first bytes contradict its name."""
         if self._suffix in (*_OPENERS, ".zip"):
             return
+        if self._suffix.lower() == ".json":
+            raise ValueError(
+                f"{self.path}: JSON is not read. Write it as JSON lines (.jsonl, one object per "
+                "line), as CSV or as Parquet."
+            )
         with self._open_file(self.path) as file:
             head = file.read(10)
         for magic, kind, ending in _MAGIC:
@@ -203,6 +226,52 @@ class CsvTable:
                 if not piece:
                     return None
                 at += len(piece)
+
+
+class JsonLines(CsvTable):
+    """Read the rows of a JSON-lines file, each value as it is, a context manager."""
+
+    def __init__(
+        self, path: str | os.PathLike, *, names: Sequence[str] = (), **options: Any
+    ) -> None:
+        super().__init__(path, **options)
+        self.header = list(names)  # of the values of a row; none: whole objects are read
+
+    def _begin(self, text: io.TextIOWrapper) -> None:
+        self._lines = enumerate(text, 1)
+
+    def read(self, n_rows: int | None = None, faults: dict[int, str] | None = None) -> list[Any]:
+        """Return the next rows, empty at the end."""
+        rows: list[Any] = []
+        with self._named_faults():
+            while n_rows is None or len(rows) < n_rows:
+                line = next(((i, line) for i, line in self._lines if line.strip()), None)
+                if line is None:
+                    break
+                try:
+                    row = json.loads(line[1])
+                    if not isinstance(row, dict):
+                        raise ValueError(f"an object is expected, not {line[1].strip():.40}")
+                except ValueError as error:
+                    fault = f"line {line[0]}: {error}"
+                    if faults is None:
+                        raise ValueError(f"{self.path} is not well-formed: {fault}") from None
+                    faults[len(rows)], row = fault, {}
+                rows.append([row.get(name) for name in self.header] if self.header else row)
+        return rows
+
+
+def json_columns(path: str | os.PathLike, **options: Any) -> dict[str, set[type]]:
+    """Return the names in a JSON-lines file and the types of their values."""
+    found: dict[str, set[type]] = {}
+    with JsonLines(path, **options) as lines:
+        while rows := lines.read(_LINES, {}):
+            for row in rows:
+                for name, value in row.items():
+                    found.setdefault(name, set()).add(type(value))
+    if not found:
+        raise ValueError(f"{os.fspath(path)} holds no table; one object per line is expected.")
+    return found
 
 
 def check_names(there: Sequence[Any], columns: Sequence[str], path: str | os.PathLike) -> None:

@@ -2,17 +2,27 @@
 
 import csv
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.model_selection import train_test_split
 
-from pipeline.csv_table import CsvTable, check_names, refuse_twice
+from pipeline.columns import Kind, fitted_columns
+from pipeline.csv_table import (
+    JSON_LINES,
+    CsvTable,
+    JsonLines,
+    check_names,
+    is_json_lines,
+    json_columns,
+    refuse_twice,
+)
 from pipeline.files import check_writable, fetched, put, refuse_folder, temporary_for, where
 from pipeline.texts import check_labels
 
@@ -88,16 +98,32 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
     if same:
         raise ValueError(f"{place} is the input itself; name another file.")
     ending = PurePath(place).suffix
-    if ending not in (".csv", *PARQUET_SUFFIXES):
-        raise ValueError(f"{place} has the ending {ending!r}; allowed are .csv, .parquet and .pq.")
+    if ending not in (".csv", *PARQUET_SUFFIXES, *JSON_LINES):
+        raise ValueError(
+            f"{place} has the ending {ending!r}; allowed are .csv, .parquet, .pq and .jsonl."
+        )
     check_writable(place)
 
 
-def prediction_names(taken: Iterable[Any], classes: Iterable[Any]) -> list[str]:
-    """Return free column names: ``label`` and ``probability_<class>``."""
+def columns_for(model: Any, there: Sequence[str], text: str, source: str) -> dict[str, Kind] | None:
+    """Return the columns that a model was fitted on, checked to be in a table."""
+    columns = fitted_columns(model)
+    if columns is not None and len(columns) > 1:
+        fitted_on = f"The model was fitted on {', '.join(map(repr, columns))}"
+        if text not in columns:
+            raise ValueError(f"text={text!r}: {fitted_on}; name its text column.")
+        try:
+            check_names(there, list(columns), source)
+        except ValueError as error:
+            raise ValueError(f"{error} {fitted_on}.") from None
+    return columns
+
+
+def free_names(taken: Iterable[Any], wanted: Iterable[str]) -> list[str]:
+    """Return column names that are not taken yet."""
     names = list(taken)
     n_taken = len(names)
-    for name in ("label", *(f"probability_{c}" for c in classes)):
+    for name in wanted:
         while name in names:
             name = f"predicted_{name}"
         names.append(name)
@@ -110,16 +136,25 @@ def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
     with temporary_for(place) as temporary:
         if PurePath(place).suffix in PARQUET_SUFFIXES:
             table.to_parquet(temporary, index=False)
+        elif is_json_lines(place):
+            with temporary.open("w", encoding="utf-8") as file:
+                write_json_lines(file, pa.Table.from_pandas(table, preserve_index=False))
         else:
             # all strings in quotes: the writer would leave a lone \r and a line of blanks bare
             table.to_csv(temporary, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         put(temporary, place)
 
 
+def write_json_lines(file: TextIO, table: pa.Table) -> None:
+    """Write one object per row, numbers to their last bit."""
+    for row in table.to_pylist():
+        file.write(f"{json.dumps(row, ensure_ascii=False, default=str)}\n")
+
+
 def read_table(
     path: str | os.PathLike, *, columns: Sequence[str] = (), encoding: str = "utf-8", sep: str = ","
 ) -> pd.DataFrame:
-    """Read a CSV or Parquet file without changing a single text."""
+    """Read a CSV, Parquet or JSON-lines file without changing a single text."""
     with fetched(where(path)) as file:
         return _read_table(file, columns, encoding, sep)
 
@@ -132,6 +167,10 @@ def _read_table(path: Path, columns: Sequence[str], encoding: str, sep: str) -> 
         raise ValueError(f"{path} is empty (0 bytes); a table with a header line is expected.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
         table = _read_parquet(path)
+    elif is_json_lines(path):
+        names = list(json_columns(path, encoding=encoding))
+        with JsonLines(path, names=names, encoding=encoding) as lines:
+            table = pd.DataFrame(lines.read(), columns=lines.header)
     else:
         table = _read_csv(path, columns, encoding, sep)
     check_names(list(table.columns), columns, path)

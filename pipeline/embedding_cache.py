@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.bert import encoder
-from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
+from pipeline.bert.embedding import FrozenBert, Plan, truncation_report, unknown_report
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TokenizedTexts
 from pipeline.exceptions import TextTooLongError
@@ -31,6 +31,15 @@ NUMERICS = 4  # part of every key: raised when a change of the encoder changes i
 CHUNK_TEXTS = 1024
 # cost nothing beside the forward pass they come from
 _FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")
+
+
+class Counted(NamedTuple):
+    """What was counted of the texts of a call."""
+
+    truncation: dict[str, Any]
+    unknown: dict[str, Any]
+    n_tokens: np.ndarray  # of each text, (n_texts,), int64
+    n_unknown: np.ndarray  # how many of them the vocabulary lacks, (n_texts,), int64
 
 
 class CacheInfo(NamedTuple):
@@ -134,8 +143,8 @@ def encode(
     store: Store | None,
     on_plan: Callable[[int], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and truncation report."""
+) -> tuple[np.ndarray, Counted]:
+    """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
     # distinct -> tokenise -> look up -> forward -> store -> gather. Texts that the store knows are
     # tokenised all the same: the report counts what truncation cut of them.
     # on_plan gets the number of sequences that wait for the encoder, on_batch those it has done.
@@ -146,7 +155,8 @@ def encode(
     vectors = np.empty(
         (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
-    counts = np.zeros((3, len(distinct)), dtype=np.int64)  # tokens, tokens lost, windows
+    # tokens, tokens lost, windows, unknown tokens
+    counts = np.zeros((4, len(distinct)), dtype=np.int64)
     # where nothing is kept, one layer is held instead of all: longer chunks fill large batches
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
     starts = range(0, len(distinct), n_at_once)
@@ -156,7 +166,8 @@ def encode(
         for chunk, tokenized in zip(chunks, _tokenized_ahead(bert, chunks), strict=True):
             rows = slice(done, done + len(chunk))
             plan = Plan(np.arange(len(chunk)), tokenized, bert.group, chunk)
-            counts[:, rows] = tokenized.n_tokens, tokenized.n_lost, plan.n_windows
+            counts[:3, rows] = tokenized.n_tokens, tokenized.n_lost, plan.n_windows
+            counts[3, rows] = tokenized.n_unknown
             missing = _look_up(bert, store, chunk, vectors[rows])
             if len(missing):
                 plan = plan.subset(missing)
@@ -167,8 +178,14 @@ def encode(
     except TextTooLongError as error:  # it counts the distinct texts of a chunk, the user rows
         row = int(np.flatnonzero(row_of == done + error.text)[0])
         raise TextTooLongError(row, error.n_tokens, error.max_length) from None
-    report = truncation_report(*counts[:, row_of])
-    return (vectors if len(distinct) == len(texts) else vectors[row_of]), report
+    n_tokens, n_lost, n_windows, n_unknown = counts[:, row_of]
+    counted = Counted(
+        truncation_report(n_tokens, n_lost, n_windows),
+        unknown_report(n_tokens, n_unknown),
+        n_tokens,
+        n_unknown,
+    )
+    return (vectors if len(distinct) == len(texts) else vectors[row_of]), counted
 
 
 def _tokenized_ahead(bert: FrozenBert, chunks: list[list[str]]) -> Iterator[TokenizedTexts]:

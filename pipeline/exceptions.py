@@ -31,6 +31,14 @@ class TruncationWarning(UserWarning):
     """Texts lost the tokens beyond ``max_length``."""
 
 
+class UnknownTokensWarning(UserWarning):
+    """Many texts hold characters that the model's vocabulary lacks."""
+
+
+class ModelWarning(UserWarning):
+    """A model folder asks for another setting than the one that is used."""
+
+
 class CacheWarning(UserWarning):
     """The embedding cache could not be used; results are not affected."""
 

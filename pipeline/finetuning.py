@@ -20,7 +20,14 @@ from pipeline.bert.encoder import choose_device, device_here
 from pipeline.bert.trainable import read_head
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import check_texts, class_numbers, set_aside, take_columns, warn_truncation
+from pipeline.texts import (
+    check_texts,
+    class_numbers,
+    set_aside,
+    take_columns,
+    warn_truncation,
+    warn_unknown,
+)
 from pipeline.vectorizer import DEFAULT_MODEL
 
 STATE_VERSION = 1
@@ -282,7 +289,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         bert = self._find_model()
         plan = bert.plan(texts)
         report = plan.truncation_report()
-        self._warn_truncation(report, bert.max_length)
+        self._warn_of(plan, report, bert.max_length)
         # one sequence per text: no windows here
         ids = [plan.tokenized.input_ids[row] for row in plan.row_of]
         trained = train(
@@ -375,7 +382,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         bert = self._bert()
         plan = bert.plan(self._check_X(X, reset=False))
-        self._warn_truncation(plan.truncation_report(), self.max_length_)
+        self._warn_of(plan, plan.truncation_report(), self.max_length_)
         # the encoder may come from another object of the same name; the head is read here
         self._checkpoint.verify()
         weight, bias = read_head(self._checkpoint, len(self.classes_), self.hidden_size_)
@@ -447,8 +454,10 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         """Return the device, or "auto" where a loaded classifier cannot have it here."""
         return self.device if self.made_with is None else device_here(self.device, "float32")[0]
 
-    def _warn_truncation(self, report: dict[str, Any], max_length: int) -> None:
+    def _warn_of(self, plan: Any, report: dict[str, Any], max_length: int) -> None:
         warn_truncation(report, max_length, self.truncation, "Raise max_length to keep more.")
+        texts = [plan.texts[row] for row in plan.row_of]
+        warn_unknown(texts, plan.tokenized.n_unknown[plan.row_of], str(self.model))
 
     # ---- for artifacts
 

@@ -1,7 +1,7 @@
 """Validate X and y: text containers, cells, labels and classes."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -14,10 +14,11 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from pipeline.exceptions import TruncationWarning
+from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 
 Missing = Literal["error", "empty"]
 OnInvalid = Literal["error", "coerce"]
+_UNKNOWN_SHARE = 0.1  # of the texts; of English reviews, questions and tweets without emoji: 0.00
 
 
 @dataclass(frozen=True)
@@ -314,6 +315,22 @@ def warn_truncation(report: dict[str, Any], max_length: int, truncation: str, cu
             f"{report['tokens_lost']} of {report['n_tokens']} tokens "
             f"({report['share_lost']:.1%}). {cure}",
             TruncationWarning,
+            stacklevel=5,
+        )
+
+
+def warn_unknown(texts: Sequence[str], n_unknown: np.ndarray, model: str) -> None:
+    """Warn where many texts hold unknown characters, one call deeper than a public method."""
+    # plain ASCII has none: there [UNK] is a word of more than 100 characters
+    n = sum(not texts[i].isascii() for i in np.flatnonzero(n_unknown).tolist())
+    if n > _UNKNOWN_SHARE * len(texts):
+        # no counts: equal messages of a search are shown once
+        warnings.warn(
+            f"More than {_UNKNOWN_SHARE:.0%} of the texts hold characters that the vocabulary of "
+            f"{model!r} lacks, such as emoji or another script: a word with one is read as [UNK], "
+            "whatever it is. count_tokens(X)['n_unknown'] counts them; take a model for this "
+            "language, or write words for them.",
+            UnknownTokensWarning,
             stacklevel=5,
         )
 

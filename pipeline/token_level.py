@@ -1,16 +1,19 @@
 """Tokens, words and their shares of a linear function."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
-from pipeline.bert.pooling import Pooling
-from pipeline.bert.tokenizing import TextTokenizer
-from pipeline.texts import check_texts, check_words, take_columns
+from pipeline.bert.pooling import Combine, Pooling
+from pipeline.bert.tokenizing import TextTokenizer, Truncation
+from pipeline.checkpoints.checkpoint import INSTALLED
+from pipeline.exceptions import ModelWarning
+from pipeline.texts import check_texts, check_words, take_columns, warn_truncation
 
 CombineLayers = Callable[[np.ndarray], np.ndarray]
 
@@ -203,11 +206,17 @@ class TokenLevelMixin:
     normalize: bool
     missing: Any
     on_invalid: Any
+    model: Any
+    max_length: int | None
+    combine: Combine | Literal["learned"]
+    truncation: Truncation
+    layers_: tuple[int, ...]
+    n_layers_: int
+    hidden_size_: int
+    max_length_: int
     _bert: Callable[[], FrozenBert]
-    _names: Callable[[tuple[str, ...]], list[str]]
     _check_X: Callable[..., list[str]]
     _combine_layers: Callable[[np.ndarray], np.ndarray]
-    _warn_truncation: Callable[[dict[str, Any]], None]
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or per word, instead of one per text.
@@ -313,7 +322,7 @@ class TokenLevelMixin:
         return [frames[text].copy() for text in texts]
 
     def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
-        """Count the tokens of each text, and those that truncation cuts.
+        """Count the tokens of each text, those that truncation cuts and unknown ones.
 
         Parameters
         ----------
@@ -323,17 +332,16 @@ class TokenLevelMixin:
         Returns
         -------
         DataFrame
-            ``n_tokens`` (of the whole text, [CLS] and [SEP] included) and ``n_lost``, one row per
-            text, index kept.
+            ``n_tokens`` (of the whole text, [CLS] and [SEP] included), ``n_lost`` and ``n_unknown``
+            (tokens that the vocabulary lacks, as [UNK]), one row per text, index kept.
         """
         check_is_fitted(self)
         table = take_columns(X, on_invalid=self.on_invalid)
         tokenized = self._bert().tokenizer(
             check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
         )
-        return pd.DataFrame(
-            {"n_tokens": tokenized.n_tokens, "n_lost": tokenized.n_lost}, index=table.index
-        )
+        names = ("n_tokens", "n_lost", "n_unknown")
+        return pd.DataFrame({name: getattr(tokenized, name) for name in names}, index=table.index)
 
     def word_spans(self, X: Iterable[str]) -> list[list[tuple[int, int]]]:
         """Find the words of each text, as the tokenizer sees them.
@@ -360,3 +368,36 @@ class TokenLevelMixin:
                     of_text[word] = (min(before[0], start), max(before[1], end))
             spans.append([trimmed(text, *span) for span in of_text.values()])
         return spans
+
+    def _names(self, poolings: tuple[str, ...]) -> list[str]:
+        digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
+        layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
+        if self.combine != "concat" and len(layers) > 1:
+            layers = [f"layer{self.combine}"]
+        return [
+            f"{p}_{layer}_{i:0{width}d}"
+            for p in poolings
+            for layer in layers
+            for i in range(self.hidden_size_)
+        ]
+
+    def _warn_truncation(self, report: dict[str, Any]) -> None:
+        cure = "count_tokens(X) tells which; truncation='window' loses none."
+        warn_truncation(report, self.max_length_, self.truncation, cure)
+
+    def _warn_longer(self, n_tokens: np.ndarray) -> None:
+        """Warn of texts that sentence-transformers would cut, and this class reads on."""
+        length = self._bert().checkpoint.max_seq_length
+        # the default model was measured with 512: docs/long-texts.md
+        if length is None or self.max_length is not None or str(self.model) in INSTALLED:
+            return
+        if length < self.max_length_ and (n_tokens > length).any():
+            # no counts: equal messages of a search are shown once
+            warnings.warn(
+                f"Some texts are longer than {length} tokens, where sentence_bert_config.json of "
+                f"{str(self.model)!r} cuts them (max_seq_length); here they are read up to "
+                f"{self.max_length_}. Set max_length={length} to have the vectors of "
+                f"sentence-transformers, or max_length={self.max_length_} to keep these.",
+                ModelWarning,
+                stacklevel=4,
+            )

@@ -23,11 +23,11 @@ from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.embedding_cache import encode, open_store
+from pipeline.embedding_cache import Counted, encode, open_store
 from pipeline.exceptions import CheckpointError
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import Missing, OnInvalid, check_labels, check_X, warn_truncation
+from pipeline.texts import Missing, OnInvalid, check_labels, check_X, warn_unknown
 from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -68,6 +68,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
     max_length : int or None, default=None
         Most tokens per sequence, [CLS] and [SEP] included. None is the model's limit, often 512.
+        A `ModelWarning` of `fit` tells where sentence-transformers would cut texts before that.
 
     truncation : {"head", "tail", "head_tail", "window", "error"}, default="head"
         What is kept of longer texts: the start; the end; a quarter from the start and the rest from
@@ -147,6 +148,11 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     truncation_report_ : dict
         Of the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``,
         ``share_lost``, ``texts_in_windows``.
+
+    unknown_report_ : dict
+        Of the same texts, what the vocabulary lacks, such as emoji, and BERT reads as [UNK]:
+        ``n_texts``, ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``.
+        One `UnknownTokensWarning` per call tells where more than a tenth of the texts has some.
 
     See Also
     --------
@@ -266,8 +272,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             return self
         context = self._init_callback_context(task_name="fit")
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self.truncation_report_ = self._bert().plan(texts).truncation_report()
+        plan = self._bert().plan(texts)
+        self.truncation_report_ = plan.truncation_report()
+        self.unknown_report_ = plan.unknown_report()
         self._warn_truncation(self.truncation_report_)
+        self._warn_longer(plan.tokenized.n_tokens[plan.row_of])
+        warn_unknown(texts, plan.tokenized.n_unknown[plan.row_of], str(self.model))
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -426,14 +436,10 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self._checkpoint = found
         return found
 
-    def _warn_truncation(self, report: dict[str, Any]) -> None:
-        cure = "count_tokens(X) tells which; truncation='window' loses none."
-        warn_truncation(report, self.max_length_, self.truncation, cure)
-
     def _encode(
         self, texts: list[str], on_batch: Callable[[int], None] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and truncation report."""
+    ) -> tuple[np.ndarray, Counted]:
+        """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
         bert = self._bert()
         with _progress_bar(self.progress) as bar:
 
@@ -446,11 +452,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
                 if on_batch is not None:
                     on_batch(n_sequences)
 
-            vectors, report = encode(
+            vectors, counted = encode(
                 bert, texts, open_store(self.cache, bert), on_plan if self.progress else None, step
             )
-        self._warn_truncation(report)
-        return vectors, report
+        self._warn_truncation(counted.truncation)
+        warn_unknown(texts, counted.n_unknown, str(self.model))
+        return vectors, counted
 
     def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
         """Return the vectors of fit, and learn layer weights if asked."""
@@ -463,7 +470,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             batch.call_on_fit_task_begin(estimator=self)
             batch.call_on_fit_task_end(estimator=self)
 
-        vectors, self.truncation_report_ = self._encode(texts, on_batch)
+        vectors, counted = self._encode(texts, on_batch)
+        self.truncation_report_, self.unknown_report_ = counted.truncation, counted.unknown
+        self._warn_longer(counted.n_tokens)
         if self.combine == "learned":
             self._refuse_not_finite(vectors)
             mix = learn_layer_mix(vectors, y)
@@ -491,18 +500,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
                 "such texts). Half precision overflows on some models: use dtype='float32'; if it "
                 "is, the weights are damaged."
             )
-
-    def _names(self, poolings: tuple[str, ...]) -> list[str]:
-        digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
-        layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
-        if self.combine != "concat" and len(layers) > 1:
-            layers = [f"layer{self.combine}"]
-        return [
-            f"{p}_{layer}_{i:0{width}d}"
-            for p in poolings
-            for layer in layers
-            for i in range(self.hidden_size_)
-        ]
 
     # ---- for artifacts
 

@@ -11,10 +11,12 @@ import warnings
 
 import pandas as pd
 import pytest
+from sklearn.compose import make_column_transformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from pipeline import BertVectorizer, DaskExecutor, save_pipeline, score_table
 from pipeline.commands.cli import main
@@ -71,6 +73,19 @@ def bytes_of(out):
         for path in out.iterdir()
         if path.is_file()
     }
+
+
+def test_several_columns_and_several_labels_have_the_bytes_of_one_process(address, tmp_path):
+    front = make_column_transformer((TfidfVectorizer(), "text"), (StandardScaler(), ["n"]))
+    model = make_pipeline(front, OneVsRestClassifier(LogisticRegression()))
+    model.fit(TABLE, [[i % 2, i % 3 == 0] for i in range(400)])
+    path = save_pipeline(model, tmp_path / "m.joblib", probes=TABLE[:3])
+    outs = [
+        score(path, tmp_path / name, executor)
+        for name, executor in (("one", "serial"), ("many", address))
+    ]
+    assert bytes_of(outs[0].out) == bytes_of(outs[1].out)
+    assert outs[0].columns[:4] == ["label_0", "label_1", "probability_0", "probability_1"]
 
 
 def wait_for_parts(out, n):

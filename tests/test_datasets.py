@@ -21,7 +21,7 @@ from pyarrow.parquet import encryption
 from pipeline.csv_table import check_names
 from pipeline.datasets import (
     check_output,
-    prediction_names,
+    free_names,
     read_table,
     split_table,
     write_table,
@@ -686,7 +686,7 @@ def test_the_input_is_never_taken_as_the_output_by_whatever_name(write, tmp_path
             check_output(out, source)
 
 
-# ---- prediction_names
+# ---- free_names
 
 
 @pytest.mark.parametrize(
@@ -704,7 +704,7 @@ def test_the_input_is_never_taken_as_the_output_by_whatever_name(write, tmp_path
     ],
 )
 def test_columns_of_predictions_never_take_a_name_that_is_there(taken, names):
-    assert prediction_names(taken, ["neg", "pos"]) == names
+    assert free_names(taken, ["label", "probability_neg", "probability_pos"]) == names
 
 
 # ---- write_table

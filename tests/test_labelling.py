@@ -323,7 +323,7 @@ def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path
     [
         ("in.csv", ["is the input itself; name another file"]),
         ("link.csv", ["is the input itself; name another file"]),
-        ("out.xlsx", ["has the ending '.xlsx'", ".csv, .parquet and .pq"]),
+        ("out.xlsx", ["has the ending '.xlsx'", ".csv, .parquet, .pq and .jsonl"]),
         ("none/out", ["cannot be written", "none does not exist"]),
         ("..", ["holds the input", "name another folder"]),
         ("none/out.csv", ["cannot be written", "none does not exist"]),

@@ -14,7 +14,7 @@ from pipeline import ArtifactError, BertVectorizer, load_pipeline, save_pipeline
 from pipeline.exceptions import BadRowError
 from pipeline.files import sha256_of
 from pipeline.scoring.run_folder import Stamp, part_name
-from pipeline.scoring.shard import Job, Shard, load_once, score_shard, try_shard
+from pipeline.scoring.shard import Job, Shard, added_fields, load_once, score_shard, try_shard
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
 TEXTS = ["a lovely film", None, "FAIL 1", "a dull film", "", "FAIL 2", "é"]
@@ -35,7 +35,7 @@ def job(model, tmp_path):
         TRUSTED,
         "text",
         SCHEMA,
-        "float64",
+        added_fields(SCHEMA, ["bad", "good"]),
         str(tmp_path / "out"),
         "p" * 64,
         "null",
@@ -140,7 +140,8 @@ def test_missing_texts_are_empty_ones_where_the_model_says_so(job, shard, tiny_b
         [*LOVELY, *DULL], [1] * 10 + [0] * 10
     )
     path = save_pipeline(fitted, tmp_path / "m.joblib")
-    bert = replace(job, model=str(path), sha256=sha256_of(path), trusted=())
+    fields = added_fields(SCHEMA, [0, 1])
+    bert = replace(job, model=str(path), sha256=sha256_of(path), trusted=(), fields=fields)
     assert score_shard(bert, shard).bad == ()
     row = part(job).to_pylist()[1]
     assert [row["probability_0"], row["probability_1"]] == pytest.approx(
@@ -177,7 +178,9 @@ def test_number_classes_are_numbers_in_the_label_column(job, shard, tmp_path):
         [*LOVELY, *DULL], [5] * 10 + [1] * 10
     )
     path = save_pipeline(fitted, tmp_path / "m.joblib")
-    score_shard(replace(job, model=str(path), sha256=sha256_of(path), trusted=()), shard)
+    fields = added_fields(SCHEMA, [1, 5])
+    numbers = replace(job, model=str(path), sha256=sha256_of(path), trusted=(), fields=fields)
+    score_shard(numbers, shard)
     found = pd.read_parquet(f"{job.folder}/{part_name(2)}", dtype_backend="pyarrow")
     assert found["label"].dropna().isin([1, 5]).all()
     assert pa.types.is_integer(found["label"].dtype.pyarrow_dtype)

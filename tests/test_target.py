@@ -71,7 +71,7 @@ def test_endings_tell_files_from_folders(tmp_path):
         ("in.csv", "is the input itself"),
         (
             "out.xlsx",
-            r"has the ending '\.xlsx'; allowed are \.csv, \.parquet and \.pq, or none for a folder",
+            r"has the ending '\.xlsx'; allowed are \.csv, \.parquet, \.pq and \.jsonl, or none",
         ),
         ("full", r"holds other files \(thesis\.tex\)"),
         ("full.csv", r"full\.csv cannot be written: it is a folder"),

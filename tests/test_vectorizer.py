@@ -23,6 +23,7 @@ import pipeline.bert.embedding
 from pipeline import BertVectorizer, CheckpointError, TruncationWarning, clear_cache
 from pipeline.bert.packed import PackedEncoder
 from pipeline.checkpoints.checkpoint import installed_folder
+from pipeline.exceptions import UnknownTokensWarning
 from pipeline.layer_mix import learn_layer_mix
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model
@@ -93,7 +94,9 @@ def test_the_default_model_equals_hugging_face(hugging_face):
         "A quiet, lovely film.",
         "东京",
     ]
-    features = BertVectorizer(pooling=("cls", "mean", "max"), layers="all").fit_transform(texts)
+    vectorizer = BertVectorizer(pooling=("cls", "mean", "max"), layers="all")
+    with pytest.warns(UnknownTokensWarning, match="More than 10% of the texts"):
+        features = vectorizer.fit_transform(texts)
     expected = reference(
         hugging_face(folder), texts, range(7), ("cls", "mean", "max"), "concat", max_length=512
     )
@@ -548,6 +551,7 @@ def test_texts_without_a_word_have_the_vector_of_start_and_end_alone(tiny_bert, 
     assert np.abs(features - expected).max() <= TOLERANCE
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.UnknownTokensWarning")
 @settings(deadline=None, derandomize=True, database=None, max_examples=40)
 @given(
     st.lists(

@@ -1,5 +1,6 @@
 """Texts -> token ids: a private tokenizers.Tokenizer, truncation policies, no padding."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,6 +45,7 @@ class TokenizedTexts:
     owner: np.ndarray  # the text of each sequence, (n_sequences,), int64, ascending
     n_tokens: np.ndarray  # of each whole text, (n_texts,), int64, with [CLS] and [SEP]
     n_lost: np.ndarray  # how many of them were cut, (n_texts,), int64
+    n_unknown: np.ndarray  # how many of them the vocabulary lacks, (n_texts,), int64
 
 
 @lru_cache(maxsize=8)
@@ -58,6 +60,16 @@ def _load_tokenizer(tokenizer_json: str) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
+    """Return the id of [UNK], None for a vocabulary that has none, as one of bytes."""
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    if unknown is not None:
+        found: int | None = tokenizer.token_to_id(unknown)
+        return found
+    unigram = re.search(r'"unk_id"\s*:\s*(\d+)', tokenizer_json)  # no attribute of the model
+    return int(unigram[1]) if unigram else None
 
 
 def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -100,6 +112,7 @@ class TextTokenizer:
         self.prefix = np.array(full[:n_before], dtype=np.int64)  # [CLS]
         self.suffix = np.array(full[n_before + n :], dtype=np.int64)  # [SEP]
         self.capacity = max_length - len(self.prefix) - len(self.suffix)
+        self.unknown = _unknown_id(self._tokenizer, tokenizer_json)
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokenise and cut texts; the empty text gives [CLS] [SEP]."""
@@ -138,6 +151,9 @@ class TextTokenizer:
         n_special = len(self.prefix) + len(self.suffix)
         n_tokens = np.array([len(tokens) + n_special for tokens in ids], dtype=np.int64)
         n_lost = np.zeros(len(ids), dtype=np.int64)
+        n_unknown = np.zeros(len(ids), dtype=np.int64)
+        if self.unknown is not None:
+            n_unknown[:] = [np.count_nonzero(tokens == self.unknown) for tokens in ids]
         sequences: list[np.ndarray] = []
         owner: list[int] = []
         for i, tokens in enumerate(ids):
@@ -150,4 +166,5 @@ class TextTokenizer:
                     n_lost[i] = len(tokens) - len(kept[0])
             sequences += [np.concatenate([self.prefix, part, self.suffix]) for part in kept]
             owner += [i] * len(kept)
-        return TokenizedTexts(sequences, np.array(owner, dtype=np.int64), n_tokens, n_lost)
+        owners = np.array(owner, dtype=np.int64)
+        return TokenizedTexts(sequences, owners, n_tokens, n_lost, n_unknown)

@@ -42,6 +42,7 @@ class Checkpoint:
     depth: int | None = None  # encoder layers in `weights`; None: all
     weights_sha256: str | None = None  # of `weights` if they are not the whole file
     verified: bool = True  # False out of an artifact, until `verify`
+    max_seq_length: int | None = None  # where sentence-transformers cuts, if the folder says so
 
     @property
     def config(self) -> dict[str, Any]:
@@ -256,7 +257,22 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         TOKENIZER: hashlib.sha256(tokenizer_json.encode()).hexdigest(),
         WEIGHTS: sha256_of_file(path),
     }
-    return Checkpoint(config_json, tokenizer_json, weights, {**source, "sha256": sha256})
+    return Checkpoint(
+        config_json,
+        tokenizer_json,
+        weights,
+        {**source, "sha256": sha256},
+        max_seq_length=_max_seq_length(folder / "sentence_bert_config.json"),
+    )
+
+
+def _max_seq_length(path: Path) -> int | None:
+    """Read where sentence-transformers cuts texts, None if the folder does not say."""
+    try:
+        length = json.loads(path.read_text(encoding="utf-8"))["max_seq_length"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return length if type(length) is int else None
 
 
 def _check_origin(folder: Path, source: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pipeline.commands.options import (
     read_data,
     read_labelled,
     read_lines,
+    rows_for,
     split_list,
     with_progress,
 )
@@ -61,7 +62,8 @@ def evaluate(
     _, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
     groups = columns_by(table, by)
     fitted = with_progress(load_pipeline(model, trusted=trusted or ()))
-    scores = score_texts(fitted, table[text], table[label], by=groups, n_mistakes=mistakes)
+    rows = rows_for(fitted, table, text)
+    scores = score_texts(fitted, rows, table[label], by=groups, n_mistakes=mistakes)
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
 
 
@@ -207,11 +209,16 @@ def explain(
 ) -> None:
     """Show which words made a prediction, of texts or of the lines of standard input."""
     from pipeline import explanation
+    from pipeline.answers import gives_several, several_labels
+    from pipeline.columns import check_one_column
     from pipeline.saved.artifact import load_pipeline
 
     if not text and sys.stdin.isatty():
         raise ValueError('Nothing to explain: give --text "...", or pipe lines to standard input.')
     texts = list(text) if text else read_lines(sys.stdin)
     fitted = load_pipeline(model, trusted=trusted or ())
+    check_one_column(fitted, "--text gives texts alone: call pipeline.explain with a DataFrame")
+    if texts and gives_several(fitted, texts[:1]):
+        raise several_labels(fitted)
     frames = explanation.explain(fitted, texts, level=level, method=method)  # type: ignore[arg-type]
     print_explanations(Console(), texts, frames, fitted.predict(texts) if texts else [])

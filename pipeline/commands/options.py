@@ -24,10 +24,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
 MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
 TestData = Annotated[
-    str | None, typer.Option(help="CSV or Parquet file; the held-out shipped reviews by default.")
+    str | None,
+    typer.Option(help="CSV, JSON lines or Parquet; the held-out shipped reviews by default."),
 ]
 TrainingData = Annotated[
-    str | None, typer.Option(help="CSV or Parquet file; the shipped training reviews by default.")
+    str | None,
+    typer.Option(help="CSV, JSON lines or Parquet; the shipped training reviews by default."),
 ]
 TextColumn = Annotated[str, typer.Option(help="Its text column.")]
 LabelColumn = Annotated[str, typer.Option(help="Its label column.")]
@@ -64,6 +66,14 @@ def read_labelled(
         return *load_reviews(), "text", "label"
     table = read_data(data, [text, label, *(by or [])], encoding, sep)
     return *(split_table(table, label) if split else (table, table)), text, label
+
+
+def rows_for(fitted: Any, table: "pd.DataFrame", text: str) -> Any:
+    """Return what a fitted model takes of a table: its texts, or its columns."""
+    from pipeline.columns import as_fitted
+    from pipeline.datasets import columns_for
+
+    return as_fitted(columns_for(fitted, list(table.columns), text, "the table"), table, text)
 
 
 def columns_by(table: "pd.DataFrame", by: list[str] | None) -> "pd.DataFrame | None":

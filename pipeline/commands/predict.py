@@ -14,7 +14,7 @@ from pipeline.commands.options import (
     Trusted,
     read_lines,
 )
-from pipeline.commands.printing import plain_console, print_labels
+from pipeline.commands.printing import plain_console, print_labels, print_outputs
 
 
 def predict(
@@ -26,12 +26,13 @@ def predict(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="CSV or Parquet to label: a file, a folder, a pattern, an address such as "
-            "s3://...; or several."
+            help="CSV, JSON lines or Parquet to label: a file, a folder, a pattern, an address "
+            "such as s3://...; or several."
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Where the labels go: .csv, .parquet, or a folder of parts.")
+        str | None,
+        typer.Option(help="Where the labels go: .csv, .parquet, .jsonl, or a folder of parts."),
     ] = None,
     column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
     encoding: Encoding = "utf-8",
@@ -92,10 +93,17 @@ def predict(
 
 def label_texts(console: Console, fitted: Any, texts: list[str]) -> None:
     """Print label and probability of each text."""
-    from pipeline import answers
+    from pipeline import answers, columns
 
-    answers.check_classifier(fitted)
+    columns.check_one_column(fitted, "--text gives texts alone: use --data")
+    several = isinstance(getattr(fitted, "classes_", None), list)
+    if not several:
+        answers.check_classifier(fitted)
     if not texts:  # no classifier takes zero rows
+        return
+    if several or answers.gives_several(fitted, texts[:1]):
+        each = answers.ask_each(fitted, texts)
+        print_outputs(console, texts, answers.outputs_of(fitted), *each)
         return
     answer = answers.ask(fitted, texts)
     labels, probability = answer.labels, answer.probability

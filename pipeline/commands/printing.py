@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 _PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}  # as it is, in one line
@@ -115,6 +116,24 @@ def print_labels(
             table.add_row(str(label), _number(value), text)
         else:  # one text a line, for the next program in the pipe
             print(label, f"{value:.4f}", text, sep="\t")
+    if console.is_terminal:
+        console.print(table, markup=False)
+
+
+def print_outputs(
+    console: Console,
+    texts: Sequence[str],
+    outputs: Sequence[tuple[str, Any]],
+    labels: "np.ndarray",
+    probability: "np.ndarray",
+) -> None:
+    """Print the labels of each text, then their probabilities, as `print_labels` does."""
+    table = Table(*(name for name, _ in outputs), "probabilities", "text")
+    for text, own, values in zip(texts, labels.tolist(), probability.tolist(), strict=True):
+        if console.is_terminal:
+            table.add_row(*map(str, own), " ".join(map(_number, values)), text)
+        else:
+            print(*own, *(f"{value:.4f}" for value in values), text, sep="\t")
     if console.is_terminal:
         console.print(table, markup=False)
 

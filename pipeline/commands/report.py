@@ -20,6 +20,7 @@ from pipeline.commands.options import (
     columns_by,
     read_data,
     read_labelled,
+    rows_for,
     with_progress,
 )
 from pipeline.commands.printing import plain_console
@@ -82,14 +83,20 @@ def report(
             "--train-data."
         )
     fitted = load_pipeline(model, trusted=trusted or ())
-    train = None if train_set is None else (train_set[text], train_set[label])
-    scores = score_texts(with_progress(fitted), table[text], table[label],
+    train = None
+    if train_set is not None:
+        train = rows_for(fitted, train_set, text), train_set[label]
+    scores = score_texts(with_progress(fitted), rows_for(fitted, table, text), table[label],
                          by=columns_by(table, by), n_mistakes=mistakes, train=train)  # fmt: skip
     comparison = study = None
     if compare and to_study is not None:
         rows = ("majority", "tfidf", "static", "cls", "default")
         comparison = cross_validate(
-            to_study[text], to_study[label], model=_unfitted(fitted), models=rows
+            rows_for(fitted, to_study, text),
+            to_study[label],
+            model=_unfitted(fitted),
+            models=rows,
+            text=text,
         )
     if layers is not None:
         study = _study(layers, fitted, to_study, text, label)

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils import _safe_indexing
 from threadpoolctl import threadpool_limits
 
 from pipeline.answers import ask, is_most_probable, positions, warn_of_other_labels
+from pipeline.columns import reads_columns, text_column
 from pipeline.embedding_cache import cache_info
 from pipeline.evaluation.baselines import (
     ROWS,
@@ -30,7 +33,7 @@ from pipeline.evaluation.baselines import (
 from pipeline.evaluation.evaluate import class_positions
 from pipeline.evaluation.layer_study import AttributedFrame, Fold, split_folds
 from pipeline.evaluation.metrics import PairedDifference, classification_scores, paired_difference
-from pipeline.exceptions import TruncationWarning
+from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 from pipeline.texts import check_texts, class_numbers
 from pipeline.vectorizer import BertVectorizer
 
@@ -102,13 +105,15 @@ def compare(
     n_timed: int = 200,
     random_state: int = 0,
     n_jobs: int | None = None,
+    text: str | None = None,
 ) -> AttributedFrame:
     """Score baselines and uses of BERT on the same folds, each against TF-IDF.
 
     Parameters
     ----------
-    X : iterable of str, length n_texts
-        Texts.
+    X : iterable of str, length n_texts, or DataFrame
+        Texts. Of several columns your own estimators get all, unless they begin with a vectorizer
+        of texts; the standard rows get the column ``text``.
     y : array-like of shape (n_texts,)
         Labels.
     model : estimator, optional
@@ -149,6 +154,8 @@ def compare(
         Seed of the folds, word2vec, fine-tuning and the choice of texts to time.
     n_jobs : int, optional
         Threads of the layer study. None is one, -1 all processors.
+    text : str, optional
+        The column of the texts; needed where several columns of X hold strings.
 
     Returns
     -------
@@ -211,6 +218,7 @@ def compare(
     >>> table["verdict"].iloc[0]
     'baseline'
     """
+    X, test, frame = _take_columns(X, test, text)
     texts, labels, classes, folds = _check_data(X, y, test, cv, random_state)
     bert = bert_in(model) if vectorizer is None else vectorizer
     if not isinstance(bert, BertVectorizer):
@@ -236,7 +244,17 @@ def compare(
     timed = folds[0][1][np.sort(tested[: int(n_timed)])]
     # threads of BLAS cost such fits more than they give; torch keeps its own
     with threadpool_limits(limits=1, user_api="blas"):
-        results = {row.name: _score_row(row, texts, labels, folds, timed) for row in in_order}
+        results = {
+            candidate.name: _score_row(
+                candidate,
+                texts,
+                labels,
+                folds,
+                timed,
+                texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame,
+            )
+            for candidate in in_order
+        }
     table = _table(results, with_spread=test is None)
     table.attrs = {
         "model": str(bert.model),
@@ -254,6 +272,17 @@ def compare(
 
 
 # ---- the texts
+
+
+def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.DataFrame | None]:
+    """Return texts, test and all rows of a table of several columns, with those of test."""
+    if not isinstance(X, pd.DataFrame) or X.shape[1] < 2:
+        return X, test, None
+    column, frame = text_column(X, text), X
+    if isinstance(test, tuple | list) and len(test) == 2:
+        frame = pd.concat([X, test[0][list(X.columns)]])
+        test = test[0][column], test[1]
+    return X[column], test, frame.reset_index(drop=True)
 
 
 def _check_data(
@@ -311,6 +340,7 @@ def _score_row(
     labels: np.ndarray,
     folds: Sequence[Fold],
     timed: np.ndarray,
+    given: Any,  # to the estimator: the texts, or all columns
 ) -> RowResult:
     """Fit and score a candidate on every fold, and time the first."""
     scores, right, most_probable, seconds, from_cache = [], [], [], [], []
@@ -320,15 +350,15 @@ def _score_row(
         before, start = cache_info(), time.perf_counter()
         # truncation was reported when the caches were filled, or is in the first fold
         with _silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
-            estimator.fit(texts[train], labels[train])
+            estimator.fit(_safe_indexing(given, train), labels[train])
         seconds.append(time.perf_counter() - start)
         after = cache_info()
         n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
         from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
         with _silent_truncation():
-            answers = ask(estimator, texts[tested])
+            answers = ask(estimator, _safe_indexing(given, tested))
             if fold == 0 and len(timed):
-                cost = cold_cost(estimator, texts[timed])
+                cost = cold_cost(estimator, _safe_indexing(given, timed))
         classes = np.asarray(estimator.classes_).tolist()
         true = class_positions(len(tested), labels[tested], classes)
         predicted, _ = positions(answers.labels, classes)
@@ -348,6 +378,7 @@ def _silent_truncation(silent: bool = True) -> Iterator[None]:
     with warnings.catch_warnings():
         if silent:
             warnings.simplefilter("ignore", TruncationWarning)
+            warnings.simplefilter("ignore", UnknownTokensWarning)
         yield
 
 

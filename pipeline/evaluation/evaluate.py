@@ -148,8 +148,8 @@ def evaluate(
           ``log_loss``, ``brier``, ``calibration_error``) and their 95 % ``intervals``;
         - ``confusion_matrix`` (rows are true), ``by_class``, ``curves`` (ROC and precision-recall,
           see `pipeline.evaluation.metrics.score_curves`), ``calibration``;
-        - ``slices``: name -> scores by length, by truncation if the model begins with a
-          BertVectorizer, and by each column of ``by``;
+        - ``slices``: name -> scores by length, by truncation and unknown characters if the model
+          begins with a BertVectorizer, and by each column of ``by``;
         - ``mistakes``: ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of the
           predicted label, or None), ``explanation`` (``method`` and ``words``, or ``refused``) and
           ``nearest`` (three training texts with ``label`` and ``similarity``); ``examples``: the

@@ -12,7 +12,7 @@ from sklearn.utils import _safe_indexing
 
 from pipeline.answers import Judged
 from pipeline.evaluation.metrics import wilson_interval
-from pipeline.exceptions import ExplanationError, TruncationWarning
+from pipeline.exceptions import ExplanationError, TruncationWarning, UnknownTokensWarning
 from pipeline.explanation import explain
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
@@ -55,10 +55,14 @@ def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[di
         return {"by characters": _by_number(np.array([len(text) for text in texts_of(X)]), right)}
     counted = vectorizer.count_tokens(X)
     cut = ["cut" if lost else "whole" for lost in counted["n_lost"]]
-    return {
+    slices = {
         "by tokens": _by_number(counted["n_tokens"].to_numpy(), right),
         "by truncation": slice_by(cut, right),
     }
+    if counted["n_unknown"].any():
+        unknown = ["some" if some else "none" for some in counted["n_unknown"]]
+        slices["by unknown characters"] = slice_by(unknown, right)
+    return slices
 
 
 def _by_number(numbers: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:
@@ -117,7 +121,8 @@ def find_examples(model: Any, X: Any, judged: Judged, *, n: int) -> list[dict[st
 def _explanations(model: Any, X: Any, predicted: np.ndarray) -> list[dict[str, Any]]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TruncationWarning)  # given when they were scored
+            for given in (TruncationWarning, UnknownTokensWarning):  # when they were scored
+                warnings.simplefilter("ignore", given)
             frames = explain(model, X)
     except ExplanationError as error:
         return [{"refused": str(error)}] * len(predicted)

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from pipeline.answers import ask
+from pipeline.answers import Answers, ask, ask_each, gives_several, outputs_of
+from pipeline.columns import Kind
+from pipeline.datasets import columns_for
 from pipeline.files import fetched, sha256_of, where
 from pipeline.saved.allow_list import trusted_names
 from pipeline.saved.artifact import load_pipeline
@@ -19,14 +22,15 @@ from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.driver import Progress, Run
 from pipeline.scoring.executors import BySizeExecutor, Executor, ProcessExecutor, SerialExecutor
 from pipeline.scoring.run_folder import Plan
-from pipeline.scoring.shard import Job, OnBadRow, added_fields, with_fields
-from pipeline.scoring.sources import open_source
+from pipeline.scoring.shard import Job, OnBadRow, added_fields, model_input, with_fields
+from pipeline.scoring.sources import Source, open_source
 from pipeline.scoring.target import Target
 
 NAMES = ("serial", "processes", "auto", "dask")
 
 
 SHARD_ROWS = 2048
+_TRIED_ROWS = 20  # one of them a model of several columns must take, before the run begins
 
 
 def choose_executor(
@@ -134,17 +138,18 @@ def score_table(
     Parameters
     ----------
     model_path : str or Path
-        A pipeline by `save_pipeline`, whose classifier gives probabilities and one label per text.
-        Each process opens it once. Labels are those of its ``predict``.
+        A pipeline by `save_pipeline`, whose classifier gives probabilities. Each process opens it
+        once. Labels are those of its ``predict``. If it gives several per text, each has a column
+        ``label_<output>``, of 1 and 0 or of its classes, and its probabilities have columns.
     source : path, sequence of paths, or DataFrame
-        CSV (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked) or Parquet: a file, a folder of
-        Parquet files, several files, a pattern such as ``"2026-*.parquet"``, here or at an address
-        of fsspec such as ``s3://bucket/folder``.
+        CSV or JSON lines (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked) or Parquet: a file, a
+        folder of Parquet files, several files, a pattern such as ``"2026-*.parquet"``, here or at
+        an address of fsspec such as ``s3://bucket/folder``.
     out : str or Path
         A new folder, for ``part-000000.parquet`` and so on, or one file (``.csv``, ``.parquet``,
-        ``.pq``).
+        ``.pq``, ``.jsonl``).
     text : str
-        The column of the texts.
+        The column of the texts. A model that was fitted on several columns gets all of these.
     executor : {"serial", "processes", "auto", "dask"}, address, Client or executor
         Default ``"serial"``: this process. ``"processes"``: worker processes of this machine.
         ``"auto"``: these if the table has more than one shard, else this process. ``"dask"``: a
@@ -211,7 +216,16 @@ def score_table(
     chosen = choose_executor(executor, workers, threads=threads)
     opened = open_source(source, text, encoding=encoding, sep=sep)
     target = Target(out, getattr(opened, "paths", []), _folders(source))
-    path, model = _describe_model(model_path, sha256, trusted)
+    path, sha256, fitted = _open_model(model_path, sha256, trusted)
+    columns = columns_for(fitted, opened.schema.names, text, opened.name)
+    probe, several, kind = _try_first(fitted, opened, columns, text)
+    outputs = outputs_of(fitted) if several else None
+    fields = added_fields(opened.schema, fitted.classes_, kind, outputs)
+    model = {
+        "sha256": sha256,
+        "classes": list(map(list, outputs)) if outputs else np.asarray(fitted.classes_).tolist(),
+        "probabilities": kind,
+    }
     plan = Plan(
         source=opened.identity(),
         columns=[[field.name, str(field.type)] for field in opened.schema],
@@ -223,24 +237,26 @@ def score_table(
     )
     job = Job(
         model=path,
-        sha256=model["sha256"],
+        sha256=sha256,
         trusted=trusted,
         text=text,
         schema=opened.schema,
-        probabilities=model["probabilities"],
+        columns=columns,
+        fields=fields,
+        n_labels=None if outputs is None else len(outputs),
+        probe=probe,
         folder=str(target.folder.path),
         plan=plan.sha256,
         on_bad_row=on_bad_row,
         threads=plan.threads,
     )
-    fields = added_fields(opened.schema, model["classes"], model["probabilities"])
     with target.folder.locked(), Progress(progress) as bar, _cleaned_up(target):
         target.folder.start_or_resume(plan)
         manifest = target.folder.complete(plan)
         if manifest is None or (manifest["n_bad"] and on_bad_row == "error"):
             target.folder.reopen()
-            columns = with_fields(opened.schema, fields).names
-            manifest = Run(opened, target.folder, job, plan, bar).run(chosen, columns)
+            names = with_fields(opened.schema, fields).names
+            manifest = Run(opened, target.folder, job, plan, bar).run(chosen, names)
         else:
             bar.skipped(manifest["n_rows"])
         if target.file is not None:
@@ -259,23 +275,43 @@ def score_table(
     )
 
 
-def _describe_model(
+def _open_model(
     path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...]
-) -> tuple[str, dict[str, Any]]:
-    """Open the model with all checks, and return path and plan entry."""
+) -> tuple[str, str, Any]:
+    """Open the model with all checks, and return path, sha256 and model."""
     place = where(path)
     if sha256 is None:
         with fetched(place) as file:  # load_pipeline names what is there if it is not a file
             sha256 = sha256_of(file) if file.is_file() else ""
     fitted = load_pipeline(place, sha256=sha256, trusted=trusted)
-    # the type of the probabilities must be known before there are any
-    probability = ask(fitted, pd.Series(["a plain text"], dtype="str")).probability
-    model = {
-        "sha256": sha256.lower(),
-        "classes": np.asarray(fitted.classes_).tolist(),
-        "probabilities": str(probability.dtype),
-    }
-    return os.path.abspath(place) if isinstance(place, Path) else place, model
+    return os.path.abspath(place) if isinstance(place, Path) else place, sha256.lower(), fitted
+
+
+def _try_first(
+    fitted: Any, source: Source, columns: dict[str, Kind] | None, text: str
+) -> tuple[pa.Table, bool, str]:
+    """Return a row that the model takes, if it gives several labels, and its number type."""
+    # what comes out must be known before there is any
+    first = None
+    if columns is not None and len(columns) > 1:
+        first = next(source.rows(_TRIED_ROWS, mark=True), None)
+    if first is not None:
+        table = first.table
+    else:
+        kinds = {**(columns or {}), text: "text"}
+        table = pa.table({n: [0 if k == "number" else "a plain text"] for n, k in kinds.items()})
+    for row in range(table.num_rows):
+        probe = table.slice(row, 1)
+        try:
+            X = model_input(columns, probe, text)
+            several = gives_several(fitted, X)
+            answers: Answers = (ask_each if several else ask)(fitted, X)
+        except Exception:
+            if row == table.num_rows - 1:
+                raise
+        else:
+            return probe, several, str(answers.probability.dtype)
+    raise AssertionError("a source never yields tables without rows")
 
 
 def _folders(source: Any) -> list[Any]:

@@ -16,8 +16,17 @@ import pyarrow.parquet as pq
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-from pipeline.answers import Answers, ask, is_most_probable, positions, warn_of_other_labels
-from pipeline.datasets import prediction_names
+from pipeline.answers import (
+    Answers,
+    ask,
+    ask_each,
+    is_most_probable,
+    is_yes_or_no,
+    positions,
+    warn_of_other_labels,
+)
+from pipeline.columns import Kind, as_fitted
+from pipeline.datasets import free_names
 from pipeline.exceptions import ArtifactWarning, BadRowError, CheckpointError
 from pipeline.saved.artifact import load_pipeline
 from pipeline.scoring.run_folder import Stamp, part_name, write_part
@@ -25,6 +34,7 @@ from pipeline.scoring.run_folder import Stamp, part_name, write_part
 ERROR = "label_error"
 OnBadRow = Literal["error", "null"]
 _LONGEST_REASON = 500  # characters
+_PLAIN = pd.Series(["a plain text"], dtype="str")
 # never a row's fault: the disk, the installation, the weights
 _NOT_THE_ROWS = (OSError, ImportError, CheckpointError)
 
@@ -87,19 +97,28 @@ class Job:
     trusted: tuple[str, ...]  # as for load_pipeline
     text: str  # name of the text column
     schema: pa.Schema  # of the source
-    probabilities: str  # their type: float32 or float64
+    fields: tuple[pa.Field, ...]  # that are added: labels, probabilities, the error
     folder: str  # of the parts
     plan: str  # hash of the plan
     on_bad_row: OnBadRow
     threads: int
+    n_labels: int | None = None  # of the fields, where a text gets several
+    columns: dict[str, Kind] | None = None  # that the model was fitted on; None: flat texts
+    probe: pa.Table | None = None  # a row that the model takes
 
 
 def predict_rows(
-    predict: Callable[[pd.Series], Answers], texts: pd.Series, n_classes: int
+    predict: Callable[[Any], Answers],
+    texts: Any,
+    n_probabilities: int,
+    *,
+    n_labels: int | None = None,
+    probe: Any = _PLAIN,
 ) -> tuple[Answers, dict[int, str]]:
     """Predict, and return answers and the failed positions with reasons."""
     failed: dict[int, str] = {}
-    answers = Answers(np.empty(0, dtype=object), np.empty((0, n_classes)))
+    shape = (0,) if n_labels is None else (0, n_labels)
+    answers = Answers(np.empty(shape, dtype=object), np.empty((0, n_probabilities)))
     if len(texts):
         try:
             answers = predict(texts)
@@ -107,8 +126,8 @@ def predict_rows(
             raise
         except Exception as error:
             try:
-                predict(pd.Series(["a plain text"], dtype="str"))
-            except Exception:  # it fails on any text: no row's fault
+                predict(probe)
+            except Exception:  # it fails on any row: no row's fault
                 raise error from None
             failed = _failing(predict, texts)
             kept = texts.drop(texts.index[list(failed)])
@@ -120,7 +139,7 @@ def predict_rows(
     return Answers(answers.labels[is_finite], answers.probability[is_finite]), failed
 
 
-def _failing(predict: Callable[[pd.Series], Answers], texts: pd.Series) -> dict[int, str]:
+def _failing(predict: Callable[[Any], Answers], texts: Any) -> dict[int, str]:
     """Find by bisection the positions that the model fails on."""
     failed: dict[int, str] = {}
     ranges = [(0, len(texts))]
@@ -147,18 +166,27 @@ def in_one_line(reason: str) -> str:
 
 
 def added_fields(
-    schema: pa.Schema, classes: Sequence[Any], kind: str = "float64"
-) -> list[pa.Field]:
-    """Return the fields that scoring adds: label, probabilities, error."""
-    names = prediction_names(schema.names, classes)
-    error = ERROR
-    while error in {*schema.names, *names}:
-        error = f"predicted_{error}"
-    fields = [
-        pa.field(names[0], label_type(classes)),
-        *(pa.field(name, pa.from_numpy_dtype(kind)) for name in names[1:]),
-    ]
-    return [*fields, pa.field(error, pa.string())]
+    schema: pa.Schema,
+    classes: Sequence[Any],
+    kind: str = "float64",
+    outputs: Sequence[tuple[str, list[Any]]] | None = None,  # name and classes, if several
+) -> tuple[pa.Field, ...]:
+    """Return the fields that scoring adds: labels, probabilities, error."""
+    labels: dict[str, pa.DataType] = {}
+    numbers: list[str] = []
+    for suffix, own in (
+        [("", np.asarray(classes).tolist())]
+        if outputs is None
+        else [(f"_{name}", own) for name, own in outputs]
+    ):
+        plain = outputs is not None and is_yes_or_no(own)
+        labels[f"label{suffix}"] = pa.int64() if plain else label_type(own)
+        numbers += [
+            f"probability{suffix}{end}" for end in ([""] if plain else [f"_{c}" for c in own])
+        ]
+    wanted = [*labels, *numbers, ERROR]
+    types = [*labels.values(), *[pa.from_numpy_dtype(kind)] * len(numbers), pa.string()]
+    return tuple(map(pa.field, free_names(schema.names, wanted), types))
 
 
 def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
@@ -178,14 +206,20 @@ def add_predictions(
     is_good = np.ones(table.num_rows, bool)
     is_good[list(bad)] = False
     place = pa.array(np.cumsum(is_good) - 1, mask=~is_good)  # of each row among the good ones
-    label, *numbers, error = fields
-    columns = [pa.array(answers.labels.tolist(), label.type)]
+    *fields, error = fields
+    labels = _by_output(answers.labels)
+    columns = [pa.array(c.tolist(), f.type) for c, f in zip(labels, fields, strict=False)]
     columns += [pa.array(np.ascontiguousarray(column)) for column in answers.probability.T]
-    for field, column in zip([label, *numbers], columns, strict=True):
+    for field, column in zip(fields, columns, strict=True):
         table = table.append_column(field, column.take(place).cast(field.type))
     return table.append_column(
         error, pa.array([bad.get(i) for i in range(table.num_rows)], error.type)
     )
+
+
+def _by_output(labels: np.ndarray) -> np.ndarray:
+    """Return the labels as one row per output."""
+    return np.atleast_2d(labels.T)
 
 
 @lru_cache(maxsize=1)
@@ -209,11 +243,10 @@ def score_shard(job: Job, shard: Shard) -> Outcome:
             "on_bad_row='null' (--on-bad-row null) goes on without its label; what is finished "
             "is kept."
         )
-    fields = added_fields(job.schema, fitted.classes_, job.probabilities)
-    labelled = add_predictions(table, fields, answers, reasons)
+    labelled = add_predictions(table, job.fields, answers, reasons)
     stamp = Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad))
     sha256 = write_part(
-        labelled.cast(with_fields(job.schema, fields)),
+        labelled.cast(with_fields(job.schema, job.fields)),
         Path(job.folder) / part_name(shard.index),
         stamp,
     )
@@ -246,41 +279,61 @@ def _score(
         missing = (i for i, cell in enumerate(cells) if cell is None)
         bad = dict.fromkeys(missing, "the text is missing") | bad
     rows = [i for i in range(len(cells)) if i not in bad]
-    # index of the whole table: messages of the model name rows as the user knows them
-    texts = pd.Series(
-        [cells[i] for i in rows],
-        index=[shard.first_row + i for i in rows],
-        dtype="str",
-        name=job.text,
-    )
+    texts = model_input(job.columns, table, job.text, rows, shard.first_row)
+    probe = _PLAIN if job.probe is None else model_input(job.columns, job.probe, job.text)
+    n_labels = job.n_labels or 1
+    predict = partial(ask if job.n_labels is None else ask_each, fitted)
     # the driver shows each kind of warning once, not once per shard
     with _threads(job.threads), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        answers, failed = predict_rows(partial(ask, fitted), texts, len(fitted.classes_))
-        predicted, _ = positions(answers.labels, np.asarray(fitted.classes_).tolist())
-        warn_of_other_labels(
-            is_most_probable(predicted, answers.probability),
-            f"the {type(fitted[-1]).__name__}",
-            counted=False,
+        answers, failed = predict_rows(
+            predict, texts, len(job.fields) - n_labels - 1, n_labels=job.n_labels, probe=probe
         )
+        if job.n_labels is None:
+            predicted, _ = positions(answers.labels, np.asarray(fitted.classes_).tolist())
+            warn_of_other_labels(
+                is_most_probable(predicted, answers.probability),
+                f"the {type(fitted[-1]).__name__}",
+                counted=False,
+            )
     kept = [row for place, row in enumerate(rows) if place not in failed]
     bad.update({rows[place]: in_one_line(reason) for place, reason in failed.items()})
-    answers, misfits = _without_misfits(answers, label_type(fitted.classes_))
+    answers, misfits = _without_misfits(answers, [field.type for field in job.fields[:n_labels]])
     bad.update({kept[place]: reason for place, reason in misfits.items()})
     messages = {warning.category: str(warning.message) for warning in caught}
     return answers, bad, tuple(messages.items())
 
 
-def _without_misfits(answers: Answers, kind: pa.DataType) -> tuple[Answers, dict[int, str]]:
+def model_input(
+    columns: dict[str, Kind] | None,
+    table: pa.Table,
+    text: str,
+    rows: Sequence[int] = (0,),
+    first_row: int = 0,
+) -> Any:
+    """Return what the model takes of some rows, a Series of texts or a DataFrame."""
+    names = [text, *(name for name in columns or () if len(columns or ()) > 1 and name != text)]
+    taken = table.select(names).take(pa.array(rows, pa.int64()))
+    frame = taken.to_pandas(ignore_metadata=True)
+    # index of the whole table: messages of the model name rows as the user knows them
+    frame.index = pd.Index([first_row + i for i in rows])
+    frame[text] = pd.Series(taken.column(text).to_pylist(), index=frame.index, dtype="str")
+    return as_fitted(columns, frame, text)
+
+
+def _without_misfits(
+    answers: Answers, kinds: Sequence[pa.DataType]
+) -> tuple[Answers, dict[int, str]]:
     """Set aside labels that are no class and do not fit the column's type."""
     misfits = {}
-    for place, label in enumerate(answers.labels.tolist()):
-        try:
-            pa.scalar(label, kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            misfits[place] = in_one_line(
-                f"its label {label!r} is no class and does not fit into a column of type {kind}"
-            )
+    for labels, kind in zip(_by_output(answers.labels), kinds, strict=False):
+        for place, label in enumerate(labels.tolist()):
+            try:
+                pa.scalar(label, kind)
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                misfits[place] = in_one_line(
+                    f"its label {label!r} is no class and does not fit into a column of type {kind}"
+                )
     kept = np.delete(np.arange(len(answers.labels)), list(misfits))
     return Answers(answers.labels[kept], answers.probability[kept]), misfits
 

@@ -1,4 +1,4 @@
-"""Tables to score: CSV, Parquet and DataFrames, as shards of rows."""
+"""Tables to score: CSV, JSON lines, Parquet and DataFrames, as shards of rows."""
 
 import contextlib
 import glob
@@ -15,7 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.csv_table import CsvTable, check_names, refuse_twice
+from pipeline.csv_table import (
+    CsvTable,
+    JsonLines,
+    check_names,
+    is_json_lines,
+    json_columns,
+    refuse_twice,
+)
 from pipeline.datasets import PARQUET_SUFFIXES
 from pipeline.files import (
     file_identity,
@@ -158,6 +165,8 @@ class _Files:
 class CsvSource(_Files):
     """CSV files of the same columns, all of them text."""
 
+    _kind = "csv"
+
     def __init__(
         self, paths: Sequence[str], text: str, *, encoding: str = "utf-8", sep: str = ","
     ) -> None:
@@ -168,6 +177,9 @@ class CsvSource(_Files):
         self._n_bytes = sum(file_size(path) for path in self.paths)
         self._read_before = 0
         self._open: CsvTable | None = None
+        self._read_header()
+
+    def _read_header(self) -> None:
         with self._table(self.paths[0]) as first:
             self.header = first.header
         self.schema = pa.schema([(name, pa.large_string()) for name in self.header])
@@ -184,7 +196,7 @@ class CsvSource(_Files):
     def identity(self) -> dict[str, Any]:
         """Return the files' identities, and how they are read."""
         return {
-            "kind": "csv",
+            "kind": self._kind,
             "files": [file_identity(path) for path in self.paths],
             "encoding": self._encoding,
             "sep": self._sep,
@@ -226,6 +238,53 @@ class CsvSource(_Files):
         """Estimate the number of rows from the bytes that were read."""
         n_bytes = self._read_before + (self._open.n_bytes_read if self._open is not None else 0)
         return max(n_read, round(n_read * self._n_bytes / n_bytes)) if n_read and n_bytes else None
+
+
+class JsonSource(CsvSource):
+    """JSON-lines files; a column has one type in all of them, or is text."""
+
+    _kind = "json lines"
+
+    def _read_header(self) -> None:
+        found: dict[str, set[type]] = {}
+        for path in self.paths:
+            options = {"encoding": self._encoding, "open_file": open_binary}
+            for name, types in json_columns(path, **options).items():
+                found.setdefault(name, set()).update(types)
+        check_names(list(found), [self._text], self.name)
+        self.header = list(found)
+        self.schema = pa.schema([(name, _json_type(types)) for name, types in found.items()])
+        check_text_type(self.schema, self._text, self.name)
+
+    def _table(self, path: str) -> CsvTable:
+        return JsonLines(path, names=self.header, encoding=self._encoding, open_file=open_binary)
+
+    def _rows(self, rows: list[list[Any]], marked: dict[int, str]) -> Rows:
+        columns = []
+        for field, column in zip(self.schema, zip(*rows, strict=True), strict=True):
+            if field.name == self._text:
+                reasons: dict[int, str] = {}
+                columns.append(text_array(list(column), reasons))
+                marked = {**reasons, **marked}
+            elif pa.types.is_large_string(field.type):
+                columns.append(text_array([_as_text(cell) for cell in column], {}))
+            else:
+                columns.append(pa.array(column, field.type))
+        return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
+
+
+def _json_type(types: set[type]) -> pa.DataType:
+    kinds: dict[frozenset[type], pa.DataType] = {
+        frozenset({bool}): pa.bool_(),
+        frozenset({int}): pa.int64(),
+        frozenset({float}): pa.float64(),
+        frozenset({int, float}): pa.float64(),
+    }
+    return kinds.get(frozenset(types - {type(None)}), pa.large_string())
+
+
+def _as_text(cell: Any) -> str | None:
+    return cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
 
 
 class ParquetSource(_Files):
@@ -386,7 +445,7 @@ def open_source(
     encoding: str = "utf-8",
     sep: str = ",",
 ) -> Source:
-    """Open CSV files, Parquet files or a DataFrame for scoring."""
+    """Open CSV, JSON-lines or Parquet files, or a DataFrame for scoring."""
     if isinstance(source, pd.DataFrame):
         return FrameSource(source, text)
     if not is_path(source) and not isinstance(source, Sequence):
@@ -395,15 +454,17 @@ def open_source(
             "is expected."
         )
     files = list_files(source)
-    kinds = {_is_parquet(file) for file in files}
+    kinds = {(_is_parquet(file), is_json_lines(file)) for file in files}
     if len(kinds) > 1:
         raise ValueError(
-            f"Parquet and CSV files together ({', '.join(files[:3])}, ...): score them one after "
-            "another."
+            f"Parquet and CSV files together, or JSON lines ({', '.join(files[:3])}, ...): score "
+            "them one after another."
         )
-    if kinds == {True}:
+    parquet, json_lines = kinds.pop()
+    if parquet:
         return ParquetSource(files, text)
-    return CsvSource(files, text, encoding=encoding, sep=sep)
+    kind = JsonSource if json_lines else CsvSource
+    return kind(files, text, encoding=encoding, sep=sep)
 
 
 def list_files(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:

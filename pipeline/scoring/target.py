@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.datasets import PARQUET_SUFFIXES, check_output
+from pipeline.csv_table import JSON_LINES
+from pipeline.datasets import PARQUET_SUFFIXES, check_output, write_json_lines
 from pipeline.files import flush_to_disk, is_address, local_path, put, temporary_for
 from pipeline.scoring.run_folder import RunFolder
 
@@ -43,7 +44,7 @@ class Target:
                     "Name another place."
                 )
         self.file: Path | None = None
-        if path.suffix in (".csv", *PARQUET_SUFFIXES):
+        if path.suffix in (".csv", *PARQUET_SUFFIXES, *JSON_LINES):
             check_output(path)
             for source in sources:
                 check_output(path, source)
@@ -51,8 +52,8 @@ class Target:
             path = path.with_name(f"{path.name}.parts")
         elif path.suffix and not path.is_dir():
             raise ValueError(
-                f"{path} has the ending {path.suffix!r}; allowed are .csv, .parquet and .pq, "
-                "or none for a folder."
+                f"{path} has the ending {path.suffix!r}; allowed are .csv, .parquet, .pq and "
+                ".jsonl, or none for a folder."
             )
         else:
             _check_folder(path, sources)
@@ -71,7 +72,11 @@ class Target:
                         writer.write_table(self._part(index, schema))
             else:
                 with temporary.open("w", encoding="utf-8", newline="") as file:
-                    self._write_csv(file, n_parts, schema)
+                    if self.file.suffix == ".csv":
+                        self._write_csv(file, n_parts, schema)
+                    else:
+                        for index in range(n_parts):
+                            write_json_lines(file, self._part(index, schema))
             put(temporary, self.file)
         flush_to_disk(self.file.parent)
         self.folder.remove()
@@ -103,7 +108,8 @@ def _check_folder(path: Path, sources: Sequence[str]) -> None:
     """Refuse a folder that cannot be written or that holds the input."""
     if path.exists() and not path.is_dir():
         raise FileExistsError(
-            f"{path} is a file; name a folder, or a file with the ending .csv, .parquet or .pq."
+            f"{path} is a file; name a folder, or a file with the ending .csv, .parquet, .pq or "
+            ".jsonl."
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: {path.parent} does not exist.")

@@ -1,0 +1,145 @@
+"""Which columns a model was fitted on, and a table in that form."""
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import _safe_indexing
+
+Kind = Literal["text", "number", "any"]
+
+
+def fitted_columns(model: Any) -> dict[str, Kind] | None:
+    """Return the columns that a model reads and of what kind; None if it takes flat texts."""
+    names = getattr(model, "feature_names_in_", None)
+    if names is not None:
+        return _read_by(model, list(names))
+    n_columns = getattr(model, "n_features_in_", 1)
+    if n_columns > 1:
+        raise ValueError(
+            f"The model was fitted on {n_columns} columns without names, which cannot be found in "
+            "a table. Fit it on a DataFrame."
+        )
+    return None
+
+
+def text_column(X: pd.DataFrame, text: str | None) -> str:
+    """Return the column of a table that holds texts: the one named, or the only one."""
+    names = [name for name in X if all(isinstance(cell, str) for cell in X[name])]
+    if text is None and len(names) == 1:
+        return str(names[0])
+    if text not in X:
+        raise ValueError(
+            f"text={text!r}: X has the columns {', '.join(map(repr, X))}; name the one with the "
+            "texts."
+        )
+    return str(text)
+
+
+def reads_columns(estimator: Any) -> bool:
+    """Say whether an estimator, not fitted, takes a table rather than texts."""
+    while True:
+        if isinstance(estimator, Pipeline):
+            estimator = estimator.steps[0][1]
+        elif hasattr(estimator, "estimator"):  # a search, or another one around it
+            estimator = estimator.estimator
+        elif hasattr(estimator, "estimators"):
+            estimator = estimator.estimators[0][1]
+        else:
+            return _kind(estimator, 0) != "text"
+
+
+def check_one_column(model: Any, what: str) -> None:
+    """Refuse a model of several columns where only texts are given."""
+    columns = fitted_columns(model)
+    if columns is not None and len(columns) > 1:
+        raise ValueError(
+            f"The model was fitted on the columns {', '.join(map(repr, columns))}, and {what}."
+        )
+
+
+def as_fitted(columns: dict[str, Kind] | None, table: pd.DataFrame, text: str) -> Any:
+    """Return what a model takes: a Series of texts, or a DataFrame of its columns."""
+    if columns is None:
+        return table[text]
+    if len(columns) == 1:  # whatever it is called here
+        return table[[text]].set_axis(list(columns), axis=1)
+    return pd.DataFrame(
+        {
+            name: _to_numbers(table[name]) if kind == "number" else table[name]
+            for name, kind in columns.items()
+        },
+        index=table.index,
+    )
+
+
+def _to_numbers(column: pd.Series) -> pd.Series:
+    """Read the cells of a CSV as numbers; what is none stays for the model to refuse."""
+    if pd.api.types.is_numeric_dtype(column) or not pd.api.types.is_string_dtype(column):
+        return column
+    numbers = pd.to_numeric(column, errors="coerce")
+    odd = numbers.isna() & column.notna() & (column.str.strip() != "")
+    return numbers.astype(object).where(~odd, column) if odd.any() else numbers
+
+
+def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
+    """Return the columns that a step reads of those that it was given."""
+    step = first_step(step)
+    read: dict[str, Kind] = {}
+    if isinstance(step, ColumnTransformer):
+        frame = pd.DataFrame(columns=names)
+        for _, part, key in step.transformers_:
+            if not (isinstance(part, str) and part == "drop"):
+                own = _safe_indexing(frame, [key] if isinstance(key, str) else key, axis=1)
+                for place, name in enumerate(own):
+                    _add(read, name, _kind(part, place))
+    elif isinstance(step, FeatureUnion):
+        for _, part in step.transformer_list:
+            for name, kind in ({} if isinstance(part, str) else _read_by(part, names)).items():
+                _add(read, name, kind)
+    else:
+        return dict.fromkeys(names, _kind(step, 0) if len(names) == 1 else "any")
+    return {name: read[name] for name in names if name in read}
+
+
+def first_step(model: Any) -> Any:
+    """Return what gets X first, in pipelines and fitted searches around them."""
+    while True:
+        if hasattr(model, "best_estimator_"):
+            model = model.best_estimator_
+        elif isinstance(model, Pipeline):
+            model = next(part for _, part in model.steps if not changes_rows_only(part))
+        else:
+            return model
+
+
+def _add(read: dict[str, Kind], name: str, kind: Kind) -> None:
+    read[name] = kind if read.get(name, kind) == kind else "any"
+
+
+def _kind(part: Any, place: int) -> Kind:
+    """Return what a transformer was fitted on in its column at ``place``."""
+    for step in [step for _, step in part.steps] if isinstance(part, Pipeline) else [part]:
+        if changes_rows_only(step) or (isinstance(step, FunctionTransformer) and step.func is None):
+            continue
+        categories = getattr(step, "categories_", ())
+        if place < len(categories):
+            return "number" if np.asarray(categories[place]).dtype.kind in "iufb" else "any"
+        if not hasattr(step, "__sklearn_tags__"):
+            return "any"
+        tags = step.__sklearn_tags__()
+        if tags.input_tags.string:
+            return "text"
+        if tags.no_validation:
+            return "any"
+    return "number"
+
+
+def changes_rows_only(step: Any) -> bool:
+    """Say whether a step does nothing to a table that is predicted on, as a sampler."""
+    return step in (None, "passthrough") or (
+        hasattr(step, "fit_resample") and not hasattr(step, "transform")
+    )
