@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.preprocessing import normalize as l2_normalize
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Hidden, Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
+from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_in, fit_context
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType, choose_device, device_here
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
@@ -239,7 +239,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     # ---- fit and transform
 
     @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
         """Check parameters and texts, and find the model.
 
@@ -282,7 +282,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         return self
 
     @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X: Iterable[str], y: Any = None) -> np.ndarray:
         """Fit, and return the features of the same texts.
 
@@ -335,7 +335,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             Combined layers are called ``layermean``, ``layersum`` or ``layerlearned``.
         """
         check_is_fitted(self)
-        _check_feature_names_in(self, input_features, generate_names=False)
+        check_feature_names_in(self, input_features, generate_names=False)
         return np.array(self._names(self._poolings()), dtype=object)
 
     # ---- the parts
