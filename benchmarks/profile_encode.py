@@ -19,10 +19,11 @@ from pipeline import BertVectorizer
 
 # What an operator does in the packed forward; the rest is Python, slicing and pooling.
 PARTS = {
-    "linear layers": ("aten::mm", "aten::addmm_"),
+    "linear layers": ("aten::mm", "aten::addmm_", "mkldnn::_linear_pointwise"),
     "attention": (
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
         "aten::bmm",
-        "aten::add",
+        "aten::copy_",
         "aten::aminmax",
         "aten::exp_",
         "aten::sum",

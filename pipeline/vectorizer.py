@@ -90,8 +90,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         else MPS, else the CPU.
 
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the forward pass: ``"auto"`` is float16 on CUDA and float32 elsewhere. Half
-        precision needs an accelerator. Features are float32 in any case.
+        Precision of the forward pass: ``"auto"`` is float16 on CUDA and float32 elsewhere. float16
+        needs an accelerator; bfloat16 one, or a CPU that multiplies in it (AVX512-BF16, AMX).
+        Features are float32 in any case.
 
     batch_tokens : int or None, default=None
         Token budget of one batch. Changes speed and memory, and no float32 feature by more than

@@ -94,7 +94,7 @@ def test_what_the_parser_does_not_understand_is_named_with_a_way_to_help(argumen
 )
 def test_device_and_precision_reach_the_vectorizer(command, option, value, message, run, data):
     result = run(command, "--data", data, option, value)
-    assert result.code == 1
+    assert result.code == 2
     assert value in result.err
     assert message in result.err
     assert "Traceback" not in result.err

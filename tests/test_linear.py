@@ -145,6 +145,17 @@ def test_few_rows_are_multiplied_by_onednn_on_every_processor():
     assert packed_rows(CPU, torch.float16) == 0
 
 
+@needs_onednn
+def test_the_processor_decides_who_multiplies_many_rows(monkeypatch):
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("measured on x86 alone")
+    monkeypatch.delenv(PRODUCTS, raising=False)
+    for maker, many in (("AuthenticAMD", True), ("GenuineIntel", False)):
+        monkeypatch.setattr(linear, "_processor", lambda maker=maker: {maker})
+        assert (packed_rows(CPU, torch.float32) > 10**9) is many
+        assert packed_rows(CPU, torch.bfloat16) > 10**9
+
+
 def test_without_onednn_the_vectors_are_the_same(tiny_bert, monkeypatch):
     batch = TokenBatch([np.array([2, 7, 9, 3])])
     expected = PackedEncoder(resolve(tiny_bert), 3, CPU, torch.float32).pooled(batch, POOLINGS, [3])

@@ -12,8 +12,8 @@ from pipeline.bert.batching import Run
 
 # exp() of scores within these bounds neither overflows nor vanishes in float32
 _SAFE_SCORE = 60.0
-# Texts from this length, and single ones, go through torch's own attention: it copies no heads and
-# holds no scores, but it goes text by text, slow for many short ones.
+# Texts from this length on, and single ones, take torch's own attention: it copies no heads and
+# holds no scores, but goes text by text, slow for many short ones.
 _LONG = 48
 # One split: the order of summation then does not depend on the other texts of the batch.
 # Before torch 2.13 its own kernel never splits packed texts; there, and on ROCm, the option fails.
@@ -52,28 +52,39 @@ def attend_runs(
     # (n_tokens or n_texts, n_heads * head_size), valid until the next call
     n_tokens, _, n_heads, size = qkv.shape
     n_queries = sum(run.n_texts for run in runs) if cls_only else n_tokens
+    if len(runs) == 1 and (cls_only or _is_long(runs[0])):
+        return _torchs(_heads(qkv, runs[0]), cls_only).reshape(n_queries, -1).to(qkv.dtype)
     out = workspace.take("context", qkv.dtype, n_queries, n_heads, size)
     for run in runs:
-        n, length = run.n_texts, run.length
-        # (3, n_texts, n_heads, length, head_size)
-        heads = qkv[run.tokens].view(n, length, 3, n_heads, size).permute(2, 0, 3, 1, 4)
-        rows = slice(run.first_text, run.first_text + n) if cls_only else run.tokens
-        context = out[rows].view(n, -1, n_heads, size)
-        if cls_only or n == 1 or length >= _LONG:
-            query, key, value = heads.float()
-            if cls_only:
-                query = query[:, :, :1]
-            mixed = scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
-            if len(runs) == 1:
-                return mixed.reshape(n_queries, n_heads * size).to(qkv.dtype)
-            context.copy_(mixed)
+        first_text, n_texts = run.first_text, run.n_texts
+        rows = slice(first_text, first_text + n_texts) if cls_only else run.tokens
+        context, heads = out[rows].view(n_texts, -1, n_heads, size), _heads(qkv[run.tokens], run)
+        if cls_only or _is_long(run):
+            context.copy_(_torchs(heads, cls_only))
         else:
             _attend(heads, context, workspace)
-    return out.view(n_queries, n_heads * size)
+    return out.view(n_queries, -1)
+
+
+def _is_long(run: Run) -> bool:
+    return run.n_texts == 1 or run.length >= _LONG
+
+
+def _heads(qkv: torch.Tensor, run: Run) -> torch.Tensor:
+    """View the rows of a run as (3, n_texts, n_heads, length, head_size)."""
+    return qkv.view(run.n_texts, run.length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+
+
+def _torchs(heads: torch.Tensor, cls_only: bool) -> torch.Tensor:
+    """Attend by torch's own function, (n_texts, length or 1, n_heads, head_size), float32."""
+    query, key, value = heads.float()
+    if cls_only:
+        query = query[:, :, :1]
+    return scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
 
 
 def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> None:
-    """Attend within short texts of one length, (n_texts, length, n_heads, head_size)."""
+    """Attend within short texts of one length, into (n_texts, length, n_heads, head_size)."""
     _, n, n_heads, length, size = heads.shape
     copied = workspace.take("heads", torch.float32, *heads.shape)
     q, k, v = copied.copy_(heads).view(3, n * n_heads, length, size)

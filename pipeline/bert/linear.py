@@ -64,13 +64,14 @@ class Linear:
 
     def __call__(self, x: torch.Tensor, workspace: Workspace) -> torch.Tensor:
         """Return (n_rows, n_out), by BLAS in the workspace, valid until the next call."""
-        if len(x) <= self.packed_rows:
+        n_rows = x.shape[0]  # len(x) is slow
+        if n_rows <= self.packed_rows:
             name, algorithm = self._fused
             product = torch.ops.mkldnn._linear_pointwise.default
             y: torch.Tensor = product(x, self._blocks(), self._whole_bias, name, [], algorithm)
             activate = self._activate_apart
         else:
-            y = workspace.take("product", x.dtype, len(x), self._n_out)
+            y = workspace.take("product", x.dtype, n_rows, self._n_out)
             torch.mm(x, self._weight.t(), out=y)
             y[:, : len(self._bias)] += self._bias
             activate = self._activate
@@ -80,7 +81,7 @@ class Linear:
 
     def plus(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return residual + x W + b, by BLAS in the residual's place."""
-        if len(x) <= self.packed_rows:
+        if x.shape[0] <= self.packed_rows:
             product = torch.ops.mkldnn._linear_pointwise.binary
             y: torch.Tensor = product(x, residual, self._blocks(), self._whole_bias, "add")
             return y

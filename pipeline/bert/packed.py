@@ -122,7 +122,7 @@ class PackedEncoder:
         yield x
         for k, layer in enumerate(self._layers[:last], 1):
             only_cls = cls_only and k == last
-            qkv = layer.qkv(x, workspace).view(len(x), 3, self._n_heads, -1)
+            qkv = layer.qkv(x, workspace).view(x.shape[0], 3, self._n_heads, -1)
             context = self._attend(qkv, batch, tokens.starts, workspace, cls_only=only_cls)
             if only_cls:
                 x = x[tokens.starts[:-1].long()]  # (n_texts, hidden_size)
@@ -132,7 +132,8 @@ class PackedEncoder:
 
     def _feed_forward(self, x: torch.Tensor, layer: Layer, workspace: Workspace) -> torch.Tensor:
         """Return x plus what the feed-forward layer makes of it; x is lost."""
-        if self.device.type != "cpu" or len(x) <= max(layer.up.packed_rows, _FEED_FORWARD_TOKENS):
+        at_once = max(layer.up.packed_rows, _FEED_FORWARD_TOKENS)
+        if x.shape[0] <= at_once or self.device.type != "cpu":
             return layer.down.plus(x, layer.up(x, workspace))
         for rows in torch.split(x, _FEED_FORWARD_TOKENS):
             fed = layer.down.plus(rows, layer.up(rows, workspace))
