@@ -19,7 +19,12 @@ from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.feature_selection import SelectKBest, mutual_info_classif
 from sklearn.frozen import FrozenEstimator
 from sklearn.gaussian_process import GaussianProcessClassifier, kernels
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifier
+from sklearn.linear_model import (
+    LogisticRegression,
+    LogisticRegressionCV,
+    RidgeClassifier,
+    SGDClassifier,
+)
 from sklearn.metrics import fbeta_score, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
@@ -32,6 +37,7 @@ from sklearn.model_selection import (
 )
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, SplineTransformer
 from sklearn.semi_supervised import LabelPropagation
@@ -185,6 +191,9 @@ def searches():
     yield GaussianProcessClassifier(kernels.RBF() * 2.0 + kernels.WhiteKernel())
     yield make_pipeline(SplineTransformer(n_knots=3), logistic)
     yield make_pipeline(FunctionTransformer(np.abs), logistic)
+    yield SGDClassifier(loss="log_loss")
+    yield MLPClassifier((4,), solver="sgd", max_iter=9, random_state=np.random.RandomState(0))
+    yield KNeighborsClassifier(3, metric="manhattan", algorithm="kd_tree")
     yield KNeighborsClassifier(3, metric=canberra, algorithm="ball_tree")
     yield make_pipeline(
         MinMaxScaler().set_output(transform="pandas"),
