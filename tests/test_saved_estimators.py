@@ -88,6 +88,7 @@ SPECIAL = {
     "SequentialFeatureSelector": {"n_features_to_select": 1, "estimator": RidgeClassifier()},
     "TunedThresholdClassifierCV": {"estimator": GaussianNB()},
 }
+ONE_TEXT_FAILS = {"SparsePCA", "MiniBatchSparsePCA"}  # scikit-learn makes a vector of its row
 TWO_LABELS = {"ClassifierChain", "MultiOutputClassifier"}
 
 
@@ -149,7 +150,7 @@ def test_what_scikit_learn_has_is_saved_and_opened(step, vectorizer, saved):
         model.steps.append(("last", DecisionTreeClassifier(max_depth=2)))
     y = np.column_stack([Y == "good", np.arange(24) % 2]) if name in TWO_LABELS else Y
     model.fit(X, y)
-    if name not in TWO_LABELS and hasattr(model, "predict_proba"):
+    if name not in TWO_LABELS | ONE_TEXT_FAILS and hasattr(model, "predict_proba"):
         scores = evaluate(model, X, Y, n_bootstrap=0)
         assert scores["accuracy"] == np.mean(model.predict(X) == Y)
     with warnings.catch_warnings():
