@@ -15,6 +15,7 @@ from sklearn.base import is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.feature_selection import SelectKBest, mutual_info_classif
 from sklearn.frozen import FrozenEstimator
@@ -241,6 +242,20 @@ def test_a_classifier_whose_probabilities_are_nan_is_saved(vectorizer, saved):
         assert np.isnan(model.predict_proba(PROBES)).all()
         for loaded in saved(model):
             assert np.array_equal(loaded.predict_proba(X), model.predict_proba(X), equal_nan=True)
+
+
+def test_what_answers_otherwise_each_time_is_saved_without_a_self_test(vectorizer, saved):
+    model = make_pipeline(
+        vectorizer, DummyClassifier(strategy="stratified", random_state=np.random.RandomState(0))
+    ).fit(X, Y)
+    with pytest.warns(ArtifactWarning, match="answers otherwise each time it is asked"):
+        assert [loaded.classes_.tolist() for loaded in saved(model)] == [["bad", "good"]] * 2
+
+
+@pytest.mark.parametrize("labels", [np.array(["2020-01-01", "2021-05-05"], "M8[D]")])
+def test_labels_that_are_dates_are_saved(labels, vectorizer, saved):
+    model = make_pipeline(vectorizer, LogisticRegression()).fit(X, labels[np.arange(24) % 2])
+    assert all(same(loaded, model) for loaded in saved(model))
 
 
 @pytest.mark.parametrize("format", ["joblib", "skops"])
