@@ -7,7 +7,8 @@ import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import _safe_indexing
+
+from pipeline._compat import rows_of
 
 Kind = Literal["text", "number", "any"]
 
@@ -93,7 +94,7 @@ def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
         frame = pd.DataFrame(columns=names)
         for _, part, key in step.transformers_:
             if not (isinstance(part, str) and part == "drop"):
-                own = _safe_indexing(frame, [key] if isinstance(key, str) else key, axis=1)
+                own = rows_of(frame, [key] if isinstance(key, str) else key, axis=1)
                 for place, name in enumerate(own):
                     _add(read, name, _kind(part, place))
     elif isinstance(step, FeatureUnion):

@@ -141,13 +141,11 @@ def encode(
     bert: FrozenBert,
     texts: Sequence[str],
     store: Store | None,
-    on_plan: Callable[[int], None] | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,  # distinct texts done, and in all
 ) -> tuple[np.ndarray, Counted]:
     """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
     # distinct -> tokenise -> look up -> forward -> store -> gather. Texts that the store knows are
     # tokenised all the same: the report counts what truncation cut of them.
-    # on_plan gets the number of sequences that wait for the encoder, on_batch those it has done.
     position: dict[str, int] = {}
     row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
     distinct = list(position)
@@ -171,9 +169,11 @@ def encode(
             missing = _look_up(bert, store, chunk, vectors[rows])
             if len(missing):
                 plan = plan.subset(missing)
-                if on_plan is not None:
-                    on_plan(len(plan.tokenized.input_ids))
-                vectors[rows][missing] = _compute(bert, kept, store, plan, on_batch)
+                step = None
+                if on_batch is not None:
+                    known = done + len(chunk) - len(missing)
+                    step = _in_texts(on_batch, plan, known, len(distinct))
+                vectors[rows][missing] = _compute(bert, kept, store, plan, step)
             done += len(chunk)
     except TextTooLongError as error:  # it counts the distinct texts of a chunk, the user rows
         row = int(np.flatnonzero(row_of == done + error.text)[0])
@@ -186,6 +186,20 @@ def encode(
         n_unknown,
     )
     return (vectors if len(distinct) == len(texts) else vectors[row_of]), counted
+
+
+def _in_texts(
+    on_batch: Callable[[int, int], None], plan: Plan, n_known: int, n_texts: int
+) -> Callable[[int], None]:
+    """Return what counts the sequences of a batch, and tells the texts that are done."""
+    n_sequences, encoded = len(plan.tokenized.input_ids), 0
+
+    def step(n: int) -> None:
+        nonlocal encoded
+        encoded += n
+        on_batch(n_known + len(plan.texts) * encoded // n_sequences, n_texts)
+
+    return step
 
 
 def _tokenized_ahead(bert: FrozenBert, chunks: list[list[str]]) -> Iterator[TokenizedTexts]:

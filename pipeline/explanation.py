@@ -10,7 +10,6 @@ from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA, FactorAnalysis, FastICA, IncrementalPCA, TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_selection import SelectorMixin
-from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -22,6 +21,7 @@ from sklearn.preprocessing import (
 from sklearn.random_projection import BaseRandomProjection
 from sklearn.utils.validation import check_is_fitted
 
+from pipeline._compat import is_linear_classifier
 from pipeline.answers import ask_each, gives_several, is_yes_or_no, outputs_of
 from pipeline.columns import as_fitted, changes_rows_only, first_step, fitted_columns
 from pipeline.csv_table import check_names
@@ -287,7 +287,7 @@ def _refuse_not_affine(steps: list[tuple[str, Any]], vectorizer: BertVectorizer)
                 f"{', '.join(sorted(kind.__name__ for kind in _AFFINE))}, without clip. Use "
                 "method='occlusion'."
             )
-    if not isinstance(steps[-1][1], LinearClassifierMixin):
+    if not is_linear_classifier(steps[-1][1]):
         raise ExplanationError(
             f"The last step, {type(steps[-1][1]).__name__}, is no linear classifier, so the "
             "decision is no sum over tokens. Use method='occlusion', or LogisticRegression, "

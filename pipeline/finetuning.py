@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from pipeline._compat import Interval, StrOptions, fit_context
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import choose_device, device_here
 from pipeline.bert.trainable import read_head
@@ -251,7 +251,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
 
     # ---- fit and predict
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any) -> Self:
         """Train the model on texts and their labels.
 

@@ -1,22 +1,21 @@
 """BertVectorizer. Saved artifacts name this module."""
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from numbers import Integral
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.preprocessing import normalize as l2_normalize
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Hidden, Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
+from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_in, fit_context
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType, choose_device, device_here
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
@@ -239,7 +238,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     # ---- fit and transform
 
     @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
         """Check parameters and texts, and find the model.
 
@@ -282,7 +281,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         return self
 
     @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X: Iterable[str], y: Any = None) -> np.ndarray:
         """Fit, and return the features of the same texts.
 
@@ -335,7 +334,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             Combined layers are called ``layermean``, ``layersum`` or ``layerlearned``.
         """
         check_is_fitted(self)
-        _check_feature_names_in(self, input_features, generate_names=False)
+        check_feature_names_in(self, input_features, generate_names=False)
         return np.array(self._names(self._poolings()), dtype=object)
 
     # ---- the parts
@@ -437,24 +436,19 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         return found
 
     def _encode(
-        self, texts: list[str], on_batch: Callable[[int], None] | None = None
+        self, texts: list[str], on_batch: Callable[[], None] | None = None
     ) -> tuple[np.ndarray, Counted]:
         """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
         bert = self._bert()
-        with _progress_bar(self.progress) as bar:
+        with _Bar() as bar:
 
-            def on_plan(n_sequences: int) -> None:
-                bar.total += n_sequences
-                bar.refresh()
-
-            def step(n_sequences: int) -> None:
-                bar.update(n_sequences)
+            def step(n_done: int, n_texts: int) -> None:
+                if self.progress:
+                    bar.show(n_done, n_texts)
                 if on_batch is not None:
-                    on_batch(n_sequences)
+                    on_batch()
 
-            vectors, counted = encode(
-                bert, texts, open_store(self.cache, bert), on_plan if self.progress else None, step
-            )
+            vectors, counted = encode(bert, texts, open_store(self.cache, bert), step)
         self._warn_truncation(counted.truncation)
         warn_unknown(texts, counted.n_unknown, str(self.model))
         return vectors, counted
@@ -465,7 +459,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         context = self._init_callback_context(task_name="encode", max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
-        def on_batch(_: int) -> None:
+        def on_batch() -> None:
             batch = context.subcontext(task_name="batch")
             batch.call_on_fit_task_begin(estimator=self)
             batch.call_on_fit_task_end(estimator=self)
@@ -589,9 +583,26 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             self._checkpoint = self._to_save = carried
 
 
-def _progress_bar(show: bool) -> Any:
-    if not show:
-        return nullcontext(SimpleNamespace(update=lambda n: None))
-    from tqdm.auto import tqdm
+class _Bar:
+    """A progress bar of texts, which comes when the first batch is done."""
 
-    return tqdm(total=0, desc="encoding", unit="text")
+    # so nothing is seen where all vectors come from the cache
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def show(self, n_done: int, n_texts: int) -> None:
+        """Show how many texts are done; on a terminal nothing stays, elsewhere a line in 30 s."""
+        if self._bar is None:
+            from tqdm.auto import tqdm
+
+            watched = sys.stderr is not None and sys.stderr.isatty()
+            self._bar = tqdm(total=n_texts, desc="encoding", unit="text", leave=not watched,
+                             mininterval=0.1 if watched else 30)  # fmt: skip
+        self._bar.update(n_done - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,6 +1,8 @@
 """The package as a whole: public names, what importing costs, and paths that saved files need."""
 
+import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +101,38 @@ def test_the_class_stays_where_saved_files_look_for_it():
     assert pipeline.BertVectorizer.__module__ == "pipeline.vectorizer"
     assert pipeline.FineTunedBertClassifier.__module__ == "pipeline.finetuning"
     assert Word2VecVectorizer.__module__ == "pipeline.evaluation.word2vec"
+
+
+PLACES_OF_PRIVATE_NAMES = {
+    "_compat.py": {"sklearn.base._fit_context", "sklearn.utils._safe_indexing"},
+    "bert/linear.py": {"torch.ops.mkldnn._linear_pointwise"},
+    "bert/encoder.py": {"torch.cuda._is_in_bad_fork"},
+    "bert/training.py": {"state._shared_state"},
+}
+
+
+def test_private_names_of_other_libraries_are_used_in_few_places_only():
+    found = {}
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES.values()}
+    own = {
+        getattr(node, "name", None) or getattr(node, "attr", None) or getattr(node, "id", None)
+        for tree in trees.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store))
+    }
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Attribute) and node.attr not in own | {"_exit"}:
+                names = [ast.unparse(node)]
+            elif isinstance(node, ast.ImportFrom) and not f"{node.module}.".startswith("pipeline."):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                last = name.rpartition(".")[2]
+                if re.match("_[^_]", last) and not re.match(r"self|super", name):
+                    place = path.relative_to(TOP / "pipeline").as_posix()
+                    found.setdefault(place, set()).add(name)
+    assert set(found) == set(PLACES_OF_PRIVATE_NAMES)
+    for place, some in PLACES_OF_PRIVATE_NAMES.items():
+        assert some <= found[place]

@@ -23,7 +23,7 @@ from pipeline import (
     make_sentiment_pipeline,
     save_pipeline,
 )
-from pipeline.bert.attention import Workspace, attend_first, attend_runs, attend_varlen, has_varlen
+from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.batching import TokenBatch
 from pipeline.bert.encoder import choose_device, load_encoder
 from pipeline.bert.hugging_face import HuggingFaceEncoder
@@ -215,7 +215,6 @@ def test_every_text_attends_to_itself_alone(kind, lengths, size):
     batch = TokenBatch([np.zeros(n, dtype=np.int64) for n in lengths])
     qkv = torch.randn(sum(lengths), 3, heads, size, generator=generator, device=GPU).to(dtype)
     qkv[:, 0] *= size**-0.5
-    bias = torch.zeros(3, heads, 1, size, device=GPU, dtype=dtype)
     starts = torch.from_numpy(batch.starts).int().to(GPU)
     expected = torch.cat(
         [
@@ -233,10 +232,8 @@ def test_every_text_attends_to_itself_alone(kind, lengths, size):
         queries = torch.arange(len(starts), dtype=torch.int32, device=GPU)
         of_first = attend_varlen(qkv[first, 0], qkv[:, 1:], queries, starts, 1, max(lengths))
     else:
-        found = attend_runs(qkv, bias, batch.runs, Workspace(GPU, dtype)).clone()
-        of_first = attend_first(
-            qkv[first, 0], qkv[:, 1:].contiguous(), bias, batch.runs, Workspace(GPU, dtype)
-        )
+        found = attend_runs(qkv, batch.runs, Workspace(GPU))
+        of_first = attend_runs(qkv, batch.runs, Workspace(GPU), cls_only=True)
     limit = 2e-3 if kind == "varlen" else 1e-5
     assert (found - expected).abs().max() <= limit
     assert (of_first - expected[first]).abs().max() <= limit

@@ -36,9 +36,14 @@ def test_a_text_that_is_too_long_is_named_by_its_row_in_whatever_group_it_is(
         BertVectorizer(tiny_bert, max_length=10, truncation="error").fit_transform(texts)
 
 
-def test_the_progress_bar_ends_at_the_number_of_texts_sent(tiny_bert, monkeypatch, capsys):
+def test_the_progress_bar_counts_all_texts_and_is_not_there_where_all_are_known(
+    tiny_bert, monkeypatch, capsys
+):
     monkeypatch.setattr(embedding_cache, "CHUNK_TEXTS", 7)
-    BertVectorizer(tiny_bert, progress=True).fit_transform(FORTY)
+    model = BertVectorizer(tiny_bert, progress=True)
+    model.fit_transform(FORTY)
     assert "40/40" in capsys.readouterr().err
+    model.transform(FORTY)
+    assert capsys.readouterr().err == ""
     BertVectorizer(tiny_bert, progress=True).fit_transform([*FORTY, "one more"])
-    assert "1/1" in capsys.readouterr().err
+    assert "41/41" in capsys.readouterr().err

@@ -14,9 +14,9 @@ import joblib
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
-from sklearn.utils import _safe_indexing
 from threadpoolctl import threadpool_limits
 
+from pipeline._compat import rows_of
 from pipeline.answers import ask, is_most_probable, positions, warn_of_other_labels
 from pipeline.columns import reads_columns, text_column
 from pipeline.embedding_cache import cache_info
@@ -350,15 +350,15 @@ def _score_row(
         before, start = cache_info(), time.perf_counter()
         # truncation was reported when the caches were filled, or is in the first fold
         with _silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
-            estimator.fit(_safe_indexing(given, train), labels[train])
+            estimator.fit(rows_of(given, train), labels[train])
         seconds.append(time.perf_counter() - start)
         after = cache_info()
         n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
         from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
         with _silent_truncation():
-            answers = ask(estimator, _safe_indexing(given, tested))
+            answers = ask(estimator, rows_of(given, tested))
             if fold == 0 and len(timed):
-                cost = cold_cost(estimator, _safe_indexing(given, timed))
+                cost = cold_cost(estimator, rows_of(given, timed))
         classes = np.asarray(estimator.classes_).tolist()
         true = class_positions(len(tested), labels[tested], classes)
         predicted, _ = positions(answers.labels, classes)

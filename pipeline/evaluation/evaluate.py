@@ -9,8 +9,8 @@ from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
 
+from pipeline._compat import rows_of
 from pipeline.answers import (
     Judged,
     answer_features,
@@ -62,7 +62,7 @@ def map_embeddings(
         rows = np.sort(
             np.random.default_rng(random_state).choice(rows, size=n_points, replace=False)
         )
-    chosen = dense(_safe_indexing(features, rows))
+    chosen = dense(rows_of(features, rows))
     if min(chosen.shape) < 2:
         return {
             "refused": "a map needs two texts and two features at least; here are "

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
 
+from pipeline._compat import rows_of
 from pipeline.answers import Judged
 from pipeline.evaluation.metrics import wilson_interval
 from pipeline.exceptions import ExplanationError, TruncationWarning, UnknownTokensWarning
@@ -88,7 +88,7 @@ def _explained(
 ) -> list[dict[str, Any]]:
     if not len(rows):
         return []
-    chosen = _safe_indexing(X, rows)
+    chosen = rows_of(X, rows)
     explanations = _explanations(model, chosen, judged.predicted[rows])
     nearest = [None] * len(rows) if train is None else _nearest(model, chosen, *train)
     return [

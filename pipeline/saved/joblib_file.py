@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import joblib
 import numpy as np
-from joblib.numpy_pickle import NumpyArrayWrapper, NumpyPickler, NumpyUnpickler
 
+from pipeline._compat import NumpyArrayWrapper, NumpyPickler, NumpyUnpickler, PythonUnpickler
 from pipeline.exceptions import ArtifactError
 from pipeline.saved.allow_list import (
     CALLED,
@@ -28,8 +28,6 @@ from pipeline.saved.allow_list import (
     refused_file,
     restore_distribution,
 )
-
-_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 WRAPPER_STATE = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
 
@@ -122,7 +120,7 @@ def _unreadable(path: Path, reason: str) -> ArtifactError:
 _MAX_NESTED = 8  # object arrays inside object arrays
 
 
-class _PaperUnpickler(_PythonUnpickler):
+class _PaperUnpickler(PythonUnpickler):
     """Follow a pickle's instructions on paper; the pure-Python base lets each be replaced."""
 
     def __init__(
@@ -217,7 +215,7 @@ class _PaperUnpickler(_PythonUnpickler):
         return dtype, dtype.hasobject or bool(isinstance(flags, int) and flags & 1)
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **_PythonUnpickler.dispatch,
+        **PythonUnpickler.dispatch,
         pickle.REDUCE[0]: _reduce,
         pickle.NEWOBJ[0]: _reduce,
         pickle.NEWOBJ_EX[0]: _new_with_keywords,
@@ -324,18 +322,18 @@ class _AllowedUnpickler(NumpyUnpickler):
             name = self._check_callable(called)
             if name not in CALLED and name not in self._trusted:
                 self._refuse(f"it calls {name} instead of giving it its state")
-        _PythonUnpickler.load_reduce(self)
+        PythonUnpickler.load_reduce(self)
 
     def _new(self) -> None:
         name = self._check_callable(self.stack[-2])
-        _PythonUnpickler.load_newobj(self)
+        PythonUnpickler.load_newobj(self)
         if name in DISTRIBUTIONS:
             restore_distribution(self.stack[-1])
 
     def _new_with_keywords(self) -> None:
         if self._check_callable(self.stack[-3]) in DISTRIBUTIONS:
             self._refuse("it makes a distribution in a way that scipy does not")
-        _PythonUnpickler.load_newobj_ex(self)
+        PythonUnpickler.load_newobj_ex(self)
 
     def _refuse_old_call(self) -> None:
         self._refuse(
@@ -359,7 +357,7 @@ class _AllowedUnpickler(NumpyUnpickler):
                 self._refuse("it describes an array in a way that joblib does not")
             self._check_dtype(state["dtype"])
             state["subclass"] = np.ndarray
-        _PythonUnpickler.load_build(self)
+        PythonUnpickler.load_build(self)
         if isinstance(target, np.dtype):
             self._check_dtype(target)
         if is_wrapper:
@@ -367,11 +365,11 @@ class _AllowedUnpickler(NumpyUnpickler):
 
     def _set_items(self) -> None:
         self._check_keys(self.stack[::2])
-        _PythonUnpickler.load_setitems(self)
+        PythonUnpickler.load_setitems(self)
 
     def _set_item(self) -> None:
         self._check_keys(self.stack[-2:-1])
-        _PythonUnpickler.load_setitem(self)
+        PythonUnpickler.load_setitem(self)
 
     def _check_keys(self, keys: Iterable[Any]) -> None:
         """Refuse attributes by which numpy takes an object for an array at any address."""

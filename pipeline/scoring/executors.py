@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 import joblib
 from joblib.externals import loky
 
+from pipeline._compat import WorkerDiedError, keep_workers_that_grow
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 Function = Callable[[Shard], Outcome]
@@ -128,8 +129,7 @@ def _prepare_worker(driver: int) -> None:
     # a Ctrl-C at the terminal goes to all processes; the driver handles it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # standard output is the driver's
-    # loky takes a model that is loaded late for a leak, and would restart the worker
-    loky.process_executor._USE_PSUTIL = False
+    keep_workers_that_grow()  # a model that is loaded late is no leak
 
 
 def _call(function: Function, shard: Shard) -> Outcome:
@@ -179,7 +179,7 @@ class ProcessExecutor:
                 worker, shard = busy[done]
                 try:
                     result = shard, done.result()
-                except loky.process_executor.TerminatedWorkerError as error:
+                except WorkerDiedError as error:
                     result = shard, worker.died(error)
                     worker.stop()
                 else:
@@ -195,7 +195,7 @@ class ProcessExecutor:
             worker = self._idle.pop()
             try:
                 return worker.submit(function, shard), worker
-            except loky.process_executor.TerminatedWorkerError:  # it died while idle
+            except WorkerDiedError:  # it died while idle
                 worker.stop()
         worker = _Worker(self.threads)
         return worker.submit(function, shard), worker

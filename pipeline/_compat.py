@@ -1,0 +1,55 @@
+"""Private names of other libraries, each with what breaks without it.
+
+Those of torch and accelerate stand where torch is known: `bert/linear.py` (oneDNN's products;
+without them BLAS multiplies), `bert/encoder.py` (`torch.cuda._is_in_bad_fork`, for the message
+about CUDA after a fork) and `bert/training.py` (accelerate's `_shared_state`, kept for the caller).
+"""
+
+import pickle
+from typing import Any
+
+from joblib.externals.loky import process_executor
+
+# how arrays lie in joblib's files: old files need the class under this name
+from joblib.numpy_pickle import NumpyArrayWrapper as NumpyArrayWrapper
+from joblib.numpy_pickle import NumpyPickler as NumpyPickler
+from joblib.numpy_pickle import NumpyUnpickler as NumpyUnpickler
+
+# validates parameters before fit, by _parameter_constraints: call _validate_params instead
+from sklearn.base import _fit_context as fit_context
+
+# rows of lists, arrays, frames and sparse matrices; documented for developers of estimators
+from sklearn.utils import _safe_indexing as rows_of
+from sklearn.utils._param_validation import HasMethods as HasMethods
+from sklearn.utils._param_validation import Hidden as Hidden
+from sklearn.utils._param_validation import Interval as Interval
+from sklearn.utils._param_validation import StrOptions as StrOptions
+
+# get_feature_names_out refuses wrong input_features by it: compare them by hand
+from sklearn.utils.validation import _check_feature_names_in as check_feature_names_in
+
+__all__ = [
+    "check_feature_names_in",
+    "fit_context",
+    "is_linear_classifier",
+    "keep_workers_that_grow",
+    "rows_of",
+]
+
+# the unpickler written in Python, each step of which can be replaced: keep a copy of it
+PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+# the death of a worker process
+WorkerDiedError = process_executor.TerminatedWorkerError
+
+
+def keep_workers_that_grow() -> None:
+    """Tell loky, in a worker, not to restart it for the memory that it has taken."""
+    process_executor._USE_PSUTIL = False
+
+
+def is_linear_classifier(estimator: object) -> bool:
+    """Say whether decisions are coef_ and intercept_ of features; without it, ask for these."""
+    from sklearn.linear_model._base import LinearClassifierMixin  # here: it takes its time
+
+    return isinstance(estimator, LinearClassifierMixin)
