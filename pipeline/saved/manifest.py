@@ -113,6 +113,8 @@ def describe(pipeline: Any) -> dict[str, Any]:
     """Return what a manifest says about the inside of a fitted pipeline."""
     vectorizers = vectorizers_in(pipeline)
     classes = getattr(pipeline, "classes_", None)
+    if isinstance(classes, np.ndarray) and classes.dtype.kind in "MmS":  # dates and bytes
+        classes = classes.astype(str)
     n_texts = (vectorizer.truncation_report_["n_texts"] for vectorizer in vectorizers)
     return {
         "steps": [

@@ -95,6 +95,8 @@ def _ask(pipeline: Any, method: str, rows: Any) -> np.ndarray:
 
 def _plain(answer: np.ndarray) -> list[Any]:
     """Return an answer as a manifest holds it: NaN is null, and infinities are words."""
+    if answer.dtype.kind in "MmS":  # dates and bytes
+        answer = answer.astype(str)
     if answer.dtype.kind in "fO":
         answer = answer.astype(object)
         answer[pd.isna(answer)] = None
