@@ -166,7 +166,11 @@ def ask_each(model: Any, X: Any) -> Answers:
     A yes-or-no output has one column, that of 1; others have one per class.
     """
     if not hasattr(model, "predict_proba"):
-        check_classifier(model)
+        name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
+        raise ValueError(
+            f"The {name} gives no probabilities (predict_proba) of its labels. Train another "
+            "classifier, or wrap its own in CalibratedClassifierCV."
+        )
     features = features_before_last_step(model, X)
     last: Any = model[-1] if type(model) is Pipeline else model
     labels, probability = last.predict(features), last.predict_proba(features)

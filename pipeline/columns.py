@@ -53,13 +53,16 @@ def reads_columns(estimator: Any) -> bool:
             return _kind(estimator, 0) != "text"
 
 
-def check_one_column(model: Any, what: str) -> None:
-    """Refuse a model of several columns where only texts are given."""
+def from_texts(model: Any, texts: list[str], what: str) -> Any:
+    """Return what a model takes of texts alone, or refuse a model of several columns."""
     columns = fitted_columns(model)
-    if columns is not None and len(columns) > 1:
+    if columns is None:
+        return texts
+    if len(columns) > 1:
         raise ValueError(
             f"The model was fitted on the columns {', '.join(map(repr, columns))}, and {what}."
         )
+    return as_fitted(columns, pd.DataFrame({"text": texts}, dtype="str"), "text")
 
 
 def as_fitted(columns: dict[str, Kind] | None, table: pd.DataFrame, text: str) -> Any:

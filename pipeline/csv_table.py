@@ -268,7 +268,9 @@ def json_columns(path: str | os.PathLike, **options: Any) -> dict[str, set[type]
         while rows := lines.read(_LINES, {}):
             for row in rows:
                 for name, value in row.items():
-                    found.setdefault(name, set()).add(type(value))
+                    # no type of a table holds larger numbers
+                    huge = type(value) is int and not -(1 << 63) <= value < 1 << 63
+                    found.setdefault(name, set()).add(str if huge else type(value))
     if not found:
         raise ValueError(f"{os.fspath(path)} holds no table; one object per line is expected.")
     return found

@@ -343,9 +343,15 @@ def _occlusion(
     ]
     sizes = [len(of_text) for of_text in variants]
     rows = np.repeat(np.arange(len(texts)), sizes)
-    decisions, classes = _decide(
-        model, with_texts(rows, [text for of_text in variants for text in of_text])
-    )  # (n_rows, n_outputs)
+    shortened = with_texts(rows, [text for of_text in variants for text in of_text])
+    try:
+        decisions, classes = _decide(model, shortened)  # (n_rows, n_outputs)
+    except ExplanationError:
+        raise
+    except ValueError as error:  # as of neighbours within a radius
+        raise ExplanationError(
+            f"The model fails on texts without one of their words: {error}"
+        ) from error
     frames = []
     for text, of_text, own in zip(
         texts, spans, np.split(decisions, np.cumsum(sizes)[:-1]), strict=True

@@ -21,6 +21,7 @@ from pipeline.bert.trainable import read_head
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
 from pipeline.texts import (
+    FEW,
     check_texts,
     class_numbers,
     set_aside,
@@ -382,7 +383,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         bert = self._bert()
         plan = bert.plan(self._check_X(X, reset=False))
-        self._warn_of(plan, plan.truncation_report(), self.max_length_)
+        self._warn_of(plan, plan.truncation_report(), self.max_length_, at_least=FEW)
         # the encoder may come from another object of the same name; the head is read here
         self._checkpoint.verify()
         weight, bias = read_head(self._checkpoint, len(self.classes_), self.hidden_size_)
@@ -454,10 +455,13 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         """Return the device, or "auto" where a loaded classifier cannot have it here."""
         return self.device if self.made_with is None else device_here(self.device, "float32")[0]
 
-    def _warn_of(self, plan: Any, report: dict[str, Any], max_length: int) -> None:
+    def _warn_of(
+        self, plan: Any, report: dict[str, Any], max_length: int, at_least: int = 1
+    ) -> None:
         warn_truncation(report, max_length, self.truncation, "Raise max_length to keep more.")
         texts = [plan.texts[row] for row in plan.row_of]
-        warn_unknown(texts, plan.tokenized.n_unknown[plan.row_of], str(self.model))
+        unknown = plan.tokenized.n_unknown[plan.row_of]
+        warn_unknown(texts, unknown, str(self.model), at_least=at_least)
 
     # ---- for artifacts
 

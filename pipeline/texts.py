@@ -18,6 +18,7 @@ from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 
 Missing = Literal["error", "empty"]
 OnInvalid = Literal["error", "coerce"]
+FEW = 5  # texts of a call, of which a share says little: a service sends one at a time
 _UNKNOWN_SHARE = 0.1  # of the texts; of English reviews, questions and tweets without emoji: 0.00
 
 
@@ -319,11 +320,13 @@ def warn_truncation(report: dict[str, Any], max_length: int, truncation: str, cu
         )
 
 
-def warn_unknown(texts: Sequence[str], n_unknown: np.ndarray, model: str) -> None:
-    """Warn where many texts hold unknown characters, one call deeper than a public method."""
+def warn_unknown(
+    texts: Sequence[str], n_unknown: np.ndarray, model: str, *, at_least: int = 1
+) -> None:
+    """Warn where many texts hold unknown characters, from a public method."""
     # plain ASCII has none: there [UNK] is a word of more than 100 characters
     n = sum(not texts[i].isascii() for i in np.flatnonzero(n_unknown).tolist())
-    if n > _UNKNOWN_SHARE * len(texts):
+    if n >= at_least and n > _UNKNOWN_SHARE * len(texts):
         # no counts: equal messages of a search are shown once
         warnings.warn(
             f"More than {_UNKNOWN_SHARE:.0%} of the texts hold characters that the vocabulary of "
@@ -331,7 +334,7 @@ def warn_unknown(texts: Sequence[str], n_unknown: np.ndarray, model: str) -> Non
             "whatever it is. count_tokens(X)['n_unknown'] counts them; take a model for this "
             "language, or write words for them.",
             UnknownTokensWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
 
 

@@ -26,7 +26,7 @@ from pipeline.embedding_cache import Counted, encode, open_store
 from pipeline.exceptions import CheckpointError
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import Missing, OnInvalid, check_labels, check_X, warn_unknown
+from pipeline.texts import FEW, Missing, OnInvalid, check_labels, check_X, warn_unknown
 from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -152,7 +152,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     unknown_report_ : dict
         Of the same texts, what the vocabulary lacks, such as emoji, and BERT reads as [UNK]:
         ``n_texts``, ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``.
-        One `UnknownTokensWarning` per call tells where more than a tenth of the texts has some.
+        An `UnknownTokensWarning` tells where more than a tenth of the texts has some.
 
     See Also
     --------
@@ -319,7 +319,10 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             Before `fit`.
         """
         check_is_fitted(self)
-        return self._features(self._encode(self._check_X(X, reset=False))[0])
+        texts = self._check_X(X, reset=False)
+        vectors, counted = self._encode(texts)
+        warn_unknown(texts, counted.n_unknown, str(self.model), at_least=FEW)
+        return self._features(vectors)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Name the features: pooling, layer and position, such as ``mean_layer6_017``.
@@ -451,7 +454,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
             vectors, counted = encode(bert, texts, open_store(self.cache, bert), step)
         self._warn_truncation(counted.truncation)
-        warn_unknown(texts, counted.n_unknown, str(self.model))
         return vectors, counted
 
     def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
@@ -468,6 +470,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         vectors, counted = self._encode(texts, on_batch)
         self.truncation_report_, self.unknown_report_ = counted.truncation, counted.unknown
         self._warn_longer(counted.n_tokens)
+        warn_unknown(texts, counted.n_unknown, str(self.model))
         if self.combine == "learned":
             self._refuse_not_finite(vectors)
             mix = learn_layer_mix(vectors, y)

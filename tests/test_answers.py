@@ -357,20 +357,13 @@ SEVERAL = np.column_stack(
         ),
     ],
 )
-def test_models_of_several_labels_per_text_are_refused_in_words(classifier, fit, tmp_path, run):
+def test_models_of_several_labels_per_text_are_refused_in_words(classifier, fit):
     model = fit(classifier, SEVERAL)
     for y in (SEVERAL, SEVERAL[:, 0]):
         with pytest.raises(ValueError, match="several labels per text"):
             evaluate(model, TEXTS, y)
     with pytest.raises(ValueError, match="several labels per text"):
         ask(model, TEXTS)
-    path = save_pipeline(model, tmp_path / "model.joblib")
-    with pytest.raises(ValueError, match="several labels per text"):
-        score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out.csv", text="text")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.joblib", "model.joblib.json"]
-    result = run("predict", "--model", path, "--text", "A film.")
-    assert result.code == 2
-    assert "several labels per text" in result.err
 
 
 @pytest.mark.parametrize(

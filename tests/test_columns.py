@@ -162,13 +162,16 @@ def test_columns_without_names_are_refused_before_the_run(tmp_path):
         score_table(path, FRAME, tmp_path / "out", text="text")
 
 
-def test_one_column_may_be_called_otherwise(tiny_bert, tmp_path):
+def test_one_column_may_be_called_otherwise(tiny_bert, run, tmp_path):  # noqa: F811
     front = make_column_transformer((BertVectorizer(tiny_bert, cache=None), "text"))
     fitted = make_pipeline(front, LogisticRegression()).fit(FRAME[["text"]], FRAME["label"])
     path, _ = saved(fitted, tmp_path)
     table = FRAME[["text"]].rename(columns={"text": "review"})
     scored = score_table(path, table, tmp_path / "out.csv", text="review")
     assert pd.read_csv(scored.out)["label"].tolist() == fitted.predict(FRAME).tolist()
+    result = run("predict", "--model", path, "--text", FRAME["text"][0])
+    assert result.code == 0, result.err
+    assert result.out.split("\t")[0] == fitted.predict(FRAME)[0]
 
 
 def test_tables_without_rows_give_tables_without_rows(model, tmp_path):

@@ -652,7 +652,7 @@ def test_an_output_path_that_cannot_be_written_is_refused(write, tmp_path):
         check_output(tmp_path / "nowhere" / "out.csv", source)
     for name in ("out.txt", "out", "out.xlsx", "out.csv.gz", "out.json"):
         with pytest.raises(
-            ValueError, match=r"has the ending '.*'; allowed are \.csv, \.parquet and \.pq"
+            ValueError, match=r"has the ending '.*'; allowed are \.csv, \.parquet, \.pq and \.jsonl"
         ):
             check_output(tmp_path / name, source)
 

@@ -94,7 +94,14 @@ def test_what_is_not_well_formed_names_its_line(content, message, model, tmp_pat
 def test_a_table_of_lines_is_scored_as_predict_labels_its_texts(shard_rows, model, tmp_path):
     fitted, path = model
     rows = [
-        {"id": 2**53 + i, "text": text, "x": [0.1, None][i % 2], "ok": True, "tags": ["a", i]}
+        {
+            "id": 2**53 + i,
+            "text": text,
+            "x": [0.1, None][i % 2],
+            "ok": True,
+            "tags": ["a", i],
+            "huge": 2**70,
+        }
         for i, text in enumerate(TRICKY)
     ]
     write(tmp_path / "a.jsonl", rows[:5])
@@ -111,6 +118,7 @@ def test_a_table_of_lines_is_scored_as_predict_labels_its_texts(shard_rows, mode
     assert found["text"].tolist() == TRICKY
     assert found["id"].tolist() == [row["id"] for row in rows]
     assert found["x"].dtype == np.float64
+    assert found["huge"].tolist() == [str(2**70)] * len(TRICKY)
     assert [json.loads(cell) for cell in found["tags"]] == [row["tags"] for row in rows]
     assert found["label"].tolist() == fitted.predict(TRICKY).tolist()
     expected = fitted.predict_proba(TRICKY)

@@ -16,6 +16,7 @@ from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
 from pipeline import BertVectorizer, inspect_pipeline, load_pipeline, save_pipeline, score_table
 from pipeline.exceptions import ArtifactWarning
@@ -175,6 +176,15 @@ def test_the_command_labels_tables_and_lines(bert, run, tmp_path):  # noqa: F811
         assert cells[:3] == [str(int(p > 0.5)) for p in own]
         assert [float(cell) for cell in cells[3:6]] == pytest.approx(own, abs=1e-4)
         assert cells[6:] == [text]
+
+
+@pytest.mark.parametrize("kind", [OneVsRestClassifier, MultiOutputClassifier])
+def test_labels_without_probabilities_are_refused_before_the_run(kind, tmp_path):
+    fitted = make_pipeline(TfidfVectorizer(), kind(LinearSVC())).fit(TEXTS, Y)
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    with pytest.raises(ValueError, match="gives no probabilities"):
+        score_table(path, pd.DataFrame({"text": TEXTS}), tmp_path / "out", text="text")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_gives_no_probability_of_an_output_is_refused_before_the_run(tmp_path):

@@ -17,7 +17,7 @@ from tests.conftest import build_model
 FACES = ["a lovely film 😀", "a lovely film 😡", "a lovely film", "no 😀 no 😀"]
 MANY = {
     "emoji": [f"what a day {face}" for face in "😀😡🎉"],
-    "a script": ["정말 좋아요", "한국어 영화", "최고예요"],
+    "a script": ["좋아요", "정말 좋아요", "영화 좋아요"],
     "symbols": ["done ✔", "▶ play", "✅ ok"],
     "mathematics": ["∮ and ∑", "⨂", "let ⨁ be"],
 }
@@ -68,8 +68,9 @@ def test_one_warning_tells_of_many_such_texts_in_every_call(texts):
     )
     for call in calls:
         with pytest.warns(UnknownTokensWarning, match="More than 10% of the texts") as caught:
-            call(texts)
+            call([*texts, "plain", *texts])
         assert len(caught) == 1
+    vectorizer.transform(texts)  # a share of so few says little: a service sends one at a time
 
 
 def test_ordinary_english_gives_none():
@@ -110,7 +111,8 @@ def test_a_fine_tuned_model_tells_it_too(tiny_bert):
     with pytest.warns(UnknownTokensWarning):
         model.fit(["a film 😀", "a day 😡", "a film", "a day"], [0, 1, 0, 1])
     with pytest.warns(UnknownTokensWarning):
-        model.predict(["😀"])
+        model.predict(["😀"] * 5)
+    model.predict(["😀"])
 
 
 # ---- where sentence-transformers would cut

@@ -210,15 +210,16 @@ def explain(
     """Show which words made a prediction, of texts or of the lines of standard input."""
     from pipeline import explanation
     from pipeline.answers import gives_several, several_labels
-    from pipeline.columns import check_one_column
+    from pipeline.columns import from_texts
     from pipeline.saved.artifact import load_pipeline
 
     if not text and sys.stdin.isatty():
         raise ValueError('Nothing to explain: give --text "...", or pipe lines to standard input.')
     texts = list(text) if text else read_lines(sys.stdin)
     fitted = load_pipeline(model, trusted=trusted or ())
-    check_one_column(fitted, "--text gives texts alone: call pipeline.explain with a DataFrame")
-    if texts and gives_several(fitted, texts[:1]):
+    only = "--text gives texts alone: call pipeline.explain with a DataFrame"
+    X = from_texts(fitted, texts, only)
+    if texts and gives_several(fitted, X[:1]):
         raise several_labels(fitted)
     frames = explanation.explain(fitted, texts, level=level, method=method)  # type: ignore[arg-type]
-    print_explanations(Console(), texts, frames, fitted.predict(texts) if texts else [])
+    print_explanations(Console(), texts, frames, fitted.predict(X) if texts else [])

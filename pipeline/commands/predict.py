@@ -95,17 +95,17 @@ def label_texts(console: Console, fitted: Any, texts: list[str]) -> None:
     """Print label and probability of each text."""
     from pipeline import answers, columns
 
-    columns.check_one_column(fitted, "--text gives texts alone: use --data")
+    X = columns.from_texts(fitted, texts, "--text gives texts alone: use --data")
     several = isinstance(getattr(fitted, "classes_", None), list)
     if not several:
         answers.check_classifier(fitted)
     if not texts:  # no classifier takes zero rows
         return
-    if several or answers.gives_several(fitted, texts[:1]):
-        each = answers.ask_each(fitted, texts)
+    if several or answers.gives_several(fitted, X[:1]):
+        each = answers.ask_each(fitted, X)
         print_outputs(console, texts, answers.outputs_of(fitted), *each)
         return
-    answer = answers.ask(fitted, texts)
+    answer = answers.ask(fitted, X)
     labels, probability = answer.labels, answer.probability
     predicted, _ = answers.positions(labels, fitted.classes_.tolist())
     most_probable = answers.is_most_probable(predicted, probability)

@@ -59,8 +59,12 @@ def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[di
         "by tokens": _by_number(counted["n_tokens"].to_numpy(), right),
         "by truncation": slice_by(cut, right),
     }
-    if counted["n_unknown"].any():
-        unknown = ["some" if some else "none" for some in counted["n_unknown"]]
+    # ASCII holds none: there [UNK] is a very long word
+    unknown = [
+        "some" if n and not text.isascii() else "none"
+        for n, text in zip(counted["n_unknown"], texts_of(X), strict=True)
+    ]
+    if "some" in unknown:
         slices["by unknown characters"] = slice_by(unknown, right)
     return slices
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,9 +304,11 @@ def _try_first(
     for row in range(table.num_rows):
         probe = table.slice(row, 1)
         try:
-            X = model_input(columns, probe, text)
-            several = gives_several(fitted, X)
-            answers: Answers = (ask_each if several else ask)(fitted, X)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # given when the row is scored
+                X = model_input(columns, probe, text)
+                several = gives_several(fitted, X)
+                answers: Answers = (ask_each if several else ask)(fitted, X)
         except Exception:
             if row == table.num_rows - 1:
                 raise
