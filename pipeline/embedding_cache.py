@@ -4,8 +4,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -247,3 +249,12 @@ def _own_copy(vectors: np.ndarray, pooling: str) -> np.ndarray:
     copy = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
     copy.setflags(write=False)
     return copy
+
+
+def progress_bar(show: bool) -> Any:
+    """Return tqdm's bar of encoded texts, or one that shows nothing."""
+    if not show:
+        return nullcontext(SimpleNamespace(update=lambda n: None))
+    from tqdm.auto import tqdm
+
+    return tqdm(total=0, desc="encoding", unit="text")

@@ -31,6 +31,10 @@ class TruncationWarning(UserWarning):
     """Texts lost the tokens beyond ``max_length``."""
 
 
+class LeakWarning(UserWarning):
+    """Texts that are scored stand in the training part too."""
+
+
 class CacheWarning(UserWarning):
     """The embedding cache could not be used; results are not affected."""
 

@@ -3,10 +3,8 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from numbers import Integral
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -23,11 +21,11 @@ from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.embedding_cache import encode, open_store
+from pipeline.embedding_cache import encode, open_store, progress_bar
 from pipeline.exceptions import CheckpointError
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import Missing, OnInvalid, check_labels, check_X, warn_truncation
+from pipeline.texts import Missing, OnInvalid, check_labels, check_X, search_of, warn_truncation
 from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -244,9 +242,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         X : iterable of str, length n_texts
             List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas,
             polars or pyarrow.
-        y : array-like of shape (n_texts,), optional
-            Labels; needed for ``combine="learned"``, else not used, but refused where no classifier
-            could use them.
+        y : array-like of shape (n_texts,) or (n_texts, n_outputs), optional
+            Labels or targets, which are the last step's business; needed for
+            ``combine="learned"``, else not used, but refused where no classifier could use them.
 
         Returns
         -------
@@ -266,8 +264,10 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             return self
         context = self._init_callback_context(task_name="fit")
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._search, is_candidate = search_of(context)
         self.truncation_report_ = self._bert().plan(texts).truncation_report()
         self._warn_truncation(self.truncation_report_)
+        self._search = self._search if is_candidate else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -428,14 +428,15 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
     def _warn_truncation(self, report: dict[str, Any]) -> None:
         cure = "count_tokens(X) tells which; truncation='window' loses none."
-        warn_truncation(report, self.max_length_, self.truncation, cure)
+        search = self.__dict__.get("_search")
+        warn_truncation(report, self.max_length_, self.truncation, cure, search)
 
     def _encode(
         self, texts: list[str], on_batch: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and truncation report."""
         bert = self._bert()
-        with _progress_bar(self.progress) as bar:
+        with progress_bar(self.progress) as bar:
 
             def on_plan(n_sequences: int) -> None:
                 bar.total += n_sequences
@@ -457,6 +458,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         # batches are known chunk by chunk
         context = self._init_callback_context(task_name="encode", max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._search, is_candidate = search_of(context)
 
         def on_batch(_: int) -> None:
             batch = context.subcontext(task_name="batch")
@@ -468,6 +470,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             self._refuse_not_finite(vectors)
             mix = learn_layer_mix(vectors, y)
             self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
+        self._search = self._search if is_candidate else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return vectors
 
@@ -558,7 +561,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values and one uint8 array, always the same object."""
         state: dict[str, Any] = dict(super().__getstate__())
-        for name in ("_skl_callbacks", "_checkpoint", "_to_save"):
+        for name in ("_skl_callbacks", "_checkpoint", "_to_save", "_search"):
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
@@ -590,11 +593,3 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             if carried is not None:
                 carried = Checkpoint.from_state(carried, self.source_)
             self._checkpoint = self._to_save = carried
-
-
-def _progress_bar(show: bool) -> Any:
-    if not show:
-        return nullcontext(SimpleNamespace(update=lambda n: None))
-    from tqdm.auto import tqdm
-
-    return tqdm(total=0, desc="encoding", unit="text")
