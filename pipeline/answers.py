@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,16 @@ class Answers(NamedTuple):
     """Labels, (n_rows,), and probabilities, (n_rows, n_classes)."""
 
     labels: np.ndarray
-    probability: np.ndarray
+    probability: np.ndarray  # NaN where the model gives none
+    decision: np.ndarray | None = None  # of a model without probabilities
+
+    @property
+    def ranking(self) -> np.ndarray:
+        """What ranks the texts for each class, (n_rows, n_classes); NaN if nothing does."""
+        if self.decision is None:
+            return self.probability
+        decision = self.decision
+        return np.stack([-decision, decision], axis=1) if decision.ndim == 1 else decision
 
 
 class Judged(NamedTuple):
@@ -27,6 +37,7 @@ class Judged(NamedTuple):
     predicted: np.ndarray
     sure: np.ndarray
     labels: list[Any]
+    has_probability: bool = True
 
     def said(self, row: int) -> dict[str, Any]:
         """Return ``true``, ``predicted`` and ``probability`` of a row."""
@@ -34,13 +45,14 @@ class Judged(NamedTuple):
         return {
             "true": self.labels[self.true[row]],
             "predicted": self.labels[self.predicted[row]],
-            "probability": None if np.isnan(sure) else sure,
+            "probability": sure if self.has_probability and not np.isnan(sure) else None,
         }
 
 
-def ask(model: Any, X: Any) -> Answers:
+def ask(model: Any, X: Any, *, need_probability: bool = True) -> Answers:
     """Return the labels and probabilities of each row of X."""
-    return answer_features(model, features_before_last_step(model, X))
+    features = features_before_last_step(model, X)
+    return answer_features(model, features, need_probability=need_probability)
 
 
 def features_before_last_step(model: Any, X: Any) -> Any:
@@ -48,13 +60,22 @@ def features_before_last_step(model: Any, X: Any) -> Any:
     return model[:-1].transform(X) if type(model) is Pipeline and len(model.steps) > 1 else X
 
 
-def answer_features(model: Any, features: Any) -> Answers:
+def answer_features(model: Any, features: Any, *, need_probability: bool = True) -> Answers:
     """Return the answers for the result of `features_before_last_step`."""
-    check_classifier(model)
+    check_classifier(model, need_probability=need_probability)
     last = model[-1] if type(model) is Pipeline else model  # a subclass may predict in another way
     if hasattr(last, "predict_both"):  # one that would encode the texts twice
         return Answers(*last.predict_both(features))
-    labels, probability = last.predict(features), last.predict_proba(features)
+    labels, n_classes = last.predict(features), len(model.classes_)
+    decision = None
+    if hasattr(last, "predict_proba"):
+        probability = last.predict_proba(features)
+    else:
+        probability = np.full((len(labels), n_classes), np.nan)
+        if hasattr(last, "decision_function"):
+            decision = np.asarray(last.decision_function(features))
+            if decision.shape[1:] != (() if n_classes == 2 else (n_classes,)):  # one against one
+                decision = None
     if (
         issparse(labels)
         or np.ndim(labels) != 1
@@ -62,22 +83,24 @@ def answer_features(model: Any, features: Any) -> Answers:
         or np.ndim(probability) != 2
     ):
         raise several_labels(model)
-    return Answers(np.asarray(labels), np.asarray(probability))
+    return Answers(np.asarray(labels), np.asarray(probability), decision)
 
 
-def check_classifier(model: Any) -> None:
-    """Refuse a model without one label and probabilities per row."""
-    name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
+def check_classifier(model: Any, *, need_probability: bool = True) -> None:
+    """Refuse a model without one label per row, or without the probabilities that are needed."""
+    last = model[-1] if isinstance(model, Pipeline) else model
+    name = type(last).__name__
     if isinstance(getattr(model, "classes_", None), list):
         raise several_labels(model)
-    if not hasattr(model, "predict_proba"):
-        raise ValueError(
-            f"The {name} gives no probabilities (predict_proba), which the scores need. Train "
-            "another classifier, or wrap it in CalibratedClassifierCV."
-        )
     if not hasattr(model, "classes_"):
         raise ValueError(
-            f"The {name} has no classes_; a fitted scikit-learn classifier is expected."
+            f"The {name} has no classes_; a fitted scikit-learn classifier is expected. The "
+            "predict of another model, such as a regressor, is scored by sklearn.metrics."
+        )
+    if need_probability and not hasattr(model, "predict_proba"):
+        raise ValueError(
+            f"The {name} gives no probabilities (predict_proba), which are needed here. Train "
+            "another classifier, or wrap it in CalibratedClassifierCV."
         )
 
 
@@ -92,26 +115,47 @@ def several_labels(model: Any) -> ValueError:
 
 
 def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
-    """Return class positions, (n_rows,), and the labels outside the classes."""
+    """Return class positions, (n_rows,), and the labels outside the classes.
+
+    Equal values are equal; else equal texts are, and texts of equal numbers.
+    """
     by_value = {label: place for place, label in enumerate(classes)}
     by_text = {str(label): place for place, label in enumerate(classes)}
+    by_number: dict[Any, int | None] = {}
+    for i, label in enumerate(classes):  # None: two classes are one number
+        number = _number(label)
+        by_number[number] = None if number in by_number else i
     others: list[Any] = []
     places = []
     for label in labels:
-        place = by_value.get(label, by_text.get(str(label)))
+        place = by_value.get(label)
         if place is None:
-            place = by_value[label] = len(classes) + len(others)
+            place = by_text.get(str(label))
+        if place is None:
+            place = by_number.get(_number(label))
+        if place is None:
+            place = len(classes) + len(others)
             others.append(label.item() if isinstance(label, np.generic) else label)
+        by_value[label] = place
         places.append(place)
     return np.array(places, dtype=np.int64), others
 
 
+def _number(label: Any) -> Any:
+    """Return the number that a label or its text stands for, else the text."""
+    text = str(label)
+    try:
+        number = Decimal({"true": "1", "false": "0"}.get(text.strip().lower(), text))
+    except InvalidOperation:
+        return text
+    return number if number.is_finite() else text
+
+
 def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Return whether each label is the most probable class, (n_rows,)."""
-    return np.asarray(
-        probability.max(axis=1, initial=0.0) - label_probability(predicted, probability, other=-1.0)
-        <= _ROUNDING
-    )
+    """Return whether each label is the most probable class, (n_rows,); without any, all are."""
+    own = label_probability(predicted, probability, other=-1.0)
+    is_near = probability.max(axis=1, initial=0.0) - own <= _ROUNDING
+    return np.asarray(is_near | np.isnan(probability).all(axis=1))
 
 
 def label_probability(

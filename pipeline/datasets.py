@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from pipeline.columns import Kind, fitted_columns
 from pipeline.csv_table import (
@@ -24,7 +25,7 @@ from pipeline.csv_table import (
     refuse_twice,
 )
 from pipeline.files import check_writable, fetched, put, refuse_folder, temporary_for, where
-from pipeline.texts import check_labels
+from pipeline.texts import class_numbers, group_numbers, labels_of_texts, text_groups
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _HERE = Path(__file__).resolve().parent
@@ -49,9 +50,42 @@ def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def split_table(
-    table: pd.DataFrame, label: str, *, random_state: int = 0
+    table: pd.DataFrame,
+    label: str,
+    *,
+    text: str = "text",
+    groups: Any = None,
+    random_state: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split a table into train (80 %) and test, stratified."""
+    """Split a table into train (80 %) and test, stratified, equal texts on one side.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column of texts and one of labels.
+    label : str
+        The label column.
+    text : str, default="text"
+        The text column. Texts are equal if they differ in case and blanks alone. If the table has
+        no such column, its rows count as different.
+    groups : str or array-like of shape (n_rows,), optional
+        A column, or values: rows of one group, such as one author's, stay on one side.
+    random_state : int, default=0
+        Seed of the split.
+
+    Returns
+    -------
+    train, test : DataFrame
+        With new indices. Where rows stay together, shares are as near to a fifth as those allow.
+
+    Raises
+    ------
+    ValueError
+        For labels that cannot be trained on and tested: one only, missing, empty, in fewer than
+        five rows, or all in rows that stay together.
+    """
+    if table.empty:
+        raise ValueError("the table has no rows, only a header; there is nothing to train on.")
     empty = [
         i for i, value in enumerate(table[label]) if isinstance(value, str) and not value.strip()
     ]
@@ -60,20 +94,48 @@ def split_table(
             f"column {label!r} is empty in {len(empty)} of {len(table)} rows, first in row "
             f"{empty[0]}: drop the unlabelled rows."
         )
-    check_labels(table[label], len(table))
-    if table.empty:
-        raise ValueError("the table has no rows, only a header; there is nothing to train on.")
-    sizes = table[label].value_counts()
-    sizes = sizes[sizes > 0]  # categories that no row has
+    classes, numbers = class_numbers(labels_of_texts(table[label], len(table)), len(table))
+    sizes = np.bincount(numbers)
     if sizes.min() < 5:
         raise ValueError(
-            f"label {sizes.idxmin()!r} has {sizes.min()} texts only; at least 5 of each are needed "
-            "to train and to test."
+            f"label {classes.tolist()[sizes.argmin()]!r} has {sizes.min()} texts only; at least 5 "
+            "of each are needed to train and to test."
         )
-    train, test = train_test_split(
-        table, test_size=_TEST_SHARE, stratify=table[label], random_state=random_state
-    )
+    values = table[groups] if isinstance(groups, str) else groups
+    texts = table[text] if text in table else range(len(table))
+    together = text_groups(texts, group_numbers(values, len(table)))
+    if together is None:
+        train, test = train_test_split(
+            table, test_size=_TEST_SHARE, stratify=numbers, random_state=random_state
+        )
+    else:
+        if len(np.unique(together)) == 1:
+            raise ValueError("all texts are equal or of one group; they cannot be split in two.")
+        for number, name in enumerate(classes.tolist()):
+            if len(np.unique(together[numbers == number])) == 1:
+                raise ValueError(
+                    f"all texts with label {name!r} are equal or of one group, so they cannot "
+                    "stand on both sides of a split."
+                )
+        rows = _grouped_fold(numbers, together, random_state)
+        train, test = (table.iloc[part] for part in rows)
     return train.reset_index(drop=True), test.reset_index(drop=True)
+
+
+def _grouped_fold(
+    numbers: np.ndarray, groups: np.ndarray, random_state: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fifth whose share of every class is nearest to a fifth."""
+    n_splits = min(round(1 / _TEST_SHARE), len(np.unique(groups)))
+    splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=random_state)
+    sizes = np.bincount(numbers)
+
+    def distance(fold: tuple[np.ndarray, np.ndarray]) -> float:
+        shares = np.bincount(numbers[fold[1]], minlength=len(sizes)) / sizes
+        return float(np.abs(shares - _TEST_SHARE).sum() + (shares == 1).sum() * len(sizes))
+
+    folds: list[tuple[np.ndarray, np.ndarray]] = list(splitter.split(numbers, numbers, groups))
+    return min(folds, key=distance)
 
 
 def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None) -> None:

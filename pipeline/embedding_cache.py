@@ -1,12 +1,13 @@
 """Encode each distinct text once: look up, encode, store."""
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -278,3 +279,28 @@ def _own_copy(vectors: np.ndarray, pooling: str) -> np.ndarray:
     copy = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
     copy.setflags(write=False)
     return copy
+
+
+class ProgressBar:
+    """A progress bar of texts, which comes when the first batch is done."""
+
+    # so nothing is seen where all vectors come from the cache
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def show(self, n_done: int, n_texts: int) -> None:
+        """Show how many texts are done; on a terminal nothing stays, elsewhere a line in 30 s."""
+        if self._bar is None:
+            from tqdm.auto import tqdm
+
+            watched = sys.stderr is not None and sys.stderr.isatty()
+            self._bar = tqdm(total=n_texts, desc="encoding", unit="text", leave=not watched,
+                             mininterval=0.1 if watched else 30)  # fmt: skip
+        self._bar.update(n_done - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

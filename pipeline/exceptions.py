@@ -39,6 +39,10 @@ class ModelWarning(UserWarning):
     """A model folder asks for another setting than the one that is used."""
 
 
+class LeakWarning(UserWarning):
+    """Texts that are scored stand in the training part too."""
+
+
 class CacheWarning(UserWarning):
     """The embedding cache could not be used; results are not affected."""
 

@@ -12,13 +12,18 @@ from pipeline.vectorizer import BertVectorizer
 DEFAULT_C = 0.1
 
 
-def make_sentiment_pipeline(*, C: float = DEFAULT_C, **vectorizer: Any) -> Pipeline:
+def make_sentiment_pipeline(
+    *, C: float = DEFAULT_C, class_weight: Any = None, **vectorizer: Any
+) -> Pipeline:
     """Return the default classifier: mean vectors of all layers, LogisticRegression.
 
     Parameters
     ----------
     C : float, default=0.1
         Inverse regularisation of the LogisticRegression.
+    class_weight : "balanced" or dict, optional
+        Weights of the classes, for classes of unequal size: ``"balanced"`` makes each count the
+        same, a dict says how much each label does. As in LogisticRegression.
     **vectorizer
         Parameters of `BertVectorizer` that differ from ``pooling="mean", layers="all"``; a wrong
         name is an error.
@@ -42,4 +47,5 @@ def make_sentiment_pipeline(*, C: float = DEFAULT_C, **vectorizer: Any) -> Pipel
     array([1])
     """
     parameters: dict[str, Any] = {"pooling": "mean", "layers": "all", **vectorizer}
-    return make_pipeline(BertVectorizer(**parameters), LogisticRegression(C=C, max_iter=2000))
+    head = LogisticRegression(C=C, class_weight=class_weight, max_iter=2000)
+    return make_pipeline(BertVectorizer(**parameters), head)

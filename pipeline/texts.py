@@ -1,7 +1,9 @@
 """Validate X and y: text containers, cells, labels and classes."""
 
+import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -9,6 +11,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -307,9 +310,26 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def warn_truncation(report: dict[str, Any], max_length: int, truncation: str, cure: str) -> None:
-    """Warn of what truncation cut, from a method that a public method's helper calls."""
-    if report["texts_cut"]:
+_WARNED: deque[Any] = deque(maxlen=1000)  # searches that have warned of truncation
+
+
+def search_of(context: Any) -> tuple[Any, bool]:
+    """Return the search that a fit belongs to, or None, and whether it fits a candidate."""
+    tasks, root = set(), context.root_uuid
+    while context is not None:
+        tasks |= {context.task_name, context.source_task_name}
+        context = context.parent
+    is_candidate = "candidate-split-evaluation" in tasks
+    return root if is_candidate or "refit-with-best-params" in tasks else None, is_candidate
+
+
+def warn_truncation(
+    report: dict[str, Any], max_length: int, truncation: str, cure: str, search: Any = None
+) -> None:
+    """Warn of what truncation cut, once per search, from a public method's helper."""
+    if report["texts_cut"] and (search is None or search not in _WARNED):
+        if search is not None:
+            _WARNED.append(search)
         warnings.warn(
             f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
             f"max_length={max_length} tokens; truncation={truncation!r} cut "
@@ -338,42 +358,116 @@ def warn_unknown(
         )
 
 
+def canonical(text: Any) -> str:
+    """Fold NFKC, case and blanks; texts that differ in these alone count as equal."""
+    return " ".join(unicodedata.normalize("NFKC", str(text)).casefold().split())
+
+
+def text_groups(texts: Iterable[Any], groups: np.ndarray | None = None) -> np.ndarray | None:
+    """Join equal texts, and those of one group, (n_texts,); None if each stands alone."""
+    keys = _numbered(map(canonical, texts))
+    if groups is not None:  # texts and groups are the nodes of a graph
+        n_keys, n_groups = len(np.unique(keys)), len(np.unique(groups))
+        edges = np.ones(len(keys)), (keys, n_keys + groups)
+        graph = sparse.coo_array(edges, shape=(n_keys + n_groups,) * 2)
+        keys = connected_components(graph, directed=False)[1][keys]
+    return keys if len(np.unique(keys)) < len(keys) else None
+
+
+def group_numbers(groups: Any, n_texts: int) -> np.ndarray | None:
+    """Return the number of each text's group, (n_texts,)."""
+    if groups is None:
+        return None
+    cells = label_cells(groups)
+    if len(cells) != n_texts:
+        raise ValueError(
+            f"groups holds {len(cells)} values for {n_texts} texts; give one for each."
+        )
+    missing = [i for i, cell in enumerate(cells) if _is_missing(cell)]
+    if missing:
+        raise ValueError(
+            f"groups is missing for {len(missing)} of {n_texts} texts, first for text "
+            f"{missing[0]}. Give every text a group, one of its own if it stands alone."
+        )
+    return _numbered(cells)
+
+
+def _numbered(values: Iterable[Any]) -> np.ndarray:
+    """Give each distinct value a number, in their order."""
+    known: dict[Any, int] = {}
+    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
+
+
 def check_labels(y: Any, n_texts: int, *, warn: bool = True) -> None:
-    """Refuse labels that no classifier can be fitted to."""
+    """Refuse labels that no classifier can be fitted to; the last step judges the rest."""
     if y is None:
         return
-    labels = _label_cells(y)
-    if len(labels) != n_texts:
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: {n_texts} texts and "
-            f"{len(labels)} labels. Each text needs exactly one label."
-        )
-    if any(isinstance(label, list | tuple | np.ndarray) for label in labels):
-        return  # several outputs: the final estimator knows its own rules
+    labels = label_cells(y)
+    _check_length(labels, n_texts)
+    if _several(labels):
+        return
     for i, label in enumerate(labels):
         if _is_missing(label):
             raise ValueError(
                 f"Input y contains NaN: label {i} is {label!r} (missing). Drop the unlabelled rows "
                 "before fit."
             )
-    is_text = [isinstance(label, str) for label in labels]
-    if any(is_text) and not all(is_text):
-        odd = is_text.index(not is_text[0])
+    _refuse_mixed(labels, unlabelled=True)
+    names = [label for label in labels if isinstance(label, str)]
+    if names and warn:
+        _warn_of_variants(names)
+
+
+def _check_length(labels: list[Any], n_texts: int) -> None:
+    if len(labels) != n_texts:
         raise ValueError(
-            f"y mixes text with other labels: label 0 is {labels[0]!r} "
-            f"({type(labels[0]).__name__}), label {odd} is {labels[odd]!r} "
+            f"Found input variables with inconsistent numbers of samples: {n_texts} texts and "
+            f"{len(labels)} labels. Each text needs exactly one label."
+        )
+
+
+def _several(labels: list[Any]) -> bool:
+    """Whether some text has several labels."""
+    kinds = list | tuple | set | frozenset | np.ndarray
+    return any(isinstance(label, kinds) for label in labels)
+
+
+def _refuse_mixed(labels: list[Any], *, unlabelled: bool = False) -> None:
+    """Refuse text mixed with other labels; with ``unlabelled``, -1 may stand among texts."""
+    texts = [i for i, label in enumerate(labels) if isinstance(label, str)]
+    others = [
+        i
+        for i, label in enumerate(labels)
+        if not (isinstance(label, str) or (unlabelled and label == -1))
+    ]
+    if texts and others:
+        first, odd = sorted((texts[0], others[0]))
+        raise ValueError(
+            f"y mixes text with other labels: label {first} is {labels[first]!r} "
+            f"({type(labels[first]).__name__}), label {odd} is {labels[odd]!r} "
             f"({type(labels[odd]).__name__}). Use one type, as in y.astype(str)."
         )
-    if any(is_text) and warn:
-        _warn_of_variants(labels)
-    discrete = any(is_text) or all(
-        isinstance(label, int | np.integer | np.bool_) for label in labels
-    )
-    if discrete and len(labels) > 1 and len(set(labels)) == 1:
+
+
+def _refuse_none(y: Any) -> None:
+    if y is None:
         raise ValueError(
-            f"y holds one class only, {labels[0]!r}, in all {len(labels)} rows; a classifier needs "
-            "at least two. Check the label column, or leave y out to compute features alone."
+            "The classifier requires y to be passed, but the target y is None; give one label per "
+            "text."
         )
+
+
+def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
+    """Return one label per text; several are refused."""
+    _refuse_none(y)
+    labels = label_cells(y)
+    if _several(labels):
+        raise ValueError(
+            "y holds several labels per text; one class label per text is expected, such as "
+            "y['label']."
+        )
+    _check_length(labels, n_texts)
+    return labels
 
 
 def _warn_of_variants(labels: list[str]) -> None:
@@ -397,34 +491,36 @@ def _warn_of_variants(labels: list[str]) -> None:
         )
 
 
-def _label_cells(y: Any) -> list[Any]:
+def label_cells(y: Any) -> list[Any]:
+    """Return the label of each text, a row where there are several."""
+    if sparse.issparse(y):
+        # of several labels the last step knows the rules, so how many rows there are is enough
+        return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())
     native = nw.from_native(y, eager_only=True, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
         return _cells(y, native)
     if isinstance(native, nw.DataFrame):
-        rows: Iterator[tuple[Any, ...]] = native.iter_rows()
-        return [row[0] if len(row) == 1 else row for row in rows]
-    if isinstance(y, list | tuple):
-        return list(y)
-    array = np.asarray(y)
-    if array.ndim == 0:
-        raise TypeError(
-            f"y is a {type(y).__name__}, {_shown(y)}; a list, array or Series with one label per "
-            "text is expected."
-        )
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    return list(array)
+        rows: list[Any] = list(native.iter_rows())
+    elif isinstance(y, list | tuple):
+        rows = list(y)
+    else:
+        array = np.asarray(y)
+        if array.ndim == 0:
+            raise TypeError(
+                f"y is a {type(y).__name__}, {_shown(y)}; a list, array or Series with one label "
+                "per text is expected."
+            )
+        rows = list(array)
+    if all(isinstance(row, list | tuple | np.ndarray) and len(row) == 1 for row in rows):
+        return [row[0] for row in rows]  # one column
+    return rows
 
 
 def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted classes and each label's class number, (n_texts,)."""
-    if y is None:
-        raise ValueError(
-            "The classifier requires y to be passed, but the target y is None; give one label per "
-            "text."
-        )
+    _refuse_none(y)
     check_labels(y, n_texts, warn=warn)
+    _refuse_mixed(label_cells(y))  # numpy would make text of them
     labels = column_or_1d(y, warn=warn)
     if labels.dtype == object and not any(
         isinstance(label, str) for label in labels
@@ -434,8 +530,8 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y holds one class only, {', '.join(map(repr, classes.tolist()))}; a classifier "
-            "needs at least two. Check the label column."
+            f"y holds one class only, {', '.join(map(repr, classes.tolist()))}, in all {n_texts} "
+            "rows; a classifier needs at least two. Check the label column."
         )
     return classes, numbers
 

@@ -13,7 +13,7 @@ from pipeline.bert.pooling import Combine, Pooling
 from pipeline.bert.tokenizing import TextTokenizer, Truncation
 from pipeline.checkpoints.checkpoint import INSTALLED
 from pipeline.exceptions import ModelWarning
-from pipeline.texts import check_texts, check_words, take_columns, warn_truncation
+from pipeline.texts import check_texts, check_words, take_columns
 
 CombineLayers = Callable[[np.ndarray], np.ndarray]
 
@@ -217,6 +217,7 @@ class TokenLevelMixin:
     _bert: Callable[[], FrozenBert]
     _check_X: Callable[..., list[str]]
     _combine_layers: Callable[[np.ndarray], np.ndarray]
+    _warn_truncation: Callable[[dict[str, Any]], None]
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or per word, instead of one per text.
@@ -380,10 +381,6 @@ class TokenLevelMixin:
             for layer in layers
             for i in range(self.hidden_size_)
         ]
-
-    def _warn_truncation(self, report: dict[str, Any]) -> None:
-        cure = "count_tokens(X) tells which; truncation='window' loses none."
-        warn_truncation(report, self.max_length_, self.truncation, cure)
 
     def _warn_longer(self, n_tokens: np.ndarray) -> None:
         """Warn of texts that sentence-transformers would cut, and this class reads on."""

@@ -1,7 +1,6 @@
 """BertVectorizer. Saved artifacts name this module."""
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Integral
@@ -22,11 +21,20 @@ from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.embedding_cache import Counted, encode, open_store
+from pipeline.embedding_cache import Counted, ProgressBar, encode, open_store
 from pipeline.exceptions import CheckpointError
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import FEW, Missing, OnInvalid, check_labels, check_X, warn_unknown
+from pipeline.texts import (
+    FEW,
+    Missing,
+    OnInvalid,
+    check_labels,
+    check_X,
+    search_of,
+    warn_truncation,
+    warn_unknown,
+)
 from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -250,9 +258,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         X : iterable of str, length n_texts
             List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas,
             polars or pyarrow.
-        y : array-like of shape (n_texts,), optional
-            Labels; needed for ``combine="learned"``, else not used, but refused where no classifier
-            could use them.
+        y : array-like of shape (n_texts,) or (n_texts, n_outputs), optional
+            Labels or targets, which are the last step's business; needed for
+            ``combine="learned"``, else not used, but refused where no classifier could use them.
 
         Returns
         -------
@@ -272,12 +280,14 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             return self
         context = self._init_callback_context(task_name="fit")
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._search, is_candidate = search_of(context)
         plan = self._bert().plan(texts)
         self.truncation_report_ = plan.truncation_report()
         self.unknown_report_ = plan.unknown_report()
         self._warn_truncation(self.truncation_report_)
         self._warn_longer(plan.tokenized.n_tokens[plan.row_of])
         warn_unknown(texts, plan.tokenized.n_unknown[plan.row_of], str(self.model))
+        self._search = self._search if is_candidate else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -439,12 +449,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self._checkpoint = found
         return found
 
+    def _warn_truncation(self, report: dict[str, Any]) -> None:
+        cure = "count_tokens(X) tells which; truncation='window' loses none."
+        search = self.__dict__.get("_search")
+        warn_truncation(report, self.max_length_, self.truncation, cure, search)
+
     def _encode(
         self, texts: list[str], on_batch: Callable[[], None] | None = None
     ) -> tuple[np.ndarray, Counted]:
         """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
         bert = self._bert()
-        with _Bar() as bar:
+        with ProgressBar() as bar:
 
             def step(n_done: int, n_texts: int) -> None:
                 if self.progress:
@@ -461,6 +476,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         # batches are known chunk by chunk
         context = self._init_callback_context(task_name="encode", max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        self._search, is_candidate = search_of(context)
 
         def on_batch() -> None:
             batch = context.subcontext(task_name="batch")
@@ -475,6 +491,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             self._refuse_not_finite(vectors)
             mix = learn_layer_mix(vectors, y)
             self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
+        self._search = self._search if is_candidate else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return vectors
 
@@ -553,7 +570,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values and one uint8 array, always the same object."""
         state: dict[str, Any] = dict(super().__getstate__())
-        for name in ("_skl_callbacks", "_checkpoint", "_to_save"):
+        for name in ("_skl_callbacks", "_checkpoint", "_to_save", "_search"):
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
@@ -585,28 +602,3 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             if carried is not None:
                 carried = Checkpoint.from_state(carried, self.source_)
             self._checkpoint = self._to_save = carried
-
-
-class _Bar:
-    """A progress bar of texts, which comes when the first batch is done."""
-
-    # so nothing is seen where all vectors come from the cache
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def show(self, n_done: int, n_texts: int) -> None:
-        """Show how many texts are done; on a terminal nothing stays, elsewhere a line in 30 s."""
-        if self._bar is None:
-            from tqdm.auto import tqdm
-
-            watched = sys.stderr is not None and sys.stderr.isatty()
-            self._bar = tqdm(total=n_texts, desc="encoding", unit="text", leave=not watched,
-                             mininterval=0.1 if watched else 30)  # fmt: skip
-        self._bar.update(n_done - self._bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

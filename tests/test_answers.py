@@ -9,24 +9,32 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.linear_model import (
+    LogisticRegression,
+    Perceptron,
+    Ridge,
+    RidgeClassifier,
+    SGDClassifier,
+)
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, roc_auc_score
 from sklearn.model_selection import (
     FixedThresholdClassifier,
+    GridSearchCV,
     StratifiedKFold,
     TunedThresholdClassifierCV,
     cross_val_score,
 )
 from sklearn.multiclass import OneVsRestClassifier, OutputCodeClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
-from sklearn.naive_bayes import BernoulliNB
+from sklearn.naive_bayes import BernoulliNB, GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 from sklearn.utils import all_estimators
 
 from pipeline import (
@@ -38,6 +46,7 @@ from pipeline import (
     load_pipeline,
     save_pipeline,
     score_table,
+    write_report,
 )
 from pipeline.answers import ask
 from pipeline.exceptions import LabelWarning
@@ -366,19 +375,81 @@ def test_models_of_several_labels_per_text_are_refused_in_words(classifier, fit)
         ask(model, TEXTS)
 
 
-@pytest.mark.parametrize(
-    "classifier",
-    [OutputCodeClassifier(LogisticRegression(), random_state=0), SVC()],
-    ids=["codes", "SVC"],
-)
-def test_models_without_probabilities_are_refused_in_words_before_anything_is_encoded(
-    classifier, fit
-):
-    model = fit(classifier, LABELS)
-    with pytest.raises(
-        ValueError, match=r"gives no probabilities \(predict_proba\).*CalibratedClassifierCV"
-    ):
-        evaluate(model, TEXTS, LABELS)
+WITHOUT = [
+    LinearSVC(),
+    SVC(),
+    SVC(decision_function_shape="ovo"),
+    RidgeClassifier(),
+    Perceptron(),
+    SGDClassifier(random_state=0),
+    VotingClassifier([("one", LogisticRegression()), ("other", GaussianNB())]),
+    OutputCodeClassifier(LogisticRegression(), random_state=0),
+    GridSearchCV(LinearSVC(), {"C": [0.1, 1]}, cv=2),
+]
+
+
+@quiet
+@pytest.mark.parametrize("y", [BINARY, LABELS], ids=["two classes", "three"])
+@pytest.mark.parametrize("classifier", WITHOUT, ids=lambda c: type(c).__name__)
+def test_models_without_probabilities_are_scored_by_their_labels_and_decisions(classifier, y, fit):
+    model = fit(classifier, y)
+    scores = evaluate(model, TEXTS, y, n_bootstrap=20)
+    predicted = model.predict(TEXTS)
+    assert scores["accuracy"] == pytest.approx(model.score(TEXTS, y))
+    assert scores["macro_f1"] == pytest.approx(f1_score(y, predicted, average="macro"))
+    assert np.trace(scores["confusion_matrix"]) == np.sum(predicted == np.array(y))
+    for name in ("log_loss", "brier", "calibration_error"):
+        assert scores[name] is None
+        assert scores["intervals"].get(name) is None
+    assert scores["calibration"] == []
+    assert scores["n_not_most_probable"] == 0
+    assert {one["row"] for one in scores["mistakes"]} <= set(
+        np.flatnonzero(predicted != np.array(y)).tolist()
+    )
+    assert all(one["probability"] is None for one in scores["mistakes"] + scores["map"]["points"])
+    decision = getattr(model, "decision_function", lambda texts: np.empty((len(texts), 0)))(TEXTS)
+    if decision.shape[1:] not in ((), (3,)):
+        assert (scores["roc_auc"], scores["curves"]) == (None, [])
+        return
+    expected = (
+        roc_auc_score(np.array(y) == "good", decision)
+        if y is BINARY
+        else np.mean([
+            roc_auc_score(np.array(y) == label, column)
+            for label, column in zip(model.classes_, decision.T, strict=True)
+        ])
+    )  # fmt: skip
+    assert scores["roc_auc"] == pytest.approx(expected)
+    low, high = scores["intervals"]["roc_auc"]
+    assert low <= scores["roc_auc"] <= high
+
+
+@quiet
+def test_compare_and_a_report_take_models_without_probabilities(fit, tmp_path, run):
+    svm = make_pipeline(TfidfVectorizer(), LinearSVC())
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    table = compare(TEXTS, BINARY, models=[("svm", svm)], cv=folds, n_timed=0)
+    expected = cross_val_score(svm, TEXTS, BINARY, cv=folds)
+    assert table.loc["svm", "accuracy"] == pytest.approx(expected.mean())
+    areas = cross_val_score(svm, TEXTS, BINARY, cv=folds, scoring="roc_auc")
+    assert table.loc["svm", "roc_auc"] == pytest.approx(areas.mean())
+    assert table.loc["svm", ["log_loss", "calibration_error"]].isna().all()
+    scores = evaluate(svm.fit(TEXTS, BINARY), TEXTS, BINARY, n_bootstrap=5)
+    page = write_report(scores, tmp_path / "page.html", comparison=table)
+    assert "no class of the model" not in page.read_text(encoding="utf-8")
+    path = save_pipeline(svm, tmp_path / "svm.joblib")
+    data = tmp_path / "data.csv"
+    pd.DataFrame({"text": TEXTS, "label": BINARY[::-1]}).to_csv(data, index=False)
+    result = run("evaluate", "--model", path, "--data", data, "--mistakes", "2")
+    assert result.code == 0
+    assert f"{svm.score(TEXTS, BINARY[::-1]):.3f} (" in result.out
+    assert "no class" not in result.out
+
+
+def test_a_regressor_is_refused_in_words(fit):
+    model = fit(Ridge(), np.arange(60) / 60)
+    with pytest.raises(ValueError, match=r"The Ridge has no classes_;.*sklearn\.metrics"):
+        evaluate(model, TEXTS, np.arange(60) / 60)
 
 
 @quiet

@@ -57,6 +57,7 @@ EXPLAINED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")  # train and test are one
 def test_without_a_command_the_shipped_reviews_and_the_default_model_are_used(
     run, tmp_path, monkeypatch
 ):

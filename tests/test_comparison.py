@@ -8,7 +8,13 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
 from sklearn.model_selection import GridSearchCV, KFold, RepeatedKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
@@ -31,11 +37,18 @@ WORDS = {
 }
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(40)]
 REVIEWS = [
-    f"A {WORDS[label][i % 4]} film, number {i % 7}, {'but' if i % 3 else 'and'} long."
+    f"A {WORDS[label][i % 4]} film, number {i}, {'but' if i % 3 else 'and'} long."
     for i, label in enumerate(LABELS)
 ]
 SHORT = ["majority", "TF-IDF + LogisticRegression", "frozen BERT + LogisticRegression"]
-METRICS = ["accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error"]
+METRICS = [
+    "accuracy",
+    "macro_f1",
+    "balanced_accuracy",
+    "roc_auc",
+    "log_loss",
+    "calibration_error",
+]
 COLUMNS = [*METRICS, *(f"{m}_sd" for m in METRICS), "fit_seconds", "predict_seconds", "artifact_mb",
            "difference", "difference_low", "difference_high", "verdict"]  # fmt: skip
 TIMES = ["fit_seconds", "predict_seconds", "artifact_mb"]
@@ -73,6 +86,7 @@ def slow_comparison(candidates, texts, y, folds):
             scores.append((
                 accuracy_score(y[test], predicted),
                 f1_score(y[test], predicted, average="macro", zero_division=0.0),
+                balanced_accuracy_score(y[test], predicted),
                 roc_auc_score(y[test] == model.classes_[1], probability[:, 1]),
                 log_loss(y[test], probability, labels=model.classes_),
                 expected_calibration_error(positions, probability),
@@ -257,6 +271,7 @@ def test_the_rows_of_bert_are_those_of_the_vectorizer_or_of_the_model(tiny_bert)
     assert whole.loc[SHORT[2], "log_loss"] != by_model.loc[SHORT[2], "log_loss"]
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_every_standard_row_runs_on_the_same_split(tiny_bert):
     table = compare(
         REVIEWS, LABELS, models="all", vectorizer=BertVectorizer(tiny_bert), test=(REVIEWS, LABELS)

@@ -8,9 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import compare, evaluate, load_pipeline, make_sentiment_pipeline, read_table
+from pipeline import (
+    compare,
+    evaluate,
+    load_pipeline,
+    make_sentiment_pipeline,
+    read_table,
+    save_pipeline,
+)
 from pipeline.commands.train import EXAMPLES
 from pipeline.datasets import split_table
+from pipeline.evaluation.baselines import make_tfidf_baseline
 from tests.commands import PROGRAM, ROWS, assert_one_error_line, write_csv
 
 
@@ -195,6 +203,7 @@ def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tin
     assert str(tmp_path) not in out.with_suffix(".html").read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")  # train and test are one
 def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(
     run, tiny_bert, tmp_path, monkeypatch
 ):
@@ -299,3 +308,132 @@ def test_train_puts_its_scores_into_the_manifest(run, data, tiny_bert, tmp_path)
     assert run("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out).code == 0
     scores = json.loads((tmp_path / "m.joblib.json").read_text())["scores"]
     assert 0 <= scores["held out"]["accuracy"] <= 1
+
+
+# ---- leaks, groups and rare classes
+
+
+def test_train_keeps_equal_texts_on_one_side_of_its_split_and_its_folds(run, tiny_bert, tmp_path):
+    coin = np.random.default_rng(0).permutation(["positive", "negative"] * 30)
+    once = [(f"A {word}{i} film.", coin[i]) for i, word in enumerate(["tea", "sea", "bee"] * 20)]
+    rows = [
+        (text.upper() if i % 2 else f" {text}", label) for i in range(4) for text, label in once
+    ]
+    data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
+    out = tmp_path / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--cv", 2, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["scores"]["duplicates"]["n_texts"] == 0
+    tfidf = next(row for row in told["comparison"] if row["model"].startswith("TF-IDF"))
+    assert tfidf["accuracy"] < 0.75  # of labels that are noise
+    assert told["scores"]["accuracy"] < 0.85
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "layers"])
+def test_commands_keep_the_groups_of_a_column_together(command, run, tiny_bert, tmp_path):
+    rows = [(text, label, f"author {i // 4}") for i, (text, label) in enumerate(ROWS)]
+    data = write_csv(tmp_path / "d.csv", ["text", "label", "who"], rows)
+    arguments = [command, "--data", data, "--model", tiny_bert]
+    arguments += {"train": ["--out", tmp_path / "m.joblib"], "compare": ["--models", "majority"],
+                  "layers": ["--pooling", "cls"]}[command]  # fmt: skip
+    result = run(*arguments, "--group-column", "who", "--cv", 3)
+    assert (result.code, result.err) == (0, "")
+    assert_one_error_line(
+        run(*arguments, "--group-column", "author"), "no column 'author'", "'who'"
+    )
+    few = write_csv(
+        tmp_path / "few.csv",
+        ["text", "label", "who"],
+        [(*row, i % 3) for i, row in enumerate(ROWS)],
+    )
+    arguments[2] = few
+    assert_one_error_line(run(*arguments, "--group-column", "who", "--cv", 5), "n_splits=5")
+
+
+def test_a_group_column_of_the_shipped_reviews_is_one_of_theirs(run, tiny_bert):
+    result = run("compare", "--model", tiny_bert, "--models", "majority", "--group-column", "who")
+    assert_one_error_line(result, "the shipped reviews has no column 'who'", "'domain'")
+
+
+@pytest.fixture(scope="module")
+def imbalanced(tmp_path_factory):
+    rare = [(f"A lovely film, number {i}.", "yes") for i in range(10)]
+    rows = [
+        *rare,
+        *(
+            (f"A {word} film, number {i}.", "no")
+            for i in range(30)
+            for word in ("dull", "cold", "bad")
+        ),
+    ]
+    return write_csv(tmp_path_factory.mktemp("rare") / "d.csv", ["text", "label"], rows)
+
+
+def test_train_says_which_class_is_never_predicted_and_class_weights_cure_it(
+    run, imbalanced, tiny_bert, tmp_path
+):
+    arguments = ["train", "--data", imbalanced, "--model", tiny_bert, "--layers", 0, "--cv", 2]
+    plain = run(*arguments, "--no-report", "--out", tmp_path / "plain.joblib")
+    sentence = "The class 'yes' is never predicted. Weigh rare classes by class_weight='balanced'"
+    assert (plain.code, sentence in plain.out) == (0, True)
+    balanced = run(*arguments, "--class-weight", "balanced", "--out", tmp_path / "m.joblib")
+    assert (balanced.code, balanced.err) == (0, "")
+    assert sentence not in balanced.out.partition("held-out texts")[2]
+    assert load_pipeline(tmp_path / "m.joblib")[-1].class_weight == "balanced"
+    recalls = {
+        row["class"]: row["recall"]
+        for row in json.loads((tmp_path / "m.json").read_text())["scores"]["by_class"]
+    }
+    assert recalls["yes"] > 0
+    assert_one_error_line(
+        run(*arguments, "--class-weight", "heavy", "--out", tmp_path / "x.joblib"),
+        "class_weight",
+        "balanced",
+    )
+
+
+def test_compare_takes_class_weights_and_what_decides(run, imbalanced, tiny_bert, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    arguments = [
+        "compare",
+        "--data",
+        imbalanced,
+        "--model",
+        tiny_bert,
+        "--cv",
+        2,
+        "--models",
+        "default",
+    ]
+    result = run(*arguments, "--class-weight", "balanced", "--scoring", "f1_macro")
+    assert (result.code, result.err) == (0, "")
+    assert "points to TF-IDF, macro_f1" in result.out
+    assert_one_error_line(run(*arguments, "--scoring", "goodness"), "'goodness'")
+
+
+@pytest.mark.parametrize("stars", [[1.0, 5.0], ["1.0", "5.0"], ["1", "5"], [1, 5]], ids=str)
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_evaluate_takes_equal_labels_of_another_type(stars, ending, run, tmp_path):
+    texts, numbers = (
+        [text for text, _ in ROWS],
+        [5 if label == "positive" else 1 for _, label in ROWS],
+    )
+    model = make_tfidf_baseline().fit(texts, numbers)
+    path = save_pipeline(model, tmp_path / "m.joblib")
+    table = pd.DataFrame({"text": texts, "label": [stars[number == 5] for number in numbers]})
+    data = tmp_path / f"d{ending}"
+    table.to_csv(data, index=False) if ending == ".csv" else table.to_parquet(data)
+    result = run("evaluate", "--model", path, "--data", data)
+    assert (result.code, result.err) == (0, "")
+    assert f"{model.score(texts, numbers):.3f} (" in result.out
+
+
+@pytest.mark.filterwarnings("always::pipeline.exceptions.LeakWarning")
+def test_evaluate_tells_the_texts_of_the_training_file(run, light_artifact, tmp_path):
+    data = write_csv(
+        tmp_path / "d.csv", ["text", "label"], [*ROWS[:9], ("A new film.", "positive")]
+    )
+    known = write_csv(tmp_path / "known.csv", ["text", "label"], ROWS)
+    result = run("evaluate", "--model", light_artifact, "--data", data, "--train-data", known)
+    assert "9 of 10 texts that are scored stand in the training part too" in result.err

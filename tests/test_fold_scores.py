@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
 from sklearn.preprocessing import normalize
 
 import pipeline.evaluation.layer_study
@@ -52,6 +52,22 @@ def test_the_score_is_that_of_a_search_for_C_within_the_training_rows(
     assert CS[found.chosen] == search.best_params_["C"]
     assert found.score == pytest.approx(search.score(features[test], codes[test]))
     assert 1 / n_classes < found.score < 1
+
+
+def test_groups_stay_together_in_the_search_for_C():
+    vectors, codes = vectors_and_codes()
+    groups = np.arange(90) // 5
+    train, test = next(StratifiedGroupKFold(3).split(codes, codes, groups))
+    found = score_fold(
+        vectors, "mean", False, codes, (train, test), CS, ACCURACY, random_state=2, groups=groups
+    )
+    classifier = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
+    inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=2)
+    search = GridSearchCV(classifier, {"C": CS}, cv=inner)
+    features = vectors[:, 0].mean(axis=1).astype(np.float64)
+    search.fit(features[train], codes[train], groups=groups[train])
+    assert found.inner == pytest.approx(search.cv_results_["mean_test_score"])
+    assert found.score == pytest.approx(search.score(features[test], codes[test]))
 
 
 @pytest.mark.parametrize("combine", ["concat", "learned"])

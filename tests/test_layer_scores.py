@@ -23,7 +23,7 @@ WORDS = {
 LABELS = ["positive" if i % 5 < 2 else "negative" for i in range(60)]
 REVIEWS = [
     f"A {WORDS['negative' if (label == 'positive') == (i % 7 == 0) else 'positive'][i % 4]} film, "
-    f"number {i % 9}, "
+    f"number {i}, "
     f"{'but' if i % 3 else 'and'} the soup was {'cold' if i % 4 else 'lovely'}."
     for i, label in enumerate(LABELS)
 ]
@@ -161,6 +161,7 @@ def test_rows_of_the_same_features_have_the_same_scores(four_layers):
         assert study.loc[(name, "mean"), "fold_scores"] == study.loc[(layer, "mean"), "fold_scores"]
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_three_classes_are_told_apart(tiny_bert):
     y = [("bad", "mixed", "good")[i % 3] for i in range(60)]
     texts = [f"A {('dull', 'cold', 'lovely')[i % 3]} film, number {i % 5}." for i in range(60)]
@@ -193,6 +194,7 @@ def test_another_scoring_knows_classes_by_position(tiny_bert):
 
 @pytest.mark.parametrize("cache", ["memory", None])
 @pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_each_distinct_text_is_encoded_once(nested, cache, tiny_bert, encoded):
     texts = [*REVIEWS, *REVIEWS[:7]]
     layer_study(

@@ -128,6 +128,7 @@ def test_a_comparison_is_told_with_what_is_known_alone():
     }  # fmt: skip
     table = pd.DataFrame.from_dict(rows, orient="index").assign(
         macro_f1=0.5,
+        balanced_accuracy=0.6,
         log_loss=0.6,
         calibration_error=0.04,
         predict_seconds=np.nan,
@@ -139,8 +140,8 @@ def test_a_comparison_is_told_with_what_is_known_alone():
     out = io.StringIO()
     print_comparison(Console(file=out, width=160), table, "A title")
     lines = [re.split(r"\s{2,}", line.strip()) for line in out.getvalue().splitlines()]
-    assert ["TF-IDF", "0.800", "0.500", "-", "0.600"] in lines
-    assert ["BERT", "0.750", "0.500", "0.900", "0.600"] in lines
+    assert ["TF-IDF", "0.800", "0.500", "0.600", "-", "0.600"] in lines
+    assert ["BERT", "0.750", "0.500", "0.600", "0.900", "0.600"] in lines
     assert ["BERT", "-5.0 (-8.0 to -2.0)", "worse than TF-IDF"] in lines
     assert ["TF-IDF", "baseline"] in lines
     assert ["model", "calibration", "fit, s"] in lines  # no column of what was not measured

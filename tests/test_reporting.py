@@ -20,6 +20,7 @@ def nearly(value):
     return pytest.approx(value, abs=1e-9) if isinstance(value, float) else value
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
     rows = [(text, label, f"domain {i % 2}") for i, (text, label) in enumerate(ROWS)]
     data = write_csv(tmp_path / "test.csv", ["text", "label", "domain"], rows)
@@ -51,6 +52,7 @@ def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
     assert "<title>Mine &amp; &lt;yours&gt;</title>" in out.read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_report_compares_and_studies_layers_on_the_training_texts(
     run, artifact, fitted, data, tmp_path
 ):

@@ -20,6 +20,7 @@ from pipeline import (
     read_table,
 )
 from pipeline.evaluation.baselines import make_tfidf_baseline
+from pipeline.exceptions import LeakWarning
 
 WORDS = {
     "positive": ("lovely", "quiet", "good", "beautiful"),
@@ -205,6 +206,7 @@ def test_everything_is_plain_json_and_fits_together(trained):
     by = pd.DataFrame({"domain": ["film"] * 10 + ["food", None], "n": range(12)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)
+        warnings.simplefilter("ignore", LeakWarning)
         scores = evaluate(model, X, y, by=by, train=(texts, labels), n_bootstrap=50)
     assert json.loads(json.dumps(scores)) == scores
     assert set(scores["slices"]) == {"by tokens", "by truncation", "by domain", "by n"}
@@ -242,6 +244,7 @@ def test_columns_of_another_length_and_no_texts_are_refused(trained):
         evaluate(model, [], [])
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 @pytest.mark.parametrize("container", [pd.Series, lambda x: pd.DataFrame({"text": x}), iter, tuple])
 def test_the_whole_answer_is_the_same_for_texts_in_any_container(container, trained):
     model, texts, labels = trained
@@ -252,6 +255,7 @@ def test_the_whole_answer_is_the_same_for_texts_in_any_container(container, trai
     assert evaluate(model, container(texts), other, n_bootstrap=5, train=train) == expected
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_a_pipeline_of_tables_is_scored_on_tables(tiny_bert):
     table = pd.DataFrame(
         {"text": [row for row in ("A lovely film.", "A dull film.") * 6], "stars": range(12)},

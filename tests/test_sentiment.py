@@ -109,8 +109,17 @@ def test_a_grid_search_reaches_every_step(tiny_bert):
 
 
 def test_wrong_labels_are_refused_by_the_first_step(tiny_bert):
-    with pytest.raises(ValueError, match="one class only, 'positive', in all 12 rows"):
-        make_sentiment_pipeline(model=tiny_bert).fit(TRAIN, ["positive"] * 12)
+    with pytest.raises(ValueError, match="label 0 is None"):
+        make_sentiment_pipeline(model=tiny_bert).fit(TRAIN, [None, *["positive"] * 11])
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {"positive": 3.0}, None])
+def test_class_weights_are_those_of_the_classifier(class_weight, tiny_bert):
+    few = ["positive"] * 2 + ["negative"] * 10
+    model = make_sentiment_pipeline(model=tiny_bert, class_weight=class_weight).fit(TRAIN, few)
+    head = LogisticRegression(C=0.1, class_weight=class_weight, max_iter=2000)
+    head.fit(model[0].transform(TRAIN), few)
+    assert np.array_equal(model.predict_proba(TRAIN), head.predict_proba(model[0].transform(TRAIN)))
 
 
 # ---- the promise, on the real model

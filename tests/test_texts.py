@@ -18,7 +18,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from pipeline.texts import check_labels, check_texts, check_words, take_columns
+from pipeline.texts import (
+    check_labels,
+    check_texts,
+    check_words,
+    class_numbers,
+    labels_of_texts,
+    take_columns,
+)
 
 TEXTS = ["A quiet film.", "", "Überraschend gut 😀", "A quiet film.", " NA\n", "nan", "001"]
 
@@ -764,6 +771,15 @@ def test_a_wrong_word_is_refused_with_the_row_it_is_in(word, error, message):
         np.array([[0.5, np.nan], [1, 0], [1, 1]]),
         pd.DataFrame({"a": [1, 1, 1], "b": [1, 1, 1]}),
         pl.DataFrame({"a": [0.5, 1, 1], "b": [1, 1, 1]}),
+        [-1, "pos", "neg"],
+        np.array(["pos", -1, "neg"], dtype=object),
+        pd.Series(["pos", -1, "neg"], dtype=object),
+        sparse.csr_array([[1], [0], [1]]),
+        sparse.csc_matrix([[1, 0], [0, 1], [1, 1]]),
+        sparse.dok_array(np.eye(3)),
+        [{"a", "b"}, {"a"}, set()],
+        [("a", "b"), ("a",), ()],
+        pd.DataFrame({"a": [1, None, 0], "b": [0, 1, 1]}),
     ],
     ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
 )
@@ -869,12 +885,12 @@ def test_text_mixed_with_other_labels_is_refused_with_one_of_each(y, first, othe
     ],
     ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
 )
-def test_one_class_is_refused_before_anything_is_encoded(y):
+def test_one_class_is_left_to_the_last_step_and_refused_where_classes_are_needed(y):
+    assert check_labels(y, 3) is None
     with pytest.raises(
-        ValueError,
-        match=r"y holds one class only, .*, in all 3 rows; .*at least two.*leave y out",
+        ValueError, match=r"y holds one class only, .*, in all 3 rows; .*at least two"
     ):
-        check_labels(y, 3)
+        class_numbers(labels_of_texts(y, 3), 3)
 
 
 @pytest.mark.parametrize(
@@ -922,7 +938,6 @@ def test_one_text_with_one_label_is_no_complaint_of_ours():
         {"a", "b", "c"},
         (label for label in "abc"),
         pl.LazyFrame({"label": [1, 0, 1]}),
-        sparse.csr_array([[1], [0], [1]]),
     ],
     ids=lambda y: type(y).__name__,
 )

@@ -14,8 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_validate
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_validate,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
@@ -699,3 +705,27 @@ def test_copies_and_clones_work_and_clones_are_not_fitted(tiny_bert):
 
 def test_the_model_may_be_a_path_object(tiny_bert):
     assert BertVectorizer(Path(tiny_bert)).fit_transform(["film"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize("cache", ["memory", None])
+@pytest.mark.parametrize("kind", [GridSearchCV, RandomizedSearchCV, HalvingGridSearchCV])
+def test_a_search_warns_of_truncation_once_and_the_found_model_on_each_call(kind, cache, tiny_bert):
+    texts = [f"A {word} film that is number {i}." for i in range(12) for word in ("good", "bad")]
+    model = make_pipeline(
+        BertVectorizer(tiny_bert, max_length=5, cache=cache), LogisticRegression()
+    )
+    options = {"n_iter": 2} if kind is RandomizedSearchCV else {}
+    search = kind(model, {"logisticregression__C": [0.1, 1, 10]}, cv=2, **options)
+
+    def n_warnings(call):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            call()
+        return sum(one.category is TruncationWarning for one in told)
+
+    assert n_warnings(lambda: search.fit(texts, ["good", "bad"] * 12)) == 1
+    assert n_warnings(lambda: search.predict(texts[:3])) == 1
+    assert n_warnings(lambda: search.best_estimator_.predict(texts[:3])) == 1
+    assert n_warnings(lambda: search.fit(texts, ["good", "bad"] * 12)) == 1
+    assert n_warnings(lambda: model.fit(texts, ["good", "bad"] * 12).predict(texts)) == 2
+    assert "_search" not in search.best_estimator_[0].__getstate__()

@@ -11,9 +11,11 @@ from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     ArtifactPath,
     BertModel,
+    ClassWeight,
     Device,
     Encoding,
     Folds,
+    GroupColumn,
     Groups,
     LabelColumn,
     MaxLength,
@@ -51,6 +53,9 @@ def evaluate(
     model: ArtifactPath = DEFAULT_ARTIFACT,
     trusted: Trusted = None,
     by: Groups = None,
+    train_data: Annotated[
+        str | None, typer.Option(help="What it was trained on: texts in both files are told.")
+    ] = None,
     mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to print.")] = 0,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
@@ -61,9 +66,14 @@ def evaluate(
 
     _, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
     groups = columns_by(table, by)
+    train = None
     fitted = with_progress(load_pipeline(model, trusted=trusted or ()))
+    if train_data is not None:
+        known = read_data(train_data, [text, label], encoding, sep)
+        train = rows_for(fitted, known, text), known[label]
     rows = rows_for(fitted, table, text)
-    scores = score_texts(fitted, rows, table[label], by=groups, n_mistakes=mistakes)
+    scores = score_texts(fitted, rows, table[label], by=groups, train=train,
+                         n_mistakes=mistakes)  # fmt: skip
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
 
 
@@ -79,6 +89,7 @@ def study_layers(
     device: Device = "auto",
     dtype: Precision = "auto",
     cv: Folds = 5,
+    group_column: GroupColumn = None,
     nested: Annotated[
         bool, typer.Option("--nested", help="Also the honest score of taking the best.")
     ] = False,
@@ -96,13 +107,15 @@ def study_layers(
     from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
 
     folder = _check_outputs(out, data, figures)
-    table, _, text, label = read_labelled(data, text, label, encoding, sep)
+    table, _, text, label = read_labelled(data, text, label, encoding, sep, group=group_column)
+    groups = None if group_column is None else table[group_column]
     options: dict[str, Any] = {"max_length": max_length, "device": device, "dtype": dtype}
     vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options, progress=sys.stderr.isatty())
     poolings = tuple(split_list(pooling))
     combined = "mean" if "mean" in poolings else poolings[0]
-    study = layer_study(table[text], table[label], vectorizer=vectorizer, cv=cv, poolings=poolings,
-                        nested=nested, combination_pooling=combined, n_jobs=-1)  # fmt: skip
+    study = layer_study(table[text], table[label], vectorizer=vectorizer, cv=cv, groups=groups,
+                        poolings=poolings, nested=nested, combination_pooling=combined,
+                        n_jobs=-1)  # fmt: skip
     console = plain_console()
     print_study(console, study)
     if out is not None:
@@ -152,6 +165,11 @@ def compare_models(
         str | None, typer.Option(help="Word vectors in word2vec's format, instead of training.")
     ] = None,
     cv: Folds = 5,
+    group_column: GroupColumn = None,
+    scoring: Annotated[
+        str, typer.Option(help="What decides the verdict, such as f1_macro or balanced_accuracy.")
+    ] = "accuracy",
+    class_weight: ClassWeight = None,
     out: TableOut = None,
     figures: Annotated[str | None, typer.Option(help="Folder for a picture (PNG).")] = None,
     encoding: Encoding = "utf-8",
@@ -163,24 +181,34 @@ def compare_models(
     from pipeline.evaluation.compare import compare
     from pipeline.evaluation.plots import write_comparison
     from pipeline.files import local_path
-    from pipeline.vectorizer import DEFAULT_MODEL, BertVectorizer
+    from pipeline.sentiment import make_sentiment_pipeline
+    from pipeline.vectorizer import DEFAULT_MODEL
 
     vectors = None if word_vectors is None else local_path(word_vectors, "file", _WHY_LOCAL)
     if test and test_data is not None:
         raise ValueError("Give --test or --test-data, not both.")
     folder = _check_outputs(out, data, figures)
-    train_set, test_set, text, label = read_labelled(data, text, label, encoding, sep, split=test)
+    train_set, test_set, text, label = read_labelled(
+        data, text, label, encoding, sep, group=group_column, split=test
+    )
+    groups = None if group_column is None else train_set[group_column]
     if test_data is not None:
         test_set = read_data(test_data, [text, label], encoding, sep)
     rows: Any = models if models in (None, "all") else split_list(str(models))
     if fine_tuned and rows != "all" and "finetuned" not in (rows or []):
         rows = [*(rows or QUICK), "finetuned"]
-    options: dict[str, Any] = {"max_length": max_length, "truncation": truncation,
-                               "device": device, "dtype": dtype}  # fmt: skip
-    vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options, progress=sys.stderr.isatty())
+    default = make_sentiment_pipeline(
+        class_weight=class_weight, model=model or DEFAULT_MODEL, max_length=max_length,
+        truncation=truncation, device=device, dtype=dtype, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    options: dict[str, Any] = {"vectorizer": default[0]}
+    if class_weight is not None:
+        options["model"] = default
+        rows = rows or [name for name in QUICK if name != "word2vec"]
     held_out = (test_set[text], test_set[label]) if test or test_data is not None else None
     table = compare(train_set[text], train_set[label], models=rows, test=held_out, cv=cv,
-                    vectorizer=vectorizer, word_vectors=vectors, n_jobs=-1)  # fmt: skip
+                    groups=groups, scoring=scoring, word_vectors=vectors, n_jobs=-1,
+                    **options)  # fmt: skip
     console = plain_console()
     how = (
         f"{table.attrs['n_folds']}-fold cross-validation"

@@ -37,6 +37,13 @@ Groups = Annotated[
     list[str] | None, typer.Option(help="A column to score by; may be given several times.")
 ]
 Folds = Annotated[int, typer.Option(help="Folds.")]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(help="Texts with one value here stay on one side of every split."),
+]
+ClassWeight = Annotated[
+    str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
+]
 TableOut = Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the CSV file.")]
 Separator = Annotated[str, typer.Option(help="Column separator of the CSV file.")]
@@ -57,15 +64,22 @@ def read_labelled(
     sep: str,
     *,
     by: list[str] | None = None,
+    group: str | None = None,
     split: bool = False,
 ) -> "tuple[pd.DataFrame, pd.DataFrame, str, str]":
     """Return training texts, test texts and column names, by default of the shipped reviews."""
+    from pipeline.csv_table import check_names
     from pipeline.datasets import load_reviews, split_table
 
     if data is None:
-        return *load_reviews(), "text", "label"
-    table = read_data(data, [text, label, *(by or [])], encoding, sep)
-    return *(split_table(table, label) if split else (table, table)), text, label
+        train, test = load_reviews()
+        check_names(list(train.columns), [group] if group else [], "the shipped reviews")
+        return train, test, "text", "label"
+    columns = dict.fromkeys([text, label, *(by or []), *([group] if group else [])])
+    table = read_data(data, list(columns), encoding, sep)
+    if split:
+        return *split_table(table, label, text=text, groups=group), text, label
+    return table, table, text, label
 
 
 def rows_for(fitted: Any, table: "pd.DataFrame", text: str) -> Any:

@@ -103,7 +103,7 @@ def label_texts(console: Console, fitted: Any, texts: list[str]) -> None:
         return
     if several or answers.gives_several(fitted, X[:1]):
         each = answers.ask_each(fitted, X)
-        print_outputs(console, texts, answers.outputs_of(fitted), *each)
+        print_outputs(console, texts, answers.outputs_of(fitted), each.labels, each.probability)
         return
     answer = answers.ask(fitted, X)
     labels, probability = answer.labels, answer.probability

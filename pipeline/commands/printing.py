@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from pipeline.report.readable import never_predicted
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -144,14 +146,17 @@ _COSTS = {"fit_seconds": "fit, s", "predict_seconds": "s per 1,000", "artifact_m
 def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -> None:
     """Print scores, differences to TF-IDF and costs of compared models."""
     known = [column for column in _COSTS if comparison[column].notna().any()]
-    scores = _wide_table("accuracy", "macro F1", "ROC-AUC", "log loss")
+    scores = _wide_table("accuracy", "macro\nF1", "bal.\nacc.", "ROC\nAUC", "log\nloss")
     scores.title = title
-    against = _wide_table("points to TF-IDF", "verdict")
+    scoring = comparison.attrs.get("scoring", "accuracy")
+    judged = "" if scoring == "accuracy" else f", {scoring}"
+    against = _wide_table(f"points to TF-IDF{judged}", "verdict")
     costs = _wide_table("calibration", *(_COSTS[column] for column in known))
     for name, row in comparison.iterrows():
         accuracy, sd = _number(row["accuracy"]), row["accuracy_sd"]
         spread = "" if sd != sd else f" ± {sd:.3f}"
-        others = (_number(row[metric]) for metric in ("macro_f1", "roc_auc", "log_loss"))
+        metrics = ("macro_f1", "balanced_accuracy", "roc_auc", "log_loss")
+        others = (_number(row.get(metric)) for metric in metrics)
         scores.add_row(str(name), accuracy + spread, *others)
         points, low, high = (
             100 * row[column] for column in ("difference", "difference_low", "difference_high")
@@ -165,6 +170,8 @@ def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -
         console.print(table, "", markup=False)
     for name, reason in comparison.attrs["left_out"].items():
         console.print(f"Left out: {name} ({reason}).")
+    for name, classes in comparison.attrs.get("never_predicted", {}).items():
+        console.print(f"{name}: {_safe(never_predicted(classes))}", **_PLAIN)
 
 
 def _wide_table(*headers: str) -> Table:
@@ -188,13 +195,18 @@ def _size(value: float) -> str:
 
 def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
     """Print scores, groups, and the surest mistakes of `pipeline.evaluate`."""
-    headers = ("texts", "accuracy (95 %)", "F1", "ROC-AUC", "log loss", "calibration")
-    table = Table(*headers, title=title)
     interval = scores["intervals"].get("accuracy")
     between = " ({:.3f} to {:.3f})".format(*interval) if interval else ""
-    others = (_number(scores[name]) for name in ("f1", "roc_auc", "log_loss", "calibration_error"))
-    table.add_row(str(scores["n_texts"]), _number(scores["accuracy"]) + between, *others)
-    console.print(table)
+    labels = Table("texts", "accuracy (95 %)", "macro F1", "balanced accuracy", "F1", title=title)
+    others = (_number(scores[name]) for name in ("macro_f1", "balanced_accuracy", "f1"))
+    labels.add_row(str(scores["n_texts"]), _number(scores["accuracy"]) + between, *others)
+    probabilities = Table("ROC-AUC", "log loss", "calibration")
+    names = ("roc_auc", "log_loss", "calibration_error")
+    probabilities.add_row(*(_number(scores[name]) for name in names))
+    console.print(labels)
+    console.print(probabilities)
+    if scores.get("never_predicted"):
+        console.print(_safe(never_predicted(scores["never_predicted"])), **_PLAIN)
     for name, groups in scores["slices"].items():
         if len(groups) > 1:
             parts = Table(name, "texts", "accuracy", "95 % interval")
@@ -205,9 +217,11 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
             console.print(parts, markup=False)
     for mistake in scores["mistakes"]:
         probability = mistake["probability"]
-        sure = "no class" if probability is None else f"{probability:.3f}"
-        labels = f"{mistake['true']} taken for {mistake['predicted']} ({sure})"
-        console.print(f"{labels}: {_safe(mistake['text'])}", **_PLAIN)
+        sure = " (no class)" if probability is None else f" ({probability:.3f})"
+        if scores["log_loss"] is None:  # a model without probabilities
+            sure = ""
+        labels_of = f"{mistake['true']} taken for {mistake['predicted']}{sure}"
+        console.print(f"{labels_of}: {_safe(mistake['text'])}", **_PLAIN)
 
 
 def print_explanations(

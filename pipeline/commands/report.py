@@ -11,6 +11,7 @@ from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     ArtifactPath,
     Encoding,
+    GroupColumn,
     Groups,
     LabelColumn,
     Separator,
@@ -45,6 +46,7 @@ def report(
             "--compare", help="Cross-validate it and the baselines on the training texts."
         ),
     ] = False,
+    group_column: GroupColumn = None,
     layers: Annotated[
         str | None,
         typer.Option(help="A table that `layers --out` wrote, or `run` to study them now."),
@@ -74,7 +76,8 @@ def report(
     tables = {"data": (origin, table)}
     train_set = None
     if train_data is not None:
-        train_set = read_data(train_data, [text, label], encoding, sep)
+        columns = [text, label, *([group_column] if group_column else [])]
+        train_set = read_data(train_data, columns, encoding, sep)
         tables["training_data"] = (where(train_data), train_set)
     to_study = shipped if train_set is None and data is None else train_set
     if to_study is None and (compare or layers == "run"):
@@ -83,6 +86,9 @@ def report(
             "--train-data."
         )
     fitted = load_pipeline(model, trusted=trusted or ())
+    groups = None
+    if group_column is not None and to_study is not None:
+        groups = to_study[group_column]
     train = None
     if train_set is not None:
         train = rows_for(fitted, train_set, text), train_set[label]
@@ -97,9 +103,10 @@ def report(
             model=_unfitted(fitted),
             models=rows,
             text=text,
+            groups=groups,
         )
     if layers is not None:
-        study = _study(layers, fitted, to_study, text, label)
+        study = _study(layers, fitted, to_study, text, label, groups)
     heading = title or f"{PurePath(model).name} on {PurePath(data).name if data else origin}"
     write_page(plain_console(), scores, page, fitted, where(model), tables, heading,
                comparison=comparison, layers=study)  # fmt: skip
@@ -140,7 +147,12 @@ def _unfitted(fitted: Any) -> Any:
 
 
 def _study(
-    layers: str, fitted: Any, table: "pd.DataFrame | None", text: str, label: str
+    layers: str,
+    fitted: Any,
+    table: "pd.DataFrame | None",
+    text: str,
+    label: str,
+    groups: "pd.Series | None",
 ) -> "pd.DataFrame":
     """Return the layer study: run now, or read from its table."""
     from pipeline.datasets import read_table
@@ -155,4 +167,5 @@ def _study(
             f"--layers run: the pipeline begins with a {type(vectorizer).__name__}, which has no "
             "layers to study."
         )
-    return layer_study(table[text], table[label], vectorizer=vectorizer, nested=True, n_jobs=-1)
+    return layer_study(table[text], table[label], vectorizer=vectorizer, groups=groups, nested=True,
+                       n_jobs=-1)  # fmt: skip

@@ -9,8 +9,10 @@ import typer
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     BertModel,
+    ClassWeight,
     Device,
     Encoding,
+    GroupColumn,
     LabelColumn,
     MaxLength,
     Precision,
@@ -54,6 +56,8 @@ def train(
     truncation: Annotated[
         str | None, typer.Option(help="head, tail, head_tail, window or error.")
     ] = None,
+    class_weight: ClassWeight = None,
+    group_column: GroupColumn = None,
     out: Annotated[
         str, typer.Option(help="Where the trained pipeline is written.")
     ] = DEFAULT_ARTIFACT,
@@ -65,14 +69,14 @@ def train(
     sep: Separator = ",",
 ) -> None:
     """Train on a table, save, compare with TF-IDF, score held-out texts, and write a report."""
-    from sklearn.model_selection import StratifiedKFold
-
     from pipeline.evaluation.compare import compare
     from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.folds import check_classes, split_folds
     from pipeline.files import check_writable, file_size, refuse_folder, where, with_ending
     from pipeline.report.page import check_report_extra
     from pipeline.saved.artifact import load_pipeline, record_scores, save_pipeline
     from pipeline.sentiment import make_sentiment_pipeline
+    from pipeline.texts import class_numbers, group_numbers, text_groups
 
     console = plain_console()
     place = where(out)
@@ -89,13 +93,18 @@ def train(
             check_report_extra()
     except ImportError as error:
         report, no_report = False, f"No report: {error}"
-    train_set, test_set, text, label = read_labelled(data, text, label, encoding, sep, split=True)
+    train_set, test_set, text, label = read_labelled(
+        data, text, label, encoding, sep, group=group_column, split=True
+    )
     training, held_out = ((table[text], table[label]) for table in (train_set, test_set))
+    values = None if group_column is None else train_set[group_column]
+    groups = text_groups(training[0], group_numbers(values, len(train_set)))
     if cv:  # refuses what the comparison would refuse, before anything is trained
-        next(StratifiedKFold(cv).split(*training))
+        classes, codes = class_numbers(training[1], len(train_set), warn=False)
+        check_classes(split_folds(cv, codes, 0, groups), classes, codes)
     options = {"model": model, "pooling": split_names(pooling), "layers": parse_layers(layers),
                "combine": combine, "max_length": max_length, "truncation": truncation,
-               "device": device, "dtype": dtype}  # fmt: skip
+               "device": device, "dtype": dtype, "class_weight": class_weight}  # fmt: skip
     candidate = make_sentiment_pipeline(
         **{name: value for name, value in options.items() if value is not None},
         progress=sys.stderr.isatty(),
@@ -106,8 +115,9 @@ def train(
     path = save_pipeline(candidate.set_params(bertvectorizer__progress=False), out)
     # first: whatever fails below, the model is there
     console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
-    comparison = compare(*training, model=candidate, cv=cv, n_timed=0) if cv else None
-    if comparison is not None:
+    comparison = None
+    if cv:
+        comparison = compare(*training, model=candidate, cv=cv, groups=groups, n_timed=0)
         print_comparison(console, comparison, f"{cv}-fold cross-validation on the training texts")
     candidate.set_params(bertvectorizer__progress=sys.stderr.isatty())
     details: dict[str, Any] = {"n_mistakes": 0, "n_examples": 0, "n_map": 0}

@@ -1,20 +1,23 @@
 """The rows of a comparison: standard estimators by name, and the user's own."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, clone, is_regressor
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.evaluation.layer_study import DEFAULT_CS, Fold, layer_study
+from pipeline.evaluation.folds import Fold
+from pipeline.evaluation.layer_study import DEFAULT_CS, layer_study
 from pipeline.evaluation.word2vec import Word2VecVectorizer, import_gensim
+from pipeline.exceptions import LeakWarning
 from pipeline.finetuning import FineTunedBertClassifier
 from pipeline.sentiment import make_sentiment_pipeline
 from pipeline.vectorizer import BertVectorizer
@@ -186,10 +189,10 @@ def _checked(name: str, estimator: Any) -> BaseEstimator:
         raise TypeError(
             f"{name!r} is {estimator!r:.100}; a scikit-learn classifier is expected, as an object."
         )
-    if not hasattr(estimator, "predict_proba"):
+    if is_regressor(estimator) or not hasattr(estimator, "predict"):
         raise TypeError(
-            f"{name!r} gives no probabilities (predict_proba), which the scores need. Take another "
-            "classifier, or wrap it in CalibratedClassifierCV."
+            f"{name!r} is a {type(estimator).__name__}, which predicts no classes; a scikit-learn "
+            "classifier is expected."
         )
     return estimator
 
@@ -246,19 +249,23 @@ def best_layers(
     labels: np.ndarray,
     folds: Sequence[Fold],
     *,
+    groups: np.ndarray | None,
     random_state: int,
     n_jobs: int | None,
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """Choose features and C of each fold by one nested layer study."""
-    study = layer_study(
-        texts,
-        labels,
-        vectorizer=vectorizer,
-        cv=folds,
-        nested=True,
-        random_state=random_state,
-        n_jobs=n_jobs,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeakWarning)  # of the same folds
+        study = layer_study(
+            texts,
+            labels,
+            vectorizer=vectorizer,
+            cv=folds,
+            groups=groups,
+            nested=True,
+            random_state=random_state,
+            n_jobs=n_jobs,
+        )
     chosen: list[dict[str, Any]] = study.attrs["nested"]["chosen"]
     by_name = study.set_index(["features", "pooling"])
     by_fold = []

@@ -14,10 +14,11 @@ import joblib
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
+from sklearn.metrics import get_scorer
 from threadpoolctl import threadpool_limits
 
 from pipeline._compat import rows_of
-from pipeline.answers import ask, is_most_probable, positions, warn_of_other_labels
+from pipeline.answers import Answers, ask, is_most_probable, positions, warn_of_other_labels
 from pipeline.columns import reads_columns, text_column
 from pipeline.embedding_cache import cache_info
 from pipeline.evaluation.baselines import (
@@ -31,10 +32,25 @@ from pipeline.evaluation.baselines import (
     make_candidates,
 )
 from pipeline.evaluation.evaluate import class_positions
-from pipeline.evaluation.layer_study import AttributedFrame, Fold, split_folds
-from pipeline.evaluation.metrics import PairedDifference, classification_scores, paired_difference
+from pipeline.evaluation.folds import (
+    Fold,
+    check_classes,
+    keep_groups,
+    split_folds,
+    warn_of_leaking_folds,
+)
+from pipeline.evaluation.layer_study import AttributedFrame
+from pipeline.evaluation.metrics import (
+    LOWER_IS_BETTER,
+    GivenAnswers,
+    PairedDifference,
+    classification_scores,
+    paired_difference,
+    resample,
+    score_rows,
+)
 from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
-from pipeline.texts import check_texts, class_numbers
+from pipeline.texts import check_texts, class_numbers, group_numbers, label_cells, labels_of_texts
 from pipeline.vectorizer import BertVectorizer
 
 _LONG_ENOUGH = 0.5  # seconds: shorter predictions are timed three times
@@ -76,7 +92,16 @@ def _seconds(model: Any, texts: np.ndarray) -> float:
     return min(times)
 
 
-METRICS = ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
+METRICS = (
+    "accuracy",
+    "macro_f1",
+    "balanced_accuracy",
+    "roc_auc",
+    "log_loss",
+    "calibration_error",
+)
+# scorers that are columns
+_COLUMNS = {"f1_macro": "macro_f1", "roc_auc_ovr": "roc_auc", "neg_log_loss": "log_loss"}
 BASELINE = ROWS["tfidf"]
 
 
@@ -85,6 +110,7 @@ class RowResult(NamedTuple):
 
     scores: list[list[float]]  # (n_folds, n_metrics)
     right: np.ndarray  # (n_tested,), bool
+    answers: list[GivenAnswers]  # of each fold
     fit_seconds: float
     cost: ColdCost
 
@@ -100,6 +126,8 @@ def compare(
     | None = None,
     test: tuple[Any, Any] | None = None,
     cv: Any = 5,
+    groups: Any = None,
+    scoring: Any = "accuracy",
     vectorizer: BertVectorizer | None = None,
     word_vectors: Any = None,
     n_timed: int = 200,
@@ -142,6 +170,13 @@ def compare(
     cv : int, splitter or iterable of (train, test), default=5
         The folds, unused with ``test``. A number means stratified and shuffled. No text may be
         tested twice.
+    groups : array-like of shape (n_texts,), optional
+        Texts of one group, such as one author's, stay on one side of every fold, also of the folds
+        inside rows that choose something by cross-validation.
+    scoring : str or callable, default="accuracy"
+        What decides the verdict: a scorer as in scikit-learn, such as ``"f1_macro"`` or
+        ``"balanced_accuracy"``, or the name of a column. Classes are passed as 0, 1, ... in sorted
+        order.
     vectorizer : BertVectorizer, optional
         Sets model, truncation, cache and so on of the BERT rows; its ``layers``, ``pooling`` and
         ``combine`` are ignored. By default the one inside ``model``, or ``BertVectorizer()``.
@@ -161,32 +196,43 @@ def compare(
     -------
     AttributedFrame
         A DataFrame with one row per model, by name.
-        ``accuracy``, ``macro_f1``, ``roc_auc``, ``log_loss`` and
-        ``calibration_error`` (see `pipeline.evaluation.metrics.classification_scores`; means over
-        the folds), the same with ``_sd`` (standard deviation over the folds; NaN with ``test``);
+        ``accuracy``, ``macro_f1``, ``balanced_accuracy``, ``roc_auc``, ``log_loss`` and
+        ``calibration_error`` (see `pipeline.evaluation.metrics.classification_scores`; NaN without
+        probabilities), and a column for another ``scoring``: means over the folds; the same with
+        ``_sd`` (standard deviation over the folds; NaN with ``test``);
         ``fit_seconds`` (mean over the folds), ``predict_seconds`` (per 1,000 texts),
-        ``artifact_mb``; ``difference`` (accuracy minus that of TF-IDF, over all tested texts),
-        ``difference_low`` and ``difference_high`` (95 % interval); ``verdict``: ``"baseline"``,
-        ``"better than TF-IDF"``, ``"worse than TF-IDF"`` or ``"no clear difference"``.
+        ``artifact_mb``; ``difference`` (accuracy minus that of TF-IDF, over all tested texts; the
+        mean over the folds for another ``scoring``), ``difference_low`` and ``difference_high``
+        (95 % interval); ``verdict``: ``"baseline"``, ``"better than TF-IDF"``, ``"worse than
+        TF-IDF"``, ``"no clear difference"``, or ``"not scored"`` where ``scoring`` needs
+        probabilities and the model has none.
 
         Attributes, also in ``attrs``:
         ``model`` (BERT's name), ``baseline`` (TF-IDF's row), ``classes``, ``n_texts``,
         ``n_tested``, ``n_folds`` (``"split"`` with ``test``), ``n_timed``, ``random_state``,
-        ``left_out`` (name to reason) and ``chosen`` (the layer study's choice in each fold, or
-        None).
+        ``scoring``, ``left_out`` (name to reason), ``never_predicted`` (name to classes that were
+        tested and that the row never predicts) and ``chosen`` (the layer study's choice in each
+        fold, or None).
 
     Raises
     ------
     TypeError, ValueError
-        For wrong parameters, texts or labels, before anything is encoded.
+        For wrong parameters, texts or labels, before anything is encoded; also for a class that is
+        tested in a fold and not trained on.
     ImportError
         If a requested row needs a package that is not installed.
+
+    Warns
+    -----
+    LeakWarning
+        If test texts stand in the training part of their fold too.
 
     Notes
     -----
     **Interval.** Both models label the same texts, so only texts that one of them gets wrong
     distinguish them: Tango's score interval for paired proportions [1]_, over the texts of all
-    folds. It covers other test texts, for models trained as these were, but not other training
+    folds; for another ``scoring``, a bootstrap of the test texts within each fold. It covers other
+    test texts, for models trained as these were, but not other training
     texts: folds share most of theirs, and no unbiased estimate of that variance exists [2]_, [3]_.
     An interval that just misses 0 is weak evidence, and each row has its own 95 %: of twenty equal
     rows one is expected to miss it.
@@ -219,7 +265,9 @@ def compare(
     'baseline'
     """
     X, test, frame = _take_columns(X, test, text)
-    texts, labels, classes, folds = _check_data(X, y, test, cv, random_state)
+    data = _check_data(X, y, test, cv, groups, random_state)
+    texts, labels, classes, numbers, folds, together = data
+    score = _check_scoring(scoring, numbers)
     bert = bert_in(model) if vectorizer is None else vectorizer
     if not isinstance(bert, BertVectorizer):
         raise TypeError(
@@ -232,11 +280,20 @@ def compare(
         )
     rows, left_out = choose_rows(models, model)
     candidates = make_candidates(rows, bert, model, word_vectors, random_state, len(folds))
+    if together is not None:
+        parts = [(numbers[train], together[train], random_state) for train, _ in folds]
+        candidates = {
+            name: row._replace(
+                by_fold=list(map(keep_groups, row.by_fold, *zip(*parts, strict=True)))
+            )
+            for name, row in candidates.items()
+        }
+    warn_of_leaking_folds(texts, folds)
 
     chosen = None
     if "layers" in rows:
         candidates["layers"], chosen = best_layers(
-            bert, texts, labels, folds, random_state=random_state, n_jobs=n_jobs
+            bert, texts, labels, folds, groups=together, random_state=random_state, n_jobs=n_jobs
         )
     in_order = [candidates[name] for name in rows]
     encode_all([candidate.by_fold[0] for candidate in in_order], texts, labels)
@@ -247,15 +304,14 @@ def compare(
         results = {
             candidate.name: _score_row(
                 candidate,
-                texts,
-                labels,
-                folds,
+                data,
                 timed,
                 texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame,
             )
             for candidate in in_order
         }
-    table = _table(results, with_spread=test is None)
+    name = score if isinstance(score, str) else scoring if isinstance(scoring, str) else "score"
+    table = _table(results, name, score, random_state, with_spread=len(folds) > 1)
     table.attrs = {
         "model": str(bert.model),
         "baseline": BASELINE,
@@ -265,6 +321,8 @@ def compare(
         "n_folds": len(folds) if test is None else "split",
         "n_timed": len(timed),
         "random_state": random_state,
+        "scoring": name,
+        "never_predicted": _never_predicted(results, classes),
         "left_out": left_out,
         "chosen": chosen,
     }
@@ -285,25 +343,39 @@ def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.Dat
     return X[column], test, frame.reset_index(drop=True)
 
 
+class Data(NamedTuple):
+    """What is compared on."""
+
+    texts: np.ndarray
+    labels: np.ndarray
+    classes: np.ndarray
+    numbers: np.ndarray  # of the classes
+    folds: list[Fold]
+    groups: np.ndarray | None
+
+
 def _check_data(
-    X: Any, y: Any, test: tuple[Any, Any] | None, cv: Any, random_state: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Fold]]:
-    """Return texts, labels, classes and folds; test texts follow the training texts."""
+    X: Any, y: Any, test: tuple[Any, Any] | None, cv: Any, groups: Any, random_state: int
+) -> Data:
+    """Check texts, labels and folds; test texts follow the training texts."""
     texts = check_texts(X)
-    classes, numbers = class_numbers(y, len(texts))
+    classes, numbers = class_numbers(labels_of_texts(y, len(texts)), len(texts))
+    together = group_numbers(groups, len(texts))
     if test is None:
-        folds = split_folds(cv, numbers, random_state)
+        folds = split_folds(cv, numbers, random_state, together)
         _check_folds(folds)
-        return np.array(texts, dtype=object), classes[numbers], classes, folds
+        check_classes(folds, classes, numbers)
+        every = np.array(texts, dtype=object)
+        return Data(every, classes[numbers], classes, numbers, folds, together)
     if not isinstance(test, tuple | list) or len(test) != 2:
         raise TypeError(f"test is a {type(test).__name__}; allowed is a pair, (X_test, y_test).")
-    tested, expected = check_texts(test[0]), list(test[1])
+    tested, expected = check_texts(test[0]), label_cells(test[1])
     if len(tested) != len(expected) or not tested:
         raise ValueError(
             f"test holds {len(tested)} texts and {len(expected)} labels; it needs one label per "
             "text, and some texts."
         )
-    places, unknown = positions(expected, classes.tolist())
+    places, unknown = positions(labels_of_texts(expected, len(tested)), classes.tolist())
     if unknown:
         raise ValueError(
             "test holds labels that are not in y: "
@@ -312,12 +384,22 @@ def _check_data(
         )
     numbers = np.concatenate([numbers, places])
     rows = np.arange(len(texts) + len(tested))
-    return (
-        np.array(texts + tested, dtype=object),
-        classes[numbers],
-        classes,
-        [(rows[: len(texts)], rows[len(texts) :])],
-    )
+    folds = [(rows[: len(texts)], rows[len(texts) :])]
+    if together is not None:  # a test text is a group of its own
+        together = np.concatenate([together, rows[len(texts) :] + together.max() + 1])
+    every = np.array(texts + tested, dtype=object)
+    return Data(every, classes[numbers], classes, numbers, folds, together)
+
+
+def _check_scoring(scoring: Any, numbers: np.ndarray) -> Any:
+    """Return a column's name or a scorer; one that cannot score these classes is refused."""
+    if isinstance(scoring, str) and (column := _COLUMNS.get(scoring, scoring)) in METRICS:
+        return column
+    scorer: Any = get_scorer(scoring)
+    n_classes, rows = int(numbers.max()) + 1, np.arange(len(numbers))
+    equal = Answers(numbers, np.full((len(numbers), n_classes), 1 / n_classes))
+    scorer(GivenAnswers(range(n_classes), numbers, numbers, equal), rows, numbers)
+    return scorer
 
 
 def _check_folds(folds: Sequence[Fold]) -> None:
@@ -334,43 +416,40 @@ def _check_folds(folds: Sequence[Fold]) -> None:
 # ---- one row
 
 
-def _score_row(
-    candidate: Candidate,
-    texts: np.ndarray,
-    labels: np.ndarray,
-    folds: Sequence[Fold],
-    timed: np.ndarray,
-    given: Any,  # to the estimator: the texts, or all columns
-) -> RowResult:
-    """Fit and score a candidate on every fold, and time the first."""
+def _score_row(candidate: Candidate, data: Data, timed: np.ndarray, X: Any) -> RowResult:
+    """Fit and score a candidate on every fold of X, texts or columns, and time the first."""
+    texts, labels, classes = data.texts, data.labels, data.classes.tolist()
     scores, right, most_probable, seconds, from_cache = [], [], [], [], []
+    given = []
     cost = UNKNOWN
-    for fold, (train, tested) in enumerate(folds):
+    for fold, (train, tested) in enumerate(data.folds):
         estimator = clone(candidate.by_fold[fold])
         before, start = cache_info(), time.perf_counter()
         # truncation was reported when the caches were filled, or is in the first fold
         with _silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
-            estimator.fit(rows_of(given, train), labels[train])
+            estimator.fit(rows_of(X, train), labels[train])
         seconds.append(time.perf_counter() - start)
         after = cache_info()
         n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
         from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
         with _silent_truncation():
-            answers = ask(estimator, rows_of(given, tested))
+            answers = ask(estimator, rows_of(X, tested), need_probability=False)
             if fold == 0 and len(timed):
-                cost = cold_cost(estimator, rows_of(given, timed))
-        classes = np.asarray(estimator.classes_).tolist()
-        true = class_positions(len(tested), labels[tested], classes)
-        predicted, _ = positions(answers.labels, classes)
-        values = classification_scores(true, predicted, answers.probability)
+                cost = cold_cost(estimator, rows_of(X, timed))
+        known = np.asarray(estimator.classes_).tolist()
+        true = class_positions(len(tested), labels[tested], known)
+        predicted, _ = positions(answers.labels, known)
+        values = classification_scores(true, predicted, answers.probability, answers.ranking)
         scores.append([np.nan if (value := values[m]) is None else value for m in METRICS])
         right.append(predicted == true)
         most_probable.append(is_most_probable(predicted, answers.probability))
+        known_numbers, guessed = (positions(own, classes)[0] for own in (known, answers.labels))
+        given.append(GivenAnswers(known_numbers.tolist(), data.numbers[tested], guessed, answers))
     # a first fit would have encoded the texts that came from the cache
     encoding = [n * cost.encode_seconds if n else 0.0 for n in from_cache]
     fit_seconds = float(np.mean(np.add(seconds, encoding))) + candidate.choice_seconds
     warn_of_other_labels(np.concatenate(most_probable), repr(candidate.name), stacklevel=5)
-    return RowResult(scores, np.concatenate(right), fit_seconds, cost)
+    return RowResult(scores, np.concatenate(right), given, fit_seconds, cost)
 
 
 @contextmanager
@@ -385,18 +464,46 @@ def _silent_truncation(silent: bool = True) -> Iterator[None]:
 # ---- the table
 
 
-def _table(results: Mapping[str, RowResult], *, with_spread: bool) -> AttributedFrame:
+def _table(
+    results: Mapping[str, RowResult],
+    scoring: str,
+    score: Any,
+    random_state: int,
+    *,
+    with_spread: bool,
+) -> AttributedFrame:
     rows = {}
+    metrics = [*METRICS] if scoring in METRICS else [*METRICS, scoring]
+    if scoring not in METRICS:
+        for result in results.values():
+            for values, given in zip(result.scores, result.answers, strict=True):
+                values.append(score_rows(score, given, np.arange(len(given.true))))
+    baseline, drawn = results[BASELINE], {}
+    if scoring != "accuracy":
+        drawn = {
+            name: np.mean(
+                [resample(score, given, random_state) for given in result.answers], axis=0
+            )
+            for name, result in results.items()
+        }
     for name, result in results.items():
         scores = np.array(result.scores)  # (n_folds, n_metrics)
         means = scores.mean(axis=0)  # NaN where a fold has none
-        spreads = scores.std(axis=0, ddof=1) if with_spread else np.full(len(METRICS), np.nan)
-        difference = paired_difference(result.right, results[BASELINE].right)
-        if name == BASELINE:
-            difference = PairedDifference(0.0, 0.0, 0.0)
+        spreads = scores.std(axis=0, ddof=1) if with_spread else np.full(len(metrics), np.nan)
+        difference = PairedDifference(0.0, 0.0, 0.0)
+        if name != BASELINE and scoring == "accuracy":
+            difference = paired_difference(result.right, baseline.right)
+        elif name != BASELINE:
+            sign = -1 if scoring in LOWER_IS_BETTER else 1
+            place = metrics.index(scoring)
+            found = sign * (means[place] - np.mean([row[place] for row in baseline.scores]))
+            sampled = drawn[name] - drawn[BASELINE]
+            sampled = sampled[np.isfinite(sampled)]
+            low, high = np.percentile(sampled, [2.5, 97.5]) if len(sampled) else (np.nan,) * 2
+            difference = PairedDifference(float(found), float(low), float(high))
         rows[name] = {
-            **dict(zip(METRICS, means.tolist(), strict=True)),
-            **dict(zip((f"{metric}_sd" for metric in METRICS), spreads.tolist(), strict=True)),
+            **dict(zip(metrics, means.tolist(), strict=True)),
+            **dict(zip((f"{metric}_sd" for metric in metrics), spreads.tolist(), strict=True)),
             "fit_seconds": result.fit_seconds,
             "predict_seconds": result.cost.predict_seconds,
             "artifact_mb": result.cost.artifact_mb,
@@ -409,6 +516,19 @@ def _table(results: Mapping[str, RowResult], *, with_spread: bool) -> Attributed
 
 
 def _verdict(difference: PairedDifference) -> str:
+    if np.isnan(difference.low):
+        return "not scored"
     if difference.low > 0:
         return "better than TF-IDF"
     return "worse than TF-IDF" if difference.high < 0 else "no clear difference"
+
+
+def _never_predicted(results: Mapping[str, RowResult], classes: np.ndarray) -> dict[str, list[Any]]:
+    """Return the tested classes that a row never predicts; the majority class is meant to."""
+    found = {}
+    for name, result in results.items():
+        tested = np.concatenate([given.true for given in result.answers])
+        predicted = np.concatenate([given.labels for given in result.answers])
+        if name != ROWS["majority"] and (missing := np.setdiff1d(tested, predicted)).size:
+            found[name] = classes[missing].tolist()
+    return found

@@ -30,6 +30,7 @@ from pipeline.evaluation.failures import (
     slices_by_length,
     texts_of,
 )
+from pipeline.evaluation.folds import warn_of_leaks
 from pipeline.evaluation.metrics import (
     bootstrap_intervals,
     calibration_table,
@@ -37,6 +38,7 @@ from pipeline.evaluation.metrics import (
     classification_scores,
     score_curves,
 )
+from pipeline.texts import labels_of_texts
 
 MOST_CHARACTERS = 200  # of a point's text, so that a map does not copy long texts
 
@@ -114,11 +116,12 @@ def evaluate(
     Parameters
     ----------
     model : estimator
-        Fitted, with ``predict_proba`` and ``classes_``.
+        A fitted classifier. Without ``predict_proba`` its labels are scored, and its
+        ``decision_function`` where it has one.
     X : iterable of str, length n_texts
         Texts.
     y : array-like of shape (n_texts,)
-        Their labels.
+        Their labels: equal values are equal, such as 0, 0.0, False and the "0" of a CSV file.
     by : DataFrame or mapping of str to sequence, optional
         Columns of length n_texts to score by, such as the domain of each text.
     train : (X_train, y_train), optional
@@ -142,10 +145,11 @@ def evaluate(
 
         - ``n_texts``; ``classes``: those of the model, then other labels that it predicts, such as
           that of a reject option; ``n_not_most_probable``: labels that are not the most probable
-          class;
+          class; ``never_predicted``: classes that ``y`` holds and ``predict`` never gives;
         - the scores of `pipeline.evaluation.metrics.classification_scores` (``accuracy``,
           ``balanced_accuracy``, ``f1``, ``macro_f1``, ``roc_auc``, ``average_precision``,
-          ``log_loss``, ``brier``, ``calibration_error``) and their 95 % ``intervals``;
+          ``log_loss``, ``brier``, ``calibration_error``; None without probabilities) and their
+          95 % ``intervals``;
         - ``confusion_matrix`` (rows are true), ``by_class``, ``curves`` (ROC and precision-recall,
           see `pipeline.evaluation.metrics.score_curves`), ``calibration``;
         - ``slices``: name -> scores by length, by truncation and unknown characters if the model
@@ -162,17 +166,19 @@ def evaluate(
     Raises
     ------
     ValueError
-        For labels the model does not know, different lengths, no texts, and models without
-        probabilities or with several labels per text.
+        For labels the model does not know, different lengths, no texts, models that are no
+        classifier, and several labels per text.
 
     Warns
     -----
     LabelWarning
         If ``predict`` gives labels other than the most probable classes.
+    LeakWarning
+        If texts are in ``train`` too.
     """
     X = X if hasattr(X, "__len__") else list(X)
     texts = texts_of(X)
-    check_classifier(model)
+    check_classifier(model, need_probability=False)
     classes = np.asarray(model.classes_).tolist()
     true = class_positions(len(texts), y, classes)
     columns = {} if by is None else {str(name): list(values) for name, values in by.items()}
@@ -182,25 +188,32 @@ def evaluate(
                 f"by[{name!r}] has {len(values)} values for {len(texts)} texts; give one for each."
             )
     features = features_before_last_step(model, X)
-    answers = answer_features(model, features)
+    answers = answer_features(model, features, need_probability=False)
     predicted, others = positions(answers.labels, classes)
-    probability, labels = answers.probability, classes + others
+    probability, ranking, labels = answers.probability, answers.ranking, classes + others
     most_probable = is_most_probable(predicted, probability)
     warn_of_other_labels(most_probable, f"the {type(model).__name__}")
     if type(model) is not Pipeline or len(model.steps) < 2:
         features = f"a {type(model).__name__} shows no features before its last step."
     right = predicted == true
-    scored = true, predicted, probability
-    judged = Judged(true, predicted, label_probability(predicted, probability), labels)
+    scored = true, predicted, probability, ranking
+    sure = label_probability(predicted, ranking)
+    judged = Judged(true, predicted, sure, labels, answers.decision is None)
+    duplicates = (
+        None if train is None else find_duplicates(texts, labels_of_texts(y, len(texts)), *train)
+    )
+    if duplicates is not None:
+        warn_of_leaks(duplicates["n_texts"], len(texts))
     return {
         "n_texts": len(texts),
         "classes": labels,
         "n_not_most_probable": int((~most_probable).sum()),
+        "never_predicted": [labels[i] for i in np.setdiff1d(true, predicted).tolist()],
         **classification_scores(*scored),
         "intervals": bootstrap_intervals(*scored, n_samples=n_bootstrap, random_state=random_state),
         "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(labels))).tolist(),
         "by_class": class_table(true, predicted, labels),
-        "curves": score_curves(true, probability, classes),
+        "curves": score_curves(true, ranking, classes),
         "calibration": calibration_table(true, probability),
         "slices": {
             **slices_by_length(model, X, right),
@@ -209,33 +222,18 @@ def evaluate(
         "mistakes": find_mistakes(model, X, judged, n=n_mistakes, train=train),
         "examples": find_examples(model, X, judged, n=n_examples),
         "map": map_embeddings(features, texts, judged, n_points=n_map, random_state=random_state),
-        "duplicates": None
-        if train is None
-        else find_duplicates(texts, [classes[i] for i in true], *train),
+        "duplicates": duplicates,
     }
 
 
 def class_positions(n_texts: int, y: Any, classes: list[Any]) -> np.ndarray:
     """Return the position of each true class, (n_texts,)."""
-    labels = list(y)
-    if getattr(y, "ndim", 1) > 1 or any(
-        isinstance(label, list | tuple | np.ndarray) for label in labels
-    ):
-        raise ValueError(
-            "y holds several labels per text; one class label per text is expected, such as "
-            "y['label']."
-        )
-    true, unknown = positions(labels, classes)
+    true, unknown = positions(labels_of_texts(y, n_texts), classes)
     if unknown:
         raise ValueError(
             "y holds labels the model does not know: "
             f"{', '.join(sorted(repr(str(label)) for label in unknown))}; it knows "
             f"{', '.join(map(repr, classes))}."
-        )
-    if len(true) != n_texts:
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: {n_texts} texts and "
-            f"{len(true)} labels."
         )
     if not n_texts:
         raise ValueError("Found array with 0 sample(s): there is no text to score.")

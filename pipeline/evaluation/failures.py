@@ -1,6 +1,5 @@
 """Where a classifier fails: slices, confident mistakes, leaked texts."""
 
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +9,11 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from pipeline._compat import rows_of
-from pipeline.answers import Judged
+from pipeline.answers import Judged, positions
 from pipeline.evaluation.metrics import wilson_interval
 from pipeline.exceptions import ExplanationError, TruncationWarning, UnknownTokensWarning
 from pipeline.explanation import explain
-from pipeline.texts import check_texts, take_columns
+from pipeline.texts import canonical, check_texts, label_cells, take_columns
 from pipeline.vectorizer import BertVectorizer
 
 _MOST_GROUPS = 20  # the rest of a column's values becomes "other"
@@ -154,7 +153,7 @@ def _nearest(
     """Return the n most similar training texts of each row, by the last step's input."""
     if not isinstance(model, Pipeline):
         return [None] * len(X)
-    known, labels = texts_of(X_train), np.asarray(list(y_train), dtype=object).tolist()
+    known, labels = texts_of(X_train), label_cells(y_train)
     ours, theirs = (dense(model[:-1].transform(texts)) for texts in (X, X_train))
     lengths = [np.linalg.norm(rows, axis=1).clip(1e-12) for rows in (ours, theirs)]
     similarity = ours @ theirs.T / np.outer(*lengths)  # (n_texts, n_training_texts)
@@ -178,18 +177,17 @@ def find_duplicates(
     texts: Sequence[str], labels: Sequence[Any], X_train: Any, y_train: Any
 ) -> dict[str, Any]:
     """Find texts that are in the training set, by NFKC, case and blanks folded."""
-    known: dict[str, str] = {}
-    for text, label in zip(texts_of(X_train), y_train, strict=True):
-        known.setdefault(_canonical(text), str(label))
-    rows = [i for i, text in enumerate(texts) if _canonical(text) in known]
+    known: dict[str, int] = {}
+    classes = list(dict.fromkeys(label_cells(y_train)))
+    theirs, ours = (positions(label_cells(y), classes)[0].tolist() for y in (y_train, labels))
+    for text, label in zip(texts_of(X_train), theirs, strict=True):
+        known.setdefault(canonical(text), label)
+    found = {i: known[key] for i, text in enumerate(texts) if (key := canonical(text)) in known}
+    rows = list(found)
     return {
         "n_texts": len(rows),
         "share": len(rows) / len(texts) if len(texts) else 0.0,
-        "other_label": sum(known[_canonical(texts[i])] != str(labels[i]) for i in rows),
+        "other_label": sum(label != ours[i] for i, label in found.items()),
         "rows": rows,
         "examples": [str(texts[i]) for i in rows[:5]],
     }
-
-
-def _canonical(text: Any) -> str:
-    return " ".join(unicodedata.normalize("NFKC", str(text)).casefold().split())

@@ -9,20 +9,24 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.preprocessing import normalize
 from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from pipeline.bert.pooling import combine_layers
+from pipeline.evaluation.folds import Fold, check_classes, split_folds, warn_of_leaking_folds
 from pipeline.layer_mix import apply_layer_mix, learn_layer_mix
-from pipeline.texts import check_texts, class_numbers, take_columns
+from pipeline.texts import (
+    check_texts,
+    class_numbers,
+    group_numbers,
+    labels_of_texts,
+    take_columns,
+)
 from pipeline.vectorizer import BertVectorizer
 
 INNER_FOLDS = 3
 _FIT = {"max_iter": 2000, "tol": 1e-5}  # of LogisticRegression
-
-Fold = tuple[np.ndarray, np.ndarray]  # training rows, test rows
 
 
 class AttributedFrame(pd.DataFrame):
@@ -54,6 +58,7 @@ def score_fold(
     Cs: list[float],
     scorer: Callable[..., float],
     random_state: int,
+    groups: np.ndarray | None = None,
 ) -> FoldResult:
     """Choose C within the training rows, fit to them, score the test rows.
 
@@ -61,8 +66,7 @@ def score_fold(
     """
     train, test = fold
     y = codes[train]
-    splitter = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=random_state)
-    inner_folds = list(splitter.split(y, y))
+    inner_folds = _inner_folds(train, codes, random_state, groups)
 
     def features(fit_to: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return features of the rows; a mix of layers is learned from ``fit_to``."""
@@ -122,6 +126,7 @@ def layer_study(
     *,
     vectorizer: BertVectorizer | None = None,
     cv: Any = 5,
+    groups: Any = None,
     poolings: Sequence[str] = POOLINGS,
     combinations: Sequence[str] | None = None,
     combination_pooling: str = "mean",
@@ -146,6 +151,8 @@ def layer_study(
         ignored. It is neither fitted nor changed. ``BertVectorizer()`` by default.
     cv : int, splitter or iterable of (train, test), default=5
         The same folds for every row. A number means stratified and shuffled.
+    groups : array-like of shape (n_texts,), optional
+        Texts of one group, such as one author's, stay on one side of every fold, inner ones too.
     poolings : sequence of {"cls", "mean", "max"}, default=("cls", "mean", "max")
         Each is scored with each layer. ``"pooler"`` exists for the last layer only.
     combinations : sequence of str, optional
@@ -186,7 +193,13 @@ def layer_study(
     Raises
     ------
     TypeError, ValueError
-        For wrong parameters, texts or labels, before anything is encoded if possible.
+        For wrong parameters, texts or labels, before anything is encoded if possible; also for a
+        class with fewer than three texts in the training part of a fold.
+
+    Warns
+    -----
+    LeakWarning
+        If test texts stand in the training part of their fold too.
 
     Notes
     -----
@@ -224,9 +237,10 @@ def layer_study(
     strengths = _check_strengths(Cs)
     table = take_columns(X, on_invalid=vectorizer.on_invalid)
     texts = check_texts(table, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
-    classes, codes = class_numbers(y, len(texts))
-    folds = split_folds(cv, codes, random_state)
-    _check_folds(folds, classes, codes)
+    classes, codes = class_numbers(labels_of_texts(y, len(texts)), len(texts))
+    together = group_numbers(groups, len(texts))
+    folds = split_folds(cv, codes, random_state, together)
+    _check_folds(folds, classes, codes, random_state, together)
     scorer = check_scoring(LogisticRegression(), scoring=scoring)
 
     encoder = clone(vectorizer).set_output(transform="default")
@@ -240,6 +254,7 @@ def layer_study(
             "Leave them out."
         )
 
+    warn_of_leaking_folds(texts, folds)
     began = time.perf_counter()
     vectors = encoder.fit_transform(texts, codes).reshape(
         len(texts), len(encoded), n_layers + 1, encoder.hidden_size_
@@ -257,6 +272,7 @@ def layer_study(
             strengths,
             scorer,
             random_state,
+            together,
         )
 
     results = _score_rows(score, rows, folds, n_jobs)
@@ -316,15 +332,20 @@ def _check_strengths(Cs: Sequence[float]) -> list[float]:
     return strengths
 
 
-def split_folds(cv: Any, codes: np.ndarray, random_state: int) -> list[Fold]:
-    """Return training and test rows of every fold; a number shuffles and stratifies."""
-    if isinstance(cv, int | np.integer):
-        cv = StratifiedKFold(int(cv), shuffle=True, random_state=random_state)
-    splits = check_cv(cv, codes, classifier=True).split(np.zeros(len(codes)), codes)
-    return [(np.asarray(train), np.asarray(test)) for train, test in splits]
+def _inner_folds(
+    train: np.ndarray, codes: np.ndarray, random_state: int, groups: np.ndarray | None
+) -> list[Fold]:
+    inside = None if groups is None else groups[train]
+    return split_folds(INNER_FOLDS, codes[train], random_state, inside)
 
 
-def _check_folds(folds: list[Fold], classes: np.ndarray, codes: np.ndarray) -> None:
+def _check_folds(
+    folds: list[Fold],
+    classes: np.ndarray,
+    codes: np.ndarray,
+    random_state: int,
+    groups: np.ndarray | None,
+) -> None:
     """Refuse overlapping folds, and training rows too few to choose C."""
     for i, (train, test) in enumerate(folds):
         if not len(test) or np.isin(test, train).any():
@@ -340,6 +361,14 @@ def _check_folds(folds: list[Fold], classes: np.ndarray, codes: np.ndarray) -> N
                 f"is chosen there by {INNER_FOLDS}-fold cross-validation, which needs "
                 f"{INNER_FOLDS} or more of each. Merge or drop rare classes."
             )
+        try:
+            inner = _inner_folds(train, codes, random_state, groups)
+            check_classes(inner, classes, codes[train])
+        except ValueError as error:
+            raise ValueError(
+                f"C is chosen in the training part of fold {i} by {INNER_FOLDS}-fold "
+                f"cross-validation, and there: {error}"
+            ) from None
 
 
 def _rows(

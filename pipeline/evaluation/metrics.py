@@ -1,11 +1,14 @@
 """Scores, intervals, calibration, curves and paired differences."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.sparse import csr_array
 from scipy.stats import binomtest, norm
+from sklearn import config_context
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import (
     accuracy_score,
     auc,
@@ -16,13 +19,17 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
     roc_curve,
 )
+from sklearn.utils.metaestimators import available_if
 
 N_BINS = 10
 _COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts in memory
 
 
 def classification_scores(
-    true: np.ndarray, predicted: np.ndarray, probability: np.ndarray
+    true: np.ndarray,
+    predicted: np.ndarray,
+    probability: np.ndarray,
+    ranking: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     """Score labels and probabilities against the true classes.
 
@@ -34,25 +41,30 @@ def classification_scores(
         Positions of the predicted labels; n_classes and above for labels that are not a class,
         which are always wrong.
     probability : ndarray of shape (n_texts, n_classes)
-        Rows add up to 1.
+        Rows add up to 1; NaN for a model without probabilities.
+    ranking : ndarray of shape (n_texts, n_classes), optional
+        What ranks the texts for each class, such as ``decision_function``; the probabilities by
+        default.
 
     Returns
     -------
     dict
         Of the labels: ``accuracy``; ``balanced_accuracy`` (mean recall of the classes present);
-        ``f1`` (of the second of two classes, else macro); ``macro_f1``. Of the probabilities:
+        ``f1`` (of the second of two classes, else macro); ``macro_f1``. Of the ranking:
         ``roc_auc`` and ``average_precision`` (of the second of two classes, else one-vs-rest
-        macro; None if a class is absent); ``log_loss``; ``brier`` (mean squared error, for more
-        than two classes summed over them); ``calibration_error`` (see
-        `expected_calibration_error`).
+        macro; None if a class is absent). Of the probabilities, None without any: ``log_loss``;
+        ``brier`` (mean squared error, for more than two classes summed over them);
+        ``calibration_error`` (see `expected_calibration_error`).
     """
     n_classes = probability.shape[1]
     probability = _normalized(probability)
+    ranking = probability if ranking is None else ranking
+    known = not np.isnan(probability).all()
     labels = list(range(n_classes))
     f1 = f1_score(true, predicted, labels=labels, average=None, zero_division=0.0)
     area = average = None
-    if len(np.unique(true)) == n_classes:
-        area, average = _mean_ranking(true, probability, np.ones((1, len(true))))[:, 0].tolist()
+    if len(np.unique(true)) == n_classes and not np.isnan(ranking).all():
+        area, average = _mean_ranking(true, ranking, np.ones((1, len(true))))[:, 0].tolist()
     return {
         "accuracy": float(accuracy_score(true, predicted)),
         "balanced_accuracy": _mean_recall(true, predicted),
@@ -60,9 +72,9 @@ def classification_scores(
         "macro_f1": float(f1.mean()),
         "roc_auc": area,
         "average_precision": average,
-        "log_loss": float(log_loss(true, probability, labels=labels)),
-        "brier": float(brier_score_loss(true, probability, labels=labels)),
-        "calibration_error": expected_calibration_error(true, probability),
+        "log_loss": float(log_loss(true, probability, labels=labels)) if known else None,
+        "brier": float(brier_score_loss(true, probability, labels=labels)) if known else None,
+        "calibration_error": expected_calibration_error(true, probability) if known else None,
     }
 
 
@@ -82,6 +94,8 @@ def calibration_table(
     true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS
 ) -> list[dict[str, float]]:
     """Return size, mean confidence and accuracy of each bin with texts."""
+    if np.isnan(probability).all():
+        return []
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == true
     bins = _bins(probability, n_bins)
     return [
@@ -113,6 +127,7 @@ def bootstrap_intervals(
     true: np.ndarray,
     predicted: np.ndarray,
     probability: np.ndarray,
+    ranking: np.ndarray | None = None,
     *,
     n_samples: int,
     random_state: int,
@@ -122,6 +137,27 @@ def bootstrap_intervals(
 
     Samples that lack a class have no ``roc_auc`` or ``average_precision``.
     """
+    drawn = resampled_scores(
+        true, predicted, probability, ranking, n_samples=n_samples, random_state=random_state
+    )
+    tail = 100 * (1 - level) / 2
+    finite = {name: values[np.isfinite(values)] for name, values in drawn.items()}
+    return {
+        name: np.percentile(values, [tail, 100 - tail]).tolist() if len(values) else None
+        for name, values in finite.items()
+    }
+
+
+def resampled_scores(
+    true: np.ndarray,
+    predicted: np.ndarray,
+    probability: np.ndarray,
+    ranking: np.ndarray | None = None,
+    *,
+    n_samples: int,
+    random_state: int,
+) -> dict[str, np.ndarray]:
+    """Return every score on resampled texts, (n_samples,); NaN where a sample has none."""
     random = np.random.default_rng(random_state)
     probability = _normalized(probability)
     drawn: dict[str, list[np.ndarray]] = {}
@@ -132,19 +168,18 @@ def bootstrap_intervals(
             for _ in range(min(at_once, n_samples - start))
         )
         times = np.stack([np.bincount(rows, minlength=len(true)) for rows in samples])
-        scores = _resampled_scores(true, predicted, probability, times.astype(np.float64))
+        scores = _resampled_scores(true, predicted, probability, times.astype(float), ranking)
         for name, values in scores.items():
-            drawn.setdefault(name, []).append(values[np.isfinite(values)])
-    tail = 100 * (1 - level) / 2
-    every = {name: np.concatenate(values) for name, values in drawn.items()}
-    return {
-        name: np.percentile(values, [tail, 100 - tail]).tolist() if len(values) else None
-        for name, values in every.items()
-    }
+            drawn.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in drawn.items()}
 
 
 def _resampled_scores(
-    true: np.ndarray, predicted: np.ndarray, probability: np.ndarray, times: np.ndarray
+    true: np.ndarray,
+    predicted: np.ndarray,
+    probability: np.ndarray,
+    times: np.ndarray,
+    ranking: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return `classification_scores` of each sample, (n_samples,); NaN for None.
 
@@ -152,6 +187,7 @@ def _resampled_scores(
     texts x classes.
     """
     n_texts, n_classes = probability.shape
+    ranking = probability if ranking is None else ranking
     n, everyone, right = times.sum(axis=1), np.arange(n_texts), predicted == true
     known = np.flatnonzero(predicted < n_classes)
 
@@ -164,32 +200,37 @@ def _resampled_scores(
     guessed = count(known, predicted)
     f1 = 2 * hits / np.maximum(support + guessed, 1e-300)
     recall = np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
+    scores = {
+        "accuracy": times @ right / n,
+        "balanced_accuracy": np.nanmean(recall, axis=1),
+        "f1": f1[:, 1] if n_classes == 2 else f1.mean(axis=1),
+        "macro_f1": f1.mean(axis=1),
+    }
+    if not np.isnan(ranking).all():
+        areas, averages = _mean_ranking(true, ranking, times)
+        scores["roc_auc"] = areas
+        scores["average_precision"] = np.where((support > 0).all(axis=1), averages, np.nan)
+    if np.isnan(probability).all():
+        return scores
     of_true = probability[everyone, true]
     squares = (np.square(probability).sum(axis=1) - 2 * of_true + 1) / (2 if n_classes == 2 else 1)
     eps = np.finfo(probability.dtype).eps
     losses = -np.log(np.clip(of_true, eps, 1 - eps))
     bins = np.eye(N_BINS)[_bins(probability, N_BINS)]
     gap = probability.max(axis=1) - (probability.argmax(axis=1) == true)
-    areas, averages = _mean_ranking(true, probability, times)
-    return {
-        "accuracy": times @ right / n,
-        "balanced_accuracy": np.nanmean(recall, axis=1),
-        "f1": f1[:, 1] if n_classes == 2 else f1.mean(axis=1),
-        "macro_f1": f1.mean(axis=1),
-        "roc_auc": areas,
-        "average_precision": np.where((support > 0).all(axis=1), averages, np.nan),
+    return scores | {
         "log_loss": times @ losses / n,
         "brier": times @ squares / n,
         "calibration_error": np.abs(times @ (gap[:, None] * bins)).sum(axis=1) / n,
     }
 
 
-def _mean_ranking(true: np.ndarray, probability: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _mean_ranking(true: np.ndarray, ranking: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return ROC-AUC and average precision of each sample, (2, n_samples)."""
-    positive = range(1, 2) if probability.shape[1] == 2 else range(probability.shape[1])
+    positive = range(1, 2) if ranking.shape[1] == 2 else range(ranking.shape[1])
     # (n_texts, n_samples); counts are exact in float32
     by_text = np.ascontiguousarray(times.T, dtype=np.float32)
-    each = [_ranking(true == i, probability[:, i], by_text) for i in positive]
+    each = [_ranking(true == i, ranking[:, i], by_text) for i in positive]
     return np.asarray(np.mean(each, axis=0))
 
 
@@ -242,7 +283,7 @@ MOST_POINTS = 101  # of a curve: keeps areas to about 0.001
 
 
 def score_curves(
-    true: np.ndarray, probability: np.ndarray, classes: list[Any], *, most: int = MOST_POINTS
+    true: np.ndarray, ranking: np.ndarray, classes: list[Any], *, most: int = MOST_POINTS
 ) -> list[dict[str, Any]]:
     """Return the ROC and the precision-recall curve of each class against the rest.
 
@@ -250,7 +291,8 @@ def score_curves(
     ----------
     true : ndarray of shape (n_texts,), int64
         Positions of the true classes.
-    probability : ndarray of shape (n_texts, n_classes)
+    ranking : ndarray of shape (n_texts, n_classes)
+        Probabilities, or what else ranks the texts for each class; NaN gives no curves.
     classes : list, length n_classes
         Their names.
     most : int, default=101
@@ -267,9 +309,9 @@ def score_curves(
     """
     present = set(np.unique(true).tolist())
     return [
-        _curves(true == i, probability[:, i], classes[i], most)
+        _curves(true == i, ranking[:, i], classes[i], most)
         for i in ([1] if len(classes) == 2 else range(len(classes)))
-        if i in present and len(present) > 1
+        if i in present and len(present) > 1 and not np.isnan(ranking).all()
     ]
 
 
@@ -296,8 +338,69 @@ def _thinned(curve: dict[str, np.ndarray], most: int) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in zip(curve, points, strict=True)}
 
 
+class GivenAnswers(ClassifierMixin, BaseEstimator):
+    """A classifier whose answers are given, for scikit-learn's scorers; X is rows of them."""
+
+    def __init__(self, classes: Any, true: Any, labels: Any, answers: Any) -> None:
+        self.classes, self.true, self.labels, self.answers = classes, true, labels, answers
+        self.classes_ = np.asarray(classes)
+
+    def predict(self, X: Any) -> Any:
+        """Return the given labels of rows."""
+        return self.labels[X]
+
+    @available_if(lambda self: self.answers.decision is not None)
+    def decision_function(self, X: Any) -> Any:
+        """Return the given decisions of rows."""
+        return self.answers.decision[X]
+
+    @available_if(lambda self: not np.isnan(self.answers.probability).all())
+    def predict_proba(self, X: Any) -> Any:
+        """Return the given probabilities of rows."""
+        return self.answers.probability[X]
+
+
+LOWER_IS_BETTER = ("log_loss", "calibration_error")
+# a resampled set costs a scorer milliseconds, and our own scores microseconds
+_N_BY_SCORER, _N_OWN = 200, 1000
+
+
+def score_rows(scorer: Any, model: GivenAnswers, rows: np.ndarray) -> float:
+    """Return a scorer's value on some rows; NaN where it has none."""
+    with warnings.catch_warnings(), config_context(skip_parameter_validation=True):
+        warnings.simplefilter("ignore")
+        try:
+            return float(scorer(model, rows, model.true[rows]))
+        except (AttributeError, ValueError):  # no probabilities, or one class only
+            return float("nan")
+
+
+def resample(score: Any, model: GivenAnswers, random_state: int) -> np.ndarray:
+    """Return a score, a scorer or the name of one of ours, on resampled rows, (n_samples,)."""
+    if not isinstance(score, str):
+        random, n = np.random.default_rng(random_state), len(model.true)
+        samples = (random.integers(n, size=n) for _ in range(_N_BY_SCORER))
+        return np.array([score_rows(score, model, rows) for rows in samples])
+    places = {number: place for place, number in enumerate(model.classes)}
+    true, predicted = (
+        np.array([places.get(number, len(places)) for number in numbers.tolist()])
+        for numbers in (model.true, model.labels)
+    )
+    answers = model.answers
+    drawn = resampled_scores(
+        true,
+        predicted,
+        answers.probability,
+        answers.ranking,
+        n_samples=_N_OWN,
+        random_state=random_state,
+    )
+    sign = -1 if score in LOWER_IS_BETTER else 1
+    return sign * drawn.get(score, np.full(_N_OWN, np.nan))
+
+
 class PairedDifference(NamedTuple):
-    """A difference of two accuracies on the same texts, and its interval."""
+    """A difference of two scores on the same texts, and its interval."""
 
     difference: float
     low: float

@@ -384,11 +384,9 @@ def map_figure(points: Sequence[Mapping[str, Any]], names: Sequence[Any], label:
             point["probability"],
         )
         gid = f"{kinds.get(true, len(kinds))}-{'right' if true == predicted else 'wrong'}"
-        sure = "no class" if probability is None else f"{probability:.2f}"
+        sure = "" if probability is None else f" ({probability:.2f})"
         groups.setdefault(gid, []).append(point)
-        titles.setdefault(gid, []).append(
-            f"{point['text']}\n{true}, predicted {predicted} ({sure})"
-        )
+        titles.setdefault(gid, []).append(f"{point['text']}\n{true}, predicted {predicted}{sure}")
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))

@@ -2,6 +2,8 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 # C0 and C1 controls but tab and line feed, lone surrogates, direction marks, non-characters
 _CONTROLS = re.compile(
@@ -30,4 +32,14 @@ def columns(text: str) -> int:
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text
+    )
+
+
+def never_predicted(classes: Sequence[Any]) -> str:
+    """Say which classes are never predicted, and what helps."""
+    names = ", ".join(repr(str(name)) for name in classes)
+    which = f"The class {names} is" if len(classes) == 1 else f"The classes {names} are"
+    return (
+        f"{which} never predicted. Weigh rare classes by class_weight='balanced' (--class-weight "
+        "balanced); of two classes, TunedThresholdClassifierCV tunes the threshold."
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.report import figures, tables
-from pipeline.report.readable import shortened
+from pipeline.report.readable import never_predicted, shortened
 from pipeline.report.tables import Table, number
 
 _NEEDED = (
@@ -271,10 +271,13 @@ def _classes(scores: Mapping[str, Any]) -> Section:
         f"{n_others:,} of {scores['n_texts']:,} labels are not the most probable class: the "
         "model's own predict decides, as with a tuned threshold."
     )
+    leads = [lead] if n_others else []
+    if unseen := scores.get("never_predicted"):
+        leads.append(never_predicted(unseen))
     return Section(
         "classes",
         "Class by class",
-        lead if n_others else "",
+        " ".join(leads),
         [picture],
         confusions or of_classes,
         of_classes if confusions else (),

@@ -1,0 +1,94 @@
+"""Folds: groups kept together, classes in every part, leaks counted."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
+
+from pipeline.exceptions import LeakWarning
+from pipeline.texts import text_groups
+
+Fold = tuple[np.ndarray, np.ndarray]  # training rows, test rows
+
+
+def split_folds(
+    cv: Any, codes: np.ndarray, random_state: int, groups: np.ndarray | None = None
+) -> list[Fold]:
+    """Return training and test rows of every fold; a number shuffles and stratifies."""
+    if isinstance(cv, int | np.integer):
+        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        cv = kind(int(cv), shuffle=True, random_state=random_state)
+    with warnings.catch_warnings():  # what they warn of is refused where it matters
+        warnings.filterwarnings("ignore", "The (least populated class|groups parameter is ignored)")
+        splits = list(check_cv(cv, codes, classifier=True).split(codes, codes, groups))
+    folds = [(np.asarray(train), np.asarray(test)) for train, test in splits]
+    for i, (train, test) in enumerate(folds):
+        if groups is not None and np.isin(groups[test], groups[train]).any():
+            raise ValueError(
+                f"Fold {i} of cv has texts of one group in its training and its test part. Use a "
+                "number, or a splitter that keeps groups together, such as GroupKFold."
+            )
+    return folds
+
+
+def check_classes(folds: Sequence[Fold], classes: np.ndarray, codes: np.ndarray) -> None:
+    """Refuse folds that test a class they do not train on."""
+    for i, (train, test) in enumerate(folds):
+        known, tested = np.unique(codes[train]), codes[test]
+        lacking = np.setdiff1d(tested, known)
+        if len(lacking):
+            n_tested = int((tested == lacking[0]).sum())
+            raise ValueError(
+                f"Class {classes.tolist()[lacking[0]]!r} has no text in the training part of fold "
+                f"{i}, and {n_tested} in its test part, which no model could label correctly. "
+                "Merge or drop rare classes, or choose other folds."
+            )
+        if len(known) < 2:
+            raise ValueError(
+                f"The training part of fold {i} holds one class only, "
+                f"{classes.tolist()[known[0]]!r}; a classifier needs at least two. Choose other "
+                "folds."
+            )
+
+
+def keep_groups(
+    estimator: BaseEstimator, codes: np.ndarray, groups: np.ndarray, random_state: int
+) -> BaseEstimator:
+    """Return a copy whose own folds, such as a search's, keep the groups of its texts together."""
+    copy: Any = clone(estimator)
+    parameters = copy.get_params()
+    names = [name for name in parameters if name == "cv" or name.endswith("__cv")]
+    for name in names:
+        # one inside another, as in a search over a LogisticRegressionCV, sees parts of the texts
+        inner = any(name != other and name.startswith(other[:-2]) for other in names)
+        cv = 5 if parameters[name] is None else parameters[name]
+        if not inner and (isinstance(cv, int | np.integer) or hasattr(cv, "split")):
+            cv = cv if hasattr(cv, "split") else min(cv, len(np.unique(groups)))
+            copy.set_params(**{name: split_folds(cv, codes, random_state, groups)})
+    return copy
+
+
+def warn_of_leaking_folds(texts: Iterable[Any], folds: Sequence[Fold]) -> None:
+    """Warn of test texts that stand in the training part of their fold too."""
+    keys = text_groups(texts)
+    if keys is not None:
+        n_leaked = sum(int(np.isin(keys[test], keys[train]).sum()) for train, test in folds)
+        cure = "Drop them, or keep equal texts together, as by groups=X"
+        warn_of_leaks(n_leaked, sum(len(test) for _, test in folds), cure, stacklevel=4)
+
+
+def warn_of_leaks(
+    n_leaked: int, n_scored: int, cure: str = "Drop them", *, stacklevel: int = 3
+) -> None:
+    """Warn of scored texts that were trained on, from a public function."""
+    if n_leaked:
+        warnings.warn(
+            f"{n_leaked} of {n_scored} texts that are scored stand in the training part too, equal "
+            "but for case and blanks: a model can know their labels by heart, and the scores are "
+            f"too good. {cure}.",
+            LeakWarning,
+            stacklevel=stacklevel,
+        )
