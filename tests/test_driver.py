@@ -5,6 +5,7 @@ import warnings
 from dataclasses import replace
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -58,7 +59,12 @@ def run(tmp_path):
                 TRUSTED,
                 "text",
                 source.schema,
-                "float64",
+                (
+                    pa.field("label", pa.string()),
+                    pa.field("probability_bad", pa.float64()),
+                    pa.field("probability_good", pa.float64()),
+                    pa.field("label_error", pa.string()),
+                ),
                 str(folder.path),
                 plan.sha256,
                 on_bad_row,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import TruncationWarning, report, write_report
+from pipeline.exceptions import UnknownTokensWarning
 from pipeline.report.page import check_report_extra, render_page
 from pipeline.report.sections import report_contents
 from tests.reporting import HOSTILE, Page, bert_scores, make_comparison, make_study, quick_scores
@@ -143,7 +144,7 @@ def test_hostile_texts_are_only_text(tiny_bert, tmp_path):
     labels = ["<script>x</script>", "'\" onload=alert(1) $"] * 5
     by = {"<b>column</b>": [HOSTILE[i % 4] for i in range(len(HOSTILE))]}
     texts, labels = list(HOSTILE), labels[: len(HOSTILE)]
-    with pytest.warns(TruncationWarning):
+    with pytest.warns(TruncationWarning), pytest.warns(UnknownTokensWarning):
         scores = bert_scores(tiny_bert, texts, labels, by=by, train=(texts, labels))
     page = write_report(
         scores,

@@ -51,6 +51,7 @@ builtins: bytearray complex frozenset range set slice
 collections: OrderedDict defaultdict
 numpy: dtype
 numpy.ma.core: MaskedConstant
+operator: itemgetter
 sklearn.tree._tree: Tree
 sklearn._loss._loss: CyAbsoluteError CyExponentialLoss CyHalfBinomialLoss CyHalfGammaLoss
   CyHalfMultinomialLoss CyHalfPoissonLoss CyHalfSquaredError CyHalfTweedieLoss
