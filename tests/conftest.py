@@ -40,8 +40,8 @@ SLOW = (
     "test_dask_executor "
     "test_dask_grid_search test_dask_scoring test_dask_tasks test_docs test_embedding_cache "
     "test_executors "
-    "test_explanation test_failures test_finetuning test_fitting test_forks test_hub test_judging "
-    "test_labelling test_linear "
+    "test_explanation test_failures test_finetuning test_fitting test_folds test_forks "
+    "test_hub test_judging test_labelling test_linear "
     "test_layer_scores test_layer_mix test_cli test_object_storage test_processes test_readme "
     "test_report_browser "
     "test_reporting test_saved_estimators test_sklearn_contract test_table test_walk test_word2vec"
@@ -52,6 +52,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their argument: those of an archive hold the time, and ids have to be equal."""
+    return argname if isinstance(val, bytes) else None
 
 
 CORPUS = [

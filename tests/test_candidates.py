@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import StackingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -17,6 +18,7 @@ from pipeline.evaluation.baselines import (
     choose_rows,
     encode_all,
     make_candidates,
+    make_tfidf_baseline,
 )
 
 MINE = DummyClassifier()
@@ -141,3 +143,8 @@ def test_filling_the_caches_encodes_every_text_once_and_fits_nothing(tiny_bert, 
     )
     assert sum(encoded) == 2
     assert not cached.__sklearn_is_fitted__()
+
+
+def test_a_stack_that_does_not_show_its_predict_before_fit_is_a_row():
+    stack = StackingClassifier([("words", make_tfidf_baseline())])
+    assert choose_rows({"stack": stack}, None)[0]["stack"] is stack

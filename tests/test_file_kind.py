@@ -42,7 +42,6 @@ def zipped(**files):
         (b"\x1f\x8b\x08\x00", "it is compressed"),
         (b"text,label\n", "it is not a joblib file"),
     ],
-    ids=range(10),
 )
 def test_anything_else_is_refused_as_what_it_is(content, message, tmp_path):
     (tmp_path / "m.joblib").write_bytes(content)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone, is_regressor
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
@@ -189,7 +189,8 @@ def _checked(name: str, estimator: Any) -> BaseEstimator:
         raise TypeError(
             f"{name!r} is {estimator!r:.100}; a scikit-learn classifier is expected, as an object."
         )
-    if is_regressor(estimator) or not hasattr(estimator, "predict"):
+    # before fit a StackingClassifier does not show its predict
+    if is_regressor(estimator) or not (is_classifier(estimator) or hasattr(estimator, "predict")):
         raise TypeError(
             f"{name!r} is a {type(estimator).__name__}, which predicts no classes; a scikit-learn "
             "classifier is expected."
