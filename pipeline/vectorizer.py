@@ -160,7 +160,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     unknown_report_ : dict
         Of the same texts, what the vocabulary lacks, such as emoji, and BERT reads as [UNK]:
         ``n_texts``, ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``.
-        An `UnknownTokensWarning` tells where more than a tenth of the texts has some.
+        An `UnknownTokensWarning` tells where more than a fifth of the texts has some.
 
     See Also
     --------

@@ -101,7 +101,7 @@ def test_the_default_model_equals_hugging_face(hugging_face):
         "东京",
     ]
     vectorizer = BertVectorizer(pooling=("cls", "mean", "max"), layers="all")
-    with pytest.warns(UnknownTokensWarning, match="More than 10% of the texts"):
+    with pytest.warns(UnknownTokensWarning, match="More than 20% of the texts"):
         features = vectorizer.fit_transform(texts)
     expected = reference(
         hugging_face(folder), texts, range(7), ("cls", "mean", "max"), "concat", max_length=512
