@@ -237,3 +237,14 @@ def ask_each(model: Any, X: Any) -> Answers:
         )
     labels = np.asarray(labels.toarray() if issparse(labels) else labels)
     return Answers(labels.astype(np.int64) if labels.dtype == bool else labels, probability)
+
+
+def most_confused(matrix: Sequence[Sequence[int]], most: int) -> list[int]:
+    """Return the classes of the most frequent confusions, in their own order."""
+    counts = np.asarray(matrix)
+    if len(counts) <= most:
+        return list(range(len(counts)))
+    wrong = counts * (1 - np.eye(len(counts), dtype=int))
+    pairs = np.argsort(-wrong, axis=None, kind="stable")
+    classes = dict.fromkeys(np.stack(np.unravel_index(pairs, wrong.shape), axis=1).ravel().tolist())
+    return sorted(list(classes)[:most])

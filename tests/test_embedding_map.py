@@ -1,9 +1,11 @@
-"""The map of the texts: PCA, the same for the same seed, and a reason where there can be none."""
+"""The map of the texts: between the classes, one for one seed, or a reason why there is none."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestCentroid
 
 from pipeline.answers import Judged
 from pipeline.evaluation.evaluate import MOST_CHARACTERS, map_embeddings
@@ -26,14 +28,42 @@ def places(found):
     return np.array([[point["x"], point["y"]] for point in found["points"]])
 
 
-def test_places_are_the_first_two_principal_components():
-    found = draw()
+def test_of_two_classes_the_first_axis_goes_through_their_means_and_the_second_is_the_rest():
+    found, predicted = draw(), PROBABILITY.argmax(axis=1)
     centred = FEATURES - FEATURES.mean(axis=0)
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    expected = left[:, :2] * singular[:2]
+    across = FEATURES[predicted == 1].mean(axis=0) - FEATURES[predicted == 0].mean(axis=0)
+    across /= np.linalg.norm(across)
+    rest = PCA(1).fit_transform(centred - np.outer(centred @ across, across))
+    expected = np.column_stack([centred @ across, rest])
     assert np.abs(places(found)) == pytest.approx(np.abs(expected))
-    assert found["explained_variance"] == pytest.approx((singular**2 / (singular**2).sum())[:2])
-    assert found["method"] == "PCA"
+    shares = expected.var(axis=0) / FEATURES.var(axis=0).sum()
+    assert found["explained_variance"] == pytest.approx(shares)
+    assert found["classes"] == ["no", "yes"]
+
+
+def test_of_three_classes_whose_means_are_apart_each_lies_apart():
+    true = np.arange(60) % 3
+    corners = np.zeros((3, 50))
+    corners[[0, 1, 2], [3, 17, 40]] = 3.0  # in a few of many directions: PCA would not see it
+    noise = np.random.default_rng(0).normal(size=(60, 50)) * np.linspace(2, 0.1, 50)
+    noise[:, [3, 17, 40]] = 0.1
+    judged = Judged(true, true, np.ones(60), ["a", "b", "c"])
+    found = map_embeddings(
+        corners[true] + noise, [str(i) for i in range(60)], judged, n_points=60, random_state=0
+    )
+    assert NearestCentroid().fit(places(found), true).score(places(found), true) > 0.9
+
+
+def test_of_many_classes_the_most_confused_are_drawn():
+    true = np.repeat(np.arange(10), 8)
+    predicted = true.copy()
+    predicted[true == 7] = [4, 4, 4, 7, 7, 7, 7, 7]
+    judged = Judged(true, predicted, np.ones(80), list("abcdefghij"))
+    features = np.random.default_rng(0).normal(size=(80, 12))
+    found = map_embeddings(features, ["text"] * 80, judged, n_points=80, random_state=0)
+    assert {"e", "h"} <= set(found["classes"])
+    assert len(found["classes"]) == 6
+    assert {point["true"] for point in found["points"]} == set(found["classes"])
 
 
 def test_a_point_carries_its_text_and_what_was_said_of_it():

@@ -18,6 +18,7 @@ from pipeline.answers import (
     features_before_last_step,
     is_most_probable,
     label_probability,
+    most_confused,
     positions,
     warn_of_other_labels,
 )
@@ -40,6 +41,7 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.texts import labels_of_texts
 
+_MOST_ON_MAP = 6  # classes
 MOST_CHARACTERS = 200  # of a point's text, so that a map does not copy long texts
 
 
@@ -51,16 +53,19 @@ def map_embeddings(
     n_points: int,
     random_state: int,
 ) -> dict[str, Any] | None:
-    """Return the texts on a plane by PCA of their features.
+    """Return texts on a plane along the differences between the predicted classes.
 
-    A string in place of features is the reason why there are none.
+    Of many classes those most confused. A string in place of features is the reason why there are
+    none.
     """
     if not n_points:
         return None
     if isinstance(features, str):
         return {"refused": features}
-    rows = np.arange(len(texts))
-    if len(texts) > n_points:
+    matrix = confusion_matrix(judged.true, judged.predicted, labels=range(len(judged.labels)))
+    shown = most_confused(matrix.tolist(), _MOST_ON_MAP)
+    rows = np.flatnonzero(np.isin(judged.true, shown) & np.isin(judged.predicted, shown))
+    if len(rows) > n_points:
         rows = np.sort(
             np.random.default_rng(random_state).choice(rows, size=n_points, replace=False)
         )
@@ -70,7 +75,7 @@ def map_embeddings(
             "refused": "a map needs two texts and two features at least; here are "
             f"{chosen.shape[0]} and {chosen.shape[1]}."
         }
-    places, shares = _flat(chosen)
+    places, shares = _flat(chosen, judged.predicted[rows])
     points = [
         {
             "row": row,
@@ -81,19 +86,33 @@ def map_embeddings(
         }
         for row, (x, y) in zip(rows.tolist(), places, strict=True)
     ]
-    return {"method": "PCA", "explained_variance": shares, "points": points}
+    return {
+        "method": "class means",
+        "classes": [judged.labels[place] for place in shown],
+        "explained_variance": shares,
+        "points": points,
+    }
 
 
-def _flat(features: np.ndarray) -> tuple[np.ndarray, list[float]]:
+def _flat(features: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Return places, (n_texts, 2), and each axis's share of the variance."""
+    # The axes go through the means of the predicted classes, as those of linear discriminant
+    # analysis (Fisher 1936) with equal variances; a second one that two classes leave open is the
+    # first principal component of the rest.
     centred = features - features.mean(axis=0)
     # equal texts only: PCA would divide by 0
     if not np.abs(centred).max() > 1e-9 * max(np.abs(features).max(), 1e-300):
         return np.zeros((len(features), 2)), [0.0, 0.0]
-    # a full decomposition would cost as much as encoding the texts
-    solver = "arpack" if min(features.shape) > 2 else "full"
-    pca = PCA(n_components=2, svd_solver=solver, random_state=0)
-    return pca.fit_transform(centred), pca.explained_variance_ratio_.tolist()
+    means = np.stack([centred[predicted == place].mean(axis=0) for place in np.unique(predicted)])
+    _, sizes, axes = np.linalg.svd(means - means.mean(axis=0), full_matrices=False)
+    axes = axes[:2][sizes[:2] > 1e-9 * np.abs(centred).max()]  # (n_axes, n_features)
+    places = centred @ axes.T
+    if len(axes) < 2:
+        # a full decomposition would cost as much as encoding the texts
+        solver = "arpack" if min(features.shape) > 2 else "full"
+        rest = PCA(n_components=2 - len(axes), svd_solver=solver, random_state=0)
+        places = np.hstack([places, rest.fit_transform(centred - places @ axes)])
+    return places, (places.var(axis=0) / centred.var(axis=0).sum()).tolist()
 
 
 def evaluate(
@@ -158,8 +177,8 @@ def evaluate(
           predicted label, or None), ``explanation`` (``method`` and ``words``, or ``refused``) and
           ``nearest`` (three training texts with ``label`` and ``similarity``); ``examples``: the
           same for correct predictions, without ``nearest``;
-        - ``map``: ``method``, ``explained_variance`` and ``points``, or ``refused``; None for
-          ``n_map=0``;
+        - ``map``: ``method``, ``classes``, ``explained_variance`` and ``points``, or
+          ``refused``; None for ``n_map=0``;
         - ``duplicates``: ``n_texts``, ``share``, ``other_label`` (how many have another label in
           the training set), ``rows`` and ``examples``; None without ``train``.
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from pipeline.answers import most_confused
 from pipeline.report.readable import columns, readable, shortened
 
 if TYPE_CHECKING:
@@ -295,17 +296,6 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) ->
     height = 92 + (46 if n <= 4 else 28) * n
     return _grid_figure("confusion", height, shares, names, names, ("predicted", "true"), texts,
                         label)  # fmt: skip
-
-
-def most_confused(matrix: Sequence[Sequence[int]], most: int) -> list[int]:
-    """Return the classes of the most frequent confusions, in their own order."""
-    counts = np.asarray(matrix)
-    if len(counts) <= most:
-        return list(range(len(counts)))
-    wrong = counts * (1 - np.eye(len(counts), dtype=int))
-    pairs = np.argsort(-wrong, axis=None, kind="stable")
-    classes = dict.fromkeys(np.stack(np.unravel_index(pairs, wrong.shape), axis=1).ravel().tolist())
-    return sorted(list(classes)[:most])
 
 
 def layers_figure(layers: Mapping[str, Any]) -> str | None:

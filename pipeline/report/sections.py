@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.answers import most_confused
 from pipeline.report import figures, tables
 from pipeline.report.readable import never_predicted, shortened
 from pipeline.report.tables import Table, number
@@ -259,7 +260,7 @@ def _classes(scores: Mapping[str, Any]) -> Section:
         "Confusion matrix, in per cent of the texts of each true class (rows); the fuller the "
         "colour, the more."
     )
-    n_shown = len(figures.most_confused(matrix, figures.MOST_IN_MATRIX))
+    n_shown = len(most_confused(matrix, figures.MOST_IN_MATRIX))
     if n_shown < len(classes):
         caption += f" The {n_shown} classes that are most confused, of {len(classes)}."
     whole = tables.confusion_table(matrix, classes)
@@ -395,8 +396,12 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
     if "refused" in embedding:
         return Section("map", heading, f"No map: {embedding['refused']}")
     points, method = embedding["points"], embedding["method"]
-    confused = figures.most_confused(scores["confusion_matrix"], figures.MOST_NAMED)
-    names = [scores["classes"][place] for place in confused]
+    names = embedding.get("classes")
+    if names is None:  # of an older evaluate
+        confused = most_confused(scores["confusion_matrix"], figures.MOST_NAMED)
+        names = [scores["classes"][place] for place in confused]
+    some = len(names) < len(scores["classes"])
+    of_some = ", of the classes that are most confused" if some else ""
     first, second = embedding["explained_variance"]
     n_wrong = sum(str(point["true"]) != str(point["predicted"]) for point in points)
     label = (
@@ -405,12 +410,13 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
     )
     caption = (
         f"{len(points):,} of {scores['n_texts']:,} texts by what the classifier sees of them, "
-        f"drawn flat by {method}: the axes hold {100 * first:.0f} and {100 * second:.0f} % of the "
-        "variance. Colour and shape are the true class; hollow points were taken for another. "
+        f"drawn flat by {method}{of_some}: the axes hold {100 * first:.0f} and "
+        f"{100 * second:.0f} % of the variance. Colour and shape are the true class; hollow points "
+        "were taken for another. "
         "Point at one to read it."
     )
     legend = [(symbol, str(name)) for symbol, name in zip(_SYMBOLS, names, strict=False)]
-    if len(scores["classes"]) > len(names):
+    if {str(point["true"]) for point in points} - set(map(str, names)):
         legend.append(("●", "other classes"))
     svg = figures.map_figure(points, names, label)
     picture = Picture(svg, caption, tables.points_table(points))
