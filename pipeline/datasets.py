@@ -49,6 +49,20 @@ def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
     return reviews[~is_test].reset_index(drop=True), reviews[is_test].reset_index(drop=True)
 
 
+def typed_labels(labels: pd.Series) -> pd.Series:
+    """Return integers, floats or booleans where all cells are written as such; else the texts."""
+    cells = labels.tolist()
+    for read in (int, float, {"True": True, "False": False}.__getitem__):
+        try:
+            values = [read(cell) for cell in cells]
+        except (KeyError, TypeError, ValueError):
+            continue
+        # "007", "1e3" and "nan" stay texts
+        if values and list(map(str, values)) == cells and np.isfinite(values).all():
+            return pd.Series(values, index=labels.index, name=labels.name)
+    return labels
+
+
 def split_table(
     table: pd.DataFrame,
     label: str,

@@ -24,6 +24,7 @@ from pipeline.datasets import (
     free_names,
     read_table,
     split_table,
+    typed_labels,
     write_table,
 )
 from pipeline.texts import check_texts
@@ -784,3 +785,25 @@ def test_a_table_that_cannot_be_written_leaves_the_older_file_and_no_other(table
         write_table(table, tmp_path / name)
     assert (tmp_path / name).read_text() == "an older file"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1", "-2", "30"], [1, -2, 30]),
+        (["0.0", "1.5"], [0.0, 1.5]),
+        (["True", "False"], [True, False]),
+        (["007", "1"], ["007", "1"]),
+        (["1e3", "2.0"], ["1e3", "2.0"]),
+        (["nan", "1.0"], ["nan", "1.0"]),
+        (["1", ""], ["1", ""]),
+        (["good", "1"], ["good", "1"]),
+        (["true", "false"], ["true", "false"]),
+    ],
+)
+def test_labels_of_a_text_file_get_the_type_they_are_written_in(cells, expected):
+    labels = pd.Series(cells, index=range(len(cells), 0, -1), name="stars")
+    found = typed_labels(labels)
+    assert found.tolist() == expected
+    assert {type(label) for label in found.tolist()} == {type(label) for label in expected}
+    assert found.index.equals(labels.index)

@@ -22,7 +22,7 @@ CHROMIUM = next(
 ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
              "--disable-background-networking", "--disable-component-update",
              "--disable-sync")  # fmt: skip
-N_FIGURES = 10
+N_FIGURES = 11
 SIZES = {"phone": (375, 800), "desk": (1280, 900)}
 # A browser that sees the fonts of one folder only takes its sans-serif from them.
 FONTS = {

@@ -69,7 +69,7 @@ def read_labelled(
 ) -> "tuple[pd.DataFrame, pd.DataFrame, str, str]":
     """Return training texts, test texts and column names, by default of the shipped reviews."""
     from pipeline.csv_table import check_names
-    from pipeline.datasets import load_reviews, split_table
+    from pipeline.datasets import load_reviews, split_table, typed_labels
 
     if data is None:
         train, test = load_reviews()
@@ -77,6 +77,7 @@ def read_labelled(
         return train, test, "text", "label"
     columns = dict.fromkeys([text, label, *(by or []), *([group] if group else [])])
     table = read_data(data, list(columns), encoding, sep)
+    table = table.assign(**{label: typed_labels(table[label])})
     if split:
         return *split_table(table, label, text=text, groups=group), text, label
     return table, table, text, label
