@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TextIO
@@ -108,7 +109,9 @@ def split_table(
             f"column {label!r} is empty in {len(empty)} of {len(table)} rows, first in row "
             f"{empty[0]}: drop the unlabelled rows."
         )
-    classes, numbers = class_numbers(labels_of_texts(table[label], len(table)), len(table))
+    with warnings.catch_warnings():  # of many classes, which are too small: an error follows
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        classes, numbers = class_numbers(labels_of_texts(table[label], len(table)), len(table))
     sizes = np.bincount(numbers)
     if sizes.min() < 5:
         raise ValueError(
