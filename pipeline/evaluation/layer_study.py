@@ -1,12 +1,15 @@
 """Score every layer and combination of layers by a LogisticRegression."""
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import LinAlgWarning
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import check_scoring
 from sklearn.preprocessing import normalize
@@ -26,7 +29,7 @@ from pipeline.texts import (
 from pipeline.vectorizer import BertVectorizer
 
 INNER_FOLDS = 3
-_FIT = {"max_iter": 2000, "tol": 1e-5}  # of LogisticRegression
+_FEW_WEIGHTS = 400  # for which Newton's method is as fast as L-BFGS or faster, and exact
 
 
 class AttributedFrame(pd.DataFrame):
@@ -77,9 +80,19 @@ def score_fold(
             X = combine_layers(vectors[rows], combine)
         return normalize(X) if unit_length else X
 
+    n_weights = vectors.shape[-1] * (1 if combine != "concat" else vectors.shape[2])
+    n_weights *= 1 if (n_classes := len(np.unique(codes))) == 2 else n_classes
+    solver = "newton-cholesky" if n_weights <= _FEW_WEIGHTS else "lbfgs"
+    options = {"solver": solver, "max_iter": 2000, "tol": 1e-5}
+
     def search(X: np.ndarray, folds: list[Fold]) -> LogisticRegressionCV:
         head = LogisticRegressionCV(
-            Cs=Cs, cv=folds, scoring=scorer, l1_ratios=(0.0,), use_legacy_attributes=False, **_FIT
+            Cs=Cs,
+            cv=folds,
+            scoring=scorer,
+            l1_ratios=(0.0,),
+            use_legacy_attributes=False,
+            **options,
         )
         return head.fit(X, y)
 
@@ -87,7 +100,7 @@ def score_fold(
     if combine == "learned":  # each part learns its own mix, and so has its own features
         parts = [search(features(train[part[0]], train), [part]) for part in inner_folds]
         inner = np.mean([part.scores_[0, 0] for part in parts], axis=0)
-        head = LogisticRegression(C=Cs[inner.argmax()], **_FIT).fit(X, y)
+        head = LogisticRegression(C=Cs[inner.argmax()], **options).fit(X, y)
     else:
         head = search(X, inner_folds)
         inner = head.scores_.mean(axis=0)[0]
@@ -401,7 +414,10 @@ def _score_rows(
     # reversed: the last rows take longest, and begun first leave no thread to finish alone
     distinct = list({row[2:]: row for row in reversed(rows)}.values())
     # small products gain nothing from threads, and change in their last digits
-    with threadpool_limits(limits=1, user_api="blas"):
+    with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+        # where Newton's method cannot go on, scikit-learn goes on by L-BFGS
+        warnings.filterwarnings("ignore", "Line search of Newton", ConvergenceWarning)
+        warnings.simplefilter("ignore", LinAlgWarning)
         done = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(score)(row, fold) for row in distinct for fold in folds
         )
