@@ -163,6 +163,8 @@ class DaskExecutor:
         """Run a function on every shard."""
         if self._client is None:
             raise RuntimeError("The executor is not open: with DaskExecutor(...) as executor: ...")
+        from distributed.comm import CommClosedError
+
         coming, more = iter(shards), True
         present: list[str] = []
         results: list[tuple[Shard, Outcome | Died]] = []
@@ -177,9 +179,12 @@ class DaskExecutor:
                 if not more and all(shard is None for _, shard in self._busy.values()):
                     return
                 results = self._finished()
+        except CommClosedError as error:
+            raise self._scheduler_lost() from error
         finally:
             if self._client.status == "running":
-                self._client.cancel([future for future, _ in self._busy.values()], force=True)
+                with contextlib.suppress(CommClosedError):  # just lost
+                    self._client.cancel([future for future, _ in self._busy.values()], force=True)
             self._busy.clear()
 
     def _present(self) -> list[str]:
@@ -190,10 +195,7 @@ class DaskExecutor:
                 raise OSError("the connection is closed")
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
         except OSError as error:
-            raise ConnectionError(
-                f"The Dask scheduler at {address} is lost. What is finished stays; run the same "
-                "again, and it goes on from there."
-            ) from error
+            raise self._scheduler_lost() from error
         present = [
             worker for worker, facts in workers.items() if has_resources(facts, self.resources)
         ]
@@ -206,6 +208,12 @@ class DaskExecutor:
                 f"{self.wait:.0f} s. Start one: dask worker {address} --nthreads 1"
             )
         return present
+
+    def _scheduler_lost(self) -> ConnectionError:
+        return ConnectionError(
+            f"The Dask scheduler at {self._client.scheduler.address} is lost. What is finished "
+            "stays; run the same again, and it goes on from there."
+        )
 
     def _lost(self, present: list[str]) -> Iterator[tuple[Shard, Died]]:
         """Yield the shards of workers that are gone."""
