@@ -345,7 +345,7 @@ def _grid_figure(
             axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, edgecolor="none", **fill))
             if texts is not None:
                 weight = "bold" if shares[i, j] == shares.max() else "normal"
-                ink = COLOURS["page" if shares[i, j] > 0.45 else "ink"]
+                ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]  # the better of both themes
                 axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight,
                           color=ink)  # fmt: skip
         crowded = len(column_names) > 4
