@@ -394,8 +394,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         poolings = () if own else self._poolings()
         if not own and not 0 < len(set(poolings) & set(POOLINGS)) == len(poolings):
             raise ValueError(
-                f"pooling={self.pooling!r}; allowed are 'checkpoint', or one or several different "
-                f"ones of {POOLINGS}."
+                f"pooling={self.pooling!r}; allowed are one or several different ones of "
+                f"{POOLINGS}, or 'checkpoint'."
             )
         if own and self.combine == "learned":
             raise ValueError(

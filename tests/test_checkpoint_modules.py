@@ -5,6 +5,7 @@ import shutil
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,13 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 from transformers import AutoModel
 
-from pipeline import BertVectorizer, load_pipeline, make_sentiment_pipeline, save_pipeline
+from pipeline import (
+    BertVectorizer,
+    load_pipeline,
+    make_sentiment_pipeline,
+    save_pipeline,
+    score_table,
+)
 from pipeline.checkpoints.carry import fetch_to
 from pipeline.checkpoints.provenance import verify_folder
 from pipeline.exceptions import CheckpointError, ModelWarning
@@ -78,7 +85,7 @@ def test_one_layer_alone_is_the_same_as_among_all(family, model_folder):
 
 
 @pytest.mark.parametrize("family", OTHER_FAMILIES)
-def test_a_saved_pipeline_of_any_family_opens_without_its_folder(family, tmp_path):
+def test_a_saved_pipeline_of_any_family_opens_and_scores_without_its_folder(family, tmp_path):
     folder = build_model(tmp_path / "model", family, n_layers=2)
     model = make_sentiment_pipeline(model=str(folder), layers=1, cache=None)
     model.fit(TEXTS, [i % 2 for i in range(len(TEXTS))])
@@ -87,6 +94,10 @@ def test_a_saved_pipeline_of_any_family_opens_without_its_folder(family, tmp_pat
     shutil.rmtree(folder)
     opened = load_pipeline(tmp_path / "model.joblib", verify="sha256")
     assert np.array_equal(opened.predict_proba(SOME), expected)
+    table = pd.DataFrame({"text": SOME})
+    score_table(tmp_path / "model.joblib", table, tmp_path / "scores.csv", text="text")
+    probabilities = pd.read_csv(tmp_path / "scores.csv")["probability_1"]
+    assert np.abs(probabilities - expected[:, 1]).max() <= TOLERANCE
 
 
 def test_the_longest_text_of_an_offset_family_fits(model_folder):

@@ -275,8 +275,8 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
     if "auto_map" in config:
         raise CheckpointError(
             f"{name!r} brings its own Python code ('auto_map' in {CONFIG}), which is never run "
-            "here. Use a model of a family that transformers has built in, such as BERT, RoBERTa, "
-            "MPNet, DeBERTa or ModernBERT."
+            "here. Use a model of a family that transformers has built in, such as BERT, "
+            "DistilBERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
         )
     tokenizer_json = _tokenizer_json(folder, name, config)
     if sharded:
