@@ -29,8 +29,9 @@ FULL = 100_000  # rows of score_table; with fewer, what starts once weighs more
 
 
 def pages() -> list[Path]:
-    """Return README, ARCHITECTURE and the pages under docs/."""
-    return [TOP / "README.md", TOP / "ARCHITECTURE.md", *sorted((TOP / "docs").glob("*.md"))]
+    """Return the READMEs, ARCHITECTURE and the pages under docs/."""
+    tops = ("README.md", "README.ko.md", "ARCHITECTURE.md")
+    return [*(TOP / name for name in tops), *sorted((TOP / "docs").glob("*.md"))]
 
 
 def with_numbers(page: str) -> str:

@@ -117,7 +117,7 @@ def _count(**numbers: int) -> None:
 def fingerprint(bert: FrozenBert) -> str:
     """Return one hash of all that changes vectors, except text, pooling, layer."""
     device, dtype = encoder.choose_device(bert.device, bert.dtype)
-    settings = (
+    settings: tuple[Any, ...] = (
         NUMERICS,
         bert.checkpoint.fingerprint,
         bert.max_length,
@@ -125,6 +125,8 @@ def fingerprint(bert: FrozenBert) -> str:
         str(dtype),
         device.type,
     )
+    if bert.prompt or bert.lower:
+        settings += (bert.prompt, bert.lower, bert.pools_prompt)
     return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 

@@ -460,8 +460,9 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         warn_truncation(report, max_length, self.truncation, "Raise max_length to keep more.")
         texts = [plan.texts[row] for row in plan.row_of]
-        unknown = plan.tokenized.n_unknown[plan.row_of]
-        warn_unknown(texts, unknown, str(self.model), at_least=at_least)
+        unknown, n_tokens = plan.tokenized.n_unknown, plan.tokenized.n_tokens
+        rows, name = plan.row_of, str(self.model)
+        warn_unknown(texts, unknown[rows], n_tokens[rows], name, at_least=at_least)
 
     # ---- for artifacts
 

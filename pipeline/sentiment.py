@@ -46,6 +46,7 @@ def make_sentiment_pipeline(
     >>> model.predict(["What a lovely evening."])
     array([1])
     """
-    parameters: dict[str, Any] = {"pooling": "mean", "layers": "all", **vectorizer}
+    own = vectorizer.get("pooling") == "checkpoint"  # made for the last layer
+    parameters: dict[str, Any] = {"pooling": "mean", "layers": -1 if own else "all", **vectorizer}
     head = LogisticRegression(C=C, class_weight=class_weight, max_iter=2000)
     return make_pipeline(BertVectorizer(**parameters), head)

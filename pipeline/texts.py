@@ -2,9 +2,10 @@
 
 import unicodedata
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NoReturn
 
 import narwhals.stable.v2 as nw
@@ -22,6 +23,11 @@ from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 Missing = Literal["error", "empty"]
 OnInvalid = Literal["error", "coerce"]
 FEW = 5  # texts of a call, of which a share says little: a service sends one at a time
+# Pieces per letter of a model that spells: English has 0.25; Russian, Greek or Hebrew letter by
+# letter about 1; Korean, whose syllables are taken apart, 1.2 to 2. Models for Chinese and
+# Japanese read single characters.
+_SPELT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA"), 1.5) | {"HANGUL": 1.0, "LATIN": np.inf}
+_SPELT_ELSEWHERE = 0.75
 _UNKNOWN_SHARE = 0.2  # of the texts; English reviews and questions have at most 0.003
 
 
@@ -340,10 +346,45 @@ def warn_truncation(
         )
 
 
+@cache
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "").partition(" ")[0]
+
+
+def spelt_out(texts: Sequence[str], n_tokens: np.ndarray) -> list[str | None]:
+    """Return the script of each text that its model reads letter by letter, else None."""
+    found: list[str | None] = []
+    for text, n in zip(texts, n_tokens.tolist(), strict=True):
+        letters = [] if text.isascii() else list(filter(str.isalpha, text))
+        script, count = Counter(map(_script, letters)).most_common(1)[0] if letters else ("", 0)
+        limit = _SPELT.get(script, _SPELT_ELSEWHERE)
+        spelt = count > len(letters) / 2 and n - 2 > limit * len(letters)
+        found.append(script.title() if spelt else None)
+    return found
+
+
 def warn_unknown(
-    texts: Sequence[str], n_unknown: np.ndarray, model: str, *, at_least: int = 1
+    texts: Sequence[str],
+    n_unknown: np.ndarray,
+    n_tokens: np.ndarray,
+    model: str,
+    *,
+    at_least: int = 1,
 ) -> None:
-    """Warn where many texts hold unknown characters, from a public method."""
+    """Warn where many texts hold unknown characters or are spelt out, from a public method."""
+    n_looked_at = min(len(texts), 10_000)
+    scripts = spelt_out(texts[:n_looked_at], n_tokens[:n_looked_at])
+    script, n_spelt = Counter(filter(None, scripts)).most_common(1)[0] if any(scripts) else ("", 0)
+    if n_spelt >= at_least and n_spelt > _UNKNOWN_SHARE * n_looked_at:
+        warnings.warn(
+            f"More than {_UNKNOWN_SHARE:.0%} of the texts are in {script} letters, which {model!r} "
+            "was not made for: it spells them out, in about a piece per letter or more, and its "
+            "vectors hold little of what they say. Take a model for this language or a "
+            "multilingual one, such as 'intfloat/multilingual-e5-small' (docs/models.md).",
+            UnknownTokensWarning,
+            stacklevel=4,
+        )
+        return
     # plain ASCII has none: there [UNK] is a word of more than 100 characters
     n = sum(not texts[i].isascii() for i in np.flatnonzero(n_unknown).tolist())
     if n >= at_least and n > _UNKNOWN_SHARE * len(texts):

@@ -10,7 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
 from pipeline.bert.pooling import Combine, Pooling
-from pipeline.bert.tokenizing import TextTokenizer, Truncation
+from pipeline.bert.sentence_modules import SentenceModules
+from pipeline.bert.tokenizing import Pieces, TextTokenizer, Truncation
 from pipeline.checkpoints.checkpoint import INSTALLED
 from pipeline.exceptions import ModelWarning
 from pipeline.texts import check_texts, check_words, take_columns
@@ -85,7 +86,8 @@ def word_frame(
         rows.append(np.stack(means) if means else own)
         positions.append(numbers)
         counts.append(n_pieces)
-        words.append(np.array([_word(text, encoding, int(n)) for n in numbers], dtype=object))
+        spans = word_spans_of(encoding)
+        words.append(np.array([_word(text, spans, int(n)) for n in numbers], dtype=object))
     columns = {"position": positions, "word": words, "n_tokens": counts}
     return _assemble(plan, columns, rows, combine, labels, names)
 
@@ -106,11 +108,18 @@ def _distinct_texts(
     return merged
 
 
-def _word(text: str | tuple[str, ...], encoding: Any, number: int) -> str:
-    if not isinstance(text, str):
-        return text[number]
-    start, end = encoding.word_to_chars(number)
-    return text[start:end]
+def _word(text: str | tuple[str, ...], spans: dict[int, tuple[int, int]], number: int) -> str:
+    return text[slice(*spans[number])] if isinstance(text, str) else text[number]
+
+
+def word_spans_of(pieces: Pieces) -> dict[int, tuple[int, int]]:
+    """Return the characters of each word, by its number."""
+    spans: dict[int, tuple[int, int]] = {}
+    for word, (start, end) in zip(pieces.word_ids, pieces.offsets, strict=True):
+        if word is not None:
+            before = spans.get(word, (start, end))
+            spans[word] = (min(before[0], start), max(before[1], end))
+    return spans
 
 
 def _assemble(
@@ -202,7 +211,7 @@ class TokenLevelMixin:
     """The methods of BertVectorizer that look below the text; a part of it, of no use alone."""
 
     # what the vectorizer brings
-    pooling: Pooling | tuple[Pooling, ...]
+    pooling: Pooling | Literal["checkpoint"] | tuple[Pooling, ...]
     normalize: bool
     missing: Any
     on_invalid: Any
@@ -215,6 +224,8 @@ class TokenLevelMixin:
     hidden_size_: int
     max_length_: int
     _bert: Callable[[], FrozenBert]
+    _modules: Callable[[], SentenceModules]
+    _changes_the_mean: Callable[[], bool]
     _check_X: Callable[..., list[str]]
     _combine_layers: Callable[[np.ndarray], np.ndarray]
     _warn_truncation: Callable[[dict[str, Any]], None]
@@ -284,7 +295,7 @@ class TokenLevelMixin:
             For other poolings, ``normalize=True``, and weights of another shape.
         """
         check_is_fitted(self)
-        if self._bert().poolings != ("mean",) or self.normalize:
+        if self._bert().poolings != ("mean",) or self.normalize or self._changes_the_mean():
             raise ValueError(
                 f"pooling={self.pooling!r}, normalize={self.normalize}: only the plain mean is a "
                 "sum over tokens. Use pooling='mean' and normalize=False."
@@ -360,17 +371,15 @@ class TokenLevelMixin:
         check_is_fitted(self)
         texts = self._check_X(X, reset=False)
         encodings, _ = self._bert().tokenizer.with_pieces(texts)
-        spans = []
-        for text, encoding in zip(texts, encodings, strict=True):
-            of_text: dict[int, tuple[int, int]] = {}
-            for word, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
-                if word is not None:
-                    before = of_text.get(word, (start, end))
-                    of_text[word] = (min(before[0], start), max(before[1], end))
-            spans.append([trimmed(text, *span) for span in of_text.values()])
-        return spans
+        return [
+            [trimmed(text, *span) for span in word_spans_of(encoding).values()]
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
 
     def _names(self, poolings: tuple[str, ...]) -> list[str]:
+        if poolings == ("checkpoint",):
+            size = self._modules().width(self.hidden_size_)
+            return [f"checkpoint_{i:0{len(str(size - 1))}d}" for i in range(size)]
         digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
         layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
         if self.combine != "concat" and len(layers) > 1:

@@ -15,14 +15,16 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_in, fit_context
+from pipeline.bert.config import read_shape
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType, choose_device, device_here
-from pipeline.bert.pooling import Combine, Pooling, combine_layers
+from pipeline.bert.pooling import POOLINGS, Combine, Pooling, combine_layers
+from pipeline.bert.sentence_modules import SentenceModules, differs_from_mean, sentence_modules
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.embedding_cache import Counted, ProgressBar, encode, open_store
-from pipeline.exceptions import CheckpointError
+from pipeline.exceptions import CheckpointError, ModelWarning
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
 from pipeline.texts import (
@@ -38,8 +40,7 @@ from pipeline.texts import (
 from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-STATE_VERSION = 1
-_POOLINGS = ("cls", "mean", "max", "pooler")
+STATE_VERSION = 2  # 2: prompts, and the modules of a checkpoint
 _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 
 
@@ -54,16 +55,25 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
         A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id. Families:
-        BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, ELECTRA. The default, a 6-layer BERT of width
-        384 with the bert-base-uncased vocabulary, comes with the installation.
+        BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, which run fast; and MPNet, ModernBERT,
+        DeBERTa, ALBERT and others of docs/models.md. The default, a 6-layer BERT of width 384 with
+        the bert-base-uncased vocabulary, comes with the installation.
 
     revision : str or None, default=None
         Branch, tag or commit on the hub. A commit pins the model.
 
-    pooling : {"cls", "mean", "max", "pooler"} or tuple of these, default="mean"
-        How the tokens of a text become one vector: the hidden state of [CLS]; the mean or maximum
-        over all tokens; or ``pooler_output``, the checkpoint's own dense layer with tanh on the
-        last [CLS], if it has a trained one. Several poolings are concatenated.
+    pooling : str or tuple of str, default="mean"
+        How the tokens of a text become one vector. ``"cls"``: the hidden state of [CLS].
+        ``"mean"``, ``"max"``: over all tokens. ``"pooler"``: ``pooler_output``, the checkpoint's
+        own dense layer with tanh on the last [CLS], if it has a trained one. ``"lasttoken"``,
+        ``"weightedmean"`` (by position), ``"mean_sqrt_len_tokens"``: as sentence-transformers has
+        them. Several poolings are concatenated. ``"checkpoint"``: what its makers published
+        (``modules.json``), of the last layer: their poolings, dense layers, norms, prompt and
+        length, the same vectors as sentence-transformers'.
+
+    prompt : str or None, default=None
+        Put before each text, such as ``"query: "``, and kept by truncation. None is no prompt, or
+        the default one of the checkpoint under ``pooling="checkpoint"``, where "" is none.
 
     layers : int, tuple of int, or "all", default=-1
         Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder
@@ -74,7 +84,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         a weighted sum to the labels given to `fit`; every other way learns nothing.
 
     max_length : int or None, default=None
-        Most tokens per sequence, [CLS] and [SEP] included. None is the model's limit, often 512.
+        Most tokens per sequence, [CLS], [SEP] and prompt included. None is the model's limit, often
+        512, or under ``pooling="checkpoint"`` that of its makers.
         A `ModelWarning` of `fit` tells where sentence-transformers would cut texts before that.
 
     truncation : {"head", "tail", "head_tail", "window", "error"}, default="head"
@@ -144,6 +155,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     max_length_ : int
         Most tokens per sequence.
 
+    prompt_ : str
+        What is put before each text.
+
     source_ : dict
         Origin of the model: ``model``, ``kind``, ``revision`` (commit), ``sha256`` of its files.
 
@@ -184,7 +198,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str, Path],
         "revision": [str, None],
-        "pooling": [StrOptions(set(_POOLINGS)), tuple, list],
+        "pooling": [StrOptions({*POOLINGS, "checkpoint"}), tuple, list],
+        "prompt": [str, None],
         "layers": [Integral, StrOptions({"all"}), tuple, list, Hidden(np.ndarray)],
         "combine": [StrOptions({"concat", "mean", "sum", "learned"})],
         "max_length": [Interval(Integral, 3, None, closed="left"), None],
@@ -210,7 +225,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         model: str | Path = DEFAULT_MODEL,
         *,
         revision: str | None = None,
-        pooling: Pooling | tuple[Pooling, ...] = "mean",
+        pooling: Pooling | Literal["checkpoint"] | tuple[Pooling, ...] = "mean",
+        prompt: str | None = None,
         layers: int | tuple[int, ...] | str = -1,
         combine: Combine | Literal["learned"] = "concat",
         max_length: int | None = None,
@@ -229,6 +245,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self.model = model
         self.revision = revision
         self.pooling = pooling
+        self.prompt = prompt
         self.layers = layers
         self.combine = combine
         self.max_length = max_length
@@ -286,7 +303,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self.unknown_report_ = plan.unknown_report()
         self._warn_truncation(self.truncation_report_)
         self._warn_longer(plan.tokenized.n_tokens[plan.row_of])
-        warn_unknown(texts, plan.tokenized.n_unknown[plan.row_of], str(self.model))
+        tokenized, rows = plan.tokenized, plan.row_of
+        warn_unknown(texts, tokenized.n_unknown[rows], tokenized.n_tokens[rows], str(self.model))
         self._search = self._search if is_candidate else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -331,7 +349,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         check_is_fitted(self)
         texts = self._check_X(X, reset=False)
         vectors, counted = self._encode(texts)
-        warn_unknown(texts, counted.n_unknown, str(self.model), at_least=FEW)
+        name = str(self.model)
+        warn_unknown(texts, counted.n_unknown, counted.n_tokens, name, at_least=FEW)
         return self._features(vectors)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -349,7 +368,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         """
         check_is_fitted(self)
         check_feature_names_in(self, input_features, generate_names=False)
-        return np.array(self._names(self._poolings()), dtype=object)
+        of = ("checkpoint",) if self.pooling == "checkpoint" else self._poolings()
+        return np.array(self._names(of), dtype=object)
 
     # ---- the parts
 
@@ -370,30 +390,60 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         return check_X(self, X, reset=reset)
 
     def _find_model(self) -> None:
-        poolings = self._poolings()
-        if not 0 < len(set(poolings) & set(_POOLINGS)) == len(poolings):
+        own = self.pooling == "checkpoint"
+        poolings = () if own else self._poolings()
+        if not own and not 0 < len(set(poolings) & set(POOLINGS)) == len(poolings):
             raise ValueError(
                 f"pooling={self.pooling!r}; allowed are one or several different ones of "
-                f"{_POOLINGS}."
+                f"{POOLINGS}, or 'checkpoint'."
+            )
+        if own and self.combine == "learned":
+            raise ValueError(
+                "combine='learned' weighs layers; pooling='checkpoint' has the last one alone."
             )
         checkpoint = resolve(
             str(self.model), revision=self.revision, local_files_only=self.local_files_only
         )
+        self._checkpoint: Checkpoint | None = checkpoint
+        self._sentence: SentenceModules | None = None
+        self.source_ = checkpoint.source
+        self.prompt_ = self.prompt or ""
+        max_length = self.max_length
+        if own:
+            modules = self._modules()
+            poolings = modules.poolings
+            self.prompt_ = modules.prompt if self.prompt is None else self.prompt
+            self.source_ = {**checkpoint.source, "modules": checkpoint.modules_sha256}
+            if max_length is None and modules.max_length is not None:
+                max_length = min(modules.max_length, read_shape(checkpoint).max_positions)
+        elif poolings == ("mean",):
+            # once: equal warnings of one line are shown once
+            if (others := differs_from_mean(checkpoint)) is not None:
+                warnings.warn(
+                    f"The makers of {str(self.model)!r} pool by {others}, not by the mean alone. "
+                    "pooling='checkpoint' gives their vectors.",
+                    ModelWarning,
+                    stacklevel=5,
+                )
         bert = FrozenBert.choose(
             checkpoint,
             layers=self.layers,
             poolings=poolings,
-            max_length=self.max_length,
+            max_length=max_length,
             truncation=self.truncation,
             batch_tokens=self.batch_tokens,
             device=self.device,
             dtype=self.dtype,
+            **self._reading(),
         )
+        if own and bert.layers != (bert.n_layers,):
+            raise ValueError(
+                "pooling='checkpoint' is made for the last layer only; "
+                f"layers={self.layers!r}. Use layers=-1, or another pooling."
+            )
         self.layers_, self.n_layers_ = bert.layers, bert.n_layers
         self.hidden_size_ = bert.hidden_size
         self.max_length_ = bert.max_length
-        self.source_ = checkpoint.source
-        self._checkpoint: Checkpoint | None = checkpoint
         self._to_save: Checkpoint | None = None
         self._made_with: dict[str, Any] | None = None
 
@@ -418,7 +468,33 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             batch_tokens=self.batch_tokens,
             device=device,
             dtype=dtype,
+            **self._reading(),
         )
+
+    def _reading(self) -> dict[str, Any]:
+        """Return what is done to each text before and after the tokens."""
+        if self.pooling != "checkpoint":
+            return {"prompt": self.prompt_}
+        modules = self._modules()
+        return {
+            "prompt": self.prompt_,
+            "lower": modules.lower,
+            "pools_prompt": modules.include_prompt,
+        }
+
+    def _modules(self) -> SentenceModules:
+        """Return what the makers of the checkpoint put around the encoder."""
+        if self.__dict__.get("_sentence") is None:
+            self._sentence = sentence_modules(self._get_checkpoint())
+        assert self._sentence is not None
+        return self._sentence
+
+    def _changes_the_mean(self) -> bool:
+        """Tell whether features are more than the pooled tokens of the whole text."""
+        if self.pooling != "checkpoint":
+            return False
+        modules = self._modules()
+        return bool(modules.steps) or not (modules.include_prompt or not self.prompt_)
 
     def _asked(self) -> tuple[str, DType]:
         """Return device and dtype, or "auto" where a loaded vectorizer cannot have them here."""
@@ -427,6 +503,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         return device_here(self.device, self.dtype)
 
     def _poolings(self) -> tuple[Pooling, ...]:
+        if self.pooling == "checkpoint":
+            return self._modules().poolings
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
 
     def _get_checkpoint(self) -> Checkpoint:
@@ -438,9 +516,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             revision=self.source_["revision"] or self.revision,
             local_files_only=self.local_files_only,
         )
-        if found.source["sha256"] != self.source_["sha256"]:
-            hashes = self.source_["sha256"].items()
-            differing = [name for name, sha in hashes if found.source["sha256"].get(name) != sha]
+        hashes = {**self.source_["sha256"], **self.source_.get("modules", {})}
+        of_found = {**found.source["sha256"], **found.modules_sha256}
+        if differing := [name for name, sha in hashes.items() if of_found.get(name) != sha]:
             raise CheckpointError(
                 f"This vectorizer was fitted with another {self.model!r} than the one found now "
                 f"({found.source['kind']}): {', '.join(differing)} differ in sha256. Its features "
@@ -486,7 +564,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         vectors, counted = self._encode(texts, on_batch)
         self.truncation_report_, self.unknown_report_ = counted.truncation, counted.unknown
         self._warn_longer(counted.n_tokens)
-        warn_unknown(texts, counted.n_unknown, str(self.model))
+        warn_unknown(texts, counted.n_unknown, counted.n_tokens, str(self.model))
         if self.combine == "learned":
             self._refuse_not_finite(vectors)
             mix = learn_layer_mix(vectors, y)
@@ -503,6 +581,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
     def _features(self, vectors: np.ndarray) -> np.ndarray:
         features = self._combine_layers(vectors)
+        if self.pooling == "checkpoint":
+            features = self._modules().finish(features)
         self._refuse_not_finite(features)
         return l2_normalize(features, copy=False) if self.normalize else features
 
@@ -570,7 +650,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values and one uint8 array, always the same object."""
         state: dict[str, Any] = dict(super().__getstate__())
-        for name in ("_skl_callbacks", "_checkpoint", "_to_save", "_search"):
+        for name in ("_skl_callbacks", "_checkpoint", "_to_save", "_search", "_sentence"):
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
             state["cache"] = None
@@ -580,7 +660,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             made_with = self._made_with or installed_versions()
             state["_made_with"] = {**made_with, "state_version": STATE_VERSION}
             if self.weights_in_artifact:
-                state["_checkpoint"] = self._checkpoint_to_save().to_state()
+                state["_checkpoint"] = self._checkpoint_to_save().to_state(
+                    with_modules=self.pooling == "checkpoint"
+                )
         return state
 
     def _checkpoint_to_save(self) -> Checkpoint:
@@ -597,6 +679,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         if made_with is not None:
             refuse_newer_state("BertVectorizer", made_with, STATE_VERSION)
         carried = state.pop("_checkpoint", None)
+        state.setdefault("prompt", None)  # files of version 1 have none
+        if "layers_" in state:
+            state.setdefault("prompt_", "")
         super().__setstate__(state)
         if made_with is not None:
             if carried is not None:

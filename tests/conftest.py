@@ -78,6 +78,15 @@ TEXTS = [
 ]
 FRESH_SEEDS = itertools.count(1000)  # for build_model: of a model that no other test has loaded
 FAMILIES = ("bert", "bert-cased", "distilbert", "roberta", "xlm-roberta", "electra")
+# run by transformers' own forward
+OTHER_FAMILIES = (
+    *("albert", "deberta", "deberta-v2", "ernie", "eurobert", "modernbert", "mpnet"),
+    *("roberta-prelayernorm", "xlm-roberta-xl"),
+)
+_LIKE_ROBERTA = ("roberta", "xlm-roberta", "roberta-prelayernorm", "xlm-roberta-xl")
+# of words and blanks: what a sentencepiece or byte-level tokenizer makes of a text
+_UNIGRAM = ("xlm-roberta", "xlm-roberta-xl", "albert", "deberta-v2")
+_BYTES = ("roberta", "roberta-prelayernorm", "deberta", "modernbert", "eurobert")
 
 
 def _wordpiece(lowercase: bool) -> Tokenizer:
@@ -182,18 +191,19 @@ def build_model(
     """Write a random model of a family, with a tokenizer trained on `CORPUS`, as a model folder."""
     folder.mkdir(parents=True, exist_ok=True)
     model_type = family.removesuffix("-cased")
-    if model_type in ("roberta", "xlm-roberta"):
-        tokenizer = _roberta_like(byte_level=model_type == "roberta")
-        # they count positions from padding_idx + 1
-        values = {
-            "max_position_embeddings": max_positions + 2,
-            "pad_token_id": 1,
-            "bos_token_id": 0,
-            "eos_token_id": 2,
-        }
+    if model_type in (*_UNIGRAM, *_BYTES):
+        tokenizer = _roberta_like(byte_level=model_type in _BYTES)
+        names = ("<s>", "</s>", "<pad>", "<unk>")
+        values = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     else:
         tokenizer = _wordpiece(lowercase=not family.endswith("-cased"))
-        values = {"max_position_embeddings": max_positions, "pad_token_id": 0}
+        names = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+        values = {"pad_token_id": 0}
+    # some count positions from padding_idx + 1; MPNet always from 2
+    offset = 2 if model_type in (*_LIKE_ROBERTA, "mpnet") else 0
+    values["max_position_embeddings"] = max_positions + offset
+    if model_type == "mpnet":
+        values |= {"pad_token_id": 1}
     if model_type == "distilbert":
         values |= {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": n_layers}
     else:
@@ -203,8 +213,14 @@ def build_model(
             "num_attention_heads": 4,
             "num_hidden_layers": n_layers,
         }
-    if model_type == "electra":
+    if model_type in ("electra", "albert"):
         values["embedding_size"] = 16
+    if model_type in ("deberta", "deberta-v2"):  # as published
+        values |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+    if model_type == "modernbert":  # a window narrower than the texts
+        values |= {"local_attention": 8, "cls_token_id": 0, "sep_token_id": 2}
+    if model_type == "eurobert":
+        values |= {"num_key_value_heads": 4}
     tokenizer.save(str(folder / "tokenizer.json"))
     vocabulary = tokenizer.get_vocab_size()
     torch.manual_seed(seed)
@@ -212,13 +228,11 @@ def build_model(
         vocab_size=vocabulary, initializer_range=0.3, **(values | config)
     )
     MODEL_MAPPING[type(settings)](settings).eval().save_pretrained(folder)
-    names = (
-        ("<s>", "</s>", "<pad>", "<unk>")
-        if model_type in ("roberta", "xlm-roberta")
-        else ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
-    )
     keys = ("cls_token", "sep_token", "pad_token", "unk_token")
-    (folder / "tokenizer_config.json").write_text(json.dumps(dict(zip(keys, names, strict=True))))
+    about = dict(zip(keys, names, strict=True))
+    if model_type in OTHER_FAMILIES:  # their own classes add tokens
+        about["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
     return folder
 
 

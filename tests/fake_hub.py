@@ -268,11 +268,12 @@ def _refusal(code: str) -> Answer:
     return 404, {"X-Error-Code": code}, json.dumps({"error": code}).encode()
 
 
-def _about_file(file: Path, blobs: bool) -> dict[str, object]:
+def _about_file(file: Path, folder: Path, blobs: bool) -> dict[str, object]:
+    name = file.relative_to(folder).as_posix()
     if not blobs:
-        return {"rfilename": file.name}
+        return {"rfilename": name}
     body = file.read_bytes()
-    about: dict[str, object] = {"rfilename": file.name, "size": len(body), "blobId": git_hash(body)}
+    about: dict[str, object] = {"rfilename": name, "size": len(body), "blobId": git_hash(body)}
     if file.suffix == ".safetensors":  # in git lies a pointer, and blobId is the pointer's
         sha256 = published_hash(file.name, body)
         pointer = (
@@ -294,7 +295,8 @@ def _about_repository(hub: FakeHub, path: str, query: dict[str, list[str]]) -> A
             if (revision or "main") not in REVISIONS:
                 return _refusal("RevisionNotFound")
             blobs = query.get("blobs", [""])[0].lower() in ("true", "1")
-            files = [_about_file(file, blobs) for file in sorted(folder.iterdir())]
+            paths = sorted(path for path in folder.rglob("*") if path.is_file())
+            files = [_about_file(file, folder, blobs) for file in paths]
             about = {
                 "id": model,
                 "sha": COMMIT,

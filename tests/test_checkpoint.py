@@ -245,16 +245,6 @@ def test_weights_that_could_execute_code_are_named_and_not_opened(other, folder)
         resolve(str(folder))
 
 
-def test_a_sharded_checkpoint_is_refused_as_such(folder):
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
-    (folder / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(
-        CheckpointError,
-        match=r"split into several safetensors files; one model\.safetensors is expected",
-    ):
-        resolve(str(folder))
-
-
 def test_a_model_with_its_own_code_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(

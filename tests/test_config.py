@@ -6,8 +6,7 @@ from dataclasses import asdict
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from pipeline.bert.config import FAMILIES as SUPPORTED
-from pipeline.bert.config import BertConfig, bare_name, read_shape
+from pipeline.bert.config import PACKED, BertConfig, bare_name, read_shape
 from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import FAMILIES
 
@@ -40,7 +39,7 @@ def _names(family):
     return {name: name for name in names}
 
 
-@pytest.mark.parametrize("family", SUPPORTED)
+@pytest.mark.parametrize("family", PACKED)
 def test_what_a_config_leaves_out_is_what_transformers_takes(family):
     theirs = as_transformers(CONFIG_MAPPING[family](), family)
     ours = asdict(BertConfig.read({"model_type": family}))

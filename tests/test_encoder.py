@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, BertConfig, BertForPreTr
 from transformers.models.bert.modeling_bert import BertModel
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.config import FAMILIES as SUPPORTED
+from pipeline.bert.config import PACKED as SUPPORTED
 from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import choose_device, load_encoder, n_loads
 from pipeline.bert.packed import PackedEncoder

@@ -17,8 +17,8 @@ def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
     result = run("fetch", DEFAULT_MODEL, "--to", folder)
     assert (result.code, result.err) == (0, "")
     assert f"{DEFAULT_MODEL} (the installed copy) is in {folder}:" in result.out
-    for path in folder.iterdir():
-        assert f"{path.stat().st_size:,} {path.name}" in result.out
+    for path in filter(Path.is_file, folder.rglob("*")):
+        assert f"{path.stat().st_size:,} {path.relative_to(folder)}" in result.out
     assert f"--model '{folder}'" in result.out
     assert f"cd '{folder}' && sha256sum -c SHA256SUMS" in result.out
 

@@ -119,7 +119,7 @@ def test_an_origin_that_nothing_vouches_for_is_not_believed(carried):
 def test_the_default_model_is_carried_from_its_installed_copy(tmp_path, monkeypatch):
     fetched = fetch_to(DEFAULT_MODEL, tmp_path / "carried")
     assert fetched.revision is None
-    assert names(tmp_path / "carried") == WRITTEN
+    assert set(names(tmp_path / "carried")) > {*WRITTEN, "modules.json", "1_Pooling"}
     source = resolve(str(tmp_path / "carried")).source
     assert source["revision"] is None
     assert source["sha256"] == resolve(DEFAULT_MODEL).source["sha256"]

@@ -50,12 +50,45 @@ def test_they_are_counted_as_the_models_own_tokenizer_gives_them(
     assert twice.unknown_report_["tokens_unknown"] == 2 * sum(expected)
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.UnknownTokensWarning")  # it spells
 def test_a_vocabulary_of_bytes_lacks_nothing(model_folder):
     texts = [text for texts in MANY.values() for text in texts]
     vectorizer = BertVectorizer(model_folder("roberta")).fit(texts)
     vectorizer.transform(texts)
     assert vectorizer.unknown_report_["tokens_unknown"] == 0
     assert vectorizer.count_tokens(texts)["n_unknown"].sum() == 0
+
+
+SPELT = {
+    "Hangul": ["이 영화는 정말 재미있었다", "배송이 너무 늦어요", "다시는 안 사요"],
+    "Cyrillic": ["Это было ужасно.", "Очень хороший фильм!", "Никогда больше"],
+    "Greek": ["Το φαγητό ήταν υπέροχο.", "Δεν μου άρεσε καθόλου", "Πολύ καλό"],  # noqa: RUF001
+    "Arabic": ["الفيلم رائع جدا", "لم يعجبني أبدا", "سأشاهده مرة أخرى"],
+}
+READ = {
+    "English": ["so good 😍 loved it!!", "café, naïve", "don’t — ever"],  # noqa: RUF001
+    "German": ["Der Film war wunderschön", "Nie wieder, große Enttäuschung", "Übel"],
+    "Chinese": ["这部电影真的很好看", "我不喜欢", "很好"],
+    "code-mixed": ["yaar this movie बहुत boring hai", "love это place", "mot film tres bien"],
+}
+
+
+@pytest.mark.parametrize("script", SPELT)
+def test_a_script_that_the_model_spells_out_is_named_with_a_model_for_it(script):
+    vectorizer = BertVectorizer(layers=0)
+    with pytest.warns(UnknownTokensWarning, match=rf"in {script} letters.*multilingual") as caught:
+        vectorizer.fit(SPELT[script])
+    assert len(caught) == 1
+    vectorizer.transform(SPELT[script])  # of so few a service is not told
+    vectorizer.fit([*SPELT[script], *("a plain text" for _ in range(20))])
+
+
+@pytest.mark.parametrize("texts", READ.values(), ids=READ)
+def test_what_the_model_reads_in_words_or_as_it_should_is_not_called_spelt(texts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=".*letters.*")
+        BertVectorizer(layers=0).fit(texts)
 
 
 @pytest.mark.parametrize("texts", MANY.values(), ids=MANY)

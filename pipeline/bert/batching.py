@@ -24,7 +24,8 @@ class Run(NamedTuple):
 class TokenBatch:
     """The tokens of several texts, one after the other, without padding."""
 
-    def __init__(self, sequences: Sequence[np.ndarray]) -> None:
+    def __init__(self, sequences: Sequence[np.ndarray], skip: int = 0) -> None:
+        self.skip = skip  # first tokens of each text that no pooling counts
         # all at once, not in cached properties: their lock, one for the whole class, may be held
         # for ever in a forked child
         self.input_ids = np.concatenate(sequences)  # (n_tokens,), int64

@@ -9,7 +9,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError
 
 # model_type in config.json -> prefixes of its tensors when saved with a head on top
-FAMILIES: dict[str, tuple[str, ...]] = {
+PACKED: dict[str, tuple[str, ...]] = {  # the packed forward runs them
     "bert": ("bert.",),
     "distilbert": ("distilbert.",),
     "roberta": ("roberta.",),
@@ -17,8 +17,22 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "camembert": ("roberta.", "camembert."),
     "electra": ("electra.", "discriminator.electra."),
 }
+FAMILIES: dict[str, tuple[str, ...]] = PACKED | {  # transformers' own forward runs the others
+    "albert": ("albert.",),
+    "deberta": ("deberta.",),
+    "deberta-v2": ("deberta.",),
+    "ernie": ("ernie.",),
+    "eurobert": ("model.",),
+    "modernbert": ("model.",),
+    "mpnet": ("mpnet.",),
+    "roberta-prelayernorm": ("roberta_prelayernorm.",),
+    "xlm-roberta-xl": ("roberta.",),
+}
 # These count positions from padding_idx + 1: their table has more rows than usable positions.
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
+OFFSET_POSITIONS = (
+    *("roberta", "xlm-roberta", "camembert"),
+    *("mpnet", "roberta-prelayernorm", "xlm-roberta-xl"),
+)
 # Activations that the packed forward knows, by HF's names.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 # What a config.json leaves out, where a family differs from BERT.
@@ -82,7 +96,7 @@ class BertConfig:
     def read(cls, values: dict[str, Any]) -> Self | None:
         """Return the config of a plain encoder, None where something is unusual."""
         family = values.get("model_type")
-        if family not in FAMILIES or _is_unusual(values):
+        if family not in PACKED or _is_unusual(values):
             return None
         defaults = vars(cls(**{**_DEFAULTS.get(family, {}), "model_type": family}))
         names = {name: name for name in defaults}
@@ -150,7 +164,7 @@ def hf_config(checkpoint: Checkpoint) -> Any:
     if family not in FAMILIES:
         raise CheckpointError(
             f"{name!r} is of the family {family!r}; supported are {', '.join(FAMILIES)}: encoders "
-            "of the BERT kind, with a hidden state per layer."
+            "of the BERT kind, with a hidden state per layer, that need no code of their own."
         )
     if family in OFFSET_POSITIONS and values.get("pad_token_id", 1) is None:
         raise CheckpointError(

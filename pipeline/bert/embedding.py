@@ -7,14 +7,19 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from tokenizers import Encoding
 
 from pipeline.bert.batching import TokenBatch, batch_by_length, pack_by_length
 from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import BATCH_TOKENS, DType, Encoder, choose_device, load_encoder
 from pipeline.bert.packed import can_pack
 from pipeline.bert.pooling import Pooling, resolve_layers
-from pipeline.bert.tokenizing import TextTokenizer, TokenizedTexts, Truncation, text_tokenizer
+from pipeline.bert.tokenizing import (
+    Pieces,
+    TextTokenizer,
+    TokenizedTexts,
+    Truncation,
+    text_tokenizer,
+)
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError, TextTooLongError
 
@@ -32,7 +37,7 @@ class Plan:
     tokenized: TokenizedTexts  # of the distinct texts
     group: Group
     texts: list[Any]  # the distinct texts: str, or tuples of words
-    encodings: list[Encoding] | None = None  # of the whole distinct texts, where asked for
+    encodings: list[Pieces] | None = None  # of the whole distinct texts, where asked for
 
     @property
     def n_distinct(self) -> int:
@@ -120,6 +125,9 @@ class FrozenBert:
     batch_tokens: int | None  # None is what suits the device, `BATCH_TOKENS`
     device: str
     dtype: DType
+    prompt: str = ""  # before each text
+    lower: bool = False  # lower-case texts first
+    pools_prompt: bool = True  # whether poolings count the tokens of the prompt
 
     @classmethod
     def choose(
@@ -133,6 +141,9 @@ class FrozenBert:
         batch_tokens: int | None,
         device: str,
         dtype: DType,
+        prompt: str = "",
+        lower: bool = False,
+        pools_prompt: bool = True,
     ) -> Self:
         """Check a choice against what the model has; nothing is loaded."""
         name = checkpoint.source["model"]
@@ -155,8 +166,8 @@ class FrozenBert:
                 f"pooling='pooler' is made for the last layer only; layers={layers!r}. Use "
                 "layers=-1, or another pooling."
             )
-        largest_id = text_tokenizer(checkpoint.tokenizer_json, length, truncation).largest_id
-        if largest_id >= shape.n_vocabulary:
+        tokenizer = text_tokenizer(checkpoint.tokenizer_json, length, truncation, prompt, lower)
+        if (largest_id := tokenizer.largest_id) >= shape.n_vocabulary:
             raise CheckpointError(
                 f"The tokenizer of {name!r} knows ids up to {largest_id}, the model's vocabulary "
                 f"has {shape.n_vocabulary} rows: they belong to different models. Save both again "
@@ -173,6 +184,9 @@ class FrozenBert:
             batch_tokens,
             device,
             dtype,
+            prompt,
+            lower,
+            pools_prompt,
         )
 
     @property
@@ -183,7 +197,17 @@ class FrozenBert:
     @property
     def tokenizer(self) -> TextTokenizer:
         """Texts -> token ids, cut to length."""
-        return text_tokenizer(self.checkpoint.tokenizer_json, self.max_length, self.truncation)
+        of_checkpoint = self.checkpoint.tokenizer_json
+        return text_tokenizer(
+            of_checkpoint, self.max_length, self.truncation, self.prompt, self.lower
+        )
+
+    @property
+    def skip(self) -> int:
+        """How many first tokens of each text no pooling counts: [CLS] and a prompt, or none."""
+        if self.pools_prompt or not self.prompt:
+            return 0
+        return self.tokenizer.n_special_before + self.tokenizer.n_prompt
 
     def plan(
         self, texts: Sequence[str] | Sequence[tuple[str, ...]], *, pieces: bool = False
@@ -228,6 +252,7 @@ class FrozenBert:
             input_ids,
             plan.batches,
             lambda batch, space: encoder.pooled(batch, self.poolings, self.layers, space),
+            self.skip,
         )
         for batch, values in results:
             single = alone[batch]
@@ -265,6 +290,7 @@ def run_batches(
     input_ids: Sequence[np.ndarray],
     batches: Sequence[np.ndarray],
     compute: Callable[[TokenBatch, Any], torch.Tensor],  # first axis over texts or tokens
+    skip: int = 0,  # first tokens that no pooling counts
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield positions in ``input_ids`` and their values, halving batches if memory ends."""
     workspace = encoder.workspace()
@@ -280,7 +306,7 @@ def run_batches(
             waiting.extendleft([positions[middle:], positions[:middle]])
             continue
         try:
-            values = compute(TokenBatch([input_ids[i] for i in positions]), workspace)
+            values = compute(TokenBatch([input_ids[i] for i in positions], skip), workspace)
         except torch.OutOfMemoryError as error:
             if len(positions) == 1:
                 raise MemoryError(

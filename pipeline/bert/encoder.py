@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, overload
 
 import torch
 
+from pipeline.bert.config import PACKED, read_shape
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.linear import computes_bfloat16
 from pipeline.bert.packed import PackedEncoder, can_pack
@@ -60,6 +61,8 @@ def load_encoder(
     """Return the encoder of layers 0 to ``depth``, built once per process."""
     where, precision = choose_device(device, dtype)
     packs = packed and can_pack(checkpoint, where, precision)
+    if checkpoint.config["model_type"] not in PACKED:
+        depth = read_shape(checkpoint).n_layers
     key = (checkpoint.fingerprint, depth, where, precision, packs)
     global _n_loads
     with _loaded_lock:  # held while loading: two threads that want the same model load it once

@@ -1,5 +1,6 @@
 """transformers' own forward over texts of equal length, for what `packed` does not run."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.bert.batching import TokenBatch
-from pipeline.bert.config import OFFSET_POSITIONS, hf_config, read_shape
+from pipeline.bert.config import PACKED, hf_config, read_shape
 from pipeline.bert.pooling import Pooling, pool_packed
 from pipeline.bert.weights import read_tensors
 from pipeline.checkpoints.checkpoint import Checkpoint
@@ -91,14 +92,17 @@ def build_model(
     from transformers import MODEL_MAPPING
 
     config = hf_config(checkpoint)
-    config.num_hidden_layers = depth
-    can_omit_pooler = config.model_type in ("bert", *OFFSET_POSITIONS)
-    omit = can_omit_pooler and not read_shape(checkpoint).has_pooler
-    with torch.device("meta"):  # the shapes alone: nothing is allocated
+    packed = config.model_type in PACKED
+    if packed:  # others norm what their last layer gives, whichever that is
+        config.num_hidden_layers = depth
+    model_class = MODEL_MAPPING[type(config)]
+    settings = {}
+    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
+        settings["add_pooling_layer"] = read_shape(checkpoint).has_pooler
+    # on meta there are shapes alone; the buffers of other families have values, as of rotations
+    with torch.device("meta" if packed else "cpu"), torch.random.fork_rng(devices=[]):
         try:
-            model = MODEL_MAPPING[type(config)](
-                config, **({"add_pooling_layer": False} if omit else {})
-            )
+            model = model_class(config, **settings)
         except Exception as error:
             raise CheckpointError(
                 f"config.json of {checkpoint.source['model']!r} describes no model that can be "
@@ -107,7 +111,8 @@ def build_model(
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensors = read_tensors(checkpoint, config.model_type, expected)
     model.load_state_dict({k: v.to(dtype) for k, v in tensors.items()}, assign=True)
-    _fill_buffers(model)
+    if packed:
+        _fill_buffers(model)
     model.requires_grad_(False)
     return model.to(device).eval()
 

@@ -80,7 +80,7 @@ class PackedEncoder:
             vectors = torch.empty(shape, device=self.device)
             tokens, last = self._to_device(batch), max(layers)
             starts = None if self.device.type == "cpu" else tokens.starts
-            cls_only = last > 0 and set(poolings) <= {"cls", "pooler"}
+            cls_only = last > 0 and set(poolings) <= {"cls", "pooler"} and not batch.skip
             space = workspace or self.workspace()
             states = self._states(batch, tokens, space, last, cls_only=cls_only)
             for depth, state in enumerate(states):

@@ -1,14 +1,18 @@
 """Hidden states -> one vector per text and layer; layers -> features."""
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from pipeline.bert.batching import TokenBatch
 
-Pooling = Literal["cls", "mean", "max", "pooler"]
+Pooling = Literal[
+    "cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", "pooler"
+]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 Combine = Literal["concat", "mean", "sum"]
 
 
@@ -17,7 +21,8 @@ def pool(
 ) -> torch.Tensor:
     """Pool (n_texts, n_tokens, hidden_size) of one layer to (n_texts, hidden_size)."""
     # cls is the state of [CLS] (Devlin et al. 2019, section 3); mean and max go over the real
-    # tokens, [CLS] and [SEP] included (Reimers and Gurevych 2019, section 3)
+    # tokens, [CLS] and [SEP] included (Reimers and Gurevych 2019, section 3); the others are those
+    # of sentence-transformers, weightedmean by positions from 1 (Muennighoff 2022)
     if pooling == "cls":
         return hidden_state[:, 0]
     if attention_mask is None:
@@ -28,6 +33,19 @@ def pool(
     return hidden_state.masked_fill(~real, -torch.inf).amax(dim=1)
 
 
+def _pool_from(states: torch.Tensor, pooling: Pooling, skip: int) -> torch.Tensor:
+    """Pool (n_texts, n_tokens, hidden_size) from token ``skip`` on."""
+    own = states[:, skip:]
+    if pooling == "lasttoken":
+        return own[:, -1]
+    if pooling == "mean_sqrt_len_tokens":
+        return own.sum(dim=1) / math.sqrt(own.shape[1])
+    if pooling == "weightedmean":
+        weight = torch.arange(skip + 1, states.shape[1] + 1, device=own.device, dtype=own.dtype)
+        return (own * (weight / weight.sum())[:, None]).sum(dim=1)
+    return pool(own, pooling)
+
+
 def pool_packed(
     hidden_state: torch.Tensor,
     batch: TokenBatch,
@@ -35,17 +53,22 @@ def pool_packed(
     starts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Pool (n_tokens, hidden_size) of one layer to (n_texts, hidden_size), float32."""
-    if pooling == "cls":
+    if pooling == "cls" and not batch.skip:
         first = torch.from_numpy(batch.starts[:-1]) if starts is None else starts[:-1].long()
         return hidden_state[first].float()
-    if starts is not None:  # on the device: one kernel for all texts, as accelerators need it
+    # on the device: one kernel for all texts, as accelerators need it
+    if starts is not None and pooling in ("mean", "max") and not batch.skip:
         lengths = starts.diff().long()
         return torch.segment_reduce(
             hidden_state.float(), pooling, lengths=lengths, axis=0, unsafe=True
         )
     # run by run of equal length, faster on the CPU
     pooled = [
-        pool(hidden_state[run.tokens].float().view(run.n_texts, run.length, -1), pooling)
+        _pool_from(
+            hidden_state[run.tokens].float().view(run.n_texts, run.length, -1),
+            pooling,
+            batch.skip,
+        )
         for run in batch.runs
     ]
     return torch.cat(pooled) if len(pooled) > 1 else pooled[0]

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from pipeline.exceptions import CheckpointError, TextTooLongError
 
@@ -48,8 +48,29 @@ class TokenizedTexts:
     n_unknown: np.ndarray  # how many of them the vocabulary lacks, (n_texts,), int64
 
 
+class Pieces(NamedTuple):
+    """The pieces of one text, without special tokens and prompt."""
+
+    ids: list[int]
+    tokens: list[str]
+    word_ids: list[int | None]  # the word of each piece, from 0
+    offsets: list[tuple[int, int]]  # its characters in the text
+
+
+def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
+    """Return the pieces after a prompt of ``n`` pieces and so many characters."""
+    words = encoding.word_ids[n:]
+    first = next((word for word in words if word is not None), 0) if n else 0
+    return Pieces(
+        encoding.ids[n:],
+        encoding.tokens[n:],
+        [None if word is None else word - first for word in words],
+        [(max(0, a - n_characters), max(0, b - n_characters)) for a, b in encoding.offsets[n:]],
+    )
+
+
 @lru_cache(maxsize=8)
-def _load_tokenizer(tokenizer_json: str) -> Tokenizer:
+def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
     """Build a tokenizer whose state never changes, so that threads may share it."""
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -57,6 +78,9 @@ def _load_tokenizer(tokenizer_json: str) -> Tokenizer:
         raise CheckpointError(
             f"tokenizer.json cannot be read: {error}. Fetch the model again."
         ) from error
+    if lower:  # as sentence-transformers does
+        own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -86,9 +110,15 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 @lru_cache(maxsize=32)
-def text_tokenizer(tokenizer_json: str, max_length: int, truncation: Truncation) -> "TextTokenizer":
+def text_tokenizer(
+    tokenizer_json: str,
+    max_length: int,
+    truncation: Truncation,
+    prompt: str = "",
+    lower: bool = False,
+) -> "TextTokenizer":
     """Return the shared tokenizer of these settings."""
-    return TextTokenizer(tokenizer_json, max_length, truncation)
+    return TextTokenizer(tokenizer_json, max_length, truncation, prompt, lower)
 
 
 class TextTokenizer:
@@ -97,9 +127,16 @@ class TextTokenizer:
     # HF's tokenizers keep truncation and padding as shared, mutable state: two threads with
     # different settings get wrong ids. Both are done here instead, on the ids.
 
-    def __init__(self, tokenizer_json: str, max_length: int, truncation: Truncation) -> None:
-        self._tokenizer = _load_tokenizer(tokenizer_json)
-        self.max_length, self.truncation = max_length, truncation
+    def __init__(
+        self,
+        tokenizer_json: str,
+        max_length: int,
+        truncation: Truncation,
+        prompt: str = "",  # put before each text; truncation keeps it
+        lower: bool = False,
+    ) -> None:
+        self._tokenizer = _load_tokenizer(tokenizer_json, lower)
+        self.max_length, self.truncation, self._prompt = max_length, truncation, prompt
         bare = self._tokenizer.encode("a", add_special_tokens=False).ids
         full = self._tokenizer.encode("a").ids
         n_special, n = self._tokenizer.num_special_tokens_to_add(False), len(bare)
@@ -109,30 +146,50 @@ class TextTokenizer:
                 "tokenizer.json adds no [CLS] in front of a text, which BERT's sentence vectors "
                 "need; save the tokenizer again with transformers' own class for this model."
             )
-        self.prefix = np.array(full[:n_before], dtype=np.int64)  # [CLS]
+        self._cls = np.array(full[:n_before], dtype=np.int64)
         self.suffix = np.array(full[n_before + n :], dtype=np.int64)  # [SEP]
+        self.n_special_before = n_before
+        # a piece at the end of the prompt alone, as of a blank, may be part of the text's first one
+        alone = self._tokenizer.encode(prompt, add_special_tokens=False).ids if prompt else []
+        self.n_prompt = len(alone)
+        joined = self._tokenizer.encode(f"{prompt}a", add_special_tokens=False).ids
+        differ = [i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b]
+        self._n_shared = min([*differ, len(alone), len(joined)])
+        own = np.array(alone[: self._n_shared], dtype=np.int64)
+        self.prefix = np.concatenate([self._cls, own])  # [CLS], and the prompt
         self.capacity = max_length - len(self.prefix) - len(self.suffix)
         self.unknown = _unknown_id(self._tokenizer, tokenizer_json)
+        if self.capacity < 1:
+            raise ValueError(
+                f"max_length={max_length} has no room for a text beside the prompt {prompt!r} of "
+                f"{self.n_prompt} tokens. Use a shorter prompt or a larger max_length."
+            )
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokenise and cut texts; the empty text gives [CLS] [SEP]."""
         ids: list[np.ndarray] = []
         for portion in _portions(texts):
-            encodings = self._tokenizer.encode_batch_fast(portion, add_special_tokens=False)
+            whole = [self._prompt + text for text in portion] if self._prompt else portion
+            encodings = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
             ids.extend(np.array(encoding.ids, dtype=np.int64) for encoding in encodings)
         return self._cut(ids)
 
     def with_pieces(
         self, texts: Sequence[str] | Sequence[Sequence[str]]
-    ) -> tuple[list[Encoding], TokenizedTexts]:
-        """Tokenise texts, or texts split into words; return whole encodings too."""
+    ) -> tuple[list[Pieces], TokenizedTexts]:
+        """Tokenise texts, or texts split into words; return the pieces of the whole texts too."""
         split = bool(texts) and not isinstance(texts[0], str)
-        items: list[Any] = [list(words) for words in texts] if split else list(texts)
+        before: Any = self._prompt
+        if split:
+            before = [self._prompt] if self._prompt else []
+        items: list[Any] = [before + (list(words) if split else words) for words in texts]
         encodings = self._tokenizer.encode_batch(
             items, is_pretokenized=split, add_special_tokens=False
         )
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
-        return encodings, self._cut(ids)
+        n = self._n_shared
+        n_characters = 0 if split else len(self._prompt)  # offsets count within a word
+        return [_pieces_after(encoding, n, n_characters) for encoding in encodings], self._cut(ids)
 
     def windows(self, n_tokens: int) -> list[np.ndarray]:
         """Return which of a text's own tokens each of its sequences holds."""
@@ -148,7 +205,7 @@ class TextTokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def _cut(self, ids: list[np.ndarray]) -> TokenizedTexts:
-        n_special = len(self.prefix) + len(self.suffix)
+        n_special = len(self._cls) + len(self.suffix)
         n_tokens = np.array([len(tokens) + n_special for tokens in ids], dtype=np.int64)
         n_lost = np.zeros(len(ids), dtype=np.int64)
         n_unknown = np.zeros(len(ids), dtype=np.int64)
@@ -156,7 +213,12 @@ class TextTokenizer:
             n_unknown[:] = [np.count_nonzero(tokens == self.unknown) for tokens in ids]
         sequences: list[np.ndarray] = []
         owner: list[int] = []
-        for i, tokens in enumerate(ids):
+        for i, whole in enumerate(ids):
+            # the prompt as it stands before this text: their border may be within a piece
+            before, tokens = self._cls, whole
+            if self._n_shared:
+                before = np.concatenate([self._cls, whole[: self._n_shared]])
+                tokens = whole[self._n_shared :]
             kept = [tokens]
             if len(tokens) > self.capacity:
                 if self.truncation == "error":
@@ -164,7 +226,7 @@ class TextTokenizer:
                 kept = [tokens[index] for index in self.windows(len(tokens))]
                 if self.truncation != "window":
                     n_lost[i] = len(tokens) - len(kept[0])
-            sequences += [np.concatenate([self.prefix, part, self.suffix]) for part in kept]
+            sequences += [np.concatenate([before, part, self.suffix]) for part in kept]
             owner += [i] * len(kept)
         owners = np.array(owner, dtype=np.int64)
         return TokenizedTexts(sequences, owners, n_tokens, n_lost, n_unknown)

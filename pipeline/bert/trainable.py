@@ -49,6 +49,11 @@ class TrainableBert(nn.Module):
         self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(_is_trained(name, shape.n_layers, n_trained))
+        if n_trained and not any(p.requires_grad for p in self.encoder.parameters()):
+            raise ValueError(
+                f"unfrozen_layers={n_trained} of {checkpoint.source['model']!r}: the layers of "
+                f"{shape.family} share their weights. Use unfrozen_layers=None, all of them."
+            )
 
     def train(self, mode: bool = True) -> Self:
         """Switch dropout on or off, in what is trained."""

@@ -1,21 +1,18 @@
 """The weights of a checkpoint as tensors: read, renamed, and cut to the layers that run."""
 
 import hashlib
-import json
 import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.bert.config import BertConfig, bare_name
+from pipeline.bert.config import PACKED, BertConfig, bare_name
 from pipeline.bert.linear import Linear
-from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
+from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table, safetensors_bytes
 from pipeline.exceptions import CheckpointError
 from pipeline.forks import ForkSafeLock
 
@@ -25,7 +22,7 @@ _TORCH_DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-_LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
+_LAYER = re.compile(r"(?:(?:encoder|transformer)\.)?layers?\.(\d+)\.")
 _PARTS = ("embeddings.", "embeddings_project.", "encoder.", "transformer.", "pooler.")
 # BERT's names of tensors -> DistilBERT's, one after the other
 _DISTILBERT = (
@@ -219,6 +216,8 @@ def cut(checkpoint: Checkpoint, depth: int, *, with_pooler: bool) -> Checkpoint:
 def _cut(checkpoint: Checkpoint, depth: int, with_pooler: bool) -> Checkpoint:
     table, start = read_tensor_table(checkpoint.weights, checkpoint.source["model"])
     family = checkpoint.config["model_type"]
+    if family not in PACKED:
+        return checkpoint
 
     def runs(stored: str) -> bool:
         name = bare_name(stored, family)
@@ -227,20 +226,14 @@ def _cut(checkpoint: Checkpoint, depth: int, with_pooler: bool) -> Checkpoint:
         return name.startswith(_PARTS) and (with_pooler or not name.startswith("pooler."))
 
     # the bytes of a safetensors file, whatever the types: see `read_tensor_table` for the format
-    kept: dict[str, Any] = {}
-    chunks, end = [], 0
+    kept = []
     for name, entry in table.items():
         if runs(name):
-            begin, stop = entry["data_offsets"]
-            kept[name] = {**entry, "data_offsets": [end, end + stop - begin]}
-            chunks.append(checkpoint.weights[start + begin : start + stop])
-            end += stop - begin
-    if end > (1 - SMALLEST_SAVING) * len(checkpoint.weights):
+            begin, end = entry["data_offsets"]
+            kept.append((name, entry, checkpoint.weights[start + begin : start + end]))
+    if sum(len(data) for *_, data in kept) > (1 - SMALLEST_SAVING) * len(checkpoint.weights):
         return checkpoint
     checkpoint.verify()
-    header = json.dumps(kept, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # so that the data begin at a multiple of 8
-    head = np.frombuffer(len(header).to_bytes(8, "little") + header, dtype=np.uint8)
-    weights = np.concatenate([head, *chunks])
+    weights = safetensors_bytes(kept)
     sha256 = hashlib.sha256(weights.data).hexdigest()
     return replace(checkpoint, weights=weights, depth=depth, weights_sha256=sha256)

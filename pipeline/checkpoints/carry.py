@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checkpoints.checkpoint import locate, read_folder
-from pipeline.checkpoints.hub import MODEL_FILES, needed_files
+from pipeline.checkpoints.hub import MODEL_FILES, files_in, needed_files
 from pipeline.checkpoints.provenance import RECORD, SUMS, difference, read_record, sha256_of_file
 from pipeline.exceptions import CheckpointError
 from pipeline.files import put, temporary_for, write_text
@@ -57,7 +57,7 @@ def fetch_to(model: str, folder: Path, revision: str | None = None) -> FetchedFo
             f"model={model!r} is a folder already ({found.absolute()}): copy it as it is."
         )
     read_folder(found, source)  # refuses a model that could not be used there either
-    names = needed_files({name for name in MODEL_FILES if (found / name).is_file()})
+    names = needed_files({name for name in files_in(found) if (found / name).is_file()})
     sums = {name: sha256_of_file(found / name) for name in names}
     record = {"model": model, "revision": source["revision"]}
     _refuse_another(folder, record, sums)
@@ -78,11 +78,13 @@ def _refuse_another(folder: Path, record: dict[str, str | None], sums: dict[str,
         raise CheckpointError(f"{folder} is a file; name a folder to fetch the model to.")
     if not folder.is_dir() or read_record(folder) == record:
         return
+    here = files_in(folder)
+    ours = {*needed_files(here), *MODEL_FILES, RECORD, SUMS}
     others = sorted(
-        path.name
-        for path in folder.iterdir()
-        if (path.name in (*MODEL_FILES, RECORD, SUMS) or path.suffix in _WEIGHTS)
-        and (path.name not in sums or difference(path, sums[path.name]) is not None)
+        name
+        for name in here
+        if (name in ours or Path(name).suffix in _WEIGHTS)
+        and (name not in sums or difference(folder / name, sums[name]) is not None)
     )
     if others:
         raise CheckpointError(
@@ -93,6 +95,7 @@ def _refuse_another(folder: Path, record: dict[str, str | None], sums: dict[str,
 
 def _copy(source: Path, target: Path, sha256: str) -> None:
     """Copy a file, verify the copy, then give it its name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(target) as copy:
         shutil.copyfile(source, copy)
         if damage := difference(copy, sha256):

@@ -1,6 +1,7 @@
-"""The published BERT configurations, as data."""
+"""The published BERT configurations, and encoders worth trying, as data."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,46 @@ _ROWS = (
      12, 768, 12, 21128, "uncased", "Chinese"),
     ("google-bert/bert-large-uncased", "BERT-Large", 24, 1024, 16, 30522, "uncased"),
     ("google-bert/bert-large-cased", "BERT-Large", 24, 1024, 16, 28996, "cased"),
+)  # fmt: skip
+
+
+class PublishedEncoder(NamedTuple):
+    """An encoder worth trying, with figures that its makers or MTEB published."""
+
+    model: str  # hub id
+    parameters: str
+    languages: str
+    licence: str
+    pooling: str  # its makers'
+    prompt: str  # for classification, as its makers advise
+    amazon: float | None  # accuracy, per cent: MTEB AmazonPolarityClassification
+    imdb: float | None  # ImdbClassification
+    banking: float | None  # Banking77Classification
+
+
+# Source of the figures: github.com/embeddings-benchmark/results at f4cc6c8b, and model cards for
+# prompts, poolings and licences. None of them was measured here.
+ENCODERS = (
+    PublishedEncoder("sentence-transformers/all-MiniLM-L6-v2", "23 M", "English", "Apache-2.0",
+                     "mean", "", 64.3, 61.8, 80.0),
+    PublishedEncoder("avsolatorio/GIST-all-MiniLM-L6-v2", "23 M", "English", "MIT",
+                     "mean", "", 87.2, 78.5, 84.2),
+    PublishedEncoder("BAAI/bge-small-en-v1.5", "33 M", "English", "MIT",
+                     "cls", "", 92.8, 90.6, 85.7),
+    PublishedEncoder("intfloat/e5-small-v2", "33 M", "English", "MIT",
+                     "mean", "query: ", 91.3, 86.0, 81.6),
+    PublishedEncoder("thenlper/gte-small", "33 M", "English", "MIT",
+                     "mean", "", 91.8, 86.8, 84.1),
+    PublishedEncoder("Snowflake/snowflake-arctic-embed-s", "33 M", "English", "Apache-2.0",
+                     "cls", "", 78.8, 69.5, 79.1),
+    PublishedEncoder("sentence-transformers/all-mpnet-base-v2", "109 M", "English", "Apache-2.0",
+                     "mean", "", 67.1, 71.2, 81.7),
+    PublishedEncoder("google-bert/bert-base-uncased", "109 M", "English", "Apache-2.0",
+                     "mean", "", 71.3, 65.4, 63.4),
+    PublishedEncoder("intfloat/multilingual-e5-small", "118 M", "100 languages, Korean too", "MIT",
+                     "mean", "query: ", 87.4, 75.8, 70.6),
+    PublishedEncoder("sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "118 M",
+                     "50 languages, Korean too", "Apache-2.0", "mean", "", None, None, None),
 )  # fmt: skip
 
 

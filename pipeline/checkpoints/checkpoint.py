@@ -5,7 +5,8 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -13,13 +14,18 @@ import numpy as np
 
 from pipeline.checkpoints.hub import (
     CONFIG,
+    INDEX,
     MODEL_FILES,
+    MODULES,
     TOKENIZER,
     VOCABULARIES,
     WEIGHTS,
+    encoder_folder,
     fetch,
+    files_in,
     is_cached,
     is_hub_id,
+    needed_files,
 )
 from pipeline.checkpoints.provenance import (
     RECORD,
@@ -43,6 +49,7 @@ class Checkpoint:
     weights_sha256: str | None = None  # of `weights` if they are not the whole file
     verified: bool = True  # False out of an artifact, until `verify`
     max_seq_length: int | None = None  # where sentence-transformers cuts, if the folder says so
+    modules: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> bytes of its files
 
     @property
     def config(self) -> dict[str, Any]:
@@ -60,9 +67,16 @@ class Checkpoint:
         )
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
-    def to_state(self) -> dict[str, Any]:
+    @property
+    def modules_sha256(self) -> dict[str, str]:
+        """Name -> hash of the files of `modules`."""
+        return {name: hashlib.sha256(of.data).hexdigest() for name, of in self.modules.items()}
+
+    def to_state(self, *, with_modules: bool = False) -> dict[str, Any]:
         """Return the fields that an artifact carries."""
+        modules = {name: np.asarray(of) for name, of in self.modules.items()}
         return {
+            **({"modules": modules} if with_modules else {}),
             "config_json": self.config_json,
             "tokenizer_json": self.tokenizer_json,
             "weights": self.weights,
@@ -84,9 +98,14 @@ class Checkpoint:
                     "copy or train it again."
                 )
         # a plain array over the file's mapping, which skops and loky understand
-        return cls(
-            **{**state, "weights": np.asarray(state["weights"])}, source=source, verified=False
-        )
+        weights = np.asarray(state["weights"])
+        found = cls(**{**state, "weights": weights}, source=source, verified=False)
+        if found.modules_sha256 != source.get("modules", {}):
+            raise CheckpointError(
+                "The modules after the encoder in this file are not those that the vectorizer was "
+                "fitted with. The file is damaged or was tampered with: copy or train it again."
+            )
+        return found
 
     def verify(self) -> str:
         """Return the sha256 of the weights, checked unless that was done before."""
@@ -166,6 +185,9 @@ def locate(
     """Find a model's folder and its ``model``, ``kind`` and ``revision``."""
     # in this order: folder, installed copy (of no revision), hub cache, hub
     folder = Path(os.path.expanduser(model))
+    full = f"sentence-transformers/{model}"
+    if "/" not in model and not os.path.exists(folder) and where(full) is not None:
+        model = full
     if os.path.isdir(folder):  # Path.is_dir raises for names that no file can have
         return folder, {"model": model, "kind": "folder", "revision": None}
     if os.path.exists(folder):
@@ -179,13 +201,21 @@ def locate(
     if not is_hub_id(model):
         raise CheckpointError(
             f"model={model!r} is neither an existing folder (looked in {folder.absolute()}) nor a "
-            "hub id such as 'owner/name'."
+            f"hub id such as 'owner/name'.{_revision_hint(model)}"
         )
     try:
         folder, kind, commit = fetch(model, revision, local_files_only)
     except FetchError as error:
         raise CheckpointError(str(error)) from error
     return folder, {"model": model, "kind": kind, "revision": commit}
+
+
+def _revision_hint(model: str) -> str:
+    """Say how to ask for a revision, where a name seems to hold one."""
+    name, mark, revision = model.replace(":", "@").partition("@")
+    if not (mark and revision and is_hub_id(name)):
+        return ""
+    return f" For a branch, tag or commit give model={name!r}, revision={revision!r}."
 
 
 def where(model: str) -> str | None:
@@ -224,11 +254,14 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
     """Read a model folder, refusing what is missing or could execute code."""
     name = source["model"]
     source = _check_origin(folder, source)
+    modules = _module_files(folder)
+    folder = folder / encoder_folder(files_in(folder))
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{name!r} has no {CONFIG} (looked in {folder}); it is not a model folder."
         )
-    if not (folder / WEIGHTS).is_file():
+    sharded = not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file()
+    if not (folder / WEIGHTS).is_file() and not sharded:
         _refuse_weights(folder, name)
     config_json = _read_text(folder / CONFIG)
     try:
@@ -242,20 +275,18 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
     if "auto_map" in config:
         raise CheckpointError(
             f"{name!r} brings its own Python code ('auto_map' in {CONFIG}), which is never run "
-            "here. Use a model of a built-in family: BERT, DistilBERT, RoBERTa, XLM-R, ELECTRA."
+            "here. Use a model of a family that transformers has built in, such as BERT, "
+            "DistilBERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
         )
     tokenizer_json = _tokenizer_json(folder, name, config)
-    path = folder / WEIGHTS
-    if path.stat().st_size < 8:
-        raise CheckpointError(
-            f"{WEIGHTS} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model again."
-        )
-    # a plain ndarray over a copy-on-write mapping, so that no stray write reaches the file
-    weights = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
+    if sharded:
+        weights, sha256_of_weights = _joined(folder, name)
+    else:
+        weights, sha256_of_weights = _map(folder / WEIGHTS, name)
     sha256 = {
         CONFIG: hashlib.sha256(config_json.encode()).hexdigest(),
         TOKENIZER: hashlib.sha256(tokenizer_json.encode()).hexdigest(),
-        WEIGHTS: sha256_of_file(path),
+        WEIGHTS: sha256_of_weights,
     }
     return Checkpoint(
         config_json,
@@ -263,7 +294,75 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         weights,
         {**source, "sha256": sha256},
         max_seq_length=_max_seq_length(folder / "sentence_bert_config.json"),
+        modules=modules,
     )
+
+
+def _map(path: Path, name: str) -> tuple[np.ndarray, str]:
+    """Return the bytes of a safetensors file and their hash."""
+    if path.stat().st_size < 8:
+        raise CheckpointError(
+            f"{path.name} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model "
+            "again."
+        )
+    # a plain ndarray over a copy-on-write mapping, so that no stray write reaches the file
+    return np.asarray(np.memmap(path, dtype=np.uint8, mode="c")), sha256_of_file(path)
+
+
+def _joined(folder: Path, name: str) -> tuple[np.ndarray, str]:
+    """Return weights in several files as the bytes of one, in memory, and their hash."""
+    try:
+        tensor_files = json.loads((folder / INDEX).read_bytes())["weight_map"]
+        files = sorted(set(tensor_files.values()))
+        if not files or not all(Path(file).name == file for file in files):
+            raise ValueError("it names no files of this folder")
+        if missing := [file for file in files if not (folder / file).is_file()]:
+            raise ValueError(f"{missing[0]} is missing")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{INDEX} of {name!r} cannot be used: {error}. Fetch the model again."
+        ) from error
+    return _join(folder, tuple((file, sha256_of_file(folder / file)) for file in files), name)
+
+
+@lru_cache(maxsize=1)  # searches read the same model again and again
+def _join(folder: Path, files: tuple[tuple[str, str], ...], name: str) -> tuple[np.ndarray, str]:
+    kept: list[tuple[str, dict[str, Any], np.ndarray]] = []
+    for file, _ in files:
+        shard, _ = _map(folder / file, name)
+        table, start = read_tensor_table(shard, name)
+        for tensor, entry in table.items():
+            begin, end = entry["data_offsets"]
+            kept.append((tensor, entry, shard[start + begin : start + end]))
+    weights = safetensors_bytes(kept)
+    return weights, hashlib.sha256(weights.data).hexdigest()
+
+
+def safetensors_bytes(tensors: list[tuple[str, dict[str, Any], np.ndarray]]) -> np.ndarray:
+    """Return a safetensors file of names, old entries of the table and bytes, (n_bytes,) uint8."""
+    table, end = {}, 0
+    for name, entry, data in tensors:
+        table[name] = {**entry, "data_offsets": [end, end + len(data)]}
+        end += len(data)
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # so that the data begin at a multiple of 8
+    head = np.frombuffer(len(header).to_bytes(8, "little") + header, dtype=np.uint8)
+    return np.concatenate([head, *(data for _, _, data in tensors)])
+
+
+def _module_files(folder: Path) -> dict[str, np.ndarray]:
+    """Map what sentence-transformers reads of a folder beside the encoder."""
+    if not (folder / MODULES).is_file():
+        return {}
+    names = files_in(folder)
+    at = encoder_folder(names)
+    beside = {at + name for name in (*MODEL_FILES, INDEX) if name != "tokenizer_config.json"}
+    read = [name for name in needed_files(names) if name not in beside and "of-" not in name]
+    return {
+        name: np.asarray(np.memmap(folder / name, dtype=np.uint8, mode="c"))
+        for name in read
+        if (folder / name).is_file() and (folder / name).stat().st_size
+    }
 
 
 def _max_seq_length(path: Path) -> int | None:
@@ -278,7 +377,7 @@ def _max_seq_length(path: Path) -> int | None:
 def _check_origin(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
     """Check SHA256SUMS, which alone makes source.json trustworthy."""
     try:
-        checked = check_sums(folder, (*MODEL_FILES, RECORD))
+        checked = check_sums(folder, (*MODEL_FILES, *needed_files(files_in(folder)), RECORD))
     except DamagedFile as error:
         raise CheckpointError(f"{source['model']!r} is damaged: {error}") from error
     if source["kind"] != "folder" or not {WEIGHTS, RECORD} <= set(checked):
@@ -293,11 +392,6 @@ def _refuse_weights(folder: Path, name: str) -> NoReturn:
         for pattern in ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.ckpt")
         for p in folder.glob(pattern)
     )
-    if (folder / f"{WEIGHTS}.index.json").exists():
-        raise CheckpointError(
-            f"{name!r} is split into several safetensors files; one {WEIGHTS} is expected. "
-            "Merge them first."
-        )
     if others:
         raise CheckpointError(
             f"{name!r} has no {WEIGHTS}, only {', '.join(others)}: such files can execute code "

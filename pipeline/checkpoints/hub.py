@@ -1,13 +1,14 @@
 """Verified files from the hub cache or the hub, in bounded time."""
 
 import os
+import re
 import shutil
 import tempfile
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,11 +23,17 @@ from pipeline.files import write_text
 T = TypeVar("T")
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 # A tokenizer may be rebuilt from a vocabulary and settings.
-VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
+VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model", "spiece.model")
 _SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # The weights last: a folder that has them is complete.
 MODEL_FILES = (CONFIG, TOKENIZER, *VOCABULARIES, *_SETTINGS, WEIGHTS)
+# What sentence-transformers adds, and the folders of its modules
+MODULES, OLD_ENCODER = "modules.json", "0_Transformer/"
+SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
+_MODULE_FILE = re.compile(rf"[1-9]\d*_\w+/(?:{CONFIG}|{WEIGHTS})".replace(".", r"\."))
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 # A whole transfer has no limit: a big model on a slow line may take hours. All in seconds:
 ANSWER_TIMEOUT = 10.0  # until the hub begins to answer
@@ -124,13 +131,38 @@ def is_cached(model: str) -> bool:
     return isinstance(try_to_load_from_cache(model, WEIGHTS), str)
 
 
-def needed_files(names: Mapping[str, Any] | set[str]) -> list[str]:
+def encoder_folder(names: Collection[str]) -> str:
+    """Return where the encoder's files are: "", or as an older sentence-transformers put them."""
+    return OLD_ENCODER if CONFIG not in names and OLD_ENCODER + CONFIG in names else ""
+
+
+def files_in(folder: Path) -> set[str]:
+    """List the files of a model folder and of its modules; links to nothing too."""
+    paths = [*folder.iterdir(), *folder.glob("[0-9]*_*/*")]
+    return {path.relative_to(folder).as_posix() for path in paths if not path.is_dir()}
+
+
+def needed_files(names: Collection[str]) -> list[str]:
     """Choose the files that are read: ``tokenizer.json`` replaces its sources."""
-    return [
-        name
-        for name in MODEL_FILES
-        if name in names and (TOKENIZER not in names or name in (CONFIG, TOKENIZER, WEIGHTS))
-    ]
+    at = encoder_folder(names)
+    own = {name.removeprefix(at) for name in names if name.startswith(at)}
+    wanted = [name for name in MODEL_FILES if name in own]
+    if TOKENIZER in own:
+        wanted = [name for name in wanted if name in (CONFIG, TOKENIZER, WEIGHTS)]
+    if WEIGHTS not in own and INDEX in own:
+        wanted += [*sorted(filter(_SHARD.fullmatch, own)), INDEX]
+    sentence: list[str] = []
+    if MODULES in names:
+        settings = {f"{at}tokenizer_config.json", f"{at}sentence_bert_config.json"}
+        modules = filter(_MODULE_FILE.fullmatch, names)
+        sentence = sorted({*modules, *settings & set(names), *set(SENTENCE_FILES) & set(names)})
+    return [*(name for name in sentence if name not in wanted), *(at + name for name in wanted)]
+
+
+def is_whole(names: Collection[str]) -> bool:
+    """Whether config, weights and a tokenizer are among the files."""
+    own = {name.removeprefix(encoder_folder(names)) for name in names}
+    return CONFIG in own and bool({WEIGHTS, INDEX} & own) and bool({TOKENIZER, *VOCABULARIES} & own)
 
 
 # ---- the cache: models--owner--name/{refs/<branch>, snapshots/<commit>/<file> -> blobs/<hash>}
@@ -152,15 +184,13 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
         except (OSError, ValueError):
             return None
     folder = storage / "snapshots" / commit
-    # lexists: a link to a missing blob is damage
-    has = {name for name in MODEL_FILES if os.path.lexists(folder / name)}
-    whole = {CONFIG, WEIGHTS} <= has and has & {TOKENIZER, *VOCABULARIES}
-    return folder if commit and whole else None
+    # a link to a missing blob is damage
+    return folder if commit and folder.is_dir() and is_whole(files_in(folder)) else None
 
 
 def _damage(folder: Path) -> str | None:
     """Describe the first damaged file of a snapshot."""
-    for name in needed_files({name for name in MODEL_FILES if os.path.lexists(folder / name)}):
+    for name in needed_files(files_in(folder)):
         path = folder / name
         # a link's target is named by its hash; one link only: it may go on into a shared store
         published = os.path.basename(os.readlink(path)) if path.is_symlink() else None
@@ -176,7 +206,7 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
     """Complete the cache from the hub and return the snapshot."""
     listing = ask(model, revision, patient)
     files = listing.files
-    if WEIGHTS not in files:
+    if not {WEIGHTS, INDEX} & {name.removeprefix(encoder_folder(files)) for name in files}:
         raise FetchError(
             f"{model!r} has no {WEIGHTS} on the hub, only {', '.join(sorted(files)[:8])}: other "
             "weight files can execute code when loaded and are never opened here."
@@ -186,7 +216,7 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
         published, size = files[name]
         if published is None or difference(folder / name, published) is not None:
             try:
-                _fetch_file(model, folder / name, published, size)
+                _fetch_file(model, folder, name, published, size)
             except OSError as error:
                 raise TransferError(
                     f"{folder} cannot be written ({error.strerror or error})",
@@ -196,12 +226,14 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
     return folder
 
 
-def _fetch_file(model: str, path: Path, published: str | None, size: int | None) -> None:
+def _fetch_file(
+    model: str, folder: Path, name: str, published: str | None, size: int | None
+) -> None:
     """Fetch a file into the cache, twice if it comes damaged."""
-    name, commit, storage = path.name, path.parent.name, path.parents[2]
+    path, commit, storage = folder / name, folder.name, folder.parents[1]
     blobs, damage = storage / "blobs", None
-    for folder in (blobs, path.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    for place in (blobs, path.parent):
+        place.mkdir(parents=True, exist_ok=True)
     if size and size > (free := shutil.disk_usage(blobs).free):
         raise OSError(None, f"{name} needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
     sha = published or _header_hash(model, commit, name)
@@ -232,7 +264,7 @@ def _link(blob: Path, path: Path) -> None:
     try:
         if constants.HF_HUB_DISABLE_SYMLINKS:
             raise OSError
-        os.symlink(os.path.join("..", "..", "blobs", blob.name), new)
+        os.symlink(os.path.relpath(blob, path.parent), new)
     except OSError:
         os.replace(blob, path)
     else:

@@ -1,0 +1,207 @@
+"""What a checkpoint's makers put around the encoder: prompt, poolings, Dense, norms."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from pipeline.bert.pooling import POOLINGS, Pooling
+from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
+from pipeline.exceptions import CheckpointError
+
+# Keys of 1_Pooling/config.json, in the order in which sentence-transformers concatenates.
+_POOLING_KEYS: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS = {
+    "Identity": lambda x: x,
+    "Tanh": torch.tanh,
+    "ReLU": functional.relu,
+    "GELU": functional.gelu,
+    "SiLU": functional.silu,
+    "Sigmoid": torch.sigmoid,
+    "LeakyReLU": functional.leaky_relu,
+    "ELU": functional.elu,
+    "Softplus": functional.softplus,
+    "Mish": functional.mish,
+}
+_TYPE = re.compile(r"sentence_transformers\.(?:[a-z_]+\.)*(\w+)")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One module after the pooling."""
+
+    kind: str  # "Dense", "LayerNorm" or "Normalize"
+    tensors: dict[str, torch.Tensor]
+    activation: str = "Identity"
+    residual: bool = False
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (n_texts, n_out) of (n_texts, n_in)."""
+        if self.kind == "Normalize":
+            return functional.normalize(x, dim=-1)
+        if self.kind == "LayerNorm":
+            weight, bias = self.tensors["norm.weight"], self.tensors["norm.bias"]
+            return functional.layer_norm(x, weight.shape, weight, bias)
+        dense = functional.linear(x, self.tensors["linear.weight"], self.tensors.get("linear.bias"))
+        y: torch.Tensor = _ACTIVATIONS[self.activation](dense)
+        if not self.residual:
+            return y
+        projection = self.tensors.get("residual.weight")
+        return y + (x if projection is None else functional.linear(x, projection))
+
+
+@dataclass(frozen=True)
+class SentenceModules:
+    """A checkpoint's own way from text to sentence vector."""
+
+    poolings: tuple[Pooling, ...]
+    steps: tuple[Step, ...]
+    include_prompt: bool  # whether the tokens of the prompt are pooled
+    prompt: str  # the default one, "" for none
+    lower: bool  # lower-case texts before they are tokenised
+    max_length: int | None
+
+    def width(self, hidden_size: int) -> int:
+        """Return the number of features."""
+        size = hidden_size * len(self.poolings)
+        for step in self.steps:
+            size = len(step.tensors["linear.weight"]) if step.kind == "Dense" else size
+        return size
+
+    def finish(self, pooled: np.ndarray) -> np.ndarray:
+        """Turn pooled vectors, (n_texts, n_poolings * hidden_size), into features, float32."""
+        with torch.inference_mode():
+            x = torch.tensor(pooled)
+            for step in self.steps:
+                x = step(x)
+            return np.asarray(x.numpy())
+
+
+def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
+    """Read the modules of a checkpoint, or raise what is missing or not known."""
+    name, files = checkpoint.source["model"], checkpoint.modules
+    listed = _json(files, "modules.json", name)
+    if listed is None:
+        raise CheckpointError(
+            f"pooling='checkpoint' needs modules.json of sentence-transformers, and {name!r} has "
+            "none: its makers published no pooling. Use 'mean' or 'cls'."
+        )
+    try:
+        kinds = [(_kind(module["type"], name), module["path"]) for module in listed]
+        if [kind for kind, _ in kinds[:2]] != ["Transformer", "Pooling"]:
+            raise ValueError(f"its modules are {', '.join(kind for kind, _ in kinds)}")
+        pooling = _json(files, f"{kinds[1][1]}/config.json", name) or {}
+        steps = [_step(kind, path, files, name) for kind, path in kinds[2:] if kind != "Dropout"]
+        prefix = f"{kinds[0][1]}/" if kinds[0][1] else ""
+        settings = _json(files, f"{prefix}sentence_bert_config.json", name) or {}
+        tokenizer = _json(files, f"{prefix}tokenizer_config.json", name) or {}
+        about = _json(files, "config_sentence_transformers.json", name) or {}
+        length = settings.get("max_seq_length") or tokenizer.get("model_max_length")
+        prompt = (about.get("prompts") or {}).get(about.get("default_prompt_name"), "")
+        found = SentenceModules(
+            _poolings(pooling),
+            tuple(steps),
+            bool(pooling.get("include_prompt", True)),
+            str(prompt or ""),
+            bool(settings.get("do_lower_case", False)),
+            length if type(length) is int else None,
+        )
+        _check_widths(found, checkpoint.config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"The modules of {name!r} are not ones that pooling='checkpoint' knows, an encoder, a "
+            f"Pooling, then Dense, LayerNorm or Normalize: {error}. Use 'mean' or 'cls'."
+        ) from error
+    return found
+
+
+def differs_from_mean(checkpoint: Checkpoint) -> str | None:
+    """Say how the makers of a checkpoint pool, None for the mean or where nothing is known."""
+    try:
+        modules = sentence_modules(checkpoint)
+    except CheckpointError:
+        return None
+    kinds = [step.kind for step in modules.steps if step.kind != "Normalize"]
+    if modules.poolings == ("mean",) and not kinds:
+        return None
+    return ", then ".join([" and ".join(modules.poolings), *kinds])
+
+
+def _json(files: Mapping[str, np.ndarray], file: str, name: str) -> Any:
+    """Return the parsed file, None where there is none."""
+    if file not in files:
+        return None
+    try:
+        return json.loads(files[file].tobytes())
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file} of {name!r} cannot be read: {error}. Fetch the model again."
+        ) from error
+
+
+def _kind(type_name: str, name: str) -> str:
+    known = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+    match = _TYPE.fullmatch(type_name)
+    if match is None or match[1] not in known:
+        raise ValueError(f"{type_name!r} is none of them, and no code of {name!r} is run")
+    return match[1]
+
+
+def _poolings(config: dict[str, Any]) -> tuple[Pooling, ...]:
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [mode for key, mode in _POOLING_KEYS.items() if config.get(key)] or ["mean"]
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    if unknown := set(modes) - set(POOLINGS) | set(modes) & {"pooler"}:
+        raise ValueError(f"pooling modes {sorted(unknown)} are not known")
+    return modes
+
+
+def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> Step:
+    config = _json(files, f"{path}/config.json", name) or {}
+    if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
+        raise ValueError(f"{path} works on {config['module_input_name']!r}")
+    if kind == "Normalize":
+        return Step(kind, {})
+    file = f"{path}/model.safetensors"
+    if file not in files:
+        raise ValueError(f"{file} is not there (another format can execute code, and is not read)")
+    table, start = read_tensor_table(files[file], name)
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    tensors = {}
+    for tensor, entry in table.items():
+        begin, end = entry["data_offsets"]
+        raw = torch.from_numpy(np.array(files[file][start + begin : start + end]))
+        tensors[tensor] = raw.view(kinds[entry["dtype"]]).reshape(entry["shape"]).float()
+    if kind == "LayerNorm":
+        return Step(kind, {key: tensors[key] for key in ("norm.weight", "norm.bias")})
+    # sentence-transformers takes Tanh where it does not trust the name
+    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    short = activation.rpartition(".")[2]
+    if not activation.startswith("torch.nn.modules.") or short not in _ACTIVATIONS:
+        raise ValueError(
+            f"activation {activation!r} of {path} is none of {', '.join(_ACTIVATIONS)}"
+        )
+    return Step(kind, tensors, short, bool(config.get("use_residual")))
+
+
+def _check_widths(modules: SentenceModules, config: dict[str, Any]) -> None:
+    """Raise where a module does not fit the width of what comes before."""
+    size = (config.get("hidden_size") or config["dim"]) * len(modules.poolings)
+    for step in modules.steps:
+        weight = step.tensors.get("linear.weight", step.tensors.get("norm.weight"))
+        if weight is not None and weight.shape[-1] != size:
+            raise ValueError(f"{step.kind} takes {weight.shape[-1]} numbers and gets {size}")
+        size = len(weight) if step.kind == "Dense" and weight is not None else size
