@@ -1,6 +1,7 @@
 """Every family as transformers runs it, and every checkpoint as sentence-transformers does."""
 
 import json
+import pickle
 import shutil
 
 import joblib
@@ -16,6 +17,8 @@ from transformers import AutoModel
 
 from pipeline import (
     BertVectorizer,
+    FineTunedBertClassifier,
+    explain,
     load_pipeline,
     make_sentiment_pipeline,
     save_pipeline,
@@ -98,6 +101,33 @@ def test_a_saved_pipeline_of_any_family_opens_and_scores_without_its_folder(fami
     score_table(tmp_path / "model.joblib", table, tmp_path / "scores.csv", text="text")
     probabilities = pd.read_csv(tmp_path / "scores.csv")["probability_1"]
     assert np.abs(probabilities - expected[:, 1]).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_the_words_of_any_family_explain_its_decision(family, model_folder):
+    model = make_sentiment_pipeline(model=model_folder(family), prompt="film ", cache=None)
+    model.fit(TEXTS, [i % 2 for i in range(len(TEXTS))])
+    for frame, decision in zip(explain(model, SOME), model.decision_function(SOME), strict=True):
+        assert frame.attrs["method"] == "exact"
+        total = frame["contribution"].sum() + frame.attrs["intercept"]
+        assert abs(total - decision) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_every_family_is_fine_tuned_and_keeps_what_it_learned(family, model_folder):
+    labels = [i % 2 for i in range(len(TEXTS))]
+    settings = {"max_length": 16, "epochs": 1, "batch_size": 4, "random_state": 0}
+    model = FineTunedBertClassifier(model_folder(family), **settings).fit(TEXTS, labels)
+    probabilities = model.predict_proba(SOME)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    copy = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(copy.predict_proba(SOME), probabilities)
+    top = FineTunedBertClassifier(model_folder(family), unfrozen_layers=1, **settings)
+    if family == "albert":
+        with pytest.raises(ValueError, match="share their weights"):
+            top.fit(TEXTS, labels)
+    else:
+        assert np.abs(top.fit(TEXTS, labels).predict_proba(SOME) - probabilities).max() > 0
 
 
 def test_the_longest_text_of_an_offset_family_fits(model_folder):
