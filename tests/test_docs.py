@@ -26,6 +26,7 @@ RESULT_FILES = sorted(RESULTS.iterdir())
         "fine-tuning.md",
         "comparison.md",
         "long-texts.md",
+        "models.md",
         "report.md",
         "scaling-out.md",
     ],
