@@ -3,7 +3,9 @@
 import unicodedata
 import warnings
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -311,6 +313,27 @@ def _shown(value: Any) -> str:
 
 
 _WARNED: deque[Any] = deque(maxlen=1000)  # searches that have warned of truncation
+_fit: ContextVar[Any] = ContextVar("fit", default=None)  # what stands for a search in `warned_once`
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """Warn of truncation and of unknown characters once within this block."""
+    token = _fit.set(object())
+    try:
+        yield
+    finally:
+        _fit.reset(token)
+
+
+def _is_news(of: str, search: Any) -> bool:
+    """Say whether something is to be warned of now: once per search, and always outside one."""
+    search = _fit.get() if search is None else search
+    if search is None:
+        return True
+    is_news = (of, search) not in _WARNED
+    _WARNED.append((of, search))
+    return is_news
 
 
 def search_of(context: Any) -> tuple[Any, bool]:
@@ -327,9 +350,7 @@ def warn_truncation(
     report: dict[str, Any], max_length: int, truncation: str, cure: str, search: Any = None
 ) -> None:
     """Warn of what truncation cut, once per search, from a public method's helper."""
-    if report["texts_cut"] and (search is None or search not in _WARNED):
-        if search is not None:
-            _WARNED.append(search)
+    if report["texts_cut"] and _is_news("truncation", search):
         warnings.warn(
             f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
             f"max_length={max_length} tokens; truncation={truncation!r} cut "
@@ -346,7 +367,7 @@ def warn_unknown(
     """Warn where many texts hold unknown characters, from a public method."""
     # plain ASCII has none: there [UNK] is a word of more than 100 characters
     n = sum(not texts[i].isascii() for i in np.flatnonzero(n_unknown).tolist())
-    if n >= at_least and n > _UNKNOWN_SHARE * len(texts):
+    if n >= at_least and n > _UNKNOWN_SHARE * len(texts) and _is_news("unknown", None):
         # no counts: equal messages of a search are shown once
         warnings.warn(
             f"More than {_UNKNOWN_SHARE:.0%} of the texts hold characters that the vocabulary of "
