@@ -1,30 +1,41 @@
 """Choose the defaults of make_sentiment_pipeline: cross-validate poolings, layers, combinations,
-scaling and C.
+scaling and C; with --stack what stands beside BERT under ngrams=True.
 
     python -m benchmarks.choose_defaults [--sst2 sst2.csv]
+    python -m benchmarks.choose_defaults --stack sst2.csv banking77.csv ... [--cache FOLDER]
 
 Writes results/defaults_reviews.json and, where the file of SST-2 is given,
-results/defaults_sst2.json. Only training texts are used: those of the shipped reviews, and the rows
-of SST-2 (columns text, label, split) with split == "train".
+results/defaults_sst2.json; with --stack results/defaults_stack.json, on the reviews and the files.
+Only training texts are used: those of the shipped reviews, and the rows of a file (columns text,
+label, split) with split == "train", or all of them where there are none.
 """
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.metrics import log_loss
+from sklearn.model_selection import (
+    StratifiedKFold,
+    cross_val_predict,
+    cross_val_score,
+    train_test_split,
+)
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.results_file import write_result
 from pipeline import BertVectorizer, load_reviews, read_table
 from pipeline.bert.pooling import Pooling
+from pipeline.evaluation.baselines import make_tfidf_baseline
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")
 LAST, LAST_FOUR, ALL = (6,), (3, 4, 5, 6), tuple(range(7))
@@ -45,16 +56,36 @@ FEATURES: dict[str, tuple[tuple[str, ...], tuple[int, ...], str]] = {
 SCALED_C = (0.0003, 0.001, 0.003, 0.01)
 RAW_C = (0.03, 0.1, 1.0)
 TFIDF_C = (1.0, 3.0, 10.0, 30.0)
+MOST_TEXTS = 3000  # of a set of many classes, of which each fit takes long
+MANY_CLASSES = 20
+# what a stack may be made of: parts of `part_logits`, and C of the last classifier
+PLAIN = ("BERT, C=0.1", "n-grams, C=30")
+STACKS: list[tuple[tuple[str, ...], float]] = [
+    *(((part,), 1.0) for part in PLAIN),
+    (PLAIN, 1.0),
+    (PLAIN, 0.1),
+    (PLAIN, 10.0),
+    *(((f"BERT, C={C:g}", PLAIN[1]), 1.0) for C in (0.03, 0.3, 1)),
+    *(((PLAIN[0], f"n-grams, C={C:g}"), 1.0) for C in (3, 10, 100)),
+    ((PLAIN[0], "n-grams in two texts or more"), 1.0),
+    ((PLAIN[0], "n-grams with punctuation"), 1.0),
+    ((PLAIN[0], "NB-weighted n-grams"), 1.0),
+    ((PLAIN[0], "characters 2-5"), 1.0),
+    ((*PLAIN, "NB-weighted n-grams"), 1.0),
+    ((*PLAIN, "characters 2-5"), 1.0),
+    ((*PLAIN, "NB-weighted n-grams", "characters 2-5"), 1.0),
+]
 
 
-def training_sets(sst2: Path | None) -> Iterator[tuple[str, pd.Series, np.ndarray]]:
-    """Give name, texts and labels of each training set."""
+def training_sets(files: Sequence[Path]) -> Iterator[tuple[str, pd.Series, np.ndarray]]:
+    """Give name, texts and labels of each training set: the reviews, and those of files."""
     reviews, _ = load_reviews()
     yield "reviews", reviews["text"], reviews["label"].to_numpy()
-    if sst2 is not None:
-        table = read_table(sst2, columns=["text", "label", "split"])
-        table = table[table["split"] == "train"]
-        yield "sst2", table["text"], table["label"].to_numpy()
+    for file in files:
+        table = read_table(file, columns=["text", "label", "split"])
+        if (table["split"] == "train").any():
+            table = table[table["split"] == "train"]
+        yield file.stem, table["text"], table["label"].to_numpy()
 
 
 def feature_rows(
@@ -105,6 +136,81 @@ def tfidf_rows(
         }
 
 
+def stack_rows(
+    texts: pd.Series, labels: np.ndarray, folds: StratifiedKFold, cache: Path | None
+) -> Iterator[dict[str, object]]:
+    """Score every stack on the same folds, from out-of-fold logits of its parts.
+
+    The vocabulary of n-grams is taken from all texts at once, which see no label.
+    """
+    if len(np.unique(labels)) > MANY_CLASSES and len(texts) > MOST_TEXTS:
+        texts, _, labels, _ = train_test_split(
+            texts, labels, train_size=MOST_TEXTS, stratify=labels, random_state=0
+        )
+    logits = {
+        name: cross_val_predict(model, X, labels, cv=folds, method="decision_function")
+        for name, (X, model) in stack_parts(texts, labels, cache).items()
+    }
+    for parts, C in STACKS:
+        X = np.column_stack([logits[part] for part in parts])
+        last = LogisticRegression(C=C, max_iter=3000)
+        found = cross_val_predict(last, X, labels, cv=folds, method="predict_proba")
+        yield {
+            "features": " + ".join(parts),
+            "C": C,
+            **scores(last, X, labels, folds),
+            "log_loss": log_loss(labels, found),
+        }
+
+
+def stack_parts(
+    texts: pd.Series, labels: np.ndarray, cache: Path | None
+) -> dict[str, tuple[Any, BaseEstimator]]:
+    """Return features and classifier of each part of `STACKS`."""
+    # windows, for the film reviews; short texts are one window
+    bert = BertVectorizer(layers="all", truncation="window", max_length=128, cache=cache)
+    vectors = bert.fit_transform(texts)
+    words = clone(make_tfidf_baseline()[0])
+    tfidf = words.fit_transform(texts)
+    punctuation = clone(words).set_params(token_pattern=r"\w+|[^\w\s]")
+    characters = clone(words).set_params(analyzer="char_wb", ngram_range=(2, 5), min_df=2)
+    weighted: BaseEstimator = make_pipeline(NaiveBayesWeights(), LogisticRegression(C=10))
+    if len(np.unique(labels)) > 2:
+        weighted = OneVsRestClassifier(weighted)
+
+    def head(C: float) -> BaseEstimator:
+        return LogisticRegression(C=C, max_iter=3000)
+
+    return {
+        **{f"BERT, C={C:g}": (vectors, head(C)) for C in (0.03, 0.1, 0.3, 1)},
+        **{f"n-grams, C={C:g}": (tfidf, head(C)) for C in (3, 10, 30, 100)},
+        "n-grams in two texts or more": (
+            clone(words).set_params(min_df=2).fit_transform(texts),
+            head(30),
+        ),
+        "n-grams with punctuation": (punctuation.fit_transform(texts), head(30)),
+        "NB-weighted n-grams": (tfidf, weighted),
+        "characters 2-5": (characters.fit_transform(texts), head(30)),
+    }
+
+
+class NaiveBayesWeights(TransformerMixin, BaseEstimator):
+    """Multiply each column by its log-count ratio (Wang and Manning 2012)."""
+
+    def fit(self, X: Any, y: np.ndarray) -> Self:
+        """Count in how many texts of each of two classes a column is."""
+        is_second = np.asarray(y) == np.unique(y)[-1]
+        first, second = (
+            np.asarray((X[side] > 0).sum(axis=0)).ravel() + 1 for side in (~is_second, is_second)
+        )
+        self.ratio_ = np.log((second / second.sum()) / (first / first.sum()))
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Return the weighted columns."""
+        return X.multiply(self.ratio_).tocsr()
+
+
 def scores(
     model: BaseEstimator, X: object, y: np.ndarray, folds: StratifiedKFold
 ) -> dict[str, float]:
@@ -122,10 +228,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sst2", type=Path)
+    parser.add_argument("--stack", type=Path, nargs="*")
+    parser.add_argument("--cache", type=Path)
     parser.add_argument("--folds", type=int, default=5)
     arguments = parser.parse_args()
     folds = StratifiedKFold(arguments.folds, shuffle=True, random_state=0)
-    for data, texts, labels in training_sets(arguments.sst2):
+    if arguments.stack is not None:
+        rows = []
+        for data, texts, labels in training_sets(arguments.stack):
+            for row in stack_rows(texts, labels, folds, arguments.cache):
+                rows.append({"data": data, **row})
+                print(rows[-1], flush=True)
+            write_result("defaults_stack", rows)
+        return
+    for data, texts, labels in training_sets([arguments.sst2] if arguments.sst2 else []):
         rows = []
         for row in itertools.chain(
             tfidf_rows(texts, labels, folds), feature_rows(texts, labels, folds)

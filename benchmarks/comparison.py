@@ -1,12 +1,12 @@
-"""Every row of `pipeline.compare`: by 5 folds on the shipped training reviews, or on SST-2, from
-train to test.
+"""Every row of `pipeline.compare`: by 5 folds on the shipped training reviews, or on a file.
 
-    python -m benchmarks.comparison [--figures docs/figures]                    #
-    results/comparison_reviews.json python -m benchmarks.comparison --sst2 sst2.csv [--figures
-    docs/figures]    # results/comparison_sst2.json
+    python -m benchmarks.comparison [FILE] [--figures docs/figures]
 
-The file has the columns text, label and split (full sentences of the Stanford Sentiment Treebank:
-6,920 train, 1,821 test). Nothing is chosen by these numbers: the defaults come from
+Writes results/comparison_reviews.json, or comparison_NAME.json for NAME.csv. A file has the columns
+text and label, and a column split with "train" and "test", unless it is scored by 5 folds (--cv).
+docs/comparison.md shows SST-2 (full sentences of the Stanford Sentiment Treebank: 6,920 train,
+1,821 test), banking77 (10,003 train, 3,080 test, 77 intents) and 2,000 film reviews (--cv
+--truncation window --max-length 128). Nothing is chosen by these numbers: the defaults come from
 choose_defaults.py and choose_word2vec.py, which see training texts only.
 """
 
@@ -18,19 +18,21 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results_file import RESULTS, read_rows, write_result
-from pipeline import compare, load_reviews, read_table
+from pipeline import BertVectorizer, compare, load_reviews, read_table
 from pipeline.evaluation.baselines import ROWS
 from pipeline.evaluation.plots import comparison_figure
 
-QUICK = ["majority", "tfidf", "word2vec", "static", "cls", "default", "layers"]
+QUICK = ["majority", "tfidf", "word2vec", "static", "cls", "default", "ngrams", "layers"]
 
 
-def texts_of(sst2: Path | None) -> dict[str, Any]:
+def texts_of(file: Path | None, *, folds: bool) -> dict[str, Any]:
     """Return the arguments of `compare` that say what is compared on."""
-    if sst2 is None:
+    if file is None:
         train, _ = load_reviews()
         return {"X": train["text"], "y": train["label"]}
-    table = read_table(sst2, columns=["text", "label", "split"])
+    table = read_table(file, columns=["text", "label", "split"])
+    if folds:
+        return {"X": table["text"], "y": table["label"]}
     train, test = (table[table["split"] == split] for split in ("train", "test"))
     return {"X": train["text"], "y": train["label"], "test": (test["text"], test["label"])}
 
@@ -45,10 +47,12 @@ def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def measure(texts: dict[str, Any], models: list[str]) -> list[dict[str, Any]]:
+def measure(
+    texts: dict[str, Any], models: list[str], vectorizer: BertVectorizer
+) -> list[dict[str, Any]]:
     """Compare some of the models, TF-IDF among them, and return their rows alone."""
     wall, busy = time.perf_counter(), time.process_time()
-    table = compare(**texts, models=models)
+    table = compare(**texts, models=models, vectorizer=vectorizer)
     # below 1 with one thread: the machine was shared, and the times in the table are longer by that
     # much
     table["cpu_share"] = (time.process_time() - busy) / (time.perf_counter() - wall)
@@ -71,16 +75,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sst2", type=Path)
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--cv", action="store_true", help="5 folds of all rows of the file")
+    parser.add_argument("--truncation", default="head")
+    parser.add_argument("--max-length", type=int)
+    parser.add_argument("--cache", default="memory", help="a folder for the vectors")
     parser.add_argument("--figures", type=Path)
     parser.add_argument(
         "--only", help="models to measure anew, such as word2vec,finetuned; the other rows stay"
     )
     options = parser.parse_args()
-    name = "comparison_reviews" if options.sst2 is None else "comparison_sst2"
-    texts = texts_of(options.sst2)
+    name = f"comparison_{'reviews' if options.file is None else options.file.stem}"
+    texts = texts_of(options.file, folds=options.cv)
+    vectorizer = BertVectorizer(
+        truncation=options.truncation, max_length=options.max_length, cache=options.cache
+    )
     for models in [QUICK, ["finetuned"]] if options.only is None else [options.only.split(",")]:
-        measured = measure(texts, models)
+        measured = measure(texts, models, vectorizer)
         before = read_rows(name) if (RESULTS / f"{name}.json").exists() else []
         by_name = {row["name"]: row for row in [*before, *measured]}
         rows = [by_name[row] for row in ROWS.values() if row in by_name]

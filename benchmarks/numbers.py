@@ -25,6 +25,13 @@ MODELS = {"minilm": "default model", "bert-base": "bert-base, random weights"}
 # of a table of 100 million rows, on paper
 ROWS, SHARD_ROWS = 100_000_000, 2048
 HOURS = (24, 8, 1)
+SETS = {  # of the comparison
+    "reviews": "reviews, 5 folds",
+    "sst2": "SST-2, test",
+    "movie_reviews": "long film reviews, 5 folds",
+    "banking77": "77 intents, test",
+}
+STACK = "frozen BERT and TF-IDF, stacked"
 FULL = 100_000  # rows of score_table; with fewer, what starts once weighs more
 
 
@@ -69,19 +76,28 @@ def sst2() -> str:
 
 
 def comparison() -> str:
-    """Return accuracies and differences on SST-2 and the reviews."""
-    reviews = {row["name"]: row for row in read_rows("comparison_reviews")}
+    """Return accuracies, differences and seconds on all sets."""
+    sets = {data: {row["name"]: row for row in read_rows(f"comparison_{data}")} for data in SETS}
     rows = []
-    for row in read_rows("comparison_sst2"):
-        cells = [row["name"]]
-        for of in (row, reviews[row["name"]]):
-            cells += [f"{100 * of['accuracy']:.1f}", interval(differences(of, 100), "{:+.1f}")]
+    for name in sets["sst2"]:
+        cells = [name]
+        for measured in sets.values():
+            row = measured.get(name)
+            against = "" if row is None else interval(differences(row, 100), "{:+.1f}")
+            cells.append(
+                ""
+                if row is None
+                else f"{100 * row['accuracy']:.1f}, {against or 'baseline'}, "
+                f"{row['fit_seconds']:,.0f} s"
+            )
         rows.append(cells)
-    return table(
-        "| on the same texts (`compare`) | SST-2 test, % | against TF-IDF (95 %) "
-        "| reviews, 5 folds, % | against TF-IDF (95 %) |",
-        rows,
-    )
+    return table(f"| accuracy, against TF-IDF (95 %), fit | {' | '.join(SETS.values())} |", rows)
+
+
+def comparison_row(data: str, name: str) -> str:
+    """Return a row's difference to TF-IDF in points, with its interval."""
+    (row,) = (row for row in read_rows(f"comparison_{data}") if row["name"] == name)
+    return interval(differences(row, 100), "{:+.1f}")
 
 
 def comparison_scores(data: str) -> str:
@@ -113,7 +129,7 @@ def comparison_costs(data: str) -> str:
 
 def comparison_shares() -> str:
     """Return the range of processor shares that the rows had."""
-    rows = read_rows("comparison_reviews") + read_rows("comparison_sst2")
+    rows = [row for data in SETS for row in read_rows(f"comparison_{data}")]
     shares = [100 * row["cpu_share"] for row in rows]
     return f"{min(shares):.0f} % to {max(shares):.0f} %"
 
@@ -212,6 +228,19 @@ def _default_cell(row: Any) -> str:
     words = {"none": "raw, ", "standard": "standardised, "}
     scaling = "" if row["features"].startswith("TF-IDF") else words[row["scaling"]]
     return f"{row['accuracy']:.3f} ± {row['sd']:.3f} ({scaling}C={row['C']:g})"
+
+
+def defaults_stack() -> str:
+    """Return the accuracy of every stack on every set."""
+    measured = pd.DataFrame(read_rows("defaults_stack"))
+    by_set = measured.pivot_table(
+        index=["features", "C"], columns="data", values="accuracy", sort=False
+    )
+    rows = [
+        [*index, *(f"{100 * score:.1f}" for score in row), f"{100 * row.mean():.2f}"]
+        for index, row in zip(by_set.index, by_set.to_numpy(), strict=True)
+    ]
+    return table(f"| parts | C of the last | {' | '.join(map(str, by_set.columns))} | mean |", rows)
 
 
 def layer_study() -> str:
@@ -477,6 +506,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "grid.skrub": partial(encoded, "skrub LLMEncoder"),
     "grid.ours": partial(encoded, "BertVectorizer()"),
     "comparison": comparison,
+    **{f"stack.{data}": partial(accuracy, f"comparison_{data}", STACK) for data in SETS},
+    **{f"stack.{data}.gain": partial(comparison_row, data, STACK) for data in SETS},
     "comparison.shares": comparison_shares,
     **{
         f"comparison.{data}.scores": partial(comparison_scores, data)
@@ -494,6 +525,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "latency.1.p99": partial(latency_ratio, 1, 99),
     "latency.2.p50": partial(latency_ratio, 2, 50),
     "defaults": defaults,
+    "defaults_stack": defaults_stack,
     "layer_study": layer_study,
     "finetuning": finetuning,
     "truncation": truncation,

@@ -110,10 +110,12 @@ def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
 
 
 def first_step(model: Any) -> Any:
-    """Return what gets X first, in pipelines and fitted searches around them."""
+    """Return what gets X first, in pipelines, and in fitted searches and stacks around them."""
     while True:
         if hasattr(model, "best_estimator_"):
             model = model.best_estimator_
+        elif hasattr(model, "named_estimators_"):
+            model = model.estimators_[0]
         elif isinstance(model, Pipeline):
             model = next(part for _, part in model.steps if not changes_rows_only(part))
         else:

@@ -3,7 +3,9 @@
 import unicodedata
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NoReturn
@@ -317,6 +319,27 @@ def _shown(value: Any) -> str:
 
 
 _WARNED: deque[Any] = deque(maxlen=1000)  # searches that have warned of truncation
+_fit: ContextVar[Any] = ContextVar("fit", default=None)  # what stands for a search in `warned_once`
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """Warn of truncation and of unknown characters once within this block."""
+    token = _fit.set(object())
+    try:
+        yield
+    finally:
+        _fit.reset(token)
+
+
+def _is_news(of: str, search: Any) -> bool:
+    """Say whether something is to be warned of now: once per search, and always outside one."""
+    search = _fit.get() if search is None else search
+    if search is None:
+        return True
+    is_news = (of, search) not in _WARNED
+    _WARNED.append((of, search))
+    return is_news
 
 
 def search_of(context: Any) -> tuple[Any, bool]:
@@ -333,9 +356,7 @@ def warn_truncation(
     report: dict[str, Any], max_length: int, truncation: str, cure: str, search: Any = None
 ) -> None:
     """Warn of what truncation cut, once per search, from a public method's helper."""
-    if report["texts_cut"] and (search is None or search not in _WARNED):
-        if search is not None:
-            _WARNED.append(search)
+    if report["texts_cut"] and _is_news("truncation", search):
         warnings.warn(
             f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
             f"max_length={max_length} tokens; truncation={truncation!r} cut "
@@ -375,7 +396,8 @@ def warn_unknown(
     n_looked_at = min(len(texts), 10_000)
     scripts = spelt_out(texts[:n_looked_at], n_tokens[:n_looked_at])
     script, n_spelt = Counter(filter(None, scripts)).most_common(1)[0] if any(scripts) else ("", 0)
-    if n_spelt >= at_least and n_spelt > _UNKNOWN_SHARE * n_looked_at:
+    many = n_spelt >= at_least and n_spelt > _UNKNOWN_SHARE * n_looked_at
+    if many and _is_news("script", None):
         warnings.warn(
             f"More than {_UNKNOWN_SHARE:.0%} of the texts are in {script} letters, which {model!r} "
             "was not made for: it spells them out, in about a piece per letter or more, and its "
@@ -387,7 +409,7 @@ def warn_unknown(
         return
     # plain ASCII has none: there [UNK] is a word of more than 100 characters
     n = sum(not texts[i].isascii() for i in np.flatnonzero(n_unknown).tolist())
-    if n >= at_least and n > _UNKNOWN_SHARE * len(texts):
+    if n >= at_least and n > _UNKNOWN_SHARE * len(texts) and _is_news("unknown", None):
         # no counts: equal messages of a search are shown once
         warnings.warn(
             f"More than {_UNKNOWN_SHARE:.0%} of the texts hold characters that the vocabulary of "

@@ -22,6 +22,7 @@ from pipeline.evaluation.baselines import (
 )
 
 MINE = DummyClassifier()
+STACK = make_sentiment_pipeline(ngrams=True)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ MINE = DummyClassifier()
         (None, MINE, list(SHORT)),
         ("all", None, list(ROWS)),
         ("all", MINE, list(ROWS)),
+        (None, STACK, ["majority", "tfidf", "ngrams"]),
+        ("all", STACK, list(ROWS)),
         (["default", "tfidf"], MINE, ["default", "tfidf"]),
         (["cls"], None, ["tfidf", "cls"]),
         ([("mine", MINE), "majority"], None, ["tfidf", "mine", "majority"]),
@@ -123,6 +126,17 @@ def test_the_default_row_has_the_default_layout_and_the_vectorizer_s_own_setting
         model="acme/bert", max_length=7, truncation="tail", cache=None
     )
     assert repr(candidate.by_fold[0]) == repr(expected)
+
+
+def test_a_stack_takes_the_row_of_the_stack_and_leaves_the_others_as_they_are():
+    rows = dict.fromkeys(["default", "ngrams"])
+    default, mine = make_candidates(rows, bert_in(STACK), STACK, None, 0, 1).values()
+    assert mine.by_fold == [STACK]
+    assert repr(default.by_fold[0]) == repr(make_sentiment_pipeline())
+    (ngrams,) = make_candidates({"ngrams": None}, bert_in(None), None, None, 0, 1).values()
+    assert repr(ngrams.by_fold[0]) == repr(STACK)
+    with pytest.raises(ValueError, match="model is the row 'ngrams', which is not among models"):
+        choose_rows(["default"], STACK)
 
 
 def test_the_vectorizer_is_found_inside_a_model():

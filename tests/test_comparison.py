@@ -283,6 +283,7 @@ def test_every_standard_row_runs_on_the_same_split(tiny_bert):
         "static BERT (layer 0 mean)",
         "frozen BERT, last [CLS]",
         "frozen BERT + LogisticRegression",
+        "frozen BERT and TF-IDF, stacked",
         "frozen BERT, best layers (nested)",
         "fine-tuned BERT",
     ]
@@ -294,11 +295,11 @@ def test_by_default_the_quick_rows_are_compared_and_word2vec_is_left_out_without
 ):
     vectorizer = BertVectorizer(tiny_bert)
     table = compare(REVIEWS, LABELS, vectorizer=vectorizer, cv=2, n_timed=0)
-    assert len(table) == 6
+    assert len(table) == 7
     assert table.attrs["left_out"] == {}
     monkeypatch.setattr("pipeline.evaluation.baselines.find_spec", lambda name: None)
     table = compare(REVIEWS, LABELS, vectorizer=vectorizer, cv=2, n_timed=0)
-    assert len(table) == 5
+    assert len(table) == 6
     assert (
         "bert-vectorizer[word2vec]" in table.attrs["left_out"]["word2vec mean + LogisticRegression"]
     )

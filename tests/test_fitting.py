@@ -3,12 +3,14 @@
 import hashlib
 import json
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline import (
+    TruncationWarning,
     compare,
     evaluate,
     load_pipeline,
@@ -174,6 +176,34 @@ def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(
     assert result.code == 0
     assert str(data) in result.out
     assert f"Saved {out} (" in result.out
+
+
+def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
+    run, data, tiny_bert, tmp_path
+):
+    out = tmp_path / "m.joblib"
+    result = run("train", "--data", data, "--model", tiny_bert, "--ngrams", "--cv", 2,
+                 "--max-length", 4, "--out", out)  # fmt: skip
+    assert result.code == 0
+    assert "frozen BERT and TF-IDF, stacked" in result.out
+    assert "texts are cut. train --truncation window --max-length 128 reads them" in result.out
+    train, test = split_table(read_table(data), "label")
+    model = make_sentiment_pipeline(ngrams=True, model=tiny_bert, max_length=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
+        expected = model.fit(train["text"], train["label"]).predict_proba(test["text"])
+        assert np.array_equal(load_pipeline(out).predict_proba(test["text"]), expected)
+    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [row["pooling"] for row in told["provenance"]["models"]] == ["mean"]
+    assert told["scores"]["map"]["points"]
+    for arguments in (
+        ["verify", out],
+        ["inspect", out],
+        ["predict", "--model", out, "--text", "A lovely film."],
+        ["evaluate", "--model", out, "--data", data],
+        ["report", "--model", out, "--data", data, "--train-data", data, "--compare"],
+    ):
+        assert run(*arguments).code == 0, arguments
 
 
 def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tiny_bert, tmp_path):

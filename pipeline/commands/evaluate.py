@@ -37,13 +37,14 @@ from pipeline.commands.options import (
 from pipeline.commands.printing import (
     plain_console,
     print_comparison,
+    print_cut,
     print_explanations,
     print_scores,
     print_study,
 )
 
 _WHY_LOCAL = "figures and word vectors are files here. Name a path, and copy it."
-_ROWS = "majority, tfidf, word2vec, static, cls, default, layers, finetuned"
+_ROWS = "majority, tfidf, word2vec, static, cls, default, ngrams, layers, finetuned"
 
 
 def evaluate(
@@ -75,6 +76,9 @@ def evaluate(
     scores = score_texts(fitted, rows, table[label], by=groups, train=train,
                          n_mistakes=mistakes)  # fmt: skip
     print_scores(Console(), scores, f"{model} on {data or 'the held-out shipped reviews'}")
+    # how many tokens is not among the scores
+    sizes = {g["value"]: g["n_texts"] for g in scores["slices"].get("by truncation", [])}
+    print_cut(plain_console(), {"texts_cut": sizes.get("cut", 0), "n_texts": scores["n_texts"]})
 
 
 def study_layers(

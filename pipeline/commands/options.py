@@ -133,9 +133,9 @@ def _one_or_several(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def with_progress(pipeline: Any) -> Any:
-    """Show the progress bar of a loaded pipeline if a terminal is watching."""
-    name = f"{pipeline.steps[0][0]}__progress"
-    if sys.stderr.isatty() and name in pipeline.get_params():
-        pipeline.set_params(**{name: True})
-    return pipeline
+def with_progress(pipeline: Any, *, shown: bool = True) -> Any:
+    """Show the progress bars of a pipeline if a terminal is watching, or none."""
+    if shown and not sys.stderr.isatty():
+        return pipeline
+    names = [name for name in pipeline.get_params() if name.endswith("__progress")]
+    return pipeline.set_params(**dict.fromkeys(names, shown))

@@ -23,6 +23,22 @@ def plain_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, **_PLAIN)
 
 
+def print_cut(console: Console, *reports: dict[str, Any]) -> None:
+    """Say, where most texts are cut, what reads them whole, and what that costs."""
+    for report in reports:
+        if 2 * report["texts_cut"] <= report["n_texts"]:
+            continue
+        cost = ""
+        if "n_tokens" in report:
+            times = report["n_tokens"] / (report["n_tokens"] - report["tokens_lost"])
+            cost = f", {times:.1f} times as many tokens"
+        console.print(
+            f"{report['texts_cut']} of {report['n_texts']} texts are cut. train --truncation "
+            f"window --max-length 128 reads them whole{cost}, and --ngrams their words too "
+            "(docs/long-texts.md)."
+        )
+
+
 def describe_inspection(inspection: dict[str, Any]) -> Iterator[str]:
     """Yield the lines about an inspected file, with its control characters escaped."""
     yield f"{inspection['path']}: {inspection['format']}, {inspection['size'] / 1e6:.1f} MB"

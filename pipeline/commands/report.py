@@ -96,7 +96,7 @@ def report(
                          by=columns_by(table, by), n_mistakes=mistakes, train=train)  # fmt: skip
     comparison = study = None
     if compare and to_study is not None:
-        rows = ("majority", "tfidf", "static", "cls", "default")
+        rows = ("majority", "tfidf", "static", "cls", "default", "ngrams")
         comparison = cross_validate(
             rows_for(fitted, to_study, text),
             to_study[label],
@@ -142,8 +142,8 @@ def _unfitted(fitted: Any) -> Any:
     from sklearn.base import clone
 
     pipeline = clone(fitted)
-    name = f"{pipeline.steps[0][0]}__cache"
-    return pipeline.set_params(**{name: "memory"}) if name in pipeline.get_params() else pipeline
+    names = [name for name in pipeline.get_params() if name.endswith("__cache")]
+    return pipeline.set_params(**dict.fromkeys(names, "memory"))
 
 
 def _study(
@@ -156,16 +156,16 @@ def _study(
 ) -> "pd.DataFrame":
     """Return the layer study: run now, or read from its table."""
     from pipeline.datasets import read_table
+    from pipeline.evaluation.baselines import vectorizers_of
     from pipeline.evaluation.layer_study import layer_study
-    from pipeline.vectorizer import BertVectorizer
 
     if layers != "run" or table is None:
         return read_table(layers, columns=["kind", "features", "pooling"])
-    vectorizer = _unfitted(fitted).steps[0][1]
-    if not isinstance(vectorizer, BertVectorizer):
+    found = vectorizers_of(_unfitted(fitted))
+    if not found:
+        first = type(fitted.steps[0][1]).__name__
         raise ValueError(
-            f"--layers run: the pipeline begins with a {type(vectorizer).__name__}, which has no "
-            "layers to study."
+            f"--layers run: the pipeline begins with a {first}, which has no layers to study."
         )
-    return layer_study(table[text], table[label], vectorizer=vectorizer, groups=groups, nested=True,
+    return layer_study(table[text], table[label], vectorizer=found[0], groups=groups, nested=True,
                        n_jobs=-1)  # fmt: skip

@@ -1,6 +1,7 @@
 """train: a table becomes a saved pipeline, compared, scored and reported on."""
 
 import sys
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -21,9 +22,10 @@ from pipeline.commands.options import (
     parse_layers,
     read_labelled,
     split_names,
+    with_progress,
 )
 from pipeline.commands.predict import label_texts
-from pipeline.commands.printing import plain_console, print_comparison, print_scores
+from pipeline.commands.printing import plain_console, print_comparison, print_cut, print_scores
 from pipeline.commands.report import write_page
 
 EXAMPLES = (
@@ -57,6 +59,9 @@ def train(
         str | None, typer.Option(help="head, tail, head_tail, window or error.")
     ] = None,
     class_weight: ClassWeight = None,
+    ngrams: Annotated[
+        bool, typer.Option("--ngrams", help="TF-IDF of words and pairs beside BERT, stacked.")
+    ] = False,
     group_column: GroupColumn = None,
     out: Annotated[
         str, typer.Option(help="Where the trained pipeline is written.")
@@ -75,6 +80,7 @@ def train(
     from pipeline.files import check_writable, file_size, refuse_folder, where, with_ending
     from pipeline.report.page import check_report_extra
     from pipeline.saved.artifact import load_pipeline, record_scores, save_pipeline
+    from pipeline.saved.manifest import vectorizers_in
     from pipeline.sentiment import make_sentiment_pipeline
     from pipeline.texts import class_numbers, group_numbers, text_groups
 
@@ -104,7 +110,8 @@ def train(
         check_classes(split_folds(cv, codes, 0, groups), classes, codes)
     options = {"model": model, "pooling": split_names(pooling), "layers": parse_layers(layers),
                "combine": combine, "max_length": max_length, "truncation": truncation,
-               "device": device, "dtype": dtype, "class_weight": class_weight}  # fmt: skip
+               "device": device, "dtype": dtype, "class_weight": class_weight,
+               "ngrams": ngrams}  # fmt: skip
     candidate = make_sentiment_pipeline(
         **{name: value for name, value in options.items() if value is not None},
         progress=sys.stderr.isatty(),
@@ -112,14 +119,15 @@ def train(
     source = data or "the shipped reviews"
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({source}).")
     candidate.fit(*training)
-    path = save_pipeline(candidate.set_params(bertvectorizer__progress=False), out)
+    print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(candidate)))
+    path = save_pipeline(with_progress(candidate, shown=False), out)
     # first: whatever fails below, the model is there
     console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
     comparison = None
     if cv:
         comparison = compare(*training, model=candidate, cv=cv, groups=groups, n_timed=0)
         print_comparison(console, comparison, f"{cv}-fold cross-validation on the training texts")
-    candidate.set_params(bertvectorizer__progress=sys.stderr.isatty())
+    with_progress(candidate)
     details: dict[str, Any] = {"n_mistakes": 0, "n_examples": 0, "n_map": 0}
     if report:
         details = {"train": training}

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.dummy import DummyClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,7 +18,8 @@ from pipeline.evaluation.layer_study import DEFAULT_CS, layer_study
 from pipeline.evaluation.word2vec import Word2VecVectorizer, import_gensim
 from pipeline.exceptions import LeakWarning
 from pipeline.finetuning import FineTunedBertClassifier
-from pipeline.sentiment import make_sentiment_pipeline
+from pipeline.sentiment import make_ngram_classifier, make_sentiment_pipeline
+from pipeline.stacking import TextStackingClassifier
 from pipeline.vectorizer import BertVectorizer
 
 FINE_TUNED_LENGTH = 128  # tokens: more would take too long
@@ -34,17 +34,15 @@ def make_tfidf_baseline() -> Pipeline:
     """Return TF-IDF + LogisticRegression, the baseline of every comparison.
 
     Words and word pairs with sublinear counts and ``C=30``, chosen by the same cross-validation as
-    our own defaults (``docs/defaults.md``): an honest baseline is tuned too.
+    our own defaults (``docs/defaults.md``): an honest baseline is tuned too. It is the part
+    ``ngrams`` of ``make_sentiment_pipeline(ngrams=True)`` as well.
 
     Returns
     -------
     sklearn.pipeline.Pipeline
         Not fitted.
     """
-    return make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode"),
-        LogisticRegression(C=30, max_iter=1000),
-    )
+    return make_ngram_classifier()
 
 
 def make_word2vec_baseline(vectors: Any = None, *, random_state: int | None = 0) -> Pipeline:
@@ -106,11 +104,12 @@ ROWS = {
     "static": "static BERT (layer 0 mean)",
     "cls": "frozen BERT, last [CLS]",
     "default": "frozen BERT + LogisticRegression",
+    "ngrams": "frozen BERT and TF-IDF, stacked",
     "layers": "frozen BERT, best layers (nested)",
     "finetuned": "fine-tuned BERT",
 }
 SHORT = ("majority", "tfidf", "default")
-QUICK = ("majority", "tfidf", "word2vec", "static", "cls", "default")
+QUICK = ("majority", "tfidf", "word2vec", "static", "cls", "default", "ngrams")
 
 Models = str | Mapping[str, BaseEstimator] | Iterable[str | tuple[str, BaseEstimator]] | None
 
@@ -134,16 +133,18 @@ def choose_rows(
         quick = dict.fromkeys(name for name in QUICK if name != "word2vec")
         return quick, {ROWS["word2vec"]: reason}
     rows: dict[str, BaseEstimator | None] = {}
-    for name, estimator in _named(SHORT if models is None else models):
+    own = row_of(model)
+    short = [own if name == "default" else name for name in SHORT]
+    for name, estimator in _named(short if models is None else models):
         if name in rows or (estimator is not None and (name in ROWS or name in ROWS.values())):
             raise ValueError(
                 f"models holds {name!r} twice, or gives it to an estimator of yours; give every "
                 "row its own name."
             )
         rows[name] = estimator
-    if model is not None and "default" not in rows:
+    if model is not None and own not in rows:
         raise ValueError(
-            "model is the row 'default', which is not among models. Name it there, or give model "
+            f"model is the row {own!r}, which is not among models. Name it there, or give model "
             "as (name, model)."
         )
     if "word2vec" in rows:
@@ -154,6 +155,12 @@ def choose_rows(
             "leave it out."
         )
     return rows if "tfidf" in rows else {"tfidf": None, **rows}, {}
+
+
+def row_of(model: BaseEstimator | None) -> str:
+    """Return the standard row that a model of the user's replaces."""
+    last = model[-1] if isinstance(model, Pipeline) else model
+    return "ngrams" if isinstance(last, TextStackingClassifier) else "default"
 
 
 def _named(models: Any) -> list[tuple[str, BaseEstimator | None]]:
@@ -223,9 +230,12 @@ def make_candidates(
         "word2vec": lambda: make_word2vec_baseline(word_vectors, random_state=random_state),
         "static": lambda: make_static_baseline(vectorizer),
         "cls": lambda: make_cls_baseline(vectorizer),
-        "default": lambda: _default(vectorizer) if model is None else _checked("model", model),
+        "default": lambda: _default(vectorizer),
+        "ngrams": lambda: _default(vectorizer, ngrams=True),
         "finetuned": lambda: make_fine_tuned(vectorizer, random_state=random_state),
     }
+    if model is not None:
+        standard[row_of(model)] = lambda: _checked("model", model)
     return {
         name: Candidate(ROWS.get(name, name), [standard[name]() if own is None else own] * n_folds)
         for name, own in rows.items()
@@ -233,15 +243,17 @@ def make_candidates(
     }
 
 
-def _default(vectorizer: BertVectorizer) -> BaseEstimator:
-    default = make_sentiment_pipeline()
-    layout = {name: getattr(default[0], name) for name in ("pooling", "layers", "combine")}
-    return default.set_params(bertvectorizer=clone(vectorizer).set_params(**layout))
+def _default(vectorizer: BertVectorizer, *, ngrams: bool = False) -> BaseEstimator:
+    default = make_sentiment_pipeline(ngrams=ngrams)
+    (bert,) = vectorizers_of(default)
+    layout = {name: getattr(bert, name) for name in ("pooling", "layers", "combine")}
+    bert.set_params(**{**vectorizer.get_params(), **layout})
+    return default
 
 
 def bert_in(model: BaseEstimator | None) -> BertVectorizer:
     """Return the first BertVectorizer among the parameters, or the default."""
-    return next(iter(_vectorizers(model)), BertVectorizer())
+    return next(iter(vectorizers_of(model)), BertVectorizer())
 
 
 def best_layers(
@@ -287,9 +299,10 @@ def encode_all(estimators: Iterable[BaseEstimator], texts: np.ndarray, labels: n
 
 def cached_vectorizers(estimator: BaseEstimator) -> list[BertVectorizer]:
     """Return the vectorizers with a cache among the parameters."""
-    return [vectorizer for vectorizer in _vectorizers(estimator) if vectorizer.cache is not None]
+    return [vectorizer for vectorizer in vectorizers_of(estimator) if vectorizer.cache is not None]
 
 
-def _vectorizers(estimator: Any) -> list[BertVectorizer]:
+def vectorizers_of(estimator: Any) -> list[BertVectorizer]:
+    """Return the vectorizers among the parameters."""
     parameters = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
     return [value for value in parameters.values() if isinstance(value, BertVectorizer)]

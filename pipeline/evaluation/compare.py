@@ -145,8 +145,8 @@ def compare(
     y : array-like of shape (n_texts,)
         Labels.
     model : estimator, optional
-        The row ``default``; `make_sentiment_pipeline()` by default. Without ``models`` it is
-        compared with the majority class and TF-IDF only.
+        The row ``default``, or ``ngrams`` if it is a stack; `make_sentiment_pipeline()` by
+        default. Without ``models`` it is compared with the majority class and TF-IDF only.
     models : sequence, mapping or "all", optional
         The rows, in order: names of standard rows, and your own estimators as
         ``(name, estimator)``; or a mapping of name to estimator. TF-IDF is always included.
@@ -159,12 +159,13 @@ def compare(
         - ``"static"``: mean of BERT's layer 0, before any token sees another;
         - ``"cls"``: [CLS] of the last layer, frozen;
         - ``"default"``: the default pipeline, or ``model``;
+        - ``"ngrams"``: ``make_sentiment_pipeline(ngrams=True)``, or ``model`` if it is a stack;
         - ``"layers"``: the best row of `layer_study`, chosen with its C within the training texts
           of every fold;
         - ``"finetuned"``: `FineTunedBertClassifier` with its defaults (needs accelerate).
 
         By default all but the last two, which take minutes instead of seconds, and without
-        word2vec if gensim is not installed. ``"all"`` is all eight.
+        word2vec if gensim is not installed. ``"all"`` is all nine.
     test : (X_test, y_test), optional
         Fit to all of X and score on these, instead of cross-validation.
     cv : int, splitter or iterable of (train, test), default=5

@@ -24,6 +24,7 @@ from pipeline.answers import (
 )
 from pipeline.evaluation.failures import (
     dense,
+    features_of,
     find_duplicates,
     find_examples,
     find_mistakes,
@@ -172,7 +173,7 @@ def evaluate(
         - ``confusion_matrix`` (rows are true), ``by_class``, ``curves`` (ROC and precision-recall,
           see `pipeline.evaluation.metrics.score_curves`), ``calibration``;
         - ``slices``: name -> scores by length, by truncation and unknown characters if the model
-          begins with a BertVectorizer, and by each column of ``by``;
+          begins with a BertVectorizer or stacks one, and by each column of ``by``;
         - ``mistakes``: ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of the
           predicted label, or None), ``explanation`` (``method`` and ``words``, or ``refused``) and
           ``nearest`` (three training texts with ``label`` and ``similarity``); ``examples``: the
@@ -212,8 +213,10 @@ def evaluate(
     probability, ranking, labels = answers.probability, answers.ranking, classes + others
     most_probable = is_most_probable(predicted, probability)
     warn_of_other_labels(most_probable, f"the {type(model).__name__}")
-    if type(model) is not Pipeline or len(model.steps) < 2:
-        features = f"a {type(model).__name__} shows no features before its last step."
+    if n_map and (type(model) is not Pipeline or len(model.steps) < 2):
+        features = features_of(model, X)
+        if features is None:
+            features = f"a {type(model).__name__} shows no features before its last step."
     right = predicted == true
     scored = true, predicted, probability, ranking
     sure = label_probability(predicted, ranking)

@@ -10,6 +10,7 @@ from sklearn.pipeline import Pipeline
 
 from pipeline._compat import rows_of
 from pipeline.answers import Judged, positions
+from pipeline.columns import first_step
 from pipeline.evaluation.metrics import wilson_interval
 from pipeline.exceptions import ExplanationError, TruncationWarning, UnknownTokensWarning
 from pipeline.explanation import explain
@@ -49,10 +50,10 @@ def _group(value: str, right: np.ndarray) -> dict[str, Any]:
 
 def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Score groups of similar length, and truncated texts apart."""
-    vectorizer = model.steps[0][1] if isinstance(model, Pipeline) else None
+    vectorizer = first_step(model)
     if not isinstance(vectorizer, BertVectorizer):
         return {"by characters": _by_number(np.array([len(text) for text in texts_of(X)]), right)}
-    counted = vectorizer.count_tokens(X)
+    counted = vectorizer.count_tokens(X if vectorizer.n_features_in_ > 1 else texts_of(X))
     cut = ["cut" if lost else "whole" for lost in counted["n_lost"]]
     slices = {
         "by tokens": _by_number(counted["n_tokens"].to_numpy(), right),
@@ -151,10 +152,11 @@ def _nearest(
     model: Any, X: Any, X_train: Any, y_train: Any, n: int = 3
 ) -> Sequence[list[dict[str, Any]] | None]:
     """Return the n most similar training texts of each row, by the last step's input."""
-    if not isinstance(model, Pipeline):
+    ours, theirs = features_of(model, X), features_of(model, X_train)
+    if ours is None or theirs is None:
         return [None] * len(X)
     known, labels = texts_of(X_train), label_cells(y_train)
-    ours, theirs = (dense(model[:-1].transform(texts)) for texts in (X, X_train))
+    ours, theirs = dense(ours), dense(theirs)
     lengths = [np.linalg.norm(rows, axis=1).clip(1e-12) for rows in (ours, theirs)]
     similarity = ours @ theirs.T / np.outer(*lengths)  # (n_texts, n_training_texts)
     return [
@@ -164,6 +166,14 @@ def _nearest(
         ]
         for row in similarity
     ]
+
+
+def features_of(model: Any, X: Any) -> Any:
+    """Return the last step's input, BERT's vectors of a stack, or None where nothing is shown."""
+    if isinstance(model, Pipeline) and len(model.steps) > 1:
+        return model[:-1].transform(X)
+    first = first_step(model)
+    return first.transform(texts_of(X)) if isinstance(first, BertVectorizer) else None
 
 
 def dense(features: Any) -> np.ndarray:

@@ -1,0 +1,179 @@
+"""TextStackingClassifier. Saved artifacts name this module."""
+
+import os
+from collections.abc import Iterable
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import StackingClassifier
+from sklearn.model_selection import check_cv
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from pipeline.answers import positions
+from pipeline.columns import first_step
+from pipeline.texts import check_texts, class_numbers, text_groups, warned_once
+
+
+class TextStackingClassifier(StackingClassifier):
+    """Stack classifiers of texts.
+
+    scikit-learn's StackingClassifier, with its parameters and attributes. What differs:
+
+    - Every part gets the same list of str, whatever container X is.
+    - The folds of a number ``cv`` are shuffled, stratified and the same in every fit; texts that
+      are equal but for case and blanks lie in one fold. A class with fewer texts than folds, even
+      with one, does no harm: a training part that would lack a class gets all of its texts.
+    - A dict as ``class_weight`` of a part, or of the last classifier, names labels as they are in
+      y, not their numbers.
+    - `set_params` reaches the fitted parts too, as that of a Pipeline does.
+    """
+
+    def fit(self, X: Iterable[str], y: Any, **fit_params: Any) -> Self:
+        """Fit the parts to all texts, and the last classifier to their out-of-fold answers.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `BertVectorizer.fit`.
+        y : array-like of shape (n_texts,)
+            Labels.
+        **fit_params
+            ``sample_weight``, where metadata routing is enabled.
+
+        Returns
+        -------
+        TextStackingClassifier
+            Itself.
+        """
+        texts = self._texts(X)
+        classes, numbers = class_numbers(y, len(texts))
+        params = self.get_params(deep=False)
+        plain = clone(StackingClassifier(**params))
+        weights = {
+            name: _numbered(weight, classes)
+            for name, weight in plain.get_params().items()
+            if name.endswith("class_weight") and isinstance(weight, dict)
+        }
+        plain.set_params(cv=self._folds(texts, numbers), **weights)
+        with warned_once():  # of texts that every fold would tell of again
+            plain.fit(texts, classes[numbers], **fit_params)
+        self.__dict__.update({n: value for n, value in vars(plain).items() if n not in params})
+        return self
+
+    def _texts(self, X: Any) -> list[str]:
+        """Return the texts as the first part with a say in it reads them."""
+        for _, part in self.estimators:
+            step = first_step(part)
+            if hasattr(step, "on_invalid"):
+                return check_texts(X, missing=step.missing, on_invalid=step.on_invalid)
+        return check_texts(X)
+
+    def _folds(self, texts: list[str], numbers: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return training and test rows of each fold."""
+        n_folds = 5 if self.cv is None else self.cv
+        if isinstance(n_folds, int | np.integer) and n_folds > 1:
+            keys = text_groups(texts)
+            _, first, key = np.unique(
+                np.arange(len(texts)) if keys is None else keys,
+                return_index=True,
+                return_inverse=True,
+            )
+            # shuffled, sorted by class, and dealt out like cards
+            order = np.random.default_rng(0).permutation(first)
+            order = order[np.argsort(numbers[order], kind="stable")]
+            fold_of = np.empty(len(texts), dtype=np.int64)
+            fold_of[order] = np.arange(len(first)) % n_folds
+            fold = fold_of[first][key]
+            splits = [
+                (np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in np.unique(fold)
+            ]
+        else:
+            splits = list(check_cv(self.cv, numbers, classifier=True).split(texts, numbers))
+        return [(_with_every_class(train, numbers), test) for train, test in splits]
+
+    def transform(self, X: Iterable[str]) -> np.ndarray:
+        """Return the answers of the parts, which the last classifier reads.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_answers)
+            Of two classes one number per part, else one per part and class.
+        """
+        check_is_fitted(self)
+        return np.asarray(super().transform(self._texts(X)))
+
+    @available_if(lambda self: hasattr(self.final_estimator_, "predict_proba"))
+    def predict_both(self, X: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels and probabilities, of texts encoded once.
+
+        Parameters
+        ----------
+        X : iterable of str, length n_texts
+            As for `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_texts,)
+        probability : ndarray of shape (n_texts, n_classes)
+        """
+        answers, last = self.transform(X), self.final_estimator_
+        return self.classes_[last.predict(answers)], last.predict_proba(answers)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, those of the fitted parts too.
+
+        Parameters
+        ----------
+        **params
+            Such as ``bert__bertvectorizer__device="cpu"``.
+
+        Returns
+        -------
+        TextStackingClassifier
+            Itself.
+        """
+        super().set_params(**params)
+        fitted = getattr(self, "named_estimators_", {})
+        for name, value in params.items():
+            part, _, of_part = name.partition("__")
+            if of_part and isinstance(fitted.get(part), BaseEstimator):
+                fitted[part].set_params(**{of_part: value})
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return a state without the folders of this machine."""
+        state = dict(super().__getstate__())
+        if "estimators_" in state:
+            state["estimators"] = [(name, _portable(part)) for name, part in self.estimators]
+        return state
+
+
+def _numbered(weight: dict[Any, float], classes: np.ndarray) -> dict[int, float]:
+    """Return weights of labels as weights of class numbers."""
+    numbers, _ = positions(weight, classes.tolist())
+    return dict(zip(numbers.tolist(), weight.values(), strict=True))
+
+
+def _with_every_class(train: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    # without a class its answers would be minus infinity; few texts are not worth an error
+    lacking = np.isin(numbers, numbers[train], invert=True)
+    return np.union1d(train, np.flatnonzero(lacking))
+
+
+def _portable(part: Any) -> Any:
+    if not isinstance(part, BaseEstimator):
+        return part  # "drop"
+    portable = clone(part)
+    for name, value in part.get_params().items():
+        if name.endswith("__cache") and value is not None:
+            portable.set_params(**{name: "memory"})
+        elif isinstance(value, os.PathLike):
+            portable.set_params(**{name: os.fspath(value)})
+    return portable
