@@ -1,52 +1,39 @@
 """Explain a prediction by its words, exactly where possible."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
-from sklearn.decomposition import PCA, FactorAnalysis, FastICA, IncrementalPCA, TruncatedSVD
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.feature_selection import SelectorMixin
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import (
-    FunctionTransformer,
-    MaxAbsScaler,
-    MinMaxScaler,
-    RobustScaler,
-    StandardScaler,
-)
-from sklearn.random_projection import BaseRandomProjection
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline._compat import is_linear_classifier
 from pipeline.answers import ask_each, gives_several, is_yes_or_no, outputs_of
-from pipeline.columns import as_fitted, changes_rows_only, first_step, fitted_columns
+from pipeline.columns import as_fitted, first_step, fitted_columns
 from pipeline.csv_table import check_names
+from pipeline.decision import DecisionSum
 from pipeline.exceptions import ExplanationError
+from pipeline.ngrams import word_spans
 from pipeline.texts import check_texts, take_columns
-from pipeline.token_level import join_words
 from pipeline.vectorizer import BertVectorizer
+from pipeline.word_rows import Level, WordRows
 
 Method = Literal["auto", "exact", "occlusion"]
-# transform(x) = x @ A + b of each of these
-_AFFINE = (
-    *(StandardScaler, RobustScaler, MinMaxScaler, MaxAbsScaler),
-    *(PCA, IncrementalPCA, TruncatedSVD, FastICA, FactorAnalysis, LinearDiscriminantAnalysis),
-    *(BaseRandomProjection, SelectorMixin),
-)
-_ROWS_AT_ONCE = 1024
+Baseline = Literal["mean", "zero"]
+_OWN_COLUMNS = ("word", "token", "start", "end", "contribution")
 
 
 def explain(
     model: Any,
     X: Any,
     *,
-    level: Literal["word", "token"] = "word",
+    level: Level = "word",
     method: Method = "auto",
     text: str | None = None,
+    baseline: Baseline = "mean",
+    against: Literal["runner-up"] | None = None,
 ) -> list[pd.DataFrame]:
     """Say what each word or token of a text adds to the classifier's decision.
 
@@ -56,6 +43,13 @@ def explain(
     vector holds it has in part from its neighbours: this is how the decision was made, not what it
     would have been without the word.
 
+    So is one over n-grams (CountVectorizer, TfidfVectorizer, HashingVectorizer), and over several
+    such parts: of a FeatureUnion, a ColumnTransformer, or a StackingClassifier with
+    ``stack_method="decision_function"``. An n-gram is shared among its words in equal parts, one of
+    characters among its characters. Idf and norm of a text are taken as they are. What columns
+    other than the text add is in the intercept. Of a CalibratedClassifierCV the decision before
+    calibration is explained, the mean over its members.
+
     For other models there is no such sum. There every word is left out in turn, and its
     contribution is by how much the decision falls: this is what it would have been without the
     word, and such contributions do not add up. The decision is ``decision_function``, or the
@@ -64,8 +58,9 @@ def explain(
     Parameters
     ----------
     model : estimator
-        Fitted, with a `BertVectorizer` in it, mostly a Pipeline that begins with one. Of a search
-        the best estimator is explained. Samplers are skipped, as when it predicts.
+        A fitted classifier of texts, mostly a Pipeline that begins with a `BertVectorizer`. Of a
+        search the best estimator is explained. Samplers are skipped, as when it predicts. Steps
+        that clean the texts may stand in front; places are those in the text as given.
     X : iterable of str, length n_texts, or DataFrame
         Texts; or the columns that the model was fitted on, of which all but one are held fixed.
     level : {"word", "token"}, default="word"
@@ -75,6 +70,15 @@ def explain(
         Occlusion encodes each text once more per word.
     text : str, optional
         The column whose words are left out, where the model reads several columns of texts.
+    baseline : {"mean", "zero"}, default="mean"
+        With what a token is compared under the exact method. ``"mean"``: an equal part of the
+        average training text, whose decision is then in the intercept, so that a word without a
+        leaning has a contribution near 0; it is ``mean_`` of a BertVectorizer, and ``"zero"`` is
+        taken for one without it, as of older files. ``"zero"``: nothing, and each token has its
+        part of what all texts have in common.
+    against : {"runner-up"}, optional
+        Of more than two classes, explain why the first was chosen rather than the second: the
+        difference of their decisions, in one column ``contribution``. None explains each class.
 
     Returns
     -------
@@ -82,17 +86,24 @@ def explain(
         One row per word or token, in the order of the text: ``word`` (or ``token``), ``start``,
         ``end`` (its characters in the text) and ``contribution``; where there are more than two
         classes, ``contribution_<class>`` for each. Of two classes, positive speaks for
-        ``classes_[1]``. [CLS] and [SEP] are tokens as well, and have rows under the exact method.
+        ``classes_[1]``. Where the decision has several parts, columns with the names of the parts
+        (of the stack, the union) follow, ``<part>_<class>`` for more than two classes; their sum is
+        the contribution. [CLS] and [SEP] are tokens as well, and have rows under the exact method;
+        so has, with the part's name in brackets, what belongs to no word.
         ``frame.attrs`` holds ``method``, ``decision`` (that of the text), ``intercept`` (what was
         added to the sum; under occlusion the decision on the empty text), and ``classes``; the last
         three are lists where there are more than two classes. Of several labels per text, the
-        classes are the names of the labels.
+        classes are the names of the labels; with ``against`` they are the second and the first.
+        Under the exact method also ``baseline``, as used; of several parts ``parts``, their names;
+        ``ngrams``, if there are any, dicts of ``ngram``, ``start``, ``end``, ``contribution`` and
+        its ``part``; and ``uncalibrated``, True where that is so. Where occlusion was not asked
+        for, ``reason`` says why there is no sum.
 
     Raises
     ------
     ExplanationError
-        For models without a BertVectorizer or a classifier; and under ``method="exact"`` for those
-        without a linear classifier, or with a step before it that is not affine.
+        For models that are no classifiers of texts; and under ``method="exact"`` for those without
+        a linear classifier, or with a step before it that is not affine.
 
     Examples
     --------
@@ -106,27 +117,32 @@ def explain(
     >>> bool(abs(total - model.decision_function(["What a lovely evening."])[0]) < 1e-5)
     True
     """
-    if level not in ("word", "token"):
-        raise ValueError(f"level={level!r}; allowed are 'word' and 'token'.")
-    if method not in ("auto", "exact", "occlusion"):
-        raise ValueError(f"method={method!r}; allowed are 'auto', 'exact' and 'occlusion'.")
+    for name, value, allowed in (
+        ("level", level, ("word", "token")),
+        ("method", method, ("auto", "exact", "occlusion")),
+        ("baseline", baseline, ("mean", "zero")),
+        ("against", against, (None, "runner-up")),
+    ):
+        if value not in allowed:
+            *others, last = map(repr, allowed)
+            raise ValueError(f"{name}={value!r}; allowed are {', '.join(others)} and {last}.")
     model = _best(model)
     vectorizer = _vectorizer_of(model)
-    texts, with_texts = _rows_of(model, vectorizer, X, text)
-    steps = list(_steps(model))
+    texts, with_texts, column = _rows_of(model, vectorizer, X, text)
+    asked: dict[str, Any] = {"method": "occlusion"}
     if method != "occlusion":
         try:
-            _refuse_not_affine(steps, vectorizer)
-            return _exact(model, steps, vectorizer, texts, level) if texts else []
+            rows = with_texts(np.arange(len(texts)), texts)
+            return _exact(model, rows, texts, column, level, baseline, against) if texts else []
         except ExplanationError as error:
             if method == "exact":
                 raise
-            reason = str(error)
+            asked["reason"] = reason = str(error)
     else:
         reason = "method='occlusion' leaves out whole words."
     if level == "token":
         raise ExplanationError(f"level='token' needs the exact method. {reason}")
-    return _occlusion(model, vectorizer, texts, with_texts) if texts else []
+    return _occlusion(model, vectorizer, texts, with_texts, against, asked) if texts else []
 
 
 def _best(model: Any) -> Any:
@@ -144,72 +160,58 @@ def _best(model: Any) -> Any:
             return model
 
 
-def _vectorizer_of(model: Any) -> BertVectorizer:
-    """Return the first fitted BertVectorizer in a model."""
-    waiting, seen = deque([model]), set()
-    found = None
-    while waiting and found is None:
-        part = waiting.popleft()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if isinstance(part, BertVectorizer):
-            found = part if part.__sklearn_is_fitted__() else None
-        elif isinstance(part, dict):
-            waiting.extend(part.values())
-        elif isinstance(part, list | tuple):
-            waiting.extend(part)
-        elif isinstance(part, BaseEstimator) or type(part).__module__.startswith("sklearn."):
-            waiting.extend(getattr(part, "__dict__", {}).values())
-    if found is None:
-        if isinstance(model, Pipeline):
-            check_is_fitted(model)
-            what = f"The pipeline begins with a {type(first_step(model)).__name__}"
-        else:
-            what = f"model is a {type(model).__name__}"
-        raise ExplanationError(
-            f"{what}; a fitted Pipeline with a BertVectorizer in front of its classifier is "
-            "expected."
-        )
+def _vectorizer_of(model: Any) -> BertVectorizer | None:
+    """Return the first fitted BertVectorizer in a classifier, if there is one."""
     check_is_fitted(model)
     if not hasattr(model, "classes_"):
         raise ExplanationError(
             f"The last step, {type(_last(model)).__name__}, is no classifier; only decisions for "
             "classes can be explained."
         )
-    return found
+    waiting, seen = deque([model]), set()
+    while waiting:
+        part = waiting.popleft()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, BertVectorizer):
+            if part.__sklearn_is_fitted__():
+                return part
+        elif isinstance(part, dict):
+            waiting.extend(part.values())
+        elif isinstance(part, list | tuple):
+            waiting.extend(part)
+        elif isinstance(part, BaseEstimator) or type(part).__module__.startswith("sklearn."):
+            waiting.extend(getattr(part, "__dict__", {}).values())
+    return None
 
 
 def _last(model: Any) -> Any:
     return model[-1] if isinstance(model, Pipeline) else model
 
 
-def _steps(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the steps that change what is predicted, those of inner pipelines too."""
-    for name, step in model.steps if isinstance(model, Pipeline) else [("model", model)]:
-        if isinstance(step, Pipeline):
-            yield from _steps(step)
-        elif not changes_rows_only(step) and not (
-            isinstance(step, FunctionTransformer) and step.func is None
-        ):
-            yield name, getattr(step, "best_estimator_", step)
-
-
 def _rows_of(
-    model: Any, vectorizer: BertVectorizer, X: Any, text: str | None
-) -> tuple[list[str], Callable[[np.ndarray, list[str]], Any]]:
-    """Return the texts, and what gives the model some rows with other texts in them."""
-    options = {"missing": vectorizer.missing, "on_invalid": vectorizer.on_invalid}
+    model: Any, vectorizer: BertVectorizer | None, X: Any, text: str | None
+) -> tuple[list[str], Callable[[np.ndarray, list[str]], Any], str | None]:
+    """Return the texts, what gives the model rows with other texts in them, and their column."""
+    options: Any = {"missing": "error", "on_invalid": "error"}
+    if vectorizer is not None:
+        options = {"missing": vectorizer.missing, "on_invalid": vectorizer.on_invalid}
     columns = None if first_step(model) is vectorizer else _columns_of(model)
     if columns is None:
         # of a DataFrame list() would give the column names
-        table = take_columns(X, on_invalid=vectorizer.on_invalid)
+        table = take_columns(X, on_invalid=options["on_invalid"])
         if len(table.columns) > 1:
             raise ExplanationError(
                 f"X has {len(table.columns)} columns; the words of one column of texts can be "
                 "explained."
             )
-        return check_texts(table, **options), lambda _, texts: texts
+        if vectorizer is None and not all(isinstance(cell, str) for cell in table.columns[0]):
+            raise ExplanationError(
+                f"model is a {type(model).__name__}, and X holds no texts: only words can be "
+                "explained."
+            )
+        return check_texts(table, **options), lambda _, texts: _as_given(X, texts), None
     if not isinstance(X, pd.DataFrame):
         if len(columns) > 1:
             raise ExplanationError(
@@ -229,7 +231,21 @@ def _rows_of(
         )
     frame = as_fitted(columns, X, column)
     texts = check_texts(frame[column], **options)
-    return texts, lambda rows, texts: frame.iloc[rows].assign(**{str(column): texts})
+
+    def with_texts(rows: np.ndarray, texts: list[str]) -> Any:
+        return frame.iloc[rows].assign(**{str(column): texts})
+
+    return texts, with_texts, column
+
+
+def _as_given(X: Any, texts: list[str]) -> Any:
+    """Return texts in a container like X, which a cleaning step may need."""
+    if isinstance(X, pd.Series):
+        return pd.Series(texts, name=X.name, dtype=X.dtype)
+    if isinstance(X, np.ndarray):
+        dtype = object if X.dtype == object else str
+        return np.array(texts, dtype=dtype).reshape(-1, *X.shape[1:])
+    return texts
 
 
 def _columns_of(model: Any) -> Any:
@@ -239,92 +255,69 @@ def _columns_of(model: Any) -> Any:
         raise ExplanationError(str(error)) from None
 
 
-def _takes_the_mean(vectorizer: BertVectorizer) -> bool:
-    return vectorizer.pooling == "mean" or list(vectorizer.pooling) == ["mean"]
-
-
 # ---- exact
 
 
 def _exact(
     model: Any,
-    steps: list[tuple[str, Any]],
-    vectorizer: BertVectorizer,
+    X: Any,
     texts: list[str],
-    level: str,
+    column: str | None,
+    level: Level,
+    baseline: Baseline,
+    against: str | None,
 ) -> list[pd.DataFrame]:
-    weights, intercept = _linear_function([step for _, step in steps[1:]], vectorizer)
-    decisions = np.asarray(model.decision_function(texts), dtype=np.float64).reshape(
-        len(texts), len(intercept)
-    )
-    frames = []
-    for text, shares, decision in zip(
-        texts, vectorizer.token_shares(texts, weights), decisions, strict=True
-    ):
-        frame = join_words(shares, text) if level == "word" else shares.drop(columns="word")
-        classes = np.asarray(model.classes_).tolist()
-        frames.append(_finish(frame, classes, "exact", decision, intercept))
-    return frames
-
-
-def _refuse_not_affine(steps: list[tuple[str, Any]], vectorizer: BertVectorizer) -> None:
-    if steps[0][1] is not vectorizer:
-        raise ExplanationError(
-            f"The model begins with a {type(steps[0][1]).__name__}, so the decision is no sum over "
-            "the tokens of a BertVectorizer. Use method='occlusion'."
-        )
-    if not _takes_the_mean(vectorizer) or vectorizer.normalize:
-        raise ExplanationError(
-            f"pooling={vectorizer.pooling!r}, normalize={vectorizer.normalize}: only the plain "
-            "mean is a sum over tokens. Use method='occlusion', or fit with pooling='mean' and "
-            "normalize=False."
-        )
-    for name, step in steps[1:-1]:
-        if not isinstance(step, _AFFINE) or getattr(step, "clip", False):
+    if isinstance(model.classes_, list):
+        raise ExplanationError("A text has several labels here, and no single decision.")
+    classes = np.asarray(model.classes_).tolist()
+    n_outputs = 1 if len(classes) == 2 else len(classes)
+    whole = DecisionSum(len(texts), n_outputs, column)
+    whole.add(model, X, np.eye(n_outputs))
+    if not whole.tokens and not whole.ngrams:
+        raise ExplanationError("No part of the model is known to read the texts.")
+    if level == "token" and not whole.tokens:
+        raise ExplanationError("The model has no BertVectorizer, so there are no tokens.")
+    if any(part.mean is None for part in whole.tokens):
+        baseline = "zero"
+    attrs: dict[str, Any] = {"method": "exact", "baseline": baseline}
+    if whole.is_uncalibrated:
+        attrs["uncalibrated"] = True
+    texts_rows = _rows_of_texts(whole, texts, level, baseline, n_outputs)
+    totals = whole.constant + [rows.values.sum(axis=(0, 1)) for rows in texts_rows]
+    decisions = totals
+    if hasattr(model, "decision_function"):
+        decisions = np.asarray(model.decision_function(X), dtype=np.float64)
+        decisions = decisions.reshape(len(texts), -1)
+        # a subclass may decide in another way
+        if decisions.shape != totals.shape or not np.allclose(decisions, totals, 1e-2, 1e-2):
             raise ExplanationError(
-                f"The step {name!r}, {type(step).__name__}, is not known to be affine, so the "
-                "decision is no sum over tokens. Known are "
-                f"{', '.join(sorted(kind.__name__ for kind in _AFFINE))}, without clip. Use "
-                "method='occlusion'."
+                f"The decision of the {type(_last(model)).__name__} is not the sum of its parts."
             )
-    if not is_linear_classifier(steps[-1][1]):
-        raise ExplanationError(
-            f"The last step, {type(steps[-1][1]).__name__}, is no linear classifier, so the "
-            "decision is no sum over tokens. Use method='occlusion', or LogisticRegression, "
-            "LinearSVC, RidgeClassifier or SGDClassifier."
-        )
+    return [
+        _finish(rows, level, classes, decision, intercept, against, attrs)
+        for rows, decision, intercept in zip(texts_rows, decisions, whole.constant, strict=True)
+    ]
 
 
-def _linear_function(steps: list[Any], vectorizer: BertVectorizer) -> tuple[np.ndarray, np.ndarray]:
-    """Return W, (n_features, n_outputs), and b of all steps after the vectorizer."""
-    names = vectorizer.get_feature_names_out()
-
-    def decide(features: np.ndarray) -> np.ndarray:
-        table: Any = features
-        for step in steps[:-1]:
-            table = step.transform(_named(table, step, names))
-        return np.asarray(
-            steps[-1].decision_function(_named(table, steps[-1], names)), dtype=np.float64
-        ).reshape(len(features), -1)
-
-    n_features = len(names)
-    intercept = decide(np.zeros((1, n_features)))[0]
-    weights = np.empty((n_features, len(intercept)))
-    for start in range(0, n_features, _ROWS_AT_ONCE):
-        rows = np.eye(min(_ROWS_AT_ONCE, n_features - start), n_features, start)
-        weights[start : start + len(rows)] = decide(rows) - intercept
-    return weights, intercept
-
-
-def _named(table: Any, step: Any, names: np.ndarray) -> Any:
-    """Give an array the feature names that a step was fitted with."""
-    if (
-        isinstance(table, np.ndarray)
-        and hasattr(step, "feature_names_in_")
-        and table.shape[1] == len(names)
-    ):
-        return pd.DataFrame(table, columns=names)
-    return table
+def _rows_of_texts(
+    whole: DecisionSum, texts: list[str], level: Level, baseline: Baseline, n_outputs: int
+) -> list[WordRows]:
+    """Return the rows of each text; what the mean text gives becomes part of the constant."""
+    names = [*(part.name for part in whole.tokens), *(part.name for part in whole.ngrams)]
+    names = list(dict.fromkeys(names))
+    of_texts = [WordRows(text, names, n_outputs) for text in texts]
+    for part in whole.tokens:
+        base = part.mean if baseline == "mean" else None
+        whole.constant += 0.0 if base is None else base
+        shares = part.vectorizer.token_shares(part.X, part.weights, base)
+        for rows, own, text in zip(of_texts, shares, part.texts, strict=True):
+            rows.add_tokens(part.name, own, text, level)
+    for i, rows in enumerate(of_texts):
+        for ngrams in whole.ngrams:
+            own, text = ngrams.features[[i]], ngrams.texts[i]
+            rows.add_ngrams(ngrams.name, ngrams.vectorizer, text, own, ngrams.weights)
+        rows.finish()
+    return of_texts
 
 
 # ---- occlusion
@@ -332,11 +325,15 @@ def _named(table: Any, step: Any, names: np.ndarray) -> Any:
 
 def _occlusion(
     model: Any,
-    vectorizer: BertVectorizer,
+    vectorizer: BertVectorizer | None,
     texts: list[str],
     with_texts: Callable[[np.ndarray, list[str]], Any],
+    against: str | None,
+    attrs: dict[str, Any],
 ) -> list[pd.DataFrame]:
-    spans = vectorizer.word_spans(texts)
+    spans = (
+        [word_spans(text) for text in texts] if vectorizer is None else vectorizer.word_spans(texts)
+    )
     variants = [
         [text, "", *(text[:start] + text[end:] for start, end in of_text)]
         for text, of_text in zip(texts, spans, strict=True)
@@ -348,7 +345,7 @@ def _occlusion(
         decisions, classes = _decide(model, shortened)  # (n_rows, n_outputs)
     except ExplanationError:
         raise
-    except ValueError as error:  # as of neighbours within a radius
+    except (ValueError, TypeError) as error:  # as of neighbours within a radius
         raise ExplanationError(
             f"The model fails on texts without one of their words: {error}"
         ) from error
@@ -356,10 +353,10 @@ def _occlusion(
     for text, of_text, own in zip(
         texts, spans, np.split(decisions, np.cumsum(sizes)[:-1]), strict=True
     ):
-        words = [(text[start:end], start, end) for start, end in of_text]
-        frame = pd.DataFrame(words, columns=["word", "start", "end"])
-        frame = pd.concat([frame, pd.DataFrame(own[0] - own[2:])], axis=1)
-        frames.append(_finish(frame, classes, "occlusion", own[0], own[1]))
+        words = WordRows(text, [""], decisions.shape[1])
+        words.rows = [(text[start:end], start, end) for start, end in of_text]
+        words.values = (own[0] - own[2:])[:, None]
+        frames.append(_finish(words, "word", classes, own[0], own[1], against, attrs))
     return frames
 
 
@@ -393,21 +390,45 @@ def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any]]:
 
 
 def _finish(
-    frame: pd.DataFrame,
+    rows: WordRows,
+    level: Level,
     classes: list[Any],
-    method: str,
     decision: np.ndarray,
     intercept: np.ndarray,
+    against: str | None,
+    attrs: dict[str, Any],
 ) -> pd.DataFrame:
-    """Name the contribution columns and add the attrs."""
-    one = len(decision) == 1
-    outputs = frame.columns[-len(decision) :]
-    names = ["contribution"] if one else [f"contribution_{label}" for label in classes]
-    frame = frame.rename(columns=dict(zip(outputs, names, strict=True)))
-    frame.attrs = {
-        "method": method,
-        "decision": float(decision[0]) if one else decision.tolist(),
-        "intercept": float(intercept[0]) if one else intercept.tolist(),
-        "classes": classes,
-    }
+    """Return a text's frame, its columns named, with the attrs."""
+    said = np.eye(len(decision))
+    if against is not None and len(decision) > 1:
+        *_, second, first = np.argsort(decision, kind="stable").tolist()
+        said, classes = said[:, [first]] - said[:, [second]], [classes[second], classes[first]]
+    one = said.shape[1] == 1
+
+    def plain(numbers: np.ndarray) -> Any:
+        numbers = numbers @ said
+        return float(numbers[0]) if one else numbers.tolist()
+
+    values = rows.values @ said  # (n_rows, n_parts, n_outputs)
+    columns = {"contribution": values.sum(axis=1)}
+    if len(rows.names) > 1:
+        parts = [f"part_{name}" if name in _OWN_COLUMNS else name for name in rows.names]
+        columns.update(zip(parts, values.swapaxes(0, 1), strict=True))
+        attrs = {**attrs, "parts": parts}
+    frame = pd.DataFrame(rows.rows, columns=[level, "start", "end"])
+    for name, own in columns.items():
+        for i, label in enumerate(classes[-1:] if one else classes):
+            frame[name if one else f"{name}_{label}"] = own[:, i]
+    frame.attrs.update(attrs, decision=plain(decision), intercept=plain(intercept), classes=classes)
+    if rows.ngrams:
+        frame.attrs["ngrams"] = [
+            {
+                "part": part,
+                "ngram": ngram,
+                "start": min(start for start, _ in spans),
+                "end": max(end for _, end in spans),
+                "contribution": plain(share),
+            }
+            for (part, ngram, spans), share in rows.ngrams.items()
+        ]
     return frame

@@ -149,8 +149,9 @@ def share_out(
     tokenizer: TextTokenizer,
     combine: CombineLayers,
     weights: np.ndarray,
+    base: np.ndarray | float = 0.0,
 ) -> pd.DataFrame:
-    """Split a text's ``features @ weights`` into one row per token."""
+    """Split a text's ``features @ weights - base`` into one row per token."""
     windows = tokenizer.windows(len(encoding.ids))
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     kept = np.unique(np.concatenate(windows))
@@ -159,7 +160,8 @@ def share_out(
     # exact: the mean over n tokens and every way to combine layers are linear in their vectors
     for of_window, window in zip(vectors, windows, strict=True):
         rows = _rows_of(window, kept, n_prefix, n_suffix)
-        shares[rows] += combine(of_window[:, None]).astype(np.float64) @ weights / n_tokens
+        own = combine(of_window[:, None]).astype(np.float64) @ weights
+        shares[rows] += (own - base) / n_tokens
     return pd.concat([_pieces(encoding, kept, text, tokenizer), pd.DataFrame(shares)], axis=1)
 
 
@@ -269,7 +271,9 @@ class TokenLevelMixin:
         vectors = bert.embed_tokens(plan)
         return to_frame(plan, vectors, bert.tokenizer, self._combine_layers, labels, names)
 
-    def token_shares(self, X: Iterable[str], weights: np.ndarray) -> list[pd.DataFrame]:
+    def token_shares(
+        self, X: Iterable[str], weights: np.ndarray, base: np.ndarray | None = None
+    ) -> list[pd.DataFrame]:
         """Split ``transform(X) @ weights`` among the tokens of each text, exactly.
 
         The mean of a text's token vectors, and every way to combine layers, is linear in them, so
@@ -282,12 +286,15 @@ class TokenLevelMixin:
             As for `fit`.
         weights : ndarray of shape (n_features, n_outputs)
             Of the linear function.
+        base : ndarray of shape (n_outputs,), optional
+            What is taken off the whole, an equal part from each token; such as
+            ``mean_ @ weights``, for shares beside those of the mean text. None takes nothing off.
 
         Returns
         -------
         list of DataFrame, length n_texts
             ``token``, ``word`` (its number, None for special tokens), ``start``, ``end``, and
-            columns 0 to n_outputs - 1, whose sums are the row of ``transform(X) @ weights``.
+            columns 0 to n_outputs - 1, whose sums are the row of ``transform(X) @ weights - base``.
 
         Raises
         ------
@@ -324,9 +331,8 @@ class TokenLevelMixin:
                 plan.texts, plan.encodings, ends, plan.n_windows, strict=True
             ):
                 own = vectors[stop - n_windows : stop]
-                frames[text] = share_out(
-                    own, encoding, text, tokenizer, self._combine_layers, weights
-                )
+                options = (tokenizer, self._combine_layers, weights, 0.0 if base is None else base)
+                frames[text] = share_out(own, encoding, text, *options)
         if reports:
             self._warn_truncation(
                 truncation_report(*(np.concatenate(parts) for parts in zip(*reports, strict=True)))

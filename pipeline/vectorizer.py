@@ -167,6 +167,10 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
     layer_scale_ : float
         With ``combine="learned"``: what the weighted sum is multiplied by.
 
+    mean_ : ndarray of shape (n_features,), float32
+        The mean of the features of fit, which `pipeline.explain` compares with; only after
+        `fit_transform`, as pipelines call it, for `fit` encodes nothing.
+
     truncation_report_ : dict
         Of the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``,
         ``share_lost``, ``texts_in_windows``.
@@ -292,6 +296,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             Where the model cannot be found or loaded.
         """
         texts = self._check_fit(X, y)
+        self.__dict__.pop("mean_", None)  # of other texts
         if self.combine == "learned":
             self._encode_and_learn(texts, X, y)
             return self
@@ -326,7 +331,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         ndarray of shape (n_texts, n_features), float32
             A DataFrame where `set_output` says so.
         """
-        return self._features(self._encode_and_learn(self._check_fit(X, y), X, y))
+        features = self._features(self._encode_and_learn(self._check_fit(X, y), X, y))
+        self.mean_ = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return features
 
     def transform(self, X: Iterable[str]) -> np.ndarray:
         """Return one row of features per text.

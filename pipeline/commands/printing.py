@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.report.readable import never_predicted
+from pipeline.report.readable import never_predicted, strongest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,15 +247,19 @@ def print_explanations(
     for text, frame, label in zip(texts, frames, labels, strict=True):
         classes = frame.attrs["classes"]
         intercept, decision = frame.attrs["intercept"], frame.attrs["decision"]
-        column, for_class = "contribution", classes[-1]
+        parts, for_class, ending = frame.attrs.get("parts", []), classes[-1], ""
         if len(classes) > 2:  # contributions to the predicted class
-            column, for_class = f"contribution_{label}", label
+            for_class, ending = label, f"_{label}"
             position = classes.index(label)
             intercept, decision = intercept[position], decision[position]
         piece = frame.columns[0]
+        frame = frame.rename(columns={f"contribution{ending}": "contribution", piece: "word"})
+        sums = [(part, frame[f"{part}{ending}"].sum()) for part in parts]
         if not console.is_terminal:
             for row in frame.to_dict("records"):
-                print(_safe(row[piece]), row["start"], row["end"], f"{row[column]:+.4f}", sep="\t")
+                added = [row["contribution"], *(row[f"{part}{ending}"] for part in parts)]
+                numbers = (f"{number:+.4f}" for number in added)
+                print(_safe(row["word"]), row["start"], row["end"], *numbers, sep="\t")
             print("(intercept)", "", "", f"{intercept:+.4f}", sep="\t")
             print("(decision)", "", "", f"{decision:+.4f}", _safe(label), sep="\t")
             continue
@@ -264,22 +268,30 @@ def print_explanations(
         legend = f"words for {for_class} (blue) and against it (red)"
         result = f"  {legend}; they {how} {decision:+.3f}"
         console.print(Text.assemble((str(label), "bold"), result))
-        console.print(_coloured(text, frame, column))
-        strongest = frame.sort_values(column, key=abs, ascending=False)[:6].to_dict("records")
-        parts = ", ".join(f"'{_safe(row[piece])}' {row[column]:+.3f}" for row in strongest)
-        console.print(f"strongest: {parts}; intercept {intercept:+.3f}", **_PLAIN)
+        console.print(_coloured(text, frame))
+        words = [
+            f"'{_safe(row['word'])}' {row['contribution']:+.3f}"
+            for row in strongest(frame.to_dict("records"), 6)
+        ]
+        others = frame[frame["start"] == frame["end"]]["contribution"].sum()
+        rest = [("special tokens", others)] if is_sum else []
+        added = [f"{name} {value:+.3f}" for name, value in [*rest, ("intercept", intercept)]]
+        console.print(f"strongest: {', '.join(words)}; {', '.join(added)}", **_PLAIN)
+        if sums:
+            each = ", ".join(f"{_safe(name)} {value:+.3f}" for name, value in sums)
+            console.print(f"words by part: {each}", **_PLAIN)
 
 
-def _coloured(text: str, frame: "pd.DataFrame", column: str) -> Text:
+def _coloured(text: str, frame: "pd.DataFrame") -> Text:
     """Colour words by their contributions: blue for, red against."""
     coloured = Text(_safe(text))
     if coloured.plain != text:  # escaped, so the positions differ: better plain than wrong
         return coloured
     inside = frame[frame["start"] < frame["end"]].to_dict("records")
-    largest = max((abs(row[column]) for row in inside), default=0.0) or 1.0
+    largest = max((abs(row["contribution"]) for row in inside), default=0.0) or 1.0
     for row in inside:
-        fade = round(235 - 150 * abs(row[column]) / largest)
-        colour = f"rgb({fade},{fade},255)" if row[column] > 0 else f"rgb(255,{fade},{fade})"
+        fade = round(235 - 150 * abs(row["contribution"]) / largest)
+        colour = f"rgb({fade},{fade},255)" if row["contribution"] > 0 else f"rgb(255,{fade},{fade})"
         coloured.stylize(f"black on {colour}", row["start"], row["end"])
     return coloured
 

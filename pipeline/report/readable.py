@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # C0 and C1 controls but tab and line feed, lone surrogates, direction marks, non-characters
@@ -33,6 +33,17 @@ def columns(text: str) -> int:
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text
     )
+
+
+def strongest(words: Sequence[Mapping[Any, Any]], most: int) -> list[Mapping[Any, Any]]:
+    """Return the words that add or take off most, without marks and special tokens."""
+    told = [
+        word
+        for word in words
+        if word["start"] < word["end"]
+        and not all(unicodedata.category(c)[0] == "P" for c in word["word"])
+    ]
+    return sorted(told, key=lambda word: -abs(word["contribution"]))[:most]
 
 
 def never_predicted(classes: Sequence[Any]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.answers import most_confused
 from pipeline.report import figures, tables
-from pipeline.report.readable import never_predicted, shortened
+from pipeline.report.readable import never_predicted, shortened, strongest
 from pipeline.report.tables import Table, number
 
 _NEEDED = (
@@ -102,7 +102,7 @@ def _plain_layers(study: pd.DataFrame) -> dict[str, Any]:
 
 
 def coloured_pieces(
-    text: str, words: Sequence[Mapping[str, Any]], *, most: int = 1200
+    text: str, words: Sequence[Mapping[Any, Any]], *, most: int = 1200
 ) -> dict[str, Any]:
     """Cut a text into pieces with their contributions, ``most`` characters in all."""
     inside = sorted(
@@ -123,15 +123,11 @@ def coloured_pieces(
                 strength = abs(value or 0.0) / largest
                 pieces.append({"text": piece, "contribution": value, "strength": strength})
         at = word["end"]
-    ranked = sorted(
-        (word for word in inside if any(map(str.isalnum, word["word"]))),
-        key=lambda word: -abs(word["contribution"]),
-    )
     return {
         "pieces": pieces,
         "before": start,  # characters left out
         "after": len(text) - end,
-        "strongest": ranked[:8],
+        "strongest": strongest(inside, 8),
     }
 
 
