@@ -1,26 +1,25 @@
 """make_sentiment_pipeline: BertVectorizer and LogisticRegression."""
 
-from typing import Any
+from typing import Any, Literal
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from pipeline.logistic import DEFAULT_C, SOLVER, TunedLogisticRegression
 from pipeline.vectorizer import BertVectorizer
-
-# Chosen by cross-validation on the shipped reviews and on SST-2 train; the table is in
-# docs/defaults.md.
-DEFAULT_C = 0.1
 
 
 def make_sentiment_pipeline(
-    *, C: float = DEFAULT_C, class_weight: Any = None, **vectorizer: Any
+    *, C: float | Literal["cv"] = DEFAULT_C, class_weight: Any = None, **vectorizer: Any
 ) -> Pipeline:
     """Return the default classifier: mean vectors of all layers, LogisticRegression.
 
     Parameters
     ----------
-    C : float, default=0.1
-        Inverse regularisation of the LogisticRegression.
+    C : float or "cv", default=0.1
+        Inverse regularisation of the LogisticRegression. ``"cv"`` chooses it by cross-validation
+        in each fit, by the log loss: probabilities mean what they say, with many classes too. See
+        `pipeline.logistic.TunedLogisticRegression`, the last step then; its ``C_`` is the choice.
     class_weight : "balanced" or dict, optional
         Weights of the classes, for classes of unequal size: ``"balanced"`` makes each count the
         same, a dict says how much each label does. As in LogisticRegression.
@@ -31,7 +30,8 @@ def make_sentiment_pipeline(
     Returns
     -------
     sklearn.pipeline.Pipeline
-        Not fitted; steps ``bertvectorizer`` and ``logisticregression``.
+        Not fitted; steps ``bertvectorizer`` and ``logisticregression``, or
+        ``tunedlogisticregression`` for ``C="cv"``.
 
     Notes
     -----
@@ -47,5 +47,13 @@ def make_sentiment_pipeline(
     array([1])
     """
     parameters: dict[str, Any] = {"pooling": "mean", "layers": "all", **vectorizer}
-    head = LogisticRegression(C=C, class_weight=class_weight, max_iter=2000)
-    return make_pipeline(BertVectorizer(**parameters), head)
+    return make_pipeline(BertVectorizer(**parameters), make_head(C, class_weight))
+
+
+def make_head(C: float | Literal["cv"] = DEFAULT_C, class_weight: Any = None) -> LogisticRegression:
+    """Return the linear classifier on BERT's vectors."""
+    if isinstance(C, str):
+        if C != "cv":
+            raise ValueError(f"C={C!r}; allowed are numbers above 0, and 'cv' to choose one.")
+        return TunedLogisticRegression(class_weight=class_weight)
+    return LogisticRegression(C=C, class_weight=class_weight, max_iter=2000, **SOLVER)

@@ -241,7 +241,7 @@ def _default(vectorizer: BertVectorizer) -> BaseEstimator:
 
 def bert_in(model: BaseEstimator | None) -> BertVectorizer:
     """Return the first BertVectorizer among the parameters, or the default."""
-    return next(iter(_vectorizers(model)), BertVectorizer())
+    return next(iter(vectorizers_of(model)), BertVectorizer())
 
 
 def best_layers(
@@ -287,9 +287,10 @@ def encode_all(estimators: Iterable[BaseEstimator], texts: np.ndarray, labels: n
 
 def cached_vectorizers(estimator: BaseEstimator) -> list[BertVectorizer]:
     """Return the vectorizers with a cache among the parameters."""
-    return [vectorizer for vectorizer in _vectorizers(estimator) if vectorizer.cache is not None]
+    return [vectorizer for vectorizer in vectorizers_of(estimator) if vectorizer.cache is not None]
 
 
-def _vectorizers(estimator: Any) -> list[BertVectorizer]:
+def vectorizers_of(estimator: Any) -> list[BertVectorizer]:
+    """Return the vectorizers among the parameters."""
     parameters = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
     return [value for value in parameters.values() if isinstance(value, BertVectorizer)]
