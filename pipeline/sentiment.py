@@ -1,30 +1,36 @@
 """make_sentiment_pipeline: BertVectorizer and LogisticRegression, and n-grams beside them."""
 
-from typing import Any
+from typing import Any, Literal
 
 from sklearn import get_config
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from pipeline.logistic import DEFAULT_C, SOLVER, TunedLogisticRegression
 from pipeline.stacking import TextStackingClassifier
 from pipeline.vectorizer import BertVectorizer
 
 # Chosen by cross-validation on training texts; the tables are in docs/defaults.md.
-DEFAULT_C = 0.1
 NGRAMS_C = 30
 STACK_C = 1.0
 
 
 def make_sentiment_pipeline(
-    *, C: float = DEFAULT_C, ngrams: bool = False, class_weight: Any = None, **vectorizer: Any
+    *,
+    C: float | Literal["cv"] = DEFAULT_C,
+    ngrams: bool = False,
+    class_weight: Any = None,
+    **vectorizer: Any,
 ) -> Pipeline:
     """Return the default classifier: mean vectors of all layers, LogisticRegression.
 
     Parameters
     ----------
-    C : float, default=0.1
-        Inverse regularisation of the LogisticRegression.
+    C : float or "cv", default=0.1
+        Inverse regularisation of the LogisticRegression. ``"cv"`` chooses it by cross-validation
+        in each fit, by the log loss: probabilities mean what they say, with many classes too. See
+        `pipeline.logistic.TunedLogisticRegression`, the last step then; its ``C_`` is the choice.
     ngrams : bool, default=False
         Put TF-IDF of words and word pairs with a LogisticRegression of its own beside BERT. A last
         LogisticRegression weighs the decisions of both, learnt from out-of-fold decisions (late
@@ -40,7 +46,8 @@ def make_sentiment_pipeline(
     Returns
     -------
     sklearn.pipeline.Pipeline
-        Not fitted; steps ``bertvectorizer`` and ``logisticregression``. With ``ngrams`` one step,
+        Not fitted; steps ``bertvectorizer`` and ``logisticregression``, or
+        ``tunedlogisticregression`` for ``C="cv"``. With ``ngrams`` one step,
         ``stackingclassifier``, a `pipeline.stacking.TextStackingClassifier` of the parts ``bert``
         (these two steps) and ``ngrams``.
 
@@ -80,12 +87,22 @@ def make_sentiment_pipeline(
 def make_ngram_classifier(*, class_weight: Any = None) -> Pipeline:
     """Return TF-IDF of words and word pairs + LogisticRegression, not fitted."""
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, strip_accents="unicode")
-    return make_pipeline(words, make_head(NGRAMS_C, class_weight))
+    head = LogisticRegression(C=NGRAMS_C, class_weight=class_weight, max_iter=2000)
+    return make_pipeline(words, _weighted(head))
 
 
-def make_head(C: float = DEFAULT_C, class_weight: Any = None) -> LogisticRegression:
-    """Return the linear classifier on vectors."""
-    head = LogisticRegression(C=C, class_weight=class_weight, max_iter=2000)
+def make_head(C: float | Literal["cv"] = DEFAULT_C, class_weight: Any = None) -> LogisticRegression:
+    """Return the linear classifier on BERT's vectors."""
+    if not isinstance(C, str):
+        head = LogisticRegression(C=C, class_weight=class_weight, max_iter=2000, **SOLVER)
+        return _weighted(head)
+    if C != "cv":
+        raise ValueError(f"C={C!r}; allowed are numbers above 0, and 'cv' to choose one.")
+    return _weighted(TunedLogisticRegression(class_weight=class_weight))
+
+
+def _weighted(head: LogisticRegression) -> LogisticRegression:
+    """Ask for sample weights, where metadata is routed."""
     if get_config()["enable_metadata_routing"]:
         head.set_fit_request(sample_weight=True)
     return head

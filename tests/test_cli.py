@@ -20,11 +20,11 @@ from tests.commands import (
 )
 
 COMMANDS = ("train", "predict", "evaluate", "report", "tokens", "models", "fetch", "inspect",
-            "verify", "explain", "layers", "compare")  # fmt: skip
+            "verify", "explain", "labels", "layers", "compare")  # fmt: skip
 
 EXPLAINED = {
     "": COMMANDS,
-    "train": ("--data", "--layers", "--pooling", "--device", "--dtype", "--out", "--no-report"),
+    "train": ("--data", "--layers", "--pooling", "--device", "--dtype", "--C", "--no-report"),
     "predict": (
         "--text",
         "--data",
@@ -53,6 +53,7 @@ EXPLAINED = {
         "--out",
         "--figures",
     ),
+    "labels": ("--data", "--group-column", "--show", "--out"),
     "layers": ("--data", "--pooling", "--device", "--nested", "--out", "--figures"),
 }
 

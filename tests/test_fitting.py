@@ -382,6 +382,27 @@ def test_commands_keep_the_groups_of_a_column_together(command, run, tiny_bert, 
     assert_one_error_line(run(*arguments, "--group-column", "who", "--cv", 5), "n_splits=5")
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_train_chooses_c_and_says_which(grouped, run, tiny_bert, tmp_path):
+    rows = [(text, label, f"author {i // 4}") for i, (text, label) in enumerate(ROWS)]
+    data = write_csv(tmp_path / "d.csv", ["text", "label", "who"], rows)
+    path = tmp_path / "m.joblib"
+    arguments = ["train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", path]
+    result = run(*arguments, *(["--group-column", "who"] if grouped else []))
+    assert (result.code, result.err) == (0, "")
+    head = load_pipeline(path)[-1]
+    assert f"C={head.C_:g}, chosen by cross-validation" in result.out
+    assert head.cv == 3  # not the folds that kept the authors together
+    assert head.scores_.shape[0] == 3
+    assert f"C_: {head.C_}" in run("inspect", path).out
+    report = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+    assert report["provenance"]["classifier"] == {"kind": type(head).__name__, "C": head.C_}
+    run(*arguments, "--C", "0.7", "--no-report")
+    assert load_pipeline(path)[-1].C == 0.7
+    for wrong in ("auto", "0", "-1", "nan", "inf"):
+        assert_one_error_line(run(*arguments, f"--C={wrong}"), f"--C {wrong}; allowed are numbers")
+
+
 def test_a_group_column_of_the_shipped_reviews_is_one_of_theirs(run, tiny_bert):
     result = run("compare", "--model", tiny_bert, "--models", "majority", "--group-column", "who")
     assert_one_error_line(result, "the shipped reviews has no column 'who'", "'domain'")

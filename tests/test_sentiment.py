@@ -77,7 +77,7 @@ def test_it_predicts_what_its_two_steps_by_hand_predict(tiny_bert):
     texts = ["What a lovely evening.", "Cold and dull.", ""]
     vectorizer = BertVectorizer(tiny_bert, pooling="mean", layers="all")
     features = vectorizer.fit_transform(TRAIN)
-    classifier = LogisticRegression(C=0.3, max_iter=2000).fit(features, LABELS)
+    classifier = LogisticRegression(C=0.3, tol=1e-8, max_iter=2000).fit(features, LABELS)
     expected = classifier.predict_proba(vectorizer.transform(texts))
     assert np.abs(model.predict_proba(texts) - expected).max() <= 1e-5
     assert model.predict(texts).tolist() == classifier.classes_[expected.argmax(axis=1)].tolist()
@@ -117,9 +117,10 @@ def test_wrong_labels_are_refused_by_the_first_step(tiny_bert):
 def test_class_weights_are_those_of_the_classifier(class_weight, tiny_bert):
     few = ["positive"] * 2 + ["negative"] * 10
     model = make_sentiment_pipeline(model=tiny_bert, class_weight=class_weight).fit(TRAIN, few)
-    head = LogisticRegression(C=0.1, class_weight=class_weight, max_iter=2000)
+    head = LogisticRegression(C=0.1, class_weight=class_weight, tol=1e-8, max_iter=2000)
     head.fit(model[0].transform(TRAIN), few)
-    assert np.array_equal(model.predict_proba(TRAIN), head.predict_proba(model[0].transform(TRAIN)))
+    expected = head.predict_proba(model[0].transform(TRAIN))
+    assert np.abs(model.predict_proba(TRAIN) - expected).max() < 1e-3
 
 
 # ---- the promise, on the real model

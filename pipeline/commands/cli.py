@@ -10,6 +10,7 @@ import typer
 
 from pipeline.commands.evaluate import compare_models, evaluate, explain, study_layers
 from pipeline.commands.inspect import fetch, inspect, models, tokens, verify
+from pipeline.commands.labels import labels
 from pipeline.commands.predict import predict
 from pipeline.commands.printing import plain_console
 from pipeline.commands.report import report
@@ -27,6 +28,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "evaluate": evaluate,
     "report": report,
+    "labels": labels,
     "layers": study_layers,
     "compare": compare_models,
     "inspect": inspect,

@@ -44,6 +44,9 @@ GroupColumn = Annotated[
 ClassWeight = Annotated[
     str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
 ]
+Regularisation = Annotated[
+    str, typer.Option("--C", help="Inverse regularisation, or cv: chosen by cross-validation.")
+]
 TableOut = Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the CSV file.")]
 Separator = Annotated[str, typer.Option(help="Column separator of the CSV file.")]
@@ -127,6 +130,19 @@ def parse_layers(value: str | None) -> Any:
         raise ValueError(
             f"--layers {value!r}; allowed are a number (-1), several (-4,-3,-2,-1), or all."
         ) from None
+
+
+def parse_C(value: str) -> Any:
+    """Read ``"cv"``, or a number above 0."""
+    if value == "cv":
+        return value
+    try:
+        C = float(value)
+    except ValueError:
+        C = 0.0
+    if not 0 < C < float("inf"):
+        raise ValueError(f"--C {value}; allowed are numbers above 0, and cv to choose one.")
+    return C
 
 
 def _one_or_several(values: list[Any]) -> Any:

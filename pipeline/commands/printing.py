@@ -231,6 +231,8 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
                 accuracy = f"{group['accuracy']:.3f}"
                 parts.add_row(_safe(group["value"]), str(group["n_texts"]), accuracy, interval)
             console.print(parts, markup=False)
+    if issues := scores.get("label_issues"):
+        console.print(f"Labels that are probably wrong: {issues['n_texts']}.", **_PLAIN)
     for mistake in scores["mistakes"]:
         probability = mistake["probability"]
         sure = " (no class)" if probability is None else f" ({probability:.3f})"
@@ -238,6 +240,17 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
             sure = ""
         labels_of = f"{mistake['true']} taken for {mistake['predicted']}{sure}"
         console.print(f"{labels_of}: {_safe(mistake['text'])}", **_PLAIN)
+
+
+def print_issues(console: Console, issues: "pd.DataFrame", most: int) -> None:
+    """Print how many labels are probably wrong, and the most doubtful ones."""
+    doubted = issues[issues["issue"]]
+    console.print(f"{len(doubted)} of {len(issues)} labels are probably wrong.")
+    if most > 0 and len(doubted):
+        print("row", "label", "suggested", "probability", "text", sep="\t")
+    for row in doubted[: max(most, 0)].itertuples():
+        given, suggested, text = map(_safe, (row.label, row.suggested, row.text))
+        print(row.Index, given, suggested, f"{row.probability:.3f}", text, sep="\t")
 
 
 def print_explanations(

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
@@ -17,8 +18,10 @@ from pipeline.commands.options import (
     LabelColumn,
     MaxLength,
     Precision,
+    Regularisation,
     Separator,
     TextColumn,
+    parse_C,
     parse_layers,
     read_labelled,
     split_names,
@@ -62,6 +65,7 @@ def train(
     ngrams: Annotated[
         bool, typer.Option("--ngrams", help="TF-IDF of words and pairs beside BERT, stacked.")
     ] = False,
+    C: Regularisation = "cv",
     group_column: GroupColumn = None,
     out: Annotated[
         str, typer.Option(help="Where the trained pipeline is written.")
@@ -105,20 +109,20 @@ def train(
     training, held_out = ((table[text], table[label]) for table in (train_set, test_set))
     values = None if group_column is None else train_set[group_column]
     groups = text_groups(training[0], group_numbers(values, len(train_set)))
+    classes, codes = class_numbers(training[1], len(train_set), warn=False)
     if cv:  # refuses what the comparison would refuse, before anything is trained
-        classes, codes = class_numbers(training[1], len(train_set), warn=False)
         check_classes(split_folds(cv, codes, 0, groups), classes, codes)
     options = {"model": model, "pooling": split_names(pooling), "layers": parse_layers(layers),
                "combine": combine, "max_length": max_length, "truncation": truncation,
                "device": device, "dtype": dtype, "class_weight": class_weight,
-               "ngrams": ngrams}  # fmt: skip
+               "ngrams": ngrams, "C": parse_C(C)}  # fmt: skip
     candidate = make_sentiment_pipeline(
         **{name: value for name, value in options.items() if value is not None},
         progress=sys.stderr.isatty(),
     )
     source = data or "the shipped reviews"
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({source}).")
-    candidate.fit(*training)
+    candidate = _fit(console, candidate, *training, codes, groups)
     print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(candidate)))
     path = save_pipeline(with_progress(candidate, shown=False), out)
     # first: whatever fails below, the model is there
@@ -147,3 +151,16 @@ def train(
         console.print(no_report)
     console.print(f"{path}, loaded again, says:")
     label_texts(console, load_pipeline(path), list(EXAMPLES))
+
+
+def _fit(console: Console, model: Any, X: Any, y: Any, codes: Any, groups: Any) -> Any:
+    """Fit, with groups kept together in the folds that choose C, and say which was chosen."""
+    from pipeline.evaluation.folds import keep_groups
+
+    own_folds = {name: cv for name, cv in model.get_params().items() if name.endswith("__cv")}
+    if groups is not None:
+        model = keep_groups(model, codes, groups, 0)
+    model.fit(X, y).set_params(**own_folds)
+    if hasattr(model[-1], "C_"):
+        console.print(f"C={model[-1].C_:g}, chosen by cross-validation.")
+    return model

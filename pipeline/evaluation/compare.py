@@ -427,13 +427,13 @@ def _score_row(candidate: Candidate, data: Data, timed: np.ndarray, X: Any) -> R
         estimator = clone(candidate.by_fold[fold])
         before, start = cache_info(), time.perf_counter()
         # truncation was reported when the caches were filled, or is in the first fold
-        with _silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
+        with silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
             estimator.fit(rows_of(X, train), labels[train])
         seconds.append(time.perf_counter() - start)
         after = cache_info()
         n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
         from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
-        with _silent_truncation():
+        with silent_truncation():
             answers = ask(estimator, rows_of(X, tested), need_probability=False)
             if fold == 0 and len(timed):
                 cost = cold_cost(estimator, rows_of(X, timed))
@@ -454,7 +454,8 @@ def _score_row(candidate: Candidate, data: Data, timed: np.ndarray, X: Any) -> R
 
 
 @contextmanager
-def _silent_truncation(silent: bool = True) -> Iterator[None]:
+def silent_truncation(silent: bool = True) -> Iterator[None]:
+    """Ignore that texts are cut, which was reported before."""
     with warnings.catch_warnings():
         if silent:
             warnings.simplefilter("ignore", TruncationWarning)

@@ -24,6 +24,7 @@ from pipeline.answers import (
 )
 from pipeline.evaluation.failures import (
     dense,
+    doubted_labels,
     features_of,
     find_duplicates,
     find_examples,
@@ -178,6 +179,9 @@ def evaluate(
           predicted label, or None), ``explanation`` (``method`` and ``words``, or ``refused``) and
           ``nearest`` (three training texts with ``label`` and ``similarity``); ``examples``: the
           same for correct predictions, without ``nearest``;
+        - ``label_issues``: labels that are probably wrong by the rule of `pipeline.label_issues`:
+          ``n_texts``, and ``rows``, as many as mistakes: ``row``, ``text``, ``label``,
+          ``suggested`` and ``probability`` (of the label); None without probabilities;
         - ``map``: ``method``, ``classes``, ``explained_variance`` and ``points``, or
           ``refused``; None for ``n_map=0``;
         - ``duplicates``: ``n_texts``, ``share``, ``other_label`` (how many have another label in
@@ -243,9 +247,21 @@ def evaluate(
         },
         "mistakes": find_mistakes(model, X, judged, n=n_mistakes, train=train),
         "examples": find_examples(model, X, judged, n=n_examples),
+        "label_issues": _label_issues(texts, true, classes, probability, n_mistakes),
         "map": map_embeddings(features, texts, judged, n_points=n_map, random_state=random_state),
         "duplicates": duplicates,
     }
+
+
+def _label_issues(
+    texts: list[str], true: np.ndarray, classes: list[Any], probability: np.ndarray, n: int
+) -> dict[str, Any] | None:
+    if np.isnan(probability).any() or len(classes) < 2:
+        return None
+    table = doubted_labels(texts, true, classes, probability)
+    table = table[table["issue"]].reset_index(names="row")
+    shown = table[["row", "text", "label", "suggested", "probability"]][: max(n, 0)]
+    return {"n_texts": len(table), "rows": shown.to_dict(orient="records")}
 
 
 def class_positions(n_texts: int, y: Any, classes: list[Any]) -> np.ndarray:

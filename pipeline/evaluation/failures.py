@@ -176,6 +176,35 @@ def features_of(model: Any, X: Any) -> Any:
     return first.transform(texts_of(X)) if isinstance(first, BertVectorizer) else None
 
 
+def doubted_labels(
+    texts: Sequence[str], given: np.ndarray, classes: Sequence[Any], probability: np.ndarray
+) -> pd.DataFrame:
+    """Return the table of `label_issues` for given classes, (n_texts,), and probabilities."""
+    rows = np.arange(len(given))
+    own = probability[rows, given]
+    n_given, sums = (np.bincount(given, weights, len(classes)) for weights in (None, own))
+    # a class without texts: no text belongs to it confidently
+    mean = np.divide(sums, n_given, out=np.full(len(classes), np.inf), where=n_given > 0)
+    # rounding must not decide, as where all texts of a class have one probability
+    confident = np.where(probability >= mean - 1e-6, probability, -np.inf)
+    others = probability.copy()
+    others[rows, given] = -np.inf
+    issue = (confident.max(axis=1) > -np.inf) & (confident.argmax(axis=1) != given)
+    issue &= others.max(axis=1) > own
+    suggested = np.where(issue, confident.argmax(axis=1), others.argmax(axis=1))
+    table = pd.DataFrame(
+        {
+            "text": pd.Series(texts, dtype=object),
+            "label": [classes[i] for i in given.tolist()],
+            "suggested": [classes[i] for i in suggested.tolist()],
+            "probability": own,
+            "score": own - probability[rows, suggested],
+            "issue": issue,
+        }
+    )
+    return table.sort_values("score", kind="stable")
+
+
 def dense(features: Any) -> np.ndarray:
     """Return an array, sparse matrix or DataFrame as float64."""
     return np.asarray(

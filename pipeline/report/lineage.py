@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
+from sklearn.pipeline import Pipeline
 
 from pipeline.exceptions import ArtifactError
 from pipeline.files import fetched, sha256_of, where
@@ -49,7 +50,8 @@ def trace_lineage(
     -------
     dict
         ``created`` (UTC), ``command``, ``models`` (``id``, ``kind`` of its source, ``revision``,
-        which is the commit on the hub, ``sha256`` of its files, and its settings), ``artifact``
+        which is the commit on the hub, ``sha256`` of its files, and its settings), ``classifier``
+        (``kind`` of the last step, and its ``C``, chosen or given), ``artifact``
         (``file``, ``sha256``, ``size_bytes``, ``created``), the ``tables`` (``file`` and its
         ``sha256``, or ``source``; ``rows`` and ``sha256_of_rows``, a hash of the cells),
         ``seed``, ``versions`` and ``platform``.
@@ -58,6 +60,7 @@ def trace_lineage(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": None if command is None else shlex.join(map(_without_folders, command)),
         "models": [_model(vectorizer) for vectorizer in vectorizers_in(model)],
+        "classifier": _classifier(model),
         "artifact": None if artifact is None else _artifact(where(artifact)),
         **{name: _table(origin, table) for name, (origin, table) in (tables or {}).items()},
         "seed": random_state,
@@ -84,6 +87,12 @@ def _model(vectorizer: Any) -> dict[str, Any]:
         **{name: getattr(vectorizer, name) for name in _SETTINGS if hasattr(vectorizer, name)},
         "max_length": getattr(vectorizer, "max_length_", None),
     }
+
+
+def _classifier(model: Any) -> dict[str, Any]:
+    last = model[-1] if isinstance(model, Pipeline) else model
+    C = getattr(last, "C_", getattr(last, "C", None))
+    return {"kind": type(last).__name__} | ({} if C is None else {"C": C})
 
 
 def _artifact(place: Path | str) -> dict[str, Any]:

@@ -175,6 +175,7 @@ def sections_of(contents: Mapping[str, Any]) -> list[Section]:
         _curves(scores.get("curves") or []),
         _layers(contents["layers"]),
         _texts("examples", "Why: right answers", scores.get("examples") or [], best_answers),
+        _label_issues(scores.get("label_issues")),
         _map(scores),
         _duplicates(scores.get("duplicates")),
         Section("scores", "All scores", tables=[tables.scores_table(scores)], folded=True),
@@ -417,6 +418,16 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
     svg = figures.map_figure(points, names, label)
     picture = Picture(svg, caption, tables.points_table(points))
     return Section("map", heading, pictures=[picture], legend=legend, wide=True)
+
+
+def _label_issues(issues: Mapping[str, Any] | None) -> Section | None:
+    if not issues or not issues["rows"]:
+        return None
+    lead = (
+        f"{issues['n_texts']:,} labels are probably wrong: another class is more probable, and at "
+        "least as probable as for its own texts on average (Northcutt et al. 2021)."
+    )
+    return Section("labels", "Labels to check", lead, tables=[tables.issues_table(issues["rows"])])
 
 
 def _duplicates(duplicates: Mapping[str, Any] | None) -> Section | None:

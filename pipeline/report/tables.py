@@ -199,6 +199,17 @@ def layers_table(
     return Table(caption, ("Features", "Pooling", metric, "Dimension", "C"), cells, (1,))
 
 
+def issues_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the labels that are probably wrong, the surest first."""
+    cells = [
+        [shortened(row["text"], 240), str(row["label"]), str(row["suggested"]),
+         number(row["probability"])]
+        for row in rows
+    ]  # fmt: skip
+    header = ("Text", "Label", "Suggested", "Probability of the label")
+    return Table("The most doubtful labels", header, cells, (1, 2))
+
+
 def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
     """Return the texts on the map."""
     rows = [

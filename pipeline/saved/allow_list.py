@@ -65,6 +65,7 @@ MADE = FROZEN | _names("""
 joblib.numpy_pickle: NumpyArrayWrapper
 pipeline.evaluation.word2vec: Word2VecVectorizer
 pipeline.finetuning: FineTunedBertClassifier
+pipeline.logistic: TunedLogisticRegression
 pipeline.stacking: TextStackingClassifier
 pipeline.vectorizer: BertVectorizer
 scipy.interpolate._bsplines: BSpline
