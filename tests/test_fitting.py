@@ -489,3 +489,26 @@ def test_evaluate_tells_the_texts_of_the_training_file(run, light_artifact, tmp_
     known = write_csv(tmp_path / "known.csv", ["text", "label"], ROWS)
     result = run("evaluate", "--model", light_artifact, "--data", data, "--train-data", known)
     assert "9 of 10 texts that are scored stand in the training part too" in result.err
+
+
+def test_commands_take_the_columns_that_a_model_was_trained_on(run, tmp_path):
+    words = ("dull", "lovely", "cold", "warm")
+    rows = [(f"A {word} film, number {i}.", i % 2, i) for i in range(12) for word in words]
+    data = write_csv(tmp_path / "d.csv", ["review", "stars", "id"], rows)
+    model = tmp_path / "m.joblib"
+    named = ("--text", "review", "--label", "stars")
+    trained = run("train", "--data", data, *named, "--layers", "0", "--cv", "0", "--out", model)
+    assert trained.code == 0, trained.err
+    assert load_pipeline(model).predict(["A film."]).dtype.kind == "i"
+    told = run("evaluate", "--model", model, "--data", data, *named)
+    remembered = run("evaluate", "--model", model, "--data", data)
+    assert (remembered.code, remembered.out) == (0, told.out)
+    out = tmp_path / "scored.csv"
+    scored = run("predict", "--model", model, "--data", data, "--out", out)
+    assert scored.code == 0, scored.err
+    assert len(pd.read_csv(out)) == len(rows)
+    other = write_csv(tmp_path / "o.csv", ["text", "label"], [row[:2] for row in rows])
+    refused = run("evaluate", "--model", model, "--data", other)
+    assert refused.code == 2
+    assert "'review'" in refused.err
+    assert "'text'" in refused.err

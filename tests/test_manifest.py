@@ -172,8 +172,8 @@ def test_without_a_manifest_there_is_none(path):
         ('{"format_version": "1"}', "is no manifest"),
         ('{"format_version": 1, "file": "m.joblib"}', "is damaged: missing .*'sha256'"),
         (
-            '{"format_version": 2, "versions": {"pipeline": "3.0"}}',
-            r"was written by version 3\.0 of pipeline in format 2; .* knows up to 1\. Upgrade",
+            '{"format_version": 3, "versions": {"pipeline": "3.0"}}',
+            r"was written by version 3\.0 of pipeline in format 3; .* knows up to 2\. Upgrade",
         ),
     ],
 )

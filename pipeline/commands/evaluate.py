@@ -17,6 +17,8 @@ from pipeline.commands.options import (
     Folds,
     GroupColumn,
     Groups,
+    ItsLabel,
+    ItsText,
     LabelColumn,
     MaxLength,
     Precision,
@@ -27,6 +29,7 @@ from pipeline.commands.options import (
     TrainingData,
     Trusted,
     columns_by,
+    its_columns,
     read_data,
     read_labelled,
     read_lines,
@@ -49,8 +52,8 @@ _ROWS = "majority, tfidf, word2vec, static, cls, default, ngrams, layers, finetu
 
 def evaluate(
     data: TestData = None,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
+    text: ItsText = None,
+    label: ItsLabel = None,
     model: ArtifactPath = DEFAULT_ARTIFACT,
     trusted: Trusted = None,
     by: Groups = None,
@@ -65,6 +68,7 @@ def evaluate(
     from pipeline.evaluation.evaluate import evaluate as score_texts
     from pipeline.saved.artifact import load_pipeline
 
+    text, label = its_columns(model, text, label)
     _, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
     groups = columns_by(table, by)
     train = None

@@ -33,6 +33,13 @@ TrainingData = Annotated[
 ]
 TextColumn = Annotated[str, typer.Option(help="Its text column.")]
 LabelColumn = Annotated[str, typer.Option(help="Its label column.")]
+# of a saved pipeline
+ItsText = Annotated[
+    str | None, typer.Option("--text", help="The text column; by default as in training.")
+]
+ItsLabel = Annotated[
+    str | None, typer.Option("--label", help="The label column; by default as in training.")
+]
 Groups = Annotated[
     list[str] | None, typer.Option(help="A column to score by; may be given several times.")
 ]
@@ -84,6 +91,15 @@ def read_labelled(
     if split:
         return *split_table(table, label, text=text, groups=group), text, label
     return table, table, text, label
+
+
+def its_columns(model: str, text: str | None, label: str | None) -> tuple[str, str]:
+    """Return the columns as given, as in the training of a saved pipeline, or text and label."""
+    from pipeline.files import where
+    from pipeline.saved.manifest import columns_of
+
+    known = columns_of(where(model)) if text is None or label is None else {}
+    return text or known.get("text", "text"), label or known.get("label", "label")
 
 
 def rows_for(fitted: Any, table: "pd.DataFrame", text: str) -> Any:

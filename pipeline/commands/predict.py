@@ -12,6 +12,7 @@ from pipeline.commands.options import (
     Encoding,
     Separator,
     Trusted,
+    its_columns,
     read_lines,
 )
 from pipeline.commands.printing import plain_console, print_labels, print_outputs
@@ -34,7 +35,12 @@ def predict(
         str | None,
         typer.Option(help="Where the labels go: .csv, .parquet, .jsonl, or a folder of parts."),
     ] = None,
-    column: Annotated[str, typer.Option(help="Text column of the file.")] = "text",
+    column: Annotated[
+        str | None,
+        typer.Option(
+            "--column", "--text-column", help="Text column of the file; by default as in training."
+        ),
+    ] = None,
     encoding: Encoding = "utf-8",
     sep: Separator = ",",
     workers: Annotated[
@@ -72,7 +78,7 @@ def predict(
     if data and out is not None:
         options = {
             **_executor(workers, scheduler, resources),
-            "text": column,
+            "text": its_columns(model, column, "")[0],
             "encoding": encoding,
             "sep": sep.replace("\\t", "\t"),
             "on_bad_row": on_bad_row,

@@ -13,12 +13,13 @@ from pipeline.commands.options import (
     Encoding,
     GroupColumn,
     Groups,
-    LabelColumn,
+    ItsLabel,
+    ItsText,
     Separator,
     TestData,
-    TextColumn,
     Trusted,
     columns_by,
+    its_columns,
     read_data,
     read_labelled,
     rows_for,
@@ -34,8 +35,8 @@ def report(
     model: ArtifactPath = DEFAULT_ARTIFACT,
     trusted: Trusted = None,
     data: TestData = None,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
+    text: ItsText = None,
+    label: ItsLabel = None,
     by: Groups = None,
     train_data: Annotated[
         str | None, typer.Option(help="What it was trained on: for the texts nearest to mistakes.")
@@ -70,6 +71,7 @@ def report(
     page = check_page_name(with_ending(where(model), ".html") if out is None else out)
     check_writable(page)
     origin = where(data) if data else "the held-out shipped reviews"
+    text, label = its_columns(model, text, label)
     shipped, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
     if data is None:
         by = by or ["domain", "trait"]

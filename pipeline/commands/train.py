@@ -124,7 +124,9 @@ def train(
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({source}).")
     candidate = _fit(console, candidate, *training, codes, groups)
     print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(candidate)))
-    path = save_pipeline(with_progress(candidate, shown=False), out)
+    path = save_pipeline(
+        with_progress(candidate, shown=False), out, columns={"text": text, "label": label}
+    )
     # first: whatever fails below, the model is there
     console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
     comparison = None

@@ -49,6 +49,7 @@ def save_pipeline(
     probes: Any = None,
     n_training_texts: int | None = None,
     scores: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Path | str:
     """Write a fitted pipeline to one file, with a manifest beside it.
 
@@ -76,6 +77,9 @@ def save_pipeline(
         For the manifest; by default the number of texts that the vectorizer was fitted on.
     scores : mapping, optional
         For the manifest: any numbers that say how good it is.
+    columns : mapping, optional
+        For the manifest: the names that the columns ``"text"`` and ``"label"`` have in your tables.
+        Commands take them as defaults.
 
     Returns
     -------
@@ -109,10 +113,8 @@ def save_pipeline(
     refuse_folder(place, "sentiment.joblib")
     for vectorizer in vectorizers_in(pipeline):  # what came from a damaged file is not spread
         vectorizer.verify_weights()
-    described = describe(pipeline)
+    described = describe(pipeline, n_training_texts, columns)
     described["probes"] = _probes(pipeline, probes, described["vectorizers"])
-    if n_training_texts is not None:
-        described["n_training_texts"] = int(n_training_texts)
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(place) as temporary:

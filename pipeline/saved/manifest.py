@@ -93,6 +93,7 @@ _RECORDED = {  # name in the manifest -> attribute, where the class has it
     "layers": "layers_",
     "max_length": "max_length_",
     "pooling": "pooling",
+    "prompt": "prompt_",
     "combine": "combine",
     "truncation": "truncation",
     "normalize": "normalize",
@@ -109,13 +110,17 @@ def vectorizers_in(pipeline: Any) -> list[Any]:
     ]
 
 
-def describe(pipeline: Any) -> dict[str, Any]:
+def describe(
+    pipeline: Any, n_training_texts: int | None, columns: Mapping[str, str] | None
+) -> dict[str, Any]:
     """Return what a manifest says about the inside of a fitted pipeline."""
     vectorizers = vectorizers_in(pipeline)
     classes = getattr(pipeline, "classes_", None)
     if isinstance(classes, np.ndarray) and classes.dtype.kind in "MmS":  # dates and bytes
         classes = classes.astype(str)
-    n_texts = (vectorizer.truncation_report_["n_texts"] for vectorizer in vectorizers)
+    if n_training_texts is None:
+        n_texts = (vectorizer.truncation_report_["n_texts"] for vectorizer in vectorizers)
+        n_training_texts = max(n_texts, default=None)
     return {
         "steps": [
             [name, step if isinstance(step, str) else name_of(type(step))]
@@ -123,7 +128,8 @@ def describe(pipeline: Any) -> dict[str, Any]:
         ],
         "classes": None if classes is None else plain(list(classes), "classes_"),
         "vectorizers": [_describe_vectorizer(vectorizer) for vectorizer in vectorizers],
-        "n_training_texts": max(n_texts, default=None),
+        "n_training_texts": None if n_training_texts is None else int(n_training_texts),
+        "columns": None if columns is None else plain(columns, "columns"),
     }
 
 
@@ -158,7 +164,8 @@ def plain(value: Any, where: str) -> Any:
 
 # ---- the manifest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: columns
+_OPTIONAL = {"n_training_texts", "scores", "columns", "replaces"}
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,7 @@ class Manifest:
     probes: dict[str, Any] | None
     n_training_texts: int | None = None
     scores: dict[str, Any] | None = None
+    columns: dict[str, str] | None = None  # "text" and "label": their names in the training table
     format_version: int = FORMAT_VERSION
     # while a file is being replaced: the manifest of the one before, so that neither is without
     replaces: dict[str, Any] | None = field(default=None, repr=False)
@@ -213,7 +221,7 @@ class Manifest:
                 f"one knows up to {FORMAT_VERSION}. Upgrade to open it."
             )
         names = set(cls.__dataclass_fields__)
-        missing = sorted(names - set(values) - {"n_training_texts", "scores", "replaces"})
+        missing = sorted(names - set(values) - _OPTIONAL)
         unknown = sorted(set(values) - names)
         if missing or unknown:
             raise ArtifactError(
@@ -276,6 +284,15 @@ def put_scores(place: Path | str, scores: dict[str, Any]) -> None:
         manifest = _read_alone(place)
         if manifest is not None:
             _write(place, replace(manifest, scores=scores))
+
+
+def columns_of(place: Path | str) -> dict[str, str]:
+    """Return the names of the text and label columns that a saved file was trained on."""
+    try:
+        manifest = _read_alone(place)
+    except (OSError, ArtifactError):  # whoever opens the file is told
+        return {}
+    return {} if manifest is None or manifest.columns is None else manifest.columns
 
 
 def _read_alone(place: Path | str) -> Manifest | None:
