@@ -182,7 +182,8 @@ def check_texts(
 
 def check_X(estimator: Any, X: Any, *, reset: bool) -> list[str]:
     """Return the texts of X, checked, and set or compare scikit-learn's columns."""
-    table = take_columns(X, on_invalid=estimator.on_invalid)
+    on_invalid: OnInvalid = getattr(estimator, "on_invalid", "error")
+    table = take_columns(X, on_invalid=on_invalid)
     unnamed = "feature_names_in_" not in estimator.__dict__
     if not (table.one_dimensional or (not reset and len(table.columns) == 1 and unnamed)):
         # of an array scikit-learn looks at the shape alone
@@ -197,7 +198,8 @@ def check_X(estimator: Any, X: Any, *, reset: bool) -> list[str]:
             f"{estimator.n_features_in_} features as input: it was fitted on several columns. "
             "Reshape your data to the same columns."
         )
-    return check_texts(table, missing=estimator.missing, on_invalid=estimator.on_invalid)
+    missing: Missing = getattr(estimator, "missing", "error")
+    return check_texts(table, missing=missing, on_invalid=on_invalid)
 
 
 def check_words(table: TextColumns) -> list[tuple[str, ...]] | None:

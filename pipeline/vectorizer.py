@@ -1,6 +1,5 @@
 """BertVectorizer. Saved artifacts name this module."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Integral
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.preprocessing import normalize as l2_normalize
 from sklearn.utils import Tags
@@ -16,15 +15,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_in, fit_context
 from pipeline.bert.embedding import FrozenBert
-from pipeline.bert.encoder import DType, choose_device, device_here
+from pipeline.bert.encoder import DType
 from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.embedding_cache import Counted, ProgressBar, encode, open_store
 from pipeline.exceptions import CheckpointError
+from pipeline.fitted import SavedModel
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
-from pipeline.saved.manifest import installed_versions, refuse_newer_state
 from pipeline.texts import (
     FEW,
     Missing,
@@ -38,12 +37,11 @@ from pipeline.texts import (
 from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-STATE_VERSION = 1
 _POOLINGS = ("cls", "mean", "max", "pooler")
 _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 
 
-class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator):
+class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, SavedModel):
     """Turn raw texts into vectors of a frozen BERT.
 
     Each text is tokenised, encoded by a pre-trained model whose weights never change, and pooled to
@@ -393,9 +391,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self.hidden_size_ = bert.hidden_size
         self.max_length_ = bert.max_length
         self.source_ = checkpoint.source
-        self._checkpoint: Checkpoint | None = checkpoint
+        self._checkpoint, self._made_with = checkpoint, None
         self._to_save: Checkpoint | None = None
-        self._made_with: dict[str, Any] | None = None
 
     def _bert(self) -> FrozenBert:
         """Return the fitted choice with today's device and batch size."""
@@ -419,12 +416,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
             device=device,
             dtype=dtype,
         )
-
-    def _asked(self) -> tuple[str, DType]:
-        """Return device and dtype, or "auto" where a loaded vectorizer cannot have them here."""
-        if self.made_with is None:
-            return self.device, self.dtype
-        return device_here(self.device, self.dtype)
 
     def _poolings(self) -> tuple[Pooling, ...]:
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
@@ -516,46 +507,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
                 "is, the weights are damaged."
             )
 
-    # ---- for artifacts
-
-    @property
-    def made_with(self) -> dict[str, str] | None:
-        """The versions that a loaded vectorizer was fitted with, or None."""
-        return self.__dict__.get("_made_with")
-
-    def runs_on(self) -> tuple[str, str]:
-        """Return the device and the precision that `transform` runs in on this machine.
-
-        Returns
-        -------
-        device, dtype : str
-            Such as ``"cuda:0"`` and ``"float16"``.
-        """
-        device, dtype = choose_device(*self._asked())
-        return str(device), str(dtype).removeprefix("torch.")
-
-    def verify_weights(self) -> str:
-        """Compare the bytes of the weights with their hash.
-
-        Returns
-        -------
-        str
-            The sha256 of the weights that are here.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        CheckpointError
-            Where the model cannot be found, or is another one.
-        """
-        check_is_fitted(self)
-        return self._get_checkpoint().verify()
-
     # ---- scikit-learn's hooks
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "layers_" in self.__dict__
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -567,38 +519,21 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         tags.target_tags.required = self.combine == "learned"
         return tags
 
+    # ---- what is saved
+
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values and one uint8 array, always the same object."""
-        state: dict[str, Any] = dict(super().__getstate__())
-        for name in ("_skl_callbacks", "_checkpoint", "_to_save", "_search"):
-            state.pop(name, None)
+        state = super().__getstate__()
         if self.__sklearn_is_fitted__():
             state["cache"] = None
-            # a Path is another class on every system, and on no allow-list
-            if isinstance(self.model, str | os.PathLike):
-                state["model"] = str(self.model)
-            made_with = self._made_with or installed_versions()
-            state["_made_with"] = {**made_with, "state_version": STATE_VERSION}
-            if self.weights_in_artifact:
-                state["_checkpoint"] = self._checkpoint_to_save().to_state()
         return state
 
-    def _checkpoint_to_save(self) -> Checkpoint:
-        """Return the model cut to the layers it runs."""
+    def _carried(self) -> Checkpoint | None:
+        """Return the model cut to the layers it runs, or None to save its hashes alone."""
+        if not self.weights_in_artifact:
+            return None
         if self._to_save is None:
             with_pooler = "pooler" in self._poolings()
             depth = self.n_layers_ if with_pooler else max(self.layers_)
             self._to_save = cut(self._get_checkpoint(), depth, with_pooler=with_pooler)
         return self._to_save
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        made_with = state.get("_made_with")
-        if made_with is not None:
-            refuse_newer_state("BertVectorizer", made_with, STATE_VERSION)
-        carried = state.pop("_checkpoint", None)
-        super().__setstate__(state)
-        if made_with is not None:
-            if carried is not None:
-                carried = Checkpoint.from_state(carried, self.source_)
-            self._checkpoint = self._to_save = carried
