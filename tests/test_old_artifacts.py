@@ -16,9 +16,8 @@ from pipeline import (
     save_pipeline,
     verify_pipeline,
 )
-from pipeline.finetuning import STATE_VERSION as FINETUNED_STATE_VERSION
+from pipeline.fitted import STATE_VERSION
 from pipeline.saved.manifest import FORMAT_VERSION
-from pipeline.vectorizer import STATE_VERSION
 
 HERE = Path(__file__).resolve().parent / "old_artifacts"
 FILES = sorted(path for path in HERE.iterdir() if path.suffix in (".joblib", ".skops"))
@@ -70,8 +69,10 @@ def test_an_old_file_can_be_saved_anew(path, tmp_path):
 
 
 def test_there_is_a_file_of_every_version_of_the_states():
-    finetuned = [f"finetuned-v{version}" for version in range(1, FINETUNED_STATE_VERSION + 1)]
-    frozen = [f"v{version}" for version in range(1, STATE_VERSION + 1)]
+    finetuned, frozen = (
+        [f"{kind}v{version}" for version in range(1, STATE_VERSION + 1)]
+        for kind in ("finetuned-", "")
+    )
     for suffix in (".joblib", ".skops"):
         assert [path.stem for path in FILES if path.suffix == suffix] == [*finetuned, *frozen]
     assert FORMAT_VERSION == 1
