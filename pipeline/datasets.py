@@ -72,32 +72,10 @@ def split_table(
     groups: Any = None,
     random_state: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split a table into train (80 %) and test, stratified, equal texts on one side.
+    """Split a table into train (80 %) and test, stratified, with new indices.
 
-    Parameters
-    ----------
-    table : DataFrame
-        With a column of texts and one of labels.
-    label : str
-        The label column.
-    text : str, default="text"
-        The text column. Texts are equal if they differ in case and blanks alone. If the table has
-        no such column, its rows count as different.
-    groups : str or array-like of shape (n_rows,), optional
-        A column, or values: rows of one group, such as one author's, stay on one side.
-    random_state : int, default=0
-        Seed of the split.
-
-    Returns
-    -------
-    train, test : DataFrame
-        With new indices. Where rows stay together, shares are as near to a fifth as those allow.
-
-    Raises
-    ------
-    ValueError
-        For labels that cannot be trained on and tested: one only, missing, empty, in fewer than
-        five rows, or all in rows that stay together.
+    Equal texts, which differ in case and blanks alone, and rows of one group (a column, or values)
+    stay on one side; shares are then as near to a fifth as those allow.
     """
     if table.empty:
         raise ValueError("the table has no rows, only a header; there is nothing to train on.")

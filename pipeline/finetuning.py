@@ -1,6 +1,5 @@
 """FineTunedBertClassifier. Saved artifacts name this module."""
 
-import os
 import warnings
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -9,32 +8,23 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from pipeline._compat import Interval, StrOptions, fit_context
 from pipeline.bert.embedding import FrozenBert
-from pipeline.bert.encoder import choose_device, device_here
+from pipeline.bert.encoder import DType, choose_device, device_here
 from pipeline.bert.trainable import read_head
-from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import (
-    FEW,
-    check_texts,
-    class_numbers,
-    set_aside,
-    take_columns,
-    warn_truncation,
-    warn_unknown,
-)
+from pipeline.checkpoints.checkpoint import resolve
+from pipeline.fitted import SavedModel
+from pipeline.text_warnings import FEW, warn_truncation, warn_unknown
+from pipeline.texts import check_X, class_numbers, set_aside
 from pipeline.vectorizer import DEFAULT_MODEL
 
-STATE_VERSION = 1
 
-
-class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
+class FineTunedBertClassifier(ClassifierMixin, SavedModel):
     """Classify texts by a BERT that is trained on the labels.
 
     Where `BertVectorizer` asks a frozen model what it knows already, this changes the model: slower
@@ -279,7 +269,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         ImportError
             Where accelerate is not installed.
         """
-        texts = self._check_X(X, reset=True)
+        texts = check_X(self, X, reset=True)
         classes, codes = self._check_y(y, len(texts))
         weights = compute_class_weight(self.class_weight, classes=classes, y=classes[codes])
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -320,8 +310,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         self.history_, self.best_epoch_ = trained.history, trained.best_epoch
         self.n_epochs_ = len(trained.history)
         self.source_ = bert.checkpoint.source
-        self._checkpoint: Checkpoint = trained.checkpoint
-        self._made_with: dict[str, Any] | None = None
+        self._checkpoint, self._made_with = trained.checkpoint, None
         return self
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
@@ -382,25 +371,16 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         """Return the logits of the head, (n_texts, n_classes), float64."""
         check_is_fitted(self)
         bert = self._bert()
-        plan = bert.plan(self._check_X(X, reset=False))
+        plan = bert.plan(check_X(self, X, reset=False))
         self._warn_of(plan, plan.truncation_report(), self.max_length_, at_least=FEW)
         # the encoder may come from another object of the same name; the head is read here
-        self._checkpoint.verify()
-        weight, bias = read_head(self._checkpoint, len(self.classes_), self.hidden_size_)
+        checkpoint = self._get_checkpoint()
+        checkpoint.verify()
+        weight, bias = read_head(checkpoint, len(self.classes_), self.hidden_size_)
         vectors = bert.embed(plan)[:, 0, 0].astype(np.float64)  # (n_texts, hidden_size)
         return np.asarray(vectors @ weight.T + bias)
 
     # ---- the parts
-
-    def _check_X(self, X: Any, *, reset: bool) -> list[str]:
-        table = take_columns(X)
-        texts = check_texts(table)
-        if table.names is not None and (reset or "feature_names_in_" in self.__dict__):
-            validate_data(self, X=X, skip_check_array=True, reset=reset)
-        elif reset:
-            self.n_features_in_ = 1
-            self.__dict__.pop("feature_names_in_", None)
-        return texts
 
     def _check_y(self, y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the classes and the class number of each text."""
@@ -440,7 +420,7 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
 
     def _bert(self) -> FrozenBert:
         """Return the fine-tuned model, on the device of this machine."""
-        device = self._asked_device()
+        device, dtype = self._asked()
         if device != self.device:
             warnings.warn(
                 f"Fitted with device={self.device!r}, which this machine does not have; running "
@@ -449,11 +429,11 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
             )
         layers = (self.n_layers_,)
         sizes = (self.n_layers_, self.hidden_size_, layers, (self.pooling,), self.max_length_)
-        return FrozenBert(self._checkpoint, *sizes, self.truncation, None, device, "float32")
+        return FrozenBert(self._get_checkpoint(), *sizes, self.truncation, None, device, dtype)
 
-    def _asked_device(self) -> str:
-        """Return the device, or "auto" where a loaded classifier cannot have it here."""
-        return self.device if self.made_with is None else device_here(self.device, "float32")[0]
+    def _asked(self) -> tuple[str, DType]:
+        known = self.made_with is None
+        return (self.device if known else device_here(self.device, "float32")[0]), "float32"
 
     def _warn_of(
         self, plan: Any, report: dict[str, Any], max_length: int, at_least: int = 1
@@ -464,66 +444,12 @@ class FineTunedBertClassifier(ClassifierMixin, BaseEstimator):
         rows, name = plan.row_of, str(self.model)
         warn_unknown(texts, unknown[rows], n_tokens[rows], name, at_least=at_least)
 
-    # ---- for artifacts
-
-    @property
-    def made_with(self) -> dict[str, str] | None:
-        """The versions that a loaded classifier was fitted with, or None."""
-        return self.__dict__.get("_made_with")
-
-    def runs_on(self) -> tuple[str, str]:
-        """Return the device and precision that `predict` uses here."""
-        return str(choose_device(self._asked_device(), "float32")[0]), "float32"
-
-    def verify_weights(self) -> str:
-        """Compare the bytes of the weights with their hash.
-
-        Returns
-        -------
-        str
-            Their sha256.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        CheckpointError
-            Where they differ.
-        """
-        check_is_fitted(self)
-        return self._checkpoint.verify()
-
     # ---- scikit-learn's hooks
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "_checkpoint" in self.__dict__
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         return tags
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return plain values and one uint8 array, always the same object."""
-        state: dict[str, Any] = dict(super().__getstate__())
-        if self.__sklearn_is_fitted__():
-            # a Path is another class on every system, and on no allow-list
-            if isinstance(self.model, str | os.PathLike):
-                state["model"] = str(self.model)
-            state["_checkpoint"] = self._checkpoint.to_state()
-            made_with = self._made_with or installed_versions()
-            state["_made_with"] = {**made_with, "state_version": STATE_VERSION}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        made_with = state.get("_made_with")
-        if made_with is not None:
-            refuse_newer_state("FineTunedBertClassifier", made_with, STATE_VERSION)
-        carried = state.pop("_checkpoint", None)
-        super().__setstate__(state)
-        if carried is not None:
-            self._checkpoint = Checkpoint.from_state(carried, self.source_)
 
 
 def _training() -> tuple[Any, Any, Any]:

@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from pipeline.answers import positions
 from pipeline.columns import first_step
-from pipeline.texts import check_texts, class_numbers, text_groups, warned_once
+from pipeline.text_warnings import warned_once
+from pipeline.texts import check_texts, class_numbers, text_groups
 
 
 class TextStackingClassifier(StackingClassifier):

@@ -1,14 +1,14 @@
 """BertVectorizer. Saved artifacts name this module."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.preprocessing import normalize as l2_normalize
 from sklearn.utils import Tags
@@ -17,34 +17,24 @@ from sklearn.utils.validation import check_is_fitted
 from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_in, fit_context
 from pipeline.bert.config import read_shape
 from pipeline.bert.embedding import FrozenBert
-from pipeline.bert.encoder import DType, choose_device, device_here
+from pipeline.bert.encoder import DType
 from pipeline.bert.pooling import POOLINGS, Combine, Pooling, combine_layers
-from pipeline.bert.sentence_modules import SentenceModules, differs_from_mean, sentence_modules
+from pipeline.bert.sentence_modules import SentenceModules, hint_at_modules, sentence_modules
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.embedding_cache import Counted, ProgressBar, encode, open_store
-from pipeline.exceptions import CheckpointError, ModelWarning
+from pipeline.fitted import SavedModel
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
-from pipeline.saved.manifest import installed_versions, refuse_newer_state
-from pipeline.texts import (
-    FEW,
-    Missing,
-    OnInvalid,
-    check_labels,
-    check_X,
-    search_of,
-    warn_truncation,
-    warn_unknown,
-)
+from pipeline.text_warnings import FEW, search_of, warn_truncation, warn_unknown
+from pipeline.texts import Missing, OnInvalid, check_labels, check_X
 from pipeline.token_level import TokenLevelMixin
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-STATE_VERSION = 2  # 2: prompts, and the modules of a checkpoint
 _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 
 
-class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator):
+class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, SavedModel):
     """Turn raw texts into vectors of a frozen BERT.
 
     Each text is tokenised, encoded by a pre-trained model whose weights never change, and pooled to
@@ -219,6 +209,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         "local_files_only": ["boolean"],
         "progress": ["boolean"],
     }
+
+    _state_version: ClassVar[int] = 2  # 2: prompts, and the modules of a checkpoint
 
     # the "?" of the HTML repr leads to the page in this checkout, for there is no web site
     _doc_link_module = "pipeline"
@@ -411,27 +403,21 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         checkpoint = resolve(
             str(self.model), revision=self.revision, local_files_only=self.local_files_only
         )
-        self._checkpoint: Checkpoint | None = checkpoint
+        if own:  # they are part of what it is, and are saved
+            source = {**checkpoint.source, "modules": checkpoint.modules_sha256}
+            checkpoint = replace(checkpoint, source=source)
+        self._checkpoint, self.source_ = checkpoint, checkpoint.source
         self._sentence: SentenceModules | None = None
-        self.source_ = checkpoint.source
         self.prompt_ = self.prompt or ""
         max_length = self.max_length
         if own:
             modules = self._modules()
             poolings = modules.poolings
             self.prompt_ = modules.prompt if self.prompt is None else self.prompt
-            self.source_ = {**checkpoint.source, "modules": checkpoint.modules_sha256}
             if max_length is None and modules.max_length is not None:
                 max_length = min(modules.max_length, read_shape(checkpoint).max_positions)
         elif poolings == ("mean",):
-            # once: equal warnings of one line are shown once
-            if (others := differs_from_mean(checkpoint)) is not None:
-                warnings.warn(
-                    f"The makers of {str(self.model)!r} pool by {others}, not by the mean alone. "
-                    "pooling='checkpoint' gives their vectors.",
-                    ModelWarning,
-                    stacklevel=5,
-                )
+            hint_at_modules(checkpoint, str(self.model))
         bert = FrozenBert.choose(
             checkpoint,
             layers=self.layers,
@@ -451,8 +437,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self.layers_, self.n_layers_ = bert.layers, bert.n_layers
         self.hidden_size_ = bert.hidden_size
         self.max_length_ = bert.max_length
+        self._made_with = None
         self._to_save: Checkpoint | None = None
-        self._made_with: dict[str, Any] | None = None
 
     def _bert(self) -> FrozenBert:
         """Return the fitted choice with today's device and batch size."""
@@ -480,14 +466,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
 
     def _reading(self) -> dict[str, Any]:
         """Return what is done to each text before and after the tokens."""
-        if self.pooling != "checkpoint":
-            return {"prompt": self.prompt_}
-        modules = self._modules()
-        return {
-            "prompt": self.prompt_,
-            "lower": modules.lower,
-            "pools_prompt": modules.include_prompt,
-        }
+        own = self._modules().reading() if self.pooling == "checkpoint" else {}
+        return {"prompt": self.prompt_, **own}
 
     def _modules(self) -> SentenceModules:
         """Return what the makers of the checkpoint put around the encoder."""
@@ -503,36 +483,10 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         modules = self._modules()
         return bool(modules.steps) or not (modules.include_prompt or not self.prompt_)
 
-    def _asked(self) -> tuple[str, DType]:
-        """Return device and dtype, or "auto" where a loaded vectorizer cannot have them here."""
-        if self.made_with is None:
-            return self.device, self.dtype
-        return device_here(self.device, self.dtype)
-
     def _poolings(self) -> tuple[Pooling, ...]:
         if self.pooling == "checkpoint":
             return self._modules().poolings
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
-
-    def _get_checkpoint(self) -> Checkpoint:
-        """Return the model, found again and compared by hash if needed."""
-        if self._checkpoint is not None:
-            return self._checkpoint
-        found = resolve(
-            str(self.model),
-            revision=self.source_["revision"] or self.revision,
-            local_files_only=self.local_files_only,
-        )
-        hashes = {**self.source_["sha256"], **self.source_.get("modules", {})}
-        of_found = {**found.source["sha256"], **found.modules_sha256}
-        if differing := [name for name, sha in hashes.items() if of_found.get(name) != sha]:
-            raise CheckpointError(
-                f"This vectorizer was fitted with another {self.model!r} than the one found now "
-                f"({found.source['kind']}): {', '.join(differing)} differ in sha256. Its features "
-                "would be wrong. Restore the original files, or fit again."
-            )
-        self._checkpoint = found
-        return found
 
     def _warn_truncation(self, report: dict[str, Any]) -> None:
         cure = "count_tokens(X) tells which; truncation='window' loses none."
@@ -603,46 +557,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
                 "is, the weights are damaged."
             )
 
-    # ---- for artifacts
-
-    @property
-    def made_with(self) -> dict[str, str] | None:
-        """The versions that a loaded vectorizer was fitted with, or None."""
-        return self.__dict__.get("_made_with")
-
-    def runs_on(self) -> tuple[str, str]:
-        """Return the device and the precision that `transform` runs in on this machine.
-
-        Returns
-        -------
-        device, dtype : str
-            Such as ``"cuda:0"`` and ``"float16"``.
-        """
-        device, dtype = choose_device(*self._asked())
-        return str(device), str(dtype).removeprefix("torch.")
-
-    def verify_weights(self) -> str:
-        """Compare the bytes of the weights with their hash.
-
-        Returns
-        -------
-        str
-            The sha256 of the weights that are here.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        CheckpointError
-            Where the model cannot be found, or is another one.
-        """
-        check_is_fitted(self)
-        return self._get_checkpoint().verify()
-
     # ---- scikit-learn's hooks
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "layers_" in self.__dict__
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -654,26 +569,19 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         tags.target_tags.required = self.combine == "learned"
         return tags
 
+    # ---- what is saved
+
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values and one uint8 array, always the same object."""
-        state: dict[str, Any] = dict(super().__getstate__())
-        for name in ("_skl_callbacks", "_checkpoint", "_to_save", "_search", "_sentence"):
-            state.pop(name, None)
+        state = super().__getstate__()
         if self.__sklearn_is_fitted__():
             state["cache"] = None
-            # a Path is another class on every system, and on no allow-list
-            if isinstance(self.model, str | os.PathLike):
-                state["model"] = str(self.model)
-            made_with = self._made_with or installed_versions()
-            state["_made_with"] = {**made_with, "state_version": STATE_VERSION}
-            if self.weights_in_artifact:
-                state["_checkpoint"] = self._checkpoint_to_save().to_state(
-                    with_modules=self.pooling == "checkpoint"
-                )
         return state
 
-    def _checkpoint_to_save(self) -> Checkpoint:
-        """Return the model cut to the layers it runs."""
+    def _carried(self) -> Checkpoint | None:
+        """Return the model cut to the layers it runs, or None to save its hashes alone."""
+        if not self.weights_in_artifact:
+            return None
         if self._to_save is None:
             with_pooler = "pooler" in self._poolings()
             depth = self.n_layers_ if with_pooler else max(self.layers_)
@@ -681,16 +589,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        made_with = state.get("_made_with")
-        if made_with is not None:
-            refuse_newer_state("BertVectorizer", made_with, STATE_VERSION)
-        carried = state.pop("_checkpoint", None)
-        state.setdefault("prompt", None)  # files of version 1 have none
+        state = {"prompt": None, **state}  # files of version 1 have none
         if "layers_" in state:
             state.setdefault("prompt_", "")
         super().__setstate__(state)
-        if made_with is not None:
-            if carried is not None:
-                carried = Checkpoint.from_state(carried, self.source_)
-            self._checkpoint = self._to_save = carried

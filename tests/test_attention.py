@@ -5,10 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipeline.bert import attention
-from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
-from pipeline.bert.batching import TokenBatch
-from tests.conftest import slow_varlen_attn
+from pipeline.bert.attention import Workspace, attend_runs, has_varlen
+from pipeline.bert.pooling import TokenBatch
 
 HEADS, SIZE = 4, 8
 
@@ -62,14 +60,6 @@ def test_scores_of_any_size_are_safe(scale):
     assert (found - expected).abs().max() <= 1e-5 * max(1.0, scale)
 
 
-def test_large_and_small_scores_take_different_ways_to_the_same_weights():
-    small, large = torch.randn(3, 4, 5), 200 * torch.randn(3, 4, 5)
-    for scores in (small, large):
-        numerators = scores.clone()
-        sums = attention._exponentiate(numerators)  # in place
-        assert (numerators / sums - torch.softmax(scores, -1)).abs().max() <= 1e-6
-
-
 def test_not_a_number_stays_one():
     for lengths in ([20, 3], [4, 4]):
         batch, qkv = packed(lengths)
@@ -79,48 +69,7 @@ def test_not_a_number_stays_one():
         assert torch.isfinite(found[lengths[0] :]).all()
 
 
-@pytest.mark.parametrize("lengths", [[9, 4, 4, 1], [5], [6, 6]])
-def test_the_first_token_alone_attends_as_it_does_among_all(lengths):
-    batch, qkv = packed(lengths)
-    found = run(batch, qkv, cls_only=True)
-    assert (found - slow(batch, qkv)[torch.from_numpy(batch.starts[:-1])]).abs().max() <= 1e-5
-
-
-def test_a_workspace_used_before_changes_nothing():
-    space = Workspace(torch.device("cpu"))
-    for lengths in ([64, 64], [3], [9, 4, 4], [70]):
-        arguments = packed(lengths)
-        assert torch.equal(run(*arguments, workspace=space), run(*arguments))
-    float32 = torch.float32
-    assert space.take("a", float32, 2, 3).shape == (2, 3)
-    assert space.take("a", float32, 3).data_ptr() == space.take("a", float32, 2, 3).data_ptr()
-    assert space.take("a", torch.bfloat16, 3).dtype == torch.bfloat16
-
-
 # ---- CUDA's way, as far as it goes without CUDA
-
-
-def test_the_varlen_kernel_is_asked_in_its_own_terms(monkeypatch):
-    """The kernel is replaced by a slow one: this tests its arguments."""
-    batch, qkv = packed([9, 4, 4, 1])
-
-    def varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
-        assert (cu_q.dtype, cu_k.dtype, max_k, num_splits) == (torch.int32, torch.int32, 9, 1)
-        assert max_q == int(cu_q.diff().max())
-        return slow_varlen_attn(
-            query, key, value, cu_q, cu_k, max_q, max_k, scale=scale, num_splits=num_splits
-        )
-
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    starts = torch.from_numpy(batch.starts).int()
-    expected = slow(batch, qkv)
-    found = attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, 9, 9)
-    assert (found - expected).abs().max() <= 1e-5
-    first = torch.from_numpy(batch.starts[:-1])
-    of_first = attend_varlen(
-        qkv[first, 0], qkv[:, 1:], torch.arange(5, dtype=torch.int32), starts, 1, 9
-    )
-    assert (of_first - expected[first]).abs().max() <= 1e-5
 
 
 def test_the_varlen_kernel_is_for_half_precision_on_recent_cuda(monkeypatch):

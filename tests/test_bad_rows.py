@@ -71,11 +71,6 @@ def test_probabilities_that_are_no_numbers_are_no_probabilities():
     assert len(answers.labels) == len(answers.probability) == 36
 
 
-def test_no_texts_ask_nothing_of_the_model():
-    answers, failed = predict_rows(model(set(), error=AssertionError), TEXTS[:0], 3)
-    assert (answers.probability.shape, failed) == ((0, 3), {})
-
-
 def test_reasons_are_one_short_line():
     assert in_one_line("a\n  b\tc") == "a b c"
     assert in_one_line("bad \ud800") == "bad \\ud800"

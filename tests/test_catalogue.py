@@ -36,16 +36,6 @@ def test_the_number_of_parameters_is_that_of_transformers_own_model(entry):
     assert entry.n_parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_ids_are_unique_and_have_an_owner():
-    ids = [entry.model for entry in catalogue()]
-    assert len(set(ids)) == len(ids)
-    assert all(model.count("/") == 1 for model in ids)
-
-
-def test_names_tell_models_of_one_case_apart():
-    assert len({(entry.name, entry.case) for entry in catalogue()}) == len(catalogue())
-
-
 @pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.model)
 def test_words_are_those_the_documentation_allows(entry):
     assert entry.case in ("uncased", "cased")

@@ -17,8 +17,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from pipeline import BertVectorizer, compare, inspect_pipeline, save_pipeline, score_table
-from pipeline.columns import as_fitted, fitted_columns
-from tests.commands import assert_one_error_line, run  # noqa: F401  (fixture)
+from tests.commands import assert_one_error_line
 
 N = 24
 FRAME = pd.DataFrame(
@@ -112,17 +111,6 @@ def model(tiny_bert, tmp_path_factory):
     return fitted, saved(fitted, tmp_path_factory.mktemp("columns"))[0]
 
 
-def test_processes_write_the_bytes_of_one_process(model, tmp_path):
-    outs = [
-        score_table(
-            model[1], FRAME, tmp_path / f"{executor}.csv", text="text", shard_rows=9,
-            executor=executor,
-        ).out
-        for executor in ("serial", "processes")
-    ]  # fmt: skip
-    assert outs[0].read_bytes() == outs[1].read_bytes()
-
-
 def test_rows_whose_other_cells_are_no_numbers_are_bad_ones(model, tmp_path):
     table = FRAME.drop(columns="label").astype({"stars": object})
     table.loc[3, "stars"], table.loc[7, "stars"], table.loc[9, "text"] = "many", "", None
@@ -162,14 +150,14 @@ def test_columns_without_names_are_refused_before_the_run(tmp_path):
         score_table(path, FRAME, tmp_path / "out", text="text")
 
 
-def test_one_column_may_be_called_otherwise(tiny_bert, run, tmp_path):  # noqa: F811
+def test_one_column_may_be_called_otherwise(tiny_bert, run, tmp_path):
     front = make_column_transformer((BertVectorizer(tiny_bert, cache=None), "text"))
     fitted = make_pipeline(front, LogisticRegression()).fit(FRAME[["text"]], FRAME["label"])
     path, _ = saved(fitted, tmp_path)
     table = FRAME[["text"]].rename(columns={"text": "review"})
     scored = score_table(path, table, tmp_path / "out.csv", text="review")
     assert pd.read_csv(scored.out)["label"].tolist() == fitted.predict(FRAME).tolist()
-    result = run("predict", "--model", path, "--text", FRAME["text"][0])
+    result = run("predict", model=path, text=FRAME["text"][0])
     assert result.code == 0, result.err
     assert result.out.split("\t")[0] == fitted.predict(FRAME)[0]
 
@@ -179,14 +167,7 @@ def test_tables_without_rows_give_tables_without_rows(model, tmp_path):
     assert scored.n_rows == 0
 
 
-def test_only_the_columns_that_a_model_reads_are_asked_for(tiny_bert):
-    fitted = make_pipeline(bert_and(tiny_bert), LogisticRegression()).fit(FRAME, FRAME["label"])
-    assert fitted_columns(fitted) == {"text": "text", "stars": "number"}
-    table = as_fitted(fitted_columns(fitted), FRAME.astype(str), "text")
-    assert table["stars"].tolist() == FRAME["stars"].tolist()
-
-
-def test_the_commands_give_the_model_its_columns(model, run, tmp_path):  # noqa: F811
+def test_the_commands_give_the_model_its_columns(model, run, tmp_path):
     fitted, path = model
     FRAME.to_csv(tmp_path / "in.csv", index=False)
     data = ("--model", path, "--data", tmp_path / "in.csv")
@@ -197,7 +178,7 @@ def test_the_commands_give_the_model_its_columns(model, run, tmp_path):  # noqa:
     result = run("evaluate", *data)
     assert result.code == 0, result.err
     assert f"{np.mean(fitted.predict(FRAME) == FRAME['label']):.3f}" in result.out
-    assert_one_error_line(run("predict", "--model", path, "--text", "a film"), "'stars'", "--data")
+    assert_one_error_line(run("predict", model=path, text="a film"), "'stars'", "--data")
 
 
 # ---- compare

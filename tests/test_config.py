@@ -6,8 +6,7 @@ from dataclasses import asdict
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig
 
-from pipeline.bert.config import PACKED, BertConfig, bare_name, read_shape
-from pipeline.checkpoints.checkpoint import resolve
+from pipeline.bert.config import PACKED, BertConfig, bare_name
 from tests.conftest import FAMILIES
 
 
@@ -87,16 +86,6 @@ def test_what_is_unusual_is_left_to_transformers(unusual):
 def test_a_missing_padding_id_is_zero():
     assert BertConfig.read({"model_type": "bert", "pad_token_id": None}).pad_token_id == 0
     assert BertConfig.read({"model_type": "bert", "pad_token_id": 7}).pad_token_id == 7
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_shape_names_family_and_sizes(family, model_folder):
-    shape = read_shape(resolve(model_folder(family)))
-    assert (shape.family, shape.n_layers, shape.hidden_size) == (
-        family.removesuffix("-cased"),
-        3,
-        32,
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """CSV files row by row: the same rows however many are asked for, faults by their line."""
 
+import bz2
 import codecs
 import gzip
 import io
 import itertools
+import lzma
+import zipfile
 
 import pytest
 
 from pipeline import read_table
 from pipeline.csv_table import CsvTable, check_names, refuse_twice
+from tests.test_datasets import as_lists
 
 CONTENT = 'id,text\n1,"two\nlines, ""quoted"""\n\n2,\n3,NA\n4,"""\n"\n'
 
@@ -108,3 +112,84 @@ def test_names_are_checked():
         check_names(["a", "b"], ["B"], "t")
     with pytest.raises(ValueError, match=r"several columns called 'a'"):
         refuse_twice(["a", "b", "a"], "t")
+
+
+# ---- compressed CSV
+
+
+def zipped(*names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, "text,label\nschön,pos\n")
+    return buffer.getvalue()
+
+
+CSV = "text,label\nschön,pos\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".gz", gzip.compress(CSV)),
+        (".bz2", bz2.compress(CSV)),
+        (".xz", lzma.compress(CSV)),
+        (".zip", zipped("table.csv")),
+    ],
+)
+def test_compressed_csv_is_unpacked(suffix, content, write):
+    table = read_table(write(content, f"table.csv{suffix}"), columns=["text"])
+    assert as_lists(table) == (["text", "label"], [["schön", "pos"]])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".gz", CSV),
+        (".gz", gzip.compress(CSV * 100)[:-12]),
+        (".gz", gzip.compress(CSV * 100)[:20] + b"\xff" * 40),
+        (".bz2", CSV),
+        (".bz2", bz2.compress(CSV)[:-8]),
+        (".xz", CSV),
+        (".xz", lzma.compress(CSV)[:-12]),
+        (".zip", CSV),
+        (".zip", zipped("a.csv", "b.csv")),
+        (".zip", zipped()),
+    ],
+    ids=[
+        "gz not",
+        "gz cut",
+        "gz damaged",
+        "bz2 not",
+        "bz2 cut",
+        "xz not",
+        "xz cut",
+        "zip not",
+        "zip of two",
+        "zip of none",
+    ],
+)
+def test_a_compressed_file_that_cannot_be_unpacked_is_named(suffix, content, write):
+    with pytest.raises(ValueError, match=rf"table\.csv\{suffix} "):
+        read_table(write(content, f"table.csv{suffix}"))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "cure"),
+    [
+        (gzip.compress(CSV), "compressed by gzip", r"must end in \.gz"),
+        (bz2.compress(CSV), "compressed by bzip2", r"must end in \.bz2"),
+        (lzma.compress(CSV), "compressed by xz", r"must end in \.xz"),
+        (zipped("table.csv"), "a zip archive or an Excel workbook", "Export it as CSV or Parquet"),
+        (b"PAR1\x15\x04", "a Parquet file", r"must end in \.parquet"),
+    ],
+)
+@pytest.mark.parametrize("name", ["table.csv", "table"])
+def test_a_binary_file_that_is_called_csv_is_named_as_what_it_is(name, content, kind, cure, write):
+    with pytest.raises(ValueError, match=rf"{name} is {kind}, not CSV text\. .*{cure}"):
+        read_table(write(content, name))
+
+
+def test_a_header_that_begins_as_a_binary_file_does_is_still_a_header(write):
+    for header in ("PAR1", "PK", "BZh9"):
+        assert list(read_table(write(f"{header},text\n1,a\n")).columns) == [header, "text"]

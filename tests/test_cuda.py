@@ -24,10 +24,10 @@ from pipeline import (
     save_pipeline,
 )
 from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
-from pipeline.bert.batching import TokenBatch
 from pipeline.bert.encoder import choose_device, load_encoder
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder
+from pipeline.bert.pooling import TokenBatch
 from pipeline.checkpoints.checkpoint import installed_folder, resolve
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model

@@ -113,13 +113,6 @@ def test_parts_that_are_whole_and_of_this_run_are_not_scored_again_and_others_ar
     assert (progress.n_scored, progress.n_skipped) == (4, 5)
 
 
-def test_a_table_without_rows_is_one_part_without_rows(run):
-    executor, manifest, _ = run(FRAME[:0])
-    assert executor.given == [(0, 0, 0)]
-    assert (manifest["n_rows"], len(manifest["parts"])) == (0, 1)
-    assert run(FRAME[:0])[0].given == []
-
-
 def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(run):
     frame = FRAME.copy()
     frame.loc[[5, 8], "text"] = "WARN"
@@ -132,13 +125,3 @@ def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(run):
     shutil.rmtree(run.folder.path)
     with pytest.warns(RuntimeWarning, match="^a text says so$"):
         run(frame[5:6].reset_index(drop=True), rows=100)
-
-
-def test_parts_with_bad_rows_are_done_again_where_bad_rows_are_errors(run):
-    frame = FRAME.copy()
-    frame.loc[5, "text"] = "FAIL"
-    _, manifest, _ = run(frame, on_bad_row="null")
-    assert (manifest["n_bad"], [part["n_bad"] for part in manifest["parts"]]) == (1, [0, 1, 0])
-    assert run(frame, on_bad_row="null")[0].given == []
-    with pytest.raises(ValueError, match="row 5 cannot be scored"):
-        run(frame, on_bad_row="error")

@@ -2,15 +2,12 @@
 
 import os
 
-import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyarrow.parquet.encryption as encryption
 import pytest
 
 from pipeline.scoring.sources import CsvSource, ParquetSource
-from tests.test_datasets import Keys
 
 FRAME = pd.DataFrame(
     {
@@ -39,22 +36,6 @@ def test_parquet_rows_are_those_of_the_file_with_their_types_whatever_its_row_gr
     assert [table.num_rows for table in tables[:-1]] == [n_rows] * (len(tables) - 1)
     pd.testing.assert_frame_equal(pa.concat_tables(tables).to_pandas(), FRAME)
     assert source.expected_rows(3) == 10
-
-
-@pytest.mark.parametrize("size", [2**15, 10])
-def test_several_files_are_one_table(size, tmp_path):
-    parts = [FRAME[:4], FRAME[4:4], FRAME[4:]]
-    for i, part in enumerate(parts):
-        part.to_parquet(tmp_path / f"{i}.parquet", row_group_size=size)
-        part[["text", "kind"]].to_csv(tmp_path / f"{i}.csv", index=False)
-    parquet = ParquetSource([str(tmp_path / f"{i}.parquet") for i in range(3)], "text")
-    csv = CsvSource([str(tmp_path / f"{i}.csv") for i in range(3)], "text")
-    for source in (parquet, csv):
-        tables = all_rows(source, 3)
-        assert [table.num_rows for table in tables] == [3, 3, 3, 1]
-        assert [text for table in tables for text in table["text"].to_pylist()] == FRAME[
-            "text"
-        ].tolist()
 
 
 def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp_path):
@@ -97,38 +78,6 @@ def test_parquet_that_is_damaged_inside_is_refused_by_name_when_its_rows_are_rea
         list(ParquetSource([str(tmp_path / "in.parquet")], "text").rows(10, mark=False))
 
 
-def test_encrypted_parquet_is_refused_by_name(tmp_path):
-    configuration = encryption.EncryptionConfiguration(footer_key="f", column_keys={"c": ["text"]})
-    factory = encryption.CryptoFactory(Keys)
-    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
-    table = pa.table({"text": ["a"]})
-    with pq.ParquetWriter(
-        tmp_path / "in.parquet", table.schema, encryption_properties=properties
-    ) as writer:
-        writer.write_table(table)
-    with pytest.raises(
-        ValueError, match=r"in\.parquet is not a readable Parquet file: .*(?i:encrypted|decryption)"
-    ):
-        ParquetSource([str(tmp_path / "in.parquet")], "text")
-
-
-def test_parquet_without_row_groups_has_no_rows(tmp_path):
-    with pq.ParquetWriter(tmp_path / "in.parquet", pa.schema([("text", pa.string())])):
-        pass
-    source = ParquetSource([str(tmp_path / "in.parquet")], "text")
-    assert (source.expected_rows(0), list(source.rows(5, mark=False))) == (0, [])
-
-
-def test_csv_rows_at_fault_are_marked_by_their_place_among_those_returned_or_refused(tmp_path):
-    (tmp_path / "in.csv").write_text("text,n\na,1\nb,2\nc\nd,4\ne,5,6\n")
-    source = CsvSource([str(tmp_path / "in.csv")], "text")
-    marked = [rows.marked for rows in source.rows(2, mark=True)]
-    assert [list(one) for one in marked] == [[], [0], [0]]
-    assert "line 6 has 3 cells" in marked[2][0]
-    with pytest.raises(ValueError, match="line 4 has 1 cells"):
-        list(source.rows(2, mark=False))
-
-
 def test_the_rows_of_a_csv_file_are_estimated_from_its_bytes(tmp_path):
     (tmp_path / "in.csv").write_text("text\n" + "a text of one length\n" * 50_000)
     source = CsvSource([str(tmp_path / "in.csv")], "text")
@@ -152,15 +101,3 @@ def test_identities_tell_other_contents_and_other_ways_of_reading_apart(tmp_path
     assert CsvSource([path], "text").identity() != identity
     with pytest.raises(ValueError, match=r"in\.csv was changed while it was scored"):
         first.check_unchanged()
-
-
-def test_files_elsewhere_are_read_through_fsspec(tmp_path):
-    FRAME.to_parquet(tmp_path / "in.parquet")
-    fsspec.filesystem("memory").pipe(
-        {"/s/in.parquet": (tmp_path / "in.parquet").read_bytes(), "/s/in.csv": b"text\na\nb\n"}
-    )
-    parquet = ParquetSource(["memory://s/in.parquet"], "text")
-    pd.testing.assert_frame_equal(pa.concat_tables(all_rows(parquet, 4)).to_pandas(), FRAME)
-    csv = CsvSource(["memory://s/in.csv"], "text")
-    assert all_rows(csv, 4)[0]["text"].to_pylist() == ["a", "b"]
-    assert csv.check_unchanged() is None

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.dummy import DummyClassifier
@@ -22,7 +23,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 
 from pipeline import BertVectorizer, compare, evaluate, layer_study
-from pipeline.datasets import split_table
+from pipeline.datasets import read_table, split_table
 from pipeline.evaluation.baselines import make_tfidf_baseline
 from pipeline.exceptions import LeakWarning
 
@@ -233,14 +234,6 @@ def test_compare_keeps_groups_together_in_every_fold_and_inside_searches(cv, mod
     assert all(not trained & tested for trained, tested in Spy.seen)
 
 
-def test_the_same_folds_as_a_list_give_the_same_table():
-    by_number = quick(BY_AUTHOR, Y, cv=GroupKFold(3), groups=AUTHORS)
-    folds = list(GroupKFold(3).split(BY_AUTHOR, Y, AUTHORS))
-    by_list = quick(BY_AUTHOR, Y, cv=folds)
-    columns = ["accuracy", "macro_f1", "balanced_accuracy", "difference"]
-    pd.testing.assert_frame_equal(by_number[columns], by_list[columns])
-
-
 @pytest.mark.parametrize("kind", ["cls", "static", "layers"])
 def test_rows_of_bert_choose_by_folds_that_keep_groups_together(kind, tiny_bert, monkeypatch):
     inner = []
@@ -383,14 +376,6 @@ def test_the_verdict_is_by_the_scoring_asked_for(scoring, column):
     assert table.scoring == column
 
 
-def test_accuracy_and_macro_f1_may_decide_differently():
-    by_accuracy = quick(FEW, FEW_Y, models=["majority", ("odd", Words("odd"))], cv=3)
-    assert by_accuracy.loc["odd", "accuracy"] == 1.0
-    by_f1 = quick(FEW, FEW_Y, models=["majority", ("odd", Words("odd"))], cv=3, scoring="f1_macro")
-    assert by_f1.loc["majority", "difference"] <= by_accuracy.loc["majority", "difference"]
-    assert by_f1.loc["odd", "macro_f1"] == 1.0
-
-
 def test_scores_that_need_probabilities_leave_a_model_without_them_unscored():
     table = quick(FEW, FEW_Y, models=[("words", Words("odd"))], cv=2, scoring="log_loss")
     assert table.loc["words", "verdict"] == "not scored"
@@ -416,3 +401,82 @@ def test_classes_that_are_never_predicted_are_listed_by_row_and_by_evaluate():
     assert evaluate(fitted, FEW, FEW_Y, n_bootstrap=0)["never_predicted"] == ["yes"]
     cured = never.set_params(logisticregression__class_weight="balanced").fit(FEW, FEW_Y)
     assert evaluate(cured, FEW, FEW_Y, n_bootstrap=0)["never_predicted"] == []
+
+
+# ---- split_table
+
+
+def labelled(labels):
+    return pd.DataFrame(
+        {"text": [f"text {i}" for i in range(len(labels))], "label": labels},
+        index=range(100, 100 + len(labels)),
+    )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["pos"] * 60 + ["neg"] * 40,
+        [0] * 30 + [1] * 60 + [2] * 10,
+        [True, False] * 5,
+        [1.0, 2.0] * 10,
+        pd.Categorical(["pos", "neg"] * 20),
+        pd.array(["pos", "neg"] * 20, dtype=pd.ArrowDtype(pa.string())),
+    ],
+    ids=["text", "three classes", "bool", "float", "category", "arrow"],
+)
+def test_a_fifth_of_every_class_is_held_out_and_no_row_is_lost_or_changed(labels):
+    table = labelled(labels)
+    before = table.copy(deep=True)
+    train, test = split_table(table, "label")
+    pd.testing.assert_frame_equal(table, before)
+    assert sorted([*train["text"], *test["text"]]) == sorted(table["text"])
+    assert test["label"].value_counts().to_dict() == {
+        c: n / 5 for c, n in table["label"].value_counts().items()
+    }
+    label_of = dict(zip(table["text"], table["label"], strict=True))
+    for part in (train, test):
+        assert part["label"].tolist() == [label_of[text] for text in part["text"]]
+        assert list(part.index) == list(range(len(part)))
+
+
+def test_the_split_is_decided_by_random_state_alone():
+    table = labelled(["pos", "neg"] * 50)
+    first, again, other = (split_table(table, "label", random_state=seed)[1] for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(first, again)
+    pd.testing.assert_frame_equal(first, split_table(table, "label")[1])
+    assert set(first["text"]) != set(other["text"])
+
+
+def test_a_class_with_too_few_texts_to_hold_some_out_is_refused_by_name_and_number():
+    with pytest.raises(ValueError, match=r"label 'rare' has 4 texts only; at least 5 of each"):
+        split_table(labelled(["pos"] * 20 + ["neg"] * 20 + ["rare"] * 4), "label")
+    assert len(split_table(labelled(["pos"] * 20 + ["rare"] * 5), "label")[1]) == 5
+
+
+def test_a_category_that_no_row_has_is_no_class_with_too_few_texts():
+    labels = pd.Categorical(["pos", "neg"] * 10, categories=["pos", "neg", "neutral"])
+    assert [len(part) for part in split_table(labelled(labels), "label")] == [16, 4]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["pos"] * 20, "one class only, 'pos', in all 20 rows"),
+        (
+            ["pos"] * 10 + ["neg"] * 9 + [None],
+            r"label 19 is .* \(missing\)\. Drop the unlabelled rows",
+        ),
+        ([1, 0] * 9 + ["1", "0"], "mixes text with other labels: label 0 is 1"),
+    ],
+    ids=["one class", "missing", "mixed"],
+)
+def test_labels_that_no_classifier_can_be_fitted_to_are_refused_before_the_split(labels, message):
+    with pytest.raises(ValueError, match=message):
+        split_table(labelled(labels), "label")
+
+
+def test_the_unlabelled_rows_of_a_csv_file_are_not_a_class_of_their_own(write):
+    table = read_table(write("text,label\n" + "good,pos\nbad,neg\nnobody knows,\n" * 10))
+    with pytest.raises(ValueError, match=r"label.*(empty|missing)"):
+        split_table(table, "label")

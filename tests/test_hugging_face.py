@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bert.batching import TokenBatch
 from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.bert.pooling import TokenBatch
 from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import FAMILIES, TEXTS
 
@@ -27,17 +27,6 @@ def test_every_pooling_of_every_layer_is_hugging_faces_one_text_at_a_time(
     expected = [
         [[oracle.sentence_vector(t, k, p) for k in (3, 0, 1)] for p in POOLINGS] for t in TEXTS
     ]
-    assert np.abs(found - expected).max() <= TOLERANCE
-
-
-@pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_token_states_are_hidden_states_of_every_token(family, model_folder, hugging_face):
-    oracle = hugging_face(model_folder(family))
-    batch = TokenBatch([np.array(oracle.ids(text)) for text in TEXTS])
-    found = encoder(model_folder(family)).token_states(batch, (3, 0)).numpy()
-    expected = np.concatenate(
-        [oracle.hidden_states(text)[[3, 0]].transpose(1, 0, 2) for text in TEXTS]
-    )
     assert np.abs(found - expected).max() <= TOLERANCE
 
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from pipeline import read_table, save_pipeline, score_table
-from tests.commands import ROWS, assert_one_error_line, light_artifact, run  # noqa: F401
+from tests.commands import ROWS, assert_one_error_line
 
 TRICKY = [
     "plain",
@@ -142,21 +142,6 @@ def test_bad_lines_are_bad_rows_where_that_is_asked_for(model, tmp_path):
         assert part is None or part in reason
 
 
-def test_a_column_of_numbers_is_no_text(model, tmp_path):
-    write(tmp_path / "t.jsonl", [{"text": 1}, {"text": 2}])
-    with pytest.raises(TypeError, match="holds int64, not text"):
-        score_table(model[1], tmp_path / "t.jsonl", tmp_path / "out", text="text")
-
-
-def test_files_of_several_kinds_are_not_scored_together(model, tmp_path):
-    write(tmp_path / "a.jsonl", [{"text": "a"}])
-    (tmp_path / "b.csv").write_text("text\na\n")
-    with pytest.raises(ValueError, match="one after another"):
-        score_table(
-            model[1], [tmp_path / "a.jsonl", tmp_path / "b.csv"], tmp_path / "out", text="text"
-        )
-
-
 def feather(path):
     pd.DataFrame({"text": ["a"]}).to_feather(path)
 
@@ -184,7 +169,7 @@ def test_files_of_other_kinds_say_what_they_are(name, content, message, model, t
         score_table(model[1], path, tmp_path / "out", text="text")
 
 
-def test_the_commands_read_and_write_lines(light_artifact, run, tmp_path):  # noqa: F811
+def test_the_commands_read_and_write_lines(light_artifact, run, tmp_path):
     path = write(tmp_path / "in.jsonl", [{"text": text, "label": label} for text, label in ROWS])
     data = ("--model", light_artifact, "--data", path)
     result = run("predict", *data, "--out", tmp_path / "out.jsonl")
@@ -195,5 +180,5 @@ def test_the_commands_read_and_write_lines(light_artifact, run, tmp_path):  # no
     result = run("evaluate", *data)
     assert result.code == 0, result.err
     (tmp_path / "in.json").write_text("[]")
-    result = run("evaluate", "--model", light_artifact, "--data", tmp_path / "in.json")
+    result = run("evaluate", model=light_artifact, data=tmp_path / "in.json")
     assert_one_error_line(result, "JSON is not read")

@@ -1,10 +1,13 @@
 """Labels become class numbers, or are refused; what is set aside holds every class."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from scipy import sparse
 from scipy.sparse import csc_matrix, csr_array, issparse
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
@@ -19,38 +22,7 @@ from sklearn.svm import OneClassSVM
 
 from pipeline import BertVectorizer, compare, evaluate
 from pipeline.evaluation.baselines import make_tfidf_baseline
-from pipeline.texts import class_numbers, set_aside
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        ["b", "a", "b"],
-        np.array([2, 1, 2]),
-        pd.Series([True, False, True]),
-        pd.Series(["x", "m", "x"], dtype="category"),
-    ],
-)
-def test_classes_by_number_are_the_labels(labels):
-    classes, numbers = class_numbers(labels, 3)
-    assert numbers.tolist() == [1, 0, 1]
-    assert classes[numbers].tolist() == list(labels)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (None, "requires y to be passed"),
-        (["a", "b"], "inconsistent numbers of samples"),
-        (["a", "b", None], "label 2 is None"),
-        (["a", "b", 1], "y mixes text with other labels"),
-        ([0.1, 0.2, 0.3], "Unknown label type: continuous"),
-        ([1.0, 1.0, 1.0], "one class only, 1.0"),
-    ],
-)
-def test_labels_that_are_none_are_refused(labels, message):
-    with pytest.raises(ValueError, match=message):
-        class_numbers(labels, 3)
+from pipeline.texts import check_labels, class_numbers, labels_of_texts, set_aside
 
 
 def test_what_is_set_aside_holds_every_class_and_is_the_same_for_a_seed():
@@ -264,3 +236,197 @@ def test_a_learned_mix_refuses_what_it_cannot_learn_from(y, message, tiny_bert, 
     with pytest.raises(ValueError, match=message):
         BertVectorizer(tiny_bert, layers="all", combine="learned").fit(MANY, y)
     assert not encoded
+
+
+# ---- labels
+
+
+def in_containers(*columns):
+    """Give columns of labels in every kind of container."""
+    return [
+        of_kind(values)
+        for values in columns
+        for of_kind in (
+            list,
+            tuple,
+            lambda y: np.array(y, dtype=object),
+            lambda y: np.array(y, dtype=object)[:, None],
+            lambda y: pd.Series(y, dtype=object, index=[9] * len(y)),
+            lambda y: pd.Series(y, dtype="category"),
+            lambda y: pd.DataFrame({"label": y}),
+            pd.Series,
+            pd.Categorical,
+            pl.Series,
+            lambda y: pl.DataFrame({"label": y}),
+            pa.array,
+            lambda y: pa.chunked_array([y[:1], y[1:]]),
+        )
+    ]
+
+
+def kind_of(y):
+    return f"{type(y).__module__}.{type(y).__name__}"
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        None,
+        *in_containers(["pos", "neg", "pos"], [1, 0, 1], [True, False, True], [0.1, 2.5, -3.0]),
+        [b"pos", b"neg", b"pos"],
+        np.array(["pos", "neg", "pos"], dtype=np.dtypes.StringDType()),
+        pd.Series(["pos", "neg", "pos"], dtype=pd.ArrowDtype(pa.string())),
+        pd.Series([1, 0, 1], dtype="Int64"),
+        [[0, 1], [1, 0], [1, 1]],
+        np.array([[0.5, np.nan], [1, 0], [1, 1]]),
+        pl.DataFrame({"a": [0.5, 1, 1], "b": [1, 1, 1]}),
+        *([-1, "pos", "neg"], pd.Series(["pos", -1, "neg"], dtype=object)),
+        *(
+            sparse.csr_array([[1], [0], [1]]),
+            sparse.csc_matrix(np.eye(3)),
+            sparse.dok_array(np.eye(3)),
+        ),
+        *([{"a", "b"}, {"a"}, set()], [("a", "b"), ("a",), ()]),
+        pd.DataFrame({"a": [1, None, 0], "b": [0, 1, 1]}),
+    ],
+    ids=kind_of,
+)
+def test_labels_for_a_classifier_a_regressor_or_several_outputs_are_accepted_and_left_as_they_were(
+    y,
+):
+    before = pickle.dumps(y)
+    assert check_labels(y, 3) is None
+    assert pickle.dumps(y) == before
+
+
+@pytest.mark.parametrize("n_labels", [0, 1, 2, 4])
+@pytest.mark.parametrize(
+    "container",
+    [
+        list,
+        np.array,
+        pd.Series,
+        pl.Series,
+        lambda y: np.array(y)[:, None],
+        lambda y: np.array([y, y]).T,
+    ],
+)
+def test_a_wrong_number_of_labels_is_refused_with_both_numbers(container, n_labels):
+    with pytest.raises(
+        ValueError,
+        match=rf"inconsistent numbers of samples: 3 texts and {n_labels} labels",
+    ):
+        check_labels(container([0, 1, 0, 1][:n_labels]), 3)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        *in_containers(["pos", "neg", None], [1.0, 0.0, None]),
+        *([1, 0, pd.NA], [1, 0, pd.NaT], np.array([1.0, 0.0, np.nan])),
+        pd.Series([1, 0, None], dtype="Int64"),
+    ],
+    ids=kind_of,
+)
+def test_a_missing_label_is_refused_with_its_place_and_cure(y):
+    with pytest.raises(
+        ValueError,
+        match=r"y contains NaN: label 2 is .*\(missing\)\. Drop the unlabelled rows before fit",
+    ):
+        check_labels(y, 3)
+
+
+@pytest.mark.parametrize(
+    ("y", "first", "other"),
+    [
+        (["pos", "neg", 1], r"'pos' \(str\)", r"label 2 is 1 \(int\)"),
+        ([1, 0, "pos"], r"1 \(int\)", r"label 2 is 'pos' \(str\)"),
+        (
+            np.array(["pos", True, "neg"], dtype=object),
+            r"'pos' \(str\)",
+            r"label 1 is True \(bool\)",
+        ),
+        (
+            pd.Series(["pos", 2.5, "neg"], dtype=object),
+            r"'pos' \(str\)",
+            r"label 1 is 2\.5 \(float\)",
+        ),
+        (["pos", b"neg", "pos"], r"'pos' \(str\)", r"label 1 is b'neg' \(bytes\)"),
+    ],
+    ids=str,
+)
+def test_text_mixed_with_other_labels_is_refused_with_one_of_each(y, first, other):
+    with pytest.raises(
+        ValueError,
+        match=rf"y mixes text with other labels: label 0 is {first}, {other}.*Use one type",
+    ):
+        check_labels(y, 3)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        *in_containers(["pos"] * 3, [1] * 3, [True] * 3),
+        pd.Series(["pos"] * 3, dtype=pd.CategoricalDtype(["pos", "neg"])),
+    ],
+    ids=kind_of,
+)
+def test_one_class_is_left_to_the_last_step_and_refused_where_classes_are_needed(y):
+    assert check_labels(y, 3) is None
+    with pytest.raises(
+        ValueError, match=r"y holds one class only, .*, in all 3 rows; .*at least two"
+    ):
+        class_numbers(labels_of_texts(y, 3), 3)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (
+            ["pos", "neg", "Pos"],
+            r"y holds 3 classes, \['pos', 'neg', 'Pos'\]: 'pos' and 'Pos' differ by case or "
+            r"blanks only\. Repair",
+        ),
+        (
+            ["pos", "neg", " pos", "pos\n"],
+            r"'pos' and ' pos' and 'pos\\n' differ by case or blanks only",
+        ),
+        (
+            pd.Series(["pos", "neg", ""]),
+            r"holds 3 classes, .*: '' is empty\. .*drop unlabelled rows",
+        ),
+        (
+            np.array(["pos", "POS", "neg", "  ", ""]),
+            r": 'pos' and 'POS' differ by case or blanks only; '  ' and '' is empty",
+        ),
+    ],
+    ids=["case", "blanks", "empty", "both"],
+)
+def test_classes_that_look_alike_are_kept_with_one_warning_that_lists_them(y, message):
+    with pytest.warns(UserWarning, match=message) as caught:
+        check_labels(y, len(y))
+    assert len(caught) == 1
+
+
+def test_one_text_with_one_label_is_no_complaint_of_ours():
+    assert check_labels(["pos"], 1) is None
+    assert check_labels([], 0) is None
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        "abc",
+        b"abc",
+        3,
+        np.array(3),
+        {"a": 1, "b": 0, "c": 1},
+        {"a", "b", "c"},
+        (label for label in "abc"),
+        pl.LazyFrame({"label": [1, 0, 1]}),
+    ],
+    ids=lambda y: type(y).__name__,
+)
+def test_labels_that_are_no_sequence_are_refused_as_what_they_are(y):
+    with pytest.raises((TypeError, ValueError), match=r"\by\b.*(list|array|sequence|dense)"):
+        check_labels(y, 3)

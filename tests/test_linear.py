@@ -15,10 +15,10 @@ from transformers import AutoModel
 
 from pipeline import BertVectorizer, cache_info, load_pipeline, save_pipeline
 from pipeline.bert import linear
-from pipeline.bert.batching import TokenBatch
 from pipeline.bert.config import ACTIVATIONS
-from pipeline.bert.linear import EMULATE_BFLOAT16, FEW_ROWS, PRODUCTS, packed_rows
+from pipeline.bert.linear import EMULATE_BFLOAT16, PRODUCTS, packed_rows
 from pipeline.bert.packed import PackedEncoder
+from pipeline.bert.pooling import TokenBatch
 from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import FAMILIES, FRESH_SEEDS, TEXTS, build_model
 
@@ -47,7 +47,7 @@ import json, os, sys
 import numpy as np
 import torch
 from transformers import AutoModel
-from pipeline.bert.batching import TokenBatch
+from pipeline.bert.pooling import TokenBatch
 from pipeline.bert.encoder import choose_device
 from pipeline.bert.packed import PackedEncoder
 from pipeline.checkpoints.checkpoint import resolve
@@ -139,13 +139,6 @@ def test_products_of_another_name_are_refused(tiny_bert, monkeypatch):
 
 
 @needs_onednn
-def test_few_rows_are_multiplied_by_onednn_on_every_processor():
-    assert packed_rows(CPU, torch.float32) >= FEW_ROWS
-    assert packed_rows(torch.device("cuda"), torch.float32) == 0
-    assert packed_rows(CPU, torch.float16) == 0
-
-
-@needs_onednn
 def test_the_processor_decides_who_multiplies_many_rows(monkeypatch):
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("measured on x86 alone")
@@ -163,16 +156,6 @@ def test_without_onednn_the_vectors_are_the_same(tiny_bert, monkeypatch):
     assert packed_rows(CPU, torch.float32) == 0
     found = PackedEncoder(resolve(tiny_bert), 3, CPU, torch.float32).pooled(batch, POOLINGS, [3])
     assert (found - expected).abs().max() <= 1e-5
-
-
-def test_the_same_text_gives_the_same_bits_each_time(tiny_bert):
-    vectorizer = BertVectorizer(tiny_bert, cache=None).fit(TEXTS)
-    first = vectorizer.transform(["I love Paris"])
-    assert np.array_equal(vectorizer.transform(["I love Paris"]), first)
-    twice = vectorizer.transform(["I love Paris", "I love Paris"])  # one distinct text
-    assert np.array_equal(twice[1:], first)
-    cached = BertVectorizer(tiny_bert).fit(TEXTS)
-    assert np.array_equal(cached.transform(["I love Paris"]), first)
 
 
 @needs_onednn

@@ -6,30 +6,14 @@ import threading
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import VotingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline import BertVectorizer
 from pipeline.exceptions import ArtifactError
 from pipeline.files import sha256_of, temporary_for
 from pipeline.saved import manifest as room
-from pipeline.saved.manifest import (
-    Manifest,
-    describe,
-    manifest_path,
-    parts_of,
-    plain,
-    put_in_place,
-    vectorizers_in,
-)
-from tests.conftest import TEXTS
+from pipeline.saved.manifest import Manifest, manifest_path, parts_of, plain, put_in_place
 
 
 def manifest_of(path, **changes):
@@ -62,21 +46,6 @@ def path(tmp_path):
 def fits(path):
     found = Manifest.read(path)
     return found is not None and found.matching(path.stat().st_size, sha256_of(path)) is not None
-
-
-def test_what_is_put_lies_there_with_its_manifest_and_nothing_else(path):
-    put(path, b"one")
-    assert path.read_bytes() == b"one"
-    assert sorted(p.name for p in path.parent.iterdir()) == ["m.joblib", "m.joblib.json"]
-    assert Manifest.read(path) == manifest_of(path)
-    assert "replaces" not in json.loads(manifest_path(path).read_text())
-
-
-def test_a_second_file_takes_the_place_of_the_first(path):
-    put(path, b"one")
-    put(path, b"other")
-    assert path.read_bytes() == b"other"
-    assert Manifest.read(path) == manifest_of(path)
 
 
 @pytest.mark.parametrize("first", ["with a manifest", "without", "none"])
@@ -116,19 +85,6 @@ def test_whenever_the_process_dies_the_file_that_lies_there_has_its_manifest(
     assert path.read_bytes() == b"third"
 
 
-def test_a_reader_finds_a_pair_at_every_step(path, monkeypatch):
-    put(path, b"one")
-    real, seen = os.replace, []
-
-    def watched(source, target):
-        real(source, target)
-        seen.append(fits(path))
-
-    monkeypatch.setattr(room.os, "replace", watched)
-    put(path, b"other")
-    assert seen == [True, True, True]
-
-
 def test_many_savers_take_turns_and_leave_a_whole_pair(path):
     contents = [bytes([65 + i]) * (i + 1) for i in range(8)]
     threads = [
@@ -155,11 +111,6 @@ def test_the_one_being_replaced_fits_too_with_all_it_said(path):
     assert new.matching(3, None) == old
     assert new.matching(99, "0" * 64) is None
     assert new.matching(4, None) is None
-
-
-def test_without_a_manifest_there_is_none(path):
-    path.write_bytes(b"one")
-    assert Manifest.read(path) is None
 
 
 @pytest.mark.parametrize(
@@ -191,79 +142,7 @@ def test_a_field_of_the_future_is_refused(path):
         Manifest.read(path)
 
 
-def test_texts_of_all_languages_stand_in_it_as_they_are(path):
-    path.write_bytes(b"one")
-    manifest = manifest_of(path, classes=["schön", "東京"])
-    assert "東京" in manifest.to_json()
-
-
-def test_a_temporary_file_is_gone_after_a_failure(path):
-    def fail():
-        with temporary_for(path) as temporary:
-            temporary.write_bytes(b"half")
-            raise RuntimeError("disk on fire")
-
-    with pytest.raises(RuntimeError, match="on fire"):
-        fail()
-    assert list(path.parent.iterdir()) == []
-
-
 # ---- what it says about the pipeline
-
-LABELS = ["yes" if i % 2 else "no" for i in range(len(TEXTS))]
-
-
-def test_steps_classes_and_model_are_described(tiny_bert):
-    vectorizer = BertVectorizer(
-        tiny_bert, layers=(1, -1), pooling=("cls", "mean"), max_length=20, truncation="tail"
-    )
-    with pytest.warns(match="longer than max_length=20"):
-        description = describe(
-            make_pipeline(vectorizer, "passthrough", LogisticRegression()).fit(TEXTS, LABELS)
-        )
-    assert json.loads(json.dumps(description)) == description
-    assert description["steps"] == [
-        ["bertvectorizer", "pipeline.vectorizer.BertVectorizer"],
-        ["passthrough", "passthrough"],
-        ["logisticregression", "sklearn.linear_model._logistic.LogisticRegression"],
-    ]
-    assert description["classes"] == ["no", "yes"]
-    assert description["n_training_texts"] == len(TEXTS)
-    (model,) = description["vectorizers"]
-    assert model["source"] == vectorizer.source_
-    expected = {
-        "model": tiny_bert,
-        "layers": [1, 3],
-        "pooling": ["cls", "mean"],
-        "max_length": 20,
-        "truncation": "tail",
-    }
-    assert {name: model[name] for name in expected} == expected
-    assert (model["device"], model["dtype"]) == ("cpu", "float32")
-
-
-def test_numbers_are_labels_too(tiny_bert):
-    description = describe(
-        make_pipeline(BertVectorizer(tiny_bert), LogisticRegression()).fit(
-            TEXTS, [i % 2 for i in range(len(TEXTS))]
-        )
-    )
-    assert description["classes"] == [0, 1]
-
-
-def test_a_vectorizer_inside_a_column_transformer_is_found_fitted(tiny_bert):
-    table = pd.DataFrame({"text": TEXTS, "n": range(len(TEXTS))})
-    columns = ColumnTransformer(
-        [("bert", BertVectorizer(tiny_bert), "text")], remainder="passthrough"
-    )
-    model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, LABELS)
-    assert len(vectorizers_in(model)) == 1
-    assert describe(model)["vectorizers"][0]["layers"] == [3]
-
-
-def test_a_pipeline_without_a_vectorizer_has_none():
-    description = describe(make_pipeline(LogisticRegression()).fit([[0.0], [1.0]], [0, 1]))
-    assert (description["vectorizers"], description["n_training_texts"]) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -280,13 +159,6 @@ def test_values_become_those_of_json(value, expected):
     assert plain(value, "it") == expected
 
 
-def test_what_json_does_not_have_is_refused_with_its_place():
-    with pytest.raises(
-        TypeError, match=r"scores\['held out'\]\[1\] is a set; a manifest holds numbers, strings"
-    ):
-        plain({"held out": [1, {2}]}, "scores")
-
-
 # ---- what is inside a pipeline
 
 X, Y = np.arange(12.0).reshape(6, 2), [0, 1] * 3
@@ -294,20 +166,6 @@ X, Y = np.arange(12.0).reshape(6, 2), [0, 1] * 3
 
 def kinds(value):
     return [type(part).__name__ for part in parts_of(value) if isinstance(part, BaseEstimator)]
-
-
-def test_the_steps_of_a_pipeline_are_found_outermost_first():
-    model = make_pipeline(make_pipeline(StandardScaler()), "passthrough", LogisticRegression())
-    assert kinds(model) == ["Pipeline", "Pipeline", "LogisticRegression", "StandardScaler"]
-
-
-def test_fitted_copies_in_meta_estimators_are_found():
-    columns = ColumnTransformer([("a", StandardScaler(), [0])], remainder="drop").fit(X)
-    assert any(hasattr(part, "mean_") for part in parts_of(columns))
-    voting = VotingClassifier([("a", LogisticRegression())]).fit(X, Y)
-    assert any(hasattr(part, "coef_") for part in parts_of(voting))
-    search = GridSearchCV(LogisticRegression(), {"C": [1]}, cv=2).fit(X, Y)
-    assert any(hasattr(part, "coef_") for part in parts_of(search))
 
 
 def test_an_estimator_that_stands_in_two_places_or_in_itself_is_found_once():

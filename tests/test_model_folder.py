@@ -15,9 +15,8 @@ from pipeline.checkpoints.carry import fetch_to
 from pipeline.checkpoints.checkpoint import CheckpointError, resolve
 from pipeline.checkpoints.provenance import verify_folder
 from pipeline.vectorizer import DEFAULT_MODEL
-from tests.fake_hub import COMMIT, FakeHub, Fault, connect
+from tests.fake_hub import COMMIT, MODEL, FakeHub, Fault, connect
 
-MODEL = "acme/tiny-bert"
 NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
 WRITTEN = sorted([*NEEDED, "SHA256SUMS", "source.json"])
 

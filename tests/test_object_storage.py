@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import fsspec
@@ -142,18 +141,6 @@ def test_an_object_that_was_replaced_is_another_table_and_one_that_was_not_goes_
         score_table(model, address, tmp_path / "out", text="text", shard_rows=16)
 
 
-def test_predict_takes_an_address_and_says_what_is_not_there(bucket, model, run, tmp_path):
-    result = run("predict", "--model", model, "--data", bucket, "--out", tmp_path / "out.csv")
-    assert (result.code, result.err) == (0, "")
-    assert "Wrote 40 rows" in result.out
-    assert pd.read_csv(tmp_path / "out.csv")["text"].tolist() == TEXTS
-    lost = run(
-        "predict", "--model", model, "--data", f"{bucket}/none.csv", "--out", tmp_path / "lost.csv"
-    )
-    assert_one_error_line(lost, f"{bucket}/none.csv does not exist")
-    assert not (tmp_path / "lost.csv").exists()
-
-
 # ---- saved pipelines
 
 
@@ -232,19 +219,6 @@ def test_at_every_upload_a_reader_finds_a_pair_and_a_saver_that_dies_leaves_one(
         ):
             save_pipeline(classifier(3.0 + dies_at), address)
         assert load_pipeline(address)[-1].C in (2.0, 3.0, 4.0, 5.0)
-
-
-def test_a_reader_beside_a_saver_opens_one_of_the_two_files(bucket):
-    address = f"{bucket}/busy.joblib"
-    models = [classifier(C) for C in (1.0, 2.0)]
-    save_pipeline(models[0], address)
-    saver = threading.Thread(
-        target=lambda: [save_pipeline(models[i % 2], address) for i in range(10)]
-    )
-    saver.start()
-    while saver.is_alive():
-        assert load_pipeline(address)[-1].C in (1.0, 2.0)
-    saver.join()
 
 
 def test_a_file_that_had_no_manifest_is_replaced_and_one_without_is_opened_with_a_warning(
@@ -378,7 +352,7 @@ def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(
     monkeypatch.chdir(tmp_path)
     source, out = f"{bucket}/train/reviews.csv", f"{bucket}/trained/m.joblib"
     fsspec.filesystem("s3").put_file(str(data), source)
-    result = run("train", "--data", source, "--model", tiny_bert, "--cv", 0, "--out", out)
+    result = run("train --cv 0", data=source, model=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     assert f"Saved {out} (" in result.out
     assert f"Wrote {bucket}/trained/m.html, a report for the browser, and m.json" in result.out
@@ -395,7 +369,7 @@ def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(
         ("explain", "--model", out, "--text", "good"),
     ):
         assert run(*command).code == 0
-    assert run("report", "--model", out, "--data", source).code == 0
+    assert run("report", model=out, data=source).code == 0
 
 
 @pytest.mark.parametrize(

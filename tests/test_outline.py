@@ -1,6 +1,8 @@
 """outline_of: what stands in a file can be read by people, is plain JSON, and ends somewhere."""
 
 import json
+import subprocess
+import sys
 
 import joblib
 import numpy as np
@@ -10,8 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.saved.joblib_file import Made, Name, outline_of, read_contents
+from pipeline import ArtifactError, inspect_pipeline, save_pipeline, verify_pipeline
+from pipeline.saved.joblib_file import outline_of, read_contents
+from pipeline.saved.manifest import manifest_path
 from pipeline.saved.skops_file import skops_root, skops_schema
+from tests.test_artifact import digest, manifest_values, weights_of
 
 
 @pytest.fixture
@@ -41,19 +46,6 @@ def test_both_formats_of_one_pipeline_have_nearly_one_outline(model, tmp_path):
     assert of_joblib["steps"][1][1]["classes_"] == {"<array object (2,)>": ["no", "yes"]}
 
 
-def test_a_call_is_shown_with_what_it_is_called_with():
-    assert outline_of(Made(Name("os.system"), ("rm -rf /",))) == {
-        "class": "os.system",
-        "called with": ["rm -rf /"],
-    }
-    assert outline_of(Made(Name("a.B"), (), state=(None, {"x": 1}), items=[1])) == {
-        "class": "a.B",
-        "state": [None, {"x": 1}],
-        "items": [1],
-    }
-    assert outline_of(Name("os.system")) == "<os.system>"
-
-
 def test_what_is_long_is_cut_and_says_so(tmp_path):
     outline = outlined(
         {"text": "x" * 1000, "list": list(range(1000)), "dict": {str(i): i for i in range(1000)}},
@@ -81,3 +73,42 @@ def test_keys_and_values_of_any_kind_are_text(tmp_path):
         "(2,)": [3],
         "None": 1.5,
     }
+
+
+# ---- looking inside
+
+
+def test_inspecting_imports_no_torch_and_opens_what_is_refused(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    code = (
+        "import sys; from pipeline import inspect_pipeline; found = inspect_pipeline(sys.argv[1]);"
+        "vectorizer = found['contents']['steps'][0][1];"
+        "print(found['refused'], vectorizer['layers'], 'torch' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["[]", "all", "False"]
+
+
+def test_inspecting_shows_what_the_file_holds(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    found = inspect_pipeline(path)
+    assert json.loads(json.dumps(found))
+    assert found["manifest"]["sha256"] == manifest_values(path)["sha256"]
+    assert sum(array["n_bytes"] for array in found["arrays"]) <= path.stat().st_size
+    vectorizer = found["contents"]["steps"][0][1]
+    assert vectorizer["class"] == "pipeline.vectorizer.BertVectorizer"
+    assert vectorizer["source_"]["sha256"] == fitted[0].source_["sha256"]
+    manifest_path(path).write_text("{")
+    assert "is damaged" in inspect_pipeline(path)["manifest"]["error"]
+
+
+def test_verifying_tells_what_was_checked(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    told = verify_pipeline(path, sha256=manifest_values(path)["sha256"])
+    assert told["weights"] == {fitted[0].source_["model"]: digest(weights_of(fitted))}
+    assert told["probes"] == {"n": 3, "difference": 0.0, "tolerance": 0.001}
+    assert told["versions"] == []
+    with pytest.raises(ArtifactError, match="which you asked for"):
+        verify_pipeline(path, sha256="0" * 64)

@@ -5,10 +5,9 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from pipeline.bert.batching import TokenBatch
-from pipeline.bert.config import ACTIVATIONS
 from pipeline.bert.linear import Linear
 from pipeline.bert.packed import PackedEncoder, can_pack
+from pipeline.bert.pooling import TokenBatch
 from pipeline.checkpoints.checkpoint import installed_folder, resolve
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model, slow_varlen_attn
@@ -48,14 +47,6 @@ def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(
     assert np.abs(found - slow(oracle, texts, POOLINGS, range(4))).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("layers", [(0,), (1,), (3,), (3, 0, 2), (2, 1)])
-@pytest.mark.parametrize("poolings", [("cls",), ("mean",), ("max", "cls")])
-def test_layers_and_poolings_come_in_the_order_asked_for(layers, poolings, tiny_bert, hugging_face):
-    oracle = hugging_face(tiny_bert)
-    found = encoder(tiny_bert).pooled(batch_of(oracle, TEXTS), poolings, layers).numpy()
-    assert np.abs(found - slow(oracle, TEXTS, poolings, layers)).max() <= TOLERANCE
-
-
 def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(
     tiny_bert, hugging_face, monkeypatch
 ):
@@ -70,41 +61,6 @@ def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(
     n_tokens, n_texts = len(batch.input_ids), len(TEXTS)
     # each layer: query, key and value of all tokens, then up; in the second for one row per text
     assert rows == [n_tokens, n_tokens, n_tokens, n_texts]
-
-
-def test_the_pooler_is_applied_to_the_last_cls(tiny_bert, hugging_face):
-    oracle = hugging_face(tiny_bert)
-    with torch.inference_mode():
-        expected = [
-            oracle.model(torch.tensor([oracle.ids(text)])).pooler_output[0].numpy()
-            for text in TEXTS
-        ]
-    batch = batch_of(oracle, TEXTS)
-    alone = encoder(tiny_bert).pooled(batch, ("pooler",), (3,)).numpy()[:, 0, 0]
-    beside = encoder(tiny_bert).pooled(batch, ("mean", "pooler"), (3,)).numpy()[:, 1, 0]
-    assert np.abs(alone - expected).max() <= TOLERANCE
-    assert np.abs(beside - expected).max() <= TOLERANCE
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_is_hugging_faces(activation, tmp_path):
-    folder = build_model(tmp_path / "model", "bert", hidden_act=activation)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = np.array([[2, 7, 9, 11, 3], [2, 30, 31, 7, 3]])
-    with torch.inference_mode():
-        expected = model(torch.tensor(ids), output_hidden_states=True).hidden_states
-    states = encoder(folder).token_states(TokenBatch(list(ids)), range(4))
-    for found, right in zip(states.view(2, 5, 4, -1).unbind(2), expected, strict=True):
-        assert (found - right).abs().max() <= TOLERANCE
-
-
-def test_token_states_are_hidden_states_of_every_token(tiny_bert, hugging_face):
-    oracle = hugging_face(tiny_bert)
-    found = encoder(tiny_bert).token_states(batch_of(oracle, TEXTS), (3, 0)).numpy()
-    expected = np.concatenate(
-        [oracle.hidden_states(text)[[3, 0]].transpose(1, 0, 2) for text in TEXTS]
-    )
-    assert np.abs(found - expected).max() <= TOLERANCE
 
 
 def test_more_tokens_than_the_feed_forward_layer_takes_at_once(tiny_bert, hugging_face):

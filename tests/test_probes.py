@@ -6,15 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
-from pipeline.exceptions import ArtifactError
-from pipeline.saved.manifest import plain
-from pipeline.saved.probes import PROBES, TOLERANCE, TOLERANCE_HALF, check_probes, make_probes
+from pipeline import BertVectorizer, load_pipeline, save_pipeline, verify_pipeline
+from pipeline.exceptions import ArtifactError, ArtifactWarning
+from pipeline.saved.manifest import manifest_path, plain
+from pipeline.saved.probes import TOLERANCE, TOLERANCE_HALF, check_probes, make_probes
+from tests.test_artifact import manifest_values
 
 TEXTS, LABELS = ["a good film", "a dull film", "good food", "cold soup"], ["yes", "no", "yes", "no"]
 
@@ -33,15 +36,6 @@ class Says(BaseEstimator):
         if isinstance(self.answer, Exception):
             raise self.answer
         return np.asarray(self.answer)[: len(X)]
-
-
-def test_three_texts_and_their_probabilities_are_kept():
-    model = fitted(LogisticRegression())
-    probes = make_probes(model)
-    assert probes["inputs"] == list(PROBES)
-    assert np.array_equal(probes["outputs"], model.predict_proba(list(PROBES)))
-    assert (probes["method"], probes["tolerance"]) == ("predict_proba", TOLERANCE)
-    assert check_probes(model, probes) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -142,15 +136,71 @@ def test_several_outputs_are_compared_one_by_one_also_by_a_manifest_of_before():
         check_probes(other, probes)
 
 
-def test_other_labels_are_caught():
-    class Labels(BaseEstimator):
-        def __init__(self, answer):
-            self.answer = answer
+# ---- the self-test and the versions
 
-        def predict(self, X):
-            return np.array(self.answer, dtype=object)
 
-    probes = make_probes(Labels(["a", "b", "a"]))
-    assert check_probes(Labels(["a", "b", "a"]), probes) == 0.0
-    with pytest.raises(ArtifactError, match=r"says \['a', 'b', 'b'\], and said \['a', 'b', 'a'\]"):
-        check_probes(Labels(["a", "b", "b"]), probes)
+def change_manifest(path, **values):
+    manifest_path(path).write_text(json.dumps({**manifest_values(path), **values}))
+
+
+def test_a_pipeline_that_says_something_else_of_its_probes_is_refused(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    probes = manifest_values(path)["probes"]
+    outputs = np.asarray(probes["outputs"])
+    outputs[1] = outputs[1][::-1] + 0.1
+    change_manifest(path, probes={**probes, "outputs": outputs.tolist()})
+    with pytest.raises(
+        ArtifactError, match=r"fails its self-test: of 'Two hours .* it says .* and said"
+    ):
+        load_pipeline(path)
+    with pytest.raises(ArtifactError, match="fails its self-test"):
+        verify_pipeline(path)
+    assert (
+        load_pipeline(path, verify="sha256").predict(TEXTS).tolist()
+        == fitted.predict(TEXTS).tolist()
+    )
+
+
+def test_other_versions_are_told_and_the_probes_decide(fitted, tmp_path):
+    path = save_pipeline(fitted, tmp_path / "m.joblib")
+    versions = manifest_values(path)["versions"]
+    change_manifest(path, versions={**versions, "torch": "1.0.0", "scikit-learn": "1.2.3"})
+    with pytest.warns(
+        ArtifactWarning,
+        match=r"made with torch 1\.0\.0, here .*; scikit-learn 1\.2\.3, .*come out as they did",
+    ):
+        load_pipeline(path)
+    with pytest.warns(ArtifactWarning, match="It was not tested on its probe texts"):
+        load_pipeline(path, verify="size")
+    assert len(verify_pipeline(path)["versions"]) == 2
+    probes = manifest_values(path)["probes"]
+    change_manifest(path, probes={**probes, "outputs": [[0.0, 1.0]] * 3})
+    with pytest.raises(
+        ArtifactError, match=r"fails its self-test: .* It was made with torch 1\.0\.0"
+    ):
+        load_pipeline(path)
+
+
+def test_a_pipeline_of_tables_is_tested_on_the_rows_it_is_given(tiny_bert, tmp_path):
+    table = pd.DataFrame({"text": TEXTS, "stars": np.arange(len(TEXTS)) % 5})
+    columns = ColumnTransformer(
+        [("bert", BertVectorizer(tiny_bert, cache=None), "text")], remainder="passthrough"
+    )
+    model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, LABELS)
+    with pytest.warns(ArtifactWarning, match=r"does not predict on plain texts .*probes=X\[:3\]"):
+        path = save_pipeline(model, tmp_path / "m.joblib")
+    assert load_pipeline(path).predict(table).tolist() == model.predict(table).tolist()
+    save_pipeline(model, path, probes=table[:3])
+    assert verify_pipeline(path)["probes"]["n"] == 3
+    with pytest.raises(ValueError, match="cannot predict on these probes"):
+        save_pipeline(model, path, probes=["a text"])
+
+
+def test_options_that_do_not_exist_are_refused(fitted, tmp_path):
+    with pytest.raises(ValueError, match=r"format='zip'; allowed are 'joblib' and 'skops'"):
+        save_pipeline(fitted, tmp_path / "m.joblib", format="zip")
+    with pytest.raises(ValueError, match=r"verify='no'; allowed are 'probes', 'sha256' and 'size'"):
+        load_pipeline(tmp_path / "m.joblib", verify="no")
+    with pytest.raises(TypeError, match=r"scores\['a'\] is a set"):
+        save_pipeline(fitted, tmp_path / "m.joblib", scores={"a": {1}})
+    assert list(tmp_path.iterdir()) == []

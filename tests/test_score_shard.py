@@ -2,18 +2,16 @@
 
 from dataclasses import replace
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from pipeline import ArtifactError, BertVectorizer, load_pipeline, save_pipeline
+from pipeline import ArtifactError, BertVectorizer, save_pipeline
 from pipeline.exceptions import BadRowError
 from pipeline.files import sha256_of
-from pipeline.scoring.run_folder import Stamp, part_name
+from pipeline.scoring.run_folder import part_name
 from pipeline.scoring.shard import Job, Shard, added_fields, load_once, score_shard, try_shard
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
@@ -53,28 +51,6 @@ def part(job, index=2):
     return pq.read_table(f"{job.folder}/{part_name(index)}")
 
 
-def test_good_rows_have_the_models_own_answers_and_bad_ones_nulls_with_a_reason(job, shard, model):
-    outcome = score_shard(job, shard)
-    found = part(job).to_pylist()
-    fitted = load_pipeline(model, trusted=TRUSTED)
-    good = [0, 3, 4, 6]
-    expected = fitted.predict_proba([TEXTS[i] for i in good])
-    assert [row["text"] for row in found] == TEXTS
-    assert [row["n"] for row in found] == list(range(7))
-    assert [
-        [found[i]["probability_bad"], found[i]["probability_good"]] for i in good
-    ] == expected.tolist()
-    assert [found[i]["label"] for i in good] == fitted.predict([TEXTS[i] for i in good]).tolist()
-    assert [row["label_error"] is None for row in found] == [i in good for i in range(7)]
-    assert [(bad.row, bad.reason) for bad in outcome.bad] == [
-        (101, "the text is missing"),
-        (102, "ValueError: this text says 'FAIL 1'"),
-        (105, "ValueError: this text says 'FAIL 2'"),
-    ]
-    assert all(found[i]["label"] is found[i]["probability_bad"] is None for i in (1, 2, 5))
-    assert Stamp.of(f"{job.folder}/{part_name(2)}") == Stamp(2, "p" * 64, job.sha256, 7, 3)
-
-
 def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(job, shard, tmp_path):
     with pytest.raises(
         BadRowError,
@@ -107,18 +83,6 @@ def test_a_shard_without_rows_is_a_part_without_rows(job, shard):
     assert score_shard(job, shard.rows(0, 0)).n_rows == 0
     score_shard(job, replace(shard, index=3))
     assert part(job, 2).schema.remove_metadata().equals(part(job, 3).schema.remove_metadata())
-
-
-def test_warnings_of_the_model_travel_once_by_kind(job, shard, tmp_path):
-    pq.write_table(pa.table({"n": [1, 2], "text": ["WARN", "WARN"]}, schema=SCHEMA), shard.path)
-    outcome = score_shard(job, replace(shard, stop=2))
-    assert outcome.warnings == ((RuntimeWarning, "a text says so"),)
-
-
-def test_what_is_no_rows_fault_is_raised(job, shard):
-    pq.write_table(pa.table({"n": [1], "text": ["DISK"]}, schema=SCHEMA), shard.path)
-    with pytest.raises(OSError, match="No space left"):
-        score_shard(job, replace(shard, stop=1))
 
 
 def test_a_model_that_was_replaced_is_refused(job, shard):
@@ -171,16 +135,3 @@ def test_the_model_computes_with_the_threads_it_is_told_and_the_process_is_left_
     score_shard(replace(job, threads=n), shard.rows(3, 5))
     assert seen == [(n, {n})]
     assert (torch.get_num_threads(), blas()) == before
-
-
-def test_number_classes_are_numbers_in_the_label_column(job, shard, tmp_path):
-    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(
-        [*LOVELY, *DULL], [5] * 10 + [1] * 10
-    )
-    path = save_pipeline(fitted, tmp_path / "m.joblib")
-    fields = added_fields(SCHEMA, [1, 5])
-    numbers = replace(job, model=str(path), sha256=sha256_of(path), trusted=(), fields=fields)
-    score_shard(numbers, shard)
-    found = pd.read_parquet(f"{job.folder}/{part_name(2)}", dtype_backend="pyarrow")
-    assert found["label"].dropna().isin([1, 5]).all()
-    assert pa.types.is_integer(found["label"].dtype.pyarrow_dtype)

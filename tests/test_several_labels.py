@@ -20,9 +20,7 @@ from sklearn.svm import LinearSVC
 
 from pipeline import BertVectorizer, inspect_pipeline, load_pipeline, save_pipeline, score_table
 from pipeline.exceptions import ArtifactWarning
-from tests.commands import run  # noqa: F401  (fixture)
 
-ABOUT = ("soup", "price", "room")
 TEXTS = [
     f"the {'soup was cold' if a else 'walk'} {'far too expensive' if b else 'so what'} "
     f"{'a dark room' if c else 'the sea'}, visit {i}"
@@ -122,19 +120,6 @@ def bert(tiny_bert, tmp_path_factory):
     return save_pipeline(fitted, tmp_path_factory.mktemp("bert") / "m.joblib")
 
 
-@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
-def test_processes_write_the_bytes_of_one_process(ending, bert, tmp_path):
-    table = pd.DataFrame({"text": TEXTS})
-    outs = [
-        score_table(
-            bert, table, tmp_path / f"{executor}{ending}", text="text", shard_rows=9,
-            executor=executor, workers=workers,
-        ).out
-        for executor, workers in (("serial", None), ("processes", 2))
-    ]  # fmt: skip
-    assert outs[0].read_bytes() == outs[1].read_bytes()
-
-
 def test_bad_rows_have_no_label_of_any_kind_and_a_finished_run_is_found_again(bert, tmp_path):
     table = pd.DataFrame({"text": [TEXTS[3], None, TEXTS[5]]})
     for _ in range(2):
@@ -147,26 +132,15 @@ def test_bad_rows_have_no_label_of_any_kind_and_a_finished_run_is_found_again(be
     assert empty.out.read_text() == ",".join(f'"{name}"' for name in ["text", *NAMES]) + "\n"
 
 
-def test_columns_that_are_there_are_kept(bert, tmp_path):
-    table = pd.DataFrame({"text": TEXTS[:2], "label_1": ["x", "y"], "probability_2": [1, 2]})
-    scored = score_table(bert, table, tmp_path / "out.csv", text="text")
-    assert scored.columns == [
-        "label_0", "predicted_label_1", "label_2",
-        "probability_0", "probability_1", "predicted_probability_2",
-    ]  # fmt: skip
-    assert pd.read_csv(scored.out)["label_1"].tolist() == ["x", "y"]
-
-
-def test_the_command_labels_tables_and_lines(bert, run, tmp_path):  # noqa: F811
+def test_the_command_labels_tables_and_lines(bert, run, tmp_path):
     pd.DataFrame({"text": TEXTS}).to_csv(tmp_path / "in.csv", index=False)
-    result = run("predict", "--model", bert, "--data", tmp_path / "in.csv", "--out",
-                 tmp_path / "out.csv")  # fmt: skip
+    result = run("predict", model=bert, data=tmp_path / "in.csv", out=tmp_path / "out.csv")
     assert result.code == 0, result.err
     fitted = load_pipeline(bert)
     found = pd.read_csv(tmp_path / "out.csv")
     assert found[NAMES[:3]].to_numpy().tolist() == fitted.predict(TEXTS).tolist()
     assert found[NAMES[3:]].to_numpy() == pytest.approx(fitted.predict_proba(TEXTS), abs=1e-6)
-    result = run("predict", "--model", bert, "--text", TEXTS[5], "--text", "a walk")
+    result = run("predict", "--text", TEXTS[5], "--text", "a walk", model=bert)
     assert result.code == 0, result.err
     expected = fitted.predict_proba([TEXTS[5], "a walk"])
     for line, own, text in zip(

@@ -296,38 +296,6 @@ def test_a_driver_that_is_killed_half_way_leaves_whole_parts_and_a_rerun_gives_t
     assert score(source, on_bad_row="null").n_skipped == 118  # and once more: nothing is left to do
 
 
-def test_a_text_that_kills_is_marked_and_all_others_are_scored(score, tmp_path):
-    rows = texts(8)
-    rows[5] = "KILL"
-    scored = score(
-        write_csv(tmp_path / "in.csv", rows),
-        executor="processes",
-        workers=2,
-        on_bad_row="null",
-        shard_rows=4,
-    )
-    assert (scored.n_rows, scored.n_bad) == (8, 1)
-    found = pd.read_parquet(scored.out)
-    assert found["text"].tolist() == rows
-    assert found.index[found["label"].isna()].tolist() == [5]
-    assert found["label_error"][5] == "it kills the process that scores it"
-
-
-def test_an_interrupt_keeps_what_is_finished(score, obeying, monkeypatch):
-    source, expected = obeying
-    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    signal.setitimer(signal.ITIMER_REAL, 0.7)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            score(source, on_bad_row="null")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    scored = score(source, on_bad_row="null")
-    assert 0 < scored.n_skipped < 118
-    assert hashes(scored.out) == expected
-
-
 # ---- reruns that are none
 
 

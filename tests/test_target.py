@@ -8,9 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import read_table
-from pipeline.scoring.run_folder import Stamp, write_part
-from pipeline.scoring.target import Target
+from pipeline.scoring.run_folder import Stamp, Target, write_part
 
 SCHEMA = pa.schema(
     [
@@ -116,20 +114,6 @@ def test_a_parquet_file_of_the_parts_has_their_rows_and_types(name, tmp_path):
     target_with_parts(tmp_path / name).join_parts(3, SCHEMA)
     assert pq.read_table(tmp_path / name).equals(pa.concat_tables(PARTS))
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_a_csv_file_of_the_parts_is_read_again_as_it_was(tmp_path):
-    target_with_parts(tmp_path / "out.csv").join_parts(3, SCHEMA)
-    found = read_table(tmp_path / "out.csv")
-    assert found.to_numpy().tolist() == [
-        ["a", "1", "True", "0.1", ""],
-        ['b "quoted",\r\n', "2", "False", repr(1 / 3), ""],
-        ["", "", "", "", ""],
-        ["", "4", "True", "1e-09", "bad"],
-    ]
-    with (tmp_path / "out.csv").open(newline="") as file:
-        assert next(csv.reader(file)) == SCHEMA.names
-    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
 def test_a_part_at_a_time_gives_the_csv_file_of_the_whole_table(tmp_path):

@@ -3,12 +3,16 @@
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from pipeline import BertVectorizer, TruncationWarning
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.pooling import combine_layers
 from pipeline.checkpoints.checkpoint import resolve
-from pipeline.token_level import merge_windows, token_frame, word_frame
+from pipeline.token_level import token_frame, word_frame
+from tests.conftest import TEXTS
+from tests.test_vectorizer import LONG, TOLERANCE
 
 NAMES = [f"v{i}" for i in range(32)]
 CONCAT = partial(combine_layers, combine="concat")
@@ -27,40 +31,6 @@ def prepared(folder, texts, max_length=64, truncation="head"):
     )
     made = bert.plan(texts, pieces=True)
     return made, bert.embed_tokens(made), bert.tokenizer
-
-
-def test_merged_windows_are_the_means_over_the_windows_a_token_stands_in():
-    rng = np.random.default_rng(0)
-    windows = [np.array([0, 1, 2, 3]), np.array([2, 3, 4, 5]), np.array([4, 5, 6])]
-    vectors = [rng.normal(size=(len(w) + 2, 2, 3)).astype(np.float32) for w in windows]
-    kept, merged = merge_windows(vectors, windows, 1, 1)
-    assert kept.tolist() == list(range(7))
-    for token in range(7):
-        held = [
-            v[1 + list(w).index(token)] for v, w in zip(vectors, windows, strict=True) if token in w
-        ]
-        assert np.allclose(merged[1 + token], np.mean(held, axis=0), atol=1e-6)
-    assert np.allclose(merged[0], np.mean([v[0] for v in vectors], axis=0), atol=1e-6)
-    assert np.allclose(merged[-1], np.mean([v[-1] for v in vectors], axis=0), atol=1e-6)
-
-
-def test_a_single_window_is_passed_on_as_it_is():
-    vector, window = np.ones((4, 1, 2), dtype=np.float32), np.array([5, 6])
-    kept, merged = merge_windows([vector], [window], 1, 1)
-    assert merged is vector
-    assert kept is window
-
-
-def test_duplicates_have_rows_of_their_own_in_the_order_of_the_texts(tiny_bert):
-    texts = ["film", "soup soup", "film"]
-    made, vectors, tokenizer = prepared(tiny_bert, texts)
-    frame = token_frame(made, vectors, tokenizer, CONCAT, ["a", "b", "c"], NAMES)
-    assert list(dict.fromkeys(frame["text"])) == ["a", "b", "c"]
-    first, last = (
-        frame[frame["text"] == label].drop(columns="text").reset_index(drop=True) for label in "ac"
-    )
-    assert first.equals(last)
-    assert frame["text"].is_monotonic_increasing
 
 
 def test_the_tables_are_lossless_about_columns_and_kinds(tiny_bert):
@@ -87,3 +57,108 @@ def test_word_rows_of_a_cut_text_are_those_of_the_tokens_that_are_left(truncatio
         assert np.allclose(words[NAMES].iloc[row].to_numpy(dtype=float), expected, atol=1e-6)
         start = stop
     assert set(words["word"]) <= set(text.split())
+
+
+# ---- token and word vectors
+
+
+def test_token_vectors_are_hugging_faces_hidden_states(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    frame = BertVectorizer(tiny_bert, layers=(1, 3)).fit(TEXTS).transform_tokens(TEXTS)
+    assert list(frame.columns[:4]) == ["text", "position", "token", "token_id"]
+    assert list(frame.columns[[4, -1]]) == ["layer1_00", "layer3_31"]
+    for i, text in enumerate(TEXTS):
+        rows = frame[frame["text"] == i]
+        assert rows["token_id"].tolist() == oracle.ids(text)
+        assert rows["token"].tolist() == oracle.tokenizer.convert_ids_to_tokens(oracle.ids(text))
+        assert rows["position"].tolist() == list(range(len(rows)))
+        states = oracle.hidden_states(text)
+        expected = np.concatenate([states[1], states[3]], axis=1)
+        assert np.abs(rows.iloc[:, 4:].to_numpy() - expected).max() <= TOLERANCE
+
+
+def test_word_vectors_are_the_means_of_their_word_pieces(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    text = "Unbelievably embeddable soup, don't"
+    frame = BertVectorizer(tiny_bert).fit([text]).transform_tokens([text], level="word")
+    assert frame["word"].tolist() == ["Unbelievably", "embeddable", "soup", ",", "don", "'", "t"]
+    encoding = oracle.tokenizer(text)
+    state = oracle.hidden_states(text)[3]
+    for number in range(len(frame)):
+        pieces = [i for i, word in enumerate(encoding.word_ids()) if word == number]
+        assert frame["n_tokens"][number] == len(pieces)
+        assert (
+            np.abs(frame.iloc[number, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max()
+            <= TOLERANCE
+        )
+
+
+def test_words_that_are_split_already_keep_their_number(tiny_bert, hugging_face):
+    words = ["Unbelievably", "don't", "\u200b", "film"]  # the third is nothing to BERT
+    frame = (
+        BertVectorizer(tiny_bert).fit(["film"]).transform_tokens([words, ["soup"]], level="word")
+    )
+    assert frame["word"].tolist() == ["Unbelievably", "don't", "film", "soup"]
+    assert frame["position"].tolist() == [0, 1, 3, 0]
+    assert frame["text"].tolist() == [0, 0, 0, 1]
+    oracle = hugging_face(tiny_bert)
+    encoding = oracle.tokenizer(words, is_split_into_words=True)
+    state = oracle.hidden_states_of_ids(encoding["input_ids"])[3]
+    pieces = [i for i, word in enumerate(encoding.word_ids()) if word == 1]
+    assert (
+        np.abs(frame.iloc[1, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max()
+        <= TOLERANCE
+    )
+
+
+def test_a_token_in_two_windows_gets_the_mean_of_its_vectors(tiny_bert, hugging_face):
+    oracle = hugging_face(tiny_bert)
+    vectorizer = BertVectorizer(tiny_bert, max_length=10, truncation="window").fit([LONG])
+    frame = vectorizer.transform_tokens([LONG])
+    windows = oracle.tokenizer(
+        LONG, truncation=True, max_length=10, stride=2, return_overflowing_tokens=True
+    )["input_ids"]
+    states = [oracle.hidden_states_of_ids(ids)[3] for ids in windows]
+    assert frame["token_id"].tolist() == oracle.ids(LONG)
+    shared = (
+        states[0][7] + states[1][1]
+    ) / 2  # own token 6: last but one of the first window, first of the second
+    assert np.abs(frame.iloc[7, 4:].to_numpy(dtype=float) - shared).max() <= TOLERANCE
+    assert (
+        np.abs(
+            frame.iloc[0, 4:].to_numpy(dtype=float) - np.mean([s[0] for s in states], axis=0)
+        ).max()
+        <= TOLERANCE
+    )
+
+
+def test_positions_count_in_the_whole_text_where_it_was_cut(tiny_bert, hugging_face):
+    vectorizer = BertVectorizer(tiny_bert, max_length=6, truncation="tail").fit(["film"])
+    with pytest.warns(TruncationWarning):
+        frame = vectorizer.transform_tokens([LONG])
+    n_tokens = len(hugging_face(tiny_bert).ids(LONG))
+    assert frame["position"].tolist() == [0, *range(n_tokens - 5, n_tokens)]
+
+
+def test_token_frames_use_the_index_of_a_series_and_repeat_for_duplicates(tiny_bert):
+    frame = (
+        BertVectorizer(tiny_bert)
+        .fit(["film"])
+        .transform_tokens(pd.Series(["film", "film"], index=["x", "y"]))
+    )
+    assert set(frame["text"]) == {"x", "y"}
+    assert np.array_equal(
+        frame[frame["text"] == "x"].iloc[:, 4:], frame[frame["text"] == "y"].iloc[:, 4:]
+    )
+
+
+def test_no_texts_give_an_empty_frame_with_all_columns(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert).fit(["film"])
+    assert vectorizer.transform_tokens([]).shape == (0, 36)
+    assert vectorizer.transform_tokens([], level="word").shape == (0, 36)
+    assert vectorizer.transform_tokens([""], level="word").shape == (0, 36)
+
+
+def test_an_unknown_level_is_refused(tiny_bert):
+    with pytest.raises(ValueError, match="level='sentence'; allowed are 'token' and 'word'"):
+        BertVectorizer(tiny_bert).fit(["film"]).transform_tokens(["film"], level="sentence")

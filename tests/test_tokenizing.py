@@ -4,17 +4,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pipeline.bert import tokenizing
-from pipeline.bert.tokenizing import TextTokenizer, select_tokens
+from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.checkpoints.checkpoint import CheckpointError
 from pipeline.texts import check_texts
 from tests.conftest import FAMILIES, TEXTS
@@ -66,13 +63,6 @@ def test_ids_are_those_of_the_models_own_tokenizer(family, model_folder, hugging
     assert tokenized.n_lost.tolist() == [0] * len(texts)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3))
-def test_any_valid_text_gets_the_ids_of_transformers(tiny_bert, hugging_face, texts):
-    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 512, "error")
-    assert own_ids(tokenizer(texts)) == [hugging_face(tiny_bert).ids(text, 512) for text in texts]
-
-
 @pytest.mark.parametrize("family", ["bert", "bert-cased", "roberta"])
 @settings(
     deadline=None,
@@ -97,21 +87,6 @@ def test_any_text_gets_the_ids_of_transformers_or_is_refused_by_its_row(
         row = next(i for i, text in enumerate(texts) if text != repaired[i])
         with pytest.raises(ValueError, match=rf"row {row} of X, a str, holds a lone surrogate"):
             check_texts(texts)
-
-
-@pytest.mark.parametrize("at_once", [1, 40, 1 << 20])
-def test_texts_are_tokenised_a_bounded_number_of_characters_at_a_time(
-    at_once, tiny_bert, monkeypatch
-):
-    expected = own_ids(TextTokenizer(tokenizer_json(tiny_bert), 512, "error")([*NASTY, *TEXTS]))
-    monkeypatch.setattr(tokenizing, "AT_ONCE", at_once)
-    portions = list(tokenizing._portions([*NASTY, *TEXTS]))
-    assert [text for portion in portions for text in portion] == [*NASTY, *TEXTS]
-    assert all(len(portion) == 1 or sum(map(len, portion)) <= at_once for portion in portions)
-    assert (
-        own_ids(TextTokenizer(tokenizer_json(tiny_bert), 512, "error")([*NASTY, *TEXTS]))
-        == expected
-    )
 
 
 def test_a_word_of_a_million_characters_is_one_unknown_token(tiny_bert, hugging_face):
@@ -172,32 +147,6 @@ def test_long_words_and_many_long_texts_need_little_memory(tiny_bert):
     assert texts < 400  # their three million tokens take some 700 MiB when all are kept at once
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_empty_text_is_start_and_end_alone(family, model_folder, hugging_face):
-    tokenizer = TextTokenizer(tokenizer_json(model_folder(family)), 16, "head")
-    assert own_ids(tokenizer([""])) == [hugging_face(model_folder(family)).ids("")]
-    assert tokenizer([""]).n_tokens.tolist() == [2]
-
-
-def test_no_texts_give_no_sequences(tiny_bert):
-    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 16, "window")
-    for tokenized in (tokenizer([]), tokenizer.with_pieces([])[1]):
-        assert tokenized.input_ids == []
-        assert (
-            tokenized.owner.tolist()
-            == tokenized.n_tokens.tolist()
-            == tokenized.n_lost.tolist()
-            == []
-        )
-
-
-def test_the_order_of_texts_and_their_number_change_nothing(tiny_bert):
-    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 512, "error")
-    together = own_ids(tokenizer(NASTY))
-    assert together == [own_ids(tokenizer([text]))[0] for text in NASTY]
-    assert together[::-1] == own_ids(tokenizer(NASTY[::-1]))
-
-
 # ---- truncation
 
 
@@ -216,20 +165,6 @@ def slow_select(n_tokens, capacity, truncation):
     while len(tokens) > capacity:
         tokens.pop({"head": len(tokens) - 1, "tail": 0, "head_tail": capacity // 4}[truncation])
     return [tokens]
-
-
-@pytest.mark.parametrize("truncation", ["head", "tail", "head_tail", "window"])
-@pytest.mark.parametrize("capacity", [1, 2, 3, 4, 5, 8, 13])
-def test_kept_tokens_are_those_of_the_slow_reference(capacity, truncation):
-    for n_tokens in range(60):
-        kept = select_tokens(n_tokens, capacity, truncation)
-        assert [index.tolist() for index in kept] == slow_select(n_tokens, capacity, truncation)
-
-
-def test_head_tail_has_the_proportion_of_the_paper():
-    [kept] = select_tokens(1000, 510, "head_tail")
-    assert np.count_nonzero(np.diff(kept) > 1) == 1
-    assert (kept < 500).sum() in (127, 128)  # a quarter of 510 is 127.5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -267,19 +202,6 @@ def test_cut_texts_keep_their_ends_and_count_what_was_lost(truncation, tiny_bert
     assert own_ids(tokenized)[1] == [start, *(own[i] for i in kept), end]
     assert tokenized.n_tokens[1] == len(own) + 2
     assert tokenized.n_lost.tolist() == [0, len(own) - 9]
-
-
-def test_the_error_policy_names_the_text_and_the_choices(tiny_bert, hugging_face):
-    n_tokens = len(hugging_face(tiny_bert).ids(TEXTS[0]))
-    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), n_tokens - 1, "error")
-    message = (
-        rf"text 1 has {n_tokens} tokens, more than max_length={n_tokens - 1}.*"
-        "'head', 'tail', 'head_tail' or 'window'"
-    )
-    with pytest.raises(ValueError, match=message):
-        tokenizer(["film", TEXTS[0]])
-    exact = TextTokenizer(tokenizer_json(tiny_bert), n_tokens, "error")
-    assert own_ids(exact([TEXTS[0]])) == [hugging_face(tiny_bert).ids(TEXTS[0])]
 
 
 # ---- the state of tokenizer.json
@@ -333,34 +255,6 @@ def test_an_unreadable_tokenizer_is_refused_by_name(text):
         TextTokenizer(text, 64, "head")
 
 
-def test_threads_with_different_lengths_get_the_ids_of_their_own_length(tiny_bert, hugging_face):
-    text = " ".join(TEXTS)
-    start = threading.Barrier(4)
-    wrong = []
-
-    def run(max_length):
-        expected = hugging_face(tiny_bert).ids(text, 512)
-        expected = [*expected[: max_length - 1], expected[-1]]
-        tokenizer = TextTokenizer(tokenizer_json(tiny_bert), max_length, "head")
-        start.wait(timeout=60)
-        wrong.extend(
-            max_length
-            for _ in range(100)
-            if own_ids(tokenizer([text, text])) != [expected, expected]
-        )
-
-    hugging_face(tiny_bert).ids(
-        text, 512
-    )  # sets the shared state of the oracle once, before the threads read from it
-    threads = [threading.Thread(target=run, args=(max_length,)) for max_length in (5, 9, 20, 40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert not any(thread.is_alive() for thread in threads)
-    assert wrong == []
-
-
 # ---- pieces and vocabulary
 
 
@@ -389,12 +283,3 @@ def test_words_that_are_split_already_keep_the_ids_and_numbers_of_the_tokenizers
         expected = oracle.encode(words, is_pretokenized=True)
         assert ids.tolist() == expected.ids
         assert encoding.word_ids == [word for word in expected.word_ids if word is not None]
-
-
-def test_tokens_and_the_largest_id_are_those_of_the_vocabulary(tiny_bert):
-    tokenizer = TextTokenizer(tokenizer_json(tiny_bert), 64, "head")
-    vocabulary = Tokenizer.from_str(tokenizer_json(tiny_bert)).get_vocab()
-    assert tokenizer.largest_id == max(vocabulary.values())
-    for token, number in vocabulary.items():
-        assert tokenizer.token(number) == token
-    assert tokenizer.token(10_000) == "<10000>"

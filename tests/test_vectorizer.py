@@ -3,9 +3,7 @@
 import copy
 import pickle
 import warnings
-from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 
 import pipeline.bert.embedding
-from pipeline import BertVectorizer, CheckpointError, TruncationWarning, clear_cache
+from pipeline import BertVectorizer, TruncationWarning, clear_cache
 from pipeline.bert.packed import PackedEncoder
 from pipeline.checkpoints.checkpoint import installed_folder
 from pipeline.exceptions import UnknownTokensWarning
@@ -176,23 +174,6 @@ def test_learned_weights_are_those_of_the_training_vectors_and_features_the_weig
     assert (names[0], names[32], len(names)) == ("mean_layerlearned_00", "cls_layerlearned_00", 64)
 
 
-@pytest.mark.parametrize("layer", [0, 3])
-def test_the_layer_that_carries_the_label_gets_the_largest_weight(layer, tiny_bert, many_texts):
-    y = carried_by_one_layer(tiny_bert, layer, many_texts)
-    vectorizer = BertVectorizer(tiny_bert, layers=(0, 3), combine="learned").fit(many_texts, y)
-    assert vectorizer.layer_weights_[(0, 3).index(layer)] > 0.5
-
-
-def test_fit_and_fit_transform_learn_the_same_bits_twice(tiny_bert, many_texts):
-    y = carried_by_one_layer(tiny_bert, 1, many_texts)
-    vectorizer = BertVectorizer(tiny_bert, layers=(1, 3), combine="learned")
-    features = vectorizer.fit_transform(many_texts, y)
-    assert np.array_equal(vectorizer.transform(many_texts), features)
-    again = clone(vectorizer).fit(many_texts, y)
-    assert np.array_equal(again.layer_weights_, vectorizer.layer_weights_)
-    assert np.array_equal(pickle.loads(pickle.dumps(again)).layer_weights_, again.layer_weights_)
-
-
 def test_every_fold_learns_from_its_own_training_texts_and_no_text_is_encoded_twice(
     tiny_bert, many_texts, encoded
 ):
@@ -219,26 +200,6 @@ def test_token_vectors_take_the_learned_weights(tiny_bert, many_texts):
     layers = by_layer.iloc[:, 4:].to_numpy().reshape(-1, 2, 32)
     expected = vectorizer.layer_scale_ * (vectorizer.layer_weights_[:, None] * layers).sum(axis=1)
     assert np.abs(frame.iloc[:, 4:].to_numpy() - expected).max() <= TOLERANCE
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        (None, r"combine='learned' needs labels y .*fit\(X, y\)"),
-        ([0.1, 0.7, 2.5], "continuous.*regression.*needs class labels"),
-        (["a", "a", "a"], "at least two"),
-    ],
-)
-def test_layer_weights_without_useful_labels_are_refused_before_anything_is_encoded(
-    y, message, tiny_bert, encoded
-):
-    vectorizer = BertVectorizer(tiny_bert, layers="all", combine="learned")
-    for method in (vectorizer.fit, vectorizer.fit_transform):
-        with pytest.raises(ValueError, match=message):
-            method(["one", "two", "three"], y)
-    assert not encoded
-    assert vectorizer.__sklearn_tags__().target_tags.required
-    assert not BertVectorizer(tiny_bert).__sklearn_tags__().target_tags.required
 
 
 # ---- the pooler
@@ -345,15 +306,6 @@ def test_windows_are_those_of_hugging_face_and_averaged_by_their_tokens(
     assert vectorizer.truncation_report_["tokens_lost"] == 0
 
 
-def test_truncation_error_names_the_row_and_both_lengths(tiny_bert):
-    with pytest.raises(
-        ValueError, match=r"text 3 has \d+ tokens, more than max_length=10.*'window'"
-    ):
-        BertVectorizer(tiny_bert, max_length=10, truncation="error").fit_transform(
-            ["film", "film", "film", LONG]
-        )
-
-
 def test_one_warning_per_call_and_none_for_texts_that_fit(tiny_bert):
     vectorizer = BertVectorizer(tiny_bert, max_length=10).fit(["film"])
     with warnings.catch_warnings(record=True) as caught:
@@ -370,111 +322,6 @@ def test_count_tokens_tells_which_texts_are_cut(tiny_bert, hugging_face):
     assert list(counts.index) == ["a", "b"]
     assert counts["n_tokens"].tolist() == [len(hugging_face(tiny_bert).ids("film")), n_long]
     assert counts["n_lost"].tolist() == [0, n_long - 10]
-
-
-# ---- token and word vectors
-
-
-def test_token_vectors_are_hugging_faces_hidden_states(tiny_bert, hugging_face):
-    oracle = hugging_face(tiny_bert)
-    frame = BertVectorizer(tiny_bert, layers=(1, 3)).fit(TEXTS).transform_tokens(TEXTS)
-    assert list(frame.columns[:4]) == ["text", "position", "token", "token_id"]
-    assert list(frame.columns[[4, -1]]) == ["layer1_00", "layer3_31"]
-    for i, text in enumerate(TEXTS):
-        rows = frame[frame["text"] == i]
-        assert rows["token_id"].tolist() == oracle.ids(text)
-        assert rows["token"].tolist() == oracle.tokenizer.convert_ids_to_tokens(oracle.ids(text))
-        assert rows["position"].tolist() == list(range(len(rows)))
-        states = oracle.hidden_states(text)
-        expected = np.concatenate([states[1], states[3]], axis=1)
-        assert np.abs(rows.iloc[:, 4:].to_numpy() - expected).max() <= TOLERANCE
-
-
-def test_word_vectors_are_the_means_of_their_word_pieces(tiny_bert, hugging_face):
-    oracle = hugging_face(tiny_bert)
-    text = "Unbelievably embeddable soup, don't"
-    frame = BertVectorizer(tiny_bert).fit([text]).transform_tokens([text], level="word")
-    assert frame["word"].tolist() == ["Unbelievably", "embeddable", "soup", ",", "don", "'", "t"]
-    encoding = oracle.tokenizer(text)
-    state = oracle.hidden_states(text)[3]
-    for number in range(len(frame)):
-        pieces = [i for i, word in enumerate(encoding.word_ids()) if word == number]
-        assert frame["n_tokens"][number] == len(pieces)
-        assert (
-            np.abs(frame.iloc[number, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max()
-            <= TOLERANCE
-        )
-
-
-def test_words_that_are_split_already_keep_their_number(tiny_bert, hugging_face):
-    words = ["Unbelievably", "don't", "\u200b", "film"]  # the third is nothing to BERT
-    frame = (
-        BertVectorizer(tiny_bert).fit(["film"]).transform_tokens([words, ["soup"]], level="word")
-    )
-    assert frame["word"].tolist() == ["Unbelievably", "don't", "film", "soup"]
-    assert frame["position"].tolist() == [0, 1, 3, 0]
-    assert frame["text"].tolist() == [0, 0, 0, 1]
-    oracle = hugging_face(tiny_bert)
-    encoding = oracle.tokenizer(words, is_split_into_words=True)
-    state = oracle.hidden_states_of_ids(encoding["input_ids"])[3]
-    pieces = [i for i, word in enumerate(encoding.word_ids()) if word == 1]
-    assert (
-        np.abs(frame.iloc[1, 4:].to_numpy(dtype=float) - state[pieces].mean(axis=0)).max()
-        <= TOLERANCE
-    )
-
-
-def test_a_token_in_two_windows_gets_the_mean_of_its_vectors(tiny_bert, hugging_face):
-    oracle = hugging_face(tiny_bert)
-    vectorizer = BertVectorizer(tiny_bert, max_length=10, truncation="window").fit([LONG])
-    frame = vectorizer.transform_tokens([LONG])
-    windows = oracle.tokenizer(
-        LONG, truncation=True, max_length=10, stride=2, return_overflowing_tokens=True
-    )["input_ids"]
-    states = [oracle.hidden_states_of_ids(ids)[3] for ids in windows]
-    assert frame["token_id"].tolist() == oracle.ids(LONG)
-    shared = (
-        states[0][7] + states[1][1]
-    ) / 2  # own token 6: last but one of the first window, first of the second
-    assert np.abs(frame.iloc[7, 4:].to_numpy(dtype=float) - shared).max() <= TOLERANCE
-    assert (
-        np.abs(
-            frame.iloc[0, 4:].to_numpy(dtype=float) - np.mean([s[0] for s in states], axis=0)
-        ).max()
-        <= TOLERANCE
-    )
-
-
-def test_positions_count_in_the_whole_text_where_it_was_cut(tiny_bert, hugging_face):
-    vectorizer = BertVectorizer(tiny_bert, max_length=6, truncation="tail").fit(["film"])
-    with pytest.warns(TruncationWarning):
-        frame = vectorizer.transform_tokens([LONG])
-    n_tokens = len(hugging_face(tiny_bert).ids(LONG))
-    assert frame["position"].tolist() == [0, *range(n_tokens - 5, n_tokens)]
-
-
-def test_token_frames_use_the_index_of_a_series_and_repeat_for_duplicates(tiny_bert):
-    frame = (
-        BertVectorizer(tiny_bert)
-        .fit(["film"])
-        .transform_tokens(pd.Series(["film", "film"], index=["x", "y"]))
-    )
-    assert set(frame["text"]) == {"x", "y"}
-    assert np.array_equal(
-        frame[frame["text"] == "x"].iloc[:, 4:], frame[frame["text"] == "y"].iloc[:, 4:]
-    )
-
-
-def test_no_texts_give_an_empty_frame_with_all_columns(tiny_bert):
-    vectorizer = BertVectorizer(tiny_bert).fit(["film"])
-    assert vectorizer.transform_tokens([]).shape == (0, 36)
-    assert vectorizer.transform_tokens([], level="word").shape == (0, 36)
-    assert vectorizer.transform_tokens([""], level="word").shape == (0, 36)
-
-
-def test_an_unknown_level_is_refused(tiny_bert):
-    with pytest.raises(ValueError, match="level='sentence'; allowed are 'token' and 'word'"):
-        BertVectorizer(tiny_bert).fit(["film"]).transform_tokens(["film"], level="sentence")
 
 
 # ---- parameters
@@ -592,26 +439,6 @@ def test_any_texts_give_one_finite_row_each_or_an_error_that_names_the_row(tiny_
     assert np.array_equal(strict.transform(repaired), rows)
 
 
-def test_one_long_text_among_ten_thousand_short_ones_costs_no_padding_and_no_order(
-    tiny_bert, monkeypatch
-):
-    texts = [f"film {i}" for i in range(10_000)]
-    texts[7_321] = "a " * 60
-    sent = []
-    pooled = PackedEncoder.pooled
-
-    def counted(self, batch, *arguments):
-        sent.append(len(batch.input_ids))
-        return pooled(self, batch, *arguments)
-
-    vectorizer = BertVectorizer(tiny_bert, cache=None, layers=1, pooling="cls").fit(["film"])
-    monkeypatch.setattr(PackedEncoder, "pooled", counted)
-    rows = vectorizer.transform(texts)
-    assert sum(sent) == vectorizer.count_tokens(texts)["n_tokens"].sum()
-    for i in (0, 7_320, 7_321, 7_322, 9_999):
-        assert np.abs(rows[i] - vectorizer.transform([texts[i]])[0]).max() <= TOLERANCE
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_vector_that_is_not_finite_is_refused_with_its_text_and_the_precision(
     value, tiny_bert, monkeypatch
@@ -636,63 +463,6 @@ def test_a_vector_that_is_not_finite_is_refused_with_its_text_and_the_precision(
 # ---- pickle and joblib
 
 
-def test_a_joblib_file_is_self_contained_and_gives_the_same_bits(tmp_path):
-    folder = build_model(tmp_path / "model", "bert")
-    vectorizer = BertVectorizer(str(folder), pooling=("cls", "pooler"), cache=None).fit(TEXTS)
-    before = vectorizer.transform(TEXTS)
-    joblib.dump(vectorizer, tmp_path / "v.joblib")
-    for file in folder.iterdir():
-        file.rename(file.with_name(f"gone-{file.name}"))
-    for mmap_mode in (None, "c"):
-        assert np.array_equal(
-            joblib.load(tmp_path / "v.joblib", mmap_mode=mmap_mode).transform(TEXTS), before
-        )
-
-
-def test_the_state_holds_plain_values_and_the_same_array_each_time(tiny_bert):
-    vectorizer = BertVectorizer(tiny_bert).fit(TEXTS)
-    state = vectorizer.__getstate__()
-    assert state["_checkpoint"]["weights"] is vectorizer.__getstate__()["_checkpoint"]["weights"]
-    assert type(state["_checkpoint"]["weights"]) is np.ndarray
-
-    def kinds(value):
-        inner = (
-            value.values()
-            if isinstance(value, dict)
-            else value
-            if isinstance(value, list | tuple)
-            else ()
-        )
-        return (
-            {type(value).__module__.split(".")[0]}.union(*map(kinds, inner))
-            if inner
-            else {type(value).__module__.split(".")[0]}
-        )
-
-    assert kinds(state) <= {"builtins", "numpy"}
-
-
-def test_without_weights_the_file_is_small_and_the_model_is_verified(tmp_path):
-    folder = build_model(tmp_path / "model", "bert")
-    vectorizer = BertVectorizer(str(folder), weights_in_artifact=False).fit(TEXTS)
-    before = vectorizer.transform(TEXTS)
-    data = pickle.dumps(vectorizer)
-    assert len(data) < 10_000
-    assert np.array_equal(pickle.loads(data).transform(TEXTS), before)
-    build_model(folder, "bert", seed=5)
-    with pytest.raises(
-        CheckpointError, match=r"another .* than the one found now.*model.safetensors differ"
-    ):
-        pickle.loads(data).transform(TEXTS)
-
-
-def test_a_file_of_a_newer_format_asks_for_an_upgrade(tiny_bert):
-    state = BertVectorizer(tiny_bert).fit(["film"]).__getstate__()
-    state["_made_with"] = {"state_version": 99, "pipeline": "9.0"}
-    with pytest.raises(ValueError, match=r"saved by version 9\.0 of pipeline.*Upgrade"):
-        BertVectorizer().__setstate__(state)
-
-
 def test_copies_and_clones_work_and_clones_are_not_fitted(tiny_bert):
     vectorizer = BertVectorizer(tiny_bert, layers=(0, 1)).fit(TEXTS)
     assert np.array_equal(copy.deepcopy(vectorizer).transform(TEXTS), vectorizer.transform(TEXTS))
@@ -701,10 +471,6 @@ def test_copies_and_clones_work_and_clones_are_not_fitted(tiny_bert):
     assert clone(vectorizer).get_params() == vectorizer.get_params()
     unfitted = pickle.loads(pickle.dumps(BertVectorizer(tiny_bert)))
     assert unfitted.fit(["film"]).transform(["film"]).shape == (1, 32)
-
-
-def test_the_model_may_be_a_path_object(tiny_bert):
-    assert BertVectorizer(Path(tiny_bert)).fit_transform(["film"]).shape == (1, 32)
 
 
 @pytest.mark.parametrize("cache", ["memory", None])
@@ -729,3 +495,23 @@ def test_a_search_warns_of_truncation_once_and_the_found_model_on_each_call(kind
     assert n_warnings(lambda: search.fit(texts, ["good", "bad"] * 12)) == 1
     assert n_warnings(lambda: model.fit(texts, ["good", "bad"] * 12).predict(texts)) == 2
     assert "_search" not in search.best_estimator_[0].__getstate__()
+
+
+def test_one_long_text_among_ten_thousand_short_ones_costs_no_padding_and_no_order(
+    tiny_bert, monkeypatch
+):
+    texts = [f"film {i}" for i in range(10_000)]
+    texts[7_321] = "a " * 60
+    sent = []
+    pooled = PackedEncoder.pooled
+
+    def counted(self, batch, *arguments):
+        sent.append(len(batch.input_ids))
+        return pooled(self, batch, *arguments)
+
+    vectorizer = BertVectorizer(tiny_bert, cache=None, layers=1, pooling="cls").fit(["film"])
+    monkeypatch.setattr(PackedEncoder, "pooled", counted)
+    rows = vectorizer.transform(texts)
+    assert sum(sent) == vectorizer.count_tokens(texts)["n_tokens"].sum()
+    for i in (0, 7_320, 7_321, 7_322, 9_999):
+        assert np.abs(rows[i] - vectorizer.transform([texts[i]])[0]).max() <= TOLERANCE

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipeline.bert.batching import Run
+from pipeline.bert.pooling import Run
 
 # exp() of scores within these bounds neither overflows nor vanishes in float32
 _SAFE_SCORE = 60.0

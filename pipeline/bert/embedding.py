@@ -8,11 +8,16 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from pipeline.bert.batching import TokenBatch, batch_by_length, pack_by_length
 from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import BATCH_TOKENS, DType, Encoder, choose_device, load_encoder
 from pipeline.bert.packed import can_pack
-from pipeline.bert.pooling import Pooling, resolve_layers
+from pipeline.bert.pooling import (
+    Pooling,
+    TokenBatch,
+    batch_by_length,
+    pack_by_length,
+    resolve_layers,
+)
 from pipeline.bert.tokenizing import (
     Pieces,
     TextTokenizer,

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.bert.batching import TokenBatch
 from pipeline.bert.config import PACKED, hf_config, read_shape
-from pipeline.bert.pooling import Pooling, pool_packed
+from pipeline.bert.pooling import Pooling, TokenBatch, pool_packed
 from pipeline.bert.weights import read_tensors
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError

@@ -8,9 +8,8 @@ import torch
 from torch.nn import functional
 
 from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
-from pipeline.bert.batching import TokenBatch
 from pipeline.bert.config import OFFSET_POSITIONS, read_plain_config, read_shape
-from pipeline.bert.pooling import Pooling, pool_packed
+from pipeline.bert.pooling import Pooling, TokenBatch, pool_packed
 from pipeline.bert.weights import Layer, read_encoder, read_layer, read_norm
 from pipeline.checkpoints.checkpoint import Checkpoint
 

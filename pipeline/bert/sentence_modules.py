@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from pipeline.bert.pooling import POOLINGS, Pooling
 from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
-from pipeline.exceptions import CheckpointError
+from pipeline.exceptions import CheckpointError, ModelWarning
 
 # Keys of 1_Pooling/config.json, in the order in which sentence-transformers concatenates.
 _POOLING_KEYS: dict[str, Pooling] = {
@@ -80,6 +81,10 @@ class SentenceModules:
             size = len(step.tensors["linear.weight"]) if step.kind == "Dense" else size
         return size
 
+    def reading(self) -> dict[str, bool]:
+        """Return how texts are read, as `FrozenBert` takes it."""
+        return {"lower": self.lower, "pools_prompt": self.include_prompt}
+
     def finish(self, pooled: np.ndarray) -> np.ndarray:
         """Turn pooled vectors, (n_texts, n_poolings * hidden_size), into features, float32."""
         with torch.inference_mode():
@@ -127,16 +132,21 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
     return found
 
 
-def differs_from_mean(checkpoint: Checkpoint) -> str | None:
-    """Say how the makers of a checkpoint pool, None for the mean or where nothing is known."""
+def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
+    """Warn where the makers of a checkpoint pool otherwise than by the mean."""
     try:
         modules = sentence_modules(checkpoint)
-    except CheckpointError:
-        return None
+    except CheckpointError:  # nothing is known
+        return
     kinds = [step.kind for step in modules.steps if step.kind != "Normalize"]
-    if modules.poolings == ("mean",) and not kinds:
-        return None
-    return ", then ".join([" and ".join(modules.poolings), *kinds])
+    if modules.poolings != ("mean",) or kinds:
+        others = ", then ".join([" and ".join(modules.poolings), *kinds])
+        warnings.warn(  # once: equal warnings of one line are shown once
+            f"The makers of {model!r} pool by {others}, not by the mean alone. "
+            "pooling='checkpoint' gives their vectors.",
+            ModelWarning,
+            stacklevel=6,
+        )
 
 
 def _json(files: Mapping[str, np.ndarray], file: str, name: str) -> Any:

@@ -29,27 +29,6 @@ def fetch_to(model: str, folder: Path, revision: str | None = None) -> FetchedFo
 
     Every file is verified before and after it is copied, and appears whole or not at all;
     ``SHA256SUMS`` comes last. A folder of the same model is completed or repaired.
-
-    Parameters
-    ----------
-    model : str
-        Hub id.
-    folder : Path
-        Created if missing; must not hold another model.
-    revision : str, optional
-        Branch, tag or commit on the hub.
-
-    Returns
-    -------
-    FetchedFolder
-        The folder, the commit, and the size of each file.
-
-    Raises
-    ------
-    CheckpointError
-        If the model cannot be found or loaded, or the folder holds another one.
-    OSError
-        If the folder cannot be written.
     """
     found, source = locate(model, revision=revision)
     if source["kind"] == "folder":

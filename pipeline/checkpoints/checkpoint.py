@@ -72,11 +72,11 @@ class Checkpoint:
         """Name -> hash of the files of `modules`."""
         return {name: hashlib.sha256(of.data).hexdigest() for name, of in self.modules.items()}
 
-    def to_state(self, *, with_modules: bool = False) -> dict[str, Any]:
-        """Return the fields that an artifact carries."""
-        modules = {name: np.asarray(of) for name, of in self.modules.items()}
+    def to_state(self) -> dict[str, Any]:
+        """Return the fields that an artifact carries; the modules where its source names them."""
+        has_modules = "modules" in self.source
         return {
-            **({"modules": modules} if with_modules else {}),
+            **({"modules": dict(self.modules)} if has_modules else {}),
             "config_json": self.config_json,
             "tokenizer_json": self.tokenizer_json,
             "weights": self.weights,

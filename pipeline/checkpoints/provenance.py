@@ -74,23 +74,7 @@ def check_sums(folder: Path, names: Iterable[str] | None = None) -> dict[str, st
 
 
 def verify_folder(folder: Path) -> dict[str, str]:
-    """Check every file that ``SHA256SUMS`` lists, as ``sha256sum -c`` does.
-
-    Parameters
-    ----------
-    folder : Path
-        A folder written by ``run_pipeline.py fetch``, or any other with a ``SHA256SUMS``.
-
-    Returns
-    -------
-    dict of str to str
-        File name -> sha256.
-
-    Raises
-    ------
-    DamagedFile
-        If a file is missing or differs, or if nothing is listed.
-    """
+    """Check every file that ``SHA256SUMS`` lists, as ``sha256sum -c`` does; return the hashes."""
     if checked := check_sums(folder):
         return checked
     raise DamagedFile(

@@ -90,18 +90,16 @@ def _mean_recall(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
 
 
-def calibration_table(
-    true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS
-) -> list[dict[str, float]]:
+def calibration_table(true: np.ndarray, probability: np.ndarray) -> list[dict[str, float]]:
     """Return size, mean confidence and accuracy of each bin with texts."""
     if np.isnan(probability).all():
         return []
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == true
-    bins = _bins(probability, n_bins)
+    bins = _bins(probability)
     return [
         {
-            "low": number / n_bins,
-            "high": (number + 1) / n_bins,
+            "low": number / N_BINS,
+            "high": (number + 1) / N_BINS,
             "n_texts": int((bins == number).sum()),
             "confidence": float(confidence[bins == number].mean()),
             "accuracy": float(right[bins == number].mean()),
@@ -110,40 +108,25 @@ def calibration_table(
     ]
 
 
-def _bins(probability: np.ndarray, n_bins: int) -> np.ndarray:
-    return np.asarray(np.minimum((probability.max(axis=1) * n_bins).astype(np.int64), n_bins - 1))
+def _bins(probability: np.ndarray) -> np.ndarray:
+    return np.asarray(np.minimum((probability.max(axis=1) * N_BINS).astype(np.int64), N_BINS - 1))
 
 
-def expected_calibration_error(
-    true: np.ndarray, probability: np.ndarray, n_bins: int = N_BINS
-) -> float:
+def expected_calibration_error(true: np.ndarray, probability: np.ndarray) -> float:
     """Return the weighted mean gap of confidence and accuracy (Guo et al. 2017)."""
-    rows = calibration_table(true, probability, n_bins)
+    rows = calibration_table(true, probability)
     gaps = sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
     return gaps / len(true)
 
 
 def bootstrap_intervals(
-    true: np.ndarray,
-    predicted: np.ndarray,
-    probability: np.ndarray,
-    ranking: np.ndarray | None = None,
-    *,
-    n_samples: int,
-    random_state: int,
-    level: float = 0.95,
+    *answers: Any, n_samples: int, random_state: int
 ) -> dict[str, list[float] | None]:
-    """Return percentile intervals over resampled texts, by score; None without any.
-
-    Samples that lack a class have no ``roc_auc`` or ``average_precision``.
-    """
-    drawn = resampled_scores(
-        true, predicted, probability, ranking, n_samples=n_samples, random_state=random_state
-    )
-    tail = 100 * (1 - level) / 2
+    """Return 95 % intervals of `resampled_scores`, by score; None without any."""
+    drawn = resampled_scores(*answers, n_samples=n_samples, random_state=random_state)
     finite = {name: values[np.isfinite(values)] for name, values in drawn.items()}
     return {
-        name: np.percentile(values, [tail, 100 - tail]).tolist() if len(values) else None
+        name: np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None
         for name, values in finite.items()
     }
 
@@ -216,7 +199,7 @@ def _resampled_scores(
     squares = (np.square(probability).sum(axis=1) - 2 * of_true + 1) / (2 if n_classes == 2 else 1)
     eps = np.finfo(probability.dtype).eps
     losses = -np.log(np.clip(of_true, eps, 1 - eps))
-    bins = np.eye(N_BINS)[_bins(probability, N_BINS)]
+    bins = np.eye(N_BINS)[_bins(probability)]
     gap = probability.max(axis=1) - (probability.argmax(axis=1) == true)
     return scores | {
         "log_loss": times @ losses / n,
@@ -282,9 +265,7 @@ def wilson_interval(n_right: int, n: int) -> list[float]:
 MOST_POINTS = 101  # of a curve: keeps areas to about 0.001
 
 
-def score_curves(
-    true: np.ndarray, ranking: np.ndarray, classes: list[Any], *, most: int = MOST_POINTS
-) -> list[dict[str, Any]]:
+def score_curves(true: np.ndarray, ranking: np.ndarray, classes: list[Any]) -> list[dict[str, Any]]:
     """Return the ROC and the precision-recall curve of each class against the rest.
 
     Parameters
@@ -295,9 +276,6 @@ def score_curves(
         Probabilities, or what else ranks the texts for each class; NaN gives no curves.
     classes : list, length n_classes
         Their names.
-    most : int, default=101
-        Points of a curve; a longer one is thinned evenly along its length, ends kept. Areas are
-        those of the whole curve.
 
     Returns
     -------
@@ -305,17 +283,18 @@ def score_curves(
         For two classes the second alone, else each one: ``class``, ``n_texts`` (in it),
         ``roc_auc``, ``average_precision``, ``roc`` (``false_positive_rate``,
         ``true_positive_rate``) and ``precision_recall`` (``recall``, ``precision``), lists of
-        numbers. Classes that hold no text or all texts are left out.
+        numbers. A long curve is thinned; areas are those of the whole. Classes that hold no text
+        or all texts are left out.
     """
     present = set(np.unique(true).tolist())
     return [
-        _curves(true == i, ranking[:, i], classes[i], most)
+        _curves(true == i, ranking[:, i], classes[i])
         for i in ([1] if len(classes) == 2 else range(len(classes)))
         if i in present and len(present) > 1 and not np.isnan(ranking).all()
     ]
 
 
-def _curves(positive: np.ndarray, score: np.ndarray, label: Any, most: int) -> dict[str, Any]:
+def _curves(positive: np.ndarray, score: np.ndarray, label: Any) -> dict[str, Any]:
     false_rate, true_rate, _ = roc_curve(positive, score)
     precision, recall, _ = precision_recall_curve(positive, score)
     return {
@@ -323,18 +302,18 @@ def _curves(positive: np.ndarray, score: np.ndarray, label: Any, most: int) -> d
         "n_texts": int(positive.sum()),
         "roc_auc": float(auc(false_rate, true_rate)),
         "average_precision": float(-np.sum(np.diff(recall) * precision[:-1])),
-        "roc": _thinned({"false_positive_rate": false_rate, "true_positive_rate": true_rate}, most),
-        "precision_recall": _thinned({"recall": recall[::-1], "precision": precision[::-1]}, most),
+        "roc": _thinned({"false_positive_rate": false_rate, "true_positive_rate": true_rate}),
+        "precision_recall": _thinned({"recall": recall[::-1], "precision": precision[::-1]}),
     }
 
 
-def _thinned(curve: dict[str, np.ndarray], most: int) -> dict[str, list[float]]:
-    """Keep points at even steps along the curve."""
+def _thinned(curve: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Keep at most `MOST_POINTS` at even steps along the curve, and its ends."""
     points = np.stack(list(curve.values()))  # (2, n_points)
-    if points.shape[1] > most:
+    if points.shape[1] > MOST_POINTS:
         along = np.concatenate([[0.0], np.abs(np.diff(points)).sum(axis=0).cumsum()])
-        kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], most)))
-        points = points[:, np.union1d(kept[:most], [0, points.shape[1] - 1])]
+        kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], MOST_POINTS)))
+        points = points[:, np.union1d(kept[:MOST_POINTS], [0, points.shape[1] - 1])]
     return {name: values.tolist() for name, values in zip(curve, points, strict=True)}
 
 
@@ -407,45 +386,15 @@ class PairedDifference(NamedTuple):
     high: float
 
 
-def paired_difference(
-    right: np.ndarray, right_of_other: np.ndarray, *, level: float = 0.95
-) -> PairedDifference:
-    """Return the accuracy of one model minus another's, with Tango's interval.
+def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDifference:
+    """Return the accuracy of one model minus another's, with its 95 % interval.
 
-    Parameters
-    ----------
-    right, right_of_other : ndarray of shape (n_texts,), bool
-        Whether each model is correct on each text.
-    level : float, default=0.95
-        Of the interval.
-
-    Returns
-    -------
-    PairedDifference
-        ``difference``, ``low`` and ``high``.
-
-    Raises
-    ------
-    ValueError
-        For arrays of different lengths, or empty ones.
-
-    Notes
-    -----
     Only texts that one model has right and the other wrong distinguish the two: ``b`` texts for
     the first, ``c`` for the second. The interval holds the differences d that the score test does
-    not reject, with the standard deviation that ``b + c`` would have if d were true [1]_. It keeps
-    its level for few texts and for differences near 0 or 1, where ``d ± 1.96 * standard error``
-    does not [2]_; for d = 0 its test is McNemar's.
+    not reject, with the standard deviation that ``b + c`` would have if d were true (Tango 1998,
+    equations 5 to 8). It keeps its level for few texts and for differences near 0 or 1 (Newcombe
+    1998); for d = 0 its test is McNemar's.
 
-    References
-    ----------
-    .. [1] Tango, "Equivalence test and confidence interval for the difference in proportions for
-       the paired-sample design", 1998, equations 5 to 8.
-    .. [2] Newcombe, "Improved confidence intervals for the difference between binomial
-       proportions based on paired data", 1998.
-
-    Examples
-    --------
     >>> right = np.array([True] * 90 + [False] * 10)
     >>> other = np.array([True] * 78 + [False] * 20 + [True] * 2)
     >>> [round(float(value), 3) for value in paired_difference(right, other)]
@@ -458,7 +407,7 @@ def paired_difference(
             "above 0 are needed."
         )
     n, b, c = len(right), int((right & ~other).sum()), int((other & ~right).sum())
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(norm.ppf(0.975))
     # the low end is the high end with the two models exchanged
     return PairedDifference((b - c) / n, -_upper_bound(n, c, b, z), _upper_bound(n, b, c, z))
 

@@ -22,10 +22,9 @@ from pipeline.saved.artifact import load_pipeline
 from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.driver import Progress, Run
 from pipeline.scoring.executors import BySizeExecutor, Executor, ProcessExecutor, SerialExecutor
-from pipeline.scoring.run_folder import Plan
+from pipeline.scoring.run_folder import Plan, Target
 from pipeline.scoring.shard import Job, OnBadRow, added_fields, model_input, with_fields
 from pipeline.scoring.sources import Source, open_source
-from pipeline.scoring.target import Target
 
 NAMES = ("serial", "processes", "auto", "dask")
 

@@ -1,4 +1,4 @@
-"""Write saved pipelines: python -m tests.old_artifacts.make v1, or finetuned-v1."""
+"""Write saved pipelines: python -m tests.old_artifacts.make v2, or finetuned-v1."""
 
 import contextlib
 import sys
@@ -18,17 +18,20 @@ def make(name: str) -> None:
     """Save a pipeline in both formats; a relative model folder keeps paths out of it."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         build_model(Path("tiny-bert"), "bert", seed=1, n_layers=2)
-        model = finetuned() if name.startswith("finetuned-") else frozen()
+        model = finetuned() if name.startswith("finetuned-") else frozen(name)
         for extension in ("joblib", "skops"):
             path = HERE / f"{name}.{extension}"
             if path.exists():
                 raise FileExistsError(f"{path.name} is there; old files are never changed.")
-            save_pipeline(model, path, format=extension, scores={"none": 0.0})
+            columns = {"text": "text", "label": "label"}
+            save_pipeline(model, path, format=extension, scores={"none": 0.0}, columns=columns)
 
 
-def frozen() -> Pipeline:
-    """Fit a BertVectorizer and a LogisticRegression."""
-    return make_sentiment_pipeline(model="tiny-bert", layers=(0, 1)).fit(CORPUS, LABELS)
+def frozen(name: str) -> Pipeline:
+    """Fit a BertVectorizer, with a prompt since v2, and a LogisticRegression."""
+    prompt = None if name == "v1" else "A film: "
+    model = make_sentiment_pipeline(model="tiny-bert", layers=(0, 1), prompt=prompt)
+    return model.fit(CORPUS, LABELS)
 
 
 def finetuned() -> Pipeline:

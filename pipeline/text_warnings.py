@@ -1,0 +1,124 @@
+"""Warnings of what a model could not read of the texts: cut, unknown, spelt out."""
+
+import unicodedata
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
+
+FEW = 5  # texts of a call, of which a share says little: a service sends one at a time
+# Pieces per letter of a model that spells: English has 0.25; Russian, Greek or Hebrew letter by
+# letter about 1; Korean, whose syllables are taken apart, 1.2 to 2. Models for Chinese and
+# Japanese read single characters.
+_SPELT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA"), 1.5) | {"HANGUL": 1.0, "LATIN": np.inf}
+_SPELT_ELSEWHERE = 0.75
+_UNKNOWN_SHARE = 0.2  # of the texts; English reviews and questions have at most 0.003
+
+_WARNED: deque[Any] = deque(maxlen=1000)  # searches that have warned of truncation
+_fit: ContextVar[Any] = ContextVar("fit", default=None)  # what stands for a search in `warned_once`
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """Warn of truncation and of unknown characters once within this block."""
+    token = _fit.set(object())
+    try:
+        yield
+    finally:
+        _fit.reset(token)
+
+
+def _is_news(of: str, search: Any) -> bool:
+    """Say whether something is to be warned of now: once per search, and always outside one."""
+    search = _fit.get() if search is None else search
+    if search is None:
+        return True
+    is_news = (of, search) not in _WARNED
+    _WARNED.append((of, search))
+    return is_news
+
+
+def search_of(context: Any) -> tuple[Any, bool]:
+    """Return the search that a fit belongs to, or None, and whether it fits a candidate."""
+    tasks, root = set(), context.root_uuid
+    while context is not None:
+        tasks |= {context.task_name, context.source_task_name}
+        context = context.parent
+    is_candidate = "candidate-split-evaluation" in tasks
+    return root if is_candidate or "refit-with-best-params" in tasks else None, is_candidate
+
+
+def warn_truncation(
+    report: dict[str, Any], max_length: int, truncation: str, cure: str, search: Any = None
+) -> None:
+    """Warn of what truncation cut, once per search, from a public method's helper."""
+    if report["texts_cut"] and _is_news("truncation", search):
+        warnings.warn(
+            f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
+            f"max_length={max_length} tokens; truncation={truncation!r} cut "
+            f"{report['tokens_lost']} of {report['n_tokens']} tokens "
+            f"({report['share_lost']:.1%}). {cure}",
+            TruncationWarning,
+            stacklevel=5,
+        )
+
+
+@cache
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "").partition(" ")[0]
+
+
+def spelt_out(texts: Sequence[str], n_tokens: np.ndarray) -> list[str | None]:
+    """Return the script of each text that its model reads letter by letter, else None."""
+    found: list[str | None] = []
+    for text, n in zip(texts, n_tokens.tolist(), strict=True):
+        letters = [] if text.isascii() else list(filter(str.isalpha, text))
+        script, count = Counter(map(_script, letters)).most_common(1)[0] if letters else ("", 0)
+        limit = _SPELT.get(script, _SPELT_ELSEWHERE)
+        spelt = count > len(letters) / 2 and n - 2 > limit * len(letters)
+        found.append(script.title() if spelt else None)
+    return found
+
+
+def warn_unknown(
+    texts: Sequence[str],
+    n_unknown: np.ndarray,
+    n_tokens: np.ndarray,
+    model: str,
+    *,
+    at_least: int = 1,
+) -> None:
+    """Warn where many texts hold unknown characters or are spelt out, from a public method."""
+    n_looked_at = min(len(texts), 10_000)
+    scripts = spelt_out(texts[:n_looked_at], n_tokens[:n_looked_at])
+    script, n_spelt = Counter(filter(None, scripts)).most_common(1)[0] if any(scripts) else ("", 0)
+    many = n_spelt >= at_least and n_spelt > _UNKNOWN_SHARE * n_looked_at
+    if many and _is_news("script", None):
+        warnings.warn(
+            f"More than {_UNKNOWN_SHARE:.0%} of the texts are in {script} letters, which {model!r} "
+            "was not made for: it spells them out, in about a piece per letter or more, and its "
+            "vectors hold little of what they say. Take a model for this language or a "
+            "multilingual one, such as 'intfloat/multilingual-e5-small' (docs/models.md).",
+            UnknownTokensWarning,
+            stacklevel=4,
+        )
+        return
+    # plain ASCII has none: there [UNK] is a word of more than 100 characters
+    n = sum(not texts[i].isascii() for i in np.flatnonzero(n_unknown).tolist())
+    if n >= at_least and n > _UNKNOWN_SHARE * len(texts) and _is_news("unknown", None):
+        # no counts: equal messages of a search are shown once
+        warnings.warn(
+            f"More than {_UNKNOWN_SHARE:.0%} of the texts hold characters that the vocabulary of "
+            f"{model!r} lacks, such as emoji or another script: a word with one is read as [UNK], "
+            "whatever it is. count_tokens(X)['n_unknown'] counts them; take a model for this "
+            "language, or write words for them.",
+            UnknownTokensWarning,
+            stacklevel=4,
+        )
