@@ -17,13 +17,13 @@ from sklearn.utils.validation import check_is_fitted
 from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_in, fit_context
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType, choose_device, device_here
-from pipeline.bert.pooling import Combine, Pooling, combine_layers
+from pipeline.bert.pooling import Combine, Pooling
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.embedding_cache import Counted, ProgressBar, encode, open_store
 from pipeline.exceptions import CheckpointError
-from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
+from pipeline.layer_mix import class_codes, learn_layer_mix
 from pipeline.saved.manifest import installed_versions, refuse_newer_state
 from pipeline.texts import (
     FEW,
@@ -32,7 +32,6 @@ from pipeline.texts import (
     check_labels,
     check_X,
     search_of,
-    warn_truncation,
     warn_unknown,
 )
 from pipeline.token_level import TokenLevelMixin
@@ -456,11 +455,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self._checkpoint = found
         return found
 
-    def _warn_truncation(self, report: dict[str, Any]) -> None:
-        cure = "count_tokens(X) tells which; truncation='window' loses none."
-        search = self.__dict__.get("_search")
-        warn_truncation(report, self.max_length_, self.truncation, cure, search)
-
     def _encode(
         self, texts: list[str], on_batch: Callable[[], None] | None = None
     ) -> tuple[np.ndarray, Counted]:
@@ -501,12 +495,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Ba
         self._search = self._search if is_candidate else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return vectors
-
-    def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
-        """Turn vectors, (n_rows, n_poolings, n_layers, hidden_size), into features."""
-        if self.combine == "learned":
-            return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
-        return combine_layers(vectors, self.combine)
 
     def _features(self, vectors: np.ndarray) -> np.ndarray:
         features = self._combine_layers(vectors)
