@@ -162,8 +162,8 @@ def _best(model: Any) -> Any:
 
 def _vectorizer_of(model: Any) -> BertVectorizer | None:
     """Return the first fitted BertVectorizer in a classifier, if there is one."""
-    check_is_fitted(model)
     if not hasattr(model, "classes_"):
+        check_is_fitted(model)
         raise ExplanationError(
             f"The last step, {type(_last(model)).__name__}, is no classifier; only decisions for "
             "classes can be explained."
@@ -345,7 +345,7 @@ def _occlusion(
         decisions, classes = _decide(model, shortened)  # (n_rows, n_outputs)
     except ExplanationError:
         raise
-    except (ValueError, TypeError) as error:  # as of neighbours within a radius
+    except Exception as error:  # as of neighbours within a radius
         raise ExplanationError(
             f"The model fails on texts without one of their words: {error}"
         ) from error
@@ -415,10 +415,13 @@ def _finish(
         parts = [f"part_{name}" if name in _OWN_COLUMNS else name for name in rows.names]
         columns.update(zip(parts, values.swapaxes(0, 1), strict=True))
         attrs = {**attrs, "parts": parts}
+    named = {
+        name if one else f"{name}_{label}": own[:, i]
+        for name, own in columns.items()
+        for i, label in enumerate(classes[-1:] if one else classes)
+    }
     frame = pd.DataFrame(rows.rows, columns=[level, "start", "end"])
-    for name, own in columns.items():
-        for i, label in enumerate(classes[-1:] if one else classes):
-            frame[name if one else f"{name}_{label}"] = own[:, i]
+    frame = pd.concat([frame, pd.DataFrame(named, index=frame.index)], axis=1)
     frame.attrs.update(attrs, decision=plain(decision), intercept=plain(intercept), classes=classes)
     if rows.ngrams:
         frame.attrs["ngrams"] = [

@@ -9,11 +9,13 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
-from pipeline.bert.pooling import Combine, Pooling
+from pipeline.bert.pooling import Combine, Pooling, combine_layers
 from pipeline.bert.sentence_modules import SentenceModules
 from pipeline.bert.tokenizing import Pieces, TextTokenizer, Truncation
 from pipeline.checkpoints.checkpoint import INSTALLED
 from pipeline.exceptions import ModelWarning
+from pipeline.layer_mix import LayerMix, apply_layer_mix
+from pipeline.text_warnings import warn_truncation
 from pipeline.texts import check_texts, check_words, take_columns
 
 CombineLayers = Callable[[np.ndarray], np.ndarray]
@@ -229,8 +231,8 @@ class TokenLevelMixin:
     _modules: Callable[[], SentenceModules]
     _changes_the_mean: Callable[[], bool]
     _check_X: Callable[..., list[str]]
-    _combine_layers: Callable[[np.ndarray], np.ndarray]
-    _warn_truncation: Callable[[dict[str, Any]], None]
+    layer_weights_: np.ndarray
+    layer_scale_: float
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or per word, instead of one per text.
@@ -381,6 +383,17 @@ class TokenLevelMixin:
             [trimmed(text, *span) for span in word_spans_of(encoding).values()]
             for text, encoding in zip(texts, encodings, strict=True)
         ]
+
+    def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
+        """Turn vectors, (n_rows, n_poolings, n_layers, hidden_size), into features."""
+        if self.combine == "learned":
+            return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
+        return combine_layers(vectors, self.combine)
+
+    def _warn_truncation(self, report: dict[str, Any]) -> None:
+        cure = "count_tokens(X) tells which; truncation='window' loses none."
+        search = self.__dict__.get("_search")
+        warn_truncation(report, self.max_length_, self.truncation, cure, search)
 
     def _names(self, poolings: tuple[str, ...]) -> list[str]:
         if poolings == ("checkpoint",):

@@ -18,15 +18,15 @@ from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_i
 from pipeline.bert.config import read_shape
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType
-from pipeline.bert.pooling import POOLINGS, Combine, Pooling, combine_layers
+from pipeline.bert.pooling import POOLINGS, Combine, Pooling
 from pipeline.bert.sentence_modules import SentenceModules, hint_at_modules, sentence_modules
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.embedding_cache import Counted, ProgressBar, encode, open_store
 from pipeline.fitted import SavedModel
-from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
-from pipeline.text_warnings import FEW, search_of, warn_truncation, warn_unknown
+from pipeline.layer_mix import class_codes, learn_layer_mix
+from pipeline.text_warnings import FEW, search_of, warn_unknown
 from pipeline.texts import Missing, OnInvalid, check_labels, check_X
 from pipeline.token_level import TokenLevelMixin
 
@@ -488,11 +488,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             return self._modules().poolings
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
 
-    def _warn_truncation(self, report: dict[str, Any]) -> None:
-        cure = "count_tokens(X) tells which; truncation='window' loses none."
-        search = self.__dict__.get("_search")
-        warn_truncation(report, self.max_length_, self.truncation, cure, search)
-
     def _encode(
         self, texts: list[str], on_batch: Callable[[], None] | None = None
     ) -> tuple[np.ndarray, Counted]:
@@ -533,12 +528,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self._search = self._search if is_candidate else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return vectors
-
-    def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
-        """Turn vectors, (n_rows, n_poolings, n_layers, hidden_size), into features."""
-        if self.combine == "learned":
-            return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
-        return combine_layers(vectors, self.combine)
 
     def _features(self, vectors: np.ndarray) -> np.ndarray:
         features = self._combine_layers(vectors)

@@ -43,7 +43,7 @@ SLOW = (
     "test_cli test_columns test_explanation test_failures test_finetuning test_fitting "
     "test_folds test_forks test_hub test_judging test_labelling test_layer_mix "
     "test_layer_scores test_linear test_object_storage test_occlusion test_processes "
-    "test_readme test_several_labels "
+    "test_readme test_several_labels test_sums "
     "test_report_browser "
     "test_reporting test_saved_estimators test_sklearn_contract test_table test_walk test_word2vec"
 ).split()

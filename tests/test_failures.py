@@ -9,7 +9,13 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline import explain, make_sentiment_pipeline
 from pipeline.answers import Judged
-from pipeline.evaluation.failures import find_duplicates, find_mistakes, slice_by, slices_by_length
+from pipeline.evaluation.failures import (
+    find_duplicates,
+    find_examples,
+    find_mistakes,
+    slice_by,
+    slices_by_length,
+)
 
 TEXTS = [
     f"A {word} film, number {i}." for i in range(12) for word in ("lovely", "quiet", "dull", "cold")
@@ -99,6 +105,26 @@ def test_a_model_that_cannot_be_explained_says_so_and_has_neighbours_all_the_sam
     (mistake,) = find_mistakes(other, numbers, judged, n=1, train=(numbers, LABELS))
     assert "X holds no texts" in mistake["explanation"]["refused"]
     assert len(mistake["nearest"]) == 3
+
+
+def test_of_many_classes_a_mistake_is_set_against_the_truth_and_an_answer_against_the_next(
+    tiny_bert,
+):
+    labels = ["good", "quiet", "bad", "cold"] * 12
+    model = make_sentiment_pipeline(model=tiny_bert).fit(TEXTS, labels)
+    wrong = ["cold", *labels[1:]]
+    judged = answers(model, TEXTS, wrong)
+    (mistake,) = find_mistakes(
+        model, TEXTS[:1], answers(model, TEXTS[:1], wrong[:1]), n=1, train=None
+    )
+    (frame,) = explain(model, TEXTS[:1])
+    expected = frame[f"contribution_{mistake['predicted']}"] - frame["contribution_cold"]
+    assert mistake["explanation"]["against"] == "cold"
+    told = [word["contribution"] for word in mistake["explanation"]["words"]]
+    assert told == pytest.approx(expected.tolist())
+    for example in find_examples(model, TEXTS, judged, n=4):
+        (frame,) = explain(model, [example["text"]], against="runner-up")
+        assert [example["explanation"]["against"], example["predicted"]] == frame.attrs["classes"]
 
 
 def test_texts_that_the_model_was_trained_on_are_found_whatever_their_case_and_blanks():

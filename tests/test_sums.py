@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import rich.console
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -28,6 +29,7 @@ from sklearn.svm import LinearSVC
 
 from pipeline import BertVectorizer, explain, load_pipeline, save_pipeline
 from pipeline.exceptions import ExplanationError
+from tests.commands import run  # noqa: F401  (fixture)
 from tests.conftest import CORPUS
 
 TEXTS = [f"{text} {more}" for text in CORPUS for more in ("Lovely!", "so dull, so dull")]
@@ -386,3 +388,24 @@ def test_of_many_classes_the_first_is_compared_with_the_second(method, tiny_bert
         assert frame["contribution"].to_numpy() == pytest.approx(expected.to_numpy())
     with pytest.raises(ValueError, match="against='bad'; allowed are None and 'runner-up'"):
         explain(model, NEW, against="bad")
+
+
+# ---- on the command line
+
+
+@pytest.mark.parametrize("labels", [TWO, THREE], ids=["two", "three"])
+def test_the_command_tells_the_parts_and_the_rival(labels, tiny_bert, run, tmp_path, monkeypatch):  # noqa: F811
+    model = Pipeline([("stack", stack(tiny_bert))]).fit(TEXTS, labels)
+    path = save_pipeline(model, tmp_path / "m.joblib")
+    (frame,) = explain(model, [TEXTS[0]], against="runner-up")
+    arguments = ("explain", "--model", path, "--text", TEXTS[0])
+    *rows, _, decision = (line.split("\t") for line in run(*arguments).out.splitlines())
+    assert [row[0] for row in rows] == frame["word"].tolist()
+    for name, column in zip(("contribution", "bert", "ngrams"), (3, 4, 5), strict=True):
+        assert [float(row[column]) for row in rows] == pytest.approx(frame[name].tolist(), abs=1e-4)
+    assert float(decision[3]) == pytest.approx(frame.attrs["decision"], abs=1e-4)
+    monkeypatch.setattr(rich.console.Console, "is_terminal", property(lambda self: True))
+    told = run(*arguments).out
+    assert all(str(name) in told for name in (*frame.attrs["classes"], "bert", "ngrams"))
+    (words,) = re.findall(r"strongest: (.*?);", told)
+    assert not {"'[CLS]'", "'[SEP]'", "'.'", "','"} & set(words.split())

@@ -242,9 +242,6 @@ def explain(
     method: Annotated[
         str, typer.Option(help="auto, exact (a sum over tokens) or occlusion (each word left out).")
     ] = "auto",
-    against: Annotated[
-        str | None, typer.Option(help="runner-up: why this class and not the second, of several.")
-    ] = None,
 ) -> None:
     """Show which words made a prediction, of texts or of the lines of standard input."""
     from pipeline import explanation
@@ -260,6 +257,6 @@ def explain(
     X = from_texts(fitted, texts, only)
     if texts and gives_several(fitted, X[:1]):
         raise several_labels(fitted)
-    options: Any = {"level": level, "method": method, "against": against}
+    options: Any = {"level": level, "method": method, "against": "runner-up"}
     frames = explanation.explain(fitted, texts, **options)
     print_explanations(Console(), texts, frames, fitted.predict(X) if texts else [])

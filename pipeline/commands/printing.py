@@ -258,27 +258,19 @@ def print_explanations(
 ) -> None:
     """Print texts with coloured words, or tab-separated lines for a pipe."""
     for text, frame, label in zip(texts, frames, labels, strict=True):
-        classes = frame.attrs["classes"]
+        parts, (red, blue) = frame.attrs.get("parts", []), frame.attrs["classes"]
         intercept, decision = frame.attrs["intercept"], frame.attrs["decision"]
-        parts, for_class, ending = frame.attrs.get("parts", []), classes[-1], ""
-        if len(classes) > 2:  # contributions to the predicted class
-            for_class, ending = label, f"_{label}"
-            position = classes.index(label)
-            intercept, decision = intercept[position], decision[position]
-        piece = frame.columns[0]
-        frame = frame.rename(columns={f"contribution{ending}": "contribution", piece: "word"})
-        sums = [(part, frame[f"{part}{ending}"].sum()) for part in parts]
+        frame = frame.rename(columns={"token": "word"})
         if not console.is_terminal:
             for row in frame.to_dict("records"):
-                added = [row["contribution"], *(row[f"{part}{ending}"] for part in parts)]
-                numbers = (f"{number:+.4f}" for number in added)
+                numbers = [f"{row[name]:+.4f}" for name in ("contribution", *parts)]
                 print(_safe(row["word"]), row["start"], row["end"], *numbers, sep="\t")
             print("(intercept)", "", "", f"{intercept:+.4f}", sep="\t")
             print("(decision)", "", "", f"{decision:+.4f}", _safe(label), sep="\t")
             continue
         is_sum = frame.attrs["method"] == "exact"
         how = "add up to" if is_sum else "are what leaving a word out takes off"
-        legend = f"words for {for_class} (blue) and against it (red)"
+        legend = f"words for {blue} (blue) and for {red} (red)"
         result = f"  {legend}; they {how} {decision:+.3f}"
         console.print(Text.assemble((str(label), "bold"), result))
         console.print(_coloured(text, frame))
@@ -290,8 +282,8 @@ def print_explanations(
         rest = [("special tokens", others)] if is_sum else []
         added = [f"{name} {value:+.3f}" for name, value in [*rest, ("intercept", intercept)]]
         console.print(f"strongest: {', '.join(words)}; {', '.join(added)}", **_PLAIN)
-        if sums:
-            each = ", ".join(f"{_safe(name)} {value:+.3f}" for name, value in sums)
+        if parts:
+            each = ", ".join(f"{_safe(part)} {frame[part].sum():+.3f}" for part in parts)
             console.print(f"words by part: {each}", **_PLAIN)
 
 

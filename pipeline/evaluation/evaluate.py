@@ -176,7 +176,8 @@ def evaluate(
         - ``slices``: name -> scores by length, by truncation and unknown characters if the model
           begins with a BertVectorizer or stacks one, and by each column of ``by``;
         - ``mistakes``: ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of the
-          predicted label, or None), ``explanation`` (``method`` and ``words``, or ``refused``) and
+          predicted label, or None), ``explanation`` (``method``, ``words`` and, of more than two
+          classes, the class ``against`` which they speak; or ``refused``) and
           ``nearest`` (three training texts with ``label`` and ``similarity``); ``examples``: the
           same for correct predictions, without ``nearest``;
         - ``label_issues``: labels that are probably wrong by the rule of `pipeline.label_issues`:

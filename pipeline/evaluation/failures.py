@@ -93,7 +93,7 @@ def _explained(
     if not len(rows):
         return []
     chosen = rows_of(X, rows)
-    explanations = _explanations(model, chosen, judged.predicted[rows])
+    explanations = _explanations(model, chosen, judged.predicted[rows], judged.true[rows])
     nearest = [None] * len(rows) if train is None else _nearest(model, chosen, *train)
     return [
         {
@@ -122,7 +122,10 @@ def find_examples(model: Any, X: Any, judged: Judged, *, n: int) -> list[dict[st
     ]
 
 
-def _explanations(model: Any, X: Any, predicted: np.ndarray) -> list[dict[str, Any]]:
+def _explanations(
+    model: Any, X: Any, predicted: np.ndarray, true: np.ndarray
+) -> list[dict[str, Any]]:
+    """Say why each text got its label; of many classes, why not the true or the next one."""
     try:
         with warnings.catch_warnings():
             for given in (TruncationWarning, UnknownTokensWarning):  # when they were scored
@@ -131,8 +134,9 @@ def _explanations(model: Any, X: Any, predicted: np.ndarray) -> list[dict[str, A
     except ExplanationError as error:
         return [{"refused": str(error)}] * len(predicted)
     explanations: list[dict[str, Any]] = []
-    for frame, label in zip(frames, predicted, strict=True):
+    for frame, label, right in zip(frames, predicted, true, strict=True):
         classes = frame.attrs["classes"]
+        against = {}
         if label >= len(classes):
             refused = "the predicted label is not one of the model's classes."
             explanations.append({"refused": refused})
@@ -140,11 +144,14 @@ def _explanations(model: Any, X: Any, predicted: np.ndarray) -> list[dict[str, A
         if len(classes) == 2:
             values = frame["contribution"] * (1 if label == 1 else -1)
         else:
-            values = frame[f"contribution_{classes[label]}"]
+            order = np.argsort(frame.attrs["decision"], kind="stable")[::-1].tolist()
+            others = [right, *order] if right < len(classes) else order
+            other = classes[next(place for place in others if place != label)]
+            values = frame[f"contribution_{classes[label]}"] - frame[f"contribution_{other}"]
+            against = {"against": other}
         words = frame.assign(contribution=values)[["word", "start", "end", "contribution"]]
-        explanations.append(
-            {"method": frame.attrs["method"], "words": words.to_dict(orient="records")}
-        )
+        told = {"method": frame.attrs["method"], "words": words.to_dict(orient="records")}
+        explanations.append(told | against)
     return explanations
 
 
