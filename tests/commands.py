@@ -38,12 +38,19 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Give a function that runs the program in this process: code, output and errors."""
+    """Give a function that runs the program in this process: code, output and errors.
+
+    ``run("train --cv 0", "--no-report", out=path)`` is ``train --cv 0 --out path --no-report``.
+    """
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it for good
     monkeypatch.setenv("COLUMNS", "80")
 
-    def call(*arguments, stdin=""):
-        monkeypatch.setattr(sys, "argv", ["run_pipeline.py", *map(str, arguments)])
+    def call(command="", *arguments, stdin="", **options):
+        flags = [
+            part for name in options for part in (f"--{name.replace('_', '-')}", options[name])
+        ]
+        words = [*str(command).split(), *flags, *arguments]
+        monkeypatch.setattr(sys, "argv", ["run_pipeline.py", *map(str, words)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
         with pytest.raises(SystemExit) as stopped:
             main()
@@ -93,6 +100,18 @@ def expected_lines(fitted, texts):
         probability = fitted.predict_proba([text])[0]
         rows.append(f"{fitted.classes_[probability.argmax()]}\t{probability.max():.4f}\t{text}")
     return rows
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file of tmp_path and give its path."""
+
+    def write_file(content, name="table.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        return path
+
+    return write_file
 
 
 @pytest.fixture

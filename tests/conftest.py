@@ -30,7 +30,23 @@ from transformers.utils import logging as hf_logging
 from pipeline import clear_cache
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder
-from tests.commands import artifact, data, fitted, light_artifact, run  # noqa: F401  (fixtures)
+from tests.commands import (  # noqa: F401  (fixtures)
+    artifact,
+    data,
+    fitted,
+    light_artifact,
+    run,
+    write,
+)
+from tests.fake_hub import (  # noqa: F401  (fixtures)
+    cached,
+    environment,
+    home,
+    hub,
+    snapshot,
+    start,
+    storage,
+)
 
 hf_logging.disable_progress_bar()
 
@@ -38,7 +54,7 @@ hf_logging.disable_progress_bar()
 SLOW = (
     "test_answers test_artifact test_cache_kill test_comparison test_concurrency test_cuda "
     "test_dask_executor "
-    "test_dask_grid_search test_dask_scoring test_dask_tasks test_docs test_embedding_cache "
+    "test_dask_grid_search test_dask_scoring test_docs test_embedding_cache "
     "test_executors "
     "test_cli test_columns test_explanation test_failures test_finetuning test_fitting "
     "test_folds test_forks test_hub test_judging test_labelling test_layer_mix "

@@ -2,23 +2,48 @@
 
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
 
+from pipeline.checkpoints import hub as hub_module
+from pipeline.checkpoints.checkpoint import resolve, where
+from pipeline.exceptions import CheckpointError
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", COMMIT)
+MODEL = "acme/tiny-bert"
+NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 LOGIN_PAGE = b"<!doctype html><html><body>Please log in to this network</body></html>"
+
+# For silent hubs: short, in the order of the true limits.
+SHORT = {
+    "CACHED_TIMEOUT": 0.8,
+    "ANSWER_TIMEOUT": 1.0,
+    "METADATA_TIMEOUT": 1.5,
+    "STALL_TIMEOUT": 0.7,
+    "CHUNK": 64,
+}
+CHILD = """
+import sys
+from pipeline.checkpoints.checkpoint import resolve
+print(resolve(sys.argv[1]).source["revision"])
+"""
 
 
 @dataclass
@@ -344,3 +369,118 @@ def _file(hub: FakeHub, path: str) -> Answer | None:
                 }
             return 200, headers, body
     return None
+
+
+# ---- helpers
+
+
+def copy_files(source, target, *names):
+    target.mkdir()
+    for name in names:
+        (target / name).write_bytes(Path(source, name).read_bytes())
+    return target
+
+
+def flip(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def processes(n, environment, **options):
+    """Start processes that resolve the model."""
+    command = [sys.executable, "-c", CHILD, MODEL]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    top = Path(__file__).parent.parent
+    return [
+        subprocess.Popen(command, env=environment, cwd=top, **streams, **options) for _ in range(n)
+    ]
+
+
+# ---- fixtures
+
+
+@pytest.fixture
+def hub(tiny_bert):
+    with FakeHub({MODEL: Path(tiny_bert)}) as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def storage(home):
+    """Give the folder in which the cache keeps `MODEL`."""
+    return home / "hub" / f"models--{MODEL.replace('/', '--')}"
+
+
+@pytest.fixture
+def snapshot(storage):
+    """Give the folder that the cache keeps of `MODEL` at `COMMIT`."""
+    return storage / "snapshots" / COMMIT
+
+
+@pytest.fixture
+def cached(snapshot, storage, tiny_bert):
+    """Put the model into the cache, as the hub's own library lays it out; give the snapshot."""
+    for folder in (snapshot, storage / "blobs", storage / "refs"):
+        folder.mkdir(parents=True)
+    (storage / "refs" / "main").write_text(COMMIT)
+    for name in NEEDED:
+        body = Path(tiny_bert, name).read_bytes()
+        (storage / "blobs" / published_hash(name, body)).write_bytes(body)
+        (snapshot / name).symlink_to(f"../../blobs/{published_hash(name, body)}")
+    return snapshot
+
+
+@pytest.fixture
+def start(hub, home, monkeypatch):
+    """Give a function that applies settings and gives one that resolves models with them.
+
+    The answer has the model's `source` or `where`, or an `error`, and the `warnings`.
+    """
+    sleep = time.sleep
+    monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.01)))
+
+    def start(limits=(), url=hub.url, cache=home / "hub", token=None, **settings):
+        def ask(**question):
+            with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as got:
+                warnings.simplefilter("always")
+                connect(url, cache, patch)
+                apply(patch, hub_module, dict(limits))
+                stall = {"HF_HUB_DOWNLOAD_TIMEOUT": dict(limits).get("STALL_TIMEOUT", 10)}
+                apply(patch, constants, stall | settings)
+                if token:
+                    patch.setenv("HF_TOKEN", token)
+                try:
+                    if question.pop("where", False):
+                        answer = {"where": where(**question)}
+                    else:
+                        answer = {"source": resolve(**question).source}
+                except CheckpointError as error:
+                    answer = {"error": str(error)}
+            return SimpleNamespace(**answer, warnings=[str(warning.message) for warning in got])
+
+        return ask
+
+    yield start
+    hub.stop()
+    for thread in threading.enumerate():
+        if thread.name == "hub request":
+            thread.join(30)
+
+
+@pytest.fixture
+def environment(hub, home):
+    """Give the environment of another process that uses the fake hub."""
+    inherited = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    inherited = {k: v for k, v in inherited.items() if not k.startswith("HF_")}
+    own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return inherited | own
+
+
+def apply(patch, module, values):
+    for name, value in values.items():
+        patch.setattr(module, name, value)

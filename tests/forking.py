@@ -207,13 +207,6 @@ def one_by_one(fitted: Pipeline) -> np.ndarray:
     )  # few rows: oneDNN lays out the weights
 
 
-def after_a_prediction_of_a_single_text(
-    fitted: Pipeline, expected: np.ndarray, folder: Path
-) -> str:
-    found = [one_by_one(fitted), Child(lambda: one_by_one(fitted)).get(), one_by_one(fitted)]
-    return " ".join(sorted({told(each, expected[:5]) for each in found}))
-
-
 def while_a_thread_lays_out_weights(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
     with Holder(linear_module._one_at_a_time):
         child = Child(lambda: one_by_one(open_anew(folder / "first.joblib")))
@@ -226,85 +219,8 @@ def under_multiprocessing(fitted: Pipeline, expected: np.ndarray, folder: Path) 
         return told(np.vstack(halves.get(PATIENCE)), expected)
 
 
-def two_workers_of_a_preloading_server(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
-    served = load_pipeline(folder / "first.joblib")
-    served.predict_proba(TEXTS)
-
-    def serve() -> np.ndarray:
-        rows = [served.predict_proba(TEXTS) for _ in range(5)]
-        return np.vstack(rows)
-
-    children = [Child(serve) for _ in range(2)]
-    return " ".join(sorted({told(child.get(), np.vstack([expected] * 5)) for child in children}))
-
-
 def a_child_of_a_child(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
     return told(Child(lambda: Child(lambda: fitted.predict_proba(TEXTS)).get()).get(), expected)
-
-
-def two_processes_save_to_one_path(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
-    other = pipeline_of(sys.argv[2])
-    winners = [expected, other.predict_proba(TEXTS)]
-    path = save_pipeline(fitted, folder / "contested.joblib")
-    done_reading, done_writing = os.pipe()
-
-    def save(model: Pipeline) -> Callable[[], str]:
-        def run() -> str:
-            for _ in range(20):
-                save_pipeline(model, path)
-            os.write(done_writing, b".")
-            return "right"
-
-        return run
-
-    def whose() -> str:
-        found = open_anew(path).predict_proba(TEXTS)
-        return "right" if any(told(found, winner) == "right" for winner in winners) else "a mix"
-
-    def load() -> str:
-        seen = []
-        while select.select([done_reading], [], [], 0)[0] == [] or len(seen) < 3:
-            seen.append(whose())
-        return " ".join(sorted(set(seen)))
-
-    children = [Child(save(fitted)), Child(save(other)), Child(load)]
-    found = {child.get() for child in children}
-    os.close(done_reading)
-    os.close(done_writing)
-    left = sorted(
-        p.name for p in folder.iterdir() if p.name.startswith(".") or p.name.endswith(".tmp")
-    )
-    return " ".join(sorted(found | {whose()})) + ("" if not left else f", left: {left}")
-
-
-def a_file_overwritten_while_in_use(fitted: Pipeline, expected: np.ndarray, folder: Path) -> str:
-    other = pipeline_of(sys.argv[2])
-    path = save_pipeline(fitted, folder / "served.joblib")
-    ready, overwritten = os.pipe(), os.pipe()
-
-    def serve() -> np.ndarray:
-        served = open_anew(path)  # its weights are not touched before the file is another one
-        os.write(ready[1], b".")
-        os.read(overwritten[0], 1)
-        return served.predict_proba(TEXTS)
-
-    def serve_warm() -> np.ndarray:
-        served = open_anew(path)
-        served.predict_proba(TEXTS)
-        os.write(ready[1], b".")
-        os.read(overwritten[0], 1)
-        return np.vstack([served.predict_proba(TEXTS) for _ in range(3)])
-
-    children = [Child(serve), Child(serve_warm)]
-    for _ in children:
-        os.read(ready[0], 1)
-    for _ in range(3):
-        save_pipeline(other, path)
-    os.write(overwritten[1], b"..")
-    found = [told(children[0].get(), expected), told(children[1].get(), np.vstack([expected] * 3))]
-    if told(open_anew(path).predict_proba(TEXTS), other.predict_proba(TEXTS)) != "right":
-        found.append("the new file is not the one that was saved")
-    return " ".join(sorted(set(found)))
 
 
 SCENARIOS: dict[str, Callable[[Pipeline, np.ndarray, Path], str]] = {
@@ -319,13 +235,9 @@ SCENARIOS: dict[str, Callable[[Pipeline, np.ndarray, Path], str]] = {
         cache_module._memory._lock
     ),
     "while another thread writes to the folder cache": while_a_thread_writes_to_the_cache,
-    "after a prediction of a single text": after_a_prediction_of_a_single_text,
     "while another thread lays out weights for short texts": while_a_thread_lays_out_weights,
     "under multiprocessing": under_multiprocessing,
-    "two workers of a preloading server": two_workers_of_a_preloading_server,
     "a child of a child": a_child_of_a_child,
-    "two processes save to one path": two_processes_save_to_one_path,
-    "a file is overwritten while a process predicts from it": a_file_overwritten_while_in_use,
 }
 
 
@@ -343,4 +255,4 @@ def main(model: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -39,7 +39,6 @@ from sklearn.utils import all_estimators
 
 from pipeline import (
     BertVectorizer,
-    DaskExecutor,
     compare,
     evaluate,
     inspect_pipeline,
@@ -242,26 +241,6 @@ def test_a_scored_table_holds_the_labels_of_predict(classifier, y, fit, tmp_path
     assert np.allclose(found[columns], model.predict_proba(TEXTS), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "executor", ["processes", DaskExecutor(workers=1)], ids=["processes", "dask"]
-)
-def test_other_processes_write_the_labels_of_predict(executor, fit, tmp_path):
-    model = fit(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY)
-    path = save_pipeline(model, tmp_path / "model.joblib")
-    with pytest.warns(
-        LabelWarning, match="FixedThresholdClassifier gives some texts another label"
-    ):
-        scored = score_table(
-            path,
-            pd.DataFrame({"text": TEXTS}),
-            tmp_path / "out.csv",
-            text="text",
-            executor=executor,
-            trusted=inspect_pipeline(path)["refused"],
-        )
-    assert pd.read_csv(scored.out)["label"].tolist() == model.predict(TEXTS).tolist()
-
-
 def test_a_label_that_does_not_fit_the_column_is_a_bad_row_with_the_reason(fit, tmp_path):
     model = fit(Wary(other="unsure"), np.arange(60) % 3)
     path, expected = save_pipeline(model, tmp_path / "model.joblib"), model.predict(TEXTS)
@@ -440,7 +419,7 @@ def test_compare_and_a_report_take_models_without_probabilities(fit, tmp_path, r
     path = save_pipeline(svm, tmp_path / "svm.joblib")
     data = tmp_path / "data.csv"
     pd.DataFrame({"text": TEXTS, "label": BINARY[::-1]}).to_csv(data, index=False)
-    result = run("evaluate", "--model", path, "--data", data, "--mistakes", "2")
+    result = run("evaluate --mistakes 2", model=path, data=data)
     assert result.code == 0
     assert f"{svm.score(TEXTS, BINARY[::-1]):.3f} (" in result.out
     assert "no class" not in result.out
@@ -481,10 +460,10 @@ def test_commands_print_and_score_the_labels_of_predict(fit, tmp_path, run):
     model = fit(SVC(C=0.001, probability=True, random_state=0), BINARY)
     path = save_pipeline(model, tmp_path / "model.joblib")
     expected = model.predict(TEXTS).tolist()
-    printed = run("predict", "--model", path, stdin="\n".join(TEXTS))
+    printed = run("predict", model=path, stdin="\n".join(TEXTS))
     assert [line.split("\t")[0] for line in printed.out.splitlines()] == expected
     data = tmp_path / "data.csv"
     pd.DataFrame({"text": TEXTS, "label": BINARY}).to_csv(data, index=False)
-    shown = run("evaluate", "--model", path, "--data", data)
+    shown = run("evaluate", model=path, data=data)
     assert f"{model.score(TEXTS, BINARY):.3f} (" in shown.out
     assert "another label than the most probable class" in shown.err

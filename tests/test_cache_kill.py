@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import BertVectorizer, cache_info, clear_cache
 from pipeline.vector_store import FolderStore, _unpack
-from tests.writing import batch_of, texts_of, vector_of
+from tests.writing import batch_of, vector_of
 
 TOP = Path(__file__).resolve().parent.parent
 ROUNDS, WRITERS = 7, 3
@@ -102,25 +101,3 @@ def test_twenty_killed_writers_lose_no_acknowledged_row_and_leave_no_wrong_one(t
 def test_processes_that_make_one_file_at_the_same_moment_all_get_it(tmp_path):
     command = [sys.executable, "-W", "error", "-m", "tests.writing", "race", str(tmp_path), "40"]
     assert subprocess.run(command, cwd=TOP, timeout=120).returncode == 0
-
-
-def test_a_vectorizer_finds_what_killed_ones_have_stored_and_computes_the_rest(tiny_bert, tmp_path):
-    acknowledged = write_and_kill(
-        "vectorizer", [(tmp_path, writer, tiny_bert) for writer in (0, 1)], [12, 5]
-    )
-    (path,) = tmp_path.glob("*.sqlite")
-    assert all(vector is not None for vector in check_file(path).values())
-    stored = [
-        text
-        for writer, numbers in enumerate(acknowledged)
-        for number in numbers
-        for text in texts_of(writer, number)
-    ]
-    more = [text for writer in (0, 1) for text in texts_of(writer, 10_000)]
-    clear_cache()
-    found = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(stored + more)
-    assert cache_info().texts_encoded == len(set(more))
-    assert (
-        np.abs(found - BertVectorizer(tiny_bert, cache=None).fit_transform(stored + more)).max()
-        <= 1e-5
-    )

@@ -82,7 +82,7 @@ def test_without_a_command_the_shipped_reviews_and_the_default_model_are_used(
     "arguments", [["--cv", "many"], ["--max-length", "short"], ["--layer", "1"], ["more"]]
 )
 def test_what_the_parser_does_not_understand_is_named_with_a_way_to_help(arguments, run, data):
-    result = run("train", "--data", data, *arguments)
+    result = run("train", *arguments, data=data)
     assert result.code == 2
     assert arguments[-1].strip("1") in result.err or arguments[0] in result.err
     assert "--help" in result.err
@@ -112,17 +112,7 @@ def test_texts_that_are_cut_give_one_line_of_warning(run, data, tiny_bert, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         result = run(
-            "train",
-            "--data",
-            data,
-            "--model",
-            tiny_bert,
-            "--cv",
-            0,
-            "--max-length",
-            5,
-            "--out",
-            tmp_path / "m.joblib",
+            "train --cv 0 --max-length 5", data=data, model=tiny_bert, out=tmp_path / "m.joblib"
         )
     assert result.code == 0
     lines = result.err.splitlines()
@@ -185,7 +175,7 @@ def test_a_mistake_ends_the_process_with_code_2_and_one_line(arguments, tmp_path
 def test_a_traceback_is_there_for_those_who_ask(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PIPELINE_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError, match=r"none\.csv does not exist"):
-        run("predict", "--data", tmp_path / "none.csv", "--out", tmp_path / "out.csv")
+        run("predict", data=tmp_path / "none.csv", out=tmp_path / "out.csv")
 
 
 @pytest.mark.parametrize("command", ["models", "predict", "evaluate", "help"])

@@ -16,7 +16,7 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict, cross_validate
+from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 from pipeline import BertVectorizer, load_pipeline, make_sentiment_pipeline, save_pipeline
@@ -78,10 +78,9 @@ def test_sixteen_threads_on_two_pipelines_of_different_length_give_the_bits_of_o
 def forked(tiny_bert, tmp_path_factory):
     """Give what every scenario of tests/forking.py came to; they share one process."""
     folder = tmp_path_factory.mktemp("forked")
-    other = build_model(folder / "other", "bert", seed=1)
     # a child that hangs would outlive its parent: in a group of its own it can be ended with it
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.forking", tiny_bert, str(other), str(folder)],
+        [sys.executable, "-W", "error", "-m", "tests.forking", tiny_bert, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -181,17 +180,6 @@ def test_workers_never_predict_with_the_weights_of_a_file_that_took_the_place_of
         assert "another one took its place while it was open" in str(error)  # noqa: PT017
     else:
         assert all(np.allclose(rows, fitted.predict_proba(TEXTS), atol=1e-5) for rows in found)
-
-
-def test_cross_validation_in_two_workers_of_a_loaded_pipeline_gives_the_scores_of_one(
-    fitted, tmp_path
-):
-    loaded = load_pipeline(save_pipeline(fitted, tmp_path / "m.joblib"))
-    alone, both = (
-        cross_validate(loaded, TEXTS, LABELS, cv=2, n_jobs=n_jobs)["test_score"]
-        for n_jobs in (1, 2)
-    )
-    assert np.array_equal(alone, both)
 
 
 def predict_and_list(pipeline, texts, folder):

@@ -5,14 +5,11 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModel
 
 from pipeline import (
@@ -23,7 +20,7 @@ from pipeline import (
     make_sentiment_pipeline,
     save_pipeline,
 )
-from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
+from pipeline.bert.attention import has_varlen
 from pipeline.bert.encoder import choose_device, load_encoder
 from pipeline.bert.hugging_face import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder
@@ -143,21 +140,6 @@ def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
-@pytest.mark.parametrize("layers", [-1, 0, (3, 1)])
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_one_pooling_alone_is_that_pooling_among_all(pooling, layers, dtype, tiny_bert, states_of):
-    """For cls alone the last layer is another computation: one query per text."""
-    asked = {-1: [3], 0: [0]}.get(layers) or list(layers)
-    expected = pooled_one_by_one(states_of, tiny_bert, TEXTS)[
-        :, POOLINGS.index(pooling), asked
-    ].flatten(1)
-    found = BertVectorizer(
-        tiny_bert, pooling=pooling, layers=layers, device="cuda", dtype=dtype, cache=None
-    ).fit_transform(TEXTS)
-    assert is_close(found, expected, dtype)
-
-
-@pytest.mark.parametrize("dtype", BOUNDS)
 def test_the_pooler_is_hugging_faces(dtype, tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     with torch.inference_mode():
@@ -191,88 +173,6 @@ def test_token_states_are_hidden_states_of_every_token(dtype, tiny_bert, hugging
     found = encoder.token_states(batch_of(hugging_face(tiny_bert), TEXTS), (3, 0))
     expected = torch.cat([states_of(tiny_bert, text)[[3, 0]].transpose(0, 1) for text in TEXTS])
     assert is_close(found, expected, dtype)
-
-
-def test_the_other_attention_of_the_packed_forward_runs_there_too(
-    tiny_bert, hugging_face, states_of
-):
-    """By batched products, as on the CPU, in float32."""
-    packed = PackedEncoder(resolve(tiny_bert), 3, GPU, torch.float32)
-    batch, expected = (
-        batch_of(hugging_face(tiny_bert), TEXTS),
-        pooled_one_by_one(states_of, tiny_bert, TEXTS),
-    )
-    assert is_close(packed.pooled(batch, POOLINGS, range(4)), expected, "float32")
-    assert is_close(packed.pooled(batch, ("cls",), (3,))[:, 0, 0], expected[:, 0, 3], "float32")
-
-
-@pytest.mark.parametrize("size", [8, 32, 64])
-@pytest.mark.parametrize("lengths", [[5], [1], [9, 4, 4, 1], [512, 130, 17, 17, 3], [12] * 300])
-@pytest.mark.parametrize("kind", ["runs", pytest.param("varlen", marks=needs_varlen)])
-def test_every_text_attends_to_itself_alone(kind, lengths, size):
-    heads, dtype = 4, torch.float16 if kind == "varlen" else torch.float32
-    generator = torch.Generator(GPU).manual_seed(0)
-    batch = TokenBatch([np.zeros(n, dtype=np.int64) for n in lengths])
-    qkv = torch.randn(sum(lengths), 3, heads, size, generator=generator, device=GPU).to(dtype)
-    qkv[:, 0] *= size**-0.5
-    starts = torch.from_numpy(batch.starts).int().to(GPU)
-    expected = torch.cat(
-        [
-            scaled_dot_product_attention(*qkv[i:j].float().permute(1, 2, 0, 3)[:, None], scale=1.0)[
-                0
-            ]
-            .transpose(0, 1)
-            .flatten(1)
-            for i, j in pairwise(batch.starts.tolist())
-        ]
-    )
-    first = starts[:-1].long()
-    if kind == "varlen":
-        found = attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, max(lengths), max(lengths))
-        queries = torch.arange(len(starts), dtype=torch.int32, device=GPU)
-        of_first = attend_varlen(qkv[first, 0], qkv[:, 1:], queries, starts, 1, max(lengths))
-    else:
-        found = attend_runs(qkv, batch.runs, Workspace(GPU))
-        of_first = attend_runs(qkv, batch.runs, Workspace(GPU), cls_only=True)
-    limit = 2e-3 if kind == "varlen" else 1e-5
-    assert (found - expected).abs().max() <= limit
-    assert (of_first - expected[first]).abs().max() <= limit
-
-
-@needs_varlen
-def test_the_other_texts_of_the_batch_change_nothing_in_attention():
-    """Bit for bit: a text's sums run in the same order, however long the others are."""
-    qkv = torch.randn(
-        700, 3, 4, 32, device=GPU, generator=torch.Generator(GPU).manual_seed(0)
-    ).half()
-    starts = torch.tensor([0, 40, 45, 700], dtype=torch.int32, device=GPU)
-    together = attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, 655, 655)
-    alone = attend_varlen(qkv[:40, 0], qkv[:40, 1:], starts[:2], starts[:2], 40, 40)
-    assert torch.equal(together[:40], alone)
-
-
-def test_texts_in_another_order_keep_their_vectors(tiny_bert):
-    vectorizer = BertVectorizer(tiny_bert, device="cuda", cache=None).fit(TEXTS)
-    found = vectorizer.transform(TEXTS)
-    assert is_close(vectorizer.transform(TEXTS[::-1])[::-1].copy(), found, "float16")
-    assert all(
-        is_close(vectorizer.transform([text])[0], found[i], "float16")
-        for i, text in enumerate(TEXTS)
-    )
-
-
-def test_threads_share_one_encoder(tiny_bert):
-    vectorizer = BertVectorizer(tiny_bert, device="cuda", cache=None, batch_tokens=40).fit(TEXTS)
-    expected, found = vectorizer.transform(TEXTS), []
-    threads = [
-        threading.Thread(target=lambda: found.append(vectorizer.transform(TEXTS))) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(HANG)
-    assert len(found) == 8
-    assert all(is_close(rows, expected, "float16") for rows in found)
 
 
 # ---- memory
@@ -363,13 +263,6 @@ def test_a_file_made_on_a_cpu_opens_on_the_gpu(tiny_bert, tmp_path):
     moved.set_params(bertvectorizer__device="cuda")
     assert moved[0].runs_on() == ("cuda:0", "float16")
     assert np.abs(moved.predict_proba(TEXTS) - model.predict_proba(TEXTS)).max() <= 0.02
-
-
-def test_a_pickle_holds_nothing_of_the_gpu_and_gives_the_same(tiny_bert):
-    vectorizer = BertVectorizer(tiny_bert, device="cuda", cache=None).fit(TEXTS)
-    expected, pickled = vectorizer.transform(TEXTS), pickle.dumps(vectorizer)
-    assert b"torch._utils" not in pickled  # what rebuilds a tensor
-    assert np.array_equal(pickle.loads(pickled).transform(TEXTS), expected)
 
 
 def test_a_spawned_process_uses_the_gpu_and_a_forked_one_is_told_to_spawn(tiny_bert):

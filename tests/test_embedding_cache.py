@@ -7,13 +7,12 @@ import threading
 from functools import partial
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache, embedding_cache
@@ -83,13 +82,6 @@ def test_a_rerun_in_a_new_process_sends_nothing_and_one_added_row_sends_one(tiny
     search(tiny_bert, GRID_OVER_C, tmp_path)
     assert count_in_a_new_process(tiny_bert, tmp_path) == (0, 40)
     assert count_in_a_new_process(tiny_bert, tmp_path, more=["one added row"]) == (1, 40)
-
-
-def test_two_processes_share_the_folder(tiny_bert, tmp_path):
-    alone = search(tiny_bert, GRID_OVER_C, None)
-    both = search(tiny_bert, GRID_OVER_C, tmp_path, n_jobs=2)
-    assert np.allclose(alone.cv_results_["mean_test_score"], both.cv_results_["mean_test_score"])
-    assert count_in_a_new_process(tiny_bert, tmp_path) == (0, 40)
 
 
 def noted_score(model, X, y, log):
@@ -165,18 +157,6 @@ def test_a_key_holds_everything_that_changes_the_vector(tiny_bert, tmp_path, enc
     assert len({row.tobytes() for row in rows}) == len(kinds)
 
 
-def test_what_cannot_change_the_vector_is_no_part_of_the_key(tiny_bert, encoded):
-    BertVectorizer(tiny_bert, layers=1, pooling="cls").fit_transform(FORTY)
-    for asked in (
-        {"layers": "all"},
-        {"pooling": ("max", "mean")},
-        {"combine": "mean", "layers": (1, 2)},
-        {"batch_tokens": 8},
-    ):
-        BertVectorizer(tiny_bert, normalize=True, **asked).fit_transform(FORTY)
-    assert sum(encoded) == 40
-
-
 # ---- its bounds and its life
 
 
@@ -216,24 +196,6 @@ def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked
     vectorizer.transform(FORTY[:5])  # these fit by the pooling asked for, not by all of them
     assert set(depths) == {3}
     assert cache_info().current_bytes == 5 * 4 * 32 * 4
-
-
-def test_long_runs_are_encoded_in_chunks(tiny_bert, monkeypatch, encoded):
-    monkeypatch.setattr(cache_module, "CHUNK_TEXTS", 7)
-    chunked = BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(
-        FORTY + TEXTS
-    )
-    clear_cache()
-    monkeypatch.undo()
-    assert (
-        np.abs(
-            chunked
-            - BertVectorizer(tiny_bert, max_length=7, truncation="window").fit_transform(
-                FORTY + TEXTS
-            )
-        ).max()
-        <= 1e-5
-    )
 
 
 # ---- the same text in other company
@@ -280,39 +242,11 @@ def test_with_a_cache_a_vector_is_the_same_bit_for_bit_in_any_company(where, com
     assert np.array_equal(clone(vectorizer).fit_transform(company[:3]), together[:3])
 
 
-def test_a_saved_vectorizer_caches_nothing_and_runs_only_its_layers(tiny_bert, tmp_path):
-    vectorizer = BertVectorizer(tiny_bert, layers=1).fit(FORTY)
-    joblib.dump(vectorizer, tmp_path / "v.joblib")
-    loaded = joblib.load(tmp_path / "v.joblib")
-    assert loaded.cache is None
-    clear_cache()
-    loaded.transform(FORTY)
-    assert cache_info()[:2] == (0, 0)
-    assert cache_info().current_bytes == 0
-    assert clone(vectorizer).cache == "memory"
-
-
 def test_clearing_starts_the_counts_anew(tiny_bert):
     BertVectorizer(tiny_bert).fit_transform(FORTY)
     assert cache_info().current_bytes > 0
     clear_cache()
     assert cache_info() == (0, 0, 0, 0, 0)
-
-
-def test_threads_may_share_the_cache(tiny_bert):
-    expected = BertVectorizer(tiny_bert, cache=None).fit_transform(FORTY)
-    found: list[np.ndarray] = []
-
-    def work():
-        found.append(BertVectorizer(tiny_bert).fit_transform(FORTY))
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    assert all(np.abs(rows - expected).max() <= 1e-5 for rows in found)
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
@@ -342,15 +276,3 @@ def test_what_was_encoded_before_an_interrupt_is_kept_and_the_next_call_encodes_
     rows = vectorizer.transform(FORTY)
     assert cache_info().texts_encoded - before == 40 - 16
     assert np.abs(rows - BertVectorizer(tiny_bert, cache=None).fit_transform(FORTY)).max() <= 1e-5
-
-
-def test_cross_validation_with_a_cache_gives_the_scores_without_one(tiny_bert):
-    def scores(cache):
-        return cross_val_score(
-            make_pipeline(BertVectorizer(tiny_bert, cache=cache), LogisticRegression()),
-            FORTY,
-            LABELS,
-            cv=4,
-        )
-
-    assert np.array_equal(scores(None), scores("memory"))

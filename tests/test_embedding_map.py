@@ -66,20 +66,6 @@ def test_of_many_classes_the_most_confused_are_drawn():
     assert {point["true"] for point in found["points"]} == set(found["classes"])
 
 
-def test_a_point_carries_its_text_and_what_was_said_of_it():
-    point = draw()["points"][3]
-    said = int(PROBABILITY[3].argmax())
-    assert point | {"x": 0, "y": 0} == {
-        "row": 3,
-        "x": 0,
-        "y": 0,
-        "text": "text 3",
-        "true": "yes",
-        "predicted": ["no", "yes"][said],
-        "probability": PROBABILITY[3, said],
-    }
-
-
 @pytest.mark.parametrize(
     "container", [sparse.csr_matrix, pd.DataFrame], ids=["sparse", "DataFrame"]
 )

@@ -136,14 +136,6 @@ def test_probabilities_are_those_of_transformers_own_forward(fitted, tiny_bert, 
         assert np.abs(fitted.predict_proba([text])[0] - expected.numpy()).max() < 1e-5
 
 
-@pytest.mark.parametrize("family", ["distilbert", "roberta", "electra"])
-def test_other_families_learn_too(family, model_folder):
-    model = classifier(model_folder(family), epochs=2, unfrozen_layers=1).fit(X, Y)
-    probabilities = model.predict_proba(X)
-    assert np.allclose(probabilities.sum(axis=1), 1)
-    assert model.source_["model"] == model_folder(family)
-
-
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [
@@ -350,20 +342,6 @@ def test_grid_search_and_cross_validation_run(tiny_bert):
     assert scores.shape == (2,)
 
 
-def test_names_of_a_frame_are_remembered_and_checked(tiny_bert):
-    model = classifier(tiny_bert, **SHORT).fit(pd.DataFrame({"review": X}), Y)
-    assert list(model.feature_names_in_) == ["review"]
-    assert model.n_features_in_ == 1
-    with pytest.raises(ValueError, match="feature names should match"):
-        model.predict(pd.DataFrame({"comment": X}))
-    assert np.array_equal(model.predict(X), model.predict(pd.DataFrame({"review": X})))
-
-
-def test_no_text_gives_no_row(fitted):
-    assert fitted.predict_proba([]).shape == (0, 2)
-    assert fitted.predict([]).shape == (0,)
-
-
 def test_a_prediction_does_not_depend_on_its_neighbours_or_on_threads(fitted):
     texts = [*X, "a " * 30, ""]
     together = fitted.predict_proba(texts)
@@ -423,11 +401,6 @@ def test_wrong_parameters_are_told_with_what_is_allowed(parameters, message, tin
         classifier(tiny_bert, **{**SHORT, **parameters}).fit(X, Y)
 
 
-def test_a_class_of_one_text_cannot_be_set_aside(tiny_bert):
-    with pytest.raises(ValueError, match="the class 'rare' has one text only"):
-        classifier(tiny_bert, **SHORT, early_stopping=True).fit(X, ["rare", *Y[1:]])
-
-
 def test_before_fit_it_says_so(tiny_bert):
     for method in ("predict", "predict_proba"):
         with pytest.raises(NotFittedError, match="not fitted yet"):
@@ -441,19 +414,6 @@ def test_without_accelerate_the_message_names_the_extra(tiny_bert, fitted, monke
     with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[finetune\]'"):
         classifier(tiny_bert).fit(X, Y)
     assert fitted.predict(X[:1]) == ["good"]
-
-
-def test_importing_it_imports_no_trainer():
-    code = (
-        "import sys; from pipeline import FineTunedBertClassifier\n"
-        "print([m for m in ('transformers', 'accelerate') if m in sys.modules])"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP
-        ).stdout
-        == "[]\n"
-    )
 
 
 # ---- its file
@@ -483,13 +443,6 @@ def test_a_saved_classifier_gives_the_same_bits(format, fitted, tmp_path):
     assert np.array_equal(load_pipeline(again).predict_proba(X), fitted.predict_proba(X))
 
 
-def test_a_model_given_as_a_path_is_saved_as_text(tiny_bert, tmp_path):
-    model = classifier(Path(tiny_bert), **SHORT, head_only=True).fit(X, Y)
-    loaded = load_pipeline(save_pipeline(make_pipeline(model), tmp_path / "m.joblib"))
-    assert loaded[0].model == tiny_bert
-    assert np.array_equal(loaded.predict_proba(X), model.predict_proba(X))
-
-
 def test_a_file_opens_without_the_model_and_without_the_trainer(fitted, tmp_path):
     path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
     code = (
@@ -506,18 +459,6 @@ def test_a_file_opens_without_the_model_and_without_the_trainer(fitted, tmp_path
     assert done.stdout == "['good', 'good'] False\n"
 
 
-def test_weights_are_mapped_and_the_same_object_each_time(fitted, tmp_path):
-    assert (
-        fitted.__getstate__()["_checkpoint"]["weights"]
-        is fitted.__getstate__()["_checkpoint"]["weights"]
-    )
-    loaded = load_pipeline(save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib"))[0]
-    weights = loaded.__getstate__()["_checkpoint"]["weights"]
-    assert type(weights) is np.ndarray
-    assert weights.dtype == np.uint8
-    assert isinstance(weights.base, np.memmap)
-
-
 def test_a_flipped_bit_in_the_weights_is_refused(fitted, tmp_path):
     path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
     content = bytearray(path.read_bytes())
@@ -531,13 +472,6 @@ def test_a_flipped_bit_in_the_weights_is_refused(fitted, tmp_path):
         loaded.predict(X)
     with pytest.raises(CheckpointError, match="damaged"):
         save_pipeline(loaded, tmp_path / "spread.joblib")
-
-
-def test_a_file_of_a_newer_state_asks_for_an_upgrade(fitted):
-    state = fitted.__getstate__()
-    state["_made_with"] = {**state["_made_with"], "state_version": 99}
-    with pytest.raises(CheckpointError, match=r"knows states up to 1\. Upgrade"):
-        FineTunedBertClassifier().__setstate__(state)
 
 
 def test_a_device_that_is_not_here_is_replaced_with_a_warning(fitted):
@@ -584,17 +518,6 @@ def test_a_training_that_is_interrupted_leaves_the_earlier_one_and_no_file(
     )  # and nobody waits for a lock
 
 
-def test_a_training_that_diverges_leaves_the_earlier_one(tiny_bert):
-    model = classifier(tiny_bert, **SHORT).fit(X, Y)
-    expected = model.predict_proba(X)
-    model.set_params(learning_rate=1e30)
-    with pytest.raises(ValueError, match="The training diverged"):
-        model.fit(X, Y)
-    assert np.array_equal(model.predict_proba(X), expected)
-    with pytest.raises(ValueError, match="The training diverged"):
-        clone(model).fit(X, Y)
-
-
 def test_who_predicts_while_another_thread_trains_gets_the_same_bits(tiny_bert):
     model = classifier(tiny_bert, **SHORT).fit(X, Y)
     vectorizer = BertVectorizer(tiny_bert, cache=None).fit(X)
@@ -611,30 +534,6 @@ def test_who_predicts_while_another_thread_trains_gets_the_same_bits(tiny_bert):
     assert other.score(X, Y) > 0.5
 
 
-def test_a_server_keeps_its_answers_while_a_new_training_is_saved_over_its_file(
-    fitted, tiny_bert, tmp_path
-):
-    path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
-    served = load_pipeline(
-        path
-    )  # maps its weights, and has read none of them but for the self-test
-    other = classifier(tiny_bert, **SHORT, dropout=0.0).fit(X, Y[::-1])
-    save_pipeline(make_pipeline(other), path)
-    assert np.array_equal(served.predict_proba(X), fitted.predict_proba(X))
-    assert np.array_equal(load_pipeline(path).predict_proba(X), other.predict_proba(X))
-
-
-def test_a_file_cut_short_is_no_classifier(fitted, tmp_path):
-    path = save_pipeline(make_pipeline(fitted), tmp_path / "m.joblib")
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ArtifactError, match="bytes"):
-        load_pipeline(path)
-    path.with_name("m.joblib.json").unlink()
-    with pytest.raises(ArtifactError, match=r"m\.joblib"):
-        load_pipeline(path)
-
-
 def test_a_head_that_does_not_fit_the_classes_is_refused(fitted):
     state = fitted.__getstate__()
     changed_classes = FineTunedBertClassifier()
@@ -644,12 +543,6 @@ def test_a_head_that_does_not_fit_the_classes_is_refused(fitted):
         match=r"'head\.weight' is \(3, 32\) by the config and \(2, 32\) in the weights",
     ):
         changed_classes.predict(X)
-
-
-def test_before_fit_it_is_not_saved(tiny_bert, tmp_path):
-    with pytest.raises(NotFittedError):
-        save_pipeline(make_pipeline(FineTunedBertClassifier(tiny_bert)), tmp_path / "m.joblib")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_classes_that_look_alike_are_warned_of(tiny_bert):

@@ -5,7 +5,6 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
-from sklearn.preprocessing import normalize
 
 import pipeline.evaluation.layer_study
 from pipeline.evaluation.layer_study import INNER_FOLDS, score_fold
@@ -26,32 +25,6 @@ def vectors_and_codes(n_classes=2):
 
 def the_fold(codes):
     return next(StratifiedKFold(3, shuffle=True, random_state=1).split(codes, codes))
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("unit_length", [False, True])
-@pytest.mark.parametrize("combine", ["concat", "mean", "sum"])
-def test_the_score_is_that_of_a_search_for_C_within_the_training_rows(
-    combine, unit_length, n_classes
-):
-    vectors, codes = vectors_and_codes(n_classes)
-    train, test = the_fold(codes)
-    found = score_fold(
-        vectors, combine, unit_length, codes, (train, test), CS, ACCURACY, random_state=2
-    )
-    features = (
-        vectors.reshape(90, -1)
-        if combine == "concat"
-        else getattr(np, combine)(vectors[:, 0], axis=1)
-    )
-    features = (normalize(features) if unit_length else features).astype(np.float64)
-    classifier = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
-    inner = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=2)
-    search = GridSearchCV(classifier, {"C": CS}, cv=inner).fit(features[train], codes[train])
-    assert found.inner == pytest.approx(search.cv_results_["mean_test_score"])
-    assert CS[found.chosen] == search.best_params_["C"]
-    assert found.score == pytest.approx(search.score(features[test], codes[test]))
-    assert 1 / n_classes < found.score < 1
 
 
 def test_groups_stay_together_in_the_search_for_C():
@@ -104,17 +77,3 @@ def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, mo
     np.testing.assert_array_equal(before.inner, after.inner)
     assert before.score != after.score
     assert before.chosen == after.chosen
-
-
-def test_each_mix_is_learnt_from_its_own_part_of_the_training_rows(monkeypatch):
-    sizes = []
-    learn = pipeline.evaluation.layer_study.learn_layer_mix
-    monkeypatch.setattr(
-        pipeline.evaluation.layer_study,
-        "learn_layer_mix",
-        lambda v, y: sizes.append(len(v)) or learn(v, y),
-    )
-    vectors, codes = vectors_and_codes()
-    train, test = the_fold(codes)
-    score_fold(vectors, "learned", False, codes, (train, test), CS, ACCURACY, random_state=0)
-    assert sorted(sizes) == [40, 40, 40, 60]  # inner folds of 60 training rows, and all of them

@@ -24,7 +24,7 @@ def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
 
 
 def test_fetch_without_a_connection_ends_with_one_line(run, tmp_path):
-    result = run("fetch", "acme/tiny-bert", "--to", tmp_path / "m", "--revision", "v1")
+    result = run("fetch acme/tiny-bert --revision v1", to=tmp_path / "m")
     assert_one_error_line(result, "'acme/tiny-bert' at revision 'v1' is not here", "HF_HUB_OFFLINE")
     assert not (tmp_path / "m").exists()
 
@@ -140,7 +140,7 @@ def test_a_text_longer_than_the_model_says_which_limit_cut_it(run, tiny_bert):
     ],
 )
 def test_tokens_refuses_wrong_values_in_one_line(arguments, parts, run, tiny_bert):
-    assert_one_error_line(run("tokens", "film", "--model", tiny_bert, *arguments), *parts)
+    assert_one_error_line(run("tokens film", *arguments, model=tiny_bert), *parts)
 
 
 @pytest.mark.parametrize("columns", ["80", "40", "200"])

@@ -13,9 +13,7 @@ from tests.commands import Terminal, assert_one_error_line
 def test_without_a_trained_model_the_default_path_is_named(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = str(Path("models") / "sentiment.joblib")
-    assert_one_error_line(
-        run("predict", "--text", "film"), f"{path} does not exist; train writes one"
-    )
+    assert_one_error_line(run("predict --text film"), f"{path} does not exist; train writes one")
     assert_one_error_line(run("evaluate"), f"{path} does not exist; train writes one")
 
 

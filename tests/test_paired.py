@@ -71,12 +71,6 @@ def test_texts_that_both_have_right_make_it_narrower_and_an_extreme_stays_within
     assert -1 <= paired_difference([True], [False]).low < 1
 
 
-def test_a_narrower_level_gives_a_narrower_interval():
-    first, second = answers(30, 9, 4, 17)
-    half, full = paired_difference(first, second, level=0.5), paired_difference(first, second)
-    assert full.low < half.low < half.difference < half.high < full.high
-
-
 @pytest.mark.parametrize(
     "shares", [(0.6, 0.1, 0.1, 0.2), (0.7, 0.15, 0.05, 0.1), (0.9, 0.02, 0.02, 0.06)]
 )

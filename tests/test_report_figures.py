@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pipeline.report import figures
-from pipeline.report.figures import COLOURS, Words, figure_svg, text_columns
+from pipeline.report.figures import COLOURS, figure_svg
 from pipeline.report.sections import report_contents
 from tests.reporting import HOSTILE, Page, make_study, quick_scores
 
@@ -53,10 +53,6 @@ def test_nothing_names_a_font_a_date_or_another_place():
         assert word not in svg
 
 
-def test_the_same_figure_is_the_same_text():
-    assert make() == make()
-
-
 def test_each_point_carries_its_text():
     svg = make(titles={"points": ["first", "<second>", "third\x00"]})
     assert re.findall(r"<title>(.*?)</title>", svg) == ["first", "&lt;second&gt;", "third\\x00"]
@@ -84,17 +80,6 @@ def test_a_word_that_looks_like_a_stand_in_is_a_word():
         figure.add_subplot().set_title(words("Q0001nn") + words("real"))
 
     assert "Q0001nnreal" in Page(make(draw)).text
-
-
-@pytest.mark.parametrize(
-    "word",
-    ["name", "MMMMMMMMMMMM", "WWW, IN CAPITALS", "東京は楽しい東京", "мама мыла раму", "i" * 30],
-)
-def test_a_stand_in_has_the_room_that_its_word_needs(word):
-    words = Words()
-    stand_in = words(word, 14)
-    assert text_columns(words.put_back(stand_in)) <= min(14, text_columns(stand_in))
-    assert text_columns("MMMM") > 5 > text_columns("nnnn")
 
 
 def test_the_settings_of_others_stay_as_they_are_and_change_nothing():
@@ -141,14 +126,6 @@ def test_intervals_are_drawn_and_told():
         == "Accuracy: short 0.500 (0.400 to 0.600); other 0.750. The dashed line is all, 0.600."
     )
     assert {"short", "other", "0.500", "0.750", "accuracy"} <= set(words_of(svg))
-
-
-def test_long_names_are_shown_in_full():
-    name = "frozen BERT + LogisticRegression, fitted"
-    svg = figures.interval_figure(
-        [{"name": name, "value": 0.5, "low": None, "high": None}], key="k", label="x", axis="y"
-    )
-    assert name in words_of(svg)
 
 
 def test_curves_tell_their_areas(two):
@@ -201,10 +178,6 @@ def test_upright_names_end_at_their_columns_and_run_into_none_whatever_the_font(
     upright = re.findall(r'<text style="([^"]*)"[^>]*rotate\(-90 [^>]*>class', svg)
     assert len(upright) == figures.MOST_IN_MATRIX < len(MANY)
     assert all("text-anchor: end" in style for style in upright)
-
-
-def test_a_class_without_texts_divides_by_nothing():
-    assert "b 0 of 0" in label_of(figures.confusion_figure([[3, 0], [0, 0]], ["a", "b"]))
 
 
 def test_layers_have_every_value_and_tell_the_best(two):

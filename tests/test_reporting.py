@@ -26,8 +26,14 @@ def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
     data = write_csv(tmp_path / "test.csv", ["text", "label", "domain"], rows)
     known = write_csv(tmp_path / "train.csv", ["text", "label"], ROWS)
     out = tmp_path / "reports" / "page.html"
-    result = run("report", "--model", artifact, "--data", data, "--by", "domain", "--train-data",
-                 known, "--mistakes", 3, "--out", out, "--title", "Mine & <yours>")  # fmt: skip
+    result = run(
+        "report --by domain --mistakes 3",
+        model=artifact,
+        data=data,
+        train_data=known,
+        out=out,
+        title="Mine & <yours>",
+    )
     assert (result.code, result.err) == (0, "")
     assert (
         result.out == f"Wrote {out}, a report for the browser, and page.json, the same numbers.\n"
@@ -84,7 +90,7 @@ def test_a_report_of_the_shipped_reviews_stands_beside_the_model(
     model = tmp_path / "m.joblib"
     for ending in ("", ".json"):
         shutil.copyfile(f"{artifact}{ending}", f"{model}{ending}")
-    result = run("report", "--model", model)
+    result = run("report", model=model)
     assert result.code == 0
     told = json.loads((tmp_path / "m.json").read_text())
     assert told["title"] == "m.joblib on the held-out shipped reviews"

@@ -12,14 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 
-from pipeline import (
-    BertVectorizer,
-    TruncationWarning,
-    evaluate,
-    make_sentiment_pipeline,
-    read_table,
-)
-from pipeline.evaluation.baselines import make_tfidf_baseline
+from pipeline import BertVectorizer, TruncationWarning, evaluate, make_sentiment_pipeline
 from pipeline.exceptions import LeakWarning
 
 WORDS = {
@@ -76,67 +69,6 @@ def test_two_classes_are_scored_as_scikit_learn_scores_them(classes, seed):
         "confusion_matrix": confusion_matrix(y, predicted, labels=classes).tolist(),
     }
     assert {name: scores[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("classes", [["bad", "good", "mixed"], [0, 1, 2], ["10", "2", "33", "4"]])
-def test_more_classes_are_scored_one_against_the_rest(classes, seed):
-    y, probability = random_case(classes, seed)
-    predicted = np.array(classes)[probability.argmax(axis=1)]
-    scores = evaluate(Echo(classes), probability, y)
-    assert scores["accuracy"] == pytest.approx(accuracy_score(y, predicted))
-    assert scores["f1"] == pytest.approx(f1_score(y, predicted, average="macro"))
-    one_by_one = [roc_auc_score(y == c, probability[:, i]) for i, c in enumerate(classes)]
-    assert scores["roc_auc"] == pytest.approx(np.mean(one_by_one))
-    assert scores["roc_auc"] == pytest.approx(
-        roc_auc_score(y, probability, multi_class="ovr", average="macro", labels=classes)
-    )
-    assert scores["confusion_matrix"] == confusion_matrix(y, predicted, labels=classes).tolist()
-
-
-def test_the_rows_of_the_confusion_matrix_are_true_and_its_columns_predicted():
-    probability = [[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.3, 0.7]]
-    scores = evaluate(Echo(["no", "yes"]), probability, ["no", "no", "no", "yes"])
-    assert scores["confusion_matrix"] == [[1, 2], [0, 1]]
-
-
-@pytest.mark.parametrize(
-    "container",
-    [list, tuple, np.array, pd.Series, lambda y: pd.Series(y, index=range(len(y), 0, -1))],
-)
-def test_labels_may_come_in_any_container(container):
-    y, probability = random_case(["a", "b"], 0)
-    assert evaluate(Echo(["a", "b"]), probability, container(y)) == evaluate(
-        Echo(["a", "b"]), probability, list(y)
-    )
-
-
-@pytest.mark.parametrize(
-    ("classes", "others"),
-    [
-        ([0, 1], ["0", "1"]),
-        (["0", "1"], [0, 1]),
-        ([False, True], ["False", "True"]),
-        ([1, 2, 3], list("123")),
-    ],
-)
-def test_labels_of_another_type_with_the_same_name_give_the_same_scores(classes, others):
-    y, probability = random_case(classes, 3)
-    translated = [others[classes.index(label)] for label in y.tolist()]
-    assert evaluate(Echo(classes), probability, translated) == evaluate(
-        Echo(classes), probability, y
-    )
-
-
-def test_a_model_fitted_on_numbers_is_scored_on_the_labels_of_a_csv_file(tmp_path):
-    numbers = [int(label == "positive") for label in LABELS]
-    pd.DataFrame({"text": REVIEWS, "label": numbers}).to_csv(tmp_path / "reviews.csv", index=False)
-    table = read_table(tmp_path / "reviews.csv", columns=["text", "label"])
-    assert set(table["label"]) == {"0", "1"}
-    model = make_tfidf_baseline().fit(REVIEWS[:30], numbers[:30])
-    scores = evaluate(model, table["text"], table["label"])
-    assert scores["accuracy"] == pytest.approx(model.score(REVIEWS, numbers))
-    assert scores == evaluate(model, REVIEWS, numbers)
 
 
 @pytest.mark.parametrize(
@@ -228,12 +160,6 @@ def test_everything_is_plain_json_and_fits_together(trained):
     assert scores["duplicates"]["n_texts"] == 10
     assert [row["class"] for row in scores["by_class"]] == ["bad", "good"]
     assert sum(row["n_texts"] for row in scores["calibration"]) == 12
-
-
-def test_without_more_it_is_the_scores_alone_and_quick(trained):
-    model, texts, labels = trained
-    scores = evaluate(model, texts, labels, n_bootstrap=0, n_mistakes=0)
-    assert (scores["intervals"], scores["mistakes"], scores["duplicates"]) == ({}, [], None)
 
 
 def test_columns_of_another_length_and_no_texts_are_refused(trained):
@@ -337,12 +263,3 @@ def test_the_map_costs_no_forward_pass(tiny_bert, encoded):
     encoded.clear()
     evaluate(model, REVIEWS, LABELS, n_mistakes=0, n_examples=0, n_bootstrap=5)
     assert sum(encoded) == len(set(REVIEWS))
-
-
-def test_the_answers_are_those_of_predict_proba_bit_for_bit(tiny_bert):
-    vectorizer = BertVectorizer(tiny_bert).set_output(transform="pandas")
-    model = make_pipeline(vectorizer, "passthrough", LogisticRegression()).fit(REVIEWS, LABELS)
-    points = evaluate(model, REVIEWS, LABELS, n_bootstrap=5)["map"]["points"]
-    assert [point["probability"] for point in points] == model.predict_proba(REVIEWS).max(
-        axis=1
-    ).tolist()

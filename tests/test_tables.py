@@ -80,14 +80,6 @@ def test_a_column_that_is_not_known_is_shown_as_it_is():
     assert "±" not in table.caption  # no column has a spread
 
 
-def test_classes_have_their_scores_and_the_areas_that_are_known(scores):
-    table = tables.class_table(scores)
-    assert_rectangular(table)
-    assert [row[0] for row in table.rows] == ["negative", "positive"]
-    assert table.rows[0][5:] == ["-", "-"]
-    assert table.rows[1][5] == f"{scores['curves'][0]['roc_auc']:.3f}"
-
-
 def test_the_most_frequent_confusions_come_first():
     matrix = [[5, 0, 3], [1, 1, 0], [0, 7, 1]]
     table = tables.confusions_table(matrix, ["a", "b", "c"])
@@ -103,16 +95,6 @@ def test_layers_are_ranked(scores):
     assert table.header[2] == "Accuracy"
     assert [row[2] for row in table.rows] == sorted((row[2] for row in table.rows), reverse=True)
     assert table.rows[0] == ["layer 2", "mean", "0.700 ± 0.020", "32", "0.1"]
-
-
-def test_groups_bins_and_points_are_there(scores):
-    for name, groups in scores["slices"].items():
-        assert_rectangular(tables.slice_table(name, groups))
-        assert len(tables.slice_table(name, groups).rows) == len(groups)
-    assert len(tables.calibration_table(scores["calibration"]).rows) == len(scores["calibration"])
-    table = tables.points_table(scores["map"]["points"])
-    assert_rectangular(table)
-    assert len(table.rows) == scores["n_texts"]
 
 
 def test_provenance_is_told_a_line_each():

@@ -4,7 +4,6 @@ import os
 import shutil
 import sqlite3
 import stat
-import threading
 import warnings
 
 import numpy as np
@@ -14,14 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import BertVectorizer, cache_info, clear_cache, vector_store
 from pipeline.exceptions import CacheWarning
-from pipeline.vector_store import (
-    FolderStore,
-    MemoryStore,
-    clear_folder,
-    is_unrecorded,
-    text_key,
-    unrecorded,
-)
+from pipeline.vector_store import FolderStore, MemoryStore, clear_folder, text_key
 from tests.conftest import TEXTS
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -158,18 +150,6 @@ def test_a_file_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert, mon
     assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only for root"
-)
-def test_a_folder_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert):
-    folder = tmp_path / "cache"
-    folder.mkdir(mode=0o500)
-    with pytest.warns(CacheWarning, match="unable to open database file") as caught:
-        rows = BertVectorizer(tiny_bert, cache=folder).fit_transform(TEXTS)
-    assert len(caught) == 1
-    assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
-
-
 def test_a_database_that_stays_locked_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
     BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(["make the file"])
     monkeypatch.setattr(vector_store, "BUSY_SECONDS", 0.05)
@@ -224,37 +204,8 @@ def test_a_cache_of_an_older_version_in_wal_mode_is_read_and_taken_out_of_it(tmp
     check.close()
 
 
-def test_many_threads_may_write_at_once(tmp_path):
-    store = FolderStore(tmp_path, "name")
-    values = [{os.urandom(16): VECTOR + i for i in range(20)} for _ in range(8)]
-    threads = [threading.Thread(target=store.put, args=(value,)) for value in values]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for value in values:
-        found = store.get(list(value))
-        assert all(np.array_equal(found[key], vector) for key, vector in value.items())
-
-
 def test_clearing_a_folder_leaves_other_files_alone(tmp_path):
     FolderStore(tmp_path, "name").put({KEY: VECTOR})
     (tmp_path / "mine.txt").write_text("keep")
     clear_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_unrecorded_holds_for_this_thread_and_ends_with_an_error_too():
-    found = []
-
-    def fail():
-        found.append(is_unrecorded())
-        other = threading.Thread(target=lambda: found.append(is_unrecorded()))
-        other.start()
-        other.join()
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError), unrecorded():
-        fail()
-    assert found == [True, False]
-    assert not is_unrecorded()

@@ -8,12 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from gensim.models import KeyedVectors, Word2Vec
-from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import (
     check_do_not_raise_errors_in_init_or_set_params,
@@ -156,23 +153,6 @@ def test_a_file_that_is_missing_or_no_vectors_is_refused(tmp_path):
 )
 def test_it_passes_the_checks_of_scikit_learn_that_need_no_numbers(check):
     check("Word2VecVectorizer", Word2VecVectorizer())
-
-
-def test_it_works_in_searches_and_names_its_features():
-    labels = ["good", "bad", "good", "bad", "bad"] * 4
-    search = GridSearchCV(
-        make_pipeline(small(), LogisticRegression()),
-        {"word2vecvectorizer__vector_size": [3, 5]},
-        cv=2,
-    )
-    search.fit(pd.Series(TEXTS, index=range(20, 0, -1)), labels)
-    assert search.predict(TEXTS).shape == (20,)
-    vectorizer = small().set_output(transform="pandas").fit(TEXTS)
-    assert list(vectorizer.transform(["a film"]).columns) == [
-        f"word2vecvectorizer{i}" for i in range(6)
-    ]
-    assert clone(vectorizer).get_params() == vectorizer.get_params()
-    assert vectorizer.fit(TEXTS) is vectorizer
 
 
 @pytest.mark.parametrize("format", ["joblib", "skops"])

@@ -25,32 +25,6 @@ def batch_of(writer, number):
     return {key: vector_of(key) for key in keys}
 
 
-def texts_of(writer, number):
-    return [
-        f"{'a lovely' if i % 2 else 'a dull'} film, {writer} {number} {i}" for i in range(8)
-    ] + [f"shared {number}"]
-
-
-def write_by_store(folder, writer):
-    store = FolderStore(Path(folder), "name")
-
-    def write(number):
-        store.put(batch_of(writer, number))
-
-    return write
-
-
-def write_by_vectorizer(folder, writer, model):
-    from pipeline import BertVectorizer  # here: the other writers need no torch, and start quickly
-
-    vectorizer = BertVectorizer(model, cache=folder).fit(["film"])
-
-    def write(number):
-        vectorizer.transform(texts_of(writer, number))
-
-    return write
-
-
 def open_at_once(folder, n_rounds, n_processes=6):
     """Let forked processes make one new file at the same moment, again and again."""
     failed = 0
@@ -80,13 +54,11 @@ def open_at_once(folder, n_rounds, n_processes=6):
 
 
 if __name__ == "__main__":
-    kind, folder, writer, *more = sys.argv[1:]
+    kind, folder, number = sys.argv[1:]
     if kind == "race":
-        sys.exit(min(open_at_once(folder, int(writer)), 100))
-    write = {"store": write_by_store, "vectorizer": write_by_vectorizer}[kind](
-        folder, int(writer), *more
-    )
-    for number in range(100_000):
-        write(number)
-        sys.stdout.write(f"{number}\n")
+        sys.exit(min(open_at_once(folder, int(number)), 100))
+    store = FolderStore(Path(folder), "name")
+    for batch in range(100_000):
+        store.put(batch_of(int(number), batch))
+        sys.stdout.write(f"{batch}\n")
         sys.stdout.flush()

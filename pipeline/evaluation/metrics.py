@@ -31,30 +31,12 @@ def classification_scores(
     probability: np.ndarray,
     ranking: np.ndarray | None = None,
 ) -> dict[str, float | None]:
-    """Score labels and probabilities against the true classes.
+    """Score labels and probabilities, (n_texts, n_classes), against positions of true classes.
 
-    Parameters
-    ----------
-    true : ndarray of shape (n_texts,), int64
-        Positions of the true classes.
-    predicted : ndarray of shape (n_texts,), int64
-        Positions of the predicted labels; n_classes and above for labels that are not a class,
-        which are always wrong.
-    probability : ndarray of shape (n_texts, n_classes)
-        Rows add up to 1; NaN for a model without probabilities.
-    ranking : ndarray of shape (n_texts, n_classes), optional
-        What ranks the texts for each class, such as ``decision_function``; the probabilities by
-        default.
-
-    Returns
-    -------
-    dict
-        Of the labels: ``accuracy``; ``balanced_accuracy`` (mean recall of the classes present);
-        ``f1`` (of the second of two classes, else macro); ``macro_f1``. Of the ranking:
-        ``roc_auc`` and ``average_precision`` (of the second of two classes, else one-vs-rest
-        macro; None if a class is absent). Of the probabilities, None without any: ``log_loss``;
-        ``brier`` (mean squared error, for more than two classes summed over them);
-        ``calibration_error`` (see `expected_calibration_error`).
+    Labels of n_classes and above are no class, hence wrong; rows of NaN are a model without
+    probabilities; `ranking` is such as ``decision_function``. ``f1``, ``roc_auc`` and
+    ``average_precision`` are those of the second of two classes, else macro (None if a class is
+    absent); ``brier`` is summed over more than two classes.
     """
     n_classes = probability.shape[1]
     probability = _normalized(probability)
@@ -268,23 +250,8 @@ MOST_POINTS = 101  # of a curve: keeps areas to about 0.001
 def score_curves(true: np.ndarray, ranking: np.ndarray, classes: list[Any]) -> list[dict[str, Any]]:
     """Return the ROC and the precision-recall curve of each class against the rest.
 
-    Parameters
-    ----------
-    true : ndarray of shape (n_texts,), int64
-        Positions of the true classes.
-    ranking : ndarray of shape (n_texts, n_classes)
-        Probabilities, or what else ranks the texts for each class; NaN gives no curves.
-    classes : list, length n_classes
-        Their names.
-
-    Returns
-    -------
-    list of dict
-        For two classes the second alone, else each one: ``class``, ``n_texts`` (in it),
-        ``roc_auc``, ``average_precision``, ``roc`` (``false_positive_rate``,
-        ``true_positive_rate``) and ``precision_recall`` (``recall``, ``precision``), lists of
-        numbers. A long curve is thinned; areas are those of the whole. Classes that hold no text
-        or all texts are left out.
+    For two classes of the second alone. Long curves are thinned, areas are those of the whole;
+    classes of no text or all texts, and rankings of NaN, give none.
     """
     present = set(np.unique(true).tolist())
     return [
