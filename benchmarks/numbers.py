@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.results_file import read_rows
+from benchmarks.results_file import RESULTS, read_rows
 
 TOP = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"<!-- n:([\w.]+) -->(.*?)<!-- /n -->", re.DOTALL)
@@ -25,11 +25,15 @@ MODELS = {"minilm": "default model", "bert-base": "bert-base, random weights"}
 # of a table of 100 million rows, on paper
 ROWS, SHARD_ROWS = 100_000_000, 2048
 HOURS = (24, 8, 1)
-SETS = {  # of the comparison
-    "reviews": "reviews, 5 folds",
-    "sst2": "SST-2, test",
-    "movie_reviews": "long film reviews, 5 folds",
-    "banking77": "77 intents, test",
+SETS = {  # of the comparison, those that were measured
+    data: title
+    for data, title in (
+        ("reviews", "reviews, 5 folds"),
+        ("sst2", "SST-2, test"),
+        ("movie_reviews", "long film reviews, 5 folds"),
+        ("banking77", "77 intents, test"),
+    )
+    if (RESULTS / f"comparison_{data}.json").exists()
 }
 STACK = "frozen BERT and TF-IDF, stacked"
 FULL = 100_000  # rows of score_table; with fewer, what starts once weighs more
@@ -125,13 +129,6 @@ def comparison_costs(data: str) -> str:
         for row in read_rows(f"comparison_{data}")
     ]
     return table("| row | first fit, s | predict 1,000 texts, s | file, MB |", rows)
-
-
-def comparison_shares() -> str:
-    """Return the range of processor shares that the rows had."""
-    rows = [row for data in SETS for row in read_rows(f"comparison_{data}")]
-    shares = [100 * row["cpu_share"] for row in rows]
-    return f"{min(shares):.0f} % to {max(shares):.0f} %"
 
 
 def grid_search() -> str:
@@ -508,7 +505,6 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "comparison": comparison,
     **{f"stack.{data}": partial(accuracy, f"comparison_{data}", STACK) for data in SETS},
     **{f"stack.{data}.gain": partial(comparison_row, data, STACK) for data in SETS},
-    "comparison.shares": comparison_shares,
     **{
         f"comparison.{data}.scores": partial(comparison_scores, data)
         for data in ("reviews", "sst2")

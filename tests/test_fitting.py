@@ -153,6 +153,7 @@ def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(
 def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
     run, data, tiny_bert, tmp_path
 ):
+    warnings.simplefilter("ignore", TruncationWarning)
     out = tmp_path / "m.joblib"
     result = run("train", "--data", data, "--model", tiny_bert, "--ngrams", "--cv", 2,
                  "--max-length", 4, "--out", out)  # fmt: skip
@@ -161,19 +162,20 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
     assert "texts are cut. train --truncation window --max-length 128 reads them" in result.out
     train, test = split_table(read_table(data), "label")
     model = make_sentiment_pipeline(ngrams=True, model=tiny_bert, max_length=4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TruncationWarning)
-        expected = model.fit(train["text"], train["label"]).predict_proba(test["text"])
-        assert np.array_equal(load_pipeline(out).predict_proba(test["text"]), expected)
+    expected = model.fit(train["text"], train["label"]).predict_proba(test["text"])
+    assert np.array_equal(load_pipeline(out).predict_proba(test["text"]), expected)
     told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert [row["pooling"] for row in told["provenance"]["models"]] == ["mean"]
     assert told["scores"]["map"]["points"]
+    known, new = (tmp_path / "known.csv", tmp_path / "new.csv")
+    train[::3].to_csv(known, index=False)
+    test.to_csv(new, index=False)
     for arguments in (
         ["verify", out],
         ["inspect", out],
         ["predict", "--model", out, "--text", "A lovely film."],
-        ["evaluate", "--model", out, "--data", data],
-        ["report", "--model", out, "--data", data, "--train-data", data, "--compare"],
+        ["evaluate", "--model", out, "--data", new],
+        ["report", "--model", out, "--data", new, "--train-data", known, "--compare"],
     ):
         assert run(*arguments).code == 0, arguments
 
