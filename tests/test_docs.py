@@ -27,6 +27,7 @@ RESULT_FILES = sorted(RESULTS.iterdir())
         "comparison.md",
         "long-texts.md",
         "models.md",
+        "explaining.md",
         "report.md",
         "scaling-out.md",
     ],

@@ -46,8 +46,10 @@ def train(
     label: LabelColumn = "label",
     model: BertModel = None,
     pooling: Annotated[
-        str | None, typer.Option(help="cls, mean, max, pooler, or several: cls,mean.")
+        str | None,
+        typer.Option(help="cls, mean, max, pooler, or several: cls,mean; checkpoint: its own."),
     ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Put before each text: 'query: '.")] = None,
     layers: Annotated[
         str | None, typer.Option(help="A layer (-1), several (-4,-3,-2,-1) or all.")
     ] = None,
@@ -112,8 +114,8 @@ def train(
     classes, codes = class_numbers(training[1], len(train_set), warn=False)
     if cv:  # refuses what the comparison would refuse, before anything is trained
         check_classes(split_folds(cv, codes, 0, groups), classes, codes)
-    options = {"model": model, "pooling": split_names(pooling), "layers": parse_layers(layers),
-               "combine": combine, "max_length": max_length, "truncation": truncation,
+    options = {"model": model, "pooling": split_names(pooling), "prompt": prompt,
+               "layers": parse_layers(layers), "combine": combine, "max_length": max_length, "truncation": truncation,
                "device": device, "dtype": dtype, "class_weight": class_weight,
                "ngrams": ngrams, "C": parse_C(C)}  # fmt: skip
     candidate = make_sentiment_pipeline(
