@@ -116,8 +116,9 @@ def train(
         check_classes(split_folds(cv, codes, 0, groups), classes, codes)
     options = {"model": model, "pooling": split_names(pooling), "prompt": prompt,
                "layers": parse_layers(layers), "combine": combine,
-               "max_length": max_length, "truncation": truncation, "device": device, "dtype": dtype, "class_weight": class_weight,
-               "ngrams": ngrams, "C": parse_C(C)}  # fmt: skip
+               "max_length": max_length, "truncation": truncation, "device": device,
+               "dtype": dtype, "class_weight": class_weight, "ngrams": ngrams,
+               "C": parse_C(C)}  # fmt: skip
     candidate = make_sentiment_pipeline(
         **{name: value for name, value in options.items() if value is not None},
         progress=sys.stderr.isatty(),
