@@ -48,7 +48,6 @@ from sklearn.utils import all_estimators
 from pipeline import (
     ArtifactError,
     BertVectorizer,
-    FineTunedBertClassifier,
     evaluate,
     load_pipeline,
     save_pipeline,
@@ -317,9 +316,3 @@ def test_a_sampler_in_the_pipeline_is_saved(format, vectorizer, tmp_path):
     with pytest.warns(ArtifactWarning, match=r"names imblearn.*trusted='imblearn'\)"):
         path = save_pipeline(model, tmp_path / f"m.{format}", format=format)
     assert same(load_pipeline(path, trusted="imblearn"), model)
-
-
-def test_a_fine_tuned_classifier_alone_is_saved(tiny_bert, saved):
-    pytest.importorskip("accelerate")
-    model = FineTunedBertClassifier(tiny_bert, epochs=1, max_length=64).fit(X, Y)
-    assert all(same(loaded, model) for loaded in saved(model))
