@@ -240,6 +240,56 @@ def defaults_stack() -> str:
     return table(f"| parts | C of the last | {' | '.join(map(str, by_set.columns))} | mean |", rows)
 
 
+_SETS = {"reviews": "reviews", "sst2": "SST-2", "movie_reviews": "whole film reviews",
+         "banking77": "77 banking intents"}  # fmt: skip
+
+
+def choose_C() -> str:
+    """Return what a chosen C changes, by texts."""
+    rows = [
+        [
+            name,
+            row["scored on"],
+            row["C"],
+            "{:g} to {:g}".format(min(row["chosen"]), max(row["chosen"]))
+            if len(set(row["chosen"])) > 1
+            else f"{row['chosen'][0]:g}",
+            *(f"{row[name]:.3f}" for name in ("accuracy", "log_loss", "calibration_error")),
+            f"{row['fit_seconds']:.1f}",
+        ]
+        for data, name in _SETS.items()
+        if (RESULTS / f"choose_C_{data}.json").is_file()
+        for row in read_rows(f"choose_C_{data}")
+    ]
+    return table(
+        "| texts | scored on | `C` | taken | accuracy | log loss | calibration error | fit, s |",
+        rows,
+    )
+
+
+def tolerance() -> str:
+    """Return how far rounding moves probabilities, by tolerance."""
+    rows = [
+        (_SETS[data], row["solver"], f"{row['tol']:g}", f"{row['moved']:.1g}",
+         f"{row['fit_seconds']:.1f}")
+        for data in ("reviews", "sst2")
+        for row in read_rows(f"tolerance_{data}")
+    ]  # fmt: skip
+    return table("| texts | solver | `tol` | moved by | fit, s |", rows)
+
+
+def label_errors() -> str:
+    """Return precision and recall of label_issues, means over the seeds."""
+    mean = pd.DataFrame(read_rows("label_errors")).mean()
+    cells = [f"{100 * mean[name]:.0f} %" for name in
+             ("precision_at_5", "precision_of_issues", "recall_of_issues")]  # fmt: skip
+    return table(
+        "| precision and recall of the first 5 % | precision of `issue` | recall of `issue` "
+        "| texts with `issue` |",
+        [[*cells, f"{mean['n_issues']:.0f}"]],
+    )
+
+
 def layer_study() -> str:
     """Return the scores of every layer and combination, and of taking the best."""
     reviews, sst2_rows = read_rows("layer_study_reviews"), read_rows("layer_study_sst2")
@@ -522,6 +572,9 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "latency.2.p50": partial(latency_ratio, 2, 50),
     "defaults": defaults,
     "defaults_stack": defaults_stack,
+    "choose_C": choose_C,
+    "tolerance": tolerance,
+    "label_errors": label_errors,
     "layer_study": layer_study,
     "finetuning": finetuning,
     "truncation": truncation,

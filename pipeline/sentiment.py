@@ -28,8 +28,8 @@ def make_sentiment_pipeline(
     Parameters
     ----------
     C : float or "cv", default=0.1
-        Inverse regularisation of the LogisticRegression. ``"cv"`` chooses it by cross-validation
-        in each fit, by the log loss: probabilities mean what they say, with many classes too. See
+        Inverse regularisation of the LogisticRegression. ``"cv"`` chooses another in each fit where
+        its cross-validated log loss is clearly lower, as with many classes: see
         `pipeline.logistic.TunedLogisticRegression`, the last step then; its ``C_`` is the choice.
     ngrams : bool, default=False
         Put TF-IDF of words and word pairs with a LogisticRegression of its own beside BERT. A last

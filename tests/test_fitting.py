@@ -30,7 +30,7 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(
     result = run("train --cv 2", data=data, model=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     train, test = split_table(read_table(data), "label")
-    model = make_sentiment_pipeline(model=tiny_bert)
+    model = make_sentiment_pipeline(C="cv", model=tiny_bert)
     table = compare(train["text"], train["label"], model=model, cv=2, n_timed=0)
     scores = evaluate(model.fit(train["text"], train["label"]), test["text"], test["label"])
     assert f"{len(train)} texts to train on, {len(test)} held out" in result.out
@@ -196,7 +196,7 @@ def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tin
     ]
     told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     train, test = split_table(read_table(data), "label")
-    model = make_sentiment_pipeline(model=tiny_bert).fit(train["text"], train["label"])
+    model = make_sentiment_pipeline(C="cv", model=tiny_bert).fit(train["text"], train["label"])
     expected = evaluate(model, test["text"], test["label"], train=(train["text"], train["label"]))
     assert told["scores"] == json.loads(json.dumps(expected))
     assert [row["model"] for row in told["comparison"]] == list(
@@ -345,7 +345,7 @@ def test_train_chooses_c_and_says_which(grouped, run, tiny_bert, tmp_path):
     result = run(*arguments, *(["--group-column", "who"] if grouped else []))
     assert (result.code, result.err) == (0, "")
     head = load_pipeline(path)[-1]
-    assert f"C={head.C_:g}, chosen by cross-validation" in result.out
+    assert f"C={head.C_:g}, chosen by the log loss" in result.out
     assert head.cv == 3  # not the folds that kept the authors together
     assert head.scores_.shape[0] == 3
     assert f"C_: {head.C_}" in run("inspect", path).out

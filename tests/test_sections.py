@@ -121,7 +121,7 @@ def test_words_that_overlap_are_shown_once():
 
 TEXTS = ["A quiet, lovely film.", "Two hours I want back!", "The soup was cold.", "I love Paris."]
 ALL = ["mistakes", "classes", "comparison", "slices", "calibration", "curves", "layers", "examples",
-       "map", "duplicates", "scores", "provenance"]  # fmt: skip
+       "labels", "map", "duplicates", "scores", "provenance"]  # fmt: skip
 
 
 def sections(scores, **parts):
@@ -146,7 +146,7 @@ def test_scores_of_an_older_evaluate_are_shown_without_what_they_lack():
     scores = {
         name: value
         for name, value in quick_scores().items()
-        if name not in ("curves", "examples", "map")
+        if name not in ("curves", "examples", "map", "label_issues")
     }
     assert list(sections(scores)) == [
         "mistakes",

@@ -167,5 +167,5 @@ def _fit(console: Console, model: Any, X: Any, y: Any, codes: Any, groups: Any) 
         model = keep_groups(model, codes, groups, 0)
     model.fit(X, y).set_params(**own_folds)
     if hasattr(model[-1], "C_"):
-        console.print(f"C={model[-1].C_:g}, chosen by cross-validation.")
+        console.print(f"C={model[-1].C_:g}, chosen by the log loss.")
     return model
