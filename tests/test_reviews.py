@@ -154,7 +154,8 @@ def test_no_two_reviews_are_the_same_but_for_case_and_punctuation(reviews):
 
 
 def test_no_two_reviews_share_most_of_their_words(reviews):
-    texts = reviews["text"].tolist()
+    # of two or three words some are bound to be the same
+    texts = [text for text in reviews["text"] if len(fold(text).split()) >= 5]
     assert [
         (texts[i], texts[j]) for i, j in near_by_words([fold(text) for text in texts], MAX_JACCARD)
     ] == []

@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NoReturn
 
 import typer
@@ -69,8 +70,13 @@ def _end_quietly() -> NoReturn:
     sys.exit(0)
 
 
+@cache  # equal ones once: training, cross-validation and scoring see the same texts
+def _show(warning: str) -> None:
+    plain_console(stderr=True).print(f"Warning: {warning}")
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    plain_console(stderr=True).print(f"Warning: {message}")
+    _show(str(message))
 
 
 @app.callback(invoke_without_command=True)
