@@ -553,8 +553,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "grid.skrub": partial(encoded, "skrub LLMEncoder"),
     "grid.ours": partial(encoded, "BertVectorizer()"),
     "comparison": comparison,
-    **{f"stack.{data}": partial(accuracy, f"comparison_{data}", STACK) for data in SETS},
-    **{f"stack.{data}.gain": partial(comparison_row, data, STACK) for data in SETS},
+    "stack.sst2": partial(accuracy, "comparison_sst2", STACK),
+    "stack.sst2.gain": partial(comparison_row, "sst2", STACK),
     **{
         f"comparison.{data}.scores": partial(comparison_scores, data)
         for data in ("reviews", "sst2")

@@ -1,20 +1,24 @@
-"""TunedLogisticRegression: a LogisticRegression that chooses its own C."""
+"""LogisticRegressions that choose their own C, or weigh several classifiers as wholes."""
 
 import warnings
 from numbers import Integral
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 from sklearn import config_context
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
 from sklearn.utils import check_X_y, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
 
 # Chosen by cross-validation on the shipped reviews and on SST-2 train; the table is in
 # docs/defaults.md.
 DEFAULT_C = 0.1
+Model = TypeVar("Model", bound=LogisticRegression)
 CS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 # L-BFGS stops so early in float32 that a rounding of the features by 2e-6 moves probabilities by
 # up to 0.01; Newton's method ends 100 times nearer to the optimum, and hardly later
@@ -125,11 +129,7 @@ class TunedLogisticRegression(LogisticRegression):
             head.C = float(search.C_) if clearly else DEFAULT_C
         head.fit(X, y, sample_weight)
         self.C_ = head.C
-        for name in ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_",
-                     "feature_names_in_"):  # fmt: skip
-            if hasattr(head, name):
-                setattr(self, name, getattr(head, name))
-        return self
+        return _take_over(self, head)
 
     def _folds(
         self, X: Any, codes: np.ndarray, weights: np.ndarray
@@ -175,6 +175,109 @@ class TunedLogisticRegression(LogisticRegression):
         with config_context(enable_metadata_routing=False):  # the weights are for the score too
             search.fit(X if few else svd.fit_transform(X), y, weights)
         return search, search.coef_ if few else search.coef_ @ svd.components_
+
+
+class TiedLogisticRegression(LogisticRegression):
+    """LogisticRegression on the decisions of several classifiers, with one weight for each.
+
+    The last step of a stack. With k classes a plain LogisticRegression would weigh each of the
+    decisions for each class, k times k weights per classifier, and learn noise from a few texts per
+    class. Here the decision for a class is the weighted sum of the classifiers' decisions for that
+    class. For two classes both are the same.
+
+    Parameters
+    ----------
+    C : float, default=1.0
+        Inverse regularisation, as in LogisticRegression.
+    class_weight : "balanced" or dict, optional
+        As in LogisticRegression.
+    max_iter : int, default=2000
+        As in LogisticRegression.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_classifiers,)
+        The weight of each classifier; absent for two classes, where it is in ``coef_``.
+    classes_, coef_, intercept_, n_iter_, n_features_in_, feature_names_in_
+        As in LogisticRegression.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> decisions = np.tile(np.eye(3), (4, 2))  # of two classifiers that are always right
+    >>> TiedLogisticRegression().fit(decisions, [0, 1, 2] * 4).coef_.shape
+    (3, 6)
+    """
+
+    solver = SOLVER["solver"]  # LogisticRegression asks for it
+
+    def __init__(self, *, C: float = 1.0, class_weight: Any = None, max_iter: int = 2000) -> None:
+        # not LogisticRegression's own, most of whose parameters have no meaning here
+        self.C = C
+        self.class_weight = class_weight
+        self.max_iter = max_iter
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit the weights.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_classifiers * n_classes)
+            Decisions, classifier by classifier; of two classes one column each.
+        y : array-like of shape (n_rows,)
+            Labels.
+        sample_weight : array-like of shape (n_rows,), optional
+            Weights of the rows.
+
+        Returns
+        -------
+        TiedLogisticRegression
+            Itself.
+        """
+        decisions, labels = check_X_y(X, y, dtype=np.float64)
+        classes, codes = np.unique(labels, return_inverse=True)
+        n_rows, n_classes = len(labels), len(classes)
+        if n_classes < 3 or decisions.shape[1] % n_classes:
+            head = LogisticRegression(
+                C=self.C, class_weight=self.class_weight, max_iter=self.max_iter, **SOLVER
+            )
+            return _take_over(self, head.fit(X, y, sample_weight))
+        check_classification_targets(labels)
+        rows = np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, dtype=float)
+        rows = (
+            rows
+            * compute_class_weight(
+                self.class_weight, classes=classes, y=labels, sample_weight=rows
+            )[codes]
+        )
+        parts = decisions.reshape(n_rows, -1, n_classes)  # (n_rows, n_classifiers, n_classes)
+
+        def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            logits = np.einsum("rpc,p->rc", parts, weights)
+            log_p = log_softmax(logits, axis=1)
+            error = np.exp(log_p)
+            error[np.arange(n_rows), codes] -= 1
+            slope = np.einsum("rpc,rc,r->p", parts, error, rows)
+            value = -(rows * log_p[np.arange(n_rows), codes]).sum()
+            return value + weights @ weights / (2 * self.C), slope + weights / self.C
+
+        start = np.full(parts.shape[1], 1 / parts.shape[1])
+        found = minimize(loss, start, jac=True, method="BFGS", options={"maxiter": self.max_iter})
+        self.weights_ = found.x
+        self.coef_ = np.hstack([weight * np.eye(n_classes) for weight in found.x])
+        self.intercept_ = np.zeros(n_classes)
+        self.classes_, self.n_iter_ = classes, np.array([found.nit], dtype=np.int32)
+        validate_data(self, X, skip_check_array=True)  # names and number of columns
+        return self
+
+
+def _take_over(model: Model, fitted: LogisticRegression) -> Model:
+    """Give a model what a LogisticRegression learned."""
+    for name in ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_",
+                 "feature_names_in_"):  # fmt: skip
+        if hasattr(fitted, name):
+            setattr(model, name, getattr(fitted, name))
+    return model
 
 
 def _equal_rows(X: Any) -> np.ndarray | None:

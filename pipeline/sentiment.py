@@ -7,7 +7,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from pipeline.logistic import DEFAULT_C, SOLVER, TunedLogisticRegression
+from pipeline.logistic import (
+    DEFAULT_C,
+    SOLVER,
+    TiedLogisticRegression,
+    TunedLogisticRegression,
+)
 from pipeline.stacking import TextStackingClassifier
 from pipeline.vectorizer import BertVectorizer
 
@@ -77,7 +82,7 @@ def make_sentiment_pipeline(
         return bert
     stack = TextStackingClassifier(
         [("bert", bert), ("ngrams", make_ngram_classifier(class_weight=class_weight))],
-        final_estimator=make_head(STACK_C, class_weight),
+        final_estimator=_weighted(TiedLogisticRegression(C=STACK_C, class_weight=class_weight)),
         stack_method="decision_function",
         cv=5,
     )

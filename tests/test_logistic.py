@@ -5,16 +5,19 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
 from pipeline import explain, load_pipeline, make_sentiment_pipeline, save_pipeline, score_table
-from pipeline.logistic import CS, DEFAULT_C, TunedLogisticRegression
+from pipeline.logistic import CS, DEFAULT_C, TiedLogisticRegression, TunedLogisticRegression
 from tests.commands import ROWS
 
 TEXTS, LABELS = [text for text, _ in ROWS], [label for _, label in ROWS]
@@ -230,3 +233,57 @@ def test_a_calibrated_head_is_saved_and_opened(ending, method, tiny_bert, tmp_pa
         calibrated.fit(TEXTS, LABELS)
     opened = load_pipeline(save_pipeline(calibrated, tmp_path / f"m.{ending}", format=ending))
     assert np.abs(opened.predict_proba(TEXTS) - calibrated.predict_proba(TEXTS)).max() < 1e-6
+
+
+# ---- one weight for each of several classifiers
+
+
+def decisions_of(n_classes, n_rows=300, seed=0):
+    """Give the decisions of a good classifier and of a worse one, and the labels."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(n_classes, size=n_rows)
+    right = np.eye(n_classes)[y]
+    return np.hstack([right * s + rng.normal(size=right.shape) for s in (2.5, 0.7)]), y
+
+
+def test_the_weights_are_those_of_the_least_regularised_log_loss():
+    X, y = decisions_of(4)
+    model = TiedLogisticRegression(C=0.5).fit(X, y)
+
+    def objective(weights):
+        blended = X[:, :4] * weights[0] + X[:, 4:] * weights[1]
+        probability = np.exp(log_softmax(blended, axis=1))
+        return len(y) * log_loss(y, probability) + weights @ weights / (2 * 0.5)
+
+    found = minimize(objective, [1, 1], method="Nelder-Mead", options={"xatol": 1e-6})
+    assert np.abs(model.weights_ - found.x).max() < 1e-3
+    blocks = [model.coef_[:, :4], model.coef_[:, 4:]]
+    for block, weight in zip(blocks, model.weights_, strict=True):
+        assert np.array_equal(block, weight * np.eye(4))
+    assert np.abs(model.predict_proba(X) - softmax(model.decision_function(X), axis=1)).max() < 1e-9
+
+
+def test_of_two_classes_it_is_a_logistic_regression():
+    X, y = decisions_of(2)
+    two = X[:, [1, 3]]
+    model = TiedLogisticRegression(C=2.0, class_weight="balanced").fit(two, y)
+    plain = LogisticRegression(C=2.0, class_weight="balanced", tol=1e-6).fit(two, y)
+    assert np.abs(model.coef_ - plain.coef_).max() < 1e-3
+
+
+def test_it_beats_a_weight_for_every_pair_on_texts_it_has_not_seen():
+    X, y = decisions_of(20, 400)
+    X_test, y_test = decisions_of(20, 2000, seed=1)
+    tied = TiedLogisticRegression().fit(X, y).score(X_test, y_test)
+    assert tied > LogisticRegression(max_iter=2000).fit(X, y).score(X_test, y_test) + 0.02
+
+
+def test_weights_of_rows_and_classes_count_as_repeated_rows():
+    X, y = decisions_of(3, 90)
+    weights = np.random.default_rng(0).integers(1, 4, size=len(y))
+    weighted = TiedLogisticRegression().fit(X, y, weights)
+    repeated = TiedLogisticRegression().fit(np.repeat(X, weights, axis=0), np.repeat(y, weights))
+    assert np.abs(weighted.weights_ - repeated.weights_).max() < 1e-4
+    by_class = TiedLogisticRegression(class_weight={0: 3, 1: 1, 2: 1}).fit(X, y)
+    by_row = TiedLogisticRegression().fit(X, y, np.where(y == 0, 3, 1))
+    assert np.abs(by_class.weights_ - by_row.weights_).max() < 1e-6

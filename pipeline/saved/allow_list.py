@@ -65,7 +65,7 @@ MADE = FROZEN | _names("""
 joblib.numpy_pickle: NumpyArrayWrapper
 pipeline.evaluation.word2vec: Word2VecVectorizer
 pipeline.finetuning: FineTunedBertClassifier
-pipeline.logistic: TunedLogisticRegression
+pipeline.logistic: TiedLogisticRegression TunedLogisticRegression
 pipeline.stacking: TextStackingClassifier
 pipeline.vectorizer: BertVectorizer
 scipy.interpolate._bsplines: BSpline
