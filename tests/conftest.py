@@ -52,14 +52,14 @@ hf_logging.disable_progress_bar()
 
 # they start processes, servers or a browser, train models, or run long pages and searches
 SLOW = (
-    "test_answers test_artifact test_cache_kill test_comparison test_concurrency test_cuda "
-    "test_dask_executor "
+    "test_answers test_artifact test_cache_kill test_checkpoint_modules test_comparison "
+    "test_concurrency test_cuda test_dask_executor "
     "test_dask_grid_search test_dask_scoring test_docs test_embedding_cache "
     "test_executors "
     "test_cli test_columns test_explanation test_failures test_finetuning test_fitting "
     "test_folds test_forks test_hub test_judging test_labelling test_layer_mix "
     "test_layer_scores test_linear test_object_storage test_occlusion test_processes "
-    "test_readme test_several_labels test_sums "
+    "test_readme test_several_labels test_stacking test_sums "
     "test_report_browser "
     "test_reporting test_saved_estimators test_sklearn_contract test_table test_walk test_word2vec"
 ).split()
