@@ -154,6 +154,7 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
     run, data, tiny_bert, tmp_path
 ):
     warnings.simplefilter("ignore", TruncationWarning)
+    warnings.filterwarnings("ignore", "C is chosen")  # from few texts
     out = tmp_path / "m.joblib"
     result = run("train", "--data", data, "--model", tiny_bert, "--ngrams", "--cv", 2,
                  "--max-length", 4, "--out", out)  # fmt: skip
@@ -161,7 +162,7 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
     assert "frozen BERT and TF-IDF, stacked" in result.out
     assert "texts are cut. train --truncation window --max-length 128 reads them" in result.out
     train, test = split_table(read_table(data), "label")
-    model = make_sentiment_pipeline(ngrams=True, model=tiny_bert, max_length=4)
+    model = make_sentiment_pipeline(C="cv", ngrams=True, model=tiny_bert, max_length=4)
     expected = model.fit(train["text"], train["label"]).predict_proba(test["text"])
     assert np.array_equal(load_pipeline(out).predict_proba(test["text"]), expected)
     told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
@@ -379,7 +380,8 @@ def imbalanced(tmp_path_factory):
 def test_train_says_which_class_is_never_predicted_and_class_weights_cure_it(
     run, imbalanced, tiny_bert, tmp_path
 ):
-    arguments = ["train", "--data", imbalanced, "--model", tiny_bert, "--layers", 0, "--cv", 2]
+    arguments = ["train", "--data", imbalanced, "--model", tiny_bert, "--layers", 0, "--cv", 2,
+                 "--C", 0.1]  # fmt: skip
     plain = run(*arguments, "--no-report", "--out", tmp_path / "plain.joblib")
     sentence = "The class 'yes' is never predicted. Weigh rare classes by class_weight='balanced'"
     assert (plain.code, sentence in plain.out) == (0, True)

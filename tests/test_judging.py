@@ -217,7 +217,7 @@ def test_compare_adds_the_fine_tuned_row_to_the_quick_ones_where_it_is_asked_for
         ([], None),
         (
             ["--fine-tuned"],
-            ["majority", "tfidf", "word2vec", "static", "cls", "default", "finetuned"],
+            ["majority", "tfidf", "word2vec", "static", "cls", "default", "ngrams", "finetuned"],
         ),
         (["--fine-tuned", "--models", "cls"], ["cls", "finetuned"]),
         (["--fine-tuned", "--models", "all"], "all"),

@@ -67,7 +67,7 @@ def test_report_compares_and_studies_layers_on_the_training_texts(
     assert run(*common, "--compare", "--layers", "run").code == 0
     told = json.loads(out.with_suffix(".json").read_text())
     table = read_table(data)
-    rows = ["majority", "tfidf", "static", "cls", "default"]
+    rows = ["majority", "tfidf", "static", "cls", "default", "ngrams"]
     expected = compare(table["text"], table["label"], model=fitted, models=rows)
     assert [row["accuracy"] for row in told["comparison"]] == expected["accuracy"].tolist()
     assert told["layers"]["nested"]["score"] > 0
