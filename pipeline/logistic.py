@@ -114,12 +114,7 @@ class TunedLogisticRegression(LogisticRegression):
         self.scores_, head.C = None, DEFAULT_C
         rows, labels = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(labels)
-        classes, codes = np.unique(labels, return_inverse=True)
-        weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
-        of_classes = compute_class_weight(
-            self.class_weight, classes=classes, y=labels, sample_weight=weights
-        )
-        weights = weights * of_classes[codes]
+        classes, codes, weights = _weighed(labels, self.class_weight, sample_weight)
         folds = self._folds(rows, codes, weights) if len(classes) > 1 else []
         if folds:
             search, head.coef_ = self._search(rows, labels, weights, folds)
@@ -235,21 +230,14 @@ class TiedLogisticRegression(LogisticRegression):
             Itself.
         """
         decisions, labels = check_X_y(X, y, dtype=np.float64)
-        classes, codes = np.unique(labels, return_inverse=True)
+        check_classification_targets(labels)
+        classes, codes, rows = _weighed(labels, self.class_weight, sample_weight)
         n_rows, n_classes = len(labels), len(classes)
         if n_classes < 3 or decisions.shape[1] % n_classes:
             head = LogisticRegression(
                 C=self.C, class_weight=self.class_weight, max_iter=self.max_iter, **SOLVER
             )
             return _take_over(self, head.fit(X, y, sample_weight))
-        check_classification_targets(labels)
-        rows = np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, dtype=float)
-        rows = (
-            rows
-            * compute_class_weight(
-                self.class_weight, classes=classes, y=labels, sample_weight=rows
-            )[codes]
-        )
         parts = decisions.reshape(n_rows, -1, n_classes)  # (n_rows, n_classifiers, n_classes)
 
         def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -269,6 +257,18 @@ class TiedLogisticRegression(LogisticRegression):
         self.classes_, self.n_iter_ = classes, np.array([found.nit], dtype=np.int32)
         validate_data(self, X, skip_check_array=True)  # names and number of columns
         return self
+
+
+def _weighed(
+    labels: np.ndarray, class_weight: Any, sample_weight: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return classes, the class of each row, and each row's weight by itself and its class."""
+    classes, codes = np.unique(labels, return_inverse=True)
+    weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
+    of_classes = compute_class_weight(
+        class_weight, classes=classes, y=labels, sample_weight=weights
+    )
+    return classes, codes, weights * of_classes[codes]
 
 
 def _take_over(model: Model, fitted: LogisticRegression) -> Model:

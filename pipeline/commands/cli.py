@@ -46,6 +46,7 @@ for name, command in _COMMANDS.items():
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     warnings.showwarning = _show_warning
+    _show.cache_clear()
     try:
         try:
             app()
