@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -197,7 +197,7 @@ def stack_parts(
         ),
         "n-grams with punctuation": (punctuation.fit_transform(texts), head(30)),
         "NB-weighted n-grams": (tfidf, weighted),
-        "BERT by window": (by_window, WindowClassifier()),
+        "BERT by window": (by_window, WindowClassifier(C=0.1, max_iter=3000)),
         "characters 2-5": (characters.fit_transform(texts), head(30)),
     }
 
@@ -213,7 +213,7 @@ def split_words(text: str) -> list[str]:
     ]
 
 
-class WindowClassifier(ClassifierMixin, BaseEstimator):
+class WindowClassifier(LogisticRegression):
     """Learn the label of a text from each of its windows; the decision is their mean.
 
     X is an array of objects, of each text the vectors of its windows, (n_windows, n_features).
@@ -222,17 +222,16 @@ class WindowClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: np.ndarray) -> Self:
         """Fit a classifier to all windows; those of one text weigh as much as one text."""
         counts = np.array([len(windows) for windows in X])
-        self.head_ = LogisticRegression(C=0.1, max_iter=3000)
-        self.head_.fit(np.concatenate(X), np.repeat(y, counts), np.repeat(1 / counts, counts))
-        self.classes_ = self.head_.classes_
+        super().fit(np.concatenate(X), np.repeat(y, counts), np.repeat(1 / counts, counts))
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the mean decision over the windows of each text."""
-        starts = np.cumsum([0, *(len(windows) for windows in X[:-1])])
-        decisions = self.head_.decision_function(np.concatenate(X))
         counts = np.array([len(windows) for windows in X])
-        return np.asarray((np.add.reduceat(decisions, starts).T / counts).T)
+        sums = np.add.reduceat(
+            super().decision_function(np.concatenate(X)), np.cumsum([0, *counts[:-1]])
+        )
+        return np.asarray((sums.T / counts).T)
 
 
 class NaiveBayesWeights(TransformerMixin, BaseEstimator):
