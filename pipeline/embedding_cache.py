@@ -1,13 +1,12 @@
 """Encode each distinct text once: look up, encode, store."""
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TokenizedTexts
 from pipeline.exceptions import TextTooLongError
 from pipeline.forks import ForkSafeLock
+from pipeline.progress import Part
 from pipeline.vector_store import (
     FolderStore,
     MemoryStore,
@@ -144,7 +144,8 @@ def encode(
     bert: FrozenBert,
     texts: Sequence[str],
     store: Store | None,
-    on_batch: Callable[[int, int], None] | None = None,  # distinct texts done, and in all
+    part: Part,
+    on_batch: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, Counted]:
     """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
     # distinct -> tokenise -> look up -> forward -> store -> gather. Texts that the store knows are
@@ -162,7 +163,7 @@ def encode(
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
     starts = range(0, len(distinct), n_at_once)
     chunks = [distinct[start : start + n_at_once] for start in starts]
-    done = 0
+    done = known = 0
     try:
         for chunk, tokenized in zip(chunks, _tokenized_ahead(bert, chunks), strict=True):
             rows = slice(done, done + len(chunk))
@@ -172,11 +173,12 @@ def encode(
             missing = _look_up(bert, store, chunk, vectors[rows])
             if len(missing):
                 plan = plan.subset(missing)
-                step = None
-                if on_batch is not None:
-                    known = done + len(chunk) - len(missing)
-                    step = _in_texts(on_batch, plan, known, len(distinct))
+                known += len(chunk) - len(missing)
+                before = done + len(chunk) - len(missing)
+                step = _in_texts(part, plan, before, len(distinct), known, on_batch)
                 vectors[rows][missing] = _compute(bert, kept, store, plan, step)
+            else:
+                known += len(chunk)
             done += len(chunk)
     except TextTooLongError as error:  # it counts the distinct texts of a chunk, the user rows
         row = int(np.flatnonzero(row_of == done + error.text)[0])
@@ -192,15 +194,23 @@ def encode(
 
 
 def _in_texts(
-    on_batch: Callable[[int, int], None], plan: Plan, n_known: int, n_texts: int
+    part: Part,
+    plan: Plan,
+    before: int,
+    n_texts: int,
+    known: int,
+    on_batch: Callable[[], None] | None,
 ) -> Callable[[int], None]:
-    """Return what counts the sequences of a batch, and tells the texts that are done."""
+    """Return what counts the sequences of a batch, and shows the texts that are done."""
     n_sequences, encoded = len(plan.tokenized.input_ids), 0
+    part.show(before, n_texts, known=known)
 
     def step(n: int) -> None:
         nonlocal encoded
         encoded += n
-        on_batch(n_known + len(plan.texts) * encoded // n_sequences, n_texts)
+        part.show(before + len(plan.texts) * encoded // n_sequences, n_texts, known=known)
+        if on_batch is not None:
+            on_batch()
 
     return step
 
@@ -257,7 +267,7 @@ def _compute(
     kept: FrozenBert | None,
     store: Store | None,
     plan: Plan,
-    on_batch: Callable[[int], None] | None,
+    on_batch: Callable[[int], None],
 ) -> np.ndarray:
     """Encode a plan, keep what is ``kept``, and return what ``bert`` asks for."""
     wide = kept or bert
@@ -281,28 +291,3 @@ def _own_copy(vectors: np.ndarray, pooling: str) -> np.ndarray:
     copy = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
     copy.setflags(write=False)
     return copy
-
-
-class ProgressBar:
-    """A progress bar of texts, which comes when the first batch is done."""
-
-    # so nothing is seen where all vectors come from the cache
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def show(self, n_done: int, n_texts: int) -> None:
-        """Show how many texts are done; on a terminal nothing stays, elsewhere a line in 30 s."""
-        if self._bar is None:
-            from tqdm.auto import tqdm
-
-            watched = sys.stderr is not None and sys.stderr.isatty()
-            self._bar = tqdm(total=n_texts, desc="encoding", unit="text", leave=not watched,
-                             mininterval=0.1 if watched else 30)  # fmt: skip
-        self._bar.update(n_done - self._bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -23,9 +23,10 @@ from pipeline.bert.sentence_modules import SentenceModules, hint_at_modules, sen
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.embedding_cache import Counted, ProgressBar, encode, open_store
+from pipeline.embedding_cache import Counted, encode, open_store
 from pipeline.fitted import SavedModel
 from pipeline.layer_mix import class_codes, learn_layer_mix
+from pipeline.progress import progress
 from pipeline.text_warnings import FEW, search_of, warn_unknown
 from pipeline.texts import Missing, OnInvalid, check_labels, check_X
 from pipeline.token_level import TokenLevelMixin
@@ -123,7 +124,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         Never ask the hub.
 
     progress : bool, default=False
-        Show a progress bar while encoding.
+        Show on stderr how far encoding is: a bar of all texts in a terminal or notebook, which goes
+        when it is done, else a line in half a minute. `compare`, `layer_study` and `label_issues`
+        show their fits too. Nothing where all vectors come from the cache.
 
     Attributes
     ----------
@@ -294,7 +297,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             return self
         context = self._init_callback_context(task_name="fit")
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self._search, is_candidate = search_of(context)
+        self._search, place = search_of(context)
         plan = self._bert().plan(texts)
         self.truncation_report_ = plan.truncation_report()
         self.unknown_report_ = plan.unknown_report()
@@ -302,7 +305,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self._warn_longer(plan.tokenized.n_tokens[plan.row_of])
         tokenized, rows = plan.tokenized, plan.row_of
         warn_unknown(texts, tokenized.n_unknown[rows], tokenized.n_tokens[rows], str(self.model))
-        self._search = self._search if is_candidate else None
+        self._search = self._search if place else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -489,19 +492,13 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
 
     def _encode(
-        self, texts: list[str], on_batch: Callable[[], None] | None = None
+        self, texts: list[str], on_batch: Callable[[], None] | None = None, place: str = ""
     ) -> tuple[np.ndarray, Counted]:
         """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
         bert = self._bert()
-        with ProgressBar() as bar:
-
-            def step(n_done: int, n_texts: int) -> None:
-                if self.progress:
-                    bar.show(n_done, n_texts)
-                if on_batch is not None:
-                    on_batch()
-
-            vectors, counted = encode(bert, texts, open_store(self.cache, bert), step)
+        what = f"{place}, encoding" if place else "encoding"
+        with progress(what, "text", shown=self.progress) as part:
+            vectors, counted = encode(bert, texts, open_store(self.cache, bert), part, on_batch)
         self._warn_truncation(counted.truncation)
         return vectors, counted
 
@@ -510,14 +507,14 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         # batches are known chunk by chunk
         context = self._init_callback_context(task_name="encode", max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self._search, is_candidate = search_of(context)
+        self._search, place = search_of(context)
 
         def on_batch() -> None:
             batch = context.subcontext(task_name="batch")
             batch.call_on_fit_task_begin(estimator=self)
             batch.call_on_fit_task_end(estimator=self)
 
-        vectors, counted = self._encode(texts, on_batch)
+        vectors, counted = self._encode(texts, on_batch, place)
         self.truncation_report_, self.unknown_report_ = counted.truncation, counted.unknown
         self._warn_longer(counted.n_tokens)
         warn_unknown(texts, counted.n_unknown, counted.n_tokens, str(self.model))
@@ -525,7 +522,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             self._refuse_not_finite(vectors)
             mix = learn_layer_mix(vectors, y)
             self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
-        self._search = self._search if is_candidate else None
+        self._search = self._search if place else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return vectors
 
