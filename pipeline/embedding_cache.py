@@ -1,6 +1,7 @@
 """Encode each distinct text once: look up, encode, store."""
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +15,18 @@ from pipeline.bert import encoder
 from pipeline.bert.embedding import FrozenBert, Plan, truncation_report, unknown_report
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TokenizedTexts
-from pipeline.exceptions import TextTooLongError
+from pipeline.exceptions import CacheWarning, TextTooLongError
 from pipeline.forks import ForkSafeLock
 from pipeline.progress import Part
 from pipeline.vector_store import (
+    MEMORY_BYTES,
     FolderStore,
     MemoryStore,
     Store,
     cache_folder,
     clear_folder,
     is_unrecorded,
+    parse_size,
     text_key,
 )
 
@@ -54,6 +57,7 @@ class CacheInfo(NamedTuple):
 
 
 _memory = MemoryStore()
+_told_of: set[int] = set()  # sizes of the memory cache that were too small
 _counts: Counter[str] = Counter()
 _counts_lock = ForkSafeLock()
 
@@ -91,7 +95,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache(folder: str | Path | None = None) -> None:
-    """Empty the memory cache and reset the counts, or delete a folder cache.
+    """Empty the memory cache, reset the counts and its size, or delete a folder cache.
 
     Parameters
     ----------
@@ -102,8 +106,10 @@ def clear_cache(folder: str | Path | None = None) -> None:
         clear_folder(cache_folder(folder))
         return
     _memory.clear()
+    _memory.max_bytes = MEMORY_BYTES
     with _counts_lock:
         _counts.clear()
+        _told_of.clear()
         _counts["loads_before"] = encoder.n_loads()
 
 
@@ -130,14 +136,20 @@ def fingerprint(bert: FrozenBert) -> str:
     return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
-def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
-    """Return the store of ``BertVectorizer(cache=...)``, or None."""
+def open_store(
+    cache: str | Path | None, bert: FrozenBert, size: int | str | None = None
+) -> Store | None:
+    """Return the store of ``BertVectorizer(cache=..., cache_size=...)``, or None."""
     if cache is None:
         return None
     # a store all the same: without one another depth might run, by an encoder of its own
     if is_unrecorded():
         return MemoryStore()
-    return _memory if cache == "memory" else FolderStore(cache_folder(cache), fingerprint(bert))
+    if cache != "memory":
+        return FolderStore(cache_folder(cache), fingerprint(bert))
+    if size is not None and (asked := parse_size(size)) != _memory.max_bytes:
+        _memory.max_bytes, _memory.overflowed = asked, False
+    return _memory
 
 
 def encode(
@@ -183,6 +195,8 @@ def encode(
     except TextTooLongError as error:  # it counts the distinct texts of a chunk, the user rows
         row = int(np.flatnonzero(row_of == done + error.text)[0])
         raise TextTooLongError(row, error.n_tokens, error.max_length) from None
+    if isinstance(store, MemoryStore) and known < len(distinct):
+        _tell_if_full(kept, bert, store, len(distinct))
     n_tokens, n_lost, n_windows, n_unknown = counts[:, row_of]
     counted = Counted(
         truncation_report(n_tokens, n_lost, n_windows),
@@ -242,6 +256,26 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
         return replace(every_layer, poolings=poolings)
     # what does not fit into the memory cache as a whole would push itself out again
     return every_layer if store.free_bytes() >= per_pooling * len(bert.poolings) else None
+
+
+def _tell_if_full(
+    kept: FrozenBert | None, bert: FrozenBert, store: MemoryStore, n_texts: int
+) -> None:
+    """Warn once where texts were not kept, or pushed others out."""
+    if (kept is not None and not store.overflowed) or store.max_bytes in _told_of:
+        return
+    _told_of.add(store.max_bytes)
+    n_vectors = len((kept or bert).poolings) * (bert.deepest_layer + 1)
+    per_text = n_vectors * bert.hidden_size * 4
+    enough = -(-max(2 * store.max_bytes, n_texts * per_text) // 10**9)
+    warnings.warn(
+        f"The memory cache is full: {store.max_bytes / 1e9:.3g} GB hold about "
+        f"{store.max_bytes // per_text:,} texts of this model, with all its layers. The others are "
+        "encoded again in each fold, fit and search. Name a folder, cache='embeddings', which "
+        f"keeps all of them on the disk, or set cache_size='{enough}GB' or more.",
+        CacheWarning,
+        stacklevel=6,
+    )
 
 
 def _look_up(

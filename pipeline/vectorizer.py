@@ -30,6 +30,7 @@ from pipeline.progress import progress
 from pipeline.text_warnings import FEW, search_of, warn_unknown
 from pipeline.texts import Missing, OnInvalid, check_labels, check_X
 from pipeline.token_level import TokenLevelMixin
+from pipeline.vector_store import parse_size
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
@@ -110,11 +111,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         runs out.
 
     cache : {"memory"}, folder or None, default="memory"
-        Where vectors are kept for folds, grid points and refits: in this process (up to 1 GiB, the
-        least recently used leave first); in a folder (SQLite), shared by processes and runs; or
-        nowhere. With a cache the first pass runs all layers, so that later ones find them. Only its
-        owner can read the folder: vectors reveal something about their texts. Not saved: a loaded
-        pipeline caches nothing, and runs only the layers it needs.
+        Where vectors are kept for folds, grid points and refits: in this process (up to
+        ``cache_size``; the least recently used leave first, and one `CacheWarning` says so); in a
+        folder (SQLite), shared by processes and runs; or nowhere. With a cache the first pass runs
+        all layers, so that later ones find them. Only its owner can read the folder: vectors
+        reveal something about their texts. Not saved: a loaded pipeline caches nothing, and runs
+        only the layers it needs.
+
+    cache_size : int, str or None, default=None
+        Most bytes that the memory cache of this process may hold, all vectorizers together, as a
+        number or such as ``"4GB"``. None leaves it as it is, at first 1 GiB: about 70,000 texts of
+        the default model with one pooling and all layers.
 
     weights_in_artifact : bool, default=True
         Whether a pickled (joblib) vectorizer carries the model's weights. If not, it carries their
@@ -208,6 +215,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         "dtype": [StrOptions({"auto", "float32", "float16", "bfloat16"})],
         "batch_tokens": [Interval(Integral, 1, None, closed="left"), None],
         "cache": [str, Path, None],
+        "cache_size": [Interval(Integral, 1, None, closed="left"), str, None],
         "weights_in_artifact": ["boolean"],
         "local_files_only": ["boolean"],
         "progress": ["boolean"],
@@ -237,6 +245,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         dtype: DType = "auto",
         batch_tokens: int | None = None,
         cache: str | Path | None = "memory",
+        cache_size: int | str | None = None,
         weights_in_artifact: bool = True,
         local_files_only: bool = False,
         progress: bool = False,
@@ -256,6 +265,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self.dtype = dtype
         self.batch_tokens = batch_tokens
         self.cache = cache
+        self.cache_size = cache_size
         self.weights_in_artifact = weights_in_artifact
         self.local_files_only = local_files_only
         self.progress = progress
@@ -385,6 +395,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         check_labels(y, len(texts))  # before anything is encoded
         if self.combine == "learned":
             class_codes(y, len(texts))
+        if self.cache_size is not None:
+            parse_size(self.cache_size)
         self._find_model()
         return texts
 
@@ -498,7 +510,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         bert = self._bert()
         what = f"{place}, encoding" if place else "encoding"
         with progress(what, "text", shown=self.progress) as part:
-            vectors, counted = encode(bert, texts, open_store(self.cache, bert), part, on_batch)
+            store = open_store(self.cache, bert, self.cache_size)
+            vectors, counted = encode(bert, texts, store, part, on_batch)
         self._warn_truncation(counted.truncation)
         return vectors, counted
 
@@ -575,7 +588,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = {"prompt": None, **state}  # files of version 1 have none
+        # files of earlier versions have none
+        state = {"prompt": None, "cache_size": None, **state}
         if "layers_" in state:
             state.setdefault("prompt_", "")
         super().__setstate__(state)
