@@ -16,6 +16,7 @@ from pipeline.commands.predict import predict
 from pipeline.commands.printing import plain_console
 from pipeline.commands.report import report
 from pipeline.commands.train import train
+from pipeline.progress import progress, without_bar
 
 app = typer.Typer(
     add_completion=False,
@@ -49,7 +50,8 @@ def main() -> None:
     _show.cache_clear()
     try:
         try:
-            app()
+            with progress(shown=True):
+                app()
         finally:
             if sys.stdout is not None:  # None: closed, as by `>&-`
                 sys.stdout.flush()  # here, where a reader that went away can still be forgiven
@@ -73,7 +75,8 @@ def _end_quietly() -> NoReturn:
 
 @cache  # equal ones once: training, cross-validation and scoring see the same texts
 def _show(warning: str) -> None:
-    plain_console(stderr=True).print(f"Warning: {warning}")
+    with without_bar():
+        plain_console(stderr=True).print(f"Warning: {warning}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

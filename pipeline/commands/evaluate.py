@@ -35,7 +35,6 @@ from pipeline.commands.options import (
     read_lines,
     rows_for,
     split_list,
-    with_progress,
 )
 from pipeline.commands.printing import (
     plain_console,
@@ -72,7 +71,7 @@ def evaluate(
     _, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
     groups = columns_by(table, by)
     train = None
-    fitted = with_progress(load_pipeline(model, trusted=trusted or ()))
+    fitted = load_pipeline(model, trusted=trusted or ())
     if train_data is not None:
         known = read_data(train_data, [text, label], encoding, sep)
         train = rows_for(fitted, known, text), known[label]
@@ -118,7 +117,7 @@ def study_layers(
     table, _, text, label = read_labelled(data, text, label, encoding, sep, group=group_column)
     groups = None if group_column is None else table[group_column]
     options: dict[str, Any] = {"max_length": max_length, "device": device, "dtype": dtype}
-    vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options, progress=sys.stderr.isatty())
+    vectorizer = BertVectorizer(model or DEFAULT_MODEL, **options)
     poolings = tuple(split_list(pooling))
     combined = "mean" if "mean" in poolings else poolings[0]
     study = layer_study(table[text], table[label], vectorizer=vectorizer, cv=cv, groups=groups,
@@ -207,7 +206,7 @@ def compare_models(
         rows = [*(rows or QUICK), "finetuned"]
     default = make_sentiment_pipeline(
         class_weight=class_weight, model=model or DEFAULT_MODEL, max_length=max_length,
-        truncation=truncation, device=device, dtype=dtype, progress=sys.stderr.isatty(),
+        truncation=truncation, device=device, dtype=dtype,
     )  # fmt: skip
     options: dict[str, Any] = {"vectorizer": default[0]}
     if class_weight is not None:

@@ -1,6 +1,5 @@
 """labels: texts whose label is probably wrong."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -51,8 +50,7 @@ def labels(
     if out is not None:
         check_output(out, data)
     table, _, text, label = read_labelled(data, text, label, encoding, sep, group=group_column)
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "progress": sys.stderr.isatty(),
-                               "max_length": max_length}  # fmt: skip
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "max_length": max_length}
     if model is not None:
         options["model"] = model
     classifier = make_sentiment_pipeline(C=parse_C(C), class_weight=class_weight, **options)

@@ -1,6 +1,5 @@
 """Options that several commands share, and how their values are read."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -163,11 +162,3 @@ def parse_C(value: str) -> Any:
 
 def _one_or_several(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
-
-
-def with_progress(pipeline: Any, *, shown: bool = True) -> Any:
-    """Show the progress bars of a pipeline if a terminal is watching, or none."""
-    if shown and not sys.stderr.isatty():
-        return pipeline
-    names = [name for name in pipeline.get_params() if name.endswith("__progress")]
-    return pipeline.set_params(**dict.fromkeys(names, shown))

@@ -23,7 +23,6 @@ from pipeline.commands.options import (
     read_data,
     read_labelled,
     rows_for,
-    with_progress,
 )
 from pipeline.commands.printing import plain_console
 
@@ -94,7 +93,7 @@ def report(
     train = None
     if train_set is not None:
         train = rows_for(fitted, train_set, text), train_set[label]
-    scores = score_texts(with_progress(fitted), rows_for(fitted, table, text), table[label],
+    scores = score_texts(fitted, rows_for(fitted, table, text), table[label],
                          by=columns_by(table, by), n_mistakes=mistakes, train=train)  # fmt: skip
     comparison = study = None
     if compare and to_study is not None:

@@ -1,6 +1,5 @@
 """train: a table becomes a saved pipeline, compared, scored and reported on."""
 
-import sys
 from operator import attrgetter
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -25,7 +24,6 @@ from pipeline.commands.options import (
     parse_layers,
     read_labelled,
     split_names,
-    with_progress,
 )
 from pipeline.commands.predict import label_texts
 from pipeline.commands.printing import plain_console, print_comparison, print_cut, print_scores
@@ -120,23 +118,19 @@ def train(
                "dtype": dtype, "class_weight": class_weight, "ngrams": ngrams,
                "C": parse_C(C)}  # fmt: skip
     candidate = make_sentiment_pipeline(
-        **{name: value for name, value in options.items() if value is not None},
-        progress=sys.stderr.isatty(),
+        **{name: value for name, value in options.items() if value is not None}
     )
     source = data or "the shipped reviews"
     console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({source}).")
     candidate = _fit(console, candidate, *training, codes, groups)
     print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(candidate)))
-    path = save_pipeline(
-        with_progress(candidate, shown=False), out, columns={"text": text, "label": label}
-    )
+    path = save_pipeline(candidate, out, columns={"text": text, "label": label})
     # first: whatever fails below, the model is there
     console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
     comparison = None
     if cv:
         comparison = compare(*training, model=candidate, cv=cv, groups=groups, n_timed=0)
         print_comparison(console, comparison, f"{cv}-fold cross-validation on the training texts")
-    with_progress(candidate)
     details: dict[str, Any] = {"n_mistakes": 0, "n_examples": 0, "n_map": 0}
     if report:
         details = {"train": training}
@@ -161,11 +155,14 @@ def train(
 def _fit(console: Console, model: Any, X: Any, y: Any, codes: Any, groups: Any) -> Any:
     """Fit, with groups kept together in the folds that choose C, and say which was chosen."""
     from pipeline.evaluation.folds import keep_groups
+    from pipeline.progress import progress
 
     own_folds = {name: cv for name, cv in model.get_params().items() if name.endswith("__cv")}
     if groups is not None:
         model = keep_groups(model, codes, groups, 0)
-    model.fit(X, y).set_params(**own_folds)
+    with progress("fitting the classifier") as part:
+        part.show(0)
+        model.fit(X, y).set_params(**own_folds)
     if hasattr(model[-1], "C_"):
         console.print(f"C={model[-1].C_:g}, chosen by the log loss.")
     return model

@@ -50,6 +50,7 @@ from pipeline.evaluation.metrics import (
     score_rows,
 )
 from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
+from pipeline.progress import progress
 from pipeline.texts import check_texts, class_numbers, group_numbers, label_cells, labels_of_texts
 from pipeline.vectorizer import BertVectorizer
 
@@ -292,25 +293,28 @@ def compare(
     warn_of_leaking_folds(texts, folds)
 
     chosen = None
-    if "layers" in rows:
-        candidates["layers"], chosen = best_layers(
-            bert, texts, labels, folds, groups=together, random_state=random_state, n_jobs=n_jobs
-        )
-    in_order = [candidates[name] for name in rows]
-    encode_all([candidate.by_fold[0] for candidate in in_order], texts, labels)
     tested = np.random.default_rng(random_state).permutation(folds[0][1].size)
     timed = folds[0][1][np.sort(tested[: int(n_timed)])]
-    # threads of BLAS cost such fits more than they give; torch keeps its own
-    with threadpool_limits(limits=1, user_api="blas"):
-        results = {
-            candidate.name: _score_row(
-                candidate,
-                data,
-                timed,
-                texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame,
-            )
-            for candidate in in_order
-        }
+    with progress(unit="fit", shown=bert.progress) as part:
+        if "layers" in rows:
+            candidates["layers"], chosen = best_layers(
+                bert, texts, labels, folds, groups=together, random_state=random_state,
+                n_jobs=n_jobs,
+            )  # fmt: skip
+        encode_all([candidates[name].by_fold[0] for name in rows], texts, labels)
+        # threads of BLAS cost such fits more than they give; torch keeps its own
+        with threadpool_limits(limits=1, user_api="blas"):
+            results = {
+                candidates[name].name: _score_row(
+                    candidates[name],
+                    data,
+                    part.folds(folds, name, len(rows)),
+                    timed,
+                    texts if frame is None or not reads_columns(candidates[name].by_fold[0])
+                    else frame,
+                )
+                for name in rows
+            }  # fmt: skip
     name = score if isinstance(score, str) else scoring if isinstance(scoring, str) else "score"
     table = _table(results, name, score, random_state, with_spread=len(folds) > 1)
     table.attrs = {
@@ -417,13 +421,15 @@ def _check_folds(folds: Sequence[Fold]) -> None:
 # ---- one row
 
 
-def _score_row(candidate: Candidate, data: Data, timed: np.ndarray, X: Any) -> RowResult:
+def _score_row(
+    candidate: Candidate, data: Data, folds: Iterable[Fold], timed: np.ndarray, X: Any
+) -> RowResult:
     """Fit and score a candidate on every fold of X, texts or columns, and time the first."""
     texts, labels, classes = data.texts, data.labels, data.classes.tolist()
     scores, right, most_probable, seconds, from_cache = [], [], [], [], []
     given = []
     cost = UNKNOWN
-    for fold, (train, tested) in enumerate(data.folds):
+    for fold, (train, tested) in enumerate(folds):
         estimator = clone(candidate.by_fold[fold])
         before, start = cache_info(), time.perf_counter()
         # truncation was reported when the caches were filled, or is in the first fold

@@ -13,6 +13,7 @@ from pipeline.evaluation.baselines import encode_all, vectorizers_of
 from pipeline.evaluation.compare import silent_truncation
 from pipeline.evaluation.failures import doubted_labels, texts_of
 from pipeline.evaluation.folds import check_classes, keep_groups, split_folds
+from pipeline.progress import progress
 from pipeline.texts import class_numbers, group_numbers, labels_of_texts, text_groups
 
 
@@ -92,16 +93,18 @@ def label_issues(
     model, labels = clone(model), classes[codes]
     for vectorizer in vectorizers_of(model):  # that of a loaded pipeline has no cache
         vectorizer.set_params(cache=vectorizer.cache or "memory")
-    if told := not reads_columns(model):
-        encode_all([model], X, labels)
+    shown = any(vectorizer.progress for vectorizer in vectorizers_of(model))
     probability = np.zeros((len(texts), len(classes)))
-    for i, (train, test) in enumerate(folds):
-        fitted: Any = clone(model)
-        if together is not None:
-            fitted = keep_groups(fitted, codes[train], together[train], random_state)
-        with silent_truncation(told or i > 0):
-            fitted.fit(rows_of(X, train), labels[train])
-            answers = ask(fitted, rows_of(X, test))
-        known, _ = positions(np.asarray(fitted.classes_).tolist(), classes.tolist())
-        probability[np.ix_(test, known)] = answers.probability
+    with progress(unit="fit", shown=shown) as part:
+        if told := not reads_columns(model):
+            encode_all([model], X, labels)
+        for i, (train, test) in enumerate(part.folds(folds, "the classifier")):
+            fitted: Any = clone(model)
+            if together is not None:
+                fitted = keep_groups(fitted, codes[train], together[train], random_state)
+            with silent_truncation(told or i > 0):
+                fitted.fit(rows_of(X, train), labels[train])
+                answers = ask(fitted, rows_of(X, test))
+            known, _ = positions(np.asarray(fitted.classes_).tolist(), classes.tolist())
+            probability[np.ix_(test, known)] = answers.probability
     return doubted_labels(texts, codes, classes.tolist(), probability)
