@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from pipeline.datasets import read_table, write_table
-from pipeline.report.sections import coloured_pieces, conclusion, report_contents, sections_of
+from pipeline.notebook import coloured_pieces
+from pipeline.report.sections import conclusion, report_contents, sections_of
 from tests.reporting import bert_scores, make_comparison, make_study, quick_scores
 
 

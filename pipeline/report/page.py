@@ -8,9 +8,10 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import refuse_folder, where, with_ending, write_text
-from pipeline.report.readable import readable, shortened
+from pipeline.notebook import signed, table_html, words_html
+from pipeline.readable import readable, shortened
 from pipeline.report.sections import conclusion, report_contents, sections_of
-from pipeline.report.tables import SCORES, number
+from pipeline.tables import SCORES, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,6 +123,9 @@ def render_page(contents: Mapping[str, Any]) -> str:
         "svg": Markup,  # our own drawings, in which the words are escaped already
         "number": number,
         "shortened": shortened,
+        "signed": signed,
+        "table": lambda table: Markup(table_html(table)),
+        "words": lambda coloured: Markup(words_html(coloured)),
     }
     source = files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     html = environment.from_string(source).render(

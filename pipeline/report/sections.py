@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline import tables
 from pipeline.answers import most_confused
-from pipeline.report import figures, tables
-from pipeline.report.readable import never_predicted, shortened, strongest
-from pipeline.report.tables import Table, number
+from pipeline.notebook import coloured_pieces
+from pipeline.readable import never_predicted, shortened
+from pipeline.report import figures
+from pipeline.tables import Table, number
 
 _NEEDED = (
     "n_texts",
@@ -99,36 +101,6 @@ def _plain_layers(study: pd.DataFrame) -> dict[str, Any]:
         row["layer"] = int(match[1]) if row["kind"] == "layer" and match else None
     attrs = {name: plain_values(study.attrs[name]) for name in _LAYER_ATTRS if name in study.attrs}
     return {"rows": rows, **attrs}
-
-
-def coloured_pieces(
-    text: str, words: Sequence[Mapping[Any, Any]], *, most: int = 1200
-) -> dict[str, Any]:
-    """Cut a text into pieces with their contributions, ``most`` characters in all."""
-    inside = sorted(
-        (word for word in words if word["start"] < word["end"]), key=lambda word: word["start"]
-    )
-    # a little before the first explained word
-    start = max(0, inside[0]["start"] - 60) if inside else 0
-    end = min(len(text), start + most)
-    largest = max((abs(word["contribution"]) for word in inside), default=0.0) or 1.0
-    pieces: list[dict[str, Any]] = []
-    at = start
-    for word in [*inside, {"start": end, "end": end, "contribution": None}]:
-        if word["start"] < at or word["end"] > end:  # overlapping windows, or beyond the end
-            continue
-        between, own = text[at : word["start"]], text[word["start"] : word["end"]]
-        for piece, value in ((between, None), (own, word["contribution"])):
-            if piece:
-                strength = abs(value or 0.0) / largest
-                pieces.append({"text": piece, "contribution": value, "strength": strength})
-        at = word["end"]
-    return {
-        "pieces": pieces,
-        "before": start,  # characters left out
-        "after": len(text) - end,
-        "strongest": strongest(inside, 8),
-    }
 
 
 # of figures.MARKERS, in plain fonts too; \ufe0e: no emoji

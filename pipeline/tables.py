@@ -1,9 +1,9 @@
-"""The tables of a report: captions, headers and cells as text."""
+"""The tables of reports and notebooks: captions, headers and cells as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.report.readable import shortened
+from pipeline.readable import shortened
 
 # score -> its heading and its meaning
 SCORES = {
@@ -51,6 +51,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
     text_columns: Sequence[int] = ()  # those with words, but for the first; numbers align right
     shown: int | None = None  # rows that are not folded away
+    best: Sequence[int] = ()  # rows that stand out
 
     @property
     def rest(self) -> "Table | None":
