@@ -26,14 +26,14 @@ _STYLE = """
     Arial, sans-serif; font-variant-numeric: tabular-nums;
   & *, & *::before { box-sizing: border-box; }
   & p { margin: .2rem 0 .5rem; }
-  & p:last-child, & .scroll:last-child { margin-bottom: .1rem; }
   & .muted, & caption, & thead th, & small { color: var(--muted); font-size: 12.5px; }
   & .bad { color: var(--bad); }
   & .tiles { display: flex; flex-wrap: wrap; gap: .5rem; margin: .3rem 0 .7rem; padding: 0; }
   & .tiles div { background: var(--surface); border-radius: .35rem; padding: .4rem .8rem;
     min-width: 7.5rem; margin: 0; }
-  & dt { color: var(--muted); font-size: 12.5px; font-weight: 400; float: none; margin: 0; }
-  & dd { margin: 0; font-size: 20px; font-weight: 600; line-height: 1.3; }
+  & :is(dt, dd) { width: auto; float: none; margin: 0; padding: 0; }
+  & dt { color: var(--muted); font-size: 12.5px; font-weight: 400; }
+  & dd { font-size: 20px; font-weight: 600; line-height: 1.3; }
   & dd + dd { color: var(--muted); font-size: 12px; font-weight: 400; }
   & .columns { display: flex; flex-wrap: wrap; gap: .2rem 2.5rem; align-items: flex-start; }
   & .scroll { overflow-x: auto; margin: 0 0 .6rem; max-width: 100%; }
@@ -41,7 +41,7 @@ _STYLE = """
     table-layout: auto; color: inherit; }
   & caption { text-align: left; padding: 0 0 .2rem; caption-side: top; }
   & tr, & tbody tr:nth-child(n), & tbody tr:hover { background: none; }
-  & th, & td { text-align: left; vertical-align: baseline; padding: .22rem 1.3rem .22rem 0;
+  & th, & td { text-align: left; vertical-align: baseline; padding: .22rem 1.1rem .22rem 0;
     border: 0; border-bottom: 1px solid var(--rule); max-width: none; white-space: normal;
     color: inherit; font-weight: 400; }
   & thead th { vertical-align: bottom; }
@@ -50,6 +50,10 @@ _STYLE = """
   & tbody .number, & .word, & tbody th { white-space: nowrap; }
   & .prose { min-width: 16rem; overflow-wrap: anywhere; }
   & tr.best :is(th, td) { font-weight: 600; }
+  & .heat { display: inline-block; padding: .05rem .5rem; border-radius: .2rem; color: var(--ink);
+    background: color-mix(in srgb, var(--for) calc(var(--w) * 45%), transparent); }
+  & .heat.best { font-weight: 700; outline: 2px solid var(--for); } & small { font-weight: 400; }
+  & .cut { color: var(--muted); } & .hidden { display: none; }
   & .text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.7;
     unicode-bidi: isolate; }
   & :is(.for, .against) { padding: .1em .05em; border-radius: .15em; color: var(--ink);
@@ -60,6 +64,10 @@ _STYLE = """
   & .against.strong { text-decoration: underline dotted 2px; }
   & summary { cursor: pointer; color: var(--for); font-size: 12.5px; }
   & details { margin: .15rem 0; } & details details { margin-left: 1rem; }
+  & code { font-size: 12.5px; color: inherit; background: var(--surface); padding: .1rem .3rem;
+    border-radius: .2rem; }
+  & > :last-child, & details > .scroll { margin-bottom: .1rem; }
+  &:has(> iframe) { padding: 0; max-width: none; }
   & iframe { display: block; width: 100%; height: 36rem; border: 0; color-scheme: inherit; }
 }
 """
@@ -76,13 +84,9 @@ def escaped(value: object) -> str:
     return value if isinstance(value, Html) else html.escape(readable(value))
 
 
-def block(*parts: str, wide: bool = False) -> str:
+def block(*parts: str) -> str:
     """Return one output: its style, and the parts."""
-    size = ' style="max-width:none;padding:0"' if wide else ""
-    return (
-        f'<style>{_STYLE}</style><div class="bert-vectorizer"{size}>{"".join(filter(None, parts))}'
-        "</div>"
-    )
+    return f'<style>{_STYLE}</style><div class="bert-vectorizer">{"".join(parts)}</div>'
 
 
 def paragraph(text: object, name: str = "") -> str:
@@ -98,6 +102,19 @@ def tiles(cards: Iterable[tuple[str, str, str]]) -> str:
             for name, value, below in cards
         )
     )
+
+
+def columns_of(*parts: str) -> str:
+    """Return parts beside each other, where there is room."""
+    return f'<div class="columns">{"".join(f"<div>{part}</div>" for part in parts if part)}</div>'
+
+
+def facts(values: Mapping[str, object]) -> str:
+    """Return names and values, a line each."""
+    rows = [
+        [name, value if isinstance(value, str) else str(value)] for name, value in values.items()
+    ]
+    return table_html(Table("", (), rows, (1,)))
 
 
 def folded(summary: object, content: str, *, is_open: bool = False) -> str:
@@ -123,10 +140,11 @@ def table_html(table: Table) -> str:
         + "</tr>"
         for i, (first, *others) in enumerate(table.rows[: table.shown])
     )
+    above = f"<caption><span>{caption}</span></caption>\n" if caption else ""
+    above += f"<thead><tr>{head}</tr></thead>\n" if head else ""
     box = (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}">\n<table>\n'
-        f"<caption><span>{caption}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
-        f"{rows}\n</tbody>\n</table>\n</div>\n"
+        f"{above}<tbody>\n{rows}\n</tbody>\n</table>\n</div>\n"
     )
     if (rest := table.rest) is None:
         return box
@@ -207,5 +225,5 @@ def tree(value: Any) -> str:
         if isinstance(inner, Mapping | list) and inner and len(str(inner)) > 100:
             parts.append(folded(f"{name} ({len(inner)})", tree(inner)))
         else:
-            plain.append([str(name), shortened(number(inner, "{}"), 200)])
-    return (table_html(Table("", (), plain, (1,))) if plain else "") + "".join(parts)
+            plain.append((str(name), shortened(number(inner, "{}"), 200)))
+    return (facts(dict(plain)) if plain else "") + "".join(parts)
