@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from pipeline import explain, load_reviews, make_sentiment_pipeline
-from pipeline.report.readable import strongest
-from pipeline.report.sections import coloured_pieces
+from pipeline.notebook import coloured_pieces
+from pipeline.readable import strongest
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 COLUMNS, WIDTH, LINE = 96, 8.4, 21  # characters of a line, pixels of one, pixels between lines

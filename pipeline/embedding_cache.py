@@ -17,6 +17,7 @@ from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TokenizedTexts
 from pipeline.exceptions import CacheWarning, TextTooLongError
 from pipeline.forks import ForkSafeLock
+from pipeline.notebook import block, tiles
 from pipeline.progress import Part
 from pipeline.vector_store import (
     MEMORY_BYTES,
@@ -54,6 +55,16 @@ class CacheInfo(NamedTuple):
     texts_encoded: int
     model_loads: int
     current_bytes: int
+
+    def _repr_html_(self) -> str:
+        asked = self.hits + self.misses
+        cards = [
+            ("Found in a cache", f"{self.hits:,}", f"of {asked:,} texts" if asked else ""),
+            ("Texts encoded", f"{self.texts_encoded:,}", ""),
+            ("Models loaded", f"{self.model_loads:,}", ""),
+            ("Memory", f"{self.current_bytes / 1e6:,.1f} MB", ""),
+        ]
+        return block(tiles(cards))
 
 
 _memory = MemoryStore()

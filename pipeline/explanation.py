@@ -1,7 +1,7 @@
 """Explain a prediction by its words, exactly where possible."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +16,25 @@ from pipeline.csv_table import check_names
 from pipeline.decision import DecisionSum
 from pipeline.exceptions import ExplanationError
 from pipeline.ngrams import word_spans
+from pipeline.notebook import (
+    Html,
+    block,
+    coloured_pieces,
+    escaped,
+    folded,
+    paragraph,
+    signed,
+    table_html,
+    words_html,
+)
+from pipeline.readable import shortened, strongest
+from pipeline.tables import Table
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
 from pipeline.word_rows import Level, WordRows
 
 Method = Literal["auto", "exact", "occlusion"]
+_FEW_WORDS = 15  # of which the numbers are not folded away
 Baseline = Literal["mean", "zero"]
 _OWN_COLUMNS = ("word", "token", "start", "end", "contribution")
 
@@ -34,7 +48,7 @@ def explain(
     text: str | None = None,
     baseline: Baseline = "mean",
     against: Literal["runner-up"] | None = None,
-) -> list[pd.DataFrame]:
+) -> "Explanations":
     """Say what each word or token of a text adds to the classifier's decision.
 
     With ``pooling="mean"``, any layers, any ``combine`` and affine steps (scalers, PCA, feature
@@ -82,22 +96,24 @@ def explain(
 
     Returns
     -------
-    list of DataFrame, length n_texts
-        One row per word or token, in the order of the text: ``word`` (or ``token``), ``start``,
-        ``end`` (its characters in the text) and ``contribution``; where there are more than two
-        classes, ``contribution_<class>`` for each. Of two classes, positive speaks for
+    Explanations
+        A list of DataFrames, length n_texts; a notebook shows the texts with coloured words. A
+        DataFrame has one row per word or token, in the order of the text: ``word`` (or ``token``),
+        ``start``, ``end`` (its characters in the text) and ``contribution``; where there are more
+        than two classes, ``contribution_<class>`` for each. Of two classes, positive speaks for
         ``classes_[1]``. Where the decision has several parts, columns with the names of the parts
         (of the stack, the union) follow, ``<part>_<class>`` for more than two classes; their sum is
         the contribution. [CLS] and [SEP] are tokens as well, and have rows under the exact method;
         so has, with the part's name in brackets, what belongs to no word.
-        ``frame.attrs`` holds ``method``, ``decision`` (that of the text), ``intercept`` (what was
-        added to the sum; under occlusion the decision on the empty text), and ``classes``; the last
-        three are lists where there are more than two classes. Of several labels per text, the
-        classes are the names of the labels; with ``against`` they are the second and the first.
-        Under the exact method also ``baseline``, as used; of several parts ``parts``, their names;
-        ``ngrams``, if there are any, dicts of ``ngram``, ``start``, ``end``, ``contribution`` and
-        its ``part``; and ``uncalibrated``, True where that is so. Where occlusion was not asked
-        for, ``reason`` says why there is no sum.
+        ``frame.attrs`` holds ``text``, ``method``, ``decision`` (that of the text), ``intercept``
+        (what was added to the sum; under occlusion the decision on the empty text), and
+        ``classes``; the last three are lists where there are more than two classes. Of several
+        labels per text, the classes are the names of the labels; with ``against`` they are the
+        second and the first. Under the exact method also ``baseline``, as used; of several parts
+        ``parts``, their names; ``ngrams``, if there are any, dicts of ``ngram``, ``start``,
+        ``end``, ``contribution`` and its ``part``; and ``uncalibrated``, True where that is so.
+        ``probability`` is True where the decision is one. Where occlusion was not asked for,
+        ``reason`` says why there is no sum.
 
     Raises
     ------
@@ -133,7 +149,9 @@ def explain(
     if method != "occlusion":
         try:
             rows = with_texts(np.arange(len(texts)), texts)
-            return _exact(model, rows, texts, column, level, baseline, against) if texts else []
+            if not texts:
+                return Explanations()
+            return _exact(model, rows, texts, column, level, baseline, against)
         except ExplanationError as error:
             if method == "exact":
                 raise
@@ -142,7 +160,112 @@ def explain(
         reason = "method='occlusion' leaves out whole words."
     if level == "token":
         raise ExplanationError(f"level='token' needs the exact method. {reason}")
-    return _occlusion(model, vectorizer, texts, with_texts, against, asked) if texts else []
+    if not texts:
+        return Explanations()
+    return _occlusion(model, vectorizer, texts, with_texts, against, asked)
+
+
+class Explanation(pd.DataFrame):
+    """The words of a text and what each adds; a notebook shows the text with coloured words.
+
+    A copy is one too; a selection is a plain DataFrame.
+    """
+
+    def copy(self, deep: bool = True) -> Any:  # type: ignore[misc]  # final in the stubs only
+        """Return a copy, as of any DataFrame."""
+        copied: Any = type(self)(super().copy(deep=deep))
+        return copied.__finalize__(self)
+
+    def said(self) -> tuple[str, str, str]:
+        """Return the class that the text leans to, how far, and the column that says why."""
+        decision, classes = self.attrs["decision"], self.attrs["classes"]
+        is_probability, column = self.attrs.get("probability"), "contribution"
+        form = "{:.3f}".format if is_probability else signed
+        if isinstance(decision, list):
+            first = int(np.argmax(decision))
+            return str(classes[first]), form(decision[first]), f"{column}_{classes[first]}"
+        leans = decision > (0.5 if is_probability else 0.0)
+        value = 1 - decision if is_probability and not leans else decision
+        return str(classes[-1] if leans else classes[0]), form(value), column
+
+    def words(self) -> list[dict[Hashable, Any]]:
+        """Return the words with what each adds to the class that the text leans to."""
+        names = {"token": "word", self.said()[2]: "contribution"}
+        frame = pd.DataFrame(self)[[self.columns[0], "start", "end", self.said()[2]]]
+        return frame.rename(columns=names).to_dict("records")
+
+    def is_whole(self) -> bool:
+        """Whether nothing that is shown was taken out."""
+        needed = {"text", "decision", "classes"} <= set(self.attrs)
+        return needed and {"start", "end", self.said()[2]} <= set(self.columns)
+
+    def _repr_html_(self) -> str | None:
+        plain: str | None = super()._repr_html_()  # type: ignore[misc]
+        if plain is None or not self.is_whole():
+            return plain
+        rows = [
+            [signed(cell, ".4f") if isinstance(cell, float) else str(cell) for cell in row]
+            for row in self.itertuples(index=False)
+        ]
+        table = Table("", list(map(str, self.columns)), rows, shown=60)
+        numbers = folded("The numbers", table_html(table), is_open=len(self) <= _FEW_WORDS)
+        return block(_coloured([self]), numbers)
+
+
+class Explanations(list[Explanation]):
+    """The explanations of texts, which a notebook shows with coloured words, a line each."""
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        return Explanations(found) if isinstance(place, slice) else found
+
+    def _are_whole(self) -> bool:
+        return all(isinstance(own, Explanation) and own.is_whole() for own in self)
+
+    def __repr__(self) -> str:
+        if not self or not self._are_whole():
+            return super().__repr__()
+        lines = []
+        for own in self:
+            label, value, _ = own.said()
+            words = strongest(own.words(), 3)
+            most = ", ".join(f"{row['word']} {row['contribution']:+.3f}" for row in words)
+            said = f"{shortened(label, 20)} {value} ({most}): {own.attrs['text']}"
+            lines.append(shortened(said, 150))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str | None:
+        return block(_coloured(self)) if self and self._are_whole() else None
+
+
+def _coloured(frames: Sequence[Explanation]) -> str:
+    """Return the texts with coloured words, one scale for all."""
+    texts = [(own.attrs["text"], own.words(), own.said()) for own in frames]
+    largest = max((abs(row["contribution"]) for _, words, _ in texts for row in words
+                   if row["start"] < row["end"]), default=0.0)  # fmt: skip
+    rows = [
+        [label, value, Html(f'<span class="text" dir="auto">{shown}</span>')]
+        for text, words, (label, value, _) in texts
+        for shown in [words_html(coloured_pieces(text, words, largest=largest))]
+    ]
+    attrs = frames[0].attrs
+    pairs = {tuple(map(str, own.attrs["classes"])) for own in frames}
+    of_two = len(pairs) == 1 and not isinstance(attrs["decision"], list)
+    blue, orange = (
+        (f"for {cell}" for cell in map(escaped, reversed(next(iter(pairs)))))
+        if of_two
+        else ("for the class that is named", "against it")
+    )
+    said = (
+        f'Words <span class="for strong" style="--w:.7">{blue}</span> and words '
+        f'<span class="against strong" style="--w:.7">{orange}</span>. '
+    )
+    if attrs["method"] == "exact":
+        said += "With the intercept they add up to the decision."
+    else:
+        said += "A word's part is what leaving it out takes off."
+    header = ("Class", "Probability" if attrs.get("probability") else "Decision", "Text")
+    return table_html(Table("", header, rows, (2,))) + paragraph(Html(said), "muted")
 
 
 def _best(model: Any) -> Any:
@@ -266,7 +389,7 @@ def _exact(
     level: Level,
     baseline: Baseline,
     against: str | None,
-) -> list[pd.DataFrame]:
+) -> Explanations:
     if isinstance(model.classes_, list):
         raise ExplanationError("A text has several labels here, and no single decision.")
     classes = np.asarray(model.classes_).tolist()
@@ -293,10 +416,10 @@ def _exact(
             raise ExplanationError(
                 f"The decision of the {type(_last(model)).__name__} is not the sum of its parts."
             )
-    return [
+    return Explanations(
         _finish(rows, level, classes, decision, intercept, against, attrs)
         for rows, decision, intercept in zip(texts_rows, decisions, whole.constant, strict=True)
-    ]
+    )
 
 
 def _rows_of_texts(
@@ -330,7 +453,7 @@ def _occlusion(
     with_texts: Callable[[np.ndarray, list[str]], Any],
     against: str | None,
     attrs: dict[str, Any],
-) -> list[pd.DataFrame]:
+) -> Explanations:
     spans = (
         [word_spans(text) for text in texts] if vectorizer is None else vectorizer.word_spans(texts)
     )
@@ -340,16 +463,18 @@ def _occlusion(
     ]
     sizes = [len(of_text) for of_text in variants]
     rows = np.repeat(np.arange(len(texts)), sizes)
-    shortened = with_texts(rows, [text for of_text in variants for text in of_text])
+    variants_of_texts = with_texts(rows, [text for of_text in variants for text in of_text])
     try:
-        decisions, classes = _decide(model, shortened)  # (n_rows, n_outputs)
+        decisions, classes, are_probabilities = _decide(model, variants_of_texts)
     except ExplanationError:
         raise
     except Exception as error:  # as of neighbours within a radius
         raise ExplanationError(
             f"The model fails on texts without one of their words: {error}"
         ) from error
-    frames = []
+    if are_probabilities:
+        attrs = {**attrs, "probability": True}
+    frames = Explanations()
     for text, of_text, own in zip(
         texts, spans, np.split(decisions, np.cumsum(sizes)[:-1]), strict=True
     ):
@@ -360,15 +485,15 @@ def _occlusion(
     return frames
 
 
-def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any]]:
-    """Return decisions, or probabilities, (n_rows, n_outputs), and the classes."""
+def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any], bool]:
+    """Return decisions, (n_rows, n_outputs), the classes, and whether they are probabilities."""
     listed = isinstance(model.classes_, list)
     classes = [] if listed else np.asarray(model.classes_).tolist()
     if hasattr(model, "decision_function") and not listed:
         decisions = np.asarray(model.decision_function(X), dtype=np.float64)
         decisions = decisions.reshape(len(decisions), -1)
         if decisions.shape[1] in (1, len(classes)):  # not of pairs of classes
-            return decisions, classes
+            return decisions, classes, False
     if not hasattr(model, "predict_proba"):
         raise ExplanationError(
             f"The last step, {type(_last(model)).__name__}, has neither a decision_function with "
@@ -381,9 +506,9 @@ def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any]]:
             for name, own in outputs_of(model)
             for label in ([1] if is_yes_or_no(own) else own)
         ]
-        return np.asarray(ask_each(model, X).probability, dtype=np.float64), names
+        return np.asarray(ask_each(model, X).probability, dtype=np.float64), names, True
     probability = np.asarray(model.predict_proba(X), dtype=np.float64)
-    return probability[:, 1:] if len(classes) == 2 else probability, classes
+    return probability[:, 1:] if len(classes) == 2 else probability, classes, True
 
 
 # ---- both
@@ -397,7 +522,7 @@ def _finish(
     intercept: np.ndarray,
     against: str | None,
     attrs: dict[str, Any],
-) -> pd.DataFrame:
+) -> Explanation:
     """Return a text's frame, its columns named, with the attrs."""
     said = np.eye(len(decision))
     if against is not None and len(decision) > 1:
@@ -421,8 +546,10 @@ def _finish(
         for i, label in enumerate(classes[-1:] if one else classes)
     }
     frame = pd.DataFrame(rows.rows, columns=[level, "start", "end"])
-    frame = pd.concat([frame, pd.DataFrame(named, index=frame.index)], axis=1)
-    frame.attrs.update(attrs, decision=plain(decision), intercept=plain(intercept), classes=classes)
+    frame = Explanation(pd.concat([frame, pd.DataFrame(named, index=frame.index)], axis=1))
+    frame.attrs.update(
+        attrs, text=rows.text, decision=plain(decision), intercept=plain(intercept), classes=classes
+    )
     if rows.ngrams:
         frame.attrs["ngrams"] = [
             {

@@ -8,11 +8,13 @@ from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import load_encoder
 from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.checkpoints.checkpoint import resolve
+from pipeline.notebook import block, paragraph, signed, table_html
+from pipeline.tables import Table
 from pipeline.texts import check_texts
 from pipeline.vectorizer import DEFAULT_MODEL
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextWalk:
     """One text on its way through BERT.
 
@@ -33,6 +35,28 @@ class TextWalk:
     attention_mask: np.ndarray
     hidden_states: np.ndarray
     n_lost: int
+
+    def __repr__(self) -> str:
+        return (
+            f"TextWalk({' '.join(self.tokens)!r}, hidden_states {self.hidden_states.shape}, "
+            f"n_lost={self.n_lost})"
+        )
+
+    def _repr_html_(self) -> str:
+        n_states, _, n_tokens, size = self.hidden_states.shape
+        columns = (self.tokens, self.input_ids, self.attention_mask, self.last_hidden_state[0])
+        rows = [
+            [token, str(number), str(mask), *(signed(value, ".2f") for value in vector[:4]), "…"]
+            for token, number, mask, vector in zip(*columns, strict=True)
+        ]
+        dimensions = (str(i) for i in range(min(4, size)))
+        caption = (
+            f"{n_tokens} tokens through {n_states - 1} layers; of the {size} numbers that each has "
+            "in the last layer, the first ones"
+        )
+        table = Table(caption, ("Token", "Id", "Mask", *dimensions, "…"), rows, shown=30)
+        lost = f"{self.n_lost} tokens did not fit and were cut." if self.n_lost else ""
+        return block(table_html(table), paragraph(lost, "bad"))
 
     @property
     def last_hidden_state(self) -> np.ndarray:
@@ -60,7 +84,7 @@ def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None =
     Returns
     -------
     TextWalk
-        Tokens, ids, mask and the hidden states of all layers.
+        Tokens, ids, mask and the hidden states of all layers; a notebook shows a table of them.
 
     Examples
     --------

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from pipeline.datasets import read_table, write_table
-from pipeline.report.sections import coloured_pieces, conclusion, report_contents, sections_of
+from pipeline.notebook import coloured_pieces
+from pipeline.report.sections import report_contents, sections_of
+from pipeline.tables import conclusion
 from tests.reporting import bert_scores, make_comparison, make_study, quick_scores
 
 
@@ -217,10 +219,12 @@ def test_the_first_sentences_tell_rival_weakest_class_and_whether_it_is_too_sure
         {"low": 0.6, "high": 0.7, "n_texts": 60, "confidence": 0.65, "accuracy": accuracy}
     ]}  # fmt: skip
     contents = report_contents(scores, comparison=make_comparison())
-    said = conclusion(contents)
+    said = conclusion(contents["scores"], contents["comparison"])
     assert f"{scores['n_texts']} texts" in said
     assert word in said
     assert "weakest" not in said  # F1 of the two classes is about the same
     scores["by_class"] = [{**row, "f1": 0.3 * i} for i, row in enumerate(scores["by_class"], 1)]
     contents = report_contents(scores, comparison=make_comparison())
-    assert f"weakest on {scores['by_class'][0]['class']}" in conclusion(contents)
+    assert f"weakest on {scores['by_class'][0]['class']}" in conclusion(
+        scores, contents["comparison"]
+    )

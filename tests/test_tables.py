@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.report import tables
+from pipeline import tables
 from pipeline.report.sections import report_contents
 from tests.reporting import make_comparison, make_study, quick_scores
 

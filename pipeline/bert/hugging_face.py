@@ -1,11 +1,13 @@
 """transformers' own forward over texts of equal length, for what `packed` does not run."""
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import TqdmWarning
 
 from pipeline.bert.config import PACKED, hf_config, read_shape
 from pipeline.bert.pooling import Pooling, TokenBatch, pool_packed
@@ -88,7 +90,9 @@ def build_model(
     checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype
 ) -> Any:
     """Build transformers' model without a head, frozen, nothing initialised at random."""
-    from transformers import MODEL_MAPPING
+    with warnings.catch_warnings():  # a notebook without ipywidgets, which no bar here needs
+        warnings.simplefilter("ignore", TqdmWarning)
+        from transformers import MODEL_MAPPING
 
     config = hf_config(checkpoint)
     packed = config.model_type in PACKED

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipeline.report.readable import never_predicted, strongest
+from pipeline.readable import never_predicted, strongest
 
 if TYPE_CHECKING:
     import numpy as np

@@ -39,7 +39,6 @@ from pipeline.evaluation.folds import (
     split_folds,
     warn_of_leaking_folds,
 )
-from pipeline.evaluation.layer_study import AttributedFrame
 from pipeline.evaluation.metrics import (
     LOWER_IS_BETTER,
     GivenAnswers,
@@ -49,6 +48,7 @@ from pipeline.evaluation.metrics import (
     resample,
     score_rows,
 )
+from pipeline.evaluation.shown import AttributedFrame
 from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 from pipeline.progress import progress
 from pipeline.texts import check_texts, class_numbers, group_numbers, label_cells, labels_of_texts
@@ -197,7 +197,7 @@ def compare(
     Returns
     -------
     AttributedFrame
-        A DataFrame with one row per model, by name.
+        A DataFrame with one row per model, by name; a notebook shows it rounded, the best bold.
         ``accuracy``, ``macro_f1``, ``balanced_accuracy``, ``roc_auc``, ``log_loss`` and
         ``calibration_error`` (see `pipeline.evaluation.metrics.classification_scores`; NaN without
         probabilities), and a column for another ``scoring``: means over the folds; the same with

@@ -41,6 +41,7 @@ from pipeline.evaluation.metrics import (
     classification_scores,
     score_curves,
 )
+from pipeline.evaluation.shown import Scores
 from pipeline.texts import labels_of_texts
 
 _MOST_ON_MAP = 6  # classes
@@ -129,7 +130,7 @@ def evaluate(
     n_map: int = 500,
     n_bootstrap: int = 1000,
     random_state: int = 0,
-) -> dict[str, Any]:
+) -> Scores:
     """Score a fitted classifier on held-out texts, and list its failures.
 
     The labels are those of the model's ``predict``, with probabilities beside them.
@@ -231,7 +232,7 @@ def evaluate(
     )
     if duplicates is not None:
         warn_of_leaks(duplicates["n_texts"], len(texts))
-    return {
+    scores = {
         "n_texts": len(texts),
         "classes": labels,
         "n_not_most_probable": int((~most_probable).sum()),
@@ -252,6 +253,7 @@ def evaluate(
         "map": map_embeddings(features, texts, judged, n_points=n_map, random_state=random_state),
         "duplicates": duplicates,
     }
+    return Scores(scores)
 
 
 def _label_issues(

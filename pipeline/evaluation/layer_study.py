@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.bert.pooling import combine_layers
 from pipeline.evaluation.folds import Fold, check_classes, split_folds, warn_of_leaking_folds
+from pipeline.evaluation.shown import AttributedFrame
 from pipeline.layer_mix import apply_layer_mix, learn_layer_mix
 from pipeline.progress import Part, progress
 from pipeline.texts import (
@@ -31,18 +32,6 @@ from pipeline.vectorizer import BertVectorizer
 
 INNER_FOLDS = 3
 _FEW_WEIGHTS = 400  # for which Newton's method is as fast as L-BFGS or faster, and exact
-
-
-class AttributedFrame(pd.DataFrame):
-    """A DataFrame whose ``attrs`` are attributes too; copies and selections keep them."""
-
-    @property
-    def _constructor(self) -> Any:
-        return type(self)
-
-    def __getattr__(self, name: str) -> Any:  # type: ignore[misc]  # final in the stubs only
-        attrs = object.__getattribute__(self, "_attrs")
-        return attrs[name] if name in attrs else super().__getattr__(name)
 
 
 class FoldResult(NamedTuple):
@@ -191,8 +180,9 @@ def layer_study(
     Returns
     -------
     AttributedFrame
-        A DataFrame, one row per layer and pooling, then per combination: ``kind`` (``layer`` or
-        ``combination``), ``features`` (name), ``pooling``, ``layers``, ``combine`` (parameters of
+        A DataFrame, which a notebook shows as a grid of scores, the best framed. One row per layer
+        and pooling, then per combination: ``kind`` (``layer`` or ``combination``),
+        ``features`` (name), ``pooling``, ``layers``, ``combine`` (parameters of
         `BertVectorizer`), ``dimension``, ``score`` and ``score_sd`` (mean and standard deviation
         over the folds), ``C`` (lower median of those chosen), ``fold_scores`` and ``fold_C``.
 

@@ -24,7 +24,7 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        Outside of pyplot and not shown; ``savefig`` writes it.
+        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def layer_bars(study: "pd.DataFrame") -> "Figure":
         One panel of layers per pooling, and one of the combinations; the best bar of each is
         orange. Bars begin at the accuracy of the majority class (dotted line), or at zero if the
         study does not know it. The dashed line is the nested score, if the study has one.
-        Outside of pyplot and not shown; ``savefig`` writes it.
+        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def comparison_figure(comparison: "pd.DataFrame") -> "Figure":
     matplotlib.figure.Figure
         One dot per row, best accuracy on top, the accuracy beside it; TF-IDF is the line at 0. If
         the interval does not reach the line the dot is filled: blue for better, orange for worse.
-        Outside of pyplot and not shown; ``savefig`` writes it.
+        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
 
     Raises
     ------
@@ -177,15 +177,17 @@ def _save(figures: "dict[str, Figure]", folder: str | Path) -> list[Path]:
 
 
 def check_matplotlib() -> "type[Figure]":
-    """Return matplotlib's Figure, or raise ImportError with the cure."""
+    """Return the class of figures, or raise ImportError with the cure."""
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "Figures need matplotlib, which is not installed. Install it by "
             "pip install 'bert-vectorizer[report]', or by pip install matplotlib."
         ) from error
-    return Figure
+    from pipeline.evaluation.figure import ShownFigure
+
+    return ShownFigure
 
 
 def _title(study: "pd.DataFrame") -> str:

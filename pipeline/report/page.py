@@ -3,19 +3,38 @@
 import json
 import os
 from collections.abc import Mapping
+from html import escape
 from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import refuse_folder, where, with_ending, write_text
-from pipeline.report.readable import readable, shortened
-from pipeline.report.sections import conclusion, report_contents, sections_of
-from pipeline.report.tables import SCORES, number
+from pipeline.notebook import block, signed, table_html, words_html
+from pipeline.readable import readable, shortened
+from pipeline.report.sections import report_contents, sections_of
+from pipeline.tables import SCORES, conclusion, number
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_DOCTYPE = "<!DOCTYPE html>"
 _ON_TOP = ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
+
+
+class ReportPage(type(Path())):  # type: ignore[misc]  # of this system
+    """The path of a report; a notebook shows the page."""
+
+    def _repr_html_(self) -> str | None:
+        try:
+            page = self.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):  # a folder, a moved page
+            return None
+        if not page.startswith(_DOCTYPE):
+            return None
+        # its own base: links would lead to the notebook's address
+        page = page.replace("<head>", '<head><base href="about:srcdoc">', 1)
+        what = f'title="{escape(str(self))}" sandbox="allow-same-origin"'  # runs no script
+        return block(f'<iframe {what} srcdoc="{escape(page)}"></iframe>')
 
 
 def write_report(
@@ -50,7 +69,8 @@ def write_report(
     Returns
     -------
     Path or str
-        Path or address of the page. Equal arguments give equal files, byte for byte.
+        Path of the page, which a notebook shows; of an address a str. Equal arguments give equal
+        files, byte for byte.
 
     Raises
     ------
@@ -81,7 +101,7 @@ def write_report(
     plain = json.dumps(contents, indent=1, allow_nan=False) + "\n"
     write_text(with_ending(page, ".json"), plain, named=page)
     write_text(page, html)
-    return page
+    return ReportPage(page) if isinstance(page, Path) else page
 
 
 def check_page_name(out: str | os.PathLike) -> Path | str:
@@ -122,13 +142,16 @@ def render_page(contents: Mapping[str, Any]) -> str:
         "svg": Markup,  # our own drawings, in which the words are escaped already
         "number": number,
         "shortened": shortened,
+        "signed": signed,
+        "table": lambda table: Markup(table_html(table)),
+        "words": lambda coloured: Markup(words_html(coloured)),
     }
     source = files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     html = environment.from_string(source).render(
         title=contents["title"],
         scores=contents["scores"],
         tiles={name: SCORES[name][0] for name in _ON_TOP if name in contents["scores"]},
-        conclusion=conclusion(contents),
+        conclusion=conclusion(contents["scores"], contents["comparison"]),
         sections=sections_of(contents),
     )
     return f"{html}\n"

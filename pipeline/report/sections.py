@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline import tables
 from pipeline.answers import most_confused
-from pipeline.report import figures, tables
-from pipeline.report.readable import never_predicted, shortened, strongest
-from pipeline.report.tables import Table, number
+from pipeline.notebook import coloured_pieces
+from pipeline.readable import never_predicted, shortened
+from pipeline.report import figures
+from pipeline.tables import Table
 
 _NEEDED = (
     "n_texts",
@@ -101,36 +103,6 @@ def _plain_layers(study: pd.DataFrame) -> dict[str, Any]:
     return {"rows": rows, **attrs}
 
 
-def coloured_pieces(
-    text: str, words: Sequence[Mapping[Any, Any]], *, most: int = 1200
-) -> dict[str, Any]:
-    """Cut a text into pieces with their contributions, ``most`` characters in all."""
-    inside = sorted(
-        (word for word in words if word["start"] < word["end"]), key=lambda word: word["start"]
-    )
-    # a little before the first explained word
-    start = max(0, inside[0]["start"] - 60) if inside else 0
-    end = min(len(text), start + most)
-    largest = max((abs(word["contribution"]) for word in inside), default=0.0) or 1.0
-    pieces: list[dict[str, Any]] = []
-    at = start
-    for word in [*inside, {"start": end, "end": end, "contribution": None}]:
-        if word["start"] < at or word["end"] > end:  # overlapping windows, or beyond the end
-            continue
-        between, own = text[at : word["start"]], text[word["start"] : word["end"]]
-        for piece, value in ((between, None), (own, word["contribution"])):
-            if piece:
-                strength = abs(value or 0.0) / largest
-                pieces.append({"text": piece, "contribution": value, "strength": strength})
-        at = word["end"]
-    return {
-        "pieces": pieces,
-        "before": start,  # characters left out
-        "after": len(text) - end,
-        "strongest": strongest(inside, 8),
-    }
-
-
 # of figures.MARKERS, in plain fonts too; \ufe0e: no emoji
 _SYMBOLS = ("●", "■", "▲", "♦\ufe0e", "▼", "►")
 _SAME_TEXTS = "The dashed line is the accuracy on all texts; a bar is the 95 % interval (Wilson)."
@@ -182,35 +154,6 @@ def sections_of(contents: Mapping[str, Any]) -> list[Section]:
         _provenance(contents["provenance"]),
     ]
     return [section for section in sections if section is not None]
-
-
-def conclusion(contents: Mapping[str, Any]) -> str:
-    """Say in a few sentences how good the model is, and where it is weak."""
-    scores = contents["scores"]
-    n_texts, by_class = scores["n_texts"], scores["by_class"]
-    said = [
-        f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts were labelled rightly, in "
-        f"{len(scores['classes'])} classes."
-    ]
-    rivals = [row for row in contents["comparison"] or [] if row.get("difference_low") is not None]
-    if rivals:
-        row = max(rivals, key=lambda row: row["accuracy"] or 0.0)
-        gain, low, high = (100 * row[f"difference{end}"] for end in ("", "_low", "_high"))
-        said.append(
-            f"Of the models compared, {row['model']} has the highest accuracy: {row['verdict']}, "
-            f"{gain:+.1f} points ({low:+.1f} to {high:+.1f})."
-        )
-    weakest = min(by_class, key=lambda row: row["f1"] or 0.0)
-    if (weakest["f1"] or 0.0) < max(row["f1"] or 0.0 for row in by_class) - 0.02:
-        said.append(f"It is weakest on {weakest['class']} (F1 {number(weakest['f1'])}).")
-    gap = (
-        sum(row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in scores["calibration"])
-        / n_texts
-    )
-    if abs(gap) > 0.05:
-        more = "too sure" if gap > 0 else "not sure enough"
-        said.append(f"Its probabilities are {more}, by {100 * abs(gap):.0f} points on average.")
-    return " ".join(said)
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:

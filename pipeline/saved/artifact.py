@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pipeline.exceptions import ArtifactError, ArtifactWarning, CheckpointError
 from pipeline.files import fetched, refuse_folder, sha256_of, temporary_for, where
+from pipeline.notebook import block, facts, folded, tree
 from pipeline.saved.allow_list import how_to_trust, not_allowed, trusted_names
 from pipeline.saved.joblib_file import outline_of, read_contents, write_joblib
 from pipeline.saved.manifest import (
@@ -283,7 +284,36 @@ def verify_pipeline(
     }
 
 
-def inspect_pipeline(path: str | os.PathLike) -> dict[str, Any]:
+class Inspection(dict[str, Any]):
+    """The dict of `inspect_pipeline`; a notebook shows what is in the file."""
+
+    def __repr__(self) -> str:
+        facts = "; ".join(f"{name.lower()}: {value}" for name, value in self._facts().items())
+        return f"Inspection({facts}; a dict of {', '.join(self)})"
+
+    def _facts(self) -> dict[str, str]:
+        names, refused = self["names"], self["refused"]
+        named = "all allowed" if refused == [] else "not known without skops which are refused"
+        if refused:
+            named = f"REFUSED by load_pipeline: {', '.join(refused)}"
+        return {
+            "File": self["path"],
+            "Format": f"{self['format']}, {self['size'] / 1e6:,.1f} MB",
+            "Names": f"{len(names)}, {named}",
+            "Arrays": f"{len(self['arrays'])}",
+            "Manifest": "none" if self["manifest"] is None else "as it stands beside the file",
+        }
+
+    def _repr_html_(self) -> str:
+        folds = [("names", dict(enumerate(self["names"], 1))), ("manifest", self["manifest"] or {})]
+        folds.append(("contents", self["contents"]))
+        return block(
+            facts(self._facts()),
+            *(folded(name.capitalize(), tree(value)) for name, value in folds if value),
+        )
+
+
+def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     """Look into a saved file without unpickling it.
 
     Nothing in it is called or trusted, and nothing imported but scikit-learn's own modules.
@@ -330,7 +360,7 @@ def inspect_pipeline(path: str | os.PathLike) -> dict[str, Any]:
                 {"shape": array.shape, "dtype": array.dtype, "n_bytes": array.n_bytes}
                 for array in contents.arrays
             ]
-        return {
+        found = {
             "path": str(place),
             "format": kind,
             "size": file.stat().st_size,
@@ -340,6 +370,7 @@ def inspect_pipeline(path: str | os.PathLike) -> dict[str, Any]:
             "contents": outline_of(root),
             "manifest": manifest,
         }
+        return Inspection(found)
 
 
 def _open(

@@ -17,6 +17,7 @@ from pipeline.answers import Answers, ask, ask_each, gives_several, outputs_of
 from pipeline.columns import Kind
 from pipeline.datasets import columns_for
 from pipeline.files import fetched, sha256_of, where
+from pipeline.notebook import block, facts
 from pipeline.saved.allow_list import trusted_names
 from pipeline.saved.artifact import load_pipeline
 from pipeline.saved.manifest import installed_versions
@@ -103,6 +104,18 @@ class ScoredTable:
     n_skipped: int
     columns: list[str]
     seconds: float
+
+    def _repr_html_(self) -> str:
+        values = {
+            "Written to": self.out,
+            "Rows": f"{self.n_rows:,}",
+            "Without a label": f"{self.n_bad:,}",
+            "Scored before": f"{self.n_skipped:,}",
+            "Parts": f"{self.n_parts:,}",
+            "Columns added": ", ".join(self.columns),
+            "Duration": f"{self.seconds:,.1f} s, {self.rows_per_second:,.0f} rows a second",
+        }
+        return block(facts(values))
 
     @property
     def rows_per_second(self) -> float:

@@ -1,9 +1,9 @@
-"""The tables of a report: captions, headers and cells as text."""
+"""The tables of reports and notebooks: captions, headers and cells as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.report.readable import shortened
+from pipeline.readable import shortened
 
 # score -> its heading and its meaning
 SCORES = {
@@ -51,6 +51,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
     text_columns: Sequence[int] = ()  # those with words, but for the first; numbers align right
     shown: int | None = None  # rows that are not folded away
+    best: Sequence[int] = ()  # rows that stand out
 
     @property
     def rest(self) -> "Table | None":
@@ -62,6 +63,36 @@ class Table(NamedTuple):
 def number(value: Any, form: str = "{:.3f}") -> str:
     """Return a number's text, a dash for None."""
     return "-" if value is None else form.format(value)
+
+
+def conclusion(
+    scores: Mapping[str, Any], comparison: Sequence[Mapping[str, Any]] | None = None
+) -> str:
+    """Say in a few sentences how good the model is, and where it is weak."""
+    n_texts, by_class = scores["n_texts"], scores["by_class"]
+    said = [
+        f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts were labelled rightly, in "
+        f"{len(scores['classes'])} classes."
+    ]
+    rivals = [row for row in comparison or [] if row.get("difference_low") is not None]
+    if rivals:
+        row = max(rivals, key=lambda row: row["accuracy"] or 0.0)
+        gain, low, high = (100 * row[f"difference{end}"] for end in ("", "_low", "_high"))
+        said.append(
+            f"Of the models compared, {row['model']} has the highest accuracy: {row['verdict']}, "
+            f"{gain:+.1f} points ({low:+.1f} to {high:+.1f})."
+        )
+    weakest = min(by_class, key=lambda row: row["f1"] or 0.0)
+    if (weakest["f1"] or 0.0) < max(row["f1"] or 0.0 for row in by_class) - 0.02:
+        said.append(f"It is weakest on {weakest['class']} (F1 {number(weakest['f1'])}).")
+    gap = (
+        sum(row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in scores["calibration"])
+        / n_texts
+    )
+    if abs(gap) > 0.05:
+        more = "too sure" if gap > 0 else "not sure enough"
+        said.append(f"Its probabilities are {more}, by {100 * abs(gap):.0f} points on average.")
+    return " ".join(said)
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
@@ -187,13 +218,17 @@ def slice_table(name: str, groups: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def layers_table(
-    rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any], caption: str
+    rows: Sequence[Mapping[str, Any]],
+    study: Mapping[str, Any],
+    caption: str,
+    *,
+    in_order: bool = False,
 ) -> Table:
-    """Return rows of a layer study, the best first."""
+    """Return rows of a layer study, the best first, or in their order."""
     cells = [
         [row["features"], row["pooling"], number(row["score"]) + _spread(row.get("score_sd")),
          number(row.get("dimension"), "{:,}"), number(row.get("C"), "{:g}")]
-        for row in sorted(rows, key=lambda row: -(row["score"] or 0.0))
+        for row in (rows if in_order else sorted(rows, key=lambda row: -(row["score"] or 0.0)))
     ]  # fmt: skip
     metric = str(study.get("scoring", "score")).replace("_", " ").capitalize()
     return Table(caption, ("Features", "Pooling", metric, "Dimension", "C"), cells, (1,))
