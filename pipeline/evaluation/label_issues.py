@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, clone
 from pipeline._compat import rows_of
 from pipeline.answers import ask, positions
 from pipeline.columns import reads_columns
-from pipeline.evaluation.baselines import encode_all, vectorizers_of
+from pipeline.evaluation.baselines import check_classifier_to_fit, encode_all, vectorizers_of
 from pipeline.evaluation.compare import silent_truncation
 from pipeline.evaluation.failures import doubted_labels, texts_of
 from pipeline.evaluation.folds import check_classes, keep_groups, split_folds
@@ -90,7 +90,7 @@ def label_issues(
             "cv has to test every text once, so that each label is judged. Use a number, or a "
             "splitter such as StratifiedKFold."
         )
-    model, labels = clone(model), classes[codes]
+    model, labels = clone(check_classifier_to_fit("model", model)), classes[codes]
     for vectorizer in vectorizers_of(model):  # that of a loaded pipeline has no cache
         vectorizer.set_params(cache=vectorizer.cache or "memory")
     shown = any(vectorizer.progress for vectorizer in vectorizers_of(model))

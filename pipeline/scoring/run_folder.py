@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.csv_table import JSON_LINES
 from pipeline.datasets import PARQUET_SUFFIXES, check_output, write_json_lines
 from pipeline.exceptions import PlanError
-from pipeline.files import flush_to_disk, is_address, local_path, lock, put, temporary_for
+from pipeline.files import flush_to_disk, is_address, local_path, lock, naming, put, temporary_for
 
 STAMP = b"bert_vectorizer.part"
 FORMAT_VERSION = 2  # 1: labels were the most probable classes, whatever predict said
@@ -192,17 +192,17 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep other drivers out until this process leaves or ends."""
         self.shards.parent.mkdir(parents=True, exist_ok=True)
-        with (self.shards.parent / "lock").open("a+") as file:
+        with (self.shards.parent / "lock").open("a+b", buffering=0) as file:
             if lock(file.fileno()) is False:
                 file.seek(0)
                 raise BlockingIOError(
                     f"{self.path} is being written by another run "
-                    f"({file.read().strip() or 'that has just begun'}): wait for it, or name "
+                    f"({file.read().decode().strip() or 'that has just begun'}): wait for it, or name "
                     "another folder."
                 )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            with naming(self.path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}".encode())
             yield
 
     def start_or_resume(self, plan: Plan) -> None:
@@ -219,7 +219,6 @@ class RunFolder:
         for folder in (self.path, self.shards.parent):
             remove_temporary(folder)
         shutil.rmtree(self.shards, ignore_errors=True)
-        self.shards.mkdir(parents=True)
 
     def stamp(self, index: int) -> Stamp | None:
         """Return the stamp of a part, None if it is missing or damaged."""
@@ -237,6 +236,7 @@ class RunFolder:
         """Mark the folder as unfinished."""
         (self.path / SUCCESS).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
+        self.shards.mkdir(parents=True, exist_ok=True)
 
     def complete(self, plan: Plan) -> dict[str, Any] | None:
         """Return the manifest of a finished run, None unless every part is intact."""
