@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
 from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import validate_data
 
 Missing = Literal["error", "empty"]
@@ -475,6 +475,14 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
         isinstance(label, str) for label in labels
     ):  # integers in an object array
         labels = np.array(labels.tolist())
+    if (kind := type_of_target(labels)).startswith("continuous"):
+        odd = labels[labels != labels.astype(int)]
+        raise ValueError(
+            f"Unknown label type: {kind}. y holds numbers such as {odd[0].item()!r}: to predict "
+            "them is regression, and this is a classifier. Make classes of them, as in "
+            "pd.cut(y, 3), or texts if they are names; for regression put a Ridge() behind "
+            "BertVectorizer()."
+        )
     check_classification_targets(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:

@@ -19,6 +19,12 @@ def split_folds(
 ) -> list[Fold]:
     """Return training and test rows of every fold; a number shuffles and stratifies."""
     if isinstance(cv, int | np.integer):
+        most = int(np.bincount(codes).max()) if len(codes) else 0
+        if not 2 <= cv <= most:
+            raise ValueError(
+                f"n_splits={cv} folds (cv=, --cv) cannot be made; allowed are 2 to {most}, as many "
+                "as the largest class has texts."
+            )
         kind = StratifiedKFold if groups is None else StratifiedGroupKFold
         cv = kind(int(cv), shuffle=True, random_state=random_state)
     with warnings.catch_warnings():  # what they warn of is refused where it matters
