@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import re
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,17 @@ from pipeline.exceptions import StorageError
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|:.*://)")
 _LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\](?![/\\])")
 _LOCAL = re.compile(r"file:(?=/)(//(localhost(?=/))?)?", re.IGNORECASE)
+
+
+def program() -> str:
+    """Return how the command line is called here, for messages."""
+    called = PurePath(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m pipeline"
+    here = Path(__file__).resolve().parent.parent / "run_pipeline.py"
+    if called.name.startswith("bert-vectorizer") or not here.is_file():
+        return "bert-vectorizer"
+    return f"python {here.name}"
 
 
 # ---- where a path points

@@ -5,21 +5,25 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipeline import __version__
 from pipeline.commands.evaluate import compare_models, evaluate, explain, study_layers
 from pipeline.commands.inspect import fetch, inspect, models, tokens, verify
 from pipeline.commands.labels import labels
+from pipeline.commands.options import Command
 from pipeline.commands.predict import predict
 from pipeline.commands.printing import plain_console
 from pipeline.commands.report import report
 from pipeline.commands.train import train
+from pipeline.files import program
 from pipeline.progress import progress, without_bar
 
 app = typer.Typer(
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Frozen BERT features and a LogisticRegression: train, predict, evaluate. "
     "Without a command: train with the defaults.",
@@ -41,7 +45,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": fetch,
 }
 for name, command in _COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def main() -> None:
     try:
         try:
             with progress(shown=True):
-                app()
+                app(prog_name=program())
         finally:
             if sys.stdout is not None:  # None: closed, as by `>&-`
                 sys.stdout.flush()  # here, where a reader that went away can still be forgiven
@@ -84,6 +88,12 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 
 @app.callback(invoke_without_command=True)
-def _default(context: typer.Context) -> None:
+def _default(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"bert-vectorizer {__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         train()

@@ -131,7 +131,7 @@ def choose_rows(
     if models is None and model is None:
         if find_spec("gensim") is not None:
             return dict.fromkeys(QUICK), {}
-        reason = "gensim is not installed: pip install 'bert-vectorizer[word2vec]'"
+        reason = "gensim is not installed: pip install '.[word2vec]' in a checkout, or gensim"
         quick = dict.fromkeys(name for name in QUICK if name != "word2vec")
         return quick, {ROWS["word2vec"]: reason}
     rows: dict[str, BaseEstimator | None] = {}
@@ -153,8 +153,8 @@ def choose_rows(
         import_gensim()
     if "finetuned" in rows and find_spec("accelerate") is None:
         raise ImportError(
-            "The row 'finetuned' needs accelerate: pip install 'bert-vectorizer[finetune]', or "
-            "leave it out."
+            "The row 'finetuned' needs accelerate: pip install '.[finetune]' in a checkout, or pip "
+            "install accelerate; or leave it out."
         )
     return rows if "tfidf" in rows else {"tfidf": None, **rows}, {}
 

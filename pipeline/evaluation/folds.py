@@ -25,6 +25,12 @@ def split_folds(
 ) -> list[Fold]:
     """Return training and test rows of every fold; a number shuffles and stratifies."""
     if isinstance(cv, int | np.integer):
+        most = int(np.bincount(codes).max()) if codes.ndim == 1 and len(codes) else len(codes)
+        if not 2 <= cv <= most:
+            raise ValueError(
+                f"n_splits={cv} folds (cv=, --cv) cannot be made; allowed are 2 to {most}, as many "
+                "as the largest class has texts."
+            )
         kinds = (StratifiedKFold, StratifiedGroupKFold) if codes.ndim == 1 else (KFold, GroupKFold)
         kind: Any = kinds[groups is not None]
         cv = kind(int(cv), shuffle=True, random_state=random_state)

@@ -15,7 +15,15 @@ from pipeline.files import sha256_of
 from pipeline.progress import progress
 from pipeline.scoring.executors import Executor, Function
 from pipeline.scoring.run_folder import Plan, RunFolder
-from pipeline.scoring.shard import Died, Job, Outcome, Shard, score_shard, try_shard
+from pipeline.scoring.shard import (
+    Died,
+    Job,
+    Outcome,
+    Shard,
+    empty_cells,
+    score_shard,
+    try_shard,
+)
 from pipeline.scoring.sources import Rows, Source
 
 _ROUNDS = 3
@@ -132,6 +140,7 @@ class Run:
         self._progress = progress
         self._hashes: dict[int, str] = {}
         self._n_rows = 0  # of the shards that were read
+        self.n_empty = 0
         self._warned: set[type[Warning]] = set()
 
     def run(self, executor: Executor, columns: Sequence[str]) -> dict[str, Any]:
@@ -158,6 +167,8 @@ class Run:
         for rows in self._source.rows(self._plan.shard_rows, mark=mark):
             first_row, n_rows = self._n_rows, rows.table.num_rows
             self._n_rows += n_rows
+            if self._job.missing == "empty":
+                self.n_empty += len(empty_cells(rows.table.column(self._job.text).to_pylist()))
             if not self._is_finished(index, n_rows):
                 yield self._written(index, first_row, rows)
             index += 1
@@ -170,7 +181,8 @@ class Run:
         expected = (index, self._plan.sha256, self._job.sha256, n_rows)
         if stamp is None or (stamp.index, stamp.plan, stamp.artifact, stamp.n_rows) != expected:
             return False
-        if stamp.n_bad and self._job.on_bad_row == "error":  # an earlier run allowed bad rows
+        # an earlier run allowed bad rows
+        if stamp.n_bad and (self._job.on_bad_row == "error" or self._job.missing == "empty"):
             return False
         self._hashes[index] = sha256_of(self._folder.part(index))
         self._progress.skipped(n_rows)

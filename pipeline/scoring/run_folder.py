@@ -197,8 +197,8 @@ class RunFolder:
                 file.seek(0)
                 raise BlockingIOError(
                     f"{self.path} is being written by another run "
-                    f"({file.read().decode().strip() or 'that has just begun'}): wait for it, or name "
-                    "another folder."
+                    f"({file.read().decode().strip() or 'that has just begun'}): wait for it, or "
+                    "name another folder."
                 )
             with naming(self.path):
                 file.truncate(0)
