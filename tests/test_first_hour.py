@@ -28,6 +28,8 @@ def test_it_runs_on_few_texts_and_shows_what_is_committed(committed, tmp_path, m
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(cell.source) for cell in codes(committed)]
     )
+    again = "%matplotlib inline\nlayer_heatmap(study)"
+    notebook.cells.append(nbformat.v4.new_code_cell(again))
     few = {"sample(800": "sample(90", "cv=5": "cv=2", "cv=3": "cv=2", "n_map=150": "n_map=0"}
     for old, new in few.items():
         assert any(old in cell.source for cell in notebook.cells), old
@@ -37,6 +39,7 @@ def test_it_runs_on_few_texts_and_shows_what_is_committed(committed, tmp_path, m
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
     client.execute()  # raises what a cell raises
+    assert kinds(notebook.cells.pop()) == [["image/png", "text/plain"]]  # one picture, not two
     assert [*map(kinds, codes(notebook))] == [*map(kinds, codes(committed))]
     assert {path.name for path in tmp_path.iterdir()} >= {"first_hour.html", "first_hour.joblib"}
 

@@ -60,7 +60,7 @@ class Scores(dict[str, Any]):
             if self.get(name) is not None
         ]
         unseen = self.get("never_predicted")
-        issues = (self.get("label_issues") or {}).get("n_texts")
+        issues = (self.get("label_issues") or {}).get("n_texts", 0)
         doubted = f"Labels that are probably wrong: {issues:,}; see ['label_issues']."
         known = f"95 % intervals in small. A dict of {', '.join(self)}."
         return block(
@@ -159,8 +159,10 @@ def _study_html(study: pd.DataFrame) -> str:
     attrs: dict[Any, Any] = study.attrs
     best = study.iloc[int(study["score"].argmax())]
     is_layer = (study["kind"] == "layer").to_numpy()
-    names = study["features"].where(is_layer)
-    whole = study.index.equals(pd.RangeIndex(len(study))) and is_layer.any()
+    poolings = list(dict.fromkeys(study["pooling"][is_layer]))
+    numbers = [*range(attrs.get("n_layers", 0) + 1)] * len(poolings)
+    whole = [own[0] for own in study["layers"][: len(numbers)]] == numbers
+    whole = whole and is_layer[: len(numbers)].all() and not is_layer[len(numbers) :].any()
     if not whole:  # a selection, or another order
         rows: Any = study.astype(object).to_dict("records")
         places = [int(study["score"].argmax())]
@@ -175,9 +177,8 @@ def _study_html(study: pd.DataFrame) -> str:
             f"<small>± {row.score_sd:.3f}</small></span>"
         )
 
-    poolings = list(dict.fromkeys(study["pooling"][is_layer]))
     by_place = {(row.features, row.pooling): cell(row) for row in study[is_layer].itertuples()}
-    layers = list(dict.fromkeys(names.dropna()))[::-1]  # the text enters below
+    layers = list(dict.fromkeys(study["features"][is_layer]))[::-1]  # the text enters below
     grid = [[name, *(by_place.get((name, own), "") for own in poolings)] for name in layers]
     combined = [
         [str(row.features), cell(row), f"{row.dimension:,}", f"{row.C:g}"]
