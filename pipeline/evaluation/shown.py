@@ -162,7 +162,7 @@ def _study_html(study: pd.DataFrame) -> str:
     poolings = list(dict.fromkeys(study["pooling"][is_layer]))
     numbers = [*range(attrs.get("n_layers", 0) + 1)] * len(poolings)
     whole = [own[0] for own in study["layers"][: len(numbers)]] == numbers
-    whole = whole and is_layer[: len(numbers)].all() and not is_layer[len(numbers) :].any()
+    whole = whole and is_layer.tolist() == sorted(is_layer.tolist(), reverse=True)
     if not whole:  # a selection, or another order
         rows: Any = study.astype(object).to_dict("records")
         places = [int(study["score"].argmax())]
