@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick coverage lint browser clean
+.PHONY: run test quick coverage faults lint browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -20,6 +20,10 @@ quick: $(VENV)/dev.installed
 
 coverage: $(VENV)/dev.installed
 	$(PYTEST) --cov=pipeline --cov-branch --cov-report=term:skip-covered
+
+# Every call that reaches the disk fails once, and kills once: half an hour.
+faults: $(VENV)/dev.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fault_loops
 
 lint: $(VENV)/dev.installed
 	$(BIN)/python -m ruff check .

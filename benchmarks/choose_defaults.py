@@ -36,6 +36,7 @@ from benchmarks.results_file import write_result
 from pipeline import BertVectorizer, load_reviews, read_table
 from pipeline.bert.pooling import Pooling
 from pipeline.evaluation.baselines import make_tfidf_baseline
+from pipeline.logistic import TiedLogisticRegression
 
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")
 LAST, LAST_FOUR, ALL = (6,), (3, 4, 5, 6), tuple(range(7))
@@ -58,6 +59,7 @@ RAW_C = (0.03, 0.1, 1.0)
 TFIDF_C = (1.0, 3.0, 10.0, 30.0)
 MOST_TEXTS = 3000  # of a set of many classes, of which each fit takes long
 MANY_CLASSES = 20
+WINDOW_WORDS = 90  # of a text cut for "BERT by window"
 # what a stack may be made of: parts of `part_logits`, and C of the last classifier
 PLAIN = ("BERT, C=0.1", "n-grams, C=30")
 STACKS: list[tuple[tuple[str, ...], float]] = [
@@ -71,6 +73,7 @@ STACKS: list[tuple[tuple[str, ...], float]] = [
     ((PLAIN[0], "n-grams with punctuation"), 1.0),
     ((PLAIN[0], "NB-weighted n-grams"), 1.0),
     ((PLAIN[0], "characters 2-5"), 1.0),
+    (("BERT by window", PLAIN[1]), 1.0),
     ((*PLAIN, "NB-weighted n-grams"), 1.0),
     ((*PLAIN, "characters 2-5"), 1.0),
     ((*PLAIN, "NB-weighted n-grams", "characters 2-5"), 1.0),
@@ -153,7 +156,7 @@ def stack_rows(
     }
     for parts, C in STACKS:
         X = np.column_stack([logits[part] for part in parts])
-        last = LogisticRegression(C=C, max_iter=3000)
+        last = TiedLogisticRegression(C=C)
         found = cross_val_predict(last, X, labels, cv=folds, method="predict_proba")
         yield {
             "features": " + ".join(parts),
@@ -173,6 +176,10 @@ def stack_parts(
     words = clone(make_tfidf_baseline()[0])
     tfidf = words.fit_transform(texts)
     punctuation = clone(words).set_params(token_pattern=r"\w+|[^\w\s]")
+    windows = [split_words(text) for text in texts]
+    by_window = np.empty(len(windows), dtype=object)
+    ends = np.cumsum([len(parts) for parts in windows])[:-1]
+    by_window[:] = np.split(bert.transform(list(itertools.chain(*windows))), ends)
     characters = clone(words).set_params(analyzer="char_wb", ngram_range=(2, 5), min_df=2)
     weighted: BaseEstimator = make_pipeline(NaiveBayesWeights(), LogisticRegression(C=10))
     if len(np.unique(labels)) > 2:
@@ -190,8 +197,41 @@ def stack_parts(
         ),
         "n-grams with punctuation": (punctuation.fit_transform(texts), head(30)),
         "NB-weighted n-grams": (tfidf, weighted),
+        "BERT by window": (by_window, WindowClassifier(C=0.1, max_iter=3000)),
         "characters 2-5": (characters.fit_transform(texts), head(30)),
     }
+
+
+def split_words(text: str) -> list[str]:
+    """Cut a text into parts of 90 words, about a window of 128 tokens each."""
+    words = text.split()
+    if len(words) <= WINDOW_WORDS:
+        return [text]
+    return [
+        " ".join(words[start : start + WINDOW_WORDS])
+        for start in range(0, len(words), WINDOW_WORDS)
+    ]
+
+
+class WindowClassifier(LogisticRegression):
+    """Learn the label of a text from each of its windows; the decision is their mean.
+
+    X is an array of objects, of each text the vectors of its windows, (n_windows, n_features).
+    """
+
+    def fit(self, X: Any, y: np.ndarray) -> Self:
+        """Fit a classifier to all windows; those of one text weigh as much as one text."""
+        counts = np.array([len(windows) for windows in X])
+        super().fit(np.concatenate(X), np.repeat(y, counts), np.repeat(1 / counts, counts))
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the mean decision over the windows of each text."""
+        counts = np.array([len(windows) for windows in X])
+        sums = np.add.reduceat(
+            super().decision_function(np.concatenate(X)), np.cumsum([0, *counts[:-1]])
+        )
+        return np.asarray((sums.T / counts).T)
 
 
 class NaiveBayesWeights(TransformerMixin, BaseEstimator):

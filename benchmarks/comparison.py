@@ -1,8 +1,10 @@
 """Every row of `pipeline.compare`: by 5 folds on the shipped training reviews, or on a file.
 
     python -m benchmarks.comparison [FILE] [--figures docs/figures]
+    python -m benchmarks.comparison --chart docs/figures
 
-Writes results/comparison_reviews.json, or comparison_NAME.json for NAME.csv. A file has the columns
+Writes results/comparison_reviews.json, or comparison_NAME.json for NAME.csv; --chart draws the
+results of all sets into one picture. A file has the columns
 text and label, and a column split with "train" and "test", unless it is scored by 5 folds (--cv).
 docs/comparison.md shows SST-2 (full sentences of the Stanford Sentiment Treebank: 6,920 train,
 1,821 test), banking77 (10,003 train, 3,080 test, 77 intents) and 2,000 film reviews (--cv
@@ -17,12 +19,26 @@ from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from benchmarks.results_file import RESULTS, read_rows, write_result
 from pipeline import BertVectorizer, compare, load_reviews, read_table
 from pipeline.evaluation.baselines import ROWS
 from pipeline.evaluation.plots import comparison_figure
 
+SETS = {
+    "reviews": "reviews, 2 or 3 sentences",
+    "sst2": "SST-2, one sentence",
+    "movie_reviews": "film reviews, 744 words",
+    "banking77": "banking, 77 classes",
+}
+SHOWN = {"default": "frozen BERT", "ngrams": "frozen BERT + n-grams"}
+# ground, text, rule, and a colour for each of SHOWN
+THEMES = {
+    "light": ("#ffffff", "#1f2328", "#8c959f", "#5b8db8", "#d9822b"),
+    "dark": ("#0d1117", "#e6edf3", "#7d8590", "#79b0e0", "#f0a35a"),
+}
 QUICK = ["majority", "tfidf", "word2vec", "static", "cls", "default", "ngrams", "layers"]
 
 
@@ -70,6 +86,49 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     comparison_figure(table).savefig(path, dpi=120)
 
 
+def draw_chart(folder: Path) -> None:
+    """Draw the lead over TF-IDF on every set, on a light and on a dark ground."""
+    names = {"tfidf": ROWS["tfidf"], **{model: ROWS[model] for model in SHOWN}}
+    sets = [{row["name"]: row for row in read_rows(f"comparison_{data}")} for data in SETS]
+    for theme, (ground, ink, rule, *colours) in THEMES.items():
+        style: dict[Any, Any] = {
+            "svg.hashsalt": theme,
+            "svg.fonttype": "none",  # text stays text
+            "font.family": "sans-serif",
+            **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink),
+        }
+        with rc_context(style):
+            figure = Figure(figsize=(7.6, 3.2), layout="constrained", facecolor=ground)
+            axes = figure.add_subplot(facecolor=ground)
+            axes.axvline(0, color=rule, linewidth=1)
+            for place, rows in enumerate(sets):
+                for shift, model, colour in zip((-0.16, 0.16), SHOWN, colours, strict=True):
+                    row, y = rows[names[model]], place + shift
+                    low, middle, high = (
+                        100 * row[name]
+                        for name in ("difference_low", "difference", "difference_high")
+                    )
+                    label = SHOWN[model] if place == 0 else None
+                    axes.plot([low, high], [y, y], color=colour, linewidth=2.5)
+                    axes.plot(middle, y, "o", color=colour, markersize=7, label=label)
+                    axes.text(high + 0.25, y, f"{100 * row['accuracy']:.1f}", va="center", size=9)
+            axes.set_yticks(
+                range(len(SETS)),
+                [
+                    f"{title}\nTF-IDF {100 * rows[names['tfidf']]['accuracy']:.1f} %"
+                    for title, rows in zip(SETS.values(), sets, strict=True)
+                ],
+            )
+            axes.tick_params(length=0)
+            axes.invert_yaxis()
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            axes.set_xlabel("accuracy minus that of TF-IDF, points, with 95 % interval")
+            figure.legend(loc="outside upper right", ncols=2, frameon=False)
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(folder / f"accuracy_{theme}.svg", metadata={"Date": None})
+
+
 def main() -> None:
     """Run what is quick, then fine-tuning, or what --only names; write the table after each, with
     the rows that were there.
@@ -86,7 +145,11 @@ def main() -> None:
     parser.add_argument(
         "--only", help="models to measure anew, such as word2vec,finetuned; the other rows stay"
     )
+    parser.add_argument("--chart", type=Path, metavar="FOLDER", help="draw what was measured")
     options = parser.parse_args()
+    if options.chart is not None:
+        draw_chart(options.chart)
+        return
     name = f"comparison_{'reviews' if options.file is None else options.file.stem}"
     texts = texts_of(options.file, folds=options.cv)
     vectorizer = BertVectorizer(

@@ -94,8 +94,8 @@ def check_classifier(model: Any, *, need_probability: bool = True) -> None:
         raise several_labels(model)
     if not hasattr(model, "classes_"):
         raise ValueError(
-            f"The {name} has no classes_; a fitted scikit-learn classifier is expected. The "
-            "predict of another model, such as a regressor, is scored by sklearn.metrics."
+            f"The {name} has no classes_; a fitted scikit-learn classifier is expected. Regression "
+            "is scored by sklearn.metrics, as in r2_score(y, model.predict(X))."
         )
     if need_probability and not hasattr(model, "predict_proba"):
         raise ValueError(
@@ -204,12 +204,12 @@ def gives_several(model: Any, X: Any) -> bool:
     return classes is not None and (isinstance(classes, list) or np.ndim(model.predict(X)) == 2)
 
 
-def ask_each(model: Any, X: Any) -> Answers:
+def ask_each(model: Any, X: Any, *, need_probability: bool = True) -> Answers:
     """Return labels, (n_rows, n_outputs), and probabilities, (n_rows, n_columns).
 
     A yes-or-no output has one column, that of 1; others have one per class.
     """
-    if not hasattr(model, "predict_proba"):
+    if need_probability and not hasattr(model, "predict_proba"):
         name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
         raise ValueError(
             f"The {name} gives no probabilities (predict_proba) of its labels. Train another "
@@ -217,8 +217,16 @@ def ask_each(model: Any, X: Any) -> Answers:
         )
     features = features_before_last_step(model, X)
     last: Any = model[-1] if type(model) is Pipeline else model
-    labels, probability = last.predict(features), last.predict_proba(features)
-    outputs = outputs_of(model)
+    labels, outputs, decision = last.predict(features), outputs_of(model), None
+    if hasattr(last, "predict_proba"):
+        probability = last.predict_proba(features)
+    else:
+        probability = np.full((labels.shape[0], len(outputs)), np.nan)
+        if hasattr(last, "decision_function"):
+            decision = np.asarray(last.decision_function(features))
+        elif all(hasattr(one, "decision_function") for one in getattr(last, "estimators_", [0])):
+            each = [one.decision_function(features) for one in last.estimators_]
+            decision = np.stack(each, axis=1)  # of MultiOutputClassifier, which has none itself
     if isinstance(probability, list):
         columns = []
         for (_, classes), own in zip(outputs, probability, strict=True):
@@ -236,7 +244,8 @@ def ask_each(model: Any, X: Any) -> Answers:
             "and 1. Train it on 0 and 1, or wrap its classifier in MultiOutputClassifier."
         )
     labels = np.asarray(labels.toarray() if issparse(labels) else labels)
-    return Answers(labels.astype(np.int64) if labels.dtype == bool else labels, probability)
+    labels = labels.astype(np.int64) if labels.dtype == bool else labels
+    return Answers(labels, np.asarray(probability), decision)
 
 
 def most_confused(matrix: Sequence[Sequence[int]], most: int) -> list[int]:

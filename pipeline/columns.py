@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -110,16 +112,27 @@ def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
 
 
 def first_step(model: Any) -> Any:
-    """Return what gets X first, in pipelines, and in fitted searches and stacks around them."""
+    """Return what gets X first, in pipelines and in what is fitted around them."""
     while True:
-        if hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        elif hasattr(model, "named_estimators_"):
-            model = model.estimators_[0]
-        elif isinstance(model, Pipeline):
+        if isinstance(model, Pipeline):
             model = next(part for _, part in model.steps if not changes_rows_only(part))
+        elif (inside := model_inside(model)) is not None:
+            model = inside
         else:
             return model
+
+
+def model_inside(model: Any) -> Any:
+    """Return the model that a fitted search or meta-estimator asks, of several the first."""
+    if hasattr(model, "best_estimator_"):
+        return model.best_estimator_
+    if isinstance(model, FrozenEstimator):
+        return model.estimator
+    members = [one.estimator for one in getattr(model, "calibrated_classifiers_", ())]
+    members += list(getattr(model, "estimators_", ()))
+    # OneVsRest has a constant, y_, in place of a model for a label that every text has
+    models = [one for one in members if isinstance(one, BaseEstimator) and not hasattr(one, "y_")]
+    return models[0] if models else getattr(model, "estimator_", None)
 
 
 def _add(read: dict[str, Kind], name: str, kind: Kind) -> None:

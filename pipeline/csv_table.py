@@ -13,7 +13,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, BinaryIO, Self
 
@@ -35,14 +35,34 @@ _MAGIC = (
     (rb"\x89HDF|SQLite |ORC|Obj\x01", "a database or a table of another format", ""),
 )
 JSON_LINES = (".jsonl", ".ndjson")
+# what a shell makes hard to type
+_SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+
+
+def inner_suffix(path: str | os.PathLike) -> str:
+    """Return the ending of a name without that of its packing, in small letters."""
+    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
+    if suffixes and (suffixes[-1] in _OPENERS or suffixes[-1] == ".zip"):
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
 
 
 def is_json_lines(path: str | os.PathLike) -> bool:
     """Recognize JSON lines by their name, packed or not."""
-    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
-    if suffixes[-1:] and (suffixes[-1] in _OPENERS or suffixes[-1] == ".zip"):
-        suffixes.pop()
-    return suffixes[-1:] != [] and suffixes[-1] in JSON_LINES
+    return inner_suffix(path) in JSON_LINES
+
+
+def separator(sep: str | None, path: str | os.PathLike) -> str:
+    """Return the character between columns: as given, by its name, or by that of the file."""
+    if sep is None:
+        return "\t" if inner_suffix(path) in (".tsv", ".tab") else ","
+    sep = _SEPARATORS.get(sep, sep)
+    if len(sep) != 1:
+        raise ValueError(
+            f"sep={sep!r}; a single character is expected, such as ',' or ';', or one of "
+            f"{', '.join(_SEPARATORS)}."
+        )
+    return sep
 
 
 def open_local(path: str) -> BinaryIO:
@@ -57,18 +77,16 @@ class CsvTable:
         self,
         path: str | os.PathLike,
         *,
-        columns: Sequence[str] = (),
+        columns: Iterable[str] = (),
         encoding: str = "utf-8",
-        sep: str = ",",
+        sep: str | None = None,
         open_file: Callable[[str], BinaryIO] = open_local,
     ) -> None:
-        if len(sep) != 1:
-            raise ValueError(f"sep={sep!r}; a single character is expected, such as ',' or ';'.")
         self.path = os.fspath(path)
         self.header: list[str] = []
         self._columns = columns
         self._encoding = encoding
-        self._sep = sep
+        self.sep = separator(sep, self.path)
         self._open_file = open_file
         self._suffix = PurePath(self.path).suffix
         self._files = contextlib.ExitStack()
@@ -85,7 +103,7 @@ class CsvTable:
 
     def _begin(self, text: io.TextIOWrapper) -> None:
         """Read the header."""
-        self._reader = csv.reader(text, delimiter=self._sep, strict=True)
+        self._reader = csv.reader(text, delimiter=self.sep, strict=True)
         header = next((row for row in self._reader if row), None)
         if header is None:
             raise ValueError(f"{self.path} holds no table; a header line is expected.")
@@ -132,11 +150,11 @@ class CsvTable:
         if faults is None:
             cure = (
                 _separator_hint(self.header)
-                or f" Texts that hold {self._sep!r} belong in double quotes."
+                or f" Texts that hold {self.sep!r} belong in double quotes."
             )
             raise ValueError(f"{self.path} is not a well-formed CSV table: {message}.{cure}")
         cells = io.StringIO()
-        csv.writer(cells, delimiter=self._sep, lineterminator="").writerow(row)
+        csv.writer(cells, delimiter=self.sep, lineterminator="").writerow(row)
         faults[place] = f"{message}: {cells.getvalue()}"
         return [*row[:n], *[None] * (n - len(row))]
 
@@ -276,8 +294,8 @@ def json_columns(path: str | os.PathLike, **options: Any) -> dict[str, set[type]
     return found
 
 
-def check_names(there: Sequence[Any], columns: Sequence[str], path: str | os.PathLike) -> None:
-    """Refuse a table that lacks one of ``columns``."""
+def check_names(there: Sequence[Any], columns: Iterable[str], path: str | os.PathLike) -> None:
+    """Refuse a table that lacks one of ``columns``, a mapping to what names another perhaps."""
     for column in columns:
         if column not in there:
             names = [str(name) for name in there]
@@ -287,6 +305,8 @@ def check_names(there: Sequence[Any], columns: Sequence[str], path: str | os.Pat
             )
             hint = f" Did you mean {near!r}?" if near else ""
             hint = _separator_hint(names) or hint
+            if isinstance(columns, Mapping):
+                hint += f" {columns[column]} names another."
             raise ValueError(
                 f"{os.fspath(path)} has no column {column!r}; its columns are "
                 f"{', '.join(map(repr, names))}.{hint}"
@@ -305,5 +325,8 @@ def refuse_twice(names: Sequence[str], path: str | os.PathLike) -> None:
 
 def _separator_hint(header: Sequence[str]) -> str:
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
-        return " It looks as if its columns are separated by another character: set sep (--sep)."
+        return (
+            " It looks as if its columns are separated by another character: set sep (--sep), such "
+            "as to tab."
+        )
     return ""

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TextIO
@@ -64,6 +65,20 @@ def typed_labels(labels: pd.Series) -> pd.Series:
     return labels
 
 
+def missing_cells(column: pd.Series) -> list[Any]:
+    """Return the index of cells that are missing, empty or blank."""
+    return column.index[column.isna() | (column.astype("str").str.strip() == "")].tolist()
+
+
+def rare_labels(labels: pd.Series, texts: pd.Series, groups: Any, least: int) -> list[Any]:
+    """Return labels of fewer than ``least`` texts, or of equal ones or one group only."""
+    together = text_groups(texts, group_numbers(groups, len(texts)))
+    alone = np.arange(len(texts)) if together is None else together
+    counts = pd.Series(alone, index=labels.index).groupby(labels).agg(["size", "nunique"])
+    rare = (counts["size"] < least) | (counts["nunique"] < 2)
+    return counts.index[rare].tolist()
+
+
 def split_table(
     table: pd.DataFrame,
     label: str,
@@ -77,6 +92,20 @@ def split_table(
     Equal texts, which differ in case and blanks alone, and rows of one group (a column, or values)
     stay on one side; shares are then as near to a fifth as those allow.
     """
+    rows = split_rows(table, label, text=text, groups=groups, random_state=random_state)
+    train, test = (table.iloc[part].reset_index(drop=True) for part in rows)
+    return train, test
+
+
+def split_rows(
+    table: pd.DataFrame,
+    label: str,
+    *,
+    text: str = "text",
+    groups: Any = None,
+    random_state: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the rows of `split_table`."""
     if table.empty:
         raise ValueError("the table has no rows, only a header; there is nothing to train on.")
     empty = [
@@ -94,27 +123,31 @@ def split_table(
     if sizes.min() < 5:
         raise ValueError(
             f"label {classes.tolist()[sizes.argmin()]!r} has {sizes.min()} texts only; at least 5 "
-            "of each are needed to train and to test."
+            "of each are needed to train and to test. Leave rare classes out (--rare drop), or "
+            "make one class of them (--rare merge)."
+            + " So many numbers are no classes perhaps: predicting them is regression."
+            * (classes.dtype.kind in "iuf" and 4 * len(classes) > len(table))
         )
     values = table[groups] if isinstance(groups, str) else groups
     texts = table[text] if text in table else range(len(table))
     together = text_groups(texts, group_numbers(values, len(table)))
     if together is None:
         train, test = train_test_split(
-            table, test_size=_TEST_SHARE, stratify=numbers, random_state=random_state
+            np.arange(len(table)),
+            test_size=_TEST_SHARE,
+            stratify=numbers,
+            random_state=random_state,
         )
-    else:
-        if len(np.unique(together)) == 1:
-            raise ValueError("all texts are equal or of one group; they cannot be split in two.")
-        for number, name in enumerate(classes.tolist()):
-            if len(np.unique(together[numbers == number])) == 1:
-                raise ValueError(
-                    f"all texts with label {name!r} are equal or of one group, so they cannot "
-                    "stand on both sides of a split."
-                )
-        rows = _grouped_fold(numbers, together, random_state)
-        train, test = (table.iloc[part] for part in rows)
-    return train.reset_index(drop=True), test.reset_index(drop=True)
+        return train, test
+    if len(np.unique(together)) == 1:
+        raise ValueError("all texts are equal or of one group; they cannot be split in two.")
+    for number, name in enumerate(classes.tolist()):
+        if len(np.unique(together[numbers == number])) == 1:
+            raise ValueError(
+                f"all texts with label {name!r} are equal or of one group, so they cannot stand "
+                "on both sides of a split. --rare drop leaves such classes out."
+            )
+    return _grouped_fold(numbers, together, random_state)
 
 
 def _grouped_fold(
@@ -209,14 +242,21 @@ def write_json_lines(file: TextIO, table: pa.Table) -> None:
 
 
 def read_table(
-    path: str | os.PathLike, *, columns: Sequence[str] = (), encoding: str = "utf-8", sep: str = ","
+    path: str | os.PathLike,
+    *,
+    columns: Iterable[str] = (),
+    encoding: str = "utf-8",
+    sep: str | None = None,
 ) -> pd.DataFrame:
-    """Read a CSV, Parquet or JSON-lines file without changing a single text."""
+    """Read a CSV, TSV, Parquet, JSON-lines or Excel file without changing a single text.
+
+    ``sep`` is a character, or tab, comma, semicolon or pipe; by default that of the file's ending.
+    """
     with fetched(where(path)) as file:
         return _read_table(file, columns, encoding, sep)
 
 
-def _read_table(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
+def _read_table(path: Path, columns: Iterable[str], encoding: str, sep: str | None) -> pd.DataFrame:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {what}.")
@@ -224,6 +264,8 @@ def _read_table(path: Path, columns: Sequence[str], encoding: str, sep: str) -> 
         raise ValueError(f"{path} is empty (0 bytes); a table with a header line is expected.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
         table = _read_parquet(path)
+    elif is_excel(path):
+        table = _read_excel(path)
     elif is_json_lines(path):
         names = list(json_columns(path, encoding=encoding))
         with JsonLines(path, names=names, encoding=encoding) as lines:
@@ -247,6 +289,36 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _read_csv(path: Path, columns: Sequence[str], encoding: str, sep: str) -> pd.DataFrame:
+def is_excel(path: str | os.PathLike) -> bool:
+    """Recognize an Excel workbook by its name."""
+    return PurePath(path).suffix.lower() in (".xlsx", ".xlsm")
+
+
+def _read_excel(path: Path) -> pd.DataFrame:
+    """Read the first sheet of a workbook; its first row holds the names."""
+    try:
+        with pd.ExcelFile(path, engine="openpyxl") as book:
+            first, *others = book.sheet_names
+            cells = book.parse(first, header=None, dtype=object, na_filter=False)
+    except ImportError:
+        raise ImportError(
+            f"{path}: Excel is read by openpyxl, which is not installed: pip install openpyxl. Or "
+            "export it as CSV."
+        ) from None
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable Excel workbook: {error}") from error
+    if others:
+        warnings.warn(
+            f"{path} has {len(others) + 1} sheets; the first, {first!r}, is read.", stacklevel=4
+        )
+    if cells.empty:
+        raise ValueError(f"{path} holds no table; a row of column names is expected.")
+    names = cells.iloc[0].astype(str).tolist()
+    refuse_twice(names, path)
+    cells = cells[1:].set_axis(names, axis=1).reset_index(drop=True)
+    return cells.replace("", None).infer_objects()
+
+
+def _read_csv(path: Path, columns: Iterable[str], encoding: str, sep: str | None) -> pd.DataFrame:
     with CsvTable(path, columns=columns, encoding=encoding, sep=sep) as table:
         return pd.DataFrame(table.read(), columns=table.header, dtype="str")

@@ -356,7 +356,7 @@ def _encode_alike(one: BertVectorizer, other: BertVectorizer) -> bool:
         own = vectorizer.get_params()
         mix = getattr(vectorizer, "layer_weights_", np.zeros(0)).tolist()
         scale = getattr(vectorizer, "layer_scale_", None)
-        del own["cache"], own["progress"]
+        del own["cache"], own["cache_size"], own["progress"]
         return repr(own), vectorizer.source_, mix, scale
 
     return bool(settings(one) == settings(other))

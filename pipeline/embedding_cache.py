@@ -1,13 +1,13 @@
 """Encode each distinct text once: look up, encode, store."""
 
 import hashlib
-import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,16 +15,19 @@ from pipeline.bert import encoder
 from pipeline.bert.embedding import FrozenBert, Plan, truncation_report, unknown_report
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TokenizedTexts
-from pipeline.exceptions import TextTooLongError
+from pipeline.exceptions import CacheWarning, TextTooLongError
 from pipeline.forks import ForkSafeLock
 from pipeline.notebook import block, tiles
+from pipeline.progress import Part
 from pipeline.vector_store import (
+    MEMORY_BYTES,
     FolderStore,
     MemoryStore,
     Store,
     cache_folder,
     clear_folder,
     is_unrecorded,
+    parse_size,
     text_key,
 )
 
@@ -65,6 +68,7 @@ class CacheInfo(NamedTuple):
 
 
 _memory = MemoryStore()
+_told_of: set[int] = set()  # sizes of the memory cache that were too small
 _counts: Counter[str] = Counter()
 _counts_lock = ForkSafeLock()
 
@@ -102,7 +106,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache(folder: str | Path | None = None) -> None:
-    """Empty the memory cache and reset the counts, or delete a folder cache.
+    """Empty the memory cache, reset the counts and its size, or delete a folder cache.
 
     Parameters
     ----------
@@ -113,8 +117,10 @@ def clear_cache(folder: str | Path | None = None) -> None:
         clear_folder(cache_folder(folder))
         return
     _memory.clear()
+    _memory.max_bytes = MEMORY_BYTES
     with _counts_lock:
         _counts.clear()
+        _told_of.clear()
         _counts["loads_before"] = encoder.n_loads()
 
 
@@ -141,21 +147,28 @@ def fingerprint(bert: FrozenBert) -> str:
     return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
-def open_store(cache: str | Path | None, bert: FrozenBert) -> Store | None:
-    """Return the store of ``BertVectorizer(cache=...)``, or None."""
+def open_store(
+    cache: str | Path | None, bert: FrozenBert, size: int | str | None = None
+) -> Store | None:
+    """Return the store of ``BertVectorizer(cache=..., cache_size=...)``, or None."""
     if cache is None:
         return None
     # a store all the same: without one another depth might run, by an encoder of its own
     if is_unrecorded():
         return MemoryStore()
-    return _memory if cache == "memory" else FolderStore(cache_folder(cache), fingerprint(bert))
+    if cache != "memory":
+        return FolderStore(cache_folder(cache), fingerprint(bert))
+    if size is not None and (asked := parse_size(size)) != _memory.max_bytes:
+        _memory.max_bytes, _memory.overflowed = asked, False
+    return _memory
 
 
 def encode(
     bert: FrozenBert,
     texts: Sequence[str],
     store: Store | None,
-    on_batch: Callable[[int, int], None] | None = None,  # distinct texts done, and in all
+    part: Part,
+    on_batch: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, Counted]:
     """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
     # distinct -> tokenise -> look up -> forward -> store -> gather. Texts that the store knows are
@@ -173,7 +186,7 @@ def encode(
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
     starts = range(0, len(distinct), n_at_once)
     chunks = [distinct[start : start + n_at_once] for start in starts]
-    done = 0
+    done = known = 0
     try:
         for chunk, tokenized in zip(chunks, _tokenized_ahead(bert, chunks), strict=True):
             rows = slice(done, done + len(chunk))
@@ -183,15 +196,18 @@ def encode(
             missing = _look_up(bert, store, chunk, vectors[rows])
             if len(missing):
                 plan = plan.subset(missing)
-                step = None
-                if on_batch is not None:
-                    known = done + len(chunk) - len(missing)
-                    step = _in_texts(on_batch, plan, known, len(distinct))
+                known += len(chunk) - len(missing)
+                before = done + len(chunk) - len(missing)
+                step = _in_texts(part, plan, before, len(distinct), known, on_batch)
                 vectors[rows][missing] = _compute(bert, kept, store, plan, step)
+            else:
+                known += len(chunk)
             done += len(chunk)
     except TextTooLongError as error:  # it counts the distinct texts of a chunk, the user rows
         row = int(np.flatnonzero(row_of == done + error.text)[0])
         raise TextTooLongError(row, error.n_tokens, error.max_length) from None
+    if isinstance(store, MemoryStore) and known < len(distinct):
+        _tell_if_full(kept, bert, store, len(distinct))
     n_tokens, n_lost, n_windows, n_unknown = counts[:, row_of]
     counted = Counted(
         truncation_report(n_tokens, n_lost, n_windows),
@@ -203,15 +219,23 @@ def encode(
 
 
 def _in_texts(
-    on_batch: Callable[[int, int], None], plan: Plan, n_known: int, n_texts: int
+    part: Part,
+    plan: Plan,
+    before: int,
+    n_texts: int,
+    known: int,
+    on_batch: Callable[[], None] | None,
 ) -> Callable[[int], None]:
-    """Return what counts the sequences of a batch, and tells the texts that are done."""
+    """Return what counts the sequences of a batch, and shows the texts that are done."""
     n_sequences, encoded = len(plan.tokenized.input_ids), 0
+    part.show(before, n_texts, known=known)
 
     def step(n: int) -> None:
         nonlocal encoded
         encoded += n
-        on_batch(n_known + len(plan.texts) * encoded // n_sequences, n_texts)
+        part.show(before + len(plan.texts) * encoded // n_sequences, n_texts, known=known)
+        if on_batch is not None:
+            on_batch()
 
     return step
 
@@ -245,6 +269,26 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     return every_layer if store.free_bytes() >= per_pooling * len(bert.poolings) else None
 
 
+def _tell_if_full(
+    kept: FrozenBert | None, bert: FrozenBert, store: MemoryStore, n_texts: int
+) -> None:
+    """Warn once where texts were not kept, or pushed others out."""
+    if (kept is not None and not store.overflowed) or store.max_bytes in _told_of:
+        return
+    _told_of.add(store.max_bytes)
+    n_vectors = len((kept or bert).poolings) * (bert.deepest_layer + 1)
+    per_text = n_vectors * bert.hidden_size * 4
+    enough = -(-max(2 * store.max_bytes, n_texts * per_text) // 10**9)
+    warnings.warn(
+        f"The memory cache is full: {store.max_bytes / 1e9:.3g} GB hold about "
+        f"{store.max_bytes // per_text:,} texts of this model, with all its layers. The others are "
+        "encoded again in each fold, fit and search. Name a folder, cache='embeddings', which "
+        f"keeps all of them on the disk, or set cache_size='{enough}GB' or more.",
+        CacheWarning,
+        stacklevel=6,
+    )
+
+
 def _look_up(
     bert: FrozenBert, store: Store | None, texts: list[str], vectors: np.ndarray
 ) -> np.ndarray:
@@ -268,7 +312,7 @@ def _compute(
     kept: FrozenBert | None,
     store: Store | None,
     plan: Plan,
-    on_batch: Callable[[int], None] | None,
+    on_batch: Callable[[int], None],
 ) -> np.ndarray:
     """Encode a plan, keep what is ``kept``, and return what ``bert`` asks for."""
     wide = kept or bert
@@ -292,28 +336,3 @@ def _own_copy(vectors: np.ndarray, pooling: str) -> np.ndarray:
     copy = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
     copy.setflags(write=False)
     return copy
-
-
-class ProgressBar:
-    """A progress bar of texts, which comes when the first batch is done."""
-
-    # so nothing is seen where all vectors come from the cache
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def show(self, n_done: int, n_texts: int) -> None:
-        """Show how many texts are done; on a terminal nothing stays, elsewhere a line in 30 s."""
-        if self._bar is None:
-            from tqdm.auto import tqdm
-
-            watched = sys.stderr is not None and sys.stderr.isatty()
-            self._bar = tqdm(total=n_texts, desc="encoding", unit="text", leave=not watched,
-                             mininterval=0.1 if watched else 30)  # fmt: skip
-        self._bar.update(n_done - self._bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

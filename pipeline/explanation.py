@@ -499,19 +499,23 @@ def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any], bool]:
         decisions = decisions.reshape(len(decisions), -1)
         if decisions.shape[1] in (1, len(classes)):  # not of pairs of classes
             return decisions, classes, False
+    several = listed or gives_several(model, X[:1])
+    names = [
+        name if is_yes_or_no(own) else f"{name}_{label}"
+        for name, own in (outputs_of(model) if several else [])
+        for label in ([1] if is_yes_or_no(own) else own)
+    ]
+    if several:
+        answers = ask_each(model, X, need_probability=False)
+        ranking = np.asarray(answers.ranking, dtype=np.float64)
+        if ranking.shape[1] == len(names) and not np.isnan(ranking).all():
+            return ranking, names, answers.decision is None
     if not hasattr(model, "predict_proba"):
         raise ExplanationError(
             f"The last step, {type(_last(model)).__name__}, has neither a decision_function with "
             "one value per class nor predict_proba. Use LogisticRegression, for example, or wrap "
             "it in CalibratedClassifierCV."
         )
-    if listed or gives_several(model, X[:1]):
-        names = [
-            name if is_yes_or_no(own) else f"{name}_{label}"
-            for name, own in outputs_of(model)
-            for label in ([1] if is_yes_or_no(own) else own)
-        ]
-        return np.asarray(ask_each(model, X).probability, dtype=np.float64), names, True
     probability = np.asarray(model.predict_proba(X), dtype=np.float64)
     return probability[:, 1:] if len(classes) == 2 else probability, classes, True
 

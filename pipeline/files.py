@@ -1,9 +1,11 @@
 """Local paths and fsspec addresses: how they are read and written."""
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,6 +20,17 @@ from pipeline.exceptions import StorageError
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//|:.*://)")
 _LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\](?![/\\])")
 _LOCAL = re.compile(r"file:(?=/)(//(localhost(?=/))?)?", re.IGNORECASE)
+
+
+def program() -> str:
+    """Return how the command line is called here, for messages."""
+    called = PurePath(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m pipeline"
+    here = Path(__file__).resolve().parent.parent / "run_pipeline.py"
+    if called.name.startswith("bert-vectorizer") or not here.is_file():
+        return "bert-vectorizer"
+    return f"python {here.name}"
 
 
 # ---- where a path points
@@ -236,19 +249,77 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def temporary_for(place: Path | str) -> Iterator[Path]:
-    """Give a new empty local file that `put` can move to a place."""
-    if isinstance(place, Path):
-        temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.touch(exist_ok=False)  # mkstemp would not give the rights of any new file
-    else:
-        handle, name = tempfile.mkstemp(suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+def temporary_for(place: Path | str, *, tidy: bool = True) -> Iterator[Path]:
+    """Give a new empty local file that `put` can move to a place.
+
+    With `tidy` those that killed writers of the same place left behind are removed before.
+    """
+    with contextlib.ExitStack() as stack:
+        if isinstance(place, Path):
+            if tidy:
+                _remove_abandoned(place)
+            temporary = _claimed(place, stack)
+        else:
+            handle, name = tempfile.mkstemp(suffix=".tmp")
+            os.close(handle)
+            temporary = Path(name)
+        stack.callback(temporary.unlink, missing_ok=True)
+        with naming(place, temporary):
+            yield temporary
+
+
+@contextlib.contextmanager
+def naming(place: Path | str, temporary: Path | None = None) -> Iterator[None]:
+    """Name a place in errors of the system that name no file, as of a full disk, or a temporary."""
     try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, temporary, f"{temporary}"):
+            raise
+        raise OSError(error.errno, error.strerror, str(place)) from error
+
+
+def _claimed(place: Path, stack: contextlib.ExitStack) -> Path:
+    """Make a file beside a place, and hold a lock on it for as long as it is written."""
+    while True:
+        temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with naming(place, temporary):  # mkstemp would not give the rights of any new file
+            handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if os.name == "nt":  # which renames no open file
+            os.close(handle)
+            return temporary
+        stack.callback(os.close, handle)
+        if lock(handle) is not False and os.fstat(handle).st_nlink:
+            return temporary  # else another process took it for abandoned in between
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove the temporary files of a place that no living process writes."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.*.tmp"):
+        with contextlib.suppress(OSError), left.open("r+b") as file:
+            if os.name != "nt" and lock(file.fileno()):
+                left.unlink()
+
+
+def lock(handle: int) -> bool | None:
+    """Try to lock an open file: False if another has it, None if the file system has no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def put(written: Path, place: Path | str, *, named: Path | str | None = None) -> None:
@@ -276,6 +347,7 @@ def flush_to_disk(path: Path) -> None:
         return
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(path):
+            os.fsync(handle)
     finally:
         os.close(handle)

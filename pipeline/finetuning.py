@@ -458,8 +458,8 @@ def _training() -> tuple[Any, Any, Any]:
         import accelerate  # noqa: F401 - the Trainer wants it, and says so at length
     except ImportError as error:
         raise ImportError(
-            "Fine-tuning needs accelerate: pip install 'bert-vectorizer[finetune]'. Prediction "
-            "does not."
+            "Fine-tuning needs accelerate: pip install '.[finetune]' in a checkout, or pip install "
+            "accelerate. Prediction does not."
         ) from error
     from pipeline.bert.training import Examples, Recipe, train
 

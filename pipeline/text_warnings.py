@@ -45,14 +45,16 @@ def _is_news(of: str, search: Any) -> bool:
     return is_news
 
 
-def search_of(context: Any) -> tuple[Any, bool]:
-    """Return the search that a fit belongs to, or None, and whether it fits a candidate."""
-    tasks, root = set(), context.root_uuid
+def search_of(context: Any) -> tuple[Any, str]:
+    """Return the search that a fit belongs to, or None, and which of its fits that is, or ""."""
+    place, root, is_refit = "", context.root_uuid, False
     while context is not None:
-        tasks |= {context.task_name, context.source_task_name}
+        tasks = {context.task_name, context.source_task_name}
+        if "candidate-split-evaluation" in tasks:
+            place = f"fit {context.task_id + 1} of {context.parent.max_subtasks}"
+        is_refit |= "refit-with-best-params" in tasks
         context = context.parent
-    is_candidate = "candidate-split-evaluation" in tasks
-    return root if is_candidate or "refit-with-best-params" in tasks else None, is_candidate
+    return root if place or is_refit else None, place
 
 
 def warn_truncation(

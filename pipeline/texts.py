@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import train_test_split
 from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import validate_data
 
 Missing = Literal["error", "empty"]
@@ -419,6 +419,30 @@ def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
     return labels
 
 
+def has_label_sets(y: Any) -> bool:
+    """Say whether y holds several labels per text."""
+    return _several([()] if sparse.issparse(y) and y.ndim == 2 else label_cells(y))
+
+
+def label_sets(y: Any, n_texts: int) -> tuple[np.ndarray, list[str] | None]:
+    """Return 0 or 1 for each text and label, (n_texts, n_labels), and the names of a table."""
+    rows = list(y.toarray()) if sparse.issparse(y) else label_cells(y)
+    _check_length(rows, n_texts)
+    table = np.array([list(row) if _several([row]) else [row] for row in rows], dtype=object)
+    numbers = int | float | np.number | np.bool_
+    cells = table.ravel().tolist()
+    odd = [cell for cell in cells if not isinstance(cell, numbers) or cell not in (0, 1)]
+    if table.ndim != 2 or odd:
+        example = f", such as {odd[0]!r:.60}" if odd else ""
+        raise ValueError(
+            f"y holds something other than 0 and 1{example}; of several labels per text, a row "
+            "of 0 and 1 is expected for each text, as MultiLabelBinarizer().fit_transform(y) "
+            "makes it."
+        )
+    names = [str(name) for name in y.columns] if hasattr(y, "columns") else None
+    return table.astype(np.int64), names
+
+
 def _warn_of_variants(labels: list[str]) -> None:
     """Warn of empty classes, and of classes that differ by case."""
     classes = [str.__str__(name) for name in dict.fromkeys(labels)]
@@ -475,6 +499,8 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
         isinstance(label, str) for label in labels
     ):  # integers in an object array
         labels = np.array(labels.tolist())
+    if type_of_target(labels).startswith("continuous"):
+        raise ValueError(of_regression(labels[labels % 1 != 0][0]))
     check_classification_targets(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
@@ -483,6 +509,15 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
             "rows; a classifier needs at least two. Check the label column."
         )
     return classes, numbers
+
+
+def of_regression(number: Any) -> str:
+    """Return the message about a target of numbers."""
+    return (
+        f"y is continuous, with numbers such as {number:.4g}: this is regression, and classes are "
+        "expected here. Make classes of them, as by pandas.cut; or score a regressor, such as "
+        "Ridge, by scikit-learn's cross_val_score."
+    )
 
 
 def set_aside(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -19,7 +20,7 @@ from pipeline.exceptions import CacheWarning
 from pipeline.files import local_path
 from pipeline.forks import ForkGate, ForkSafeLock
 
-MEMORY_BYTES = 1 << 30  # bound of the memory cache
+MEMORY_BYTES = 1 << 30  # bound of the memory cache, unless another is set
 BUSY_SECONDS = 30  # how long to wait for another process that is writing to the same file
 _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
 _broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
@@ -68,6 +69,7 @@ class MemoryStore:
     def __init__(self, max_bytes: int = MEMORY_BYTES) -> None:
         self.max_bytes = max_bytes
         self.current_bytes = 0
+        self.overflowed = False
         self._vectors: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._lock = ForkSafeLock()
 
@@ -88,6 +90,7 @@ class MemoryStore:
                     self.current_bytes += vector.nbytes
             while self.current_bytes > self.max_bytes:
                 self.current_bytes -= self._vectors.popitem(last=False)[1].nbytes
+                self.overflowed = True
 
     def free_bytes(self) -> float:
         """Return the bytes that fit if all older vectors leave."""
@@ -97,7 +100,19 @@ class MemoryStore:
         """Forget everything."""
         with self._lock:
             self._vectors.clear()
-            self.current_bytes = 0
+            self.current_bytes, self.overflowed = 0, False
+
+
+def parse_size(size: int | str) -> int:
+    """Return the bytes of ``"2GB"``, ``"500 MiB"`` or a number."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kMGT])(i?)B)?", str(size), re.IGNORECASE)
+    if found is None or not (n := float(found[1])):
+        raise ValueError(
+            f"cache_size={size!r}; allowed are a number of bytes above 0, and sizes such as '2GB', "
+            "'500MB' and '1.5GiB'."
+        )
+    thousands = "kmgt".index(found[2].lower()) + 1 if found[2] else 0
+    return int(n * (1024 if found[3] else 1000) ** thousands)
 
 
 class FolderStore:

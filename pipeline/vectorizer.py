@@ -23,12 +23,14 @@ from pipeline.bert.sentence_modules import SentenceModules, hint_at_modules, sen
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.embedding_cache import Counted, ProgressBar, encode, open_store
+from pipeline.embedding_cache import Counted, encode, open_store
 from pipeline.fitted import SavedModel
 from pipeline.layer_mix import class_codes, learn_layer_mix
+from pipeline.progress import progress
 from pipeline.text_warnings import FEW, search_of, warn_unknown
 from pipeline.texts import Missing, OnInvalid, check_labels, check_X
 from pipeline.token_level import TokenLevelMixin
+from pipeline.vector_store import parse_size
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
@@ -109,11 +111,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         runs out.
 
     cache : {"memory"}, folder or None, default="memory"
-        Where vectors are kept for folds, grid points and refits: in this process (up to 1 GiB, the
-        least recently used leave first); in a folder (SQLite), shared by processes and runs; or
-        nowhere. With a cache the first pass runs all layers, so that later ones find them. Only its
-        owner can read the folder: vectors reveal something about their texts. Not saved: a loaded
-        pipeline caches nothing, and runs only the layers it needs.
+        Where vectors are kept for folds, grid points and refits: in this process (up to
+        ``cache_size``; the least recently used leave first, and one `CacheWarning` says so); in a
+        folder (SQLite), shared by processes and runs; or nowhere. With a cache the first pass runs
+        all layers, so that later ones find them. Only its owner can read the folder: vectors
+        reveal something about their texts. Not saved: a loaded pipeline caches nothing, and runs
+        only the layers it needs.
+
+    cache_size : int, str or None, default=None
+        Most bytes that the memory cache of this process may hold, all vectorizers together, as a
+        number or such as ``"4GB"``. None leaves it as it is, at first 1 GiB: about 70,000 texts of
+        the default model with one pooling and all layers.
 
     weights_in_artifact : bool, default=True
         Whether a pickled (joblib) vectorizer carries the model's weights. If not, it carries their
@@ -123,7 +131,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         Never ask the hub.
 
     progress : bool, default=False
-        Show a progress bar while encoding.
+        Show on stderr how far encoding is: a bar of all texts in a terminal or notebook, which goes
+        when it is done, else a line in half a minute. `compare`, `layer_study` and `label_issues`
+        show their fits too. Nothing where all vectors come from the cache.
 
     Attributes
     ----------
@@ -205,6 +215,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         "dtype": [StrOptions({"auto", "float32", "float16", "bfloat16"})],
         "batch_tokens": [Interval(Integral, 1, None, closed="left"), None],
         "cache": [str, Path, None],
+        "cache_size": [Interval(Integral, 1, None, closed="left"), str, None],
         "weights_in_artifact": ["boolean"],
         "local_files_only": ["boolean"],
         "progress": ["boolean"],
@@ -234,6 +245,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         dtype: DType = "auto",
         batch_tokens: int | None = None,
         cache: str | Path | None = "memory",
+        cache_size: int | str | None = None,
         weights_in_artifact: bool = True,
         local_files_only: bool = False,
         progress: bool = False,
@@ -253,6 +265,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self.dtype = dtype
         self.batch_tokens = batch_tokens
         self.cache = cache
+        self.cache_size = cache_size
         self.weights_in_artifact = weights_in_artifact
         self.local_files_only = local_files_only
         self.progress = progress
@@ -294,7 +307,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             return self
         context = self._init_callback_context(task_name="fit")
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self._search, is_candidate = search_of(context)
+        self._search, place = search_of(context)
         plan = self._bert().plan(texts)
         self.truncation_report_ = plan.truncation_report()
         self.unknown_report_ = plan.unknown_report()
@@ -302,7 +315,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self._warn_longer(plan.tokenized.n_tokens[plan.row_of])
         tokenized, rows = plan.tokenized, plan.row_of
         warn_unknown(texts, tokenized.n_unknown[rows], tokenized.n_tokens[rows], str(self.model))
-        self._search = self._search if is_candidate else None
+        self._search = self._search if place else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -382,6 +395,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         check_labels(y, len(texts))  # before anything is encoded
         if self.combine == "learned":
             class_codes(y, len(texts))
+        if self.cache_size is not None:
+            parse_size(self.cache_size)
         self._find_model()
         return texts
 
@@ -489,19 +504,14 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
 
     def _encode(
-        self, texts: list[str], on_batch: Callable[[], None] | None = None
+        self, texts: list[str], on_batch: Callable[[], None] | None = None, place: str = ""
     ) -> tuple[np.ndarray, Counted]:
         """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
         bert = self._bert()
-        with ProgressBar() as bar:
-
-            def step(n_done: int, n_texts: int) -> None:
-                if self.progress:
-                    bar.show(n_done, n_texts)
-                if on_batch is not None:
-                    on_batch()
-
-            vectors, counted = encode(bert, texts, open_store(self.cache, bert), step)
+        what = f"{place}, encoding" if place else "encoding"
+        with progress(what, "text", shown=self.progress) as part:
+            store = open_store(self.cache, bert, self.cache_size)
+            vectors, counted = encode(bert, texts, store, part, on_batch)
         self._warn_truncation(counted.truncation)
         return vectors, counted
 
@@ -510,14 +520,14 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         # batches are known chunk by chunk
         context = self._init_callback_context(task_name="encode", max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self._search, is_candidate = search_of(context)
+        self._search, place = search_of(context)
 
         def on_batch() -> None:
             batch = context.subcontext(task_name="batch")
             batch.call_on_fit_task_begin(estimator=self)
             batch.call_on_fit_task_end(estimator=self)
 
-        vectors, counted = self._encode(texts, on_batch)
+        vectors, counted = self._encode(texts, on_batch, place)
         self.truncation_report_, self.unknown_report_ = counted.truncation, counted.unknown
         self._warn_longer(counted.n_tokens)
         warn_unknown(texts, counted.n_unknown, counted.n_tokens, str(self.model))
@@ -525,7 +535,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             self._refuse_not_finite(vectors)
             mix = learn_layer_mix(vectors, y)
             self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
-        self._search = self._search if is_candidate else None
+        self._search = self._search if place else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return vectors
 
@@ -578,7 +588,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = {"prompt": None, **state}  # files of version 1 have none
+        # files of earlier versions have none
+        state = {"prompt": None, "cache_size": None, **state}
         if "layers_" in state:
             state.setdefault("prompt_", "")
         super().__setstate__(state)

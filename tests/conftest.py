@@ -55,7 +55,7 @@ SLOW = (
     "test_answers test_artifact test_cache_kill test_checkpoint_modules test_comparison "
     "test_concurrency test_cuda test_dask_executor "
     "test_dask_grid_search test_dask_scoring test_docs test_embedding_cache "
-    "test_executors "
+    "test_executors test_fault_loops "
     "test_cli test_columns test_explanation test_failures test_finetuning test_fitting "
     "test_first_hour test_folds test_forks test_hub test_judging test_labelling test_layer_mix "
     "test_layer_scores test_linear test_object_storage test_occlusion test_processes "

@@ -1,10 +1,11 @@
-"""The label is what predict says, for every classifier; several labels are refused."""
+"""The label is what predict says, for every classifier; of several labels each is scored."""
 
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
@@ -12,6 +13,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import (
     LogisticRegression,
     Perceptron,
@@ -19,7 +21,18 @@ from sklearn.linear_model import (
     RidgeClassifier,
     SGDClassifier,
 )
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    hamming_loss,
+    log_loss,
+    multilabel_confusion_matrix,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 from sklearn.model_selection import (
     FixedThresholdClassifier,
     GridSearchCV,
@@ -48,7 +61,7 @@ from pipeline import (
     write_report,
 )
 from pipeline.answers import ask
-from pipeline.exceptions import LabelWarning
+from pipeline.exceptions import LabelWarning, LeakWarning
 
 WORDS = {
     "good": ("lovely", "quiet", "warm"),
@@ -345,13 +358,77 @@ SEVERAL = np.column_stack(
         ),
     ],
 )
-def test_models_of_several_labels_per_text_are_refused_in_words(classifier, fit):
+def test_several_labels_per_text_are_scored_each_and_together(classifier, fit):
     model = fit(classifier, SEVERAL)
-    for y in (SEVERAL, SEVERAL[:, 0]):
-        with pytest.raises(ValueError, match="several labels per text"):
-            evaluate(model, TEXTS, y)
+    given = SEVERAL[::-1]
+    scores = evaluate(model, TEXTS, given, n_bootstrap=20, n_mistakes=2, n_examples=1)
+    predicted, said = model.predict(TEXTS), model.predict_proba(TEXTS)
+    if isinstance(said, list):
+        said = np.stack([one[:, 1] for one in said], axis=1)
+    expected = {
+        "accuracy": accuracy_score(given, predicted),
+        "micro_f1": f1_score(given, predicted, average="micro", zero_division=0),
+        "macro_f1": f1_score(given, predicted, average="macro", zero_division=0),
+        "hamming_loss": hamming_loss(given, predicted),
+        "roc_auc": roc_auc_score(given, said, average="macro"),
+        "average_precision": average_precision_score(given, said, average="macro"),
+        "log_loss": np.mean([log_loss(given[:, i], said[:, i]) for i in range(3)]),
+        "brier": np.mean([brier_score_loss(given[:, i], said[:, i]) for i in range(3)]),
+    }
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+    low, high = scores["intervals"]["micro_f1"]
+    assert low <= scores["micro_f1"] <= high
+    assert (scores["classes"], scores["not_scored"]) == (["0", "1", "2"], {})
+    matrix = multilabel_confusion_matrix(given, predicted)
+    assert scores["confusion_matrix"] == matrix.tolist()
+    columns = precision_recall_fscore_support(given, predicted, zero_division=0)
+    names = ("precision", "recall", "f1", "n_texts")
+    for row, *values in zip(scores["by_class"], *columns, strict=True):
+        assert [row[name] for name in names] == pytest.approx(values)
+    for one in scores["mistakes"]:
+        row = one["row"]
+        assert one["true"] == [str(i) for i in np.flatnonzero(given[row])]
+        assert one["predicted"] == [str(i) for i in np.flatnonzero(predicted[row])]
+        assert (one["label"] in one["true"]) != (one["label"] in one["predicted"])
+        assert one["explanation"]["words"]
+    with pytest.raises(ValueError, match=r"labels? per text"):
+        evaluate(model, TEXTS, SEVERAL[:, 0])
     with pytest.raises(ValueError, match="several labels per text"):
         ask(model, TEXTS)
+
+
+@quiet
+@pytest.mark.parametrize("kind", [OneVsRestClassifier, MultiOutputClassifier])
+def test_several_labels_without_probabilities_have_the_scores_that_labels_give(kind, fit):
+    model = fit(kind(LinearSVC()), SEVERAL)
+    table = pd.DataFrame(SEVERAL, columns=["even", "third", "fifth"]).astype(bool)
+    train = (TEXTS[:3], table[:3])
+    with pytest.warns(LeakWarning):
+        scores = evaluate(model, TEXTS, table, n_bootstrap=5, n_mistakes=1, train=train)
+    assert scores["classes"] == ["even", "third", "fifth"]
+    predicted = model.predict(TEXTS)
+    assert scores["macro_f1"] == pytest.approx(f1_score(SEVERAL, predicted, average="macro"))
+    assert scores["roc_auc"] is not None
+    assert "no predict_proba" in scores["not_scored"]["log_loss"]
+    assert scores["mistakes"][0]["explanation"]["words"]
+    sparse = evaluate(model, TEXTS, csr_matrix(SEVERAL), n_bootstrap=0, n_mistakes=0)
+    assert sparse["accuracy"] == scores["accuracy"]
+
+
+@quiet
+@pytest.mark.parametrize(
+    ("classifier", "trained", "y", "message"),
+    [
+        (OneVsRestClassifier(LinearSVC()), SEVERAL, SEVERAL[:, :2], "holds 2 labels .* gives 3"),
+        (LinearSVC(), SEVERAL[:, 0], SEVERAL, "holds 3 labels .* gives one"),
+        (OneVsRestClassifier(LinearSVC()), SEVERAL, [["a"], ["a", "b"]] * 30, "MultiLabelBinar"),
+        (OneVsRestClassifier(LinearSVC()), SEVERAL, SEVERAL + 0.5, "0 and 1, such as"),
+        (MultiOutputClassifier(LinearSVC()), SEVERAL + 2, SEVERAL, "'0' .*classes 2, 3"),
+    ],
+)
+def test_labels_that_do_not_fit_a_model_of_several_say_so(classifier, trained, y, message, fit):
+    with pytest.raises(ValueError, match=message):
+        evaluate(fit(classifier, trained), TEXTS, y)
 
 
 WITHOUT = [
@@ -423,6 +500,39 @@ def test_compare_and_a_report_take_models_without_probabilities(fit, tmp_path, r
     assert result.code == 0
     assert f"{svm.score(TEXTS, BINARY[::-1]):.3f} (" in result.out
     assert "no class" not in result.out
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: GridSearchCV(model, {"linearsvc__C": [0.1]}, cv=2),
+        lambda model: CalibratedClassifierCV(model, cv=2),
+        lambda model: TunedThresholdClassifierCV(model, cv=2),
+        lambda model: FrozenEstimator(model),
+        OneVsRestClassifier,
+        lambda model: VotingClassifier([("one", model)]),
+        lambda model: GridSearchCV(OneVsRestClassifier(model), {}, cv=2),
+    ],
+    ids=["search", "calibrated", "threshold", "frozen", "one-vs-rest", "voting", "nested"],
+)
+@quiet
+def test_what_is_around_a_pipeline_hides_neither_tokens_nor_its_map(wrap, tiny_bert):
+    model = make_pipeline(BertVectorizer(tiny_bert), LinearSVC())
+    model = wrap(model.fit(TEXTS, BINARY)).fit(TEXTS, BINARY)
+    scores = evaluate(model, TEXTS, BINARY, n_bootstrap=0, n_mistakes=1)
+    assert {"by tokens", "by truncation"} <= set(scores["slices"])
+    assert len(scores["map"]["points"]) == len(TEXTS)
+    absent = {name for name, value in scores.items() if value is None} - {"duplicates"}
+    assert set(scores["not_scored"]) == absent - {"label_issues"}
+
+
+def test_a_class_without_texts_is_the_reason_for_a_score_that_is_absent(fit):
+    rows = [i for i, label in enumerate(LABELS) if label != "good"]
+    scores = evaluate(
+        fit(LogisticRegression(), LABELS), np.array(TEXTS)[rows], np.array(LABELS)[rows]
+    )
+    assert scores["roc_auc"] is None
+    assert scores["not_scored"]["roc_auc"] == "no text of 'good' among the scored texts"
 
 
 def test_a_regressor_is_refused_in_words(fit):

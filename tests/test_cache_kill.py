@@ -1,4 +1,4 @@
-"""The folder cache under kill -9."""
+"""The folder cache under kill -9, and under Ctrl-C."""
 
 import os
 import random
@@ -7,11 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline import BertVectorizer, cache_info
 from pipeline.vector_store import FolderStore, _unpack
 from tests.writing import batch_of, vector_of
 
@@ -101,3 +103,40 @@ def test_twenty_killed_writers_lose_no_acknowledged_row_and_leave_no_wrong_one(t
 def test_processes_that_make_one_file_at_the_same_moment_all_get_it(tmp_path):
     command = [sys.executable, "-W", "error", "-m", "tests.writing", "race", str(tmp_path), "40"]
     assert subprocess.run(command, cwd=TOP, timeout=120).returncode == 0
+
+
+MANY = [f"a film, number {i}" for i in range(6_000)]
+ENCODE = """
+import sys
+from pipeline import BertVectorizer
+from tests.test_cache_kill import MANY
+BertVectorizer(sys.argv[1], cache=sys.argv[2], batch_tokens=64, progress=True).fit_transform(MANY)
+"""
+
+
+def test_ctrl_c_keeps_what_is_encoded_and_the_next_run_encodes_the_rest(tiny_bert, tmp_path):
+    run = subprocess.Popen(
+        [sys.executable, "-c", ENCODE, tiny_bert, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=TOP,
+    )
+    until = time.monotonic() + 120
+    while not any(path.stat().st_size > 2**20 for path in tmp_path.glob("*.sqlite")):
+        assert run.poll() is None, run.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    errors = run.communicate(timeout=60)[1]
+    assert run.returncode == -signal.SIGINT
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert "Warning" not in errors
+    (path,) = tmp_path.iterdir()  # no journal is left behind
+    n_kept = len(check_file(path)) // 3  # poolings
+    assert 0 < n_kept < len(MANY)
+    assert f"/{len(MANY)} [" in errors  # the total is that of the job
+    rows = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(MANY)
+    assert cache_info().texts_encoded == len(MANY) - n_kept
+    few = slice(0, len(MANY), 500)
+    expected = BertVectorizer(tiny_bert, cache=None).fit_transform(MANY[few])
+    assert np.abs(rows[few] - expected).max() <= 1e-5

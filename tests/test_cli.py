@@ -24,19 +24,39 @@ COMMANDS = ("train", "predict", "evaluate", "report", "tokens", "models", "fetch
 
 EXPLAINED = {
     "": COMMANDS,
-    "train": ("--data", "--layers", "--pooling", "--device", "--dtype", "--C", "--no-report"),
+    "train": (
+        "--data",
+        "--text-column",
+        "--label-column",
+        "--bert",
+        "--layers",
+        "--pooling",
+        "--C",
+        "--device",
+        "--dtype",
+        "--threads",
+        "--cache",
+        "--classifier",
+        "--class-weight",
+        "--test-data",
+        "--seed",
+        "--missing",
+        "--drop-missing-labels",
+        "--rare",
+        "--no-report",
+    ),
     "predict": (
         "--text",
         "--data",
         "--out",
-        "--column",
+        "--text-column",
         "--workers",
         "--on-bad-row",
         "--shard-rows",
     ),
-    "evaluate": ("--data", "--label", "--model"),
-    "report": ("--model", "--by", "--compare", "--layers", "--out"),
-    "tokens": ("--max-length", "--model"),
+    "evaluate": ("--data", "--label-column", "--pipeline"),
+    "report": ("--pipeline", "--by", "--compare", "--layers", "--out"),
+    "tokens": ("--max-length", "--bert"),
     "models": ("--help",),
     "fetch": ("--to", "--revision"),
     "inspect": ("--json",),
@@ -112,7 +132,7 @@ def test_texts_that_are_cut_give_one_line_of_warning(run, data, tiny_bert, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         result = run(
-            "train --cv 0 --max-length 5", data=data, model=tiny_bert, out=tmp_path / "m.joblib"
+            "train --cv 0 --max-length 5", data=data, bert=tiny_bert, out=tmp_path / "m.joblib"
         )
     assert result.code == 0
     lines = result.err.splitlines()
@@ -160,7 +180,7 @@ def test_help_imports_neither_torch_nor_transformers(arguments):
     "arguments",
     [
         ["predict", "--data", "none.csv", "--out", "out.csv"],
-        ["predict", "--text", "film", "--model", "none.joblib"],
+        ["predict", "--text", "film", "--pipeline", "none.joblib"],
         ["train", "--data", "none.csv"],
     ],
 )
@@ -182,8 +202,8 @@ def test_a_traceback_is_there_for_those_who_ask(run, tmp_path, monkeypatch):
 def test_a_reader_that_goes_away_is_no_error(command, light_artifact, data):
     arguments = {
         "models": ["models"],
-        "predict": ["predict", "--model", light_artifact],
-        "evaluate": ["evaluate", "--model", light_artifact, "--data", data],
+        "predict": ["predict", "--pipeline", light_artifact],
+        "evaluate": ["evaluate", "--pipeline", light_artifact, "--data", data],
         "help": ["--help"],
     }
     reading, writing = os.pipe()
@@ -206,7 +226,7 @@ def test_a_reader_that_goes_away_is_no_error(command, light_artifact, data):
     ids=["stdin", "stdout", "stderr"],
 )
 def test_a_closed_stream_is_no_crash(closed, code, message, light_artifact):
-    command = f'"{sys.executable}" "{PROGRAM}" predict --model "{light_artifact}" {closed}'
+    command = f'"{sys.executable}" "{PROGRAM}" predict --pipeline "{light_artifact}" {closed}'
     result = subprocess.run(command, shell=True, capture_output=True, text=True, env=ENVIRONMENT)
     assert result.returncode == code
     assert message in result.stderr
@@ -215,7 +235,7 @@ def test_a_closed_stream_is_no_crash(closed, code, message, light_artifact):
 
 def test_head_takes_the_first_of_many_lines(light_artifact, tmp_path):
     (tmp_path / "lines.txt").write_text("A lovely film.\n" * 20_000, encoding="utf-8")
-    command = [sys.executable, str(PROGRAM), "predict", "--model", str(light_artifact)]
+    command = [sys.executable, str(PROGRAM), "predict", "--pipeline", str(light_artifact)]
     with (
         (tmp_path / "lines.txt").open() as lines,
         subprocess.Popen(

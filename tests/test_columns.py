@@ -157,7 +157,7 @@ def test_one_column_may_be_called_otherwise(tiny_bert, run, tmp_path):
     table = FRAME[["text"]].rename(columns={"text": "review"})
     scored = score_table(path, table, tmp_path / "out.csv", text="review")
     assert pd.read_csv(scored.out)["label"].tolist() == fitted.predict(FRAME).tolist()
-    result = run("predict", model=path, text=FRAME["text"][0])
+    result = run("predict", pipeline=path, text=FRAME["text"][0])
     assert result.code == 0, result.err
     assert result.out.split("\t")[0] == fitted.predict(FRAME)[0]
 
@@ -170,7 +170,7 @@ def test_tables_without_rows_give_tables_without_rows(model, tmp_path):
 def test_the_commands_give_the_model_its_columns(model, run, tmp_path):
     fitted, path = model
     FRAME.to_csv(tmp_path / "in.csv", index=False)
-    data = ("--model", path, "--data", tmp_path / "in.csv")
+    data = ("--pipeline", path, "--data", tmp_path / "in.csv")
     result = run("predict", *data, "--out", tmp_path / "out.jsonl")
     assert result.code == 0, result.err
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -178,7 +178,7 @@ def test_the_commands_give_the_model_its_columns(model, run, tmp_path):
     result = run("evaluate", *data)
     assert result.code == 0, result.err
     assert f"{np.mean(fitted.predict(FRAME) == FRAME['label']):.3f}" in result.out
-    assert_one_error_line(run("predict", model=path, text="a film"), "'stars'", "--data")
+    assert_one_error_line(run("predict", pipeline=path, text="a film"), "'stars'", "--data")
 
 
 # ---- compare

@@ -301,7 +301,7 @@ def test_by_default_the_quick_rows_are_compared_and_word2vec_is_left_out_without
     table = compare(REVIEWS, LABELS, vectorizer=vectorizer, cv=2, n_timed=0)
     assert len(table) == 6
     assert (
-        "bert-vectorizer[word2vec]" in table.attrs["left_out"]["word2vec mean + LogisticRegression"]
+        "pip install '.[word2vec]'" in table.attrs["left_out"]["word2vec mean + LogisticRegression"]
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.scoring.shard import Died, Outcome, Shard
 from tests.dask_cluster import cluster_by_hand
 
 distributed = pytest.importorskip(
-    "distributed", reason="distributed is not installed: pip install 'bert-vectorizer[dask]'"
+    "distributed", reason="distributed is not installed: pip install '.[dask]'"
 )
 
 

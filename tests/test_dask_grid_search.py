@@ -16,7 +16,7 @@ from pipeline import BertVectorizer, cache_info
 from tests.dask_cluster import cluster_by_hand
 
 distributed = pytest.importorskip(
-    "distributed", reason="distributed is not installed: pip install 'bert-vectorizer[dask]'"
+    "distributed", reason="distributed is not installed: pip install '.[dask]'"
 )
 
 TEXTS = [f"{'a fine' if i % 2 else 'a bad'} movie {' and'.join(str(i))} {i}" for i in range(40)]

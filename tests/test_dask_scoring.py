@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 distributed = pytest.importorskip(
-    "distributed", reason="distributed is not installed: pip install 'bert-vectorizer[dask]'"
+    "distributed", reason="distributed is not installed: pip install '.[dask]'"
 )
 
 SHARD_ROWS = 10

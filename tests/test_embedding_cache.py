@@ -1,6 +1,7 @@
 """No text is encoded twice: the counts of grid searches, what the key holds."""
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -18,12 +19,14 @@ from sklearn.pipeline import make_pipeline
 from pipeline import BertVectorizer, TruncationWarning, cache_info, clear_cache, embedding_cache
 from pipeline import embedding_cache as cache_module
 from pipeline.bert.packed import PackedEncoder
+from pipeline.exceptions import CacheWarning
 from pipeline.vector_store import MemoryStore
 from tests.conftest import FRESH_SEEDS, TEXTS, build_model
 
 TOP = Path(__file__).resolve().parent.parent
 FORTY = [f"{'lovely' if i % 2 else 'dull'} film number {i} " + "word " * (i % 7) for i in range(40)]
 LABELS = ["positive" if i % 2 else "negative" for i in range(40)]
+FIVE = 5 * 4 * 32 * 4  # bytes of five texts, 4 layers of width 32, by one pooling
 GRID_OVER_C = {"logisticregression__C": [0.1, 1, 10]}
 GRID_OVER_ALL = {
     "bertvectorizer__layers": [0, 1, 2, 3, -2, (1, 2), "all"],
@@ -178,9 +181,6 @@ def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked
     monkeypatch.setattr(
         embedding_cache, "CHUNK_TEXTS", chunk_texts
     )  # a group that would fit alone makes no difference
-    monkeypatch.setattr(
-        cache_module, "_memory", MemoryStore(max_bytes=5 * 4 * 32 * 4)
-    )  # five texts of one pooling
     depths = []
     load = cache_module.FrozenBert._load
     monkeypatch.setattr(
@@ -188,14 +188,46 @@ def test_texts_that_do_not_fit_as_a_whole_are_not_kept_and_only_the_layers_asked
         "_load",
         lambda self, depth: depths.append(depth) or load(self, depth),
     )
-    vectorizer = BertVectorizer(tiny_bert, layers=1).fit(FORTY)
-    vectorizer.transform(FORTY)
+    vectorizer = BertVectorizer(tiny_bert, layers=1, cache_size=FIVE).fit(FORTY)
+    with pytest.warns(CacheWarning, match=r"hold about 5 texts.*cache='embeddings'.*cache_size="):
+        vectorizer.transform(FORTY)
+    vectorizer.transform(FORTY)  # it is said once
     assert set(depths) == {1}
     assert cache_info().current_bytes == 0
     depths.clear()
     vectorizer.transform(FORTY[:5])  # these fit by the pooling asked for, not by all of them
     assert set(depths) == {3}
-    assert cache_info().current_bytes == 5 * 4 * 32 * 4
+    assert cache_info().current_bytes == FIVE
+
+
+@pytest.mark.parametrize("size", ["7.68kB", "7.5 KiB", 7680])
+def test_a_cache_that_pushes_texts_out_says_so_once_with_how_many_it_holds(size, tiny_bert):
+    texts = iter(f"text {i}" for i in range(1000))
+    vectorizer = clone(BertVectorizer(tiny_bert, cache_size=size)).fit(["a"])
+    for _ in range(2):  # fifteen texts of one pooling, or five with the three that cost nothing
+        vectorizer.transform([next(texts) for _ in range(2)])
+    with pytest.warns(CacheWarning, match=r"7.68e-06 GB hold about 5 texts") as caught:
+        vectorizer.transform([next(texts) for _ in range(3)])
+    assert len(caught) == 1
+    vectorizer.transform([next(texts) for _ in range(3)])
+    assert cache_info().current_bytes <= 7680
+    larger = clone(vectorizer).set_params(cache_size="1MB").fit(["a"])
+    few = [next(texts) for _ in range(100)]
+    larger.transform(few)  # there is room again
+    before = cache_info().texts_encoded
+    vectorizer.set_params(cache_size=None).transform(few)
+    assert cache_info().texts_encoded == before
+
+
+def test_the_size_of_the_cache_is_saved_and_a_wrong_one_refused(tiny_bert):
+    fitted = pickle.loads(pickle.dumps(BertVectorizer(tiny_bert, cache_size="3GB").fit(["a"])))
+    assert fitted.get_params()["cache_size"] == "3GB"
+    for wrong in ("much", "2 apples", "", "0GB", "-1", "1GBs"):
+        with pytest.raises(ValueError, match=r"cache_size=.*'2GB'"):
+            BertVectorizer(tiny_bert, cache_size=wrong).fit(["a"])
+    for wrong in (0, -1, 1.5, []):
+        with pytest.raises(ValueError, match="cache_size"):
+            BertVectorizer(tiny_bert, cache_size=wrong).fit(["a"])
 
 
 # ---- the same text in other company

@@ -17,7 +17,6 @@ from pipeline import (
     make_sentiment_pipeline,
     read_table,
 )
-from pipeline.commands.train import EXAMPLES
 from pipeline.datasets import split_table
 from tests.commands import ROWS, assert_one_error_line, write_csv
 
@@ -27,7 +26,7 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(
 ):
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "new" / "m.joblib"
-    result = run("train --cv 2", data=data, model=tiny_bert, out=out)
+    result = run("train --cv 2", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     train, test = split_table(read_table(data), "label")
     model = make_sentiment_pipeline(C="cv", model=tiny_bert)
@@ -42,7 +41,13 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(
         assert row["verdict"] in result.out
     assert f"{scores['accuracy']:.3f}" in result.out.partition("held-out")[2]
     assert f"Saved {out} (" in " ".join(result.out.split())
-    assert result.out.rstrip().endswith(EXAMPLES[-1])
+    rows = read_table(data)
+    said = [line.split("\t") for line in result.out.rstrip().splitlines()[-3:]]
+    for row, label, prediction, probability, text in said:  # of the file, held out
+        assert rows.loc[int(row), ["text", "label"]].tolist() == [text, label]
+        assert text in set(test["text"])
+        assert [prediction] == model.predict([text]).tolist()
+        assert float(probability) == pytest.approx(model.predict_proba([text]).max(), abs=1e-4)
     assert np.array_equal(
         load_pipeline(out).predict_proba(test["text"]), model.predict_proba(test["text"])
     )
@@ -79,7 +84,7 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(
 def test_options_become_parameters_of_the_vectorizer(
     arguments, expected, run, data, tiny_bert, tmp_path
 ):
-    result = run("train --cv 0", *arguments, data=data, model=tiny_bert, out=tmp_path / "m.joblib")
+    result = run("train --cv 0", *arguments, data=data, bert=tiny_bert, out=tmp_path / "m.joblib")
     assert (result.code, result.err) == (0, "")
     assert "cross-validation" not in result.out
     found = load_pipeline(tmp_path / "m.joblib")[0].get_params()
@@ -96,10 +101,10 @@ def test_options_become_parameters_of_the_vectorizer(
         (["--pooling", "cls,"], ["pooling=('cls', '')", "'mean'"]),
         (["--truncation", "error", "--max-length", "3"], ["more than max_length=3", "'window'"]),
         (["--max-length", "2"], ["'max_length'", "[3, inf)"]),
-        (["--model", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
-        (["--text", "txt"], ["no column 'txt'", "'text', 'label'", "Did you mean 'text'?"]),
-        (["--label", "stars"], ["no column 'stars'", "'text', 'label'"]),
-        (["--label", "text"], ["has 1 texts only; at least 5"]),
+        (["--bert", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
+        (["--text-column", "txt"], ["no column 'txt'", "'text', 'label'", "Did you mean 'text'?"]),
+        (["--label-column", "stars"], ["no column 'stars'", "'text', 'label'"]),
+        (["--label-column", "text"], ["has 1 texts only; at least 5"]),
         (["--sep", ";"], ["no column 'text'", "--sep"]),
         (["--cv", "1"], ["n_splits=1"]),
         (["--cv", "100"], ["n_splits=100"]),
@@ -110,7 +115,7 @@ def test_wrong_values_end_with_one_line_that_says_what_is_allowed(
 ):
     out = tmp_path / "m.joblib"
     options = ["--cv", 0] if "--cv" not in arguments else []
-    result = run("train", *options, *arguments, data=data, model=tiny_bert, out=out)
+    result = run("train", *options, *arguments, data=data, bert=tiny_bert, out=out)
     assert_one_error_line(result, *parts)
     assert not out.exists()
 
@@ -118,7 +123,7 @@ def test_wrong_values_end_with_one_line_that_says_what_is_allowed(
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
     run, data, tiny_bert, tmp_path
 ):
-    result = run("train --cv 2", data=data, model=tiny_bert, out=tmp_path)
+    result = run("train --cv 2", data=data, bert=tiny_bert, out=tmp_path)
     assert_one_error_line(result, f"{tmp_path} is a folder", "sentiment.joblib")
     assert "cross-validation" not in result.out
 
@@ -134,7 +139,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
 def test_tables_that_cannot_be_trained_on_say_why(rows, parts, run, tiny_bert, tmp_path):
     data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
     assert_one_error_line(
-        run("train", data=data, model=tiny_bert, out=tmp_path / "m.joblib"), *parts
+        run("train", data=data, bert=tiny_bert, out=tmp_path / "m.joblib"), *parts
     )
 
 
@@ -144,7 +149,7 @@ def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(
     monkeypatch.setenv("COLUMNS", "40")
     data = write_csv(tmp_path / "reviews [red] [v2].csv", ["text", "label"], ROWS)
     out = tmp_path / "m [bold].joblib"
-    result = run("train --cv 0", data=data, model=tiny_bert, out=out)
+    result = run("train --cv 0", data=data, bert=tiny_bert, out=out)
     assert result.code == 0
     assert str(data) in result.out
     assert f"Saved {out} (" in result.out
@@ -156,7 +161,7 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
     warnings.simplefilter("ignore", TruncationWarning)
     warnings.filterwarnings("ignore", "C is chosen")  # from few texts
     out = tmp_path / "m.joblib"
-    result = run("train", "--data", data, "--model", tiny_bert, "--ngrams", "--cv", 2,
+    result = run("train", "--data", data, "--bert", tiny_bert, "--ngrams", "--cv", 2,
                  "--max-length", 4, "--out", out)  # fmt: skip
     assert result.code == 0
     assert "frozen BERT and TF-IDF, stacked" in result.out
@@ -174,16 +179,16 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
     for arguments in (
         ["verify", out],
         ["inspect", out],
-        ["predict", "--model", out, "--text", "A lovely film."],
-        ["evaluate", "--model", out, "--data", new],
-        ["report", "--model", out, "--data", new, "--train-data", known, "--compare"],
+        ["predict", "--pipeline", out, "--text", "A lovely film."],
+        ["evaluate", "--pipeline", out, "--data", new],
+        ["report", "--pipeline", out, "--data", new, "--train-data", known, "--compare"],
     ):
         assert run(*arguments).code == 0, arguments
 
 
 def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tiny_bert, tmp_path):
     out = tmp_path / "new" / "m.joblib"
-    result = run("train --cv 2", data=data, model=tiny_bert, out=out)
+    result = run("train --cv 2", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     assert (
         f"Wrote {out.with_suffix('.html')}, a report for the browser, and m.json, the same numbers."
@@ -199,7 +204,20 @@ def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tin
     train, test = split_table(read_table(data), "label")
     model = make_sentiment_pipeline(C="cv", model=tiny_bert).fit(train["text"], train["label"])
     expected = evaluate(model, test["text"], test["label"], train=(train["text"], train["label"]))
-    assert told["scores"] == json.loads(json.dumps(expected))
+    rows = read_table(data)["text"]
+    listed = [told["scores"], json.loads(json.dumps(expected))]
+    for scores in listed:
+        for name in ("mistakes", "examples", "label_issues", "map"):
+            points = (
+                scores[name]
+                if isinstance(scores[name], list)
+                else (scores[name].pop("rows", None) or scores[name].pop("points", []))
+            )
+            places = [point.pop("row") for point in points]
+            if scores is told["scores"]:  # rows are those of the file
+                assert [point["text"] for point in points] == rows[places].tolist()
+            scores[name] = points
+    assert listed[0] == listed[1]
     assert [row["model"] for row in told["comparison"]] == list(
         compare(train["text"], train["label"], model=model, cv=2).index
     )
@@ -216,7 +234,7 @@ def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(
         domain=["films", "hotels"] * 10, trait="plain"
     )
     monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
-    assert run("train --cv 0", model=tiny_bert, out=tmp_path / "m.joblib").code == 0
+    assert run("train --cv 0", bert=tiny_bert, out=tmp_path / "m.joblib").code == 0
     slices = json.loads((tmp_path / "m.json").read_text())["scores"]["slices"]
     assert {"by domain", "by trait"} <= set(slices)
 
@@ -232,7 +250,7 @@ def test_whatever_fails_after_fitting_the_model_is_saved_and_said_to_be(
 
     monkeypatch.setattr(step, fails)
     out = tmp_path / "m.joblib"
-    result = run("train --cv 2", data=data, model=tiny_bert, out=out)
+    result = run("train --cv 2", data=data, bert=tiny_bert, out=out)
     assert_one_error_line(result, "no memory for so many classes")
     assert f"Saved {out} (" in result.out
     assert load_pipeline(out).predict(["A lovely film."]).tolist() == ["positive"]
@@ -242,7 +260,7 @@ def test_hundreds_of_classes_are_trained_on_and_scored(run, tiny_bert, tmp_path)
     rows = [(f"{'film ' * (i // 260)}{i % 260} or {i % 13}", f"class {i % 260}")
             for i in range(1300)]  # fmt: skip
     data, out = write_csv(tmp_path / "many.csv", ["text", "label"], rows), tmp_path / "m.joblib"
-    result = run("train --cv 0 --no-report", data=data, model=tiny_bert, out=out)
+    result = run("train --cv 0 --no-report", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     assert len(load_pipeline(out).classes_) == 260
     assert (
@@ -258,21 +276,21 @@ def test_without_the_extra_train_names_it_and_does_all_the_rest(
 ):
     monkeypatch.setitem(sys.modules, missing, None)
     out = tmp_path / "m.joblib"
-    result = run("train --cv 0", data=data, model=tiny_bert, out=out)
+    result = run("train --cv 0", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     lines = [line for line in result.out.splitlines() if line.startswith("No report: ")]
     assert len(lines) == 1
-    assert "pip install 'bert-vectorizer[report]'" in lines[0]
+    assert "pip install '.[report]'" in lines[0]
     assert not out.with_suffix(".html").exists()
     assert load_pipeline(out)
-    assert_one_error_line(run("report", model=out), "pip install 'bert-vectorizer[report]'")
+    assert_one_error_line(run("report", pipeline=out), "pip install '.[report]'")
 
 
 @pytest.mark.parametrize("name", ["m.html", "m.json"])
 def test_a_pipeline_that_its_own_report_would_overwrite_is_refused(
     run, data, tiny_bert, tmp_path, name
 ):
-    arguments = ("train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", tmp_path / name)
+    arguments = ("train", "--data", data, "--bert", tiny_bert, "--cv", 0, "--out", tmp_path / name)
     assert_one_error_line(
         run(*arguments), "the report beside it would get this name", "--no-report"
     )
@@ -289,11 +307,11 @@ def test_labels_stay_numbers_whatever_the_columns_are_called(ending, run, tiny_b
     )
     data, out = tmp_path / f"d.{ending}", tmp_path / "m.joblib"
     frame.to_parquet(data) if ending == "parquet" else frame.to_csv(data, index=False)
-    arguments = ["--data", data, "--text", "review", "--label", "stars"]
-    assert run("train", *arguments, "--model", tiny_bert, "--cv", 0, "--out", out).code == 0
+    arguments = ["--data", data, "--text-column", "review", "--label-column", "stars"]
+    assert run("train", *arguments, "--bert", tiny_bert, "--cv", 0, "--out", out).code == 0
     predicted = load_pipeline(out).predict(frame["review"])
     assert (predicted == frame["stars"]).mean() > 0.5  # texts would never be equal
-    assert run("evaluate", *arguments, "--model", out).code == 0
+    assert run("evaluate", *arguments, "--pipeline", out).code == 0
 
 
 # ---- leaks, groups and rare classes
@@ -307,7 +325,7 @@ def test_train_keeps_equal_texts_on_one_side_of_its_split_and_its_folds(run, tin
     ]
     data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
     out = tmp_path / "m.joblib"
-    result = run("train --cv 2", data=data, model=tiny_bert, out=out)
+    result = run("train --cv 2", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     told = json.loads(out.with_suffix(".json").read_text())
     assert told["scores"]["duplicates"]["n_texts"] == 0
@@ -320,7 +338,7 @@ def test_train_keeps_equal_texts_on_one_side_of_its_split_and_its_folds(run, tin
 def test_commands_keep_the_groups_of_a_column_together(command, run, tiny_bert, tmp_path):
     rows = [(text, label, f"author {i // 4}") for i, (text, label) in enumerate(ROWS)]
     data = write_csv(tmp_path / "d.csv", ["text", "label", "who"], rows)
-    arguments = [command, "--data", data, "--model", tiny_bert]
+    arguments = [command, "--data", data, "--bert", tiny_bert]
     arguments += {"train": ["--out", tmp_path / "m.joblib"], "compare": ["--models", "majority"],
                   "layers": ["--pooling", "cls"]}[command]  # fmt: skip
     result = run(*arguments, "--group-column", "who", "--cv", 3)
@@ -342,7 +360,7 @@ def test_train_chooses_c_and_says_which(grouped, run, tiny_bert, tmp_path):
     rows = [(text, label, f"author {i // 4}") for i, (text, label) in enumerate(ROWS)]
     data = write_csv(tmp_path / "d.csv", ["text", "label", "who"], rows)
     path = tmp_path / "m.joblib"
-    arguments = ["train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", path]
+    arguments = ["train", "--data", data, "--bert", tiny_bert, "--cv", 0, "--out", path]
     result = run(*arguments, *(["--group-column", "who"] if grouped else []))
     assert (result.code, result.err) == (0, "")
     head = load_pipeline(path)[-1]
@@ -359,7 +377,7 @@ def test_train_chooses_c_and_says_which(grouped, run, tiny_bert, tmp_path):
 
 
 def test_a_group_column_of_the_shipped_reviews_is_one_of_theirs(run, tiny_bert):
-    result = run("compare --models majority --group-column who", model=tiny_bert)
+    result = run("compare --models majority --group-column who", bert=tiny_bert)
     assert_one_error_line(result, "the shipped reviews has no column 'who'", "'domain'")
 
 
@@ -380,7 +398,7 @@ def imbalanced(tmp_path_factory):
 def test_train_says_which_class_is_never_predicted_and_class_weights_cure_it(
     run, imbalanced, tiny_bert, tmp_path
 ):
-    arguments = ["train", "--data", imbalanced, "--model", tiny_bert, "--layers", 0, "--cv", 2,
+    arguments = ["train", "--data", imbalanced, "--bert", tiny_bert, "--layers", 0, "--cv", 2,
                  "--C", 0.1]  # fmt: skip
     plain = run(*arguments, "--no-report", "--out", tmp_path / "plain.joblib")
     sentence = "The class 'yes' is never predicted. Weigh rare classes by class_weight='balanced'"
@@ -407,7 +425,7 @@ def test_compare_takes_class_weights_and_what_decides(run, imbalanced, tiny_bert
         "compare",
         "--data",
         imbalanced,
-        "--model",
+        "--bert",
         tiny_bert,
         "--cv",
         2,
@@ -426,7 +444,7 @@ def test_evaluate_tells_the_texts_of_the_training_file(run, light_artifact, tmp_
         tmp_path / "d.csv", ["text", "label"], [*ROWS[:9], ("A new film.", "positive")]
     )
     known = write_csv(tmp_path / "known.csv", ["text", "label"], ROWS)
-    result = run("evaluate", model=light_artifact, data=data, train_data=known)
+    result = run("evaluate", pipeline=light_artifact, data=data, train_data=known)
     assert "9 of 10 texts that are scored stand in the training part too" in result.err
 
 
@@ -435,19 +453,19 @@ def test_commands_take_the_columns_that_a_model_was_trained_on(run, tmp_path):
     rows = [(f"A {word} film, number {i}.", i % 2, i) for i in range(12) for word in words]
     data = write_csv(tmp_path / "d.csv", ["review", "stars", "id"], rows)
     model = tmp_path / "m.joblib"
-    named = ("--text", "review", "--label", "stars")
+    named = ("--text-column", "review", "--label-column", "stars")
     trained = run("train", "--data", data, *named, "--layers", "0", "--cv", "0", "--out", model)
     assert trained.code == 0, trained.err
     assert load_pipeline(model).predict(["A film."]).dtype.kind == "i"
-    told = run("evaluate", "--model", model, "--data", data, *named)
-    remembered = run("evaluate", "--model", model, "--data", data)
+    told = run("evaluate", "--pipeline", model, "--data", data, *named)
+    remembered = run("evaluate", "--pipeline", model, "--data", data)
     assert (remembered.code, remembered.out) == (0, told.out)
     out = tmp_path / "scored.csv"
-    scored = run("predict", "--model", model, "--data", data, "--out", out)
+    scored = run("predict", "--pipeline", model, "--data", data, "--out", out)
     assert scored.code == 0, scored.err
     assert len(pd.read_csv(out)) == len(rows)
     other = write_csv(tmp_path / "o.csv", ["text", "label"], [row[:2] for row in rows])
-    refused = run("evaluate", "--model", model, "--data", other)
+    refused = run("evaluate", "--pipeline", model, "--data", other)
     assert refused.code == 2
     assert "'review'" in refused.err
     assert "'text'" in refused.err

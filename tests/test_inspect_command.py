@@ -19,7 +19,7 @@ def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
     assert f"{DEFAULT_MODEL} (the installed copy) is in {folder}:" in result.out
     for path in filter(Path.is_file, folder.rglob("*")):
         assert f"{path.stat().st_size:,} {path.relative_to(folder)}" in result.out
-    assert f"--model '{folder}'" in result.out
+    assert f"--bert '{folder}'" in result.out
     assert f"cd '{folder}' && sha256sum -c SHA256SUMS" in result.out
 
 
@@ -58,8 +58,8 @@ def test_inspect_shows_what_must_not_be_opened_and_every_other_command_refuses_i
     assert str(marker) in result.out
     for command in (
         ("verify", path),
-        ("predict", "--model", path, "--text", "x"),
-        ("evaluate", "--model", path, "--data", data),
+        ("predict", "--pipeline", path, "--text", "x"),
+        ("evaluate", "--pipeline", path, "--data", data),
     ):
         assert_one_error_line(
             run(*command), "is refused: it names os.mkdir", "Nothing of it was run"
@@ -118,7 +118,7 @@ def test_tokens_shows_what_bert_makes_of_a_text(run):
 
 
 def test_tokens_of_a_long_text_stand_on_one_line_and_say_what_was_cut(run, tiny_bert):
-    result = run("tokens", "a lovely film " * 40, "--model", tiny_bert, "--max-length", 50)
+    result = run("tokens", "a lovely film " * 40, "--bert", tiny_bert, "--max-length", 50)
     assert result.code == 0
     tokens, ids, mask, cut, *_ = result.out.splitlines()
     assert len(tokens.split()) == len(ids.split()) == len(mask.split()) == 51
@@ -126,7 +126,7 @@ def test_tokens_of_a_long_text_stand_on_one_line_and_say_what_was_cut(run, tiny_
 
 
 def test_a_text_longer_than_the_model_says_which_limit_cut_it(run, tiny_bert):
-    result = run("tokens", "a lovely film " * 40, "--model", tiny_bert)
+    result = run("tokens", "a lovely film " * 40, "--bert", tiny_bert)
     assert "max_length=None" not in result.out
     assert "64" in next(line for line in result.out.splitlines() if line.startswith("cut"))
 
@@ -136,11 +136,11 @@ def test_a_text_longer_than_the_model_says_which_limit_cut_it(run, tiny_bert):
     [
         (["--max-length", "2"], ["max_length=2; allowed are 3", "to 64"]),
         (["--max-length", "65"], ["max_length=65; allowed are 3", "to 64"]),
-        (["--model", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
+        (["--bert", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
     ],
 )
 def test_tokens_refuses_wrong_values_in_one_line(arguments, parts, run, tiny_bert):
-    assert_one_error_line(run("tokens film", *arguments, model=tiny_bert), *parts)
+    assert_one_error_line(run("tokens film", *arguments, bert=tiny_bert), *parts)
 
 
 @pytest.mark.parametrize("columns", ["80", "40", "200"])
@@ -163,11 +163,11 @@ def test_models_lists_every_id_unbroken_with_its_numbers_and_where_it_is(columns
 def test_commands_open_what_they_are_told_to_trust(run, tmp_path, data):
     class_name = "tests.scoring_steps.Obeys"
     path = save_obeying(tmp_path)
-    for command in (("verify", path), ("predict", "--model", path, "--text", "a lovely film")):
+    for command in (("verify", path), ("predict", "--pipeline", path, "--text", "a lovely film")):
         assert_one_error_line(run(*command), f"names {class_name}")
         assert run(*command, "--trusted", class_name).code == 0
     labels = tmp_path / "labels.csv"
-    table = ("predict", "--model", path, "--data", data, "--out", labels, "--workers", 1)
+    table = ("predict", "--pipeline", path, "--data", data, "--out", labels, "--workers", 1)
     assert run(*table, "--trusted", class_name).code == 0
     assert len(labels.read_text().splitlines()) == len(ROWS) + 1
     result = run("verify", path, "--trusted", "lightgmb")

@@ -171,7 +171,7 @@ def test_files_of_other_kinds_say_what_they_are(name, content, message, model, t
 
 def test_the_commands_read_and_write_lines(light_artifact, run, tmp_path):
     path = write(tmp_path / "in.jsonl", [{"text": text, "label": label} for text, label in ROWS])
-    data = ("--model", light_artifact, "--data", path)
+    data = ("--pipeline", light_artifact, "--data", path)
     result = run("predict", *data, "--out", tmp_path / "out.jsonl")
     assert result.code == 0, result.err
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -180,5 +180,5 @@ def test_the_commands_read_and_write_lines(light_artifact, run, tmp_path):
     result = run("evaluate", *data)
     assert result.code == 0, result.err
     (tmp_path / "in.json").write_text("[]")
-    result = run("evaluate", model=light_artifact, data=tmp_path / "in.json")
+    result = run("evaluate", pipeline=light_artifact, data=tmp_path / "in.json")
     assert_one_error_line(result, "JSON is not read")

@@ -21,7 +21,7 @@ def test_evaluate_prints_the_scores_of_the_saved_pipeline(run, artifact, fitted,
     data = write_csv(
         tmp_path / "d.csv", ["review", "stars"], [(text, label) for text, label in rows]
     )
-    result = run("evaluate --text review --label stars", model=artifact, data=data)
+    result = run("evaluate --text-column review --label-column stars", pipeline=artifact, data=data)
     assert (result.code, result.err) == (0, "")
     scores = evaluate(fitted, [text for text, _ in rows], [label for _, label in rows])
     low, high = scores["intervals"]["accuracy"]
@@ -42,7 +42,7 @@ def test_evaluate_scores_by_columns_and_lists_the_surest_mistakes(run, artifact,
     }  # nearly all are mistakes so, whatever the tiny model has learnt
     rows = [(text, other[label], f"d{i % 2}") for i, (text, label) in enumerate(ROWS[:9])]
     data = write_csv(tmp_path / "d.csv", ["text", "label", "domain"], rows)
-    result = run("evaluate --by domain --mistakes 2", model=artifact, data=data)
+    result = run("evaluate --by domain --mistakes 2", pipeline=artifact, data=data)
     assert result.code == 0
     assert "by domain" in result.out
     assert re.search(r"│ d1 +│ 4 ", result.out)
@@ -55,12 +55,12 @@ def test_evaluate_scores_by_columns_and_lists_the_surest_mistakes(run, artifact,
             f"{one['true']} taken for {one['predicted']} ({one['probability']:.3f}): {one['text']}"
         )
         assert line in result.out.splitlines()
-    assert_one_error_line(run("evaluate --by colour", model=artifact, data=data), "colour")
+    assert_one_error_line(run("evaluate --by colour", pipeline=artifact, data=data), "colour")
 
 
 def test_a_roc_auc_that_is_not_defined_is_a_dash(run, artifact, tmp_path):
     data = write_csv(tmp_path / "d.csv", ["text", "label"], ROWS[::2])
-    result = run("evaluate", model=artifact, data=data)
+    result = run("evaluate", pipeline=artifact, data=data)
     assert result.code == 0
     cells = [
         [cell.strip() for cell in line.strip("│").split("│")] for line in result.out.splitlines()
@@ -71,7 +71,7 @@ def test_a_roc_auc_that_is_not_defined_is_a_dash(run, artifact, tmp_path):
 def test_without_data_the_held_out_reviews_are_scored(run, artifact, fitted, monkeypatch):
     train, test = (pd.DataFrame(ROWS[i : i + 9], columns=["text", "label"]) for i in (0, 9))
     monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (train, test))
-    result = run("evaluate", model=artifact)
+    result = run("evaluate", pipeline=artifact)
     assert result.code == 0
     assert "held-out shipped reviews" in " ".join(result.out.split())
     assert f"{evaluate(fitted, test['text'], test['label'])['roc_auc']:.3f}" in result.out
@@ -90,11 +90,11 @@ def test_without_data_the_held_out_reviews_are_scored(run, artifact, fitted, mon
 )
 def test_labels_that_cannot_be_scored_say_why(header, rows, parts, run, artifact, tmp_path):
     data = write_csv(tmp_path / "d.csv", header, rows)
-    assert_one_error_line(run("evaluate", model=artifact, data=data), *parts)
+    assert_one_error_line(run("evaluate", pipeline=artifact, data=data), *parts)
 
 
 def test_explain_prints_a_word_a_line_and_the_sum(run, artifact, fitted):
-    result = run("explain", model=artifact, text="A lovely film.")
+    result = run("explain", pipeline=artifact, text="A lovely film.")
     assert result.code == 0
     rows = [line.split("\t") for line in result.out.splitlines()]
     assert [row[0] for row in rows] == [
@@ -116,17 +116,17 @@ def test_explain_prints_a_word_a_line_and_the_sum(run, artifact, fitted):
 
 
 def test_explain_reads_lines_and_takes_tokens_and_occlusion(run, artifact):
-    result = run("explain --level token", model=artifact, stdin="A film.\nUnbelievable\n")
+    result = run("explain --level token", pipeline=artifact, stdin="A film.\nUnbelievable\n")
     assert result.code == 0
     assert result.out.count("(decision)") == 2
     assert "##" in result.out
-    by_leaving_out = run("explain --method occlusion", model=artifact, text="A film.")
+    by_leaving_out = run("explain --method occlusion", pipeline=artifact, text="A film.")
     assert "[CLS]" not in by_leaving_out.out
     assert_one_error_line(
-        run("explain --text x --level letter", model=artifact),
+        run("explain --text x --level letter", pipeline=artifact),
         "allowed are 'word' and 'token'",
     )
-    assert run("explain", model=artifact, stdin="").out == ""
+    assert_one_error_line(run("explain", pipeline=artifact, stdin=""), "Nothing to explain")
 
 
 def test_explain_colours_the_words_at_a_terminal(run, artifact, monkeypatch):
@@ -139,7 +139,7 @@ def test_explain_colours_the_words_at_a_terminal(run, artifact, monkeypatch):
         "A lovely [red]film[/red].",
         "--text",
         "nasty\x1b[2J film",
-        model=artifact,
+        pipeline=artifact,
     )
     assert result.code == 0
     assert "\x1b[30;48;2;" in result.out  # black on a colour
@@ -157,7 +157,7 @@ def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(
     arguments = [
         "--data",
         data,
-        "--model",
+        "--bert",
         tiny_bert,
         "--cv",
         2,
@@ -193,11 +193,11 @@ def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(
 @pytest.mark.filterwarnings("always::pipeline.exceptions.LeakWarning")
 def test_compare_on_one_split_shows_no_spread(run, data, tiny_bert, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    result = run("compare --models majority --test", data=data, model=tiny_bert)
+    result = run("compare --models majority --test", data=data, bert=tiny_bert)
     assert (result.code, result.err) == (0, "")
     assert "10 held-out texts, 38 texts to train on" in result.out
     assert "±" not in result.out
-    arguments = ["--data", data, "--model", tiny_bert, "--models", "majority"]
+    arguments = ["--data", data, "--bert", tiny_bert, "--models", "majority"]
     same = run("compare", *arguments, "--test-data", data)
     assert "48 of 48 texts that are scored stand in the training part too" in same.err
     assert "48 held-out texts, 48 texts to train on" in same.out
@@ -241,7 +241,7 @@ def test_compare_refuses_wrong_values_in_one_line(
 ):
     monkeypatch.chdir(tmp_path)
     rows = [] if "--models" in arguments else ["--models", "word2vec"]
-    assert_one_error_line(run("compare", *rows, *arguments, data=data, model=tiny_bert), part)
+    assert_one_error_line(run("compare", *rows, *arguments, data=data, bert=tiny_bert), part)
 
 
 def test_layers_prints_every_score_and_writes_table_and_pictures(run, data, tiny_bert, tmp_path):
@@ -249,7 +249,7 @@ def test_layers_prints_every_score_and_writes_table_and_pictures(run, data, tiny
     arguments = [
         "--data",
         data,
-        "--model",
+        "--bert",
         tiny_bert,
         "--cv",
         3,
@@ -278,7 +278,7 @@ def test_layers_prints_every_score_and_writes_table_and_pictures(run, data, tiny
 
 
 def test_layers_of_one_pooling_without_nested_says_what_the_best_is_worth(run, data, tiny_bert):
-    result = run("layers --cv 2 --pooling cls", data=data, model=tiny_bert)
+    result = run("layers --cv 2 --pooling cls", data=data, bert=tiny_bert)
     assert (result.code, result.err) == (0, "")
     assert "combinations of layers, pooling cls" in result.out
     assert "--nested says how good the choice is" in result.out
@@ -300,7 +300,7 @@ def test_layers_refuses_wrong_values_in_one_line_before_anything_is_encoded(
     arguments, part, run, data, tiny_bert, encoded, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert_one_error_line(run("layers", *arguments, data=data, model=tiny_bert), part)
+    assert_one_error_line(run("layers", *arguments, data=data, bert=tiny_bert), part)
     assert not encoded
 
 
@@ -308,6 +308,6 @@ def test_layers_says_what_to_install_where_there_is_no_matplotlib(
     run, data, tiny_bert, tmp_path, monkeypatch, encoded
 ):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    result = run("layers", data=data, model=tiny_bert, figures=tmp_path)
-    assert_one_error_line(result, "pip install 'bert-vectorizer[report]'")
+    result = run("layers", data=data, bert=tiny_bert, figures=tmp_path)
+    assert_one_error_line(result, "pip install '.[report]'")
     assert not encoded

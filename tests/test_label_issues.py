@@ -195,8 +195,8 @@ def test_evaluate_lists_the_wrong_labels_of_held_out_texts():
 def test_the_command_prints_the_first_and_writes_all(run, tmp_path, tiny_bert):
     data = write_csv(tmp_path / "d.csv", ["review", "stars"], zip(TEXTS, WRONG, strict=True))
     out = tmp_path / "out.csv"
-    arguments = ("labels", "--data", data, "--text", "review", "--label", "stars", "--model",
-                 tiny_bert, "--cv", 3)  # fmt: skip
+    arguments = ("labels", "--data", data, "--text-column", "review", "--label-column", "stars",
+                 "--bert", tiny_bert, "--cv", 3)  # fmt: skip
     result = run(*arguments, "--out", out, "--show", 2)
     assert (result.code, result.err) == (0, "")
     header, *rows = read_csv(out)
@@ -215,7 +215,7 @@ def test_the_command_prints_the_first_and_writes_all(run, tmp_path, tiny_bert):
 def test_the_command_keeps_the_groups_of_a_column_together(run, tmp_path, tiny_bert):
     rows = [(*row, i // 4) for i, row in enumerate(zip(TEXTS, WRONG, strict=True))]
     data = write_csv(tmp_path / "d.csv", ["text", "label", "who"], rows)
-    arguments = ("labels", "--data", data, "--model", tiny_bert, "--cv", 3, "--C", 1)
+    arguments = ("labels", "--data", data, "--bert", tiny_bert, "--cv", 3, "--C", 1)
     assert run(*arguments, "--group-column", "who").code == 0
     assert_one_error_line(run(*arguments, "--group-column", "author"), "no column 'author'")
     nowhere = tmp_path / "none" / "o.csv"

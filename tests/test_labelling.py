@@ -24,8 +24,13 @@ from tests.commands import (
 
 def test_texts_of_the_command_line_are_labelled_one_a_line(run, artifact, fitted):
     texts = ["A lovely film.", "Dull!", "東京 [bold]x[/bold] [/]", ""]
-    result = run("predict", *(part for text in texts for part in ("--text", text)), model=artifact)
-    assert (result.code, result.err) == (0, "")
+    result = run(
+        "predict --missing empty",
+        *(part for text in texts for part in ("--text", text)),
+        pipeline=artifact,
+    )
+    assert result.code == 0
+    assert "1 of 4" in result.err
     assert result.out.splitlines() == expected_lines(fitted, texts)
 
 
@@ -38,8 +43,10 @@ def test_lines_of_standard_input_are_labelled_one_a_line(end, run, artifact, fit
         "Überraschend gut 😀",
         "no newline at the end",
     ]
-    result = run("predict", model=artifact, stdin=io.StringIO(end.join(texts), newline=""))
-    assert (result.code, result.err) == (0, "")
+    lines = io.StringIO(end.join(texts), newline="")
+    result = run("predict --missing empty", pipeline=artifact, stdin=lines)
+    assert result.code == 0
+    assert "1 of 5 rows, first in row 1" in result.err
     assert result.out.splitlines() == expected_lines(fitted, texts)
 
 
@@ -48,7 +55,7 @@ def test_a_terminal_gets_a_table_and_markup_in_a_text_stays_text(
 ):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert run("predict", model=artifact, text="a [red]film[/red] [/]").code == 0
+    assert run("predict", pipeline=artifact, text="a [red]film[/red] [/]").code == 0
     assert "probability" in terminal.getvalue()
     assert "a [red]film[/red] [/]" in terminal.getvalue()
     assert "\t" not in terminal.getvalue()
@@ -57,7 +64,7 @@ def test_a_terminal_gets_a_table_and_markup_in_a_text_stays_text(
 
 def test_nothing_to_label_at_a_terminal_says_the_three_ways_to_give_something(run, artifact):
     assert_one_error_line(
-        run("predict", model=artifact, stdin=Terminal()),
+        run("predict", pipeline=artifact, stdin=Terminal()),
         "Nothing to label",
         "--text",
         "--data",
@@ -66,7 +73,7 @@ def test_nothing_to_label_at_a_terminal_says_the_three_ways_to_give_something(ru
 
 
 def test_an_empty_pipe_gives_no_lines(run, artifact):
-    result = run("predict", model=artifact, stdin="")
+    result = run("predict", pipeline=artifact, stdin="")
     assert (result.code, result.out, result.err) == (0, "", "")
 
 
@@ -81,10 +88,10 @@ def test_an_empty_pipe_gives_no_lines(run, artifact):
         (["--out", "out.csv"], ["--data and --out belong together"]),
         (["--text", "film", "--out", "out.csv"], ["--data and --out belong together"]),
         (
-            ["--text", "film", "--model", "none.joblib"],
+            ["--text", "film", "--pipeline", "none.joblib"],
             ["none.joblib does not exist", "train writes one"],
         ),
-        (["--text", "film", "--model", "."], ["is a folder, not a file"]),
+        (["--text", "film", "--pipeline", "."], ["is a folder, not a file"]),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, parts, run, tmp_path, monkeypatch):
@@ -123,10 +130,17 @@ def test_a_csv_table_keeps_every_cell_and_gets_label_and_probabilities(
         tmp_path / "out.csv",
     )
     before = source.read_bytes()
-    result = run("predict", model=artifact, data=source, out=out)
+    error = "row 3 cannot be scored: the text is missing"
+    assert_one_error_line(
+        run("predict", pipeline=artifact, data=source, out=out), error, "--missing empty"
+    )
+    result = run("predict --missing empty", pipeline=artifact, data=source, out=out)
     assert (result.code, result.err) == (0, "")
     added = ["label", "probability_negative", "probability_positive"]
-    assert result.out == f"Wrote 7 rows to {out}, with the new columns {', '.join(added)}.\n"
+    assert result.out.splitlines() == [
+        f"Wrote 7 rows to {out}, with the new columns {', '.join(added)}.",
+        "1 of them have no text and are labelled as empty ones.",
+    ]
     header, *rows = read_csv(out)
     assert header == HEADER + added
     assert [row[:4] for row in rows] == CELLS
@@ -140,11 +154,11 @@ def test_a_parquet_table_keeps_its_types_and_may_become_csv(
     ending, run, artifact, fitted, tmp_path
 ):
     frame = pd.DataFrame(
-        {"number": [1, 2, 3], "text": ["A lovely film.", "dull", ""], "flag": [True, False, True]}
+        {"number": [1, 2, 3], "text": ["A lovely film.", "dull", "-"], "flag": [True, False, True]}
     )
     frame.to_parquet(tmp_path / "in.parquet")
     out = tmp_path / f"out{ending}"
-    assert run("predict", model=artifact, data=tmp_path / "in.parquet", out=out).code == 0
+    assert run("predict", pipeline=artifact, data=tmp_path / "in.parquet", out=out).code == 0
     if ending == ".csv":
         header, *rows = read_csv(out)
         assert [row[:3] for row in rows] == [
@@ -165,7 +179,7 @@ def test_columns_that_are_there_already_are_kept_and_the_new_ones_called_predict
         ["label", "text", "probability_positive"],
         [["mine", "A lovely film.", "7"]],
     )
-    assert run("predict", model=artifact, data=source, out=tmp_path / "out.csv").code == 0
+    assert run("predict", pipeline=artifact, data=source, out=tmp_path / "out.csv").code == 0
     header, row = read_csv(tmp_path / "out.csv")
     assert header == [
         "label", "text", "probability_positive", "predicted_label", "probability_negative",
@@ -176,7 +190,7 @@ def test_columns_that_are_there_already_are_kept_and_the_new_ones_called_predict
 
 def test_a_column_without_a_name_keeps_having_none(run, artifact, tmp_path):
     source = write_csv(tmp_path / "in.csv", ["", "text"], [["0", "A lovely film."], ["1", "dull"]])
-    assert run("predict", model=artifact, data=source, out=tmp_path / "out.csv").code == 0
+    assert run("predict", pipeline=artifact, data=source, out=tmp_path / "out.csv").code == 0
     header, *rows = read_csv(tmp_path / "out.csv")
     assert header[:2] == ["", "text"]
     assert [row[0] for row in rows] == ["0", "1"]
@@ -185,8 +199,8 @@ def test_a_column_without_a_name_keeps_having_none(run, artifact, tmp_path):
 def test_other_columns_separators_and_encodings_can_be_named(run, artifact, fitted, tmp_path):
     source, out = tmp_path / "in.tsv", tmp_path / "out.csv"
     source.write_text("id\treview\n007\tTrès bien, é\n", encoding="latin-1")
-    options = ["--column", "review", "--sep", "\\t", "--encoding", "latin-1"]
-    assert run("predict", *options, model=artifact, data=source, out=out).code == 0
+    options = ["--text-column", "review", "--sep", "\\t", "--encoding", "latin-1"]
+    assert run("predict", *options, pipeline=artifact, data=source, out=out).code == 0
     header, row = read_csv(out)
     assert row[:2] == ["007", "Très bien, é"]
     check_predictions([dict(zip(header, row, strict=True))], fitted, "review")
@@ -194,7 +208,7 @@ def test_other_columns_separators_and_encodings_can_be_named(run, artifact, fitt
 
 def test_a_table_without_rows_gives_a_table_without_rows(run, artifact, tmp_path):
     source = write_csv(tmp_path / "in.csv", ["id", "text"], [])
-    result = run("predict", model=artifact, data=source, out=tmp_path / "out.csv")
+    result = run("predict", pipeline=artifact, data=source, out=tmp_path / "out.csv")
     assert (result.code, result.err) == (0, "")
     assert read_csv(tmp_path / "out.csv") == [
         ["id", "text", "label", "probability_negative", "probability_positive"]
@@ -220,7 +234,7 @@ def test_tables_that_cannot_be_read_say_why_and_leave_no_output(
 ):
     (tmp_path / "in.csv").write_bytes(content)
     result = run(
-        "predict", *arguments, model=artifact, data=tmp_path / "in.csv", out=tmp_path / "out.csv"
+        "predict", *arguments, pipeline=artifact, data=tmp_path / "in.csv", out=tmp_path / "out.csv"
     )
     assert_one_error_line(
         result, str(tmp_path / "in.csv") if "utf-9" not in arguments else "Error", *parts
@@ -230,7 +244,9 @@ def test_tables_that_cannot_be_read_say_why_and_leave_no_output(
 
 def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path):
     pd.DataFrame({"text": ["film", None]}).to_parquet(tmp_path / "in.parquet")
-    result = run("predict", model=artifact, data=tmp_path / "in.parquet", out=tmp_path / "out.csv")
+    result = run(
+        "predict", pipeline=artifact, data=tmp_path / "in.parquet", out=tmp_path / "out.csv"
+    )
     assert_one_error_line(
         result, "row 1 cannot be scored: the text is missing", "--on-bad-row null"
     )
@@ -251,7 +267,7 @@ def test_outputs_that_cannot_be_written_are_refused_and_the_input_is_kept(
 ):
     source = write_csv(tmp_path / "in.csv", ["text"], [["film"]])
     before = source.read_bytes()
-    result = run("predict", model=artifact, data=source, out=tmp_path / out)
+    result = run("predict", pipeline=artifact, data=source, out=tmp_path / out)
     assert_one_error_line(result, *parts)
     assert source.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
@@ -268,7 +284,7 @@ def test_an_output_without_an_ending_is_a_folder_of_parts_and_a_second_run_finds
     )
     arguments = [
         "predict",
-        "--model",
+        "--pipeline",
         light_artifact,
         "--data",
         source,
@@ -306,7 +322,7 @@ def test_workers_and_several_files_give_what_one_process_gives_of_one_file(
         data = [part for name in names for part in ("--data", tmp_path / name)]
         out = tmp_path / f"{i}.csv"
         assert (
-            run("predict", *data, "--out", out, "--workers", workers, model=light_artifact).code
+            run("predict", *data, "--out", out, "--workers", workers, pipeline=light_artifact).code
             == 0
         )
         found.append(out.read_bytes())
@@ -319,7 +335,7 @@ def test_rows_that_cannot_be_labelled_are_counted_and_kept_where_that_is_asked_f
     (tmp_path / "in.csv").write_text("id,text\n1,film\n2\n3,film\n")
     arguments = [
         "predict",
-        "--model",
+        "--pipeline",
         light_artifact,
         "--data",
         tmp_path / "in.csv",
@@ -351,7 +367,7 @@ def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, t
         str(part)
         for part in (
             "predict",
-            "--model",
+            "--pipeline",
             light_artifact,
             "--data",
             source,
@@ -407,7 +423,15 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(
         "from pipeline.commands.cli import main\n"
         "main()\n"
     )
-    arguments = ["predict", "--model", str(light_artifact), "--data", str(data), "--out", str(out)]
+    arguments = [
+        "predict",
+        "--pipeline",
+        str(light_artifact),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+    ]
     killed = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=ENVIRONMENT | {"PYTHONPATH": str(PROGRAM.parent)},
@@ -439,7 +463,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(
 def test_a_dask_cluster_is_asked_for_in_full(arguments, parts, run, artifact, tmp_path):
     write_csv(tmp_path / "in.csv", ["text"], [["one"]])
     result = run(
-        "predict", *arguments, model=artifact, data=tmp_path / "in.csv", out=tmp_path / "out"
+        "predict", *arguments, pipeline=artifact, data=tmp_path / "in.csv", out=tmp_path / "out"
     )
     assert_one_error_line(result, *parts)
     assert not (tmp_path / "out").exists()

@@ -352,7 +352,7 @@ def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(
     monkeypatch.chdir(tmp_path)
     source, out = f"{bucket}/train/reviews.csv", f"{bucket}/trained/m.joblib"
     fsspec.filesystem("s3").put_file(str(data), source)
-    result = run("train --cv 0", data=source, model=tiny_bert, out=out)
+    result = run("train --cv 0", data=source, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     assert f"Saved {out} (" in result.out
     assert f"Wrote {bucket}/trained/m.html, a report for the browser, and m.json" in result.out
@@ -364,12 +364,12 @@ def test_train_reads_from_a_bucket_and_leaves_model_and_report_there(
     for command in (
         ("verify", out),
         ("inspect", out),
-        ("predict", "--model", out, "--text", "good"),
-        ("evaluate", "--model", out, "--data", source),
-        ("explain", "--model", out, "--text", "good"),
+        ("predict", "--pipeline", out, "--text", "good"),
+        ("evaluate", "--pipeline", out, "--data", source),
+        ("explain", "--pipeline", out, "--text", "good"),
     ):
         assert run(*command).code == 0
-    assert run("report", model=out, data=source).code == 0
+    assert run("report", pipeline=out, data=source).code == 0
 
 
 @pytest.mark.parametrize(
@@ -392,7 +392,7 @@ def test_a_store_that_takes_nothing_is_refused_before_any_work(
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "compare", "layers", "report"])
 def test_every_command_names_the_table_that_is_not_in_the_bucket(command, bucket, run, artifact):
-    model = ["--model", artifact] if command in ("evaluate", "report") else []
+    model = ["--pipeline", artifact] if command in ("evaluate", "report") else []
     result = run(
         command,
         "--data",

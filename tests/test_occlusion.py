@@ -327,7 +327,7 @@ def test_models_without_the_vectorizer_are_asked_too(tiny_bert):
 def test_the_command_explains_what_takes_texts_alone(bert, run, tmp_path):  # noqa: F811
     model = make_pipeline(bert(), GaussianNB()).fit(TEXTS, LABELS)
     path = save_pipeline(model, tmp_path / "m.joblib")
-    result = run("explain", "--model", path, "--text", "a lovely film")
+    result = run("explain", "--pipeline", path, "--text", "a lovely film")
     assert result.code == 0, result.err
     assert [line.split("\t")[0] for line in result.out.splitlines()] == [
         "a", "lovely", "film", "(intercept)", "(decision)",
@@ -335,4 +335,4 @@ def test_the_command_explains_what_takes_texts_alone(bert, run, tmp_path):  # no
     front = make_column_transformer((bert(), "text"), (StandardScaler(), ["stars"]))
     model = make_pipeline(front, GaussianNB()).fit(FRAME, LABELS)
     path = save_pipeline(model, tmp_path / "columns.joblib", probes=FRAME[:3])
-    assert_one_error_line(run("explain", "--model", path, "--text", "a film"), "'text', 'stars'")
+    assert_one_error_line(run("explain", "--pipeline", path, "--text", "a film"), "'text', 'stars'")

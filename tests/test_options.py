@@ -21,7 +21,7 @@ def test_without_a_trained_model_the_default_path_is_named(run, tmp_path, monkey
 def test_a_model_file_that_is_something_else_is_named(command, run, data):
     options = ["--text", "film"] if command == "predict" else ["--data", data]
     assert_one_error_line(
-        run(command, "--model", data, *options),
+        run(command, "--pipeline", data, *options),
         f"{data} is no saved pipeline: it is not a joblib file",
     )
 
@@ -38,7 +38,7 @@ def test_a_table_that_is_not_there_is_named(
     name, message, arguments, run, artifact, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    model = ["--model", artifact] if arguments[0] != "train" else []
+    model = ["--pipeline", artifact] if arguments[0] != "train" else []
     assert_one_error_line(run(*arguments, "--data", name, *model), message)
 
 
@@ -48,9 +48,9 @@ def test_a_progress_bar_is_shown_where_somebody_looks(
 ):
     out = tmp_path / "m.joblib"
     calls = [
-        ["train", "--data", data, "--model", tiny_bert, "--cv", 0, "--out", out],
-        ["evaluate", "--data", data, "--model", artifact],
-        ["predict", "--data", data, "--model", artifact, "--out", tmp_path / "out.csv"],
+        ["train", "--data", data, "--bert", tiny_bert, "--cv", 0, "--out", out],
+        ["evaluate", "--data", data, "--pipeline", artifact],
+        ["predict", "--data", data, "--pipeline", artifact, "--out", tmp_path / "out.csv"],
     ]
     for arguments in calls:
         stream = Terminal() if somebody_looks else io.StringIO()

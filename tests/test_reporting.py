@@ -28,7 +28,7 @@ def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
     out = tmp_path / "reports" / "page.html"
     result = run(
         "report --by domain --mistakes 3",
-        model=artifact,
+        pipeline=artifact,
         data=data,
         train_data=known,
         out=out,
@@ -63,7 +63,7 @@ def test_report_compares_and_studies_layers_on_the_training_texts(
     run, artifact, fitted, data, tmp_path
 ):
     out = tmp_path / "page.html"
-    common = ("report", "--model", artifact, "--data", data, "--train-data", data, "--out", out)
+    common = ("report", "--pipeline", artifact, "--data", data, "--train-data", data, "--out", out)
     assert run(*common, "--compare", "--layers", "run").code == 0
     told = json.loads(out.with_suffix(".json").read_text())
     table = read_table(data)
@@ -73,7 +73,7 @@ def test_report_compares_and_studies_layers_on_the_training_texts(
     assert told["layers"]["nested"]["score"] > 0
     assert {row["layer"] for row in told["layers"]["rows"]} == {0, 1, 2, 3, None}
     saved = tmp_path / "layers.csv"
-    study = ("layers", "--data", data, "--model", fitted[0].model, "--out", saved)
+    study = ("layers", "--data", data, "--bert", fitted[0].model, "--out", saved)
     assert run(*study).code == 0
     assert run(*common, "--layers", saved).code == 0
     again = json.loads(out.with_suffix(".json").read_text())["layers"]["rows"]
@@ -90,7 +90,7 @@ def test_a_report_of_the_shipped_reviews_stands_beside_the_model(
     model = tmp_path / "m.joblib"
     for ending in ("", ".json"):
         shutil.copyfile(f"{artifact}{ending}", f"{model}{ending}")
-    result = run("report", model=model)
+    result = run("report", pipeline=model)
     assert result.code == 0
     told = json.loads((tmp_path / "m.json").read_text())
     assert told["title"] == "m.joblib on the held-out shipped reviews"
@@ -111,6 +111,6 @@ def test_a_report_of_the_shipped_reviews_stands_beside_the_model(
 def test_what_no_report_can_be_made_of_is_told_in_a_line(
     run, artifact, data, tmp_path, arguments, parts
 ):
-    common = ("report", "--model", artifact, "--data", data, "--out", tmp_path / "page.html")
+    common = ("report", "--pipeline", artifact, "--data", data, "--out", tmp_path / "page.html")
     assert_one_error_line(run(*common, *arguments), *parts)
     assert not (tmp_path / "page.html").exists()

@@ -398,7 +398,7 @@ def test_the_command_tells_the_parts_and_the_rival(labels, tiny_bert, run, tmp_p
     model = Pipeline([("stack", stack(tiny_bert))]).fit(TEXTS, labels)
     path = save_pipeline(model, tmp_path / "m.joblib")
     (frame,) = explain(model, [TEXTS[0]], against="runner-up")
-    arguments = ("explain", "--model", path, "--text", TEXTS[0])
+    arguments = ("explain", "--pipeline", path, "--text", TEXTS[0])
     *rows, _, decision = (line.split("\t") for line in run(*arguments).out.splitlines())
     assert [row[0] for row in rows] == frame["word"].tolist()
     for name, column in zip(("contribution", "bert", "ngrams"), (3, 4, 5), strict=True):

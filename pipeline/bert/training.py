@@ -17,6 +17,7 @@ from pipeline.bert.trainable import TrainableBert
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import TrainingDivergedError
 from pipeline.forks import ForkSafeLock
+from pipeline.progress import Part, progress
 
 # Seeds are global, so trainings of one process take turns.
 _one_at_a_time = ForkSafeLock()
@@ -98,7 +99,9 @@ def train(
         )
         watch = _Watch(module, recipe.patience)
         trainer = _make_trainer(module, examples, validation, recipe, device, folder, watch)
-        trainer.train()
+        with progress("fine-tuning", "step", shown=recipe.progress) as part:
+            trainer.add_callback(_Shown(part))
+            trainer.train()
         if watch.best is not None:
             module.load_state_dict(watch.best, strict=False)
         history = _history(trainer.state.log_history)
@@ -161,7 +164,7 @@ def _make_trainer(
             "accuracy": float((result.predictions.argmax(axis=1) == result.label_ids).mean())
         },
         optimizers=(optimizer, None),
-        callbacks=[watch, *([_Bar()] if recipe.progress else [])],
+        callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -187,23 +190,18 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
-class _Bar(TrainerCallback):  # type: ignore[misc]
-    """A progress bar on stderr; the Trainer's own prints its logs between."""
+class _Shown(TrainerCallback):  # type: ignore[misc]
+    """Shows the steps; the Trainer's own bar prints its logs between."""
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(total=state.max_steps, desc="fine-tuning", unit="step")
+    def __init__(self, part: Part) -> None:
+        self._part = part
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.update(1)
+        self._part.show(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        names = [name for name in ("loss", "eval_accuracy") if name in logs]
-        self._bar.set_postfix({name: f"{logs[name]:.3f}" for name in names})
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.close()
+        told = [f"{name} {logs[name]:.3f}" for name in ("loss", "eval_accuracy") if name in logs]
+        self._part.note = ", ".join(told) or self._part.note
 
 
 def _history(logs: list[dict[str, float]]) -> list[dict[str, float]]:

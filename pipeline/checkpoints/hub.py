@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pipeline.checkpoints.provenance import difference, is_commit, is_hash
 from pipeline.exceptions import FetchError
-from pipeline.files import write_text
+from pipeline.files import program, write_text
 
 T = TypeVar("T")
 
@@ -314,7 +314,7 @@ def _not_here(
     )
     return (
         f"Model {model!r}{at} {state}, and {reason}; endpoint {constants.ENDPOINT}. {advice} "
-        f"For a machine without a connection: `python run_pipeline.py fetch {asked} --to DIR` on "
+        f"For a machine without a connection: `{program()} fetch {asked} --to DIR` on "
         "one that has it, copy DIR over, and give model=DIR."
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.exceptions import DamagedFile
-from pipeline.files import sha256_of
+from pipeline.files import program, sha256_of
 from pipeline.forks import ForkSafeLock
 
 SUMS, RECORD = "SHA256SUMS", "source.json"
@@ -79,7 +79,7 @@ def verify_folder(folder: Path) -> dict[str, str]:
         return checked
     raise DamagedFile(
         f"{folder} has no {SUMS}, or an empty one: nothing to check against. "
-        "`run_pipeline.py fetch MODEL --to DIR` writes one with the model."
+        f"`{program()} fetch MODEL --to DIR` writes one with the model."
     )
 
 

@@ -1,1 +1,1 @@
-"""The sub-commands of run_pipeline.py."""
+"""The command line: one file per command."""

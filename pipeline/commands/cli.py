@@ -5,20 +5,25 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipeline import __version__
 from pipeline.commands.evaluate import compare_models, evaluate, explain, study_layers
 from pipeline.commands.inspect import fetch, inspect, models, tokens, verify
 from pipeline.commands.labels import labels
+from pipeline.commands.options import Command
 from pipeline.commands.predict import predict
 from pipeline.commands.printing import plain_console
 from pipeline.commands.report import report
 from pipeline.commands.train import train
+from pipeline.files import program
+from pipeline.progress import progress, without_bar
 
 app = typer.Typer(
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Frozen BERT features and a LogisticRegression: train, predict, evaluate. "
     "Without a command: train with the defaults.",
@@ -40,7 +45,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": fetch,
 }
 for name, command in _COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=Command)(command)
 
 
 def main() -> None:
@@ -49,7 +54,8 @@ def main() -> None:
     _show.cache_clear()
     try:
         try:
-            app()
+            with progress(shown=True):
+                app(prog_name=program())
         finally:
             if sys.stdout is not None:  # None: closed, as by `>&-`
                 sys.stdout.flush()  # here, where a reader that went away can still be forgiven
@@ -73,7 +79,8 @@ def _end_quietly() -> NoReturn:
 
 @cache  # equal ones once: training, cross-validation and scoring see the same texts
 def _show(warning: str) -> None:
-    plain_console(stderr=True).print(f"Warning: {warning}")
+    with without_bar():
+        plain_console(stderr=True).print(f"Warning: {warning}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -81,6 +88,12 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
 
 
 @app.callback(invoke_without_command=True)
-def _default(context: typer.Context) -> None:
+def _default(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"bert-vectorizer {__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         train()

@@ -9,14 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline.commands.options import DEFAULT_ARTIFACT, BertModel, Trusted
+from pipeline.commands.options import DEFAULT_ARTIFACT, ArtifactPath, BertModel, Trusted
 from pipeline.commands.printing import describe_inspection, describe_verification
 
 
 def inspect(
-    file: Annotated[
-        str, typer.Argument(help="A saved pipeline, .joblib or .skops.")
-    ] = DEFAULT_ARTIFACT,
+    file: Annotated[str | None, typer.Argument(help="A saved pipeline, .joblib or .skops.")] = None,
+    pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show what is in a saved pipeline without unpickling it: safe for untrusted files."""
@@ -24,15 +23,17 @@ def inspect(
 
     from pipeline.saved.artifact import inspect_pipeline
 
-    inspection = inspect_pipeline(file)
+    inspection = inspect_pipeline(file or pipeline)
     lines = [dumps(inspection, indent=2)] if json else describe_inspection(inspection)
     print(*lines, sep="\n")
 
 
 def verify(
     file: Annotated[
-        str, typer.Argument(help="A saved pipeline, or a model folder written by fetch.")
-    ] = DEFAULT_ARTIFACT,
+        str | None,
+        typer.Argument(help="A saved pipeline, or a model folder written by fetch."),
+    ] = None,
+    pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     sha256: Annotated[
         str | None, typer.Option(help="The hash it must have, as you know it from elsewhere.")
     ] = None,
@@ -43,7 +44,7 @@ def verify(
     from pipeline.files import where
     from pipeline.saved.artifact import verify_pipeline
 
-    place = where(file)
+    place = where(file or pipeline)
     if isinstance(place, Path) and place.is_dir():
         hashes = verify_folder(place).items()
         lines = [f"{found}  {name}: as in SHA256SUMS" for name, found in hashes]
@@ -60,7 +61,7 @@ def fetch(
 ) -> None:
     """Fetch a model to a folder that can be carried to a machine without a connection."""
     from pipeline.checkpoints.carry import fetch_to
-    from pipeline.files import local_path
+    from pipeline.files import local_path, program
 
     folder = local_path(
         to, "folder", "a model is read from one. Fetch it to a folder, and copy that."
@@ -71,23 +72,23 @@ def fetch(
     for name, size in fetched.files.items():
         print(f"{size:>12,} {name}")
     path = shlex.quote(str(fetched.folder))
-    print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --model {path}")
+    print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --bert {path}")
     print(
-        f"Check it after copying: python run_pipeline.py verify {path}, or cd {path} && "
-        "sha256sum -c SHA256SUMS"
+        f"Check it after copying: {program()} verify {path}, or cd {path} && sha256sum -c "
+        "SHA256SUMS"
     )
 
 
 def tokens(
     text: Annotated[str, typer.Argument(help="One text.")],
     max_length: Annotated[int | None, typer.Option(help="Pad or cut to this many tokens.")] = None,
-    model: BertModel = None,
+    bert: BertModel = None,
 ) -> None:
     """Show what BERT makes of one text: tokens, ids, attention mask and vector shapes."""
     from pipeline.vectorizer import DEFAULT_MODEL
     from pipeline.walk import walk_text
 
-    walk = walk_text(text, model=model or DEFAULT_MODEL, max_length=max_length)
+    walk = walk_text(text, model=bert or DEFAULT_MODEL, max_length=max_length)
     last, n_layers = walk.last_hidden_state.shape, len(walk.hidden_states) - 1
     print("tokens           ", *walk.tokens)
     print("input_ids        ", *walk.input_ids)

@@ -1,63 +1,48 @@
 """labels: texts whose label is probably wrong."""
 
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipeline.commands.options import (
-    BertModel,
-    ClassWeight,
-    Device,
-    Encoding,
+    Encoder,
     Folds,
     GroupColumn,
-    LabelColumn,
-    MaxLength,
-    Precision,
-    Regularisation,
-    Separator,
+    Seed,
+    Table,
     TableOut,
-    TextColumn,
     TrainingData,
-    parse_C,
-    read_labelled,
+    with_groups,
 )
 from pipeline.commands.printing import plain_console, print_issues
+from pipeline.commands.train import Head
 
 
+@with_groups
 def labels(
+    *,
     data: TrainingData = None,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    model: BertModel = None,
-    max_length: MaxLength = None,
-    device: Device = "auto",
-    dtype: Precision = "auto",
-    class_weight: ClassWeight = None,
-    C: Regularisation = "cv",
-    cv: Folds = 5,
+    table: Table,
     group_column: GroupColumn = None,
+    encoder: Encoder,
+    head: Head,
+    cv: Folds = 5,
+    seed: Seed = 0,
     show: Annotated[int, typer.Option(help="How many to print.")] = 10,
     out: TableOut = None,
-    encoding: Encoding = "utf-8",
-    sep: Separator = ",",
 ) -> None:
     """Rank the texts of a table by how much a classifier doubts their label."""
+    classifier = head.make(seed, **encoder.options())
     from pipeline.datasets import check_output, write_table
     from pipeline.evaluation.label_issues import label_issues
-    from pipeline.sentiment import make_sentiment_pipeline
 
     if out is not None:
         check_output(out, data)
-    table, _, text, label = read_labelled(data, text, label, encoding, sep, group=group_column)
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "progress": sys.stderr.isatty(),
-                               "max_length": max_length}  # fmt: skip
-    if model is not None:
-        options["model"] = model
-    classifier = make_sentiment_pipeline(C=parse_C(C), class_weight=class_weight, **options)
-    groups = None if group_column is None else table[group_column]
-    issues = label_issues(classifier, table[text], table[label], cv=cv, groups=groups)
+    rows = table.learn(data, cv, group_column)
+    groups = None if group_column is None else rows.table[group_column]
+    issues = label_issues(classifier, rows.texts, rows.labels, cv=cv, groups=groups,
+                          random_state=seed)  # fmt: skip
+    issues.index = rows.table.index[issues.index]
     console = plain_console()
     print_issues(console, issues, show)
     if out is not None:

@@ -1,17 +1,25 @@
 """Options that several commands share, and how their values are read."""
 
+import importlib
+import inspect
+import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
+
+from pipeline.commands.printing import plain_console
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Paths are str: a Path would take a slash from s3://.
 DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
-ArtifactPath = Annotated[str, typer.Option("--model", help="A file written by train.")]
+ArtifactPath = Annotated[str, typer.Option("--pipeline", help="A file written by train.")]
 Trusted = Annotated[
     list[str] | None,
     typer.Option(
@@ -19,31 +27,26 @@ Trusted = Annotated[
         "imblearn; may be given several times."
     ),
 ]
-BertModel = Annotated[str | None, typer.Option(help="BERT model: hub id or folder.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Precision = Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")]
+BertModel = Annotated[str | None, typer.Option(help="BERT model to start from: hub id or folder.")]
 MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
+SHIPPED = "the shipped reviews"
+MERGED = "other"  # the class that rare ones become
+_FORMATS = "CSV, TSV, JSON lines, Excel or Parquet"
 TestData = Annotated[
-    str | None,
-    typer.Option(help="CSV, JSON lines or Parquet; the held-out shipped reviews by default."),
+    str | None, typer.Option(help=f"{_FORMATS}; the held-out shipped reviews by default.")
 ]
 TrainingData = Annotated[
+    str | None, typer.Option(help=f"{_FORMATS}; the shipped training reviews by default.")
+]
+OwnTestData = Annotated[
     str | None,
-    typer.Option(help="CSV, JSON lines or Parquet; the shipped training reviews by default."),
-]
-TextColumn = Annotated[str, typer.Option(help="Its text column.")]
-LabelColumn = Annotated[str, typer.Option(help="Its label column.")]
-# of a saved pipeline
-ItsText = Annotated[
-    str | None, typer.Option("--text", help="The text column; by default as in training.")
-]
-ItsLabel = Annotated[
-    str | None, typer.Option("--label", help="The label column; by default as in training.")
+    typer.Option(help="Score on this file, with the same columns, instead of on a fifth."),
 ]
 Groups = Annotated[
     list[str] | None, typer.Option(help="A column to score by; may be given several times.")
 ]
 Folds = Annotated[int, typer.Option(help="Folds.")]
+Seed = Annotated[int, typer.Option(help="Seed of all that is drawn by chance.")]
 GroupColumn = Annotated[
     str | None,
     typer.Option(help="Texts with one value here stay on one side of every split."),
@@ -52,78 +55,390 @@ ClassWeight = Annotated[
     str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
 ]
 Regularisation = Annotated[
-    str, typer.Option("--C", help="Inverse regularisation, or cv: chosen by cross-validation.")
+    str | None,
+    typer.Option("--C", help="Inverse regularisation, or cv (default): by cross-validation."),
+]
+Classifier = Annotated[
+    str,
+    typer.Option(
+        help="logistic, linear-svm, ridge, hist-gradient-boosting, or an import path such as "
+        "sklearn.svm.SVC."
+    ),
+]
+CacheFolder = Annotated[
+    str | None,
+    typer.Option("--cache", help="Folder for vectors: what was interrupted goes on from there."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Most threads to compute with.")]
+TextColumn = Annotated[
+    str | None, typer.Option(help="Column of the texts: as in training, or text.")
+]
+Encoding = Annotated[str, typer.Option(help="Encoding of a CSV file.")]
+Separator = Annotated[
+    str | None, typer.Option(help="Separator of a CSV file, such as ';', or tab; by its name.")
+]
+Missing = Annotated[
+    Literal["error", "empty"],
+    typer.Option(help="A row without a text: error, or empty to go on with an empty text."),
 ]
 TableOut = Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")]
-Encoding = Annotated[str, typer.Option(help="Encoding of the CSV file.")]
-Separator = Annotated[str, typer.Option(help="Column separator of the CSV file.")]
+
+# ---- one vocabulary
+
+_OLD_NAMES = {
+    "--text": ("--text-column",),
+    "--column": ("--text-column",),
+    "--label": ("--label-column",),
+    "--model": ("--bert", "--pipeline"),
+}
 
 
-def read_data(path: str, columns: list[str], encoding: str, sep: str) -> "pd.DataFrame":
-    r"""Read a table that has these columns; ``\t`` typed in a shell is a tab."""
+class Command(TyperCommand):
+    """A command that takes former names of options too, with a hint, and can be interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; an interruption says what is kept."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            cache = ctx.params.get("cache", "")
+            kept = f"Vectors are kept in {cache}: the same command goes on from there."
+            if cache is None:
+                kept = "With --cache FOLDER vectors are kept for the next time."
+            say(f"Interrupted. {kept if cache != '' else ''}".rstrip())
+            raise typer.Exit(130) from None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put new names in the place of former ones."""
+        known = {name for param in self.params for name in param.opts}
+        end = args.index("--") if "--" in args else len(args)
+        told = set()
+        for i, word in enumerate(args[:end]):
+            old, equals, value = word.partition("=")
+            new = next((name for name in _OLD_NAMES.get(old, ()) if name in known), None)
+            if new is None or old in known:
+                continue
+            args[i] = f"{new}{equals}{value}"
+            if old not in told:
+                plain_console(stderr=True).print(f"Hint: {old} is called {new} now.")
+            told.add(old)
+        return super().parse_args(ctx, args)
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of its dataclasses, one by one."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        if is_dataclass(parameter.annotation):
+            groups[parameter.name] = parameter.annotation
+            parameters += inspect.signature(parameter.annotation).parameters.values()  # type: ignore[arg-type]
+        else:
+            parameters.append(parameter)
+
+    def call(**given: Any) -> None:
+        for name, group in groups.items():
+            own = [field.name for field in fields(group) if field.name in given]
+            given[name] = group(**{field: given.pop(field) for field in own})
+        command(**given)
+
+    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    call.__name__, call.__doc__ = command.__name__, command.__doc__
+    return call
+
+
+# ---- encoders and classifiers
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The BERT that a command starts from, and how it computes."""
+
+    bert: BertModel = None
+    max_length: MaxLength = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto"
+    cache: CacheFolder = None
+    threads: Threads = None
+
+    def options(self) -> dict[str, Any]:
+        """Return parameters of BertVectorizer, with the limit on threads in force."""
+        limit_threads(self.threads)
+        given = {"model": self.bert, "max_length": self.max_length, "cache": self.cache}
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            **{name: value for name, value in given.items() if value is not None},
+        }
+
+
+def limit_threads(threads: int | None) -> None:
+    """Let every library compute with so many threads at most."""
+    if threads is None:
+        return
+    for name in ("OMP", "MKL", "OPENBLAS", "RAYON"):  # read by what is imported from here on
+        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+_CLASSIFIERS = {
+    "linear-svm": "sklearn.svm.LinearSVC",
+    "ridge": "sklearn.linear_model.RidgeClassifier",
+    "hist-gradient-boosting": "sklearn.ensemble.HistGradientBoostingClassifier",
+}
+
+
+def make_classifier(name: str, **given: Any) -> Any:
+    """Return a classifier by name or import path, with those parameters that it has."""
+    from sklearn.base import is_classifier
+
+    path = _CLASSIFIERS.get(name, name)
+    module, _, kind = path.rpartition(".")
+    allowed = (
+        f"allowed are logistic, {', '.join(_CLASSIFIERS)}, and the import path of a scikit-learn "
+        "classifier, such as sklearn.ensemble.RandomForestClassifier"
+    )
+    try:
+        classifier = getattr(importlib.import_module(module), kind)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"--classifier {name}: {error}; {allowed}.") from None
+    if not (hasattr(classifier, "get_params") and is_classifier(classifier)):
+        hint = ", a regressor perhaps" if hasattr(classifier, "predict") else ""
+        raise ValueError(f"--classifier {name} is no classifier{hint}; {allowed}.")
+    known = classifier.get_params()
+    wanted = {key: value for key, value in given.items() if value is not None}
+    for key in wanted:
+        if key not in known and key != "random_state":
+            option = "--C" if key == "C" else f"--{key.replace('_', '-')}"
+            raise ValueError(f"--classifier {name}: a {kind} has no {key}; leave out {option}.")
+    return classifier.set_params(**{key: value for key, value in wanted.items() if key in known})
+
+
+# ---- tables
+
+
+def read_data(
+    path: str, columns: "Sequence[str] | dict[str, str]", encoding: str, sep: str | None
+) -> "pd.DataFrame":
+    """Read a table that has these columns, whose options a message names."""
     from pipeline.datasets import read_table
 
-    return read_table(path, columns=columns, encoding=encoding, sep=sep.replace("\\t", "\t"))
+    return read_table(path, columns=columns, encoding=encoding, sep=sep)
 
 
-def read_labelled(
-    data: str | None,
-    text: str,
-    label: str,
-    encoding: str,
-    sep: str,
-    *,
-    by: list[str] | None = None,
-    group: str | None = None,
-    split: bool = False,
-) -> "tuple[pd.DataFrame, pd.DataFrame, str, str]":
-    """Return training texts, test texts and column names, by default of the shipped reviews."""
-    from pipeline.csv_table import check_names
-    from pipeline.datasets import load_reviews, split_table, typed_labels
+@dataclass(frozen=True)
+class Labelled:
+    """Rows of a table with a text and a label each; the index is their place in the file."""
 
-    if data is None:
-        train, test = load_reviews()
-        check_names(list(train.columns), [group] if group else [], "the shipped reviews")
-        return train, test, "text", "label"
-    columns = dict.fromkeys([text, label, *(by or []), *([group] if group else [])])
-    table = read_data(data, list(columns), encoding, sep)
-    table = table.assign(**{label: typed_labels(table[label])})
-    if split:
-        return *split_table(table, label, text=text, groups=group), text, label
-    return table, table, text, label
+    table: "pd.DataFrame"
+    text: str
+    label: str
+    source: str  # of messages
+
+    @property
+    def texts(self) -> "pd.Series":
+        """The texts."""
+        return self.table[self.text]
+
+    @property
+    def labels(self) -> "pd.Series":
+        """Their labels."""
+        return self.table[self.label]
+
+    def origin(self) -> tuple[Any, "pd.DataFrame"]:
+        """Return where the table comes from, and the table."""
+        from pipeline.files import where
+
+        return self.source if self.source == SHIPPED else where(self.source), self.table
+
+    def at(self, places: Any) -> "Labelled":
+        """Return some of the rows."""
+        return replace(self, table=self.table.iloc[places])
 
 
-def its_columns(model: str, text: str | None, label: str | None) -> tuple[str, str]:
-    """Return the columns as given, as in the training of a saved pipeline, or text and label."""
+@dataclass(frozen=True)
+class Table:
+    """How a table of texts and labels is read, and what is done where one is missing."""
+
+    text_column: TextColumn = None
+    label_column: Annotated[
+        str | None, typer.Option(help="Column of the labels: as in training, or label.")
+    ] = None
+    encoding: Encoding = "utf-8"
+    sep: Separator = None
+    missing: Missing = "error"
+    drop_missing_labels: Annotated[
+        bool, typer.Option("--drop-missing-labels", help="Leave out rows without a label.")
+    ] = False
+    rare: Annotated[
+        Literal["error", "drop", "merge"],
+        typer.Option(
+            help="A class with too few texts, or one that the pipeline does not know: error, drop "
+            f"its rows, or merge such classes into one, called {MERGED}."
+        ),
+    ] = "error"
+
+    def of_pipeline(self, place: str) -> "Table":
+        """Return the same, where nothing is said with the columns of a pipeline's training."""
+        known = its_columns(place)
+        text, label = (known.get(kind) for kind in ("text", "label"))
+        return replace(
+            self,
+            text_column=self.text_column or text,
+            label_column=self.label_column or label,
+        )
+
+    def read(
+        self,
+        data: str | None,
+        by: list[str] | None = None,
+        group: str | None = None,
+        *,
+        held_out: bool = False,
+    ) -> Labelled:
+        """Return texts and typed labels of a table, or the shipped reviews."""
+        from pipeline.csv_table import check_names
+        from pipeline.datasets import load_reviews, missing_cells, typed_labels
+
+        text, label = self.text_column or "text", self.label_column or "label"
+        columns = dict.fromkeys(by or [], "--by") | ({group: "--group-column"} if group else {})
+        if data is None:
+            source, table = SHIPPED, load_reviews()[held_out]
+            check_names(list(table.columns), columns, source)
+            return Labelled(table, "text", "label", source)
+        table = read_data(data, columns | {text: "--text-column", label: "--label-column"},
+                          self.encoding, self.sep)  # fmt: skip
+        if empty := missing_cells(table[label]):
+            what = (
+                f"{data}: column {label!r} is empty in {len(empty)} of {len(table)} rows, first "
+                f"in row {empty[0]} (0 is the first)"
+            )
+            if not self.drop_missing_labels:
+                raise ValueError(f"{what}. --drop-missing-labels leaves them out.")
+            say(f"{what}: they are left out.")
+            table = table.drop(index=empty)
+        texts = with_empty(table[text], self.missing, f"{data}: column {text!r}")
+        if holds_numbers(texts):
+            say(f"{data}: column {text!r} holds numbers only; --text-column names another.")
+        columns_read = {label: typed_labels(table[label]), text: texts}
+        return Labelled(table.assign(**columns_read), text, label, data)
+
+    def learn(self, data: str | None, least: int, group: str | None = None) -> Labelled:
+        """Return what is learned from, with rare classes dropped or merged where that is asked."""
+        from pipeline.datasets import rare_labels
+
+        rows = self.read(data, group=group)
+        groups = None if group is None else rows.table[group]
+        rare = [] if self.rare == "error" else rare_labels(rows.labels, rows.texts, groups, least)
+        rows = self._without(rows, rare, "with too few texts")
+        if rare and 0 < (n := int((rows.labels == MERGED).sum())) < least:
+            raise ValueError(
+                f"{rows.source}: the rare classes have {n} texts together, too few for a class of "
+                "their own. --rare drop leaves them out."
+            )
+        return rows
+
+    def known(self, rows: Labelled, classes: Sequence[Any]) -> Labelled:
+        """Return rows without classes that a model does not know, where that is asked."""
+        from pipeline.answers import positions
+
+        found = rows.labels.unique().tolist()
+        unknown = [] if self.rare == "error" else positions(found, classes)[1]
+        if unknown and self.rare == "merge" and MERGED not in classes:
+            raise ValueError(
+                f"--rare merge: the pipeline knows no class {MERGED!r}, as train --rare merge "
+                "makes one. --rare drop leaves out what it does not know."
+            )
+        return self._without(rows, unknown, "that were not trained on")
+
+    def _without(self, rows: Labelled, labels: list[Any], why: str) -> Labelled:
+        """Drop or merge classes, and say so."""
+        if not labels:
+            return rows
+        is_gone = rows.labels.isin(labels)
+        names = ", ".join(repr(str(label)) for label in labels[:5])
+        told = f"{rows.source}: {is_gone.sum()} texts of {len(labels)} classes {why} ({names}"
+        told += ", ...)" if labels[5:] else ")"
+        if self.rare == "drop":
+            say(f"{told} are left out.")
+            return replace(rows, table=rows.table[~is_gone])
+        say(f"{told} are merged into the class {MERGED!r}; labels are texts.")
+        merged = rows.labels.astype("str").mask(is_gone, MERGED)
+        return replace(rows, table=rows.table.assign(**{rows.label: merged}))
+
+
+def say(message: str) -> None:
+    """Tell what was done to the data, beside the output."""
+    plain_console(stderr=True).print(message)
+
+
+def with_empty(texts: "pd.Series", missing: str, what: str) -> "pd.Series":
+    """Return texts whose missing ones are empty, counted; or refuse these."""
+    from pipeline.datasets import missing_cells
+
+    if not (empty := missing_cells(texts)):
+        return texts
+    told = f"{what} is empty in {len(empty)} of {len(texts)} rows, first in row {empty[0]}"
+    if missing == "error":
+        raise ValueError(
+            f"{told} (0 is the first). Fill or delete these rows, or read them as empty texts by "
+            "--missing empty."
+        )
+    say(f"{told}: they are read as empty texts.")
+    return texts.mask(texts.index.isin(empty), "")
+
+
+def holds_numbers(texts: "pd.Series") -> bool:
+    """Say whether all texts are written as numbers."""
+    import pandas as pd
+
+    return len(texts) > 0 and bool(pd.to_numeric(texts, errors="coerce").notna().all())
+
+
+def its_columns(place: str) -> dict[str, str]:
+    """Return the columns that a saved pipeline was trained on, empty if it does not say."""
     from pipeline.files import where
     from pipeline.saved.manifest import columns_of
 
-    known = columns_of(where(model)) if text is None or label is None else {}
-    return text or known.get("text", "text"), label or known.get("label", "label")
+    return columns_of(where(place))
 
 
-def rows_for(fitted: Any, table: "pd.DataFrame", text: str) -> Any:
+def rows_for(fitted: Any, rows: Labelled) -> Any:
     """Return what a fitted model takes of a table: its texts, or its columns."""
     from pipeline.columns import as_fitted
     from pipeline.datasets import columns_for
 
-    return as_fitted(columns_for(fitted, list(table.columns), text, "the table"), table, text)
+    columns = columns_for(fitted, list(rows.table.columns), rows.text, "the table")
+    return as_fitted(columns, rows.table, rows.text)
 
 
-def columns_by(table: "pd.DataFrame", by: list[str] | None) -> "pd.DataFrame | None":
-    """Return the columns to score by, None if there are none."""
-    missing = [name for name in by or [] if name not in table]
-    if missing:
-        raise ValueError(
-            f"--by {missing[0]!r} is no column of the table; there are "
-            f"{', '.join(map(repr, table.columns))}."
-        )
-    return table[by] if by else None
+def in_file(scores: Any, rows: Labelled) -> Any:
+    """Name the rows of an evaluation by their places in the file."""
+    places = rows.table.index.tolist()
+    named = [*scores["mistakes"], *scores["examples"]]
+    named += (scores["label_issues"] or {}).get("rows", [])
+    named += (scores["map"] or {}).get("points", [])
+    for answer in named:
+        answer["row"] = places[answer["row"]]
+    if scores["duplicates"]:
+        scores["duplicates"]["rows"] = [places[row] for row in scores["duplicates"]["rows"]]
+    return scores
 
 
-def read_lines(stream: TextIO) -> list[str]:
-    """Return the lines of a stream without their ends."""
-    return [line.rstrip("\r\n") for line in stream]
+def texts_to_answer(texts: list[str] | None, missing: str, nothing: str) -> list[str]:
+    """Return the texts that were given, or the lines of standard input."""
+    import pandas as pd
+
+    if texts:
+        what = "--text"
+    elif sys.stdin is None or sys.stdin.isatty():  # None: closed, as by `<&-`
+        raise ValueError(nothing)
+    else:
+        what, texts = "standard input", [line.rstrip("\r\n") for line in sys.stdin]
+    return with_empty(pd.Series(texts, dtype="str"), missing, what).tolist()
 
 
 def split_list(value: str) -> list[str]:
@@ -165,9 +480,7 @@ def _one_or_several(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def with_progress(pipeline: Any, *, shown: bool = True) -> Any:
-    """Show the progress bars of a pipeline if a terminal is watching, or none."""
-    if shown and not sys.stderr.isatty():
-        return pipeline
-    names = [name for name in pipeline.get_params() if name.endswith("__progress")]
-    return pipeline.set_params(**dict.fromkeys(names, shown))
+def with_cache(pipeline: Any, cache: str | None) -> Any:
+    """Let the vectorizers of a loaded pipeline keep vectors in a folder, if one is given."""
+    names = [name for name in pipeline.get_params() if name.endswith("__cache")]
+    return pipeline if cache is None else pipeline.set_params(**dict.fromkeys(names, cache))

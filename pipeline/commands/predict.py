@@ -1,6 +1,6 @@
 """predict: labels for texts, lines of standard input, or a table of any size."""
 
-import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -10,16 +10,59 @@ from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     ArtifactPath,
     Encoding,
+    Missing,
     Separator,
+    TextColumn,
+    Threads,
     Trusted,
     its_columns,
-    read_lines,
+    limit_threads,
+    texts_to_answer,
+    with_groups,
 )
 from pipeline.commands.printing import plain_console, print_labels, print_outputs
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """Where a table is scored, and how."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes for --data, of one thread each; by default one per core for a long "
+            "table."
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Score on the workers of this Dask scheduler instead, such as tcp://10.0.0.5:8786."
+        ),
+    ] = None
+    resources: Annotated[
+        str | None, typer.Option(help="What these workers must have, such as GPU=1.")
+    ] = None
+    on_bad_row: Annotated[
+        str, typer.Option(help="A row that cannot be labelled: error, or null to go on without.")
+    ] = "error"
+    shard_rows: Annotated[
+        int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of score_table."""
+        options = {
+            **_executor(self.workers, self.scheduler, self.resources),
+            "on_bad_row": self.on_bad_row,
+        }
+        return options if self.shard_rows is None else {**options, "shard_rows": self.shard_rows}
+
+
+@with_groups
 def predict(
-    model: ArtifactPath = DEFAULT_ARTIFACT,
+    *,
+    pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     trusted: Trusted = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to label; may be given several times.")
@@ -27,46 +70,23 @@ def predict(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="CSV, JSON lines or Parquet to label: a file, a folder, a pattern, an address "
-            "such as s3://...; or several."
+            help="CSV, TSV, JSON lines, Excel or Parquet to label: a file, a folder, a pattern, an "
+            "address such as s3://...; or several."
         ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(help="Where the labels go: .csv, .parquet, .jsonl, or a folder of parts."),
     ] = None,
-    column: Annotated[
-        str | None,
-        typer.Option(
-            "--column", "--text-column", help="Text column of the file; by default as in training."
-        ),
-    ] = None,
+    text_column: TextColumn = None,
     encoding: Encoding = "utf-8",
-    sep: Separator = ",",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes for --data, of one thread each; by default one per core for a long "
-            "table."
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="Score on the workers of this Dask scheduler instead, such as tcp://10.0.0.5:8786."
-        ),
-    ] = None,
-    resources: Annotated[
-        str | None, typer.Option(help="What these workers must have, such as GPU=1.")
-    ] = None,
-    on_bad_row: Annotated[
-        str, typer.Option(help="A row that cannot be labelled: error, or null to go on without.")
-    ] = "error",
-    shard_rows: Annotated[
-        int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")
-    ] = None,
+    sep: Separator = None,
+    missing: Missing = "error",
+    threads: Threads = None,
+    scoring: Scoring,
 ) -> None:
     """Label texts: --text "...", a table (--data in.csv --out out.csv), or standard input."""
+    limit_threads(threads)
     from pipeline.saved.artifact import load_pipeline
 
     if data and text:
@@ -76,48 +96,42 @@ def predict(
             "--data and --out belong together: the table to label and where to write it."
         )
     if data and out is not None:
-        options = {
-            **_executor(workers, scheduler, resources),
-            "text": its_columns(model, column, "")[0],
-            "encoding": encoding,
-            "sep": sep.replace("\\t", "\t"),
-            "on_bad_row": on_bad_row,
-            "trusted": trusted or (),
-        }
-        if shard_rows is not None:
-            options["shard_rows"] = shard_rows
-        _predict_table(model, data, out, options)
+        column = text_column or its_columns(pipeline).get("text", "text")
+        options = {"text": column, "encoding": encoding, "sep": sep, "missing": missing,
+                   "trusted": trusted or (), "threads": threads, **scoring.options()}  # fmt: skip
+        _predict_table(pipeline, data, out, options)
         return
-    if not text and (sys.stdin is None or sys.stdin.isatty()):  # None: closed, as by `<&-`
-        raise ValueError(
-            'Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to '
-            "standard input."
-        )
-    texts = list(text) if text else read_lines(sys.stdin)
-    label_texts(Console(), load_pipeline(model, trusted=trusted or ()), texts)
+    nothing = (
+        'Nothing to label: give --text "...", --data FILE --out FILE, or pipe lines to standard '
+        "input."
+    )
+    texts = texts_to_answer(text, missing, nothing)
+    label_texts(Console(), load_pipeline(pipeline, trusted=trusted or ()), texts)
 
 
-def label_texts(console: Console, fitted: Any, texts: list[str]) -> None:
-    """Print label and probability of each text."""
+def label_texts(
+    console: Console, fitted: Any, texts: list[str], known: dict[str, list[Any]] | None = None
+) -> None:
+    """Print what is known of each text, and its label and probability."""
     from pipeline import answers, columns
 
     X = columns.from_texts(fitted, texts, "--text gives texts alone: use --data")
     several = isinstance(getattr(fitted, "classes_", None), list)
     if not several:
-        answers.check_classifier(fitted)
+        answers.check_classifier(fitted, need_probability=False)
     if not texts:  # no classifier takes zero rows
         return
     if several or answers.gives_several(fitted, X[:1]):
         each = answers.ask_each(fitted, X)
         print_outputs(console, texts, answers.outputs_of(fitted), each.labels, each.probability)
         return
-    answer = answers.ask(fitted, X)
+    answer = answers.ask(fitted, X, need_probability=False)
     labels, probability = answer.labels, answer.probability
     predicted, _ = answers.positions(labels, fitted.classes_.tolist())
     most_probable = answers.is_most_probable(predicted, probability)
     answers.warn_of_other_labels(most_probable, f"the {type(fitted[-1]).__name__}")
     own = answers.label_probability(predicted, probability)
-    print_labels(console, texts, labels.tolist(), own.tolist())
+    print_labels(console, texts, labels.tolist(), own.tolist(), known)
 
 
 def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
@@ -171,6 +185,8 @@ def _predict_table(model: str, data: list[str], out: str, options: dict[str, Any
     console = plain_console()
     columns = ", ".join(scored.columns)
     console.print(f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {columns}.")
+    if scored.n_empty:
+        console.print(f"{scored.n_empty} of them have no text and are labelled as empty ones.")
     if scored.n_skipped:
         console.print(f"{scored.n_skipped} of them were finished by an earlier run.")
     if scored.n_parts > 1 and scored.n_skipped < scored.n_rows:

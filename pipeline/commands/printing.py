@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from pipeline.files import program
 from pipeline.readable import never_predicted, strongest
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _describe_manifest(manifest: dict[str, Any] | None) -> Iterator[str]:
     if manifest is None or "error" in manifest:
         yield f"manifest  {_safe(manifest['error']) if manifest else 'none'}"
         return
-    yield "manifest  (as it stands beside the file; run_pipeline.py verify compares)"
+    yield f"manifest  (as it stands beside the file; {program()} verify compares)"
     for key in ("sha256", "created", "classes", "n_training_texts", "scores"):
         if manifest.get(key) is not None:
             yield f"  {key}: {_safe(manifest[key])}"
@@ -125,15 +126,23 @@ def _safe(value: Any) -> str:
 
 
 def print_labels(
-    console: Console, texts: Sequence[str], labels: Sequence[Any], probability: Sequence[float]
+    console: Console,
+    texts: Sequence[str],
+    labels: Sequence[Any],
+    probability: Sequence[float],
+    known: dict[str, list[Any]] | None = None,
 ) -> None:
-    """Print a table of labels, or tab-separated lines for a pipe."""
-    table = Table("label", "probability", "text")
-    for text, label, value in zip(texts, labels, probability, strict=True):
+    """Print a table of labels beside what is known, or tab-separated lines for a pipe."""
+    known = known or {}
+    table = Table(*known, "prediction" if known else "label", "probability", "text")
+    if known and not console.is_terminal:
+        print(*known, "prediction", "probability", "text", sep="\t")
+    rows = zip(*known.values(), labels, strict=True)
+    for first, value, text in zip(rows, probability, texts, strict=True):
         if console.is_terminal:
-            table.add_row(str(label), _number(value), text)
+            table.add_row(*map(str, first), _number(value), text)
         else:  # one text a line, for the next program in the pipe
-            print(label, f"{value:.4f}", text, sep="\t")
+            print(*first, "-" if value != value else f"{value:.4f}", text, sep="\t")
     if console.is_terminal:
         console.print(table, markup=False)
 

@@ -10,20 +10,20 @@ from rich.console import Console
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     ArtifactPath,
-    Encoding,
+    CacheFolder,
     GroupColumn,
     Groups,
-    ItsLabel,
-    ItsText,
-    Separator,
+    Labelled,
+    Seed,
+    Table,
     TestData,
+    Threads,
     Trusted,
-    columns_by,
-    its_columns,
-    read_data,
-    read_labelled,
+    in_file,
+    limit_threads,
     rows_for,
-    with_progress,
+    with_cache,
+    with_groups,
 )
 from pipeline.commands.printing import plain_console
 
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@with_groups
 def report(
-    model: ArtifactPath = DEFAULT_ARTIFACT,
+    *,
+    pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     trusted: Trusted = None,
     data: TestData = None,
-    text: ItsText = None,
-    label: ItsLabel = None,
+    table: Table,
     by: Groups = None,
     train_data: Annotated[
         str | None, typer.Option(help="What it was trained on: for the texts nearest to mistakes.")
@@ -54,64 +55,57 @@ def report(
     ] = None,
     mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to show.")] = 10,
     out: Annotated[
-        str | None, typer.Option(help="Where the page goes; beside the model by default.")
+        str | None, typer.Option(help="Where the page goes; beside the pipeline by default.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Its heading.")] = None,
-    encoding: Encoding = "utf-8",
-    sep: Separator = ",",
+    cache: CacheFolder = None,
+    threads: Threads = None,
+    seed: Seed = 0,
 ) -> None:
     """Write a page about a saved pipeline: scores, figures, explained mistakes; and its JSON."""
-    from pipeline.evaluation.compare import compare as cross_validate
+    limit_threads(threads)
     from pipeline.evaluation.evaluate import evaluate as score_texts
     from pipeline.files import check_writable, where, with_ending
     from pipeline.report.page import check_page_name, check_report_extra
     from pipeline.saved.artifact import load_pipeline
 
     check_report_extra()
-    page = check_page_name(with_ending(where(model), ".html") if out is None else out)
+    page = check_page_name(with_ending(where(pipeline), ".html") if out is None else out)
     check_writable(page)
-    origin = where(data) if data else "the held-out shipped reviews"
-    text, label = its_columns(model, text, label)
-    shipped, table, text, label = read_labelled(data, text, label, encoding, sep, by=by)
+    table = table.of_pipeline(pipeline)
+    tested = table.read(data, by, held_out=True)
     if data is None:
         by = by or ["domain", "trait"]
-    tables = {"data": (origin, table)}
-    train_set = None
-    if train_data is not None:
-        columns = [text, label, *([group_column] if group_column else [])]
-        train_set = read_data(train_data, columns, encoding, sep)
-        tables["training_data"] = (where(train_data), train_set)
-    to_study = shipped if train_set is None and data is None else train_set
-    if to_study is None and (compare or layers == "run"):
+    known = None if train_data is None else table.read(train_data, group=group_column)
+    study = compare or layers == "run"
+    learn = table.read(None) if known is None and data is None and study else known
+    if learn is None and study:
         raise ValueError(
             f"{'--compare' if compare else '--layers run'} needs texts to train on; give "
             "--train-data."
         )
-    fitted = load_pipeline(model, trusted=trusted or ())
-    groups = None
-    if group_column is not None and to_study is not None:
-        groups = to_study[group_column]
-    train = None
-    if train_set is not None:
-        train = rows_for(fitted, train_set, text), train_set[label]
-    scores = score_texts(with_progress(fitted), rows_for(fitted, table, text), table[label],
-                         by=columns_by(table, by), n_mistakes=mistakes, train=train)  # fmt: skip
-    comparison = study = None
-    if compare and to_study is not None:
-        rows = ("majority", "tfidf", "static", "cls", "default", "ngrams")
-        comparison = cross_validate(
-            rows_for(fitted, to_study, text),
-            to_study[label],
-            model=_unfitted(fitted),
-            models=rows,
-            text=text,
-            groups=groups,
-        )
-    if layers is not None:
-        study = _study(layers, fitted, to_study, text, label, groups)
-    heading = title or f"{PurePath(model).name} on {PurePath(data).name if data else origin}"
-    write_page(plain_console(), scores, page, fitted, where(model), tables, heading,
-               comparison=comparison, layers=study)  # fmt: skip
+    fitted = with_cache(load_pipeline(pipeline, trusted=trusted or ()), cache)
+    tested = table.known(tested, fitted.classes_)
+    known = known and table.known(known, fitted.classes_)
+    learn = learn and table.known(learn, fitted.classes_)
+    train = None if known is None else (rows_for(fitted, known), known.labels)
+    scores = score_texts(fitted, rows_for(fitted, tested), tested.labels,
+                         by=tested.table[by] if by else None, n_mistakes=mistakes,
+                         train=train,
+                         random_state=seed)  # fmt: skip
+    origin = tested.origin() if data else ("the held-out shipped reviews", tested.table)
+    heading = title or f"{PurePath(pipeline).name} on {PurePath(data).name if data else origin[0]}"
+    write_page(
+        plain_console(),
+        in_file(scores, tested),
+        page,
+        fitted,
+        where(pipeline),
+        {"data": origin, **({} if known is None else {"training_data": known.origin()})},
+        heading,
+        comparison=_compare(fitted, learn, group_column, seed) if learn and compare else None,
+        layers=None if layers is None else _study(layers, fitted, learn, group_column, seed),
+    )
 
 
 def write_page(
@@ -127,10 +121,11 @@ def write_page(
     layers: "pd.DataFrame | None" = None,
 ) -> None:
     """Write the page and its JSON, with where the numbers come from, and say so."""
+    from pipeline.files import program
     from pipeline.report.lineage import trace_lineage
     from pipeline.report.page import write_report
 
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    command = [program(), *sys.argv[1:]]
     provenance = trace_lineage(fitted, artifact=artifact, tables=tables, command=command)
     write_report(
         scores, page, comparison=comparison, layers=layers, provenance=provenance, title=title
@@ -144,24 +139,34 @@ def _unfitted(fitted: Any) -> Any:
     from sklearn.base import clone
 
     pipeline = clone(fitted)
-    names = [name for name in pipeline.get_params() if name.endswith("__cache")]
-    return pipeline.set_params(**dict.fromkeys(names, "memory"))
+    cached = any(v for k, v in pipeline.get_params().items() if k.endswith("__cache"))
+    return pipeline if cached else with_cache(pipeline, "memory")
+
+
+def _compare(fitted: Any, learn: Labelled, group_column: str | None, seed: int) -> "pd.DataFrame":
+    """Return the comparison with the baselines."""
+    from pipeline.evaluation.compare import compare
+
+    return compare(
+        rows_for(fitted, learn),
+        learn.labels,
+        model=_unfitted(fitted),
+        models=("majority", "tfidf", "static", "cls", "default", "ngrams"),
+        text=learn.text,
+        groups=learn.table[group_column] if group_column else None,
+        random_state=seed,
+    )
 
 
 def _study(
-    layers: str,
-    fitted: Any,
-    table: "pd.DataFrame | None",
-    text: str,
-    label: str,
-    groups: "pd.Series | None",
+    layers: str, fitted: Any, learn: Labelled | None, group_column: str | None, seed: int
 ) -> "pd.DataFrame":
     """Return the layer study: run now, or read from its table."""
     from pipeline.datasets import read_table
     from pipeline.evaluation.baselines import vectorizers_of
     from pipeline.evaluation.layer_study import layer_study
 
-    if layers != "run" or table is None:
+    if layers != "run" or learn is None:
         return read_table(layers, columns=["kind", "features", "pooling"])
     found = vectorizers_of(_unfitted(fitted))
     if not found:
@@ -169,5 +174,6 @@ def _study(
         raise ValueError(
             f"--layers run: the pipeline begins with a {first}, which has no layers to study."
         )
-    return layer_study(table[text], table[label], vectorizer=found[0], groups=groups, nested=True,
-                       n_jobs=-1)  # fmt: skip
+    groups = learn.table[group_column] if group_column else None
+    return layer_study(learn.texts, learn.labels, vectorizer=found[0], groups=groups, nested=True,
+                       random_state=seed, n_jobs=-1)  # fmt: skip

@@ -1,8 +1,8 @@
 """train: a table becomes a saved pipeline, compared, scored and reported on."""
 
-import sys
+from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 import typer
@@ -10,87 +10,159 @@ from rich.console import Console
 
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
-    BertModel,
+    SHIPPED,
+    Classifier,
     ClassWeight,
-    Device,
-    Encoding,
+    Encoder,
     GroupColumn,
-    LabelColumn,
-    MaxLength,
-    Precision,
+    Labelled,
+    OwnTestData,
     Regularisation,
-    Separator,
-    TextColumn,
+    Seed,
+    Table,
+    TrainingData,
+    in_file,
+    make_classifier,
     parse_C,
     parse_layers,
-    read_labelled,
     split_names,
-    with_progress,
+    with_groups,
 )
 from pipeline.commands.predict import label_texts
 from pipeline.commands.printing import plain_console, print_comparison, print_cut, print_scores
 from pipeline.commands.report import write_page
 
-EXAMPLES = (
-    "A quiet, lovely film that stayed with me for days.",
-    "Two hours of my life I want back.",
-    "The food was cold and nobody cared.",
-)
+_LEAST = 5  # texts of a class, to train and to test
 
 
-def train(
-    data: Annotated[
-        str | None, typer.Option(help="CSV or Parquet file; the shipped reviews by default.")
-    ] = None,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    model: BertModel = None,
+@dataclass(frozen=True)
+class Vectors:
+    """What BertVectorizer makes of a text."""
+
     pooling: Annotated[
         str | None,
         typer.Option(help="cls, mean, max, pooler, or several: cls,mean; checkpoint: its own."),
-    ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Put before each text: 'query: '.")] = None,
+    ] = None
+    prompt: Annotated[str | None, typer.Option(help="Put before each text: 'query: '.")] = None
     layers: Annotated[
         str | None, typer.Option(help="A layer (-1), several (-4,-3,-2,-1) or all.")
-    ] = None,
+    ] = None
     combine: Annotated[
         str | None,
         typer.Option(help="concat, mean, sum or learned (a weighted sum) of the layers."),
-    ] = None,
-    max_length: MaxLength = None,
-    device: Device = "auto",
-    dtype: Precision = "auto",
+    ] = None
     truncation: Annotated[
         str | None, typer.Option(help="head, tail, head_tail, window or error.")
-    ] = None,
-    class_weight: ClassWeight = None,
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return parameters of BertVectorizer."""
+        parsed = {"pooling": split_names(self.pooling), "layers": parse_layers(self.layers)}
+        given = {**vars(self), **parsed}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Head:
+    """The classifier on the vectors."""
+
+    classifier: Classifier = "logistic"
+    class_weight: ClassWeight = None
+    C: Regularisation = None
     ngrams: Annotated[
         bool, typer.Option("--ngrams", help="TF-IDF of words and pairs beside BERT, stacked.")
-    ] = False,
-    C: Regularisation = "cv",
+    ] = False
+
+    def make(self, seed: int, **vectors: Any) -> Any:
+        """Return the pipeline, not fitted."""
+        from pipeline.sentiment import make_sentiment_pipeline
+
+        options = {"class_weight": self.class_weight, "ngrams": self.ngrams, **vectors}
+        if self.classifier == "logistic":
+            model = make_sentiment_pipeline(C=parse_C(self.C or "cv"), **options)
+            names = [n for n in model.get_params() if n.endswith("regression__random_state")]
+            return model.set_params(**dict.fromkeys(names, seed))
+        if self.ngrams:
+            raise ValueError("--ngrams stacks logistic regressions: leave out --classifier.")
+        C = None if self.C is None else parse_C(self.C)
+        if C == "cv":
+            raise ValueError("--C cv is for --classifier logistic; give a number.")
+        head = make_classifier(
+            self.classifier, C=C, class_weight=self.class_weight, random_state=seed
+        )
+        model = make_sentiment_pipeline(**options)
+        model.steps[-1] = (type(head).__name__.lower(), head)
+        return model
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """What is trained on and what is held out, with the class and the group of each."""
+
+    train: Labelled
+    test: Labelled
+    codes: Any
+    groups: Any
+
+
+@with_groups
+def train(
+    *,
+    data: TrainingData = None,
+    table: Table,
+    test_data: OwnTestData = None,
     group_column: GroupColumn = None,
+    encoder: Encoder,
+    vectors: Vectors,
+    head: Head,
     out: Annotated[
         str, typer.Option(help="Where the trained pipeline is written.")
     ] = DEFAULT_ARTIFACT,
     cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 leaves it out.")] = 5,
+    seed: Seed = 0,
     report: Annotated[
         bool, typer.Option(help="A page about the pipeline beside it (.html, and .json).")
     ] = True,
-    encoding: Encoding = "utf-8",
-    sep: Separator = ",",
 ) -> None:
     """Train on a table, save, compare with TF-IDF, score held-out texts, and write a report."""
     from pipeline.evaluation.compare import compare
-    from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.folds import check_classes, split_folds
-    from pipeline.files import check_writable, file_size, refuse_folder, where, with_ending
-    from pipeline.report.page import check_report_extra
-    from pipeline.saved.artifact import load_pipeline, record_scores, save_pipeline
+    from pipeline.files import file_size
+    from pipeline.saved.artifact import save_pipeline
     from pipeline.saved.manifest import vectorizers_in
-    from pipeline.sentiment import make_sentiment_pipeline
-    from pipeline.texts import class_numbers, group_numbers, text_groups
 
-    console = plain_console()
+    console, computing = plain_console(), encoder.options()
+    no_report = _check_outputs(out, report)
+    model = head.make(seed, **computing, **vectors.options())
+    sets = _read(data, test_data, table, group_column, seed, cv)
+    learn, held_out = sets.train, sets.test
+    console.print(
+        f"{len(learn.table)} texts to train on, {len(held_out.table)} held out ({learn.source}"
+        f"{f', {test_data}' if test_data else ''})."
+    )
+    model = _fit(console, model, sets, seed)
+    print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(model)))
+    columns = {"text": learn.text, "label": learn.label}
+    path = save_pipeline(model, out, columns=columns)
+    # first: whatever fails below, the model is there
+    console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
+    comparison = None
+    if cv:
+        comparison = compare(learn.texts, learn.labels, model=model, cv=cv, groups=sets.groups,
+                             random_state=seed)  # fmt: skip
+        print_comparison(console, comparison, f"{cv}-fold cross-validation on the training texts")
+    scores = _score(console, model, sets, path, report=report and not no_report)
+    if report and not no_report:
+        _write_page(console, scores, model, path, sets, comparison)
+    if no_report:
+        console.print(no_report)
+    _try(console, path, held_out, model, seed)
+
+
+def _check_outputs(out: str, report: bool) -> str | None:
+    """Refuse what cannot be written, and return why there will be no report."""
+    from pipeline.files import check_writable, refuse_folder, where
+    from pipeline.report.page import check_report_extra
+
     place = where(out)
     refuse_folder(place, "sentiment.joblib")
     if report and PurePath(place).suffix in (".html", ".json"):
@@ -99,73 +171,110 @@ def train(
             "--no-report."
         )
     check_writable(place)
-    no_report = None
     try:
         if report:
             check_report_extra()
     except ImportError as error:
-        report, no_report = False, f"No report: {error}"
-    train_set, test_set, text, label = read_labelled(
-        data, text, label, encoding, sep, group=group_column, split=True
-    )
-    training, held_out = ((table[text], table[label]) for table in (train_set, test_set))
-    values = None if group_column is None else train_set[group_column]
-    groups = text_groups(training[0], group_numbers(values, len(train_set)))
-    classes, codes = class_numbers(training[1], len(train_set), warn=False)
+        return f"No report: {error}"
+    return None
+
+
+def _read(
+    data: str | None,
+    test_data: str | None,
+    table: Table,
+    group_column: str | None,
+    seed: int,
+    cv: int,
+) -> _Sets:
+    """Read what to train on and what to hold out, and refuse what could not be compared."""
+    from pipeline.datasets import split_rows
+    from pipeline.evaluation.folds import check_classes, split_folds
+    from pipeline.texts import class_numbers, group_numbers, text_groups
+
+    rows = table.learn(data, _LEAST if test_data is None else max(2, cv), group_column)
+    if test_data is not None:
+        held_out = table.known(table.read(test_data), rows.labels.unique().tolist())
+    elif data is None:
+        held_out = table.read(None, held_out=True)
+    else:
+        training, tested = split_rows(rows.table, rows.label, text=rows.text, groups=group_column,
+                                      random_state=seed)  # fmt: skip
+        rows, held_out = rows.at(training), rows.at(tested)
+    values = None if group_column is None else rows.table[group_column]
+    groups = text_groups(rows.texts, group_numbers(values, len(rows.table)))
+    classes, codes = class_numbers(rows.labels, len(rows.table), warn=False)
     if cv:  # refuses what the comparison would refuse, before anything is trained
-        check_classes(split_folds(cv, codes, 0, groups), classes, codes)
-    options = {"model": model, "pooling": split_names(pooling), "prompt": prompt,
-               "layers": parse_layers(layers), "combine": combine,
-               "max_length": max_length, "truncation": truncation, "device": device,
-               "dtype": dtype, "class_weight": class_weight, "ngrams": ngrams,
-               "C": parse_C(C)}  # fmt: skip
-    candidate = make_sentiment_pipeline(
-        **{name: value for name, value in options.items() if value is not None},
-        progress=sys.stderr.isatty(),
-    )
-    source = data or "the shipped reviews"
-    console.print(f"{len(train_set)} texts to train on, {len(test_set)} held out ({source}).")
-    candidate = _fit(console, candidate, *training, codes, groups)
-    print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(candidate)))
-    path = save_pipeline(
-        with_progress(candidate, shown=False), out, columns={"text": text, "label": label}
-    )
-    # first: whatever fails below, the model is there
-    console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
-    comparison = None
-    if cv:
-        comparison = compare(*training, model=candidate, cv=cv, groups=groups, n_timed=0)
-        print_comparison(console, comparison, f"{cv}-fold cross-validation on the training texts")
-    with_progress(candidate)
+        check_classes(split_folds(cv, codes, seed, groups), classes, codes)
+    return _Sets(rows, held_out, codes, groups)
+
+
+def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
+    """Fit, with groups kept together in the folds that choose C, and say what came of it."""
+    from pipeline.evaluation.folds import keep_groups
+    from pipeline.progress import progress
+
+    own_folds = {name: cv for name, cv in model.get_params().items() if name.endswith("__cv")}
+    if sets.groups is not None:
+        model = keep_groups(model, sets.codes, sets.groups, seed)
+    with progress("fitting the classifier") as part:
+        part.show(0)
+        model.fit(sets.train.texts, sets.train.labels).set_params(**own_folds)
+    if hasattr(model[-1], "C_"):
+        console.print(f"C={model[-1].C_:g}, chosen by the log loss.")
+    if not hasattr(model, "predict_proba"):
+        console.print(
+            f"A {type(model[-1]).__name__} gives no probabilities: there is no log loss, no "
+            "calibration, no search for wrong labels and no predict --data, and predict prints "
+            "labels alone. --classifier logistic gives them all."
+        )
+    return model
+
+
+def _score(
+    console: Console, model: Any, sets: _Sets, path: Path | str, *, report: bool
+) -> dict[str, Any]:
+    """Score the held-out texts, print that, and put it into the manifest."""
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.saved.artifact import record_scores
+
+    test = sets.test
     details: dict[str, Any] = {"n_mistakes": 0, "n_examples": 0, "n_map": 0}
     if report:
-        details = {"train": training}
-        if data is None:
-            details["by"] = test_set[[name for name in ("domain", "trait") if name in test_set]]
-    scores = evaluate(candidate, *held_out, **details)
+        details = {"train": (sets.train.texts, sets.train.labels)}
+        if test.source == SHIPPED:
+            details["by"] = test.table[[n for n in ("domain", "trait") if n in test.table]]
+    scores: dict[str, Any] = in_file(evaluate(model, test.texts, test.labels, **details), test)
     print_scores(console, {**scores, "slices": {}, "mistakes": []}, "On the held-out texts")
     numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
     record_scores(path, {"held out": numbers})
-    if report:
-        origin = where(data) if data else source
-        tables = {"held_out_texts": (origin, test_set), "training_texts": (origin, train_set)}
-        title = f"{PurePath(path).name} on the held-out texts"
-        write_page(console, scores, with_ending(place, ".html"), candidate, path, tables, title,
-                   comparison=comparison)  # fmt: skip
-    if no_report:
-        console.print(no_report)
-    console.print(f"{path}, loaded again, says:")
-    label_texts(console, load_pipeline(path), list(EXAMPLES))
+    return scores
 
 
-def _fit(console: Console, model: Any, X: Any, y: Any, codes: Any, groups: Any) -> Any:
-    """Fit, with groups kept together in the folds that choose C, and say which was chosen."""
-    from pipeline.evaluation.folds import keep_groups
+def _write_page(
+    console: Console, scores: dict[str, Any], model: Any, path: Path | str, sets: _Sets,
+    comparison: Any,
+) -> None:  # fmt: skip
+    from pipeline.files import with_ending
 
-    own_folds = {name: cv for name, cv in model.get_params().items() if name.endswith("__cv")}
-    if groups is not None:
-        model = keep_groups(model, codes, groups, 0)
-    model.fit(X, y).set_params(**own_folds)
-    if hasattr(model[-1], "C_"):
-        console.print(f"C={model[-1].C_:g}, chosen by the log loss.")
-    return model
+    tables = {"held_out_texts": sets.test.origin(), "training_texts": sets.train.origin()}
+    title = f"{PurePath(path).name} on the held-out texts"
+    write_page(console, scores, with_ending(path, ".html"), model, path, tables, title,
+               comparison=comparison)  # fmt: skip
+
+
+def _try(console: Console, path: Path | str, held_out: Labelled, model: Any, seed: int) -> None:
+    """Let the saved file, loaded again, label three of the held-out texts."""
+    import numpy as np
+
+    from pipeline.saved.allow_list import GROUPS, name_of
+    from pipeline.saved.artifact import load_pipeline
+
+    places = np.random.default_rng(seed).permutation(len(held_out.table))[:3]
+    three = held_out.at(places)
+    kind = type(model[-1])
+    group = kind.__module__.partition(".")[0]
+    fitted = load_pipeline(path, trusted=[group if group in GROUPS else name_of(kind)])
+    console.print(f"{path}, loaded again, says of three held-out rows of {held_out.source}:")
+    label_texts(console, fitted, three.texts.tolist(), {
+        "row": three.table.index.tolist(), "label": three.labels.tolist()})  # fmt: skip

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -129,7 +131,7 @@ def choose_rows(
     if models is None and model is None:
         if find_spec("gensim") is not None:
             return dict.fromkeys(QUICK), {}
-        reason = "gensim is not installed: pip install 'bert-vectorizer[word2vec]'"
+        reason = "gensim is not installed: pip install '.[word2vec]' in a checkout, or gensim"
         quick = dict.fromkeys(name for name in QUICK if name != "word2vec")
         return quick, {ROWS["word2vec"]: reason}
     rows: dict[str, BaseEstimator | None] = {}
@@ -151,8 +153,8 @@ def choose_rows(
         import_gensim()
     if "finetuned" in rows and find_spec("accelerate") is None:
         raise ImportError(
-            "The row 'finetuned' needs accelerate: pip install 'bert-vectorizer[finetune]', or "
-            "leave it out."
+            "The row 'finetuned' needs accelerate: pip install '.[finetune]' in a checkout, or pip "
+            "install accelerate; or leave it out."
         )
     return rows if "tfidf" in rows else {"tfidf": None, **rows}, {}
 
@@ -181,13 +183,14 @@ def _named(models: Any) -> list[tuple[str, BaseEstimator | None]]:
                 raise ValueError(f"models holds {row!r}; {allowed}.")
             named.append((row, None))
         elif isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], str):
-            named.append((row[0], _checked(*row)))
+            named.append((row[0], check_classifier_to_fit(*row)))
         else:
             raise TypeError(f"models holds {row!r:.100}; {allowed}.")
     return named
 
 
-def _checked(name: str, estimator: Any) -> BaseEstimator:
+def check_classifier_to_fit(name: str, estimator: Any) -> BaseEstimator:
+    """Refuse what is no unfitted classifier."""
     if (
         isinstance(estimator, type)
         or not hasattr(estimator, "fit")
@@ -200,7 +203,7 @@ def _checked(name: str, estimator: Any) -> BaseEstimator:
     if is_regressor(estimator) or not (is_classifier(estimator) or hasattr(estimator, "predict")):
         raise TypeError(
             f"{name!r} is a {type(estimator).__name__}, which predicts no classes; a scikit-learn "
-            "classifier is expected."
+            "classifier is expected. Regression is scored by cross_val_score."
         )
     return estimator
 
@@ -212,8 +215,15 @@ def make_candidates(
     word_vectors: Any,
     random_state: int,
     n_folds: int,
+    *,
+    label_sets: bool = False,
 ) -> dict[str, Candidate]:
-    """Return the candidates of all rows but "layers"."""
+    """Return the candidates of all rows but "layers"; of label sets a classifier per label."""
+    if label_sets and (alone := {"layers", "finetuned"} & set(rows)):
+        raise ValueError(
+            f"models holds {', '.join(map(repr, sorted(alone)))}, which take one label per text, "
+            "and y holds several. Leave them out."
+        )
     if word_vectors is not None and "word2vec" not in rows:
         raise ValueError(
             "word_vectors are given, and the row 'word2vec' is not among models. Name it there, or "
@@ -234,13 +244,26 @@ def make_candidates(
         "ngrams": lambda: _default(vectorizer, ngrams=True),
         "finetuned": lambda: make_fine_tuned(vectorizer, random_state=random_state),
     }
+    if label_sets:
+        standard = {name: partial(_for_label_sets, make) for name, make in standard.items()}
     if model is not None:
-        standard[row_of(model)] = lambda: _checked("model", model)
+        standard[row_of(model)] = lambda: check_classifier_to_fit("model", model)
     return {
         name: Candidate(ROWS.get(name, name), [standard[name]() if own is None else own] * n_folds)
         for name, own in rows.items()
         if name != "layers"
     }
+
+
+def _for_label_sets(make: Callable[[], Any]) -> BaseEstimator:
+    """Return an estimator that fits a classifier to each of several labels."""
+    estimator = make()
+    if isinstance(estimator, DummyClassifier):
+        return estimator
+    if not isinstance(estimator, Pipeline) or len(estimator.steps) == 1:
+        return OneVsRestClassifier(estimator)
+    *steps, (name, last) = estimator.steps
+    return Pipeline([*steps, (name, OneVsRestClassifier(last))])
 
 
 def _default(vectorizer: BertVectorizer, *, ngrams: bool = False) -> BaseEstimator:

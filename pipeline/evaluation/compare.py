@@ -31,7 +31,7 @@ from pipeline.evaluation.baselines import (
     encode_all,
     make_candidates,
 )
-from pipeline.evaluation.evaluate import class_positions
+from pipeline.evaluation.evaluate import ask_label_sets, class_positions
 from pipeline.evaluation.folds import (
     Fold,
     check_classes,
@@ -44,13 +44,23 @@ from pipeline.evaluation.metrics import (
     GivenAnswers,
     PairedDifference,
     classification_scores,
+    label_set_scores,
     paired_difference,
     resample,
     score_rows,
 )
 from pipeline.evaluation.shown import AttributedFrame
 from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
-from pipeline.texts import check_texts, class_numbers, group_numbers, label_cells, labels_of_texts
+from pipeline.progress import Part, progress
+from pipeline.texts import (
+    check_texts,
+    class_numbers,
+    group_numbers,
+    has_label_sets,
+    label_cells,
+    label_sets,
+    labels_of_texts,
+)
 from pipeline.vectorizer import BertVectorizer
 
 _LONG_ENOUGH = 0.5  # seconds: shorter predictions are timed three times
@@ -100,15 +110,25 @@ METRICS = (
     "log_loss",
     "calibration_error",
 )
+# of several labels per text
+LABEL_SET_METRICS = (
+    *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
+    *("log_loss", "calibration_error"),
+)
 # scorers that are columns
-_COLUMNS = {"f1_macro": "macro_f1", "roc_auc_ovr": "roc_auc", "neg_log_loss": "log_loss"}
+_COLUMNS = {
+    "f1_macro": "macro_f1",
+    "f1_micro": "micro_f1",
+    "roc_auc_ovr": "roc_auc",
+    "neg_log_loss": "log_loss",
+}
 BASELINE = ROWS["tfidf"]
 
 
 class RowResult(NamedTuple):
     """The result of one row."""
 
-    scores: list[list[float]]  # (n_folds, n_metrics)
+    scores: list[dict[str, float]]  # of each fold; NaN for None
     right: np.ndarray  # (n_tested,), bool
     answers: list[GivenAnswers]  # of each fold
     fit_seconds: float
@@ -142,8 +162,10 @@ def compare(
     X : iterable of str, length n_texts, or DataFrame
         Texts. Of several columns your own estimators get all, unless they begin with a vectorizer
         of texts; the standard rows get the column ``text``.
-    y : array-like of shape (n_texts,)
-        Labels.
+    y : array-like of shape (n_texts,) or (n_texts, n_labels)
+        Labels. Of several labels per text, 1 or 0 for each: ``accuracy`` is then the share of texts
+        with all of them right, ``micro_f1`` takes the place of ``balanced_accuracy``, and the
+        standard rows fit a classifier to each label (`OneVsRestClassifier`).
     model : estimator, optional
         The row ``default``, or ``ngrams`` if it is a stack; `make_sentiment_pipeline()` by
         default. Without ``models`` it is compared with the majority class and TF-IDF only.
@@ -267,8 +289,7 @@ def compare(
     """
     X, test, frame = _take_columns(X, test, text)
     data = _check_data(X, y, test, cv, groups, random_state)
-    texts, labels, classes, numbers, folds, together = data
-    score = _check_scoring(scoring, numbers)
+    score = _check_scoring(scoring, data)
     bert = bert_in(model) if vectorizer is None else vectorizer
     if not isinstance(bert, BertVectorizer):
         raise TypeError(
@@ -280,54 +301,88 @@ def compare(
             f"n_timed={n_timed!r}; allowed is a number of texts, or 0 to measure no times."
         )
     rows, left_out = choose_rows(models, model)
-    candidates = make_candidates(rows, bert, model, word_vectors, random_state, len(folds))
+    folds = data.folds
+    by_name = make_candidates(
+        rows, bert, model, word_vectors, random_state, len(folds), label_sets=data.has_sets
+    )
+    tested = np.random.default_rng(random_state).permutation(folds[0][1].size)
+    timed = folds[0][1][np.sort(tested[: int(n_timed)])]
+    with progress(unit="fit", shown=bert.progress) as part:
+        candidates, chosen = _with_folds(by_name, rows, bert, data, random_state, n_jobs)
+        results = _results(candidates, list(rows), data, timed, frame, part)
+    name = score if isinstance(score, str) else scoring if isinstance(scoring, str) else "score"
+    table = _table(results, name, score, random_state, with_spread=len(folds) > 1)
+    table.attrs = {
+        "model": str(bert.model),
+        "baseline": BASELINE,
+        "classes": data.classes.tolist(),
+        "n_texts": len(folds[0][0]) if test is not None else len(data.texts),
+        "n_tested": sum(len(tested) for _, tested in folds),
+        "n_folds": len(folds) if test is None else "split",
+        "n_timed": len(timed),
+        "random_state": random_state,
+        "scoring": name,
+        "never_predicted": _never_predicted(results, data),
+        "left_out": left_out,
+        "chosen": chosen,
+    }
+    return table
+
+
+def _with_folds(
+    candidates: dict[str, Candidate],
+    rows: Iterable[str],
+    bert: BertVectorizer,
+    data: "Data",
+    random_state: int,
+    n_jobs: int | None,
+) -> tuple[list[Candidate], list[dict[str, Any]] | None]:
+    """Return the rows in order, with groups kept in folds of their own, and layers chosen."""
+    folds, together, chosen = data.folds, data.groups, None
     if together is not None:
-        parts = [(numbers[train], together[train], random_state) for train, _ in folds]
+        parts = [(data.numbers[train], together[train], random_state) for train, _ in folds]
         candidates = {
             name: row._replace(
                 by_fold=list(map(keep_groups, row.by_fold, *zip(*parts, strict=True)))
             )
             for name, row in candidates.items()
         }
-    warn_of_leaking_folds(texts, folds)
-
-    chosen = None
+    warn_of_leaking_folds(data.texts, folds, stacklevel=5)
     if "layers" in rows:
         candidates["layers"], chosen = best_layers(
-            bert, texts, labels, folds, groups=together, random_state=random_state, n_jobs=n_jobs
+            bert,
+            data.texts,
+            data.labels,
+            folds,
+            groups=together,
+            random_state=random_state,
+            n_jobs=n_jobs,
         )
-    in_order = [candidates[name] for name in rows]
-    encode_all([candidate.by_fold[0] for candidate in in_order], texts, labels)
-    tested = np.random.default_rng(random_state).permutation(folds[0][1].size)
-    timed = folds[0][1][np.sort(tested[: int(n_timed)])]
+    return [candidates[name] for name in rows], chosen
+
+
+def _results(
+    candidates: Sequence[Candidate],
+    names: Sequence[str],
+    data: "Data",
+    timed: np.ndarray,
+    frame: pd.DataFrame | None,
+    part: Part,
+) -> dict[str, "RowResult"]:
+    """Encode every text once, then score the rows."""
+    encode_all([candidate.by_fold[0] for candidate in candidates], data.texts, data.labels)
     # threads of BLAS cost such fits more than they give; torch keeps its own
     with threadpool_limits(limits=1, user_api="blas"):
-        results = {
+        return {
             candidate.name: _score_row(
                 candidate,
                 data,
+                part.folds(data.folds, name, len(names)),
                 timed,
-                texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame,
+                data.texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame,
             )
-            for candidate in in_order
+            for name, candidate in zip(names, candidates, strict=True)
         }
-    name = score if isinstance(score, str) else scoring if isinstance(scoring, str) else "score"
-    table = _table(results, name, score, random_state, with_spread=len(folds) > 1)
-    table.attrs = {
-        "model": str(bert.model),
-        "baseline": BASELINE,
-        "classes": classes.tolist(),
-        "n_texts": len(folds[0][0]) if test is not None else len(texts),
-        "n_tested": sum(len(tested) for _, tested in folds),
-        "n_folds": len(folds) if test is None else "split",
-        "n_timed": len(timed),
-        "random_state": random_state,
-        "scoring": name,
-        "never_predicted": _never_predicted(results, classes),
-        "left_out": left_out,
-        "chosen": chosen,
-    }
-    return table
 
 
 # ---- the texts
@@ -350,9 +405,14 @@ class Data(NamedTuple):
     texts: np.ndarray
     labels: np.ndarray
     classes: np.ndarray
-    numbers: np.ndarray  # of the classes
+    numbers: np.ndarray  # of the classes; of several labels per text 0 or 1, (n_texts, n_labels)
     folds: list[Fold]
     groups: np.ndarray | None
+
+    @property
+    def has_sets(self) -> bool:
+        """Whether a text has several labels."""
+        return self.numbers.ndim == 2
 
 
 def _check_data(
@@ -360,13 +420,19 @@ def _check_data(
 ) -> Data:
     """Check texts, labels and folds; test texts follow the training texts."""
     texts = check_texts(X)
-    classes, numbers = class_numbers(labels_of_texts(y, len(texts)), len(texts))
+    if sets := has_label_sets(y):
+        numbers, names = label_sets(y, len(texts))
+        classes = np.array(names or [str(i) for i in range(numbers.shape[1])], dtype=object)
+    else:
+        classes, numbers = class_numbers(labels_of_texts(y, len(texts)), len(texts))
     together = group_numbers(groups, len(texts))
     if test is None:
         folds = split_folds(cv, numbers, random_state, together)
         _check_folds(folds)
-        check_classes(folds, classes, numbers)
         every = np.array(texts, dtype=object)
+        if sets:
+            return Data(every, numbers, classes, numbers, folds, together)
+        check_classes(folds, classes, numbers)
         return Data(every, classes[numbers], classes, numbers, folds, together)
     if not isinstance(test, tuple | list) or len(test) != 2:
         raise TypeError(f"test is a {type(test).__name__}; allowed is a pair, (X_test, y_test).")
@@ -376,7 +442,15 @@ def _check_data(
             f"test holds {len(tested)} texts and {len(expected)} labels; it needs one label per "
             "text, and some texts."
         )
-    places, unknown = positions(labels_of_texts(expected, len(tested)), classes.tolist())
+    if sets:
+        places, unknown = label_sets(test[1], len(tested))[0], list[Any]()
+        if places.shape[1] != len(classes):
+            raise ValueError(
+                f"y holds {len(classes)} labels per text, and test {places.shape[1]}; the same are "
+                "needed, in one order."
+            )
+    else:
+        places, unknown = positions(labels_of_texts(expected, len(tested)), classes.tolist())
     if unknown:
         raise ValueError(
             "test holds labels that are not in y: "
@@ -389,15 +463,17 @@ def _check_data(
     if together is not None:  # a test text is a group of its own
         together = np.concatenate([together, rows[len(texts) :] + together.max() + 1])
     every = np.array(texts + tested, dtype=object)
-    return Data(every, classes[numbers], classes, numbers, folds, together)
+    return Data(every, numbers if sets else classes[numbers], classes, numbers, folds, together)
 
 
-def _check_scoring(scoring: Any, numbers: np.ndarray) -> Any:
+def _check_scoring(scoring: Any, data: Data) -> Any:
     """Return a column's name or a scorer; one that cannot score these classes is refused."""
-    if isinstance(scoring, str) and (column := _COLUMNS.get(scoring, scoring)) in METRICS:
+    metrics = LABEL_SET_METRICS if data.has_sets else METRICS
+    if isinstance(scoring, str) and (column := _COLUMNS.get(scoring, scoring)) in metrics:
         return column
     scorer: Any = get_scorer(scoring)
-    n_classes, rows = int(numbers.max()) + 1, np.arange(len(numbers))
+    numbers = data.numbers
+    n_classes, rows = len(data.classes), np.arange(len(numbers))
     equal = Answers(numbers, np.full((len(numbers), n_classes), 1 / n_classes))
     scorer(GivenAnswers(range(n_classes), numbers, numbers, equal), rows, numbers)
     return scorer
@@ -417,40 +493,81 @@ def _check_folds(folds: Sequence[Fold]) -> None:
 # ---- one row
 
 
-def _score_row(candidate: Candidate, data: Data, timed: np.ndarray, X: Any) -> RowResult:
+def _score_row(
+    candidate: Candidate, data: Data, folds: Iterable[Fold], timed: np.ndarray, X: Any
+) -> RowResult:
     """Fit and score a candidate on every fold of X, texts or columns, and time the first."""
-    texts, labels, classes = data.texts, data.labels, data.classes.tolist()
+    texts, labels = data.texts, data.labels
     scores, right, most_probable, seconds, from_cache = [], [], [], [], []
     given = []
     cost = UNKNOWN
-    for fold, (train, tested) in enumerate(data.folds):
+    for fold, (train, tested) in enumerate(folds):
         estimator = clone(candidate.by_fold[fold])
         before, start = cache_info(), time.perf_counter()
         # truncation was reported when the caches were filled, or is in the first fold
         with silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
-            estimator.fit(rows_of(X, train), labels[train])
+            _fit(estimator, rows_of(X, train), labels[train], candidate.name)
         seconds.append(time.perf_counter() - start)
         after = cache_info()
         n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
         from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
         with silent_truncation():
-            answers = ask(estimator, rows_of(X, tested), need_probability=False)
+            rows = rows_of(X, tested)
+            if data.has_sets:
+                answers = ask_label_sets(estimator, rows, len(data.classes))
+            else:
+                answers = ask(estimator, rows, need_probability=False)
             if fold == 0 and len(timed):
                 cost = cold_cost(estimator, rows_of(X, timed))
-        known = np.asarray(estimator.classes_).tolist()
-        true = class_positions(len(tested), labels[tested], known)
-        predicted, _ = positions(answers.labels, known)
-        values = classification_scores(true, predicted, answers.probability, answers.ranking)
-        scores.append([np.nan if (value := values[m]) is None else value for m in METRICS])
-        right.append(predicted == true)
-        most_probable.append(is_most_probable(predicted, answers.probability))
-        known_numbers, guessed = (positions(own, classes)[0] for own in (known, answers.labels))
-        given.append(GivenAnswers(known_numbers.tolist(), data.numbers[tested], guessed, answers))
+        judged = (_judge_sets if data.has_sets else _judge)(estimator, data, tested, answers)
+        scores.append(judged[0])
+        right.append(judged[1])
+        most_probable.append(judged[2])
+        given.append(judged[3])
     # a first fit would have encoded the texts that came from the cache
     encoding = [n * cost.encode_seconds if n else 0.0 for n in from_cache]
     fit_seconds = float(np.mean(np.add(seconds, encoding))) + candidate.choice_seconds
     warn_of_other_labels(np.concatenate(most_probable), repr(candidate.name), stacklevel=5)
     return RowResult(scores, np.concatenate(right), given, fit_seconds, cost)
+
+
+def _fit(estimator: Any, X: Any, y: np.ndarray, name: str) -> None:
+    try:
+        estimator.fit(X, y)
+    except ValueError as error:
+        if y.ndim == 2 and "1d array" in str(error):
+            raise ValueError(
+                f"{name!r} takes one label per text, and y holds {y.shape[1]}; wrap its classifier "
+                "in OneVsRestClassifier or MultiOutputClassifier."
+            ) from error
+        raise
+
+
+Judgement = tuple[dict[str, float], np.ndarray, np.ndarray, GivenAnswers]
+
+
+def _judge(estimator: Any, data: Data, tested: np.ndarray, answers: Answers) -> Judgement:
+    """Return scores, whether each text is right, whether by the most probable class; answers."""
+    known = np.asarray(estimator.classes_).tolist()
+    true = class_positions(len(tested), data.labels[tested], known)
+    predicted, _ = positions(answers.labels, known)
+    values = classification_scores(true, predicted, answers.probability, answers.ranking)
+    scores = {name: np.nan if (value := values[name]) is None else value for name in METRICS}
+    classes = data.classes.tolist()
+    known_numbers, guessed = (positions(own, classes)[0] for own in (known, answers.labels))
+    given = GivenAnswers(known_numbers.tolist(), data.numbers[tested], guessed, answers)
+    probable = is_most_probable(predicted, answers.probability)
+    return scores, predicted == true, probable, given
+
+
+def _judge_sets(estimator: Any, data: Data, tested: np.ndarray, answers: Answers) -> Judgement:
+    """Return the same of several labels per text."""
+    true = data.numbers[tested]
+    values, _ = label_set_scores(true, answers)
+    scores = {n: np.nan if (value := values[n]) is None else value for n in LABEL_SET_METRICS}
+    given = GivenAnswers(range(len(data.classes)), true, answers.labels, answers)
+    right = (true == answers.labels).all(axis=1)
+    return scores, right, np.ones(len(tested), dtype=bool), given
 
 
 @contextmanager
@@ -475,11 +592,11 @@ def _table(
     with_spread: bool,
 ) -> AttributedFrame:
     rows = {}
-    metrics = [*METRICS] if scoring in METRICS else [*METRICS, scoring]
-    if scoring not in METRICS:
-        for result in results.values():
-            for values, given in zip(result.scores, result.answers, strict=True):
-                values.append(score_rows(score, given, np.arange(len(given.true))))
+    for result in results.values():
+        for values, given in zip(result.scores, result.answers, strict=True):
+            if scoring not in values:
+                values[scoring] = score_rows(score, given, np.arange(len(given.true)))
+    metrics = list(results[BASELINE].scores[0])
     baseline, drawn = results[BASELINE], {}
     if scoring != "accuracy":
         drawn = {
@@ -489,7 +606,7 @@ def _table(
             for name, result in results.items()
         }
     for name, result in results.items():
-        scores = np.array(result.scores)  # (n_folds, n_metrics)
+        scores = np.array([list(of_fold.values()) for of_fold in result.scores])
         means = scores.mean(axis=0)  # NaN where a fold has none
         spreads = scores.std(axis=0, ddof=1) if with_spread else np.full(len(metrics), np.nan)
         difference = PairedDifference(0.0, 0.0, 0.0)
@@ -498,7 +615,7 @@ def _table(
         elif name != BASELINE:
             sign = -1 if scoring in LOWER_IS_BETTER else 1
             place = metrics.index(scoring)
-            found = sign * (means[place] - np.mean([row[place] for row in baseline.scores]))
+            found = sign * (means[place] - np.mean([row[scoring] for row in baseline.scores]))
             sampled = drawn[name] - drawn[BASELINE]
             sampled = sampled[np.isfinite(sampled)]
             low, high = np.percentile(sampled, [2.5, 97.5]) if len(sampled) else (np.nan,) * 2
@@ -525,12 +642,14 @@ def _verdict(difference: PairedDifference) -> str:
     return "worse than TF-IDF" if difference.high < 0 else "no clear difference"
 
 
-def _never_predicted(results: Mapping[str, RowResult], classes: np.ndarray) -> dict[str, list[Any]]:
+def _never_predicted(results: Mapping[str, RowResult], data: Data) -> dict[str, list[Any]]:
     """Return the tested classes that a row never predicts; the majority class is meant to."""
     found = {}
     for name, result in results.items():
         tested = np.concatenate([given.true for given in result.answers])
         predicted = np.concatenate([given.labels for given in result.answers])
+        if data.has_sets:  # columns with a 1
+            tested, predicted = (np.nonzero(table)[1] for table in (tested, predicted))
         if name != ROWS["majority"] and (missing := np.setdiff1d(tested, predicted)).size:
-            found[name] = classes[missing].tolist()
+            found[name] = data.classes[missing].tolist()
     return found

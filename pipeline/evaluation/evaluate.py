@@ -1,24 +1,30 @@
 """Evaluate a fitted classifier on held-out texts."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 from sklearn.pipeline import Pipeline
 
 from pipeline._compat import rows_of
 from pipeline.answers import (
+    Answers,
     Judged,
     answer_features,
+    ask_each,
     check_classifier,
     features_before_last_step,
+    gives_several,
     is_most_probable,
+    is_yes_or_no,
     label_probability,
     most_confused,
+    outputs_of,
     positions,
     warn_of_other_labels,
 )
@@ -28,6 +34,7 @@ from pipeline.evaluation.failures import (
     features_of,
     find_duplicates,
     find_examples,
+    find_in_label_sets,
     find_mistakes,
     slice_by,
     slices_by_length,
@@ -39,10 +46,13 @@ from pipeline.evaluation.metrics import (
     calibration_table,
     class_table,
     classification_scores,
+    intervals_of,
+    label_set_scores,
     score_curves,
+    two_columns,
 )
 from pipeline.evaluation.shown import Scores
-from pipeline.texts import labels_of_texts
+from pipeline.texts import has_label_sets, label_sets, labels_of_texts, of_regression
 
 _MOST_ON_MAP = 6  # classes
 MOST_CHARACTERS = 200  # of a point's text, so that a map does not copy long texts
@@ -206,56 +216,198 @@ def evaluate(
     """
     X = X if hasattr(X, "__len__") else list(X)
     texts = texts_of(X)
-    check_classifier(model, need_probability=False)
-    classes = np.asarray(model.classes_).tolist()
-    true = class_positions(len(texts), y, classes)
     columns = {} if by is None else {str(name): list(values) for name, values in by.items()}
     for name, values in columns.items():
         if len(values) != len(texts):
             raise ValueError(
                 f"by[{name!r}] has {len(values)} values for {len(texts)} texts; give one for each."
             )
+    options: dict[str, Any] = {
+        "train": train,
+        "n_mistakes": n_mistakes,
+        "n_examples": n_examples,
+        "n_bootstrap": n_bootstrap,
+        "random_state": random_state,
+    }
+    if has_label_sets(y) or isinstance(getattr(model, "classes_", None), list):
+        return Scores(_evaluate_label_sets(model, X, texts, y, columns, **options))
+    return Scores(_evaluate_classes(model, X, texts, y, columns, n_map=n_map, **options))
+
+
+def _evaluate_classes(
+    model: Any,
+    X: Any,
+    texts: list[str],
+    y: Any,
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    train: tuple[Any, Any] | None,
+    n_mistakes: int,
+    n_examples: int,
+    n_map: int,
+    n_bootstrap: int,
+    random_state: int,
+) -> dict[str, Any]:
+    check_classifier(model, need_probability=False)
+    classes = np.asarray(model.classes_).tolist()
+    true = class_positions(len(texts), y, classes)
     features = features_before_last_step(model, X)
     answers = answer_features(model, features, need_probability=False)
     predicted, others = positions(answers.labels, classes)
     probability, ranking, labels = answers.probability, answers.ranking, classes + others
     most_probable = is_most_probable(predicted, probability)
-    warn_of_other_labels(most_probable, f"the {type(model).__name__}")
+    warn_of_other_labels(most_probable, f"the {type(model).__name__}", stacklevel=4)
     if n_map and (type(model) is not Pipeline or len(model.steps) < 2):
         features = features_of(model, X)
         if features is None:
             features = f"a {type(model).__name__} shows no features before its last step."
-    right = predicted == true
     scored = true, predicted, probability, ranking
     sure = label_probability(predicted, ranking)
     judged = Judged(true, predicted, sure, labels, answers.decision is None)
-    duplicates = (
-        None if train is None else find_duplicates(texts, labels_of_texts(y, len(texts)), *train)
-    )
-    if duplicates is not None:
-        warn_of_leaks(duplicates["n_texts"], len(texts))
-    scores = {
+    scores = classification_scores(*scored)
+    absent = [classes[i] for i in np.setdiff1d(np.arange(len(classes)), true).tolist()]
+    return {
         "n_texts": len(texts),
         "classes": labels,
         "n_not_most_probable": int((~most_probable).sum()),
         "never_predicted": [labels[i] for i in np.setdiff1d(true, predicted).tolist()],
-        **classification_scores(*scored),
+        **scores,
+        "not_scored": _not_scored(model, scores, ranking, absent),
         "intervals": bootstrap_intervals(*scored, n_samples=n_bootstrap, random_state=random_state),
         "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(labels))).tolist(),
         "by_class": class_table(true, predicted, labels),
         "curves": score_curves(true, ranking, classes),
         "calibration": calibration_table(true, probability),
-        "slices": {
-            **slices_by_length(model, X, right),
-            **{f"by {n}": slice_by(v, right) for n, v in columns.items()},
-        },
+        "slices": _slices(model, X, predicted == true, columns),
         "mistakes": find_mistakes(model, X, judged, n=n_mistakes, train=train),
         "examples": find_examples(model, X, judged, n=n_examples),
         "label_issues": _label_issues(texts, true, classes, probability, n_mistakes),
         "map": map_embeddings(features, texts, judged, n_points=n_map, random_state=random_state),
-        "duplicates": duplicates,
+        "duplicates": _duplicates(texts, labels_of_texts(y, len(texts)), train),
     }
-    return Scores(scores)
+
+
+def _evaluate_label_sets(
+    model: Any,
+    X: Any,
+    texts: list[str],
+    y: Any,
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    train: tuple[Any, Any] | None,
+    n_mistakes: int,
+    n_examples: int,
+    n_bootstrap: int,
+    random_state: int,
+) -> dict[str, Any]:
+    """Score a model that says of each of several labels whether a text has it."""
+    true, names = label_sets(y, len(texts))
+    answers = ask_label_sets(model, X, true.shape[1])
+    names = names or [name for name, _ in outputs_of(model)]
+    predicted, ranking = answers.labels, answers.ranking
+    seed: dict[str, Any] = {"random_state": random_state}
+    scores, drawn = label_set_scores(true, answers, n_samples=n_bootstrap, **seed)
+    each = list(zip(names, true.T, predicted.T, two_columns(ranking), strict=True))
+    sets = [_joined(row, names) for row in true]
+    if train is not None:
+        known, _ = label_sets(train[1], len(texts_of(train[0])))
+        train = train[0], [_joined(row, names) for row in known]
+    found = partial(find_in_label_sets, model, X, true, answers, names)
+    return {
+        "n_texts": len(texts),
+        "multilabel": True,
+        "classes": names,
+        "never_predicted": [name for name, own, given, _ in each if own.any() > given.any()],
+        **scores,
+        "not_scored": _not_scored(model, scores, ranking, []),
+        "intervals": intervals_of(drawn),
+        "confusion_matrix": multilabel_confusion_matrix(true, predicted).tolist(),
+        "by_class": [class_table(own, given, [0, name])[1] for name, own, given, _ in each],
+        "curves": [
+            curve for name, own, _, ranks in each for curve in score_curves(own, ranks, [0, name])
+        ],
+        "calibration": calibration_table(
+            true.T.ravel(), two_columns(answers.probability).reshape(-1, 2)
+        ),
+        "slices": _slices(model, X, (predicted == true).all(axis=1), columns),
+        "mistakes": found(n=n_mistakes, wrong=True, train=train),
+        "examples": found(n=n_examples, wrong=False),
+        "label_issues": None,
+        "map": None,
+        "duplicates": _duplicates(texts, sets, train),
+    }
+
+
+def ask_label_sets(model: Any, X: Any, n_labels: int) -> Answers:
+    """Return 0 or 1 of each text and label, (n_texts, n_labels), and what ranks the texts."""
+    if not hasattr(model, "classes_"):
+        check_classifier(model, need_probability=False)
+    outputs = outputs_of(model)
+    for name, classes in outputs:
+        if not is_yes_or_no(classes):
+            raise ValueError(
+                f"Output {name!r} of the model has the classes {', '.join(map(repr, classes))}; "
+                "of several labels per text, those that a text has or has not (1 or 0) can be "
+                "scored. Fit a model to each column, and score it with that column of y."
+            )
+    several = isinstance(model.classes_, list) or gives_several(model, rows_of(X, np.arange(1)))
+    if not several or len(outputs) != n_labels:
+        raise ValueError(
+            f"y holds {n_labels} label{'s' * (n_labels > 1)} per text, and the model gives "
+            f"{len(outputs) if several else 'one'}."
+        )
+    answers = ask_each(model, X, need_probability=False)
+    decision = answers.decision
+    if decision is not None and decision.shape != answers.labels.shape:
+        decision = None
+    return answers._replace(labels=answers.labels.astype(np.int64), decision=decision)
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _joined(row: np.ndarray, names: Sequence[str]) -> str:
+    return ", ".join(names[i] for i in np.flatnonzero(row).tolist()) or "no label"
+
+
+def _not_scored(
+    model: Any, scores: Mapping[str, float | None], ranking: np.ndarray, absent: Sequence[Any]
+) -> dict[str, str]:
+    """Return why scores are absent, by name."""
+    while isinstance(model, Pipeline) or hasattr(model, "best_estimator_"):
+        model = model[-1] if isinstance(model, Pipeline) else model.best_estimator_
+    name = type(model).__name__
+    reasons = {}
+    for score, value in scores.items():
+        if value is None and score in ("log_loss", "brier", "calibration_error"):
+            reasons[score] = f"{name} has no predict_proba; CalibratedClassifierCV gives it one"
+        elif value is None and np.isnan(ranking).all():
+            reasons[score] = f"{name} has neither predict_proba nor a decision for each class"
+        elif value is None:
+            which = (
+                f"text of {', '.join(map(repr, absent[:3]))}" if absent else "label of both kinds"
+            )
+            reasons[score] = f"no {which} among the scored texts"
+    return reasons
+
+
+def _slices(
+    model: Any, X: Any, right: np.ndarray, columns: Mapping[str, Sequence[Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    by_column = {f"by {name}": slice_by(values, right) for name, values in columns.items()}
+    return {**slices_by_length(model, X, right), **by_column}
+
+
+def _duplicates(
+    texts: list[str], labels: Sequence[Any], train: tuple[Any, Any] | None
+) -> dict[str, Any] | None:
+    if train is None:
+        return None
+    duplicates = find_duplicates(texts, labels, *train)
+    warn_of_leaks(duplicates["n_texts"], len(texts), stacklevel=5)
+    return duplicates
 
 
 def _label_issues(
@@ -272,10 +424,13 @@ def _label_issues(
 def class_positions(n_texts: int, y: Any, classes: list[Any]) -> np.ndarray:
     """Return the position of each true class, (n_texts,)."""
     true, unknown = positions(labels_of_texts(y, n_texts), classes)
+    odd = [label for label in unknown if isinstance(label, float) and label % 1 > 0]
+    if odd and len(unknown) > len(classes):
+        raise ValueError(of_regression(odd[0]))
     if unknown:
         raise ValueError(
             "y holds labels the model does not know: "
-            f"{', '.join(sorted(repr(str(label)) for label in unknown))}; it knows "
+            f"{_listed(sorted(repr(str(label)) for label in unknown))}; it knows "
             f"{', '.join(map(repr, classes))}."
         )
     if not n_texts:

@@ -9,8 +9,8 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from pipeline._compat import rows_of
-from pipeline.answers import Judged, positions
-from pipeline.columns import first_step
+from pipeline.answers import Answers, Judged, positions
+from pipeline.columns import first_step, model_inside
 from pipeline.evaluation.metrics import wilson_interval
 from pipeline.exceptions import ExplanationError, TruncationWarning, UnknownTokensWarning
 from pipeline.explanation import explain
@@ -126,13 +126,9 @@ def _explanations(
     model: Any, X: Any, predicted: np.ndarray, true: np.ndarray
 ) -> list[dict[str, Any]]:
     """Say why each text got its label; of many classes, why not the true or the next one."""
-    try:
-        with warnings.catch_warnings():
-            for given in (TruncationWarning, UnknownTokensWarning):  # when they were scored
-                warnings.simplefilter("ignore", given)
-            frames = explain(model, X)
-    except ExplanationError as error:
-        return [{"refused": str(error)}] * len(predicted)
+    frames = _frames(model, X)
+    if isinstance(frames, str):
+        return [{"refused": frames}] * len(predicted)
     explanations: list[dict[str, Any]] = []
     for frame, label, right in zip(frames, predicted, true, strict=True):
         classes = frame.attrs["classes"]
@@ -149,10 +145,79 @@ def _explanations(
             other = classes[next(place for place in others if place != label)]
             values = frame[f"contribution_{classes[label]}"] - frame[f"contribution_{other}"]
             against = {"against": other}
-        words = frame.assign(contribution=values)[["word", "start", "end", "contribution"]]
-        told = {"method": frame.attrs["method"], "words": words.to_dict(orient="records")}
-        explanations.append(told | against)
+        explanations.append(_told(frame, values) | against)
     return explanations
+
+
+def _frames(model: Any, X: Any) -> Sequence[pd.DataFrame] | str:
+    """Return the explanations of texts, or why there are none."""
+    try:
+        with warnings.catch_warnings():
+            for given in (TruncationWarning, UnknownTokensWarning):  # when they were scored
+                warnings.simplefilter("ignore", given)
+            return explain(model, X)
+    except ExplanationError as error:
+        return str(error)
+
+
+def _told(frame: pd.DataFrame, contributions: pd.Series) -> dict[str, Any]:
+    words = frame.assign(contribution=contributions)[["word", "start", "end", "contribution"]]
+    return {"method": frame.attrs["method"], "words": words.to_dict(orient="records")}
+
+
+def find_in_label_sets(
+    model: Any,
+    X: Any,
+    true: np.ndarray,
+    answers: Answers,
+    names: Sequence[str],
+    *,
+    n: int,
+    wrong: bool,
+    train: tuple[Any, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """List texts with a wrong label, or with right ones, by the label that is surest of these."""
+    given, said = answers.labels, answers.probability
+    is_right = given == true
+    if wrong:
+        which = ~is_right
+    else:  # a label that the text has says more than one that it has not
+        which = is_right & (given == 1) & is_right.all(axis=1, keepdims=True)
+    sure = np.where(given == 1, said, 1 - said)  # (n_texts, n_labels)
+    if np.isnan(said).all():
+        ranking = answers.ranking
+        sure = np.abs(ranking) if ranking.shape == given.shape else sure
+    sure = np.where(which, np.nan_to_num(sure), -np.inf)
+    rows = np.flatnonzero(which.any(axis=1))
+    rows = rows[np.argsort(-sure[rows].max(axis=1), kind="stable")][: max(n, 0)]
+    if not len(rows):
+        return []
+    chosen, label = rows_of(X, rows), sure[rows].argmax(axis=1)
+    frames = _frames(model, chosen)
+    nearest = [None] * len(rows) if train is None else _nearest(model, chosen, *train)
+    found = []
+    for i, (row, k, text, near) in enumerate(
+        zip(rows.tolist(), label.tolist(), texts_of(chosen), nearest, strict=True)
+    ):
+        explanation = {"refused": frames}
+        if not isinstance(frames, str):
+            sign = 1 if given[row, k] else -1
+            own = [name for name in frames[i] if str(name).startswith("contribution")][k]
+            explanation = _told(frames[i], sign * frames[i][own])
+        probability = None if np.isnan(said).all() else float(sure[row, k])
+        found.append(
+            {
+                "row": row,
+                "text": text,
+                "true": [names[j] for j in np.flatnonzero(true[row]).tolist()],
+                "predicted": [names[j] for j in np.flatnonzero(given[row]).tolist()],
+                "label": names[k],
+                "probability": probability,
+                "explanation": explanation,
+                **({"nearest": near} if wrong else {}),
+            }
+        )
+    return found
 
 
 def _nearest(
@@ -176,11 +241,12 @@ def _nearest(
 
 
 def features_of(model: Any, X: Any) -> Any:
-    """Return the last step's input, BERT's vectors of a stack, or None where nothing is shown."""
-    if isinstance(model, Pipeline) and len(model.steps) > 1:
-        return model[:-1].transform(X)
-    first = first_step(model)
-    return first.transform(texts_of(X)) if isinstance(first, BertVectorizer) else None
+    """Return the last step's input, of a stack that of its first part; None if none is shown."""
+    while not (isinstance(model, Pipeline) and len(model.steps) > 1):
+        model = model[0] if isinstance(model, Pipeline) else model_inside(model)
+        if model is None:
+            return None
+    return model[:-1].transform(X)
 
 
 def doubted_labels(

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    check_cv,
+)
 
 from pipeline.exceptions import LeakWarning
 from pipeline.texts import text_groups
@@ -19,11 +25,25 @@ def split_folds(
 ) -> list[Fold]:
     """Return training and test rows of every fold; a number shuffles and stratifies."""
     if isinstance(cv, int | np.integer):
-        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        most = int(np.bincount(codes).max()) if codes.ndim == 1 and len(codes) else len(codes)
+        if not 2 <= cv <= most:
+            raise ValueError(
+                f"n_splits={cv} folds (cv=, --cv) cannot be made; allowed are 2 to {most}, as many "
+                "as the largest class has texts."
+            )
+        kinds = (StratifiedKFold, StratifiedGroupKFold) if codes.ndim == 1 else (KFold, GroupKFold)
+        kind: Any = kinds[groups is not None]
         cv = kind(int(cv), shuffle=True, random_state=random_state)
     with warnings.catch_warnings():  # what they warn of is refused where it matters
         warnings.filterwarnings("ignore", "The (least populated class|groups parameter is ignored)")
-        splits = list(check_cv(cv, codes, classifier=True).split(codes, codes, groups))
+        splitter = check_cv(cv, codes, classifier=True)
+        try:
+            splits = list(splitter.split(codes, codes, groups))
+        except ValueError as error:
+            if groups is None and "groups" in str(error):
+                name = type(cv).__name__
+                raise ValueError(f"cv is a {name}, which needs groups; give groups=.") from error
+            raise
     folds = [(np.asarray(train), np.asarray(test)) for train, test in splits]
     for i, (train, test) in enumerate(folds):
         if groups is not None and np.isin(groups[test], groups[train]).any():
@@ -71,13 +91,15 @@ def keep_groups(
     return copy
 
 
-def warn_of_leaking_folds(texts: Iterable[Any], folds: Sequence[Fold]) -> None:
+def warn_of_leaking_folds(
+    texts: Iterable[Any], folds: Sequence[Fold], *, stacklevel: int = 4
+) -> None:
     """Warn of test texts that stand in the training part of their fold too."""
     keys = text_groups(texts)
     if keys is not None:
         n_leaked = sum(int(np.isin(keys[test], keys[train]).sum()) for train, test in folds)
         cure = "Drop them, or keep equal texts together, as by groups=X"
-        warn_of_leaks(n_leaked, sum(len(test) for _, test in folds), cure, stacklevel=4)
+        warn_of_leaks(n_leaked, sum(len(test) for _, test in folds), cure, stacklevel=stacklevel)
 
 
 def warn_of_leaks(

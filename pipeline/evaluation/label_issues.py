@@ -9,10 +9,11 @@ from sklearn.base import BaseEstimator, clone
 from pipeline._compat import rows_of
 from pipeline.answers import ask, positions
 from pipeline.columns import reads_columns
-from pipeline.evaluation.baselines import encode_all, vectorizers_of
+from pipeline.evaluation.baselines import check_classifier_to_fit, encode_all, vectorizers_of
 from pipeline.evaluation.compare import silent_truncation
 from pipeline.evaluation.failures import doubted_labels, texts_of
 from pipeline.evaluation.folds import check_classes, keep_groups, split_folds
+from pipeline.progress import progress
 from pipeline.texts import class_numbers, group_numbers, labels_of_texts, text_groups
 
 
@@ -89,19 +90,21 @@ def label_issues(
             "cv has to test every text once, so that each label is judged. Use a number, or a "
             "splitter such as StratifiedKFold."
         )
-    model, labels = clone(model), classes[codes]
+    model, labels = clone(check_classifier_to_fit("model", model)), classes[codes]
     for vectorizer in vectorizers_of(model):  # that of a loaded pipeline has no cache
         vectorizer.set_params(cache=vectorizer.cache or "memory")
-    if told := not reads_columns(model):
-        encode_all([model], X, labels)
+    shown = any(vectorizer.progress for vectorizer in vectorizers_of(model))
     probability = np.zeros((len(texts), len(classes)))
-    for i, (train, test) in enumerate(folds):
-        fitted: Any = clone(model)
-        if together is not None:
-            fitted = keep_groups(fitted, codes[train], together[train], random_state)
-        with silent_truncation(told or i > 0):
-            fitted.fit(rows_of(X, train), labels[train])
-            answers = ask(fitted, rows_of(X, test))
-        known, _ = positions(np.asarray(fitted.classes_).tolist(), classes.tolist())
-        probability[np.ix_(test, known)] = answers.probability
+    with progress(unit="fit", shown=shown) as part:
+        if told := not reads_columns(model):
+            encode_all([model], X, labels)
+        for i, (train, test) in enumerate(part.folds(folds, "the classifier")):
+            fitted: Any = clone(model)
+            if together is not None:
+                fitted = keep_groups(fitted, codes[train], together[train], random_state)
+            with silent_truncation(told or i > 0):
+                fitted.fit(rows_of(X, train), labels[train])
+                answers = ask(fitted, rows_of(X, test))
+            known, _ = positions(np.asarray(fitted.classes_).tolist(), classes.tolist())
+            probability[np.ix_(test, known)] = answers.probability
     return doubted_labels(texts, codes, classes.tolist(), probability)

@@ -20,6 +20,7 @@ from pipeline.bert.pooling import combine_layers
 from pipeline.evaluation.folds import Fold, check_classes, split_folds, warn_of_leaking_folds
 from pipeline.evaluation.shown import AttributedFrame
 from pipeline.layer_mix import apply_layer_mix, learn_layer_mix
+from pipeline.progress import Part, progress
 from pipeline.texts import (
     check_texts,
     class_numbers,
@@ -258,11 +259,6 @@ def layer_study(
         )
 
     warn_of_leaking_folds(texts, folds)
-    began = time.perf_counter()
-    vectors = encoder.fit_transform(texts, codes).reshape(
-        len(texts), len(encoded), n_layers + 1, encoder.hidden_size_
-    )
-    between = time.perf_counter()
 
     def score(row: Features, fold: Fold) -> FoldResult:
         row_vectors = vectors[:, [encoded.index(row.pooling)]][:, :, list(row.layers)]
@@ -278,7 +274,13 @@ def layer_study(
             together,
         )
 
-    results = _score_rows(score, rows, folds, n_jobs)
+    with progress("fitting classifiers", "fit", shown=vectorizer.progress) as part:
+        began = time.perf_counter()
+        vectors = encoder.fit_transform(texts, codes).reshape(
+            len(texts), len(encoded), n_layers + 1, encoder.hidden_size_
+        )
+        between = time.perf_counter()
+        results = _score_rows(score, rows, folds, n_jobs, part)
     study = _table(rows, results, strengths, encoder.hidden_size_)
     study.attrs = {
         "model": str(vectorizer.model),
@@ -399,6 +401,7 @@ def _score_rows(
     rows: list[Features],
     folds: list[Fold],
     n_jobs: int | None,
+    part: Part,
 ) -> dict[Features, list[FoldResult]]:
     """Score every row on every fold; equal features are scored once."""
     # reversed: the last rows take longest, and begun first leave no thread to finish alone
@@ -408,9 +411,13 @@ def _score_rows(
         # where Newton's method cannot go on, scikit-learn goes on by L-BFGS
         warnings.filterwarnings("ignore", "Line search of Newton", ConvergenceWarning)
         warnings.simplefilter("ignore", LinAlgWarning)
-        done = Parallel(n_jobs=n_jobs, prefer="threads")(
+        part.show(0, total := len(distinct) * len(folds))
+        done = []
+        for result in Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
             delayed(score)(row, fold) for row in distinct for fold in folds
-        )
+        ):
+            done.append(result)
+            part.show(len(done), total)
     results = {
         row[2:]: done[i * len(folds) : (i + 1) * len(folds)] for i, row in enumerate(distinct)
     }

@@ -1,6 +1,7 @@
 """Scores, intervals, calibration, curves and paired differences."""
 
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 from sklearn.utils.metaestimators import available_if
+
+from pipeline.answers import Answers
 
 N_BINS = 10
 _COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts in memory
@@ -105,7 +108,11 @@ def bootstrap_intervals(
     *answers: Any, n_samples: int, random_state: int
 ) -> dict[str, list[float] | None]:
     """Return 95 % intervals of `resampled_scores`, by score; None without any."""
-    drawn = resampled_scores(*answers, n_samples=n_samples, random_state=random_state)
+    return intervals_of(resampled_scores(*answers, n_samples=n_samples, random_state=random_state))
+
+
+def intervals_of(drawn: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
+    """Return 95 % intervals of scores on resampled texts; None without any."""
     finite = {name: values[np.isfinite(values)] for name, values in drawn.items()}
     return {
         name: np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None
@@ -123,18 +130,30 @@ def resampled_scores(
     random_state: int,
 ) -> dict[str, np.ndarray]:
     """Return every score on resampled texts, (n_samples,); NaN where a sample has none."""
-    random = np.random.default_rng(random_state)
     probability = _normalized(probability)
+
+    def scores(times: np.ndarray) -> dict[str, np.ndarray]:
+        return _resampled_scores(true, predicted, probability, times, ranking)
+
+    return _resampled(scores, len(true), n_samples, random_state)
+
+
+def _resampled(
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]],
+    n_texts: int,
+    n_samples: int,
+    random_state: int,
+) -> dict[str, np.ndarray]:
+    """Return scores of how often each sample has each text, some samples at once."""
+    random = np.random.default_rng(random_state)
     drawn: dict[str, list[np.ndarray]] = {}
-    at_once = max(1, _COUNTS_AT_ONCE // len(true))
+    at_once = max(1, _COUNTS_AT_ONCE // n_texts)
     for start in range(0, n_samples, at_once):
         samples = (
-            random.integers(len(true), size=len(true))
-            for _ in range(min(at_once, n_samples - start))
+            random.integers(n_texts, size=n_texts) for _ in range(min(at_once, n_samples - start))
         )
-        times = np.stack([np.bincount(rows, minlength=len(true)) for rows in samples])
-        scores = _resampled_scores(true, predicted, probability, times.astype(float), ranking)
-        for name, values in scores.items():
+        times = np.stack([np.bincount(rows, minlength=n_texts) for rows in samples])
+        for name, values in scores(times.astype(float)).items():
             drawn.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in drawn.items()}
 
@@ -224,6 +243,54 @@ def _ranking(
         area = (hits * below).sum(axis=0) / (n_hits * n_misses)
         average = (hits * right / np.maximum(right + wrong, 1e-300)).sum(axis=0) / n_hits
     return area, average
+
+
+LABEL_SET_SCORES = (
+    *("accuracy", "micro_f1", "macro_f1", "hamming_loss", "roc_auc", "average_precision"),
+    *("log_loss", "brier", "calibration_error"),
+)
+
+
+def label_set_scores(
+    true: np.ndarray, answers: Answers, *, n_samples: int = 0, random_state: int = 0
+) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
+    """Score labels that each text has or has not, (n_texts, n_labels), and on resampled texts.
+
+    ``accuracy`` is the share of texts with all labels right; ``micro_f1`` counts all labels of all
+    texts alike; the last five are means over the labels that some texts have and others have not.
+    """
+    predicted = answers.labels
+    given = [two_columns(part) for part in (answers.probability, answers.ranking)]
+    each = list(zip(true.T, predicted.T, *given, strict=True))
+    all_right, wrong = (true == predicted).all(axis=1), (true != predicted).mean(axis=1)
+    hits, marked = (true & predicted).sum(axis=1), (true + predicted).sum(axis=1)
+
+    def scores(times: np.ndarray) -> dict[str, np.ndarray]:
+        n = times.sum(axis=1)
+        found = [_resampled_scores(own, said, p, times, rank) for own, said, p, rank in each]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # no label has the score
+            means = {
+                name: np.nanmean([scores[name] for scores in found if name in scores], axis=0)
+                for name in found[0]
+            }
+        return means | {
+            "accuracy": times @ all_right / n,
+            "hamming_loss": times @ wrong / n,
+            "micro_f1": 2 * (times @ hits) / np.maximum(times @ marked, 1e-300),
+            "macro_f1": means["f1"],
+        }
+
+    once = scores(np.ones((1, len(true))))
+    whole = {name: float(once[name][0]) if name in once else np.nan for name in LABEL_SET_SCORES}
+    drawn = _resampled(scores, len(true), n_samples, random_state) if n_samples else {}
+    kept = {name: drawn[name] for name in LABEL_SET_SCORES if name in drawn}
+    return {name: None if np.isnan(value) else value for name, value in whole.items()}, kept
+
+
+def two_columns(numbers: np.ndarray) -> np.ndarray:
+    """Return the probability of 0 and of 1 of each label, (n_labels, n_texts, 2)."""
+    return np.stack([1 - numbers.T, numbers.T], axis=2)
 
 
 def class_table(
@@ -327,6 +394,10 @@ def resample(score: Any, model: GivenAnswers, random_state: int) -> np.ndarray:
         random, n = np.random.default_rng(random_state), len(model.true)
         samples = (random.integers(n, size=n) for _ in range(_N_BY_SCORER))
         return np.array([score_rows(score, model, rows) for rows in samples])
+    if model.true.ndim == 2:
+        seed = {"n_samples": _N_OWN, "random_state": random_state}
+        _, drawn = label_set_scores(model.true, model.answers, **seed)
+        return (-1 if score in LOWER_IS_BETTER else 1) * drawn.get(score, np.full(_N_OWN, np.nan))
     places = {number: place for place, number in enumerate(model.classes)}
     true, predicted = (
         np.array([places.get(number, len(places)) for number in numbers.tolist()])

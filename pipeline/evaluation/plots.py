@@ -29,7 +29,7 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install 'bert-vectorizer[report]'`` brings it.
+        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
     """
     figure_class = check_matplotlib()
     layers = study[study["kind"] == "layer"]
@@ -86,7 +86,7 @@ def layer_bars(study: "pd.DataFrame") -> "Figure":
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install 'bert-vectorizer[report]'`` brings it.
+        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
     """
     figure_class = check_matplotlib()
     layers = study[study["kind"] == "layer"]
@@ -129,7 +129,7 @@ def comparison_figure(comparison: "pd.DataFrame") -> "Figure":
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install 'bert-vectorizer[report]'`` brings it.
+        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
     """
     figure_class = check_matplotlib()
     rows = comparison.sort_values("accuracy", ascending=False, kind="stable")
@@ -182,8 +182,8 @@ def check_matplotlib() -> "type[Figure]":
         from matplotlib.figure import Figure  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "Figures need matplotlib, which is not installed. Install it by "
-            "pip install 'bert-vectorizer[report]', or by pip install matplotlib."
+            "Figures need matplotlib, which is not installed: pip install '.[report]' in a "
+            "checkout, or pip install matplotlib."
         ) from error
     from pipeline.evaluation.figure import ShownFigure
 

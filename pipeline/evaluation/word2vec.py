@@ -144,7 +144,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         OSError
             If the file of vectors does not exist.
         ImportError
-            If gensim is needed and missing: ``pip install 'bert-vectorizer[word2vec]'``.
+            If gensim is needed and missing: ``pip install '.[word2vec]'``.
         """
         texts = check_texts(X)
         if not texts:
@@ -249,8 +249,8 @@ def import_gensim() -> Any:
         import gensim.models
     except ImportError as error:
         raise ImportError(
-            "word2vec needs gensim, which is not installed. Install it by "
-            "pip install 'bert-vectorizer[word2vec]', or by pip install gensim."
+            "word2vec needs gensim, which is not installed: pip install '.[word2vec]' in a "
+            "checkout, or pip install gensim."
         ) from error
     return gensim
 

@@ -76,7 +76,7 @@ def write_report(
     ------
     ImportError
         If matplotlib or jinja2 is not installed; both come with
-        ``pip install 'bert-vectorizer[report]'``.
+        ``pip install '.[report]'``.
     TypeError, ValueError
         If an argument is not what these functions return, or ``out`` does not end in ``.html``.
 
@@ -122,8 +122,8 @@ def check_report_extra() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"A report needs matplotlib and jinja2, and {error.name} is not installed. Install "
-            "them by pip install 'bert-vectorizer[report]', or by pip install matplotlib jinja2."
+            f"A report needs matplotlib and jinja2, and {error.name} is not installed: pip "
+            "install '.[report]' in a checkout, or pip install matplotlib jinja2."
         ) from error
 
 

@@ -322,10 +322,16 @@ def _texts(
         coloured = None if words is None else coloured_pieces(answer["text"], words)
         if "refused" in explanation:
             reasons.add(str(explanation["refused"]))
-        texts.append({**answer, "coloured": coloured})
+        named = {key: _of_labels(answer[key]) for key in ("true", "predicted")}
+        texts.append({**answer, **named, "coloured": coloured})
     if reasons:
         lead += f" Not explained: {' '.join(sorted(reasons))}"
     return Section(key, heading, lead, texts=texts)
+
+
+def _of_labels(answer: Any) -> str:
+    """Return a label's text, or those of several."""
+    return (", ".join(answer) or "no label") if isinstance(answer, list) else str(answer)
 
 
 def _map(scores: Mapping[str, Any]) -> Section | None:

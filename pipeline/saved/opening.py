@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.exceptions import ArtifactError, CheckpointError
-from pipeline.files import fetched, file_moment, sha256_of
+from pipeline.files import fetched, file_moment, naming, sha256_of
 from pipeline.saved.allow_list import not_allowed, refuse_names
 from pipeline.saved.joblib_file import read_contents, unpickle_allowed
 from pipeline.saved.manifest import Manifest, manifest_path, manifest_place
@@ -106,10 +106,11 @@ def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest
 
 def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> Any:
     try:
-        if kind == "skops":
-            return read_skops(path, trusted)
-        refuse_names(path, not_allowed(read_contents(path).names, trusted))
-        return unpickle_allowed(path, trusted, mapped=mapped)
+        with naming(path):
+            if kind == "skops":
+                return read_skops(path, trusted)
+            refuse_names(path, not_allowed(read_contents(path).names, trusted))
+            return unpickle_allowed(path, trusted, mapped=mapped)
     except (ArtifactError, Warning, OSError):
         raise
     except Exception as error:  # a damaged file fails in any way at all

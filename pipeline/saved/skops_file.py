@@ -140,6 +140,7 @@ def _skops() -> Any:
         import skops.io
     except ImportError as error:
         raise ImportError(
-            "Files of the format 'skops' need skops: pip install 'bert-vectorizer[skops]'."
+            "Files of the format 'skops' need skops: pip install '.[skops]' in a checkout, or pip "
+            "install skops."
         ) from error
     return skops.io

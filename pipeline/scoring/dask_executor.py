@@ -127,7 +127,8 @@ class DaskExecutor:
             import distributed
         except ImportError as error:
             raise ImportError(
-                f"Dask needs distributed: pip install 'bert-vectorizer[dask]' ({error})"
+                "Dask needs distributed: pip install '.[dask]' in a checkout, or pip install "
+                f"distributed ({error})"
             ) from error
         with contextlib.ExitStack() as started:
             address, security = self.cluster, None

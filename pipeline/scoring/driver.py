@@ -12,9 +12,18 @@ from typing import Any, Self
 import pyarrow.parquet as pq
 
 from pipeline.files import sha256_of
+from pipeline.progress import progress
 from pipeline.scoring.executors import Executor, Function
 from pipeline.scoring.run_folder import Plan, RunFolder
-from pipeline.scoring.shard import Died, Job, Outcome, Shard, score_shard, try_shard
+from pipeline.scoring.shard import (
+    Died,
+    Job,
+    Outcome,
+    Shard,
+    empty_cells,
+    score_shard,
+    try_shard,
+)
 from pipeline.scoring.sources import Rows, Source
 
 _ROUNDS = 3
@@ -27,23 +36,18 @@ class Progress:
     def __init__(self, visible: bool | None) -> None:
         if visible is None:
             visible = sys.stderr is not None and sys.stderr.isatty()
-        self._visible = visible
-        self._bar: Any = None
+        self._shown = progress("scoring", " rows", shown=visible)
         self.n_scored = 0
         self.n_skipped = 0  # rows of an earlier run, which do not count for the speed
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._visible:
-            from tqdm import tqdm
-
-            # smoothing=0: shards come in bursts, only the mean predicts the time left
-            self._bar = tqdm(total=None, unit=" rows", desc="scoring", smoothing=0, file=sys.stderr)
+        self._part = self._shown.__enter__()
+        self._part.show(0)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def __exit__(self, *error: Any) -> None:
+        self._shown.__exit__(*error)
 
     @property
     def seconds(self) -> float:
@@ -53,16 +57,11 @@ class Progress:
     def skipped(self, n_rows: int) -> None:
         """Count rows of an earlier run."""
         self.n_skipped += n_rows
-        if self._bar is not None:
-            self._bar.initial += n_rows
-            self._bar.n += n_rows
 
     def scored(self, n_rows: int, expected: int | None) -> None:
         """Count rows scored now, of so many expected in all."""
         self.n_scored += n_rows
-        if self._bar is not None:
-            self._bar.total = expected
-            self._bar.update(n_rows)
+        self._part.show(self.n_skipped + self.n_scored, expected, known=self.n_skipped)
 
 
 def score_alone(
@@ -141,6 +140,7 @@ class Run:
         self._progress = progress
         self._hashes: dict[int, str] = {}
         self._n_rows = 0  # of the shards that were read
+        self.n_empty = 0
         self._warned: set[type[Warning]] = set()
 
     def run(self, executor: Executor, columns: Sequence[str]) -> dict[str, Any]:
@@ -167,6 +167,8 @@ class Run:
         for rows in self._source.rows(self._plan.shard_rows, mark=mark):
             first_row, n_rows = self._n_rows, rows.table.num_rows
             self._n_rows += n_rows
+            if self._job.missing == "empty":
+                self.n_empty += len(empty_cells(rows.table.column(self._job.text).to_pylist()))
             if not self._is_finished(index, n_rows):
                 yield self._written(index, first_row, rows)
             index += 1
@@ -179,7 +181,8 @@ class Run:
         expected = (index, self._plan.sha256, self._job.sha256, n_rows)
         if stamp is None or (stamp.index, stamp.plan, stamp.artifact, stamp.n_rows) != expected:
             return False
-        if stamp.n_bad and self._job.on_bad_row == "error":  # an earlier run allowed bad rows
+        # an earlier run allowed bad rows
+        if stamp.n_bad and (self._job.on_bad_row == "error" or self._job.missing == "empty"):
             return False
         self._hashes[index] = sha256_of(self._folder.part(index))
         self._progress.skipped(n_rows)

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import glob
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.csv_table import JSON_LINES
 from pipeline.datasets import PARQUET_SUFFIXES, check_output, write_json_lines
 from pipeline.exceptions import PlanError
-from pipeline.files import flush_to_disk, is_address, local_path, put, temporary_for
+from pipeline.files import flush_to_disk, is_address, local_path, lock, naming, put, temporary_for
 
 STAMP = b"bert_vectorizer.part"
 FORMAT_VERSION = 2  # 1: labels were the most probable classes, whatever predict said
@@ -68,7 +67,8 @@ def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
 
 def write_whole(path: Path, content: bytes | pa.Buffer) -> None:
     """Write a file durably and atomically."""
-    with temporary_for(path) as temporary:
+    # to look for abandoned ones at each of many parts takes long: the run does it when it starts
+    with temporary_for(path, tidy=False) as temporary:
         temporary.write_bytes(content)
         put(temporary, path)
     flush_to_disk(path.parent)
@@ -192,17 +192,17 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep other drivers out until this process leaves or ends."""
         self.shards.parent.mkdir(parents=True, exist_ok=True)
-        with (self.shards.parent / "lock").open("a+") as file:
-            if not _lock(file):
+        with (self.shards.parent / "lock").open("a+b", buffering=0) as file:
+            if lock(file.fileno()) is False:
                 file.seek(0)
                 raise BlockingIOError(
                     f"{self.path} is being written by another run "
-                    f"({file.read().strip() or 'that has just begun'}): wait for it, or name "
-                    "another folder."
+                    f"({file.read().decode().strip() or 'that has just begun'}): wait for it, or "
+                    "name another folder."
                 )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            with naming(self.path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}".encode())
             yield
 
     def start_or_resume(self, plan: Plan) -> None:
@@ -219,7 +219,6 @@ class RunFolder:
         for folder in (self.path, self.shards.parent):
             remove_temporary(folder)
         shutil.rmtree(self.shards, ignore_errors=True)
-        self.shards.mkdir(parents=True)
 
     def stamp(self, index: int) -> Stamp | None:
         """Return the stamp of a part, None if it is missing or damaged."""
@@ -237,6 +236,7 @@ class RunFolder:
         """Mark the folder as unfinished."""
         (self.path / SUCCESS).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
+        self.shards.mkdir(parents=True, exist_ok=True)
 
     def complete(self, plan: Plan) -> dict[str, Any] | None:
         """Return the manifest of a finished run, None unless every part is intact."""
@@ -299,27 +299,6 @@ class RunFolder:
         shutil.rmtree(self.path)
 
 
-def _lock(file: Any) -> bool:
-    """Try to lock an open file; a file system without locks allows all."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
 # integers and booleans with missing values keep their type in every part
 _NULLABLE = {
     pa.type_for_alias(kind.lower()): pd.api.types.pandas_dtype(kind)
@@ -367,8 +346,6 @@ class Target:
     def join_parts(self, n_parts: int, schema: pa.Schema) -> None:
         """Join the parts to the single file atomically, one part in memory."""
         assert self.file is not None
-        for left in self.file.parent.glob(f".{glob.escape(self.file.name)}.*.tmp"):
-            left.unlink(missing_ok=True)  # of a run that was killed here
         with temporary_for(self.file) as temporary:
             if self.file.suffix in PARQUET_SUFFIXES:
                 with pq.ParquetWriter(temporary, schema) as writer:

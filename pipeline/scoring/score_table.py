@@ -26,6 +26,7 @@ from pipeline.scoring.executors import BySizeExecutor, Executor, ProcessExecutor
 from pipeline.scoring.run_folder import Plan, Target
 from pipeline.scoring.shard import Job, OnBadRow, added_fields, model_input, with_fields
 from pipeline.scoring.sources import Source, open_source
+from pipeline.texts import Missing
 
 NAMES = ("serial", "processes", "auto", "dask")
 
@@ -95,6 +96,8 @@ class ScoredTable:
         The columns that were added.
     seconds : float
         Duration of this run.
+    n_empty : int
+        Rows that were read by this run and labelled as empty texts, by ``missing="empty"``.
     """
 
     out: Path
@@ -104,6 +107,7 @@ class ScoredTable:
     n_skipped: int
     columns: list[str]
     seconds: float
+    n_empty: int = 0
 
     def _repr_html_(self) -> str:
         values = {
@@ -135,7 +139,8 @@ def score_table(
     shard_rows: int = SHARD_ROWS,
     on_bad_row: OnBadRow = "error",
     encoding: str = "utf-8",
-    sep: str = ",",
+    sep: str | None = None,
+    missing: Missing | None = None,
     sha256: str | None = None,
     trusted: str | Iterable[str] = (),
     progress: bool | None = None,
@@ -183,6 +188,9 @@ def score_table(
         column ``label_error``; a rerun may change to it.
     encoding, sep : str
         Of CSV files, as for `read_table`.
+    missing : {"error", "empty"}, optional
+        ``"error"``: a row whose text is missing or blank cannot be scored; ``"empty"``: it is
+        labelled as an empty text, and counted. By default only a blank text is.
     sha256 : str, optional
         The hash that the model must have.
     trusted : str or iterable of str
@@ -224,6 +232,8 @@ def score_table(
     """
     if on_bad_row not in ("error", "null"):
         raise ValueError(f"on_bad_row={on_bad_row!r}; allowed are 'error' and 'null'.")
+    if missing not in (None, "error", "empty"):
+        raise ValueError(f"missing={missing!r}; allowed are None, 'error' and 'empty'.")
     if not isinstance(shard_rows, int) or shard_rows < 1:
         raise ValueError(f"shard_rows={shard_rows!r}; allowed are the numbers from 1.")
     trusted = tuple(trusted_names(trusted))
@@ -263,14 +273,19 @@ def score_table(
         plan=plan.sha256,
         on_bad_row=on_bad_row,
         threads=plan.threads,
+        missing=missing,
     )
+    n_empty = 0
     with target.folder.locked(), Progress(progress) as bar, _cleaned_up(target):
         target.folder.start_or_resume(plan)
         manifest = target.folder.complete(plan)
-        if manifest is None or (manifest["n_bad"] and on_bad_row == "error"):
+        if manifest is None or (
+            manifest["n_bad"] and (on_bad_row == "error" or missing == "empty")
+        ):
             target.folder.reopen()
             names = with_fields(opened.schema, fields).names
-            manifest = Run(opened, target.folder, job, plan, bar).run(chosen, names)
+            run = Run(opened, target.folder, job, plan, bar)
+            manifest, n_empty = run.run(chosen, names), run.n_empty
         else:
             bar.skipped(manifest["n_rows"])
         if target.file is not None:
@@ -286,6 +301,7 @@ def score_table(
         n_skipped=bar.n_skipped,
         columns=[field.name for field in fields],
         seconds=bar.seconds,
+        n_empty=n_empty,
     )
 
 

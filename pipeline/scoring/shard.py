@@ -30,10 +30,12 @@ from pipeline.datasets import free_names
 from pipeline.exceptions import ArtifactWarning, BadRowError, CheckpointError
 from pipeline.saved.artifact import load_pipeline
 from pipeline.scoring.run_folder import Stamp, part_name, write_part
+from pipeline.texts import Missing
 
 ERROR = "label_error"
 OnBadRow = Literal["error", "null"]
 _LONGEST_REASON = 500  # characters
+_EMPTY = "the text is missing"
 _PLAIN = pd.Series(["a plain text"], dtype="str")
 # never a row's fault: the disk, the installation, the weights
 _NOT_THE_ROWS = (OSError, ImportError, CheckpointError)
@@ -105,6 +107,7 @@ class Job:
     n_labels: int | None = None  # of the fields, where a text gets several
     columns: dict[str, Kind] | None = None  # that the model was fitted on; None: flat texts
     probe: pa.Table | None = None  # a row that the model takes
+    missing: Missing | None = None  # None: a blank text is a text
 
 
 def predict_rows(
@@ -242,6 +245,10 @@ def score_shard(job: Job, shard: Shard) -> Outcome:
             f"row {bad[0].row} cannot be scored: {bad[0].reason.removesuffix('.')}. "
             "on_bad_row='null' (--on-bad-row null) goes on without its label; what is finished "
             "is kept."
+            + (
+                " missing='empty' (--missing empty) reads an empty text."
+                * (bad[0].reason == _EMPTY)
+            )
         )
     labelled = add_predictions(table, job.fields, answers, reasons)
     stamp = Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad))
@@ -275,9 +282,15 @@ def _score(
         for row, reason in shard.marked
         if shard.first_row <= row < shard.first_row + len(cells)
     }
-    if not _takes_missing(fitted):
-        missing = (i for i, cell in enumerate(cells) if cell is None)
-        bad = dict.fromkeys(missing, "the text is missing") | bad
+    empty = empty_cells(cells)
+    if job.missing == "empty":
+        texts = pa.array(["" if i in empty else cell for i, cell in enumerate(cells)])
+        place = table.column_names.index(job.text)
+        table = table.set_column(place, job.text, texts)
+    elif not _takes_missing(fitted):
+        if job.missing is None:
+            empty = {i for i in empty if cells[i] is None}
+        bad = dict.fromkeys(empty, _EMPTY) | bad
     rows = [i for i in range(len(cells)) if i not in bad]
     texts = model_input(job.columns, table, job.text, rows, shard.first_row)
     probe = _PLAIN if job.probe is None else model_input(job.columns, job.probe, job.text)
@@ -336,6 +349,11 @@ def _without_misfits(
                 )
     kept = np.delete(np.arange(len(answers.labels)), list(misfits))
     return Answers(answers.labels[kept], answers.probability[kept]), misfits
+
+
+def empty_cells(cells: Sequence[Any]) -> set[int]:
+    """Return the places of texts that are missing or blank."""
+    return {i for i, cell in enumerate(cells) if not str(cell or "").strip()}
 
 
 def _takes_missing(fitted: Pipeline) -> bool:

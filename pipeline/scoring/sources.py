@@ -22,8 +22,9 @@ from pipeline.csv_table import (
     is_json_lines,
     json_columns,
     refuse_twice,
+    separator,
 )
-from pipeline.datasets import PARQUET_SUFFIXES
+from pipeline.datasets import PARQUET_SUFFIXES, is_excel, read_table
 from pipeline.files import (
     file_identity,
     file_moment,
@@ -42,6 +43,7 @@ TEXT_TYPES = (
 )
 _BUFFER = 1 << 20  # bytes read ahead of a Parquet column
 _BATCH_ROWS = 4096
+_NAMED = "text= (--text-column)"
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -168,12 +170,12 @@ class CsvSource(_Files):
     _kind = "csv"
 
     def __init__(
-        self, paths: Sequence[str], text: str, *, encoding: str = "utf-8", sep: str = ","
+        self, paths: Sequence[str], text: str, *, encoding: str = "utf-8", sep: str | None = None
     ) -> None:
         super().__init__(paths)
         self._text = text
         self._encoding = encoding
-        self._sep = sep
+        self._sep = separator(sep, self.paths[0])
         self._n_bytes = sum(file_size(path) for path in self.paths)
         self._read_before = 0
         self._open: CsvTable | None = None
@@ -187,7 +189,7 @@ class CsvSource(_Files):
     def _table(self, path: str) -> CsvTable:
         return CsvTable(
             path,
-            columns=[self._text],
+            columns={self._text: _NAMED},
             encoding=self._encoding,
             sep=self._sep,
             open_file=open_binary,
@@ -251,7 +253,7 @@ class JsonSource(CsvSource):
             options = {"encoding": self._encoding, "open_file": open_binary}
             for name, types in json_columns(path, **options).items():
                 found.setdefault(name, set()).update(types)
-        check_names(list(found), [self._text], self.name)
+        check_names(list(found), {self._text: _NAMED}, self.name)
         self.header = list(found)
         self.schema = pa.schema([(name, _json_type(types)) for name, types in found.items()])
         check_text_type(self.schema, self._text, self.name)
@@ -297,7 +299,7 @@ class ParquetSource(_Files):
             with _opened(path) as file:
                 refuse_twice(file.schema_arrow.names, path)
                 schema = without_index(file.schema_arrow)
-                check_names(schema.names, [text], path)
+                check_names(schema.names, {text: _NAMED}, path)
                 self._n_rows += file.metadata.num_rows
             if path == self.paths[0]:
                 self.schema = schema
@@ -443,9 +445,9 @@ def open_source(
     text: str,
     *,
     encoding: str = "utf-8",
-    sep: str = ",",
+    sep: str | None = None,
 ) -> Source:
-    """Open CSV, JSON-lines or Parquet files, or a DataFrame for scoring."""
+    """Open CSV, JSON-lines, Parquet or Excel files, or a DataFrame for scoring."""
     if isinstance(source, pd.DataFrame):
         return FrameSource(source, text)
     if not is_path(source) and not isinstance(source, Sequence):
@@ -454,6 +456,8 @@ def open_source(
             "is expected."
         )
     files = list_files(source)
+    if len(files) == 1 and is_excel(files[0]):
+        return FrameSource(read_table(files[0]), text)
     kinds = {(_is_parquet(file), is_json_lines(file)) for file in files}
     if len(kinds) > 1:
         raise ValueError(

@@ -1,0 +1,6 @@
+"""The command line by ``python -m pipeline``."""
+
+from pipeline.commands.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Progress on standard error: one bar for a job, whichever part of it is being done."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from pipeline.forks import ForkSafeLock
+
+_REDRAWN = 0.1  # seconds
+_TICKS = 0.5  # where a terminal shows how long it takes
+LINE_SECONDS = 30.0  # between two lines where there is no terminal
+
+
+class _Bar:
+    """The bar of a terminal or a notebook, which leaves nothing behind; else a line at times."""
+
+    def __init__(self) -> None:
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self.lock = ForkSafeLock()
+        self._notebook = type(sys.stderr).__module__.startswith("ipykernel")
+        self._drawn = terminal or self._notebook
+        self._seconds = _TICKS if terminal else LINE_SECONDS
+        self._part: Part | None = None
+        self._told: Any = None
+        self._at = 0.0
+        self._over: threading.Event | None = None
+        self._output: Any = None  # of the cell
+        self._width = 0  # of what stands on the line
+
+    def follow(self, part: "Part") -> None:
+        """Show a part, now if a moment has passed since the last time."""
+        with self.lock:
+            if self._over is None:
+                self._over = threading.Event()
+                if not self._notebook:  # whose outputs belong to the main thread
+                    threading.Thread(target=self._tick, args=(self._over,), daemon=True).start()
+            is_news = (part, part.what, part.total) != self._told
+            self._part, self._told = part, (part, part.what, part.total)
+            if self._drawn and (is_news or time.monotonic() - self._at > _REDRAWN):
+                self._draw(part)
+
+    def clear(self) -> None:
+        """Take the bar away until the next time."""
+        if self._width:
+            self._write("", f"\r{' ' * self._width}\r")
+            self._width = 0
+
+    def leave(self, outer: "Part | None") -> None:
+        """Show the outer part again, if it has something to show; without one it is the end."""
+        with self.lock:
+            part, self._part = self._part, outer if outer is not None and outer.began else None
+            if self._part is None and self._drawn:
+                self.clear()
+            if outer is None and self._over is not None:
+                self._over.set()
+                if part is not None and not self._drawn:
+                    self._draw(part)
+
+    def _tick(self, over: threading.Event) -> None:
+        while not over.wait(self._seconds):
+            with self.lock:
+                if self._part is not None and not over.is_set():
+                    self._draw(self._part)
+
+    def _draw(self, part: "Part") -> None:
+        if sys.stderr is None:
+            return
+        from tqdm import tqdm
+        from tqdm.utils import disp_len
+
+        self._at = time.monotonic()
+        line = tqdm.format_meter(
+            part.done,
+            part.total,
+            time.time() - part.began,
+            ncols=_columns() if self._drawn else 0,  # 0: numbers alone
+            prefix=f"{part.what}: ",
+            ascii="utf" not in str(sys.stderr.encoding).lower(),
+            unit=part.unit,
+            bar_format=None if part.total or part.done else "{desc}{elapsed}",
+            postfix=part.note,
+            initial=part.known,
+        )
+        if not self._drawn:
+            self._write(line, f"{line}\n")
+            return
+        width = disp_len(line)
+        self._write(line, f"\r{line}{' ' * (self._width - width)}")
+        self._width = width
+
+    def _write(self, line: str, written: str) -> None:
+        """Write where the bar stands: in the output of a cell, or on standard error."""
+        if not self._notebook:
+            sys.stderr.write(written)
+            sys.stderr.flush()
+            return
+        from IPython.display import display
+
+        show: Any = display
+        bundle = {"text/plain": line}
+        if self._output is None:
+            self._output = show(bundle, raw=True, display_id=True)
+        else:
+            self._output.update(bundle, raw=True)
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns - 1
+    except (OSError, ValueError):  # no terminal, or none with a file
+        return 79
+
+
+class Part:
+    """A part of a job: what is done, and how much of it."""
+
+    def __init__(self, what: str, unit: str, bar: _Bar | None) -> None:
+        self.what, self.unit, self.bar = what, unit, bar
+        self.done, self.known = 0, 0
+        self.total: int | None = None
+        self.began = 0.0
+        self.note: str | None = None  # after the numbers
+
+    def show(
+        self, done: int, total: int | None = None, *, what: str | None = None, known: int = 0
+    ) -> None:
+        """Show that so much is done, of which what was known before says nothing of the speed."""
+        self.began = self.began or time.time()
+        self.done, self.total, self.known = done, total, known
+        self.what = what or self.what
+        if self.bar is not None:
+            self.bar.follow(self)
+
+    def folds(self, folds: Sequence[Any], what: str, times: int = 1) -> Iterator[Any]:
+        """Yield folds, and show each as a fit, so many times as many being all."""
+        for i, fold in enumerate(folds, 1):
+            total = times * len(folds)
+            self.show(self.done, total, what=f"fold {i} of {len(folds)}, fitting {what}")
+            yield fold
+            self.done += 1
+
+
+_current: ContextVar[Part | None] = ContextVar("part", default=None)
+
+
+@contextmanager
+def progress(what: str = "", unit: str = "", *, shown: bool = False) -> Iterator[Part]:
+    """Show nothing until the part does; within a part that is shown, in its bar."""
+    outer = _current.get()
+    outer_bar = None if outer is None else outer.bar
+    part = Part(what, unit, outer_bar or (_Bar() if shown else None))
+    token = _current.set(part)
+    try:
+        yield part
+    finally:
+        _current.reset(token)
+        if part.bar is not None:
+            part.bar.leave(outer if outer_bar is not None else None)
+
+
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """Print something where the bar stood, which comes again below it."""
+    part = _current.get()
+    if part is None or part.bar is None:
+        yield
+        return
+    with part.bar.lock:
+        part.bar.clear()
+        yield

@@ -1,0 +1,377 @@
+"""Let every n-th call that reaches the disk fail, or kill the process there, for n = 1, 2, ...
+
+    python -m tests.fault_loops [SCENARIO ...] [--places K]
+
+A forked child does the work of a scenario with one fault in it: the n-th open, rename, remove,
+mkdir, rmdir, mmap or fsync raises OSError, or the process dies there by SIGKILL; or files may grow
+to n bytes only, which is a disk that fills in the middle of a write (`RLIMIT_FSIZE`), and either an
+error or death (SIGXFSZ). After each fault the folder must hold the old state or the new one, and
+the same work, done again without a fault, must give the new state and leave nothing else behind.
+Prints a JSON object per scenario: how many faults of each kind, and every violation.
+"""
+
+import argparse
+import errno
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from pipeline import (
+    BertVectorizer,
+    clear_cache,
+    evaluate,
+    load_pipeline,
+    save_pipeline,
+    score_table,
+    write_report,
+)
+from pipeline.datasets import write_table
+from tests.conftest import build_model
+
+CALLS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "mmap.__new__", "os.fsync"}
+TEXTS = [
+    f"a {'lovely' if i % 2 else 'dull'} film, {'soup' if i % 3 else 'Paris'}" for i in range(12)
+]
+LABELS = ["good" if i % 2 else "bad" for i in range(12)]
+PATIENCE = 120
+
+
+class Fault:
+    """What goes wrong, at the n-th call or byte; an audit hook cannot be taken away, only idle."""
+
+    armed: "Fault | None" = None
+    calls = 0
+
+    def __init__(self, folder: Path, kind: str, n: int) -> None:
+        self.folder, self.kind, self.n = str(folder), kind, n
+        self.is_bytes, self.kills = kind.endswith("bytes"), kind.startswith("death")
+
+    def __enter__(self) -> None:
+        Fault.calls = 0
+        if not self.is_bytes:
+            Fault.armed = self
+            return
+        if self.kills:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.n, hard))
+
+    def __exit__(self, *_: object) -> None:
+        Fault.armed = None
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    def strike(self, call: str, path: Any) -> None:
+        named = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else None
+        if named is not None and not os.path.abspath(named).startswith(self.folder):
+            return
+        Fault.calls += 1
+        if Fault.calls == self.n:
+            if self.kills:
+                os.kill(os.getpid(), signal.SIGKILL)
+            code = (errno.ENOSPC, errno.EIO, errno.EACCES)[self.n % 3]
+            raise OSError(code, os.strerror(code), named)
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    fault = Fault.armed
+    if fault is not None and event in CALLS:
+        first = None if event == "mmap.__new__" else arguments[0]
+        if not isinstance(first, int):  # a handle: its opening was counted
+            fault.strike(event, first)
+
+
+def _fsync(handle: int) -> None:
+    if Fault.armed is not None:
+        Fault.armed.strike("os.fsync", None)
+    _real_fsync(handle)
+
+
+_real_fsync = os.fsync
+sys.addaudithook(_audit)
+os.fsync = _fsync
+
+
+@dataclass
+class Scenario:
+    """Some work on a folder, and what the folder may hold after it.
+
+    `state` returns "old" or "new", or raises; `resumes` says that what is finished is kept after an
+    error, and the next run goes on.
+    """
+
+    prepare: Callable[[Path], None]
+    act: Callable[[Path], Any]
+    state: Callable[[Path], str]
+    resumes: bool = False
+
+
+# ---- scenarios
+
+
+def _fitted(model: str, C: float) -> Pipeline:
+    vectorizer = BertVectorizer(model, device="cpu", cache=None)
+    return make_pipeline(vectorizer, LogisticRegression(C=C)).fit(TEXTS, LABELS)
+
+
+def saving(model: str, **options: Any) -> Scenario:
+    old, new = _fitted(model, 0.01), _fitted(model, 100.0)
+    expected = {"old": old.predict_proba(TEXTS), "new": new.predict_proba(TEXTS)}
+    name = f"model.{options.get('format', 'joblib')}"
+
+    def state(folder: Path) -> str:
+        found = load_pipeline(folder / name).predict_proba(TEXTS)
+        return next(key for key, value in expected.items() if np.allclose(found, value, atol=1e-5))
+
+    return Scenario(
+        lambda folder: void(save_pipeline(old, folder / name, **options)),
+        lambda folder: save_pipeline(new, folder / name, **options),
+        state,
+    )
+
+
+def loading(model: str, **options: Any) -> Scenario:
+    fitted = _fitted(model, 1.0)
+    expected = fitted.predict_proba(TEXTS)
+    name = f"model.{options.get('format', 'joblib')}"
+
+    def act(folder: Path) -> None:
+        clear_cache()
+        assert np.allclose(load_pipeline(folder / name).predict_proba(TEXTS), expected, atol=1e-5)
+
+    return Scenario(
+        lambda folder: void(save_pipeline(fitted, folder / name, **options)), act, lambda _: "new"
+    )
+
+
+def writing_a_table(model: str, ending: str) -> Scenario:
+    old, new = pd.DataFrame({"text": ["a"]}), pd.DataFrame({"text": TEXTS, "label": LABELS})
+
+    def state(folder: Path) -> str:
+        for name, table in (("old", old), ("new", new)):
+            write_table(table, folder.parent / f"expected.{ending}")
+            if (folder / f"t.{ending}").read_bytes() == (
+                folder.parent / f"expected.{ending}"
+            ).read_bytes():
+                return name
+        raise AssertionError("neither the old table nor the new one")
+
+    return Scenario(
+        lambda folder: write_table(old, folder / f"t.{ending}"),
+        lambda folder: write_table(new, folder / f"t.{ending}"),
+        state,
+    )
+
+
+def scoring(model: str, out: str, executor: str = "serial") -> Scenario:
+    fitted = _fitted(model, 1.0)
+    reference: list[list[Any]] = []
+
+    def act(folder: Path) -> None:
+        score_table(
+            folder.parent / "model.joblib",
+            folder.parent / "in.csv",
+            text="text",
+            out=folder / out,
+            shard_rows=4,
+            executor=executor,
+            progress=False,
+        )
+
+    def prepare(folder: Path) -> None:
+        pd.DataFrame({"text": TEXTS}).to_csv(folder.parent / "in.csv", index=False)
+        save_pipeline(fitted, folder.parent / "model.joblib")
+        if not reference:
+            act(folder)
+            reference.append(read(folder))
+            shutil.rmtree(folder)
+            folder.mkdir()
+
+    def read(folder: Path) -> list[Any]:
+        return pd.read_parquet(folder / out).to_numpy().tolist()
+
+    def state(folder: Path) -> str:
+        whole = folder / out
+        if whole.is_dir() and not (whole / "_SUCCESS").exists():
+            return "old"  # readers are told to wait for _SUCCESS
+        if not whole.exists():
+            return "old"
+        assert read(folder) == reference[0], "other rows than those of a run without a fault"
+        return "new"
+
+    return Scenario(prepare, act, state, resumes=True)
+
+
+def reporting(model: str) -> Scenario:
+    scores = evaluate(_fitted(model, 1.0), TEXTS, LABELS)
+
+    def state(folder: Path) -> str:
+        page, numbers = folder / "r.html", folder / "r.json"
+        if page.read_text() == "old":
+            return "old"
+        assert page.read_text().rstrip().endswith("</html>")
+        json.loads(numbers.read_text())
+        return "new"
+
+    def prepare(folder: Path) -> None:
+        for name in ("r.html", "r.json"):
+            (folder / name).write_text("old")
+
+    return Scenario(
+        prepare,
+        lambda folder: write_report(scores, folder / "r.html"),
+        state,
+    )
+
+
+def void(_: Any) -> None:
+    """Drop a value."""
+
+
+SCENARIOS: dict[str, Callable[[str], Scenario]] = {
+    "save_pipeline": saving,
+    "save_pipeline, skops": lambda model: saving(model, format="skops"),
+    "load_pipeline": loading,
+    "load_pipeline, skops": lambda model: loading(model, format="skops"),
+    "write_table, CSV": lambda model: writing_a_table(model, "csv"),
+    "write_table, Parquet": lambda model: writing_a_table(model, "parquet"),
+    "score_table, one file": lambda model: scoring(model, "out.parquet"),
+    "score_table, a folder": lambda model: scoring(model, "out"),
+    "write_report": reporting,
+}
+
+
+# ---- the loop
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """Return what a forked child gives, or the name of the signal that ended it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        signal.alarm(PATIENCE)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                work()
+            found: Any = "done"
+        except BaseException as error:
+            found = (type(error).__name__, str(error))
+        with os.fdopen(writing, "wb") as pipe:
+            pickle.dump((found, Fault.calls), pipe)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        data = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if not data:
+        return signal.Signals(os.WTERMSIG(status)).name, 0
+    return pickle.loads(data)
+
+
+def faults_of(n_calls: int, n_bytes: int, places: int | None) -> Iterator[tuple[str, int]]:
+    """Yield each kind of fault with each place, or with so many of them."""
+    calls = np.linspace(1, n_calls, min(n_calls, places or n_calls)).astype(int).tolist()
+    sizes = np.linspace(0, n_bytes - 1, places or 40).astype(int).tolist()
+    for n in calls:
+        yield from (("error", n), ("death", n))
+    for n in sizes:
+        yield from (("error at bytes", n), ("death at bytes", n))
+
+
+def run(name: str, model: str, places: int | None) -> dict[str, Any]:
+    """Run a scenario with every fault, and return counts and violations."""
+    with tempfile.TemporaryDirectory() as top, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, folder, beside = Path(top, "before"), Path(top, "work"), Path(top, "expected")
+        for path in (before, beside):
+            path.mkdir()
+        scenario = SCENARIOS[name](model)
+        scenario.prepare(before)
+        shutil.copytree(before, folder)
+        with_nothing_wrong, n_calls = in_child(lambda: _act(scenario, folder, "error", 1 << 40))
+        assert with_nothing_wrong == "done", with_nothing_wrong
+        names = _names(folder)
+        n_bytes = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        counts: dict[str, int] = {}
+        violations = []
+        for kind, n in faults_of(n_calls, n_bytes, places):
+            shutil.rmtree(folder)
+            shutil.copytree(before, folder)
+            found, _ = in_child(partial(_act, scenario, folder, kind, n))
+            counts[kind] = counts.get(kind, 0) + 1
+            for problem in _problems(scenario, folder, found, names):
+                violations.append(f"{kind} {n}: {problem}")
+        return {"scenario": name, **counts, "violations": violations}
+
+
+def _act(scenario: Scenario, folder: Path, kind: str, n: int) -> None:
+    with Fault(folder, kind, n):
+        scenario.act(folder)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def _problems(scenario: Scenario, folder: Path, found: Any, names: list[str]) -> Iterator[str]:
+    """Yield what is wrong after a fault, and after the same work without one."""
+    if isinstance(found, tuple):
+        error, message = found
+        if error in ("AssertionError", "KeyError", "TypeError", "AttributeError"):
+            yield f"{error}: {message}"
+        if str(folder.parent) not in message:
+            yield f"{error} names no file: {message}"
+        left = sorted(set(_names(folder)) - set(names))
+        if left and not scenario.resumes:
+            yield f"left behind after {found}: {left}"
+    try:
+        if scenario.state(folder) == "old" and found == "done":
+            yield "no error, and the old state"
+    except Exception as error:
+        yield f"after {found}: {type(error).__name__}: {error}"
+    again, _ = in_child(lambda: scenario.act(folder))
+    if again != "done":
+        yield f"the same work again: {again}"
+        return
+    if scenario.state(folder) != "new":
+        yield "the same work again gave the old state"
+    if left := sorted(set(_names(folder)) ^ set(names)):
+        yield f"after the same work again: {left}"
+
+
+def main() -> None:
+    """Run the scenarios and print what came of each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS))
+    parser.add_argument("--places", type=int, help="so many for each kind of fault; all by default")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as top:
+        model = str(build_model(Path(top, "model"), "bert"))
+        for name in options.scenarios:
+            sys.stdout.write(f"{json.dumps(run(name, model, options.places))}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
