@@ -391,7 +391,7 @@ def test_several_labels_per_text_are_scored_each_and_together(classifier, fit):
         assert one["predicted"] == [str(i) for i in np.flatnonzero(predicted[row])]
         assert (one["label"] in one["true"]) != (one["label"] in one["predicted"])
         assert one["explanation"]["words"]
-    with pytest.raises(ValueError, match="labels? per text"):
+    with pytest.raises(ValueError, match=r"labels? per text"):
         evaluate(model, TEXTS, SEVERAL[:, 0])
     with pytest.raises(ValueError, match="several labels per text"):
         ask(model, TEXTS)

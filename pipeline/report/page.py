@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path, PurePath
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.files import refuse_folder, where, with_ending, write_text
 from pipeline.report.readable import readable, shortened
 from pipeline.report.sections import conclusion, report_contents, sections_of
-from pipeline.report.tables import SCORES, number
+from pipeline.report.tables import number, score_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ON_TOP = ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
+_ON_TOP = (
+    *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
+    *("log_loss", "calibration_error", "hamming_loss"),
+)
 
 
 def write_report(
@@ -112,6 +116,10 @@ def render_page(contents: Mapping[str, Any]) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
 
+    def breakable(name: str) -> Markup:  # in a narrow cell: after _, before a capital
+        parts = Markup("<wbr>").join(re.split("(?<=_)|(?<=[a-z])(?=[A-Z])", readable(name)))
+        return parts.replace("TF-IDF", Markup('<span class="short">TF-IDF</span>'))
+
     def clean(value: Any) -> Any:  # called on everything that the template inserts
         return (
             readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -121,13 +129,16 @@ def render_page(contents: Mapping[str, Any]) -> str:
     environment.filters |= {
         "svg": Markup,  # our own drawings, in which the words are escaped already
         "number": number,
+        "breakable": breakable,
         "shortened": shortened,
     }
+    scores, names = contents["scores"], score_names(contents["scores"])
+    tiles = {name: names[name][0] for name in _ON_TOP if scores.get(name) is not None}
     source = files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     html = environment.from_string(source).render(
         title=contents["title"],
         scores=contents["scores"],
-        tiles={name: SCORES[name][0] for name in _ON_TOP if name in contents["scores"]},
+        tiles=dict(list(tiles.items())[:5]),
         conclusion=conclusion(contents),
         sections=sections_of(contents),
     )

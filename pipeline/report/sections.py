@@ -185,32 +185,38 @@ def sections_of(contents: Mapping[str, Any]) -> list[Section]:
 
 
 def conclusion(contents: Mapping[str, Any]) -> str:
-    """Say in a few sentences how good the model is, and where it is weak."""
+    """Say in one sentence how good the model is, and where it is weak."""
     scores = contents["scores"]
-    n_texts, by_class = scores["n_texts"], scores["by_class"]
+    n_texts, by_class, several = scores["n_texts"], scores["by_class"], "multilabel" in scores
+    found = f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts"
+    share, n_classes = f"{100 * scores['accuracy']:.1f} %", len(scores["classes"])
     said = [
-        f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts were labelled rightly, in "
-        f"{len(scores['classes'])} classes."
+        f"{found} ({share}) have all of their {n_classes} labels right"
+        if several
+        else f"{found} ({share}) are classified correctly, in {n_classes} classes"
     ]
     rivals = [row for row in contents["comparison"] or [] if row.get("difference_low") is not None]
     if rivals:
         row = max(rivals, key=lambda row: row["accuracy"] or 0.0)
         gain, low, high = (100 * row[f"difference{end}"] for end in ("", "_low", "_high"))
-        said.append(
-            f"Of the models compared, {row['model']} has the highest accuracy: {row['verdict']}, "
-            f"{gain:+.1f} points ({low:+.1f} to {high:+.1f})."
-        )
+        beside = f"{row['verdict']}: {gain:+.1f} points, {low:+.1f} to {high:+.1f}"
+        beside = row["verdict"] if row["verdict"] == "baseline" else beside
+        said.append(f"of the models compared, {row['model']} is the most accurate ({beside})")
     weakest = min(by_class, key=lambda row: row["f1"] or 0.0)
     if (weakest["f1"] or 0.0) < max(row["f1"] or 0.0 for row in by_class) - 0.02:
-        said.append(f"It is weakest on {weakest['class']} (F1 {number(weakest['f1'])}).")
-    gap = (
-        sum(row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in scores["calibration"])
-        / n_texts
-    )
-    if abs(gap) > 0.05:
-        more = "too sure" if gap > 0 else "not sure enough"
-        said.append(f"Its probabilities are {more}, by {100 * abs(gap):.0f} points on average.")
-    return " ".join(said)
+        said.append(f"it is weakest on {weakest['class']} (F1 {number(weakest['f1'])})")
+    if remark := _sureness(scores["calibration"]):
+        said.append(f"its probabilities are {remark}")
+    return "; ".join(said) + "."
+
+
+def _sureness(bins: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say by how much probabilities are too high or too low, if that is much."""
+    gaps = [row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in bins]
+    gap = sum(gaps) / max(1, sum(row["n_texts"] for row in bins))
+    if abs(gap) <= 0.05:
+        return None
+    return f"too {'high' if gap > 0 else 'low'}, by {100 * abs(gap):.0f} points on average"
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
@@ -245,14 +251,18 @@ def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
         "comparison",
         "Beside the baselines",
         lead,
-        [Picture(svg, caption)],
+        [Picture(svg, caption, tables.comparison_table(rows))],
         [tables.verdicts_table(rows)],
-        [tables.comparison_table(rows)],
     )
 
 
 def _classes(scores: Mapping[str, Any]) -> Section:
     matrix, classes = scores["confusion_matrix"], scores["classes"]
+    if "multilabel" in scores:
+        unseen = scores["never_predicted"]
+        written = [tables.class_table(scores), tables.marks_table(matrix, classes)]
+        lead = never_predicted(unseen) if unseen else ""
+        return Section("classes", "Label by label", lead, tables=written)
     caption = (
         "Confusion matrix, in per cent of the texts of each true class (rows); the fuller the "
         "colour, the more."
@@ -302,14 +312,17 @@ def _calibration(rows: Sequence[Mapping[str, Any]]) -> Section | None:
     if not rows:
         return None
     caption = (
-        "A point is a bin of texts, the larger the more of them. On the dashed line the model is "
+        "A point is a bin of answers, the larger the more of them. On the dashed line the model is "
         "as often right as it says; below it, it is too sure."
     )
     picture = Picture(figures.calibration_figure(rows), caption)
+    remark = _sureness(rows)
+    cure = "another C, or CalibratedClassifierCV, may mend that."
     return Section(
         "calibration",
         "Is it as sure as it should be?",
-        pictures=[picture],
+        f"Its probabilities are {remark}: {cure}" if remark else "",
+        [picture],
         beside=[tables.calibration_table(rows)],
     )
 
@@ -430,10 +443,22 @@ def _label_issues(issues: Mapping[str, Any] | None) -> Section | None:
     if not issues or not issues["rows"]:
         return None
     lead = (
-        f"{issues['n_texts']:,} labels are probably wrong: another class is more probable, and at "
-        "least as probable as for its own texts on average (Northcutt et al. 2021)."
+        f"{issues['n_texts']:,} labels are doubted: another class is more probable, and at least "
+        "as probable as for its own texts on average (Northcutt et al. 2021). Some of them will be "
+        "mistakes of the model."
     )
-    return Section("labels", "Labels to check", lead, tables=[tables.issues_table(issues["rows"])])
+    rows = [
+        {
+            "tags": ("Labelled", "more likely"),
+            "row": row["row"],
+            "text": row["text"],
+            "predicted": str(row["label"]),
+            "true": str(row["suggested"]),
+            "probability": row["probability"],
+        }
+        for row in issues["rows"]
+    ]
+    return Section("labels", "Labels to check", lead, texts=rows)
 
 
 def _duplicates(duplicates: Mapping[str, Any] | None) -> Section | None:
@@ -445,8 +470,8 @@ def _duplicates(duplicates: Mapping[str, Any] | None) -> Section | None:
         return Section("duplicates", heading, "None of the texts is in the training set.")
     lead = (
         f"{n:,} of the texts ({100 * duplicates['share']:.1f} %) {'is' if n == 1 else 'are'} in "
-        f"the training set too, {other:,} of them with another label there. A score on them says "
-        "nothing about new texts."
+        f"the training set too, {f'{other:,} of them' if other else 'none'} with another label "
+        "there. A score on them says nothing about new texts."
     )
     rows = [[shortened(text, 240)] for text in duplicates["examples"]]
     return Section("duplicates", heading, lead, tables=[Table("Some of them", ("Text",), rows)])

@@ -7,13 +7,15 @@ from pipeline.report.readable import shortened
 
 # score -> its heading and its meaning
 SCORES = {
-    "accuracy": ("Accuracy", "share of the texts that are labelled rightly"),
+    "accuracy": ("Accuracy", "share of the texts that are classified correctly"),
     "balanced_accuracy": (
         "Balanced accuracy",
         "mean recall of the classes: each counts the same, however rare",
     ),
+    "micro_f1": ("Micro F1", "F1 over all labels of all texts, each counted once"),
     "f1": ("F1", "of the second of two classes, else the mean over the classes"),
     "macro_f1": ("Macro F1", "mean over the classes of the harmonic mean of precision and recall"),
+    "hamming_loss": ("Hamming loss", "share of all labels that are wrong; lower is better"),
     "roc_auc": (
         "ROC-AUC",
         "how often a text of the class scores higher than one that is not of it",
@@ -66,13 +68,22 @@ def number(value: Any, form: str = "{:.3f}") -> str:
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
     """Return every score with its interval and its meaning."""
-    rows = []
-    for name, (label, meaning) in SCORES.items():
-        if name in scores:
-            low, high = scores["intervals"].get(name) or (None, None)
-            rows.append([label, number(scores[name]), number(low), number(high), meaning])
+    rows, reasons = [], scores.get("not_scored", {})
+    for name, (label, meaning) in score_names(scores).items():
+        low, high = scores["intervals"].get(name) or (None, None)
+        said = f"absent: {reasons[name]}" if name in reasons else meaning
+        rows.append([label, number(scores[name]), number(low), number(high), said])
     caption = f"Scores on {scores['n_texts']:,} texts, with 95 % intervals over resampled texts"
     return Table(caption, ("Score", "Value", "From", "To", "What it says"), rows, (4,))
+
+
+def score_names(scores: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return heading and meaning of each score that is there."""
+    names = {name: words for name, words in SCORES.items() if name in scores}
+    if "multilabel" in scores:
+        names["accuracy"] = ("All labels right", "share of the texts with every label right")
+        names["macro_f1"] = ("Macro F1", "mean over the labels of their F1")
+    return names
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -93,8 +104,9 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the accuracy of each model and what it says beside TF-IDF, for a narrow place."""
-    names = [name for name in ("accuracy", "verdict") if any(name in row for row in rows)]
+    """Return accuracy, verdict and cost of each model, for a narrow place."""
+    shown = ("accuracy", "verdict", "fit_seconds")
+    names = [name for name in shown if any(row.get(name) is not None for row in rows)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in names)] for row in rows]
     header = ("Model", *(_COMPARED[name][0] for name in names))
     return Table("The models on the same texts", header, cells, (2,))
@@ -125,10 +137,11 @@ def class_table(scores: Mapping[str, Any]) -> Table:
     by_class = scores["by_class"]
     for row in sorted(by_class, key=lambda row: row["f1"] or 0.0) if many else by_class:
         areas = curves.get(str(row["class"]), {})
-        values = [row[name] for name in ("precision", "recall", "f1")]
-        values += [areas.get(name) for name in ("roc_auc", "average_precision")]
-        rows.append([str(row["class"]), f"{row['n_texts']:,}", *map(number, values)])
-    header = ("Class", "Texts", "Precision", "Recall", "F1", "ROC-AUC", "Average precision")
+        values = [row[name] for name in ("f1", "precision", "recall")]
+        more = [areas.get(name) for name in ("roc_auc", "average_precision")]
+        texts = f"{row['n_texts']:,}"
+        rows.append([str(row["class"]), *map(number, values), texts, *map(number, more)])
+    header = ("Class", "F1", "Precision", "Recall", "Texts", "ROC-AUC", "Average precision")
     caption = f"Scores of each class{', the weakest first' if many else ''}"
     return Table(caption, header, rows, shown=MOST_SHOWN)
 
@@ -164,6 +177,16 @@ def confusions_table(
     return Table("The most frequent confusions", header, rows, (1,))
 
 
+def marks_table(matrices: Sequence[Sequence[Sequence[int]]], labels: Sequence[Any]) -> Table:
+    """Return how often each of several labels is found, missed, and given wrongly."""
+    rows = [
+        [str(label), f"{found:,}", f"{missed:,}", f"{wrong:,}"]
+        for label, ((_, wrong), (missed, found)) in zip(labels, matrices, strict=True)
+    ]
+    header = ("Label", "Found", "Missed", "Given wrongly")
+    return Table("How many texts of each label", header, rows, shown=MOST_SHOWN)
+
+
 def calibration_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the bins of the calibration figure."""
     cells = [
@@ -197,17 +220,6 @@ def layers_table(
     ]  # fmt: skip
     metric = str(study.get("scoring", "score")).replace("_", " ").capitalize()
     return Table(caption, ("Features", "Pooling", metric, "Dimension", "C"), cells, (1,))
-
-
-def issues_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the labels that are probably wrong, the surest first."""
-    cells = [
-        [shortened(row["text"], 240), str(row["label"]), str(row["suggested"]),
-         number(row["probability"])]
-        for row in rows
-    ]  # fmt: skip
-    header = ("Text", "Label", "Suggested", "Probability of the label")
-    return Table("The most doubtful labels", header, cells, (1, 2))
 
 
 def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
