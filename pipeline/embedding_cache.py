@@ -79,10 +79,10 @@ def cache_info() -> CacheInfo:
     Returns
     -------
     CacheInfo
-        Named tuple: ``hits`` and ``misses`` (distinct texts per call that were, or were not, in a
-        cache), ``texts_encoded`` (distinct texts sent through BERT, cached or not), ``model_loads``
-        (encoders built) and ``current_bytes`` (of the memory cache). Other processes, such as those
-        of ``n_jobs=2``, count for themselves.
+        Named tuple, shown as cards in a notebook: ``hits`` and ``misses`` (distinct texts per call
+        that were, or were not, in a cache), ``texts_encoded`` (distinct texts sent through BERT,
+        cached or not), ``model_loads`` (encoders built) and ``current_bytes`` (of the memory
+        cache). Other processes, such as those of ``n_jobs=2``, count for themselves.
 
     Examples
     --------

@@ -34,7 +34,7 @@ from pipeline.vectorizer import BertVectorizer
 from pipeline.word_rows import Level, WordRows
 
 Method = Literal["auto", "exact", "occlusion"]
-_FEW_WORDS = 15  # of which the numbers are not folded away
+_FEW_WORDS, _MOST_ROWS = 15, 200  # of which the numbers are not folded away; that are shown
 Baseline = Literal["mean", "zero"]
 _OWN_COLUMNS = ("word", "token", "start", "end", "contribution")
 
@@ -197,7 +197,11 @@ class Explanation(pd.DataFrame):
     def is_whole(self) -> bool:
         """Whether nothing that is shown was taken out."""
         needed = {"text", "decision", "classes"} <= set(self.attrs)
-        return needed and {"start", "end", self.said()[2]} <= set(self.columns)
+        return (
+            needed
+            and {"start", "end", self.said()[2]} <= set(self.columns)
+            and self.columns[0] in ("word", "token")
+        )
 
     def _repr_html_(self) -> str | None:
         plain: str | None = super()._repr_html_()  # type: ignore[misc]
@@ -205,10 +209,11 @@ class Explanation(pd.DataFrame):
             return plain
         rows = [
             [signed(cell, ".4f") if isinstance(cell, float) else str(cell) for cell in row]
-            for row in self.itertuples(index=False)
+            for row in self[:_MOST_ROWS].itertuples(index=False)
         ]
-        table = Table("", list(map(str, self.columns)), rows, shown=60)
-        numbers = folded("The numbers", table_html(table), is_open=len(self) <= _FEW_WORDS)
+        table = Table("", list(map(str, self.columns)), rows)
+        some = f", {_MOST_ROWS} of {len(self):,} rows" if len(self) > _MOST_ROWS else ""
+        numbers = folded(f"The numbers{some}", table_html(table), is_open=len(self) <= _FEW_WORDS)
         return block(_coloured([self]), numbers)
 
 

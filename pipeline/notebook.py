@@ -1,6 +1,7 @@
 """What a notebook shows of the things that users print: coloured words, tables, score cards."""
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ _STYLE = """
   & thead th { vertical-align: bottom; }
   & tbody tr:last-child :is(th, td) { border-bottom: 0; }
   & .number { text-align: right; }
-  & tbody .number, & .word, & tbody th { white-space: nowrap; }
+  & tbody .number, & .word, & .short, & tbody th { white-space: nowrap; }
   & .prose { min-width: 16rem; overflow-wrap: anywhere; }
   & tr.best :is(th, td) { font-weight: 600; }
   & .heat { display: inline-block; padding: .05rem .5rem; border-radius: .2rem; color: var(--ink);
@@ -82,6 +83,14 @@ class Html(str):
 def escaped(value: object) -> str:
     """Return a value's text as markup."""
     return value if isinstance(value, Html) else html.escape(readable(value))
+
+
+def breakable(text: str) -> str:
+    """Return markup that breaks in a narrow cell: after _, before a capital, not in TF-IDF."""
+    if isinstance(text, Html):
+        return text
+    parts = re.split("(?<=_)|(?<=[a-z])(?=[A-Z])", readable(text))
+    return "<wbr>".join(map(escaped, parts)).replace("TF-IDF", "<span class=short>TF-IDF</span>")
 
 
 def block(*parts: str) -> str:
@@ -127,14 +136,14 @@ def table_html(table: Table) -> str:
     """Return a table in a box that scrolls where it is narrow, and the rows that are folded."""
     caption = escaped(table.caption)
     head = "".join(
-        f'<th scope="col"{_kind(table, i, "") if i else ""}><bdi>{escaped(name)}</bdi></th>'
+        f'<th scope="col"{_kind(table, i, "") if i else ""}><bdi>{breakable(name)}</bdi></th>'
         for i, name in enumerate(table.header)
     )
     rows = "\n".join(
         f"<tr{' class=best' if i in table.best else ''}>"
-        f'<th scope="row"><bdi>{escaped(first)}</bdi></th>'
+        f'<th scope="row"><bdi>{breakable(first)}</bdi></th>'
         + "".join(
-            f"<td{_kind(table, j, cell)}><bdi>{escaped(cell)}</bdi></td>"
+            f"<td{_kind(table, j, cell)}><bdi>{breakable(cell)}</bdi></td>"
             for j, cell in enumerate(others, start=1)
         )
         + "</tr>"
@@ -155,7 +164,8 @@ def table_html(table: Table) -> str:
 def _kind(table: Table, column: int, cell: str) -> str:
     if column not in table.text_columns:
         return ' class="number"'
-    return f' class="{"prose" if len(cell) > 30 else "word"}"' if cell else ""
+    size = "prose" if len(cell) > 30 else "word" if len(cell) > 19 else "short"
+    return f' class="{size}"' if cell else ""
 
 
 def coloured_pieces(

@@ -7,13 +7,15 @@ from pipeline.readable import shortened
 
 # score -> its heading and its meaning
 SCORES = {
-    "accuracy": ("Accuracy", "share of the texts that are labelled rightly"),
+    "accuracy": ("Accuracy", "share of the texts that are classified correctly"),
     "balanced_accuracy": (
         "Balanced accuracy",
         "mean recall of the classes: each counts the same, however rare",
     ),
+    "micro_f1": ("Micro F1", "F1 over all labels of all texts, each counted once"),
     "f1": ("F1", "of the second of two classes, else the mean over the classes"),
     "macro_f1": ("Macro F1", "mean over the classes of the harmonic mean of precision and recall"),
+    "hamming_loss": ("Hamming loss", "share of all labels that are wrong; lower is better"),
     "roc_auc": (
         "ROC-AUC",
         "how often a text of the class scores higher than one that is not of it",
@@ -29,6 +31,10 @@ SCORES = {
         "mean gap between how sure and how right; lower is better",
     ),
 }
+_FIRST = (
+    *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
+    *("log_loss", "calibration_error", "hamming_loss"),
+)
 # columns of a comparison -> header and format
 _COMPARED = {
     "accuracy": (SCORES["accuracy"][0], "{:.3f}"),
@@ -65,45 +71,72 @@ def number(value: Any, form: str = "{:.3f}") -> str:
     return "-" if value is None else form.format(value)
 
 
+def of_labels(answer: Any) -> str:
+    """Return a label's text, or those of several."""
+    return (", ".join(answer) or "no label") if isinstance(answer, list) else str(answer)
+
+
 def conclusion(
     scores: Mapping[str, Any], comparison: Sequence[Mapping[str, Any]] | None = None
 ) -> str:
-    """Say in a few sentences how good the model is, and where it is weak."""
-    n_texts, by_class = scores["n_texts"], scores["by_class"]
+    """Say in one sentence how good the model is, and where it is weak."""
+    n_texts, by_class, several = scores["n_texts"], scores["by_class"], "multilabel" in scores
+    found = f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts"
+    share, n_classes = f"{100 * scores['accuracy']:.1f} %", len(scores["classes"])
     said = [
-        f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts were labelled rightly, in "
-        f"{len(scores['classes'])} classes."
+        f"{found} ({share}) have all of their {n_classes} labels right"
+        if several
+        else f"{found} ({share}) are classified correctly, in {n_classes} classes"
     ]
     rivals = [row for row in comparison or [] if row.get("difference_low") is not None]
     if rivals:
         row = max(rivals, key=lambda row: row["accuracy"] or 0.0)
         gain, low, high = (100 * row[f"difference{end}"] for end in ("", "_low", "_high"))
-        said.append(
-            f"Of the models compared, {row['model']} has the highest accuracy: {row['verdict']}, "
-            f"{gain:+.1f} points ({low:+.1f} to {high:+.1f})."
-        )
+        beside = f"{row['verdict']}: {gain:+.1f} points, {low:+.1f} to {high:+.1f}"
+        beside = row["verdict"] if row["verdict"] == "baseline" else beside
+        said.append(f"of the models compared, {row['model']} is the most accurate ({beside})")
     weakest = min(by_class, key=lambda row: row["f1"] or 0.0)
     if (weakest["f1"] or 0.0) < max(row["f1"] or 0.0 for row in by_class) - 0.02:
-        said.append(f"It is weakest on {weakest['class']} (F1 {number(weakest['f1'])}).")
-    gap = (
-        sum(row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in scores["calibration"])
-        / n_texts
-    )
-    if abs(gap) > 0.05:
-        more = "too sure" if gap > 0 else "not sure enough"
-        said.append(f"Its probabilities are {more}, by {100 * abs(gap):.0f} points on average.")
-    return " ".join(said)
+        said.append(f"it is weakest on {weakest['class']} (F1 {number(weakest['f1'])})")
+    if remark := sureness(scores["calibration"]):
+        said.append(f"its probabilities are {remark}")
+    return "; ".join(said) + "."
+
+
+def sureness(bins: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say by how much probabilities are too high or too low, if that is much."""
+    gaps = [row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in bins]
+    gap = sum(gaps) / max(1, sum(row["n_texts"] for row in bins))
+    if abs(gap) <= 0.05:
+        return None
+    return f"too {'high' if gap > 0 else 'low'}, by {100 * abs(gap):.0f} points on average"
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
     """Return every score with its interval and its meaning."""
-    rows = []
-    for name, (label, meaning) in SCORES.items():
-        if name in scores:
-            low, high = scores["intervals"].get(name) or (None, None)
-            rows.append([label, number(scores[name]), number(low), number(high), meaning])
+    rows, reasons = [], scores.get("not_scored", {})
+    for name, (label, meaning) in score_names(scores).items():
+        low, high = scores["intervals"].get(name) or (None, None)
+        said = f"absent: {reasons[name]}" if name in reasons else meaning
+        rows.append([label, number(scores[name]), number(low), number(high), said])
     caption = f"Scores on {scores['n_texts']:,} texts, with 95 % intervals over resampled texts"
     return Table(caption, ("Score", "Value", "From", "To", "What it says"), rows, (4,))
+
+
+def score_names(scores: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return heading and meaning of each score that is there."""
+    names = {name: words for name, words in SCORES.items() if name in scores}
+    if "multilabel" in scores:
+        names["accuracy"] = ("All labels right", "share of the texts with every label right")
+        names["macro_f1"] = ("Macro F1", "mean over the labels of their F1")
+    return names
+
+
+def score_cards(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the few scores that come first, and their headings."""
+    names = score_names(scores)
+    shown = [name for name in _FIRST if scores.get(name) is not None]
+    return {name: names[name][0] for name in shown[:5]}
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -124,8 +157,9 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the accuracy of each model and what it says beside TF-IDF, for a narrow place."""
-    names = [name for name in ("accuracy", "verdict") if any(name in row for row in rows)]
+    """Return accuracy, verdict and cost of each model, for a narrow place."""
+    shown = ("accuracy", "verdict", "fit_seconds")
+    names = [name for name in shown if any(row.get(name) is not None for row in rows)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in names)] for row in rows]
     header = ("Model", *(_COMPARED[name][0] for name in names))
     return Table("The models on the same texts", header, cells, (2,))
@@ -156,10 +190,11 @@ def class_table(scores: Mapping[str, Any]) -> Table:
     by_class = scores["by_class"]
     for row in sorted(by_class, key=lambda row: row["f1"] or 0.0) if many else by_class:
         areas = curves.get(str(row["class"]), {})
-        values = [row[name] for name in ("precision", "recall", "f1")]
-        values += [areas.get(name) for name in ("roc_auc", "average_precision")]
-        rows.append([str(row["class"]), f"{row['n_texts']:,}", *map(number, values)])
-    header = ("Class", "Texts", "Precision", "Recall", "F1", "ROC-AUC", "Average precision")
+        values = [row[name] for name in ("f1", "precision", "recall")]
+        more = [areas.get(name) for name in ("roc_auc", "average_precision")]
+        texts = f"{row['n_texts']:,}"
+        rows.append([str(row["class"]), *map(number, values), texts, *map(number, more)])
+    header = ("Class", "F1", "Precision", "Recall", "Texts", "ROC-AUC", "Average precision")
     caption = f"Scores of each class{', the weakest first' if many else ''}"
     return Table(caption, header, rows, shown=MOST_SHOWN)
 
@@ -193,6 +228,16 @@ def confusions_table(
     ]
     header = ("True class", "Taken for", "Texts", "Of the class")
     return Table("The most frequent confusions", header, rows, (1,))
+
+
+def marks_table(matrices: Sequence[Sequence[Sequence[int]]], labels: Sequence[Any]) -> Table:
+    """Return how often each of several labels is found, missed, and given wrongly."""
+    rows = [
+        [str(label), f"{found:,}", f"{missed:,}", f"{wrong:,}"]
+        for label, ((_, wrong), (missed, found)) in zip(labels, matrices, strict=True)
+    ]
+    header = ("Label", "Found", "Missed", "Given wrongly")
+    return Table("How many texts of each label", header, rows, shown=MOST_SHOWN)
 
 
 def calibration_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -232,17 +277,6 @@ def layers_table(
     ]  # fmt: skip
     metric = str(study.get("scoring", "score")).replace("_", " ").capitalize()
     return Table(caption, ("Features", "Pooling", metric, "Dimension", "C"), cells, (1,))
-
-
-def issues_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the labels that are probably wrong, the surest first."""
-    cells = [
-        [shortened(row["text"], 240), str(row["label"]), str(row["suggested"]),
-         number(row["probability"])]
-        for row in rows
-    ]  # fmt: skip
-    header = ("Text", "Label", "Suggested", "Probability of the label")
-    return Table("The most doubtful labels", header, cells, (1, 2))
 
 
 def points_table(points: Sequence[Mapping[str, Any]]) -> Table:

@@ -57,7 +57,7 @@ SLOW = (
     "test_dask_grid_search test_dask_scoring test_docs test_embedding_cache "
     "test_executors test_fault_loops "
     "test_cli test_columns test_explanation test_failures test_finetuning test_fitting "
-    "test_folds test_forks test_hub test_judging test_labelling test_layer_mix "
+    "test_first_hour test_folds test_forks test_hub test_judging test_labelling test_layer_mix "
     "test_layer_scores test_linear test_object_storage test_occlusion test_processes "
     "test_readme test_several_labels test_stacking test_sums "
     "test_report_browser "

@@ -22,7 +22,7 @@ HOSTILE = (
     "",
     "http://example.org/pixel.png url(http://example.org/x)",
 )
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr"}
 
 
 def quick_scores(classes=("negative", "positive"), n_texts=60, texts=(), **options):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     accuracy_score,
@@ -15,8 +16,17 @@ from sklearn.metrics import (
     log_loss,
     roc_auc_score,
 )
-from sklearn.model_selection import GridSearchCV, KFold, RepeatedKFold, StratifiedKFold
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    RepeatedKFold,
+    StratifiedKFold,
+    cross_val_score,
+)
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
 from pipeline import (
     BertVectorizer,
@@ -394,7 +404,7 @@ def test_texts_may_come_in_any_container(container, tiny_bert):
             [1, *LABELS[1:]],
             r"y mixes text with other labels: label 0 is 1 \(int\), label 1 is 'positive' \(str\)",
         ),
-        (np.linspace(0, 1, 40), "Unknown label type: continuous"),
+        (np.linspace(0, 1, 40), "is regression"),
     ],
 )
 def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_bert, encoded):
@@ -414,6 +424,7 @@ def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_be
         ),
         ({"cv": RepeatedKFold(n_splits=2, n_repeats=2)}, ValueError, "cv tests some text twice"),
         ({"cv": [(np.arange(30), np.arange(20, 40))]}, ValueError, "one that it trains on"),
+        ({"cv": GroupKFold(2)}, ValueError, "GroupKFold, which needs groups; give groups="),
         ({"test": (REVIEWS, LABELS[1:])}, ValueError, "test holds 40 texts and 39 labels"),
         ({"test": ([], [])}, ValueError, "and some texts"),
         (
@@ -438,3 +449,50 @@ def test_wrong_values_are_refused_before_anything_is_encoded(
 def test_wrong_texts_are_refused_by_row(texts):
     with pytest.raises((ValueError, TypeError), match=r"row 1 of X is|X is a single string"):
         compare(texts, [0, 1])
+
+
+NUMBERS = np.arange(40)
+SETS = pd.DataFrame({"odd": NUMBERS % 2, "third": NUMBERS % 3 == 0, "fourth": NUMBERS % 4 == 1})
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")  # no label
+@pytest.mark.parametrize("groups", [None, np.arange(40) // 4], ids=["texts", "groups"])
+@pytest.mark.parametrize("scoring", ["accuracy", "f1_micro", "f1_samples"])
+def test_several_labels_per_text_are_compared_as_scikit_learn_scores_them(
+    groups, scoring, tiny_bert
+):
+    svm = make_pipeline(TfidfVectorizer(), OneVsRestClassifier(LinearSVC()))
+    table = compare(
+        REVIEWS,
+        SETS,
+        models=["majority", "default", ("svm", svm)],
+        vectorizer=BertVectorizer(tiny_bert),
+        cv=2,
+        groups=groups,
+        scoring=scoring,
+        n_timed=0,
+    )
+    kind = KFold if groups is None else GroupKFold
+    folds = list(kind(2, shuffle=True, random_state=0).split(REVIEWS, groups=groups))
+    scores = {"accuracy": "accuracy", "micro_f1": "f1_micro", "macro_f1": "f1_macro"}
+    column = {"f1_micro": "micro_f1"}.get(scoring, scoring)
+    for name, scorer in {**scores, column: scoring}.items():
+        expected = cross_val_score(svm, REVIEWS, SETS.to_numpy(int), cv=folds, scoring=scorer)
+        assert table.loc["svm", name] == pytest.approx(expected.mean())
+    assert table.loc["svm", ["log_loss", "calibration_error"]].isna().all()
+    assert table.attrs["classes"] == ["odd", "third", "fourth"]
+    assert table["verdict"].notna().all()
+    assert table.loc["svm", "difference_low"] <= table.loc["svm", "difference"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": ["layers"]}, "'layers', which take one label per text"),
+        ({"models": [("mine", make_pipeline(TfidfVectorizer(), LinearSVC()))]}, "'mine' takes one"),
+        ({"models": ["majority"], "test": (REVIEWS, SETS[["odd", "third"]])}, "and test 2"),
+    ],
+)
+def test_what_cannot_take_several_labels_says_so(options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(REVIEWS, SETS, cv=2, n_timed=0, **options)

@@ -366,7 +366,7 @@ def test_a_prediction_does_not_depend_on_its_neighbours_or_on_threads(fitted):
         ([1.0] * 24, "y holds one class only, 1.0"),
         ([*Y[:-1], None], "Input y contains NaN: label 23 is None"),
         (Y[:-1], "inconsistent numbers of samples"),
-        (np.linspace(0, 1, 24), "Unknown label type: continuous"),
+        (np.linspace(0, 1, 24), "is regression"),
         (None, "requires y to be passed"),
     ],
 )

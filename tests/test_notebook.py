@@ -170,6 +170,8 @@ def test_scores_show_cards_groups_and_mistakes(scores):
     assert "half: <i>one</i>" in page.text
     assert scores["mistakes"][0]["text"][:30] in page.text
     assert not {"script", "img", "svg", "i"} & {tag for tag, _ in page.elements}
+    bare = {**scores, "label_issues": None, "log_loss": None, "mistakes": [], "slices": {}}
+    assert f"{scores['accuracy']:.3f}" in shown(type(scores)(bare)).text  # without probabilities
     short = copy.copy(scores)
     del short["mistakes"]
     assert short._repr_html_() is None
@@ -199,7 +201,11 @@ def test_a_study_is_a_grid_of_layers_and_its_best_is_marked(study):
     assert f"{study.nested['score']:.3f}" in page.text
     marked = [attrs for attrs in page.all("span") if attrs.get("class") == "heat best"]
     assert len(marked) == (study["score"] == study["score"].max()).sum()
-    top = study.sort_values("score", ascending=False).head(3)
+    by_score = study.sort_values("score", ascending=False)
+    for own in (by_score, by_score.reset_index(drop=True)):  # in the order of the user
+        first = own.iloc[0]
+        assert f"{first['features']}{first['pooling']}{first['score']:.3f}" in shown(own).text
+    top = by_score.head(3)
     assert len(shown(top).all("tr")) == 4
     assert top.attrs == study.attrs
     for again in through(study):

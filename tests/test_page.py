@@ -16,7 +16,7 @@ from tests.reporting import HOSTILE, Page, bert_scores, make_comparison, make_st
 TAGS = set(
     """
     html head meta link title style body a header h1 h2 p dl div dt dd nav ul li main
-    section span figure figcaption details summary table caption thead tbody tr th td bdi
+    section span wbr figure figcaption details summary table caption thead tbody tr th td bdi
     article blockquote strong footer svg g path defs use text clippath rect
 """.split()
 )

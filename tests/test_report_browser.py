@@ -204,6 +204,43 @@ def test_every_figure_is_seen_and_nothing_is_wider_than_the_page(opened, size, s
     )
 
 
+THEMES = [  # attributes of a notebook's body, the scheme of the system, whether it is dark
+    ('data-jp-theme-light="true"', "dark", False),
+    ('data-jp-theme-light="false"', "light", True),
+    ('class="vscode-dark"', "light", True),
+    ('class="vscode-high-contrast"', "light", True),
+    ('class="vscode-light"', "dark", False),
+    ('class="vscode-high-contrast vscode-high-contrast-light"', "dark", False),
+    ("", "dark", True),
+    ("", "light", False),
+]
+
+
+@pytest.mark.parametrize(("body", "scheme", "dark"), THEMES)
+def test_a_notebook_shows_all_in_its_own_theme(opened, report, tmp_path, body, scheme, dark):
+    shown = quick_scores()._repr_html_() + report._repr_html_()
+    page = tmp_path / "notebook.html"
+    own = "<p id=own>text</p><table id=table><tr><td>1</td></tr></table>"
+    page.write_text(f"<!DOCTYPE html><body {body}>{own}{shown}</body>", encoding="utf-8")
+    notebook = opened("desk", scheme, page, reduced_motion="reduce")
+    colours = notebook.evaluate("""() => {
+        const box = getComputedStyle(document.querySelector(".bert-vectorizer"));
+        const cell = getComputedStyle(document.querySelector(".bert-vectorizer td"));
+        return [box.backgroundColor, box.color, cell.color];
+    }""")
+    light = ["rgb(255, 255, 255)", "rgb(27, 31, 36)", "rgb(27, 31, 36)"]
+    assert colours == (
+        ["rgb(20, 23, 26)", "rgb(230, 233, 236)", "rgb(230, 233, 236)"] if dark else light
+    )
+    assert notebook.evaluate("getComputedStyle(own).color") == "rgb(0, 0, 0)"
+    assert notebook.evaluate("getComputedStyle(table).borderCollapse") == "separate"
+    assert notebook.evaluate("document.documentElement.scrollWidth") == SIZES["desk"][0]
+    frame = notebook.query_selector("iframe").content_frame()
+    frame.click("nav a >> nth=2")
+    assert frame.evaluate("scrollY") > 100  # the link leads down this page
+    assert frame.url.startswith("about:srcdoc#")
+
+
 def misplaced_letters(page):
     """Return words in figures that are too small, cut off or over another word."""
     return page.evaluate(

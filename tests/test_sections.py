@@ -6,7 +6,11 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
+from pipeline import BertVectorizer, evaluate, write_report
 from pipeline.datasets import read_table, write_table
 from pipeline.notebook import coloured_pieces
 from pipeline.report.sections import report_contents, sections_of
@@ -202,7 +206,7 @@ def test_of_many_classes_the_weakest_come_first_and_the_matrix_shows_the_most_co
     names = tuple(f"c{i}" for i in range(45))
     scores = quick_scores(names, n_texts=135)
     section = sections(scores)["classes"]
-    f1 = [float(row[4]) for row in section.tables[0].rows]
+    f1 = [float(row[1]) for row in section.tables[0].rows]
     assert f1 == sorted(f1)
     assert len(section.tables[0].rest.rows) + section.tables[0].shown == len(names)
     wrong = [(-n, i, j) for i, row in enumerate(scores["confusion_matrix"])
@@ -213,18 +217,41 @@ def test_of_many_classes_the_weakest_come_first_and_the_matrix_shows_the_most_co
     assert "of 45" in section.pictures[0].caption
 
 
-@pytest.mark.parametrize(("accuracy", "word"), [(0.2, "too sure"), (1.0, "not sure enough")])
-def test_the_first_sentences_tell_rival_weakest_class_and_whether_it_is_too_sure(accuracy, word):
+@pytest.mark.parametrize(("accuracy", "word"), [(0.2, "too high"), (1.0, "too low")])
+def test_the_first_sentence_tells_rival_weakest_class_and_whether_it_is_too_sure(accuracy, word):
     scores = {**quick_scores(), "calibration": [
         {"low": 0.6, "high": 0.7, "n_texts": 60, "confidence": 0.65, "accuracy": accuracy}
     ]}  # fmt: skip
     contents = report_contents(scores, comparison=make_comparison())
     said = conclusion(contents["scores"], contents["comparison"])
     assert f"{scores['n_texts']} texts" in said
+    assert said.endswith(".")
+    assert ". " not in said  # one sentence
     assert word in said
+    assert word in sections(scores)["calibration"].lead
     assert "weakest" not in said  # F1 of the two classes is about the same
     scores["by_class"] = [{**row, "f1": 0.3 * i} for i, row in enumerate(scores["by_class"], 1)]
     contents = report_contents(scores, comparison=make_comparison())
     assert f"weakest on {scores['by_class'][0]['class']}" in conclusion(
         scores, contents["comparison"]
     )
+
+
+def test_several_labels_per_text_have_a_page_with_each_label(tiny_bert, tmp_path):
+    texts = [f"A {word} film, {i}." for i in range(4) for word in ("dull", "long", "lovely")]
+    y = np.array([["dull" in text, "long" in text, "1" in text] for text in texts])
+    model = make_pipeline(BertVectorizer(tiny_bert), OneVsRestClassifier(LinearSVC()))
+    scores = evaluate(model.fit(texts, y), texts, ~y, n_bootstrap=5, n_mistakes=2)
+    found = sections(scores)
+    labels, marks = found["classes"].tables
+    assert [row[0] for row in labels.rows] == [row[0] for row in marks.rows] == ["0", "1", "2"]
+    assert [int(row[1]) + int(row[2]) for row in marks.rows] == (~y).sum(axis=0).tolist()
+    (first, _) = found["mistakes"].texts
+    assert first["true"] == ", ".join(scores["mistakes"][0]["true"]) or first["true"] == "no label"
+    assert first["coloured"]["strongest"]
+    absent = {row[0]: row[4] for row in found["scores"].tables[0].rows}
+    assert "no predict_proba" in absent["Log loss"]
+    assert "all of their 3 labels" in conclusion(scores)
+    page = write_report(scores, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "All labels right" in page
+    assert "Calibration error</dt>" not in page

@@ -172,8 +172,10 @@ def evaluate(
 
     Returns
     -------
-    dict
-        Plain numbers, strings, lists and dicts; `pipeline.write_report` makes a page of it.
+    Scores
+        A dict of plain numbers, strings, lists and dicts; `pipeline.write_report` makes a page of
+        it. A notebook shows score cards, the weakest groups and the surest mistakes, a terminal
+        the scores; ``dict(scores)`` is shown whole.
 
         - ``n_texts``; ``classes``: those of the model, then other labels that it predicts, such as
           that of a reject option; ``n_not_most_probable``: labels that are not the most probable

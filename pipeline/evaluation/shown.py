@@ -24,9 +24,11 @@ from pipeline.tables import (
     conclusion,
     layers_table,
     number,
+    of_labels,
+    score_cards,
+    score_names,
 )
 
-_CARDS = ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
 _COMPARED = ("accuracy", "accuracy_sd", "difference", "difference_low", "difference_high")
 _ALSO_COMPARED = ("verdict", "macro_f1", "log_loss", "fit_seconds", "predict_seconds")
 _STUDIED = "kind features pooling layers combine dimension score score_sd C".split()
@@ -43,8 +45,8 @@ class Scores(dict[str, Any]):
         if not self._is_whole():
             return super().__repr__()
         lines = [f"Scores on {self['n_texts']:,} texts, {len(self['classes'])} classes"]
-        for name, (label, _) in SCORES.items():
-            if self.get(name) is not None:
+        for name, (label, _) in score_names(self).items():
+            if self[name] is not None:
                 between = _between(self["intervals"].get(name))
                 lines.append(f"  {label:<18} {self[name]:.3f}  {between}".rstrip())
         lines.append(f"  {len(self['mistakes'])} mistakes are listed. A dict of {', '.join(self)}.")
@@ -55,17 +57,21 @@ class Scores(dict[str, Any]):
             return None
         intervals = self["intervals"]
         cards = [
-            (SCORES[name][0], number(self[name]), _between(intervals.get(name)))
-            for name in _CARDS
-            if self.get(name) is not None
+            (label, number(self[name]), _between(intervals.get(name)))
+            for name, label in score_cards(self).items()
         ]
+        reasons: dict[str, list[str]] = {}
+        for name, why in (self.get("not_scored") or {}).items():
+            reasons.setdefault(why, []).append(SCORES[name][0])
+        absent = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
         unseen = self.get("never_predicted")
-        issues = (self.get("label_issues") or {}).get("n_texts")
+        issues = (self.get("label_issues") or {}).get("n_texts", 0)
         doubted = f"Labels that are probably wrong: {issues:,}; see ['label_issues']."
         known = f"95 % intervals in small. A dict of {', '.join(self)}."
         return block(
             paragraph(conclusion(self)),
             tiles(cards),
+            paragraph(f"Not scored: {absent}." if absent else "", "muted"),
             paragraph(never_predicted(unseen) if unseen else "", "bad"),
             columns_of(table_html(class_table(self)), self._weakest()),
             self._mistakes(),
@@ -94,10 +100,11 @@ class Scores(dict[str, Any]):
         for mistake in self["mistakes"][:_FEW]:
             words = (mistake.get("explanation") or {}).get("words") or []
             text = words_html(coloured_pieces(mistake["text"], words, most=300))
-            said = [str(mistake["predicted"]), str(mistake["true"])]
+            said = [of_labels(mistake["predicted"]), of_labels(mistake["true"])]
             cell = Html(f'<span class="text" dir="auto">{text}</span>')
             rows.append([*said, number(mistake["probability"]), cell])
-        header = ("Predicted", "True", "Probability", "Text; words for the prediction are blue")
+        blue = "one label" if self.get("multilabel") else "the prediction"
+        header = ("Predicted", "True", "Probability", f"Text; words for {blue} are blue")
         caption = f"The surest mistakes, {len(rows)} of those in ['mistakes']"
         return table_html(Table(caption, header, rows, (1, 3))) if rows else ""
 
@@ -159,8 +166,10 @@ def _study_html(study: pd.DataFrame) -> str:
     attrs: dict[Any, Any] = study.attrs
     best = study.iloc[int(study["score"].argmax())]
     is_layer = (study["kind"] == "layer").to_numpy()
-    names = study["features"].where(is_layer)
-    whole = study.index.equals(pd.RangeIndex(len(study))) and is_layer.any()
+    poolings = list(dict.fromkeys(study["pooling"][is_layer]))
+    numbers = [*range(attrs.get("n_layers", 0) + 1)] * len(poolings)
+    whole = [own[0] for own in study["layers"][: len(numbers)]] == numbers
+    whole = whole and is_layer.tolist() == sorted(is_layer.tolist(), reverse=True)
     if not whole:  # a selection, or another order
         rows: Any = study.astype(object).to_dict("records")
         places = [int(study["score"].argmax())]
@@ -175,9 +184,8 @@ def _study_html(study: pd.DataFrame) -> str:
             f"<small>± {row.score_sd:.3f}</small></span>"
         )
 
-    poolings = list(dict.fromkeys(study["pooling"][is_layer]))
     by_place = {(row.features, row.pooling): cell(row) for row in study[is_layer].itertuples()}
-    layers = list(dict.fromkeys(names.dropna()))[::-1]  # the text enters below
+    layers = list(dict.fromkeys(study["features"][is_layer]))[::-1]  # the text enters below
     grid = [[name, *(by_place.get((name, own), "") for own in poolings)] for name in layers]
     combined = [
         [str(row.features), cell(row), f"{row.dimension:,}", f"{row.C:g}"]

@@ -346,14 +346,16 @@ def _grid_figure(
             if texts is not None:
                 weight = "bold" if shares[i, j] == shares.max() else "normal"
                 ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]  # the better of both themes
+                size = 9 if len(column_names) > MOST_NAMED else 10.5
                 axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight,
-                          color=ink)  # fmt: skip
+                          color=ink, fontsize=size)  # fmt: skip
         crowded = len(column_names) > 4
         # Upright names end at their columns, however long they are in the font of the page.
         upright: Any = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
         names = [words(name, 14 if crowded else 18) for name in column_names]
         axes.set_xticks(range(len(names)), names, **(upright if crowded else {}))
-        axes.set_yticks(range(len(row_names)), [words(name, 14) for name in row_names])
+        n_columns = 20 if len(row_names) > MOST_NAMED else 14
+        axes.set_yticks(range(len(row_names)), [words(name, n_columns) for name in row_names])
         axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(row_names) - 0.5, -0.5))
         axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
         axes.tick_params(length=0)

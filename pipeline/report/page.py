@@ -12,13 +12,12 @@ from pipeline.files import refuse_folder, where, with_ending, write_text
 from pipeline.notebook import block, signed, table_html, words_html
 from pipeline.readable import readable, shortened
 from pipeline.report.sections import report_contents, sections_of
-from pipeline.tables import SCORES, conclusion, number
+from pipeline.tables import conclusion, number, score_cards
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _DOCTYPE = "<!DOCTYPE html>"
-_ON_TOP = ("accuracy", "macro_f1", "roc_auc", "log_loss", "calibration_error")
 
 
 class ReportPage(type(Path())):  # type: ignore[misc]  # of this system
@@ -150,7 +149,7 @@ def render_page(contents: Mapping[str, Any]) -> str:
     html = environment.from_string(source).render(
         title=contents["title"],
         scores=contents["scores"],
-        tiles={name: SCORES[name][0] for name in _ON_TOP if name in contents["scores"]},
+        tiles=score_cards(contents["scores"]),
         conclusion=conclusion(contents["scores"], contents["comparison"]),
         sections=sections_of(contents),
     )

@@ -188,14 +188,18 @@ def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
         "comparison",
         "Beside the baselines",
         lead,
-        [Picture(svg, caption)],
+        [Picture(svg, caption, tables.comparison_table(rows))],
         [tables.verdicts_table(rows)],
-        [tables.comparison_table(rows)],
     )
 
 
 def _classes(scores: Mapping[str, Any]) -> Section:
     matrix, classes = scores["confusion_matrix"], scores["classes"]
+    if "multilabel" in scores:
+        unseen = scores["never_predicted"]
+        written = [tables.class_table(scores), tables.marks_table(matrix, classes)]
+        lead = never_predicted(unseen) if unseen else ""
+        return Section("classes", "Label by label", lead, tables=written)
     caption = (
         "Confusion matrix, in per cent of the texts of each true class (rows); the fuller the "
         "colour, the more."
@@ -245,14 +249,17 @@ def _calibration(rows: Sequence[Mapping[str, Any]]) -> Section | None:
     if not rows:
         return None
     caption = (
-        "A point is a bin of texts, the larger the more of them. On the dashed line the model is "
+        "A point is a bin of answers, the larger the more of them. On the dashed line the model is "
         "as often right as it says; below it, it is too sure."
     )
     picture = Picture(figures.calibration_figure(rows), caption)
+    remark = tables.sureness(rows)
+    cure = "another C, or CalibratedClassifierCV, may mend that."
     return Section(
         "calibration",
         "Is it as sure as it should be?",
-        pictures=[picture],
+        f"Its probabilities are {remark}: {cure}" if remark else "",
+        [picture],
         beside=[tables.calibration_table(rows)],
     )
 
@@ -322,16 +329,11 @@ def _texts(
         coloured = None if words is None else coloured_pieces(answer["text"], words)
         if "refused" in explanation:
             reasons.add(str(explanation["refused"]))
-        named = {key: _of_labels(answer[key]) for key in ("true", "predicted")}
+        named = {key: tables.of_labels(answer[key]) for key in ("true", "predicted")}
         texts.append({**answer, **named, "coloured": coloured})
     if reasons:
         lead += f" Not explained: {' '.join(sorted(reasons))}"
     return Section(key, heading, lead, texts=texts)
-
-
-def _of_labels(answer: Any) -> str:
-    """Return a label's text, or those of several."""
-    return (", ".join(answer) or "no label") if isinstance(answer, list) else str(answer)
 
 
 def _map(scores: Mapping[str, Any]) -> Section | None:
@@ -373,10 +375,22 @@ def _label_issues(issues: Mapping[str, Any] | None) -> Section | None:
     if not issues or not issues["rows"]:
         return None
     lead = (
-        f"{issues['n_texts']:,} labels are probably wrong: another class is more probable, and at "
-        "least as probable as for its own texts on average (Northcutt et al. 2021)."
+        f"{issues['n_texts']:,} labels are doubted: another class is more probable, and at least "
+        "as probable as for its own texts on average (Northcutt et al. 2021). Some of them will be "
+        "mistakes of the model."
     )
-    return Section("labels", "Labels to check", lead, tables=[tables.issues_table(issues["rows"])])
+    rows = [
+        {
+            "tags": ("Labelled", "more likely"),
+            "row": row["row"],
+            "text": row["text"],
+            "predicted": str(row["label"]),
+            "true": str(row["suggested"]),
+            "probability": row["probability"],
+        }
+        for row in issues["rows"]
+    ]
+    return Section("labels", "Labels to check", lead, texts=rows)
 
 
 def _duplicates(duplicates: Mapping[str, Any] | None) -> Section | None:
@@ -388,8 +402,8 @@ def _duplicates(duplicates: Mapping[str, Any] | None) -> Section | None:
         return Section("duplicates", heading, "None of the texts is in the training set.")
     lead = (
         f"{n:,} of the texts ({100 * duplicates['share']:.1f} %) {'is' if n == 1 else 'are'} in "
-        f"the training set too, {other:,} of them with another label there. A score on them says "
-        "nothing about new texts."
+        f"the training set too, {f'{other:,} of them' if other else 'none'} with another label "
+        "there. A score on them says nothing about new texts."
     )
     rows = [[shortened(text, 240)] for text in duplicates["examples"]]
     return Section("duplicates", heading, lead, tables=[Table("Some of them", ("Text",), rows)])

@@ -325,12 +325,12 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
 
     Returns
     -------
-    dict
-        ``path``, ``format``, ``size``, ``names`` (every class and function that it names),
-        ``refused`` (those that `load_pipeline` would refuse; None for a .skops file where skops is
-        not installed), ``arrays`` (shape, dtype and bytes of each; joblib only), ``contents`` (the
-        objects as nested dicts and lists, long values cut) and ``manifest`` (an unchecked dict, or
-        None).
+    Inspection
+        A dict, of which terminals and notebooks show the gist: ``path``, ``format``, ``size``,
+        ``names`` (every class and function that it names), ``refused`` (those that `load_pipeline`
+        would refuse; None for a .skops file where skops is not installed), ``arrays`` (shape, dtype
+        and bytes of each; joblib only), ``contents`` (the objects as nested dicts and lists, long
+        values cut) and ``manifest`` (an unchecked dict, or None).
 
     Raises
     ------

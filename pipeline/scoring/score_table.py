@@ -202,6 +202,7 @@ def score_table(
     Returns
     -------
     ScoredTable
+        What was written, and how fast; a notebook shows it as a table.
 
     Raises
     ------
