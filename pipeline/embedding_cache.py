@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.bert import encoder
-from pipeline.bert.embedding import FrozenBert, Plan, truncation_report, unknown_report
+from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TokenizedTexts
 from pipeline.exceptions import CacheWarning, TextTooLongError
@@ -42,7 +42,6 @@ class Counted(NamedTuple):
     """What was counted of the texts of a call."""
 
     truncation: dict[str, Any]
-    unknown: dict[str, Any]
     n_tokens: np.ndarray  # of each text, (n_texts,), int64
     n_unknown: np.ndarray  # how many of them the vocabulary lacks, (n_texts,), int64
 
@@ -211,7 +210,6 @@ def encode(
     n_tokens, n_lost, n_windows, n_unknown = counts[:, row_of]
     counted = Counted(
         truncation_report(n_tokens, n_lost, n_windows),
-        unknown_report(n_tokens, n_unknown),
         n_tokens,
         n_unknown,
     )

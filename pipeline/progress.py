@@ -125,6 +125,7 @@ class Part:
         self.total: int | None = None
         self.began = 0.0
         self.note: str | None = None  # after the numbers
+        self.whole = False  # its own parts are not shown
 
     def show(
         self, done: int, total: int | None = None, *, what: str | None = None, known: int = 0
@@ -149,11 +150,15 @@ _current: ContextVar[Part | None] = ContextVar("part", default=None)
 
 
 @contextmanager
-def progress(what: str = "", unit: str = "", *, shown: bool = False) -> Iterator[Part]:
-    """Show nothing until the part does; within a part that is shown, in its bar."""
+def progress(
+    what: str = "", unit: str = "", *, shown: bool = False, whole: bool = False
+) -> Iterator[Part]:
+    """Show nothing until the part does; in the bar of an outer part, unless that is a whole."""
     outer = _current.get()
     outer_bar = None if outer is None else outer.bar
-    part = Part(what, unit, outer_bar or (_Bar() if shown else None))
+    hidden = outer is not None and outer.whole
+    part = Part(what, unit, None if hidden else outer_bar or (_Bar() if shown else None))
+    part.whole = whole or hidden
     token = _current.set(part)
     try:
         yield part

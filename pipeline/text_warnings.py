@@ -19,7 +19,13 @@ FEW = 5  # texts of a call, of which a share says little: a service sends one at
 # Japanese read single characters.
 _SPELT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA"), 1.5) | {"HANGUL": 1.0, "LATIN": np.inf}
 _SPELT_ELSEWHERE = 0.75
-_UNKNOWN_SHARE = 0.2  # of the texts; English reviews and questions have at most 0.003
+# of the texts, and of the words of each: a tweet of ten words with an emoji or two is read
+_UNKNOWN_SHARE = 0.2
+
+_OTHER_MODEL = (
+    "Take a model for this language or a multilingual one, such as "
+    "'intfloat/multilingual-e5-small' (docs/models.md)"
+)
 
 _WARNED: deque[Any] = deque(maxlen=1000)  # searches that have warned of truncation
 _fit: ContextVar[Any] = ContextVar("fit", default=None)  # what stands for a search in `warned_once`
@@ -72,6 +78,28 @@ def warn_truncation(
         )
 
 
+def count_words(texts: Sequence[str], prompt: str = "") -> np.ndarray:
+    """Return how many words between blanks each text has, the prompt's included, (n_texts,)."""
+    n = len(prompt.split())
+    return np.array([len(text.split()) + n for text in texts], dtype=np.int64)
+
+
+def unknown_report(
+    n_tokens: np.ndarray, n_unknown: np.ndarray, n_words: np.ndarray
+) -> dict[str, Any]:
+    """Count what the model does not read as words; each argument is (n_texts,), int64."""
+    total, unknown, words = int(n_tokens.sum()), int(n_unknown.sum()), int(n_words.sum())
+    return {
+        "n_texts": len(n_tokens),
+        "texts_with_unknown": int((n_unknown > 0).sum()),
+        "n_tokens": total,  # of the whole texts, [CLS] and [SEP] included
+        "tokens_unknown": unknown,
+        "share_unknown": unknown / total if total else 0.0,
+        "n_words": words,
+        "pieces_per_word": (total - 2 * len(n_tokens)) / words if words else 0.0,
+    }
+
+
 @cache
 def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
@@ -106,21 +134,32 @@ def warn_unknown(
         warnings.warn(
             f"More than {_UNKNOWN_SHARE:.0%} of the texts are in {script} letters, which {model!r} "
             "was not made for: it spells them out, in about a piece per letter or more, and its "
-            "vectors hold little of what they say. Take a model for this language or a "
-            "multilingual one, such as 'intfloat/multilingual-e5-small' (docs/models.md).",
+            "vectors hold little of what they say. "
+            f"{_OTHER_MODEL}.",
             UnknownTokensWarning,
             stacklevel=4,
         )
         return
     # plain ASCII has none: there [UNK] is a word of more than 100 characters
-    n = sum(not texts[i].isascii() for i in np.flatnonzero(n_unknown).tolist())
-    if n >= at_least and n > _UNKNOWN_SHARE * len(texts) and _is_news("unknown", None):
-        # no counts: equal messages of a search are shown once
-        warnings.warn(
-            f"More than {_UNKNOWN_SHARE:.0%} of the texts hold characters that the vocabulary of "
-            f"{model!r} lacks, such as emoji or another script: a word with one is read as [UNK], "
-            "whatever it is. count_tokens(X)['n_unknown'] counts them; take a model for this "
-            "language, or write words for them.",
-            UnknownTokensWarning,
-            stacklevel=4,
-        )
+    unread = [
+        text
+        for text, n in zip(texts, n_unknown.tolist(), strict=True)
+        if n and not text.isascii() and n > _UNKNOWN_SHARE * len(text.split())
+    ]
+    many = len(unread) >= at_least and len(unread) > _UNKNOWN_SHARE * len(texts)
+    if not many or not _is_news("unknown", None):
+        return
+    letters = (letter for text in unread[:1000] for letter in filter(str.isalpha, text))
+    named = Counter(script for script in map(_script, letters) if script != "LATIN")
+    what, cure = "emoji or symbols", "Write words for them"
+    if named:
+        (script, _), *_ = named.most_common(1)
+        what, cure = f"{script if script == 'CJK' else script.title()} characters", _OTHER_MODEL
+    # no counts: equal messages of a search are shown once
+    warnings.warn(
+        f"More than {_UNKNOWN_SHARE:.0%} of the texts hold {what} that the vocabulary of {model!r} "
+        "lacks, in more than a fifth of their words: a word with one is read as [UNK], whatever it "
+        f"is. count_tokens(X)['n_unknown'] counts them. {cure}.",
+        UnknownTokensWarning,
+        stacklevel=4,
+    )

@@ -15,7 +15,7 @@ from pipeline.bert.tokenizing import Pieces, TextTokenizer, Truncation
 from pipeline.checkpoints.checkpoint import INSTALLED
 from pipeline.exceptions import ModelWarning
 from pipeline.layer_mix import LayerMix, apply_layer_mix
-from pipeline.text_warnings import warn_truncation
+from pipeline.text_warnings import count_words, warn_truncation
 from pipeline.texts import check_texts, check_words, take_columns
 
 CombineLayers = Callable[[np.ndarray], np.ndarray]
@@ -352,16 +352,18 @@ class TokenLevelMixin:
         Returns
         -------
         DataFrame
-            ``n_tokens`` (of the whole text, [CLS] and [SEP] included), ``n_lost`` and ``n_unknown``
-            (tokens that the vocabulary lacks, as [UNK]), one row per text, index kept.
+            ``n_tokens`` (of the whole text, [CLS] and [SEP] included), ``n_lost``, ``n_unknown``
+            (tokens that the vocabulary lacks, as [UNK]) and ``n_words`` (between blanks), one row
+            per text, index kept.
         """
         check_is_fitted(self)
         table = take_columns(X, on_invalid=self.on_invalid)
-        tokenized = self._bert().tokenizer(
-            check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
-        )
+        texts = check_texts(table, missing=self.missing, on_invalid=self.on_invalid)
+        bert = self._bert()
+        tokenized, n_words = bert.tokenizer(texts), count_words(texts, bert.prompt)
         names = ("n_tokens", "n_lost", "n_unknown")
-        return pd.DataFrame({name: getattr(tokenized, name) for name in names}, index=table.index)
+        counts = {name: getattr(tokenized, name) for name in names}
+        return pd.DataFrame({**counts, "n_words": n_words}, index=table.index)
 
     def word_spans(self, X: Iterable[str]) -> list[list[tuple[int, int]]]:
         """Find the words of each text, as the tokenizer sees them.

@@ -27,7 +27,7 @@ from pipeline.embedding_cache import Counted, encode, open_store
 from pipeline.fitted import SavedModel
 from pipeline.layer_mix import class_codes, learn_layer_mix
 from pipeline.progress import progress
-from pipeline.text_warnings import FEW, search_of, warn_unknown
+from pipeline.text_warnings import FEW, count_words, search_of, unknown_report, warn_unknown
 from pipeline.texts import Missing, OnInvalid, check_labels, check_X
 from pipeline.token_level import TokenLevelMixin
 from pipeline.vector_store import parse_size
@@ -177,8 +177,10 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     unknown_report_ : dict
         Of the same texts, what the vocabulary lacks, such as emoji, and BERT reads as [UNK]:
-        ``n_texts``, ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``.
-        An `UnknownTokensWarning` tells where more than a fifth of the texts has some.
+        ``n_texts``, ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``;
+        and ``n_words`` (between blanks) with ``pieces_per_word``: 1.2 to 1.5 in English, more in a
+        language that is spelt out. An `UnknownTokensWarning` tells where more than a fifth of the
+        texts cannot be read.
 
     See Also
     --------
@@ -310,11 +312,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self._search, place = search_of(context)
         plan = self._bert().plan(texts)
         self.truncation_report_ = plan.truncation_report()
-        self.unknown_report_ = plan.unknown_report()
+        rows, n_words = plan.row_of, count_words(texts, self.prompt_)
+        n_tokens, n_unknown = plan.tokenized.n_tokens[rows], plan.tokenized.n_unknown[rows]
+        self.unknown_report_ = unknown_report(n_tokens, n_unknown, n_words)
         self._warn_truncation(self.truncation_report_)
-        self._warn_longer(plan.tokenized.n_tokens[plan.row_of])
-        tokenized, rows = plan.tokenized, plan.row_of
-        warn_unknown(texts, tokenized.n_unknown[rows], tokenized.n_tokens[rows], str(self.model))
+        self._warn_longer(n_tokens)
+        warn_unknown(texts, n_unknown, n_tokens, str(self.model))
         self._search = self._search if place else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -517,7 +520,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
         """Return the vectors of fit, and learn layer weights if asked."""
-        # batches are known chunk by chunk
         context = self._init_callback_context(task_name="encode", max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._search, place = search_of(context)
@@ -528,9 +530,11 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             batch.call_on_fit_task_end(estimator=self)
 
         vectors, counted = self._encode(texts, on_batch, place)
-        self.truncation_report_, self.unknown_report_ = counted.truncation, counted.unknown
-        self._warn_longer(counted.n_tokens)
-        warn_unknown(texts, counted.n_unknown, counted.n_tokens, str(self.model))
+        self.truncation_report_ = counted.truncation
+        n_tokens, n_unknown = counted.n_tokens, counted.n_unknown
+        self.unknown_report_ = unknown_report(n_tokens, n_unknown, count_words(texts, self.prompt_))
+        self._warn_longer(n_tokens)
+        warn_unknown(texts, n_unknown, n_tokens, str(self.model))
         if self.combine == "learned":
             self._refuse_not_finite(vectors)
             mix = learn_layer_mix(vectors, y)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import make_sentiment_pipeline, save_pipeline
+from pipeline import make_sentiment_pipeline, progress, save_pipeline
 from pipeline.commands.cli import main
 from pipeline.evaluation.baselines import make_tfidf_baseline
 
@@ -44,6 +44,7 @@ def run(monkeypatch, capsys):
     """
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it for good
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(progress, "LINE_SECONDS", 1e6)  # a slow machine would see a line
 
     def call(command="", *arguments, stdin="", **options):
         flags = [

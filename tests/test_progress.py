@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -19,6 +20,7 @@ from pipeline import (
     layer_study,
     make_sentiment_pipeline,
     progress,
+    score_table,
 )
 from pipeline.scoring.driver import Progress
 from tests.commands import ENVIRONMENT, PROGRAM, ROWS, Terminal
@@ -79,6 +81,14 @@ def test_rows_of_an_earlier_run_count_for_the_place_and_not_for_the_speed(look, 
     assert "900010/1000000" in drawn(screen)[-1]
     assert "2.00 rows/s" in drawn(screen)[-1]
     assert (rows.n_scored, rows.n_skipped) == (10, 900_000)
+
+
+def test_a_table_shows_its_rows_and_not_the_encoding_of_each_shard(artifact, look, tmp_path):
+    screen = look()
+    frame = pd.DataFrame({"text": TEXTS})
+    score_table(artifact, frame, tmp_path / "out.csv", text="text", shard_rows=10)
+    assert {state.split(":")[0] for state in drawn(screen)} == {"scoring"}
+    assert is_clear(screen)
 
 
 # ---- one bar for a job, with its own total

@@ -10,7 +10,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from pipeline import BertVectorizer, FineTunedBertClassifier, evaluate, load_reviews
+from pipeline import (
+    BertVectorizer,
+    FineTunedBertClassifier,
+    evaluate,
+    load_reviews,
+    write_report,
+)
 from pipeline.exceptions import ModelWarning, UnknownTokensWarning
 from tests.conftest import build_model
 
@@ -43,7 +49,13 @@ def test_they_are_counted_as_the_models_own_tokenizer_gives_them(
         "n_tokens": total,
         "tokens_unknown": sum(expected),
         "share_unknown": pytest.approx(sum(expected) / total),
+        "n_words": sum(len(text.split()) for text in texts),
+        "pieces_per_word": pytest.approx(
+            sum(len(oracle.ids(text, 512)) - 2 for text in texts)
+            / sum(len(text.split()) for text in texts)
+        ),
     }
+    assert counted["n_words"].tolist() == [len(text.split()) for text in texts]
     assert vectorizer.unknown_report_ == report
     twice = BertVectorizer(model_folder(family))
     twice.fit_transform([*texts, *texts])  # equal texts are encoded once, and counted twice
@@ -69,6 +81,12 @@ READ = {
     "English": ["so good 😍 loved it!!", "café, naïve", "don’t — ever"],  # noqa: RUF001
     "German": ["Der Film war wunderschön", "Nie wieder, große Enttäuschung", "Übel"],
     "Chinese": ["这部电影真的很好看", "我不喜欢", "很好"],
+    "tweets": [
+        "@VirginAmerica thx for the quick reply 😀 landed in SFO an hour early!! #fly",
+        "ok so the new season of this show is SO good 😂😂 can't stop watching it http://t.co/a1",
+        "RT @you: Monday mornings... why do they even exist 🙄 #coffee #work",
+        "Happy birthday to my best friend in the whole wide world ❤️🎉 love u lots xx",
+    ],
     "code-mixed": ["yaar this movie बहुत boring hai", "love это place", "mot film tres bien"],
 }
 
@@ -106,6 +124,40 @@ def test_one_warning_tells_of_many_such_texts_in_every_call(texts):
     vectorizer.transform(texts)  # a share of so few says little: a service sends one at a time
 
 
+LACKED = {
+    "CJK": ["这部电影真的很好看", "我不喜欢", "餐厅的服务员态度恶劣"],
+    "Hiragana": ["この映画は本当に面白かった", "もう二度と買いません", "とても最高でした"],
+    "Thai": ["หนังเรื่องนี้สนุกมาก", "ไม่ชอบเลย", "แย่มาก"],
+}
+
+
+@pytest.mark.parametrize("script", LACKED)
+def test_a_script_whose_letters_the_vocabulary_lacks_is_named_with_a_model_for_it(script):
+    with pytest.warns(
+        UnknownTokensWarning, match=rf"{script} characters that.*multilingual"
+    ) as told:
+        BertVectorizer(layers=0).fit(LACKED[script])
+    assert len(told) == 1
+    with pytest.warns(UnknownTokensWarning, match="hold emoji or symbols that.*Write words"):
+        BertVectorizer(layers=0).fit(["😀😡", "🎉🎉", "naïve 👍"])
+
+
+def test_tweets_with_an_emoji_or_two_are_read_and_counted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vectorizer = BertVectorizer(layers=0).fit(READ["tweets"])
+    assert vectorizer.unknown_report_["texts_with_unknown"] == 4
+
+
+def test_a_language_that_is_spelt_out_has_many_pieces_to_a_word():
+    korean = BertVectorizer(layers=0)
+    with pytest.warns(UnknownTokensWarning):
+        korean.fit(SPELT["Hangul"])
+    english = BertVectorizer(layers=0).fit(load_reviews()[0]["text"][:200])
+    assert 1 < english.unknown_report_["pieces_per_word"] < 1.5
+    assert korean.unknown_report_["pieces_per_word"] > 4
+
+
 def test_ordinary_english_gives_none():
     vectorizer = BertVectorizer(layers=0, cache=None)
     reviews = load_reviews()[0]["text"].tolist()
@@ -118,7 +170,7 @@ def test_ordinary_english_gives_none():
     assert vectorizer.unknown_report_["texts_with_unknown"] == 1
 
 
-def test_evaluate_scores_such_texts_beside_the_others(tiny_bert):
+def test_evaluate_scores_such_texts_beside_the_others(tiny_bert, tmp_path):
     texts = ["a film", "a day", "a lovely day 😀", "a film 😡"] * 3
     labels = [0, 1, 0, 1] * 3
     model = make_pipeline(BertVectorizer(tiny_bert), LogisticRegression())
@@ -137,6 +189,12 @@ def test_evaluate_scores_such_texts_beside_the_others(tiny_bert):
     assert (some["n_texts"], none["n_texts"]) == (6, 6)
     assert some["accuracy"] == right[has].mean()
     assert none["accuracy"] == right[~has].mean()
+    told = scores["unknown"]
+    assert told == {**model[0].unknown_report_, "training": model[0].unknown_report_}
+    assert (told["n_words"], told["tokens_unknown"]) == (33, 6)
+    page = write_report(scores, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"in {told['pieces_per_word']:.2f} pieces, {told['pieces_per_word']:.2f} in" in page
+    assert f"{told['share_unknown']:.1%} of the tokens are unknown" in page
 
 
 def test_a_fine_tuned_model_tells_it_too(tiny_bert):

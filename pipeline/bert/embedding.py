@@ -81,23 +81,6 @@ class Plan:
             tokenized.n_tokens[rows], tokenized.n_lost[rows], self.n_windows[rows]
         )
 
-    def unknown_report(self) -> dict[str, Any]:
-        """Count what the vocabulary lacks, over all rows."""
-        tokenized, rows = self.tokenized, self.row_of
-        return unknown_report(tokenized.n_tokens[rows], tokenized.n_unknown[rows])
-
-
-def unknown_report(n_tokens: np.ndarray, n_unknown: np.ndarray) -> dict[str, Any]:
-    """Count what the vocabulary lacks; each argument is (n_texts,), int64."""
-    total, unknown = int(n_tokens.sum()), int(n_unknown.sum())
-    return {
-        "n_texts": len(n_tokens),
-        "texts_with_unknown": int((n_unknown > 0).sum()),
-        "n_tokens": total,  # of the whole texts, [CLS] and [SEP] included
-        "tokens_unknown": unknown,
-        "share_unknown": unknown / total if total else 0.0,
-    }
-
 
 def truncation_report(
     n_tokens: np.ndarray, n_lost: np.ndarray, n_windows: np.ndarray

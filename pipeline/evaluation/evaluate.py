@@ -29,6 +29,7 @@ from pipeline.answers import (
     warn_of_other_labels,
 )
 from pipeline.evaluation.failures import (
+    count_unknown,
     dense,
     doubted_labels,
     features_of,
@@ -189,6 +190,9 @@ def evaluate(
           see `pipeline.evaluation.metrics.score_curves`), ``calibration``;
         - ``slices``: name -> scores by length, by truncation and unknown characters if the model
           begins with a BertVectorizer or stacks one, and by each column of ``by``;
+        - ``unknown``: what the model does not read as words, as in
+          `BertVectorizer.unknown_report_`, which stands beside it as ``training``; None if the
+          model does not begin with one;
         - ``mistakes``: ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of the
           predicted label, or None), ``explanation`` (``method``, ``words`` and, of more than two
           classes, the class ``against`` which they speak; or ``refused``) and
@@ -287,6 +291,7 @@ def _evaluate_classes(
         "curves": score_curves(true, ranking, classes),
         "calibration": calibration_table(true, probability),
         "slices": _slices(model, X, predicted == true, columns),
+        "unknown": count_unknown(model, X),
         "mistakes": find_mistakes(model, X, judged, n=n_mistakes, train=train),
         "examples": find_examples(model, X, judged, n=n_examples),
         "label_issues": _label_issues(texts, true, classes, probability, n_mistakes),

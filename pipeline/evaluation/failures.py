@@ -14,6 +14,7 @@ from pipeline.columns import first_step, model_inside
 from pipeline.evaluation.metrics import wilson_interval
 from pipeline.exceptions import ExplanationError, TruncationWarning, UnknownTokensWarning
 from pipeline.explanation import explain
+from pipeline.text_warnings import unknown_report
 from pipeline.texts import canonical, check_texts, label_cells, take_columns
 from pipeline.vectorizer import BertVectorizer
 
@@ -67,6 +68,17 @@ def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[di
     if "some" in unknown:
         slices["by unknown characters"] = slice_by(unknown, right)
     return slices
+
+
+def count_unknown(model: Any, X: Any) -> dict[str, Any] | None:
+    """Count what a BertVectorizer does not read of X, beside the same of its training texts."""
+    vectorizer = first_step(model)
+    if not isinstance(vectorizer, BertVectorizer):
+        return None
+    counted = vectorizer.count_tokens(X if vectorizer.n_features_in_ > 1 else texts_of(X))
+    names = ("n_tokens", "n_unknown", "n_words")
+    report = unknown_report(*(counted[name].to_numpy() for name in names))
+    return {**report, "training": getattr(vectorizer, "unknown_report_", None)}
 
 
 def _by_number(numbers: np.ndarray, right: np.ndarray) -> list[dict[str, Any]]:

@@ -287,12 +287,19 @@ def _slices(scores: Mapping[str, Any]) -> Section | None:
             pictures.append(Picture(svg, caption))
     if not pictures:
         return None
-    heading = "Where it is better and worse"
+    heading, said = "Where it is better and worse", _SAME_TEXTS
+    if unknown := scores.get("unknown"):
+        of = unknown["training"] or {}
+        before = f", {of['pieces_per_word']:.2f} in training" if "pieces_per_word" in of else ""
+        said += (
+            f" The model reads a word in {unknown['pieces_per_word']:.2f} pieces{before}; "
+            f"{unknown['share_unknown']:.1%} of the tokens are unknown to it."
+        )
     if len(pictures) == 1:
-        return Section("slices", heading, _SAME_TEXTS, pictures, written)
+        return Section("slices", heading, said, pictures, written)
     pairs = zip(pictures, written, strict=True)
     with_tables = [replace(picture, table=table) for picture, table in pairs]
-    return Section("slices", heading, _SAME_TEXTS, with_tables)
+    return Section("slices", heading, said, with_tables)
 
 
 def _layers(layers: Mapping[str, Any] | None) -> Section | None:

@@ -36,7 +36,7 @@ class Progress:
     def __init__(self, visible: bool | None) -> None:
         if visible is None:
             visible = sys.stderr is not None and sys.stderr.isatty()
-        self._shown = progress("scoring", " rows", shown=visible)
+        self._shown = progress("scoring", " rows", shown=visible, whole=True)
         self.n_scored = 0
         self.n_skipped = 0  # rows of an earlier run, which do not count for the speed
         self._started = time.monotonic()
