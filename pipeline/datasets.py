@@ -299,7 +299,7 @@ def _read_excel(path: Path) -> pd.DataFrame:
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
             first, *others = book.sheet_names
-            cells = book.parse(first, header=None, dtype=object, na_filter=False)
+            cells = pd.read_excel(book, header=None, dtype=object, na_filter=False)
     except ImportError:
         raise ImportError(
             f"{path}: Excel is read by openpyxl, which is not installed: pip install openpyxl. Or "

@@ -25,7 +25,7 @@ _LOCAL = re.compile(r"file:(?=/)(//(localhost(?=/))?)?", re.IGNORECASE)
 def program() -> str:
     """Return how the command line is called here, for messages."""
     called = PurePath(sys.argv[0])
-    if called.name == "__main__.py":
+    if called.name == "__main__.py" and called.parent.name == "pipeline":
         return "python -m pipeline"
     here = Path(__file__).resolve().parent.parent / "run_pipeline.py"
     if called.name.startswith("bert-vectorizer") or not here.is_file():

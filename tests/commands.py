@@ -46,12 +46,12 @@ def run(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(progress, "LINE_SECONDS", 1e6)  # a slow machine would see a line
 
-    def call(command="", *arguments, stdin="", **options):
+    def call(command="", *arguments, stdin="", program="run_pipeline.py", **options):
         flags = [
             part for name in options for part in (f"--{name.replace('_', '-')}", options[name])
         ]
         words = [*str(command).split(), *flags, *arguments]
-        monkeypatch.setattr(sys, "argv", ["run_pipeline.py", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", [program, *map(str, words)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
         with pytest.raises(SystemExit) as stopped:
             main()

@@ -107,10 +107,10 @@ def test_word_vectors_that_would_not_be_used_or_are_not_there_are_refused_at_onc
 
 def test_a_row_that_was_asked_for_and_cannot_be_names_the_extra(monkeypatch):
     monkeypatch.setattr("pipeline.evaluation.baselines.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[finetune\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[finetune\]'"):
         choose_rows(["finetuned"], None)
     monkeypatch.setitem(sys.modules, "gensim.models", None)
-    with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[word2vec\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[word2vec\]'"):
         choose_rows(["word2vec"], None)
     rows, left_out = choose_rows(None, None)
     assert "word2vec" not in rows

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from pipeline import load_pipeline, make_sentiment_pipeline
+from pipeline import __version__, load_pipeline, make_sentiment_pipeline
 from tests.commands import (
     ENVIRONMENT,
     PROGRAM,
@@ -120,6 +120,59 @@ def test_device_and_precision_reach_the_vectorizer(command, option, value, messa
     assert value in result.err
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("run_pipeline.py", "python run_pipeline.py"),
+        ("/usr/bin/bert-vectorizer", "bert-vectorizer"),
+        ("bert-vectorizer.exe", "bert-vectorizer"),
+        ("lib/pipeline/__main__.py", "python -m pipeline"),
+    ],
+)
+def test_help_hints_and_errors_name_the_program_that_runs(
+    program, name, run, tmp_path, light_artifact
+):
+    for words in (
+        ["train", "-h"],
+        ["--nothing"],
+        ["verify", tmp_path],
+        ["inspect", light_artifact],
+    ):
+        result = run(*words, program=program)
+        said = result.out + result.err
+        assert name in said
+        assert ("run_pipeline.py" in said) == ("run_pipeline.py" in name)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_command_has_a_short_option_for_help(command, run):
+    result = run(command, "-h")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == run(command, "--help").out
+
+
+def test_the_program_runs_as_a_module_and_tells_its_version(tmp_path):
+    command = [sys.executable, "-m", "pipeline", "--version"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(PROGRAM.parent)}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert result.stdout == f"bert-vectorizer {__version__}\n"
+
+
+def test_an_interruption_says_what_is_kept(run, data, tiny_bert, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.evaluation.compare.compare", interrupt)
+    for options, part in (
+        ({"cache": tmp_path / "v"}, f"kept in {tmp_path / 'v'}"),
+        ({}, "--cache"),
+    ):
+        result = run("compare", data=data, bert=tiny_bert, **options)
+        assert result.code == 130
+        assert result.err.startswith("Interrupted. ")
+        assert part in result.err
 
 
 def test_an_unknown_command_is_named(run):

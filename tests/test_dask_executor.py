@@ -225,7 +225,7 @@ def test_a_scheduler_that_is_not_there_is_named():
 def test_without_distributed_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with (
-        pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[dask\]'"),
+        pytest.raises(ImportError, match=r"pip install '\.\[dask\]'"),
         choose_executor("dask"),
     ):
         pass

@@ -198,7 +198,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
         lambda: comparison_figure(make_comparison()),
         check_matplotlib,
     ):
-        with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[report\]'"):
+        with pytest.raises(ImportError, match=r"pip install '\.\[report\]'"):
             draw()
 
 

@@ -411,7 +411,7 @@ def test_before_fit_it_says_so(tiny_bert):
 
 def test_without_accelerate_the_message_names_the_extra(tiny_bert, fitted, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[finetune\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[finetune\]'"):
         classifier(tiny_bert).fit(X, Y)
     assert fitted.predict(X[:1]) == ["good"]
 

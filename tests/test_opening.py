@@ -115,7 +115,7 @@ def test_without_skops_the_message_is_what_to_install(path, monkeypatch):
 
     write_skops(LogisticRegression(), path)
     monkeypatch.setitem(sys.modules, "skops.io", None)
-    with pytest.raises(ArtifactError, match="pip install 'bert-vectorizer"):
+    with pytest.raises(ArtifactError, match=r"pip install '\.\[skops"):
         opened(path)
 
 

@@ -224,6 +224,6 @@ def test_where_no_page_can_be_nothing_is_written(
 def test_without_the_libraries_the_extra_is_named(scores, tmp_path, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     for ask in (check_report_extra, lambda: write_report(scores, tmp_path / "report.html")):
-        with pytest.raises(ImportError, match=r"pip install 'bert-vectorizer\[report\]'"):
+        with pytest.raises(ImportError, match=r"pip install '\.\[report\]'"):
             ask()
     assert not list(tmp_path.iterdir())

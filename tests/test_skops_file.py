@@ -49,7 +49,7 @@ def test_names_are_listed_without_skops(path, model, monkeypatch):
 def test_without_skops_the_extra_is_named(call, path, monkeypatch):
     path.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "skops.io", None)
-    with pytest.raises(ImportError, match=r"need skops: pip install 'bert-vectorizer\[skops\]'"):
+    with pytest.raises(ImportError, match=r"need skops: pip install '\.\[skops\]'"):
         call(path)
 
 

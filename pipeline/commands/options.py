@@ -201,6 +201,8 @@ def make_classifier(name: str, **given: Any) -> Any:
         f"allowed are logistic, {', '.join(_CLASSIFIERS)}, and the import path of a scikit-learn "
         "classifier, such as sklearn.ensemble.RandomForestClassifier"
     )
+    if not module:
+        raise ValueError(f"--classifier {name}: {allowed}.")
     try:
         classifier = getattr(importlib.import_module(module), kind)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -214,6 +216,8 @@ def make_classifier(name: str, **given: Any) -> Any:
         if key not in known and key != "random_state":
             option = "--C" if key == "C" else f"--{key.replace('_', '-')}"
             raise ValueError(f"--classifier {name}: a {kind} has no {key}; leave out {option}.")
+    if name == "linear-svm":  # liblinear's dual solver needs far more iterations
+        classifier.set_params(dual=False)
     return classifier.set_params(**{key: value for key, value in wanted.items() if key in known})
 
 
