@@ -195,7 +195,8 @@ def class_table(scores: Mapping[str, Any]) -> Table:
         texts = f"{row['n_texts']:,}"
         rows.append([str(row["class"]), *map(number, values), texts, *map(number, more)])
     header = ("Class", "F1", "Precision", "Recall", "Texts", "ROC-AUC", "Average precision")
-    caption = f"Scores of each class{', the weakest first' if many else ''}"
+    kind = "label" if "multilabel" in scores else "class"
+    caption = f"Scores of each {kind}{', the weakest first' if many else ''}"
     return Table(caption, header, rows, shown=MOST_SHOWN)
 
 

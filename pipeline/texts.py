@@ -421,7 +421,9 @@ def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
 
 def has_label_sets(y: Any) -> bool:
     """Say whether y holds several labels per text."""
-    return _several([()] if sparse.issparse(y) and y.ndim == 2 else label_cells(y))
+    if sparse.issparse(y):
+        return bool(y.ndim == 2)
+    return y is not None and _several(label_cells(y))
 
 
 def label_sets(y: Any, n_texts: int) -> tuple[np.ndarray, list[str] | None]:

@@ -260,7 +260,7 @@ def test_rows_of_bert_choose_by_folds_that_keep_groups_together(kind, tiny_bert,
     [
         ({"cv": KFold(3, shuffle=True, random_state=0), "groups": AUTHORS}, "Fold 0 .* one group"),
         ({"cv": list(KFold(3).split(Y)), "groups": AUTHORS}, "such as GroupKFold"),
-        ({"cv": GroupKFold(3)}, "'groups' parameter should not be None"),
+        ({"cv": GroupKFold(3)}, "GroupKFold, which needs groups"),
         ({"cv": 9, "groups": AUTHORS}, "n_splits=9 greater than the number of groups: 6"),
         ({"groups": AUTHORS[:5]}, "groups holds 5 values for 48 texts"),
         ({"groups": [None, *AUTHORS[1:]]}, "groups is missing for 1 of 48 texts, first for text 0"),

@@ -32,13 +32,7 @@ from pipeline.evaluation.baselines import (
     make_candidates,
 )
 from pipeline.evaluation.evaluate import ask_label_sets, class_positions
-from pipeline.evaluation.folds import (
-    Fold,
-    check_classes,
-    keep_groups,
-    split_folds,
-    warn_of_leaking_folds,
-)
+from pipeline.evaluation.folds import Data, check_data, keep_groups, warn_of_leaking_folds
 from pipeline.evaluation.metrics import (
     LOWER_IS_BETTER,
     GivenAnswers,
@@ -52,15 +46,6 @@ from pipeline.evaluation.metrics import (
 from pipeline.evaluation.shown import AttributedFrame
 from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 from pipeline.progress import Part, progress
-from pipeline.texts import (
-    check_texts,
-    class_numbers,
-    group_numbers,
-    has_label_sets,
-    label_cells,
-    label_sets,
-    labels_of_texts,
-)
 from pipeline.vectorizer import BertVectorizer
 
 _LONG_ENOUGH = 0.5  # seconds: shorter predictions are timed three times
@@ -288,7 +273,7 @@ def compare(
     'baseline'
     """
     X, test, frame = _take_columns(X, test, text)
-    data = _check_data(X, y, test, cv, groups, random_state)
+    data = check_data(X, y, test, cv, groups, random_state)
     score = _check_scoring(scoring, data)
     bert = bert_in(model) if vectorizer is None else vectorizer
     if not isinstance(bert, BertVectorizer):
@@ -333,7 +318,7 @@ def _with_folds(
     candidates: dict[str, Candidate],
     rows: Iterable[str],
     bert: BertVectorizer,
-    data: "Data",
+    data: Data,
     random_state: int,
     n_jobs: int | None,
 ) -> tuple[list[Candidate], list[dict[str, Any]] | None]:
@@ -364,7 +349,7 @@ def _with_folds(
 def _results(
     candidates: Sequence[Candidate],
     names: Sequence[str],
-    data: "Data",
+    data: Data,
     timed: np.ndarray,
     frame: pd.DataFrame | None,
     part: Part,
@@ -399,73 +384,6 @@ def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.Dat
     return X[column], test, frame.reset_index(drop=True)
 
 
-class Data(NamedTuple):
-    """What is compared on."""
-
-    texts: np.ndarray
-    labels: np.ndarray
-    classes: np.ndarray
-    numbers: np.ndarray  # of the classes; of several labels per text 0 or 1, (n_texts, n_labels)
-    folds: list[Fold]
-    groups: np.ndarray | None
-
-    @property
-    def has_sets(self) -> bool:
-        """Whether a text has several labels."""
-        return self.numbers.ndim == 2
-
-
-def _check_data(
-    X: Any, y: Any, test: tuple[Any, Any] | None, cv: Any, groups: Any, random_state: int
-) -> Data:
-    """Check texts, labels and folds; test texts follow the training texts."""
-    texts = check_texts(X)
-    if sets := has_label_sets(y):
-        numbers, names = label_sets(y, len(texts))
-        classes = np.array(names or [str(i) for i in range(numbers.shape[1])], dtype=object)
-    else:
-        classes, numbers = class_numbers(labels_of_texts(y, len(texts)), len(texts))
-    together = group_numbers(groups, len(texts))
-    if test is None:
-        folds = split_folds(cv, numbers, random_state, together)
-        _check_folds(folds)
-        every = np.array(texts, dtype=object)
-        if sets:
-            return Data(every, numbers, classes, numbers, folds, together)
-        check_classes(folds, classes, numbers)
-        return Data(every, classes[numbers], classes, numbers, folds, together)
-    if not isinstance(test, tuple | list) or len(test) != 2:
-        raise TypeError(f"test is a {type(test).__name__}; allowed is a pair, (X_test, y_test).")
-    tested, expected = check_texts(test[0]), label_cells(test[1])
-    if len(tested) != len(expected) or not tested:
-        raise ValueError(
-            f"test holds {len(tested)} texts and {len(expected)} labels; it needs one label per "
-            "text, and some texts."
-        )
-    if sets:
-        places, unknown = label_sets(test[1], len(tested))[0], list[Any]()
-        if places.shape[1] != len(classes):
-            raise ValueError(
-                f"y holds {len(classes)} labels per text, and test {places.shape[1]}; the same are "
-                "needed, in one order."
-            )
-    else:
-        places, unknown = positions(labels_of_texts(expected, len(tested)), classes.tolist())
-    if unknown:
-        raise ValueError(
-            "test holds labels that are not in y: "
-            f"{', '.join(sorted(repr(str(label)) for label in unknown))}; y has "
-            f"{', '.join(repr(str(label)) for label in classes.tolist())}."
-        )
-    numbers = np.concatenate([numbers, places])
-    rows = np.arange(len(texts) + len(tested))
-    folds = [(rows[: len(texts)], rows[len(texts) :])]
-    if together is not None:  # a test text is a group of its own
-        together = np.concatenate([together, rows[len(texts) :] + together.max() + 1])
-    every = np.array(texts + tested, dtype=object)
-    return Data(every, numbers if sets else classes[numbers], classes, numbers, folds, together)
-
-
 def _check_scoring(scoring: Any, data: Data) -> Any:
     """Return a column's name or a scorer; one that cannot score these classes is refused."""
     metrics = LABEL_SET_METRICS if data.has_sets else METRICS
@@ -477,17 +395,6 @@ def _check_scoring(scoring: Any, data: Data) -> Any:
     equal = Answers(numbers, np.full((len(numbers), n_classes), 1 / n_classes))
     scorer(GivenAnswers(range(n_classes), numbers, numbers, equal), rows, numbers)
     return scorer
-
-
-def _check_folds(folds: Sequence[Fold]) -> None:
-    every = np.concatenate([tested for _, tested in folds])
-    if len(np.unique(every)) < len(every) or any(
-        np.isin(tested, train).any() or not len(tested) for train, tested in folds
-    ):
-        raise ValueError(
-            "cv tests some text twice, tests one that it trains on, or tests none in a fold: "
-            "intervals would be wrong. Use disjoint folds, such as cv=5 or StratifiedKFold."
-        )
 
 
 # ---- one row

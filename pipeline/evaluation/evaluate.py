@@ -152,8 +152,9 @@ def evaluate(
         ``decision_function`` where it has one.
     X : iterable of str, length n_texts
         Texts.
-    y : array-like of shape (n_texts,)
-        Their labels: equal values are equal, such as 0, 0.0, False and the "0" of a CSV file.
+    y : array-like of shape (n_texts,) or (n_texts, n_labels)
+        Their labels: equal values are equal, such as 0, 0.0, False and the "0" of a CSV file. Of
+        several labels per text, 1 or 0 for each; the columns of a DataFrame name them.
     by : DataFrame or mapping of str to sequence, optional
         Columns of length n_texts to score by, such as the domain of each text.
     train : (X_train, y_train), optional
@@ -182,8 +183,8 @@ def evaluate(
           class; ``never_predicted``: classes that ``y`` holds and ``predict`` never gives;
         - the scores of `pipeline.evaluation.metrics.classification_scores` (``accuracy``,
           ``balanced_accuracy``, ``f1``, ``macro_f1``, ``roc_auc``, ``average_precision``,
-          ``log_loss``, ``brier``, ``calibration_error``; None without probabilities) and their
-          95 % ``intervals``;
+          ``log_loss``, ``brier``, ``calibration_error``), their 95 % ``intervals``, and
+          ``not_scored``, the reason for each that is None, as without probabilities;
         - ``confusion_matrix`` (rows are true), ``by_class``, ``curves`` (ROC and precision-recall,
           see `pipeline.evaluation.metrics.score_curves`), ``calibration``;
         - ``slices``: name -> scores by length, by truncation and unknown characters if the model
@@ -201,11 +202,18 @@ def evaluate(
         - ``duplicates``: ``n_texts``, ``share``, ``other_label`` (how many have another label in
           the training set), ``rows`` and ``examples``; None without ``train``.
 
+        Of several labels per text, ``multilabel`` is True, ``classes`` are the labels,
+        ``accuracy`` is the share of texts with all of them right, ``micro_f1`` and
+        ``hamming_loss`` count all labels of all texts alike, and the other scores are means over
+        the labels. ``by_class`` and ``curves`` have each label, ``confusion_matrix`` a matrix of
+        2 x 2 for each. ``true`` and ``predicted`` of a mistake are lists, and ``probability`` and
+        ``explanation`` belong to the surest wrong ``label``.
+
     Raises
     ------
     ValueError
         For labels the model does not know, different lengths, no texts, models that are no
-        classifier, and several labels per text.
+        classifier, and outputs other than 1 and 0 of several labels per text.
 
     Warns
     -----

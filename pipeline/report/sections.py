@@ -330,6 +330,9 @@ def _texts(
         if "refused" in explanation:
             reasons.add(str(explanation["refused"]))
         named = {key: tables.of_labels(answer[key]) for key in ("true", "predicted")}
+        if "label" in answer:
+            has = answer["label"] in answer["predicted"]
+            named["label"] = f"{'' if has else 'not '}{answer['label']}"
         texts.append({**answer, **named, "coloured": coloured})
     if reasons:
         lead += f" Not explained: {' '.join(sorted(reasons))}"
