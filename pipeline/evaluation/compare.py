@@ -32,7 +32,7 @@ from pipeline.evaluation.baselines import (
     make_candidates,
 )
 from pipeline.evaluation.evaluate import ask_label_sets, class_positions
-from pipeline.evaluation.folds import Data, check_data, keep_groups, warn_of_leaking_folds
+from pipeline.evaluation.folds import Data, Fold, check_data, keep_groups, warn_of_leaking_folds
 from pipeline.evaluation.metrics import (
     LOWER_IS_BETTER,
     GivenAnswers,
