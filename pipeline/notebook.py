@@ -54,7 +54,7 @@ _STYLE = """
   & .heat { display: inline-block; padding: .05rem .5rem; border-radius: .2rem; color: var(--ink);
     background: color-mix(in srgb, var(--for) calc(var(--w) * 45%), transparent); }
   & .heat.best { font-weight: 700; outline: 2px solid var(--for); } & small { font-weight: 400; }
-  & .cut { color: var(--muted); } & .hidden { display: none; }
+  & .cut { color: var(--muted); } & :is(.hidden, wbr) { display: none; }
   & .text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.7;
     unicode-bidi: isolate; }
   & :is(.for, .against) { padding: .1em .05em; border-radius: .15em; color: var(--ink);

@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
 from pipeline import (
     BertVectorizer,
     cache_info,
     compare,
+    evaluate,
     explain,
     inspect_pipeline,
     layer_study,
@@ -176,6 +179,18 @@ def test_scores_show_cards_groups_and_mistakes(scores):
     del short["mistakes"]
     assert short._repr_html_() is None
     assert repr(short) == repr(dict(short))
+
+
+def test_scores_of_several_labels_and_reasons_for_absent_ones_are_shown():
+    y = [[1, 0], [0, 1], [1, 1], [1, 0]]
+    model = make_pipeline(CountVectorizer(), OneVsRestClassifier(LinearSVC(random_state=0)))
+    scores = evaluate(model.fit(TEXTS, y), TEXTS, [[0, 1], *y[1:]], n_bootstrap=5)
+    page = shown(scores)
+    for name in ("accuracy", "micro_f1", "macro_f1"):
+        assert f"{scores[name]:.3f}" in page.text
+        assert f"{scores[name]:.3f}" in repr(scores)
+    assert scores["not_scored"]["log_loss"] in page.text
+    assert [attrs for attrs in page.all("span") if attrs.get("class", "").startswith("for")]
 
 
 def test_a_comparison_is_rounded_and_its_best_row_is_bold(comparison):
