@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
+from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 
 from pipeline.exceptions import LabelWarning
@@ -93,9 +94,14 @@ def check_classifier(model: Any, *, need_probability: bool = True) -> None:
     if isinstance(getattr(model, "classes_", None), list):
         raise several_labels(model)
     if not hasattr(model, "classes_"):
+        cure = "Call fit first, of a search with refit=True."
+        if is_regressor(model):
+            cure = (
+                "This is regression, which is scored by sklearn.metrics, as in r2_score(y, "
+                "model.predict(X))."
+            )
         raise ValueError(
-            f"The {name} has no classes_; a fitted scikit-learn classifier is expected. Regression "
-            "is scored by sklearn.metrics, as in r2_score(y, model.predict(X))."
+            f"The {name} has no classes_; a fitted scikit-learn classifier is expected. {cure}"
         )
     if need_probability and not hasattr(model, "predict_proba"):
         raise ValueError(

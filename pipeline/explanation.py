@@ -398,7 +398,9 @@ def _exact(
     if isinstance(model.classes_, list):
         raise ExplanationError("A text has several labels here, and no single decision.")
     classes = np.asarray(model.classes_).tolist()
-    n_outputs = 1 if len(classes) == 2 else len(classes)
+    # two labels of a text, as of RidgeClassifier, are no two classes
+    shape: tuple[int, ...] = getattr(getattr(_last(model), "coef_", None), "shape", ())
+    n_outputs = 1 if len(classes) == 2 and not (len(shape) == 2 and shape[0] == 2) else len(classes)
     whole = DecisionSum(len(texts), n_outputs, column)
     whole.add(model, X, np.eye(n_outputs))
     if not whole.tokens and not whole.ngrams:

@@ -12,8 +12,9 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
 from sklearn.utils import check_X_y, compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
+
+from pipeline.texts import check_target
 
 # Chosen by cross-validation on the shipped reviews and on SST-2 train; the table is in
 # docs/defaults.md.
@@ -113,7 +114,7 @@ class TunedLogisticRegression(LogisticRegression):
         )
         self.scores_, head.C = None, DEFAULT_C
         rows, labels = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
-        check_classification_targets(labels)
+        check_target(labels)
         classes, codes, weights = _weighed(labels, self.class_weight, sample_weight)
         folds = self._folds(rows, codes, weights) if len(classes) > 1 else []
         if folds:
@@ -230,7 +231,7 @@ class TiedLogisticRegression(LogisticRegression):
             Itself.
         """
         decisions, labels = check_X_y(X, y, dtype=np.float64)
-        check_classification_targets(labels)
+        check_target(labels)
         classes, codes, rows = _weighed(labels, self.class_weight, sample_weight)
         n_rows, n_classes = len(labels), len(classes)
         if n_classes < 3 or decisions.shape[1] % n_classes:

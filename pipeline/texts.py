@@ -501,9 +501,7 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
         isinstance(label, str) for label in labels
     ):  # integers in an object array
         labels = np.array(labels.tolist())
-    if type_of_target(labels).startswith("continuous"):
-        raise ValueError(of_regression(labels[labels % 1 != 0][0]))
-    check_classification_targets(labels)
+    check_target(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
@@ -511,6 +509,13 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
             "rows; a classifier needs at least two. Check the label column."
         )
     return classes, numbers
+
+
+def check_target(labels: np.ndarray) -> None:
+    """Refuse labels that are no classes."""
+    if type_of_target(labels).startswith("continuous"):
+        raise ValueError(of_regression(labels[labels % 1 != 0].flat[0]))
+    check_classification_targets(labels)
 
 
 def of_regression(number: Any) -> str:

@@ -398,6 +398,24 @@ def test_several_labels_per_text_are_scored_each_and_together(classifier, fit):
 
 
 @quiet
+@pytest.mark.parametrize(
+    ("classifier", "n_labels"),
+    [
+        (MultiOutputClassifier(LinearSVC()), 1),
+        (MultiOutputClassifier(LinearSVC()), 2),
+        (RidgeClassifier(), 2),
+    ],
+)
+def test_two_labels_of_a_text_are_no_two_classes(classifier, n_labels, fit, tmp_path):
+    y = SEVERAL[:, :n_labels]
+    model = fit(classifier, y)
+    scores = evaluate(model, TEXTS, 1 - y, n_bootstrap=5, n_mistakes=2)
+    assert np.shape(scores["confusion_matrix"]) == (n_labels, 2, 2)
+    assert all(one["explanation"]["words"] for one in scores["mistakes"])
+    assert write_report(scores, tmp_path / "page.html").exists()
+
+
+@quiet
 @pytest.mark.parametrize("kind", [OneVsRestClassifier, MultiOutputClassifier])
 def test_several_labels_without_probabilities_have_the_scores_that_labels_give(kind, fit):
     model = fit(kind(LinearSVC()), SEVERAL)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
-from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
+from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import Pipeline
 
 from pipeline._compat import rows_of
@@ -314,9 +314,10 @@ def _evaluate_label_sets(
     random_state: int,
 ) -> dict[str, Any]:
     """Score a model that says of each of several labels whether a text has it."""
+    outputs = _yes_or_no(model)
     true, names = label_sets(y, len(texts))
     answers = ask_label_sets(model, X, true.shape[1])
-    names = names or [name for name, _ in outputs_of(model)]
+    names = names or [name for name, _ in outputs]
     predicted, ranking = answers.labels, answers.ranking
     seed: dict[str, Any] = {"random_state": random_state}
     scores, drawn = label_set_scores(true, answers, n_samples=n_bootstrap, **seed)
@@ -334,7 +335,9 @@ def _evaluate_label_sets(
         **scores,
         "not_scored": _not_scored(model, scores, ranking, []),
         "intervals": intervals_of(drawn),
-        "confusion_matrix": multilabel_confusion_matrix(true, predicted).tolist(),
+        "confusion_matrix": [
+            confusion_matrix(own, given, labels=[0, 1]).tolist() for _, own, given, _ in each
+        ],
         "by_class": [class_table(own, given, [0, name])[1] for name, own, given, _ in each],
         "curves": [
             curve for name, own, _, ranks in each for curve in score_curves(own, ranks, [0, name])
@@ -353,16 +356,7 @@ def _evaluate_label_sets(
 
 def ask_label_sets(model: Any, X: Any, n_labels: int) -> Answers:
     """Return 0 or 1 of each text and label, (n_texts, n_labels), and what ranks the texts."""
-    if not hasattr(model, "classes_"):
-        check_classifier(model, need_probability=False)
-    outputs = outputs_of(model)
-    for name, classes in outputs:
-        if not is_yes_or_no(classes):
-            raise ValueError(
-                f"Output {name!r} of the model has the classes {', '.join(map(repr, classes))}; "
-                "of several labels per text, those that a text has or has not (1 or 0) can be "
-                "scored. Fit a model to each column, and score it with that column of y."
-            )
+    outputs = _yes_or_no(model)
     several = isinstance(model.classes_, list) or gives_several(model, rows_of(X, np.arange(1)))
     if not several or len(outputs) != n_labels:
         raise ValueError(
@@ -374,6 +368,21 @@ def ask_label_sets(model: Any, X: Any, n_labels: int) -> Answers:
     if decision is not None and decision.shape != answers.labels.shape:
         decision = None
     return answers._replace(labels=answers.labels.astype(np.int64), decision=decision)
+
+
+def _yes_or_no(model: Any) -> list[tuple[str, list[Any]]]:
+    """Return name and classes of each output, all of which are 0 and 1."""
+    if not hasattr(model, "classes_"):
+        check_classifier(model, need_probability=False)
+    outputs = outputs_of(model)
+    for name, classes in outputs:
+        if not is_yes_or_no(classes):
+            raise ValueError(
+                f"Output {name!r} of the model has the classes {', '.join(map(repr, classes))}; "
+                "of several labels per text, those that a text has or has not (1 or 0) can be "
+                "scored. Fit a model to each column, and score it with that column of y."
+            )
+    return outputs
 
 
 def _listed(names: list[str], most: int = 10) -> str:
