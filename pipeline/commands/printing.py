@@ -248,7 +248,7 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
         if scores["log_loss"] is None:  # a model without probabilities
             sure = ""
         labels_of = f"{mistake['true']} taken for {mistake['predicted']}{sure}"
-        console.print(f"{labels_of}: {_safe(mistake['text'])}", **_PLAIN)
+        console.print(f"row {mistake['row']}: {labels_of}: {_safe(mistake['text'])}", **_PLAIN)
 
 
 def print_issues(console: Console, issues: "pd.DataFrame", most: int) -> None:
