@@ -51,10 +51,9 @@ def test_evaluate_scores_by_columns_and_lists_the_surest_mistakes(run, artifact,
     ]
     assert wrong
     for one in wrong:
-        line = (
-            f"{one['true']} taken for {one['predicted']} ({one['probability']:.3f}): {one['text']}"
-        )
-        assert line in result.out.splitlines()
+        sure = f"({one['probability']:.3f})"
+        line = f"{one['true']} taken for {one['predicted']} {sure}: {one['text']}"
+        assert f"row {one['row']}: {line}" in result.out.splitlines()
     assert_one_error_line(run("evaluate --by colour", pipeline=artifact, data=data), "colour")
 
 

@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from pipeline import cache_info, clear_cache, load_pipeline
 from tests.commands import ROWS, Terminal, assert_one_error_line, write_csv
@@ -283,6 +285,30 @@ def test_classifiers_by_name_are_trained_saved_and_used(
 def test_a_classifier_that_cannot_be_had_is_refused(arguments, part, run, data, tiny_bert):
     result = run(" ".join(["train --classifier", *arguments]), data=data, bert=tiny_bert)
     assert_one_error_line(result, part)
+
+
+def test_compare_takes_a_classifier_and_gives_the_seconds_of_every_row(run, data, tiny_bert):
+    result = run("compare --cv 2 --models majority,default --classifier ridge", data=data,
+                 bert=tiny_bert)  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    costs = result.out[result.out.index("calibration") :].splitlines()[2:5]
+    tables = [line for line in result.out.splitlines() if "never predicted" not in line]
+    assert max(map(len, tables[1:])) <= 80  # the first names the file
+    assert [line.split()[-3] == "-" for line in costs] == [False] * 3
+
+
+def test_a_limit_on_threads_holds_for_torch_and_what_comes_later(run, artifact, monkeypatch):
+    for name in ("OMP", "MKL", "OPENBLAS", "RAYON"):
+        monkeypatch.setenv(f"{name}_NUM_THREADS", "2")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert run("predict", "--text", "a", "--pipeline", artifact, "--threads", 1).code == 0
+        assert torch.get_num_threads() == 1
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+    finally:
+        torch.set_num_threads(before)
+    assert run("predict", "--text", "a", "--pipeline", artifact, "--threads", 0).code == 2
 
 
 def test_a_folder_of_vectors_serves_the_next_run(run, data, tiny_bert, tmp_path):

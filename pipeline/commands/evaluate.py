@@ -10,7 +10,6 @@ from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
     ArtifactPath,
     CacheFolder,
-    ClassWeight,
     Encoder,
     Folds,
     GroupColumn,
@@ -40,6 +39,7 @@ from pipeline.commands.printing import (
     print_scores,
     print_study,
 )
+from pipeline.commands.train import Head
 
 _WHY_LOCAL = "figures and word vectors are files here. Name a path, and copy it."
 _ROWS = "majority, tfidf, word2vec, static, cls, default, ngrams, layers, finetuned"
@@ -159,6 +159,7 @@ def compare_models(
         bool, typer.Option("--fine-tuned", help="Also a fine-tuned BERT; takes minutes to hours.")
     ] = False,
     encoder: Encoder,
+    head: Head,
     truncation: Annotated[
         str, typer.Option(help="head, tail, head_tail, window or error.")
     ] = "head",
@@ -170,18 +171,17 @@ def compare_models(
     scoring: Annotated[
         str, typer.Option(help="What decides the verdict, such as f1_macro or balanced_accuracy.")
     ] = "accuracy",
-    class_weight: ClassWeight = None,
     out: TableOut = None,
     figures: Annotated[str | None, typer.Option(help="Folder for a picture (PNG).")] = None,
 ) -> None:
     """Score baselines and uses of BERT on the same folds or split, each against TF-IDF."""
-    computing = encoder.options()
+    computing = {**encoder.options(), "truncation": truncation}
     from pipeline.datasets import split_rows, write_table
     from pipeline.evaluation.baselines import QUICK
     from pipeline.evaluation.compare import compare
     from pipeline.evaluation.plots import write_comparison
     from pipeline.files import local_path
-    from pipeline.sentiment import make_sentiment_pipeline
+    from pipeline.vectorizer import BertVectorizer
 
     vectors = None if word_vectors is None else local_path(word_vectors, "file", _WHY_LOCAL)
     if test and test_data is not None:
@@ -200,10 +200,9 @@ def compare_models(
     rows: Any = models if models in (None, "all") else split_list(str(models))
     if fine_tuned and rows != "all" and "finetuned" not in (rows or []):
         rows = [*(rows or QUICK), "finetuned"]
-    default = make_sentiment_pipeline(class_weight=class_weight, truncation=truncation, **computing)
-    options: dict[str, Any] = {"vectorizer": default[0]}
-    if class_weight is not None:
-        options["model"] = default
+    options: dict[str, Any] = {"vectorizer": BertVectorizer(**computing)}
+    if head != Head():
+        options["model"] = head.make(seed, "0.1", **computing)
         rows = rows or [name for name in QUICK if name != "word2vec"]
     held_out = None if tested is None else (tested.texts, tested.labels)
     comparison = compare(learn.texts, learn.labels, models=rows, test=held_out, cv=cv,

@@ -102,7 +102,10 @@ class Command(TyperCommand):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             cache = ctx.params.get("cache", "")
-            kept = f"Vectors are kept in {cache}: the same command goes on from there."
+            kept = (
+                f"Vectors are kept in {cache}, but for the last few thousand texts: the same "
+                "command goes on from there."
+            )
             if cache is None:
                 kept = "With --cache FOLDER vectors are kept for the next time."
             say(f"Interrupted. {kept if cache != '' else ''}".rstrip())
@@ -224,15 +227,6 @@ def make_classifier(name: str, **given: Any) -> Any:
 # ---- tables
 
 
-def read_data(
-    path: str, columns: "Sequence[str] | dict[str, str]", encoding: str, sep: str | None
-) -> "pd.DataFrame":
-    """Read a table that has these columns, whose options a message names."""
-    from pipeline.datasets import read_table
-
-    return read_table(path, columns=columns, encoding=encoding, sep=sep)
-
-
 @dataclass(frozen=True)
 class Labelled:
     """Rows of a table with a text and a label each; the index is their place in the file."""
@@ -305,7 +299,7 @@ class Table:
     ) -> Labelled:
         """Return texts and typed labels of a table, or the shipped reviews."""
         from pipeline.csv_table import check_names
-        from pipeline.datasets import load_reviews, missing_cells, typed_labels
+        from pipeline.datasets import load_reviews, missing_cells, read_table, typed_labels
 
         text, label = self.text_column or "text", self.label_column or "label"
         columns = dict.fromkeys(by or [], "--by") | ({group: "--group-column"} if group else {})
@@ -313,8 +307,8 @@ class Table:
             source, table = SHIPPED, load_reviews()[held_out]
             check_names(list(table.columns), columns, source)
             return Labelled(table, "text", "label", source)
-        table = read_data(data, columns | {text: "--text-column", label: "--label-column"},
-                          self.encoding, self.sep)  # fmt: skip
+        columns |= {text: "--text-column", label: "--label-column"}
+        table = read_table(data, columns=columns, encoding=self.encoding, sep=self.sep)
         if empty := missing_cells(table[label]):
             what = (
                 f"{data}: column {label!r} is empty in {len(empty)} of {len(table)} rows, first "

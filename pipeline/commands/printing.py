@@ -248,7 +248,7 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
         if scores["log_loss"] is None:  # a model without probabilities
             sure = ""
         labels_of = f"{mistake['true']} taken for {mistake['predicted']}{sure}"
-        console.print(f"{labels_of}: {_safe(mistake['text'])}", **_PLAIN)
+        console.print(f"row {mistake['row']}: {labels_of}: {_safe(mistake['text'])}", **_PLAIN)
 
 
 def print_issues(console: Console, issues: "pd.DataFrame", most: int) -> None:
@@ -335,7 +335,7 @@ def print_study(console: Console, study: "pd.DataFrame") -> None:
     layers_option = ",".join(map(str, best["layers"]))
     choice = f"--pooling {best['pooling']} --layers {layers_option} --combine {best['combine']}"
     name = f"{best['features']}, {best['pooling']}"
-    console.print(f"Best: {name}: {_score(best)} ({choice}; C={best['C']:g}).")
+    console.print(f"Best: {name}: {_score(best)} ({choice} --C {best['C']:g}).")
     nested = attrs["nested"]
     if nested is None:
         console.print("The best of many scores is too good; --nested says how good the choice is.")

@@ -73,13 +73,13 @@ class Head:
         bool, typer.Option("--ngrams", help="TF-IDF of words and pairs beside BERT, stacked.")
     ] = False
 
-    def make(self, seed: int, **vectors: Any) -> Any:
+    def make(self, seed: int, default_C: str = "cv", **vectors: Any) -> Any:
         """Return the pipeline, not fitted."""
         from pipeline.sentiment import make_sentiment_pipeline
 
         options = {"class_weight": self.class_weight, "ngrams": self.ngrams, **vectors}
         if self.classifier == "logistic":
-            model = make_sentiment_pipeline(C=parse_C(self.C or "cv"), **options)
+            model = make_sentiment_pipeline(C=parse_C(self.C or default_C), **options)
             names = [n for n in model.get_params() if n.endswith("regression__random_state")]
             return model.set_params(**dict.fromkeys(names, seed))
         if self.ngrams:
@@ -271,10 +271,10 @@ def _try(console: Console, path: Path | str, held_out: Labelled, model: Any, see
     from pipeline.saved.artifact import load_pipeline
 
     places = np.random.default_rng(seed).permutation(len(held_out.table))[:3]
-    three = held_out.at(places)
+    three = held_out.at(places).table.sort_index()
     kind = type(model[-1])
     group = kind.__module__.partition(".")[0]
     fitted = load_pipeline(path, trusted=[group if group in GROUPS else name_of(kind)])
     console.print(f"{path}, loaded again, says of three held-out rows of {held_out.source}:")
-    label_texts(console, fitted, three.texts.tolist(), {
-        "row": three.table.index.tolist(), "label": three.labels.tolist()})  # fmt: skip
+    label_texts(console, fitted, three[held_out.text].tolist(), {
+        "row": three.index.tolist(), "label": three[held_out.label].tolist()})  # fmt: skip
