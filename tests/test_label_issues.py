@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
@@ -220,3 +220,11 @@ def test_the_command_keeps_the_groups_of_a_column_together(run, tmp_path, tiny_b
     assert_one_error_line(run(*arguments, "--group-column", "author"), "no column 'author'")
     nowhere = tmp_path / "none" / "o.csv"
     assert_one_error_line(run(*arguments, "--out", nowhere), "cannot be written")
+
+
+def test_a_regressor_and_a_target_of_numbers_are_named_so():
+    model = make_pipeline(TfidfVectorizer(), Ridge())
+    with pytest.raises(TypeError, match=r"'model' is a Pipeline.*Regression is scored by"):
+        label_issues(model, TEXTS, LABELS)
+    with pytest.raises(ValueError, match=r"y is continuous.*this is regression"):
+        label_issues(make_tfidf_baseline(), TEXTS, np.linspace(0, 1, len(TEXTS)))
