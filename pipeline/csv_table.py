@@ -305,12 +305,13 @@ def check_names(there: Sequence[Any], columns: Iterable[str], path: str | os.Pat
             )
             hint = f" Did you mean {near!r}?" if near else ""
             hint = _separator_hint(names) or hint
-            if isinstance(columns, Mapping):
-                hint += f" {columns[column]} names another."
-            raise ValueError(
+            error = ValueError(
                 f"{os.fspath(path)} has no column {column!r}; its columns are "
                 f"{', '.join(map(repr, names))}.{hint}"
             )
+            if isinstance(columns, Mapping):
+                error.add_note(f"{columns[column]} names another.")
+            raise error
 
 
 def refuse_twice(names: Sequence[str], path: str | os.PathLike) -> None:

@@ -68,7 +68,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("PIPELINE_TRACEBACK"):
             raise
-        plain_console(stderr=True).print(f"Error: {' '.join(str(error).split())}")
+        message = " ".join([str(error), *getattr(error, "__notes__", [])])
+        plain_console(stderr=True).print(f"Error: {' '.join(message.split())}")
         sys.exit(2)
 
 
