@@ -35,7 +35,9 @@ SETS = {  # of the comparison, those that were measured
     )
     if (RESULTS / f"comparison_{data}.json").exists()
 }
+DEFAULT = "frozen BERT + LogisticRegression"
 STACK = "frozen BERT and TF-IDF, stacked"
+STACKED = "C=cv, stacked with n-grams"
 FULL = 100_000  # rows of score_table; with fewer, what starts once weighs more
 
 
@@ -349,10 +351,19 @@ def journeys() -> str:
 # ---- single numbers
 
 
-def percent(features: str, classifier: str) -> str:
+def of_long(features: str, max_length: int | None, classifier: str) -> dict[str, Any]:
+    """Return a row of long reviews."""
+    key = (features, max_length, classifier)
+    return next(
+        row
+        for row in read_rows("truncation")
+        if (row["features"], row["max_length"], row["classifier"]) == key
+    )
+
+
+def percent(*key: Any) -> str:
     """Return an accuracy on long reviews."""
-    rows = {(row["features"], row["classifier"]): row for row in read_rows("truncation")}
-    return f"{100 * rows[features, classifier]['accuracy'] + 1e-6:.1f}"
+    return f"{100 * of_long(*key)['accuracy'] + 1e-6:.1f}"
 
 
 def accuracy(results: str, name: str) -> str:
@@ -369,8 +380,14 @@ def encoded(set_up: str) -> str:
 
 def window_gain(place: int) -> str:
     """Return what windows gain over the head: the points, or a bound of their interval."""
-    rows = {(row["features"], row["classifier"]): row for row in read_rows("truncation")}
-    return f"{100 * rows['window', 'chosen C']['against_head'][place]:.1f}"
+    return f"{100 * of_long('window', 128, 'C=cv')['against_head'][place]:.1f}"
+
+
+def stack_gain() -> str:
+    """Return what BERT in windows adds to TF-IDF on long reviews."""
+    return interval(
+        [100 * value for value in of_long("window", 128, STACKED)["against_tfidf"]], "{:+.1f}"
+    )
 
 
 def cold_start(what: str) -> str:
@@ -555,10 +572,10 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "comparison": comparison,
     "stack.sst2": partial(accuracy, "comparison_sst2", STACK),
     "stack.sst2.gain": partial(comparison_row, "sst2", STACK),
-    **{
-        f"comparison.{data}.scores": partial(comparison_scores, data)
-        for data in ("reviews", "sst2")
-    },
+    "movie.stack": partial(comparison_row, "movie_reviews", STACK),
+    "movie.default": lambda: comparison_row("movie_reviews", DEFAULT).split()[0].lstrip("-"),
+    "banking.stack": partial(comparison_row, "banking77", STACK),
+    **{f"comparison.{data}.scores": partial(comparison_scores, data) for data in SETS},
     **{f"comparison.{data}.costs": partial(comparison_costs, data) for data in ("reviews", "sst2")},
     "grid_search": grid_search,
     "journeys": journeys,
@@ -578,8 +595,10 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "layer_study": layer_study,
     "finetuning": finetuning,
     "truncation": truncation,
-    "truncation.tfidf": partial(percent, "TF-IDF", "default C"),
-    "truncation.window": partial(percent, "window", "chosen C"),
+    "truncation.tfidf": partial(percent, "TF-IDF", None, "C=30"),
+    "truncation.window": partial(percent, "window", 128, "C=cv"),
+    "truncation.stack": partial(percent, "window", 128, STACKED),
+    "truncation.stack.gain": stack_gain,
     "truncation.gain": partial(window_gain, 0),
     "truncation.gain.low": partial(window_gain, 1),
     "truncation.gain.high": partial(window_gain, 2),
