@@ -126,7 +126,7 @@ def split_rows(
             "of each are needed to train and to test. Leave rare classes out (--rare drop), or "
             "make one class of them (--rare merge)."
             + " So many numbers are no classes perhaps: predicting them is regression."
-            * (classes.dtype.kind in "iuf" and 4 * len(classes) > len(table))
+            * (classes.dtype.kind in "iuf" and len(classes) > max(10, len(table) / 4))
         )
     values = table[groups] if isinstance(groups, str) else groups
     texts = table[text] if text in table else range(len(table))

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-_PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}  # as it is, in one line
+
+def _say(console: Console, text: str) -> None:
+    """Print a text as it is, in lines of its own for a terminal alone."""
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints texts as they are."""
-    return Console(stderr=stderr, **_PLAIN)
+    """Return a console that prints texts as they are, and breaks lines for a terminal alone."""
+    console = Console(stderr=stderr, markup=False, highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def print_cut(console: Console, *reports: dict[str, Any]) -> None:
@@ -196,7 +201,7 @@ def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -
     for name, reason in comparison.attrs["left_out"].items():
         console.print(f"Left out: {name} ({reason}).")
     for name, classes in comparison.attrs.get("never_predicted", {}).items():
-        console.print(f"{name}: {_safe(never_predicted(classes))}", **_PLAIN)
+        _say(console, f"{name}: {_safe(never_predicted(classes))}")
 
 
 def _wide_table(*headers: str) -> Table:
@@ -231,7 +236,7 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
     console.print(labels)
     console.print(probabilities)
     if scores.get("never_predicted"):
-        console.print(_safe(never_predicted(scores["never_predicted"])), **_PLAIN)
+        _say(console, _safe(never_predicted(scores["never_predicted"])))
     for name, groups in scores["slices"].items():
         if len(groups) > 1:
             parts = Table(name, "texts", "accuracy", "95 % interval")
@@ -241,14 +246,14 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
                 parts.add_row(_safe(group["value"]), str(group["n_texts"]), accuracy, interval)
             console.print(parts, markup=False)
     if issues := scores.get("label_issues"):
-        console.print(f"Labels that are probably wrong: {issues['n_texts']}.", **_PLAIN)
+        _say(console, f"Labels that are probably wrong: {issues['n_texts']}.")
     for mistake in scores["mistakes"]:
         probability = mistake["probability"]
         sure = " (no class)" if probability is None else f" ({probability:.3f})"
         if scores["log_loss"] is None:  # a model without probabilities
             sure = ""
         labels_of = f"{mistake['true']} taken for {mistake['predicted']}{sure}"
-        console.print(f"row {mistake['row']}: {labels_of}: {_safe(mistake['text'])}", **_PLAIN)
+        _say(console, f"row {mistake['row']}: {labels_of}: {_safe(mistake['text'])}")
 
 
 def print_issues(console: Console, issues: "pd.DataFrame", most: int) -> None:
@@ -290,10 +295,10 @@ def print_explanations(
         others = frame[frame["start"] == frame["end"]]["contribution"].sum()
         rest = [("special tokens", others)] if is_sum else []
         added = [f"{name} {value:+.3f}" for name, value in [*rest, ("intercept", intercept)]]
-        console.print(f"strongest: {', '.join(words)}; {', '.join(added)}", **_PLAIN)
+        _say(console, f"strongest: {', '.join(words)}; {', '.join(added)}")
         if parts:
             each = ", ".join(f"{_safe(part)} {frame[part].sum():+.3f}" for part in parts)
-            console.print(f"words by part: {each}", **_PLAIN)
+            _say(console, f"words by part: {each}")
 
 
 def _coloured(text: str, frame: "pd.DataFrame") -> Text:
