@@ -420,7 +420,7 @@ def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_be
         (
             {"cv": 25},
             ValueError,
-            "n_splits=25 cannot be greater than the number of members in each class",
+            "n_splits=25 folds",
         ),
         ({"cv": RepeatedKFold(n_splits=2, n_repeats=2)}, ValueError, "cv tests some text twice"),
         ({"cv": [(np.arange(30), np.arange(20, 40))]}, ValueError, "one that it trains on"),

@@ -219,7 +219,7 @@ def test_where_no_address_will_do_it_is_refused_in_one_voice(
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copy(data, "in.csv")
-    model = ["--model", artifact] if command[0] == "predict" else []
+    model = ["--pipeline", artifact] if command[0] == "predict" else []
     result = run(*command, "s3://bucket/place", *model)
     assert re.fullmatch(
         r"Error: s3://bucket/place is no (file|folder) of this machine: .*\n", result.err

@@ -180,7 +180,7 @@ def test_without_a_terminal_a_line_comes_in_half_a_minute_and_one_at_the_end(
 
 
 def test_a_short_command_that_nobody_watches_says_nothing(run, artifact, data):
-    assert run("evaluate", data=data, model=artifact).err == ""
+    assert run("evaluate", data=data, pipeline=artifact).err == ""
 
 
 # ---- what stands on the screen in the end

@@ -219,6 +219,7 @@ class RunFolder:
         for folder in (self.path, self.shards.parent):
             remove_temporary(folder)
         shutil.rmtree(self.shards, ignore_errors=True)
+        self.shards.mkdir(parents=True)
 
     def stamp(self, index: int) -> Stamp | None:
         """Return the stamp of a part, None if it is missing or damaged."""
@@ -236,10 +237,9 @@ class RunFolder:
         """Mark the folder as unfinished."""
         (self.path / SUCCESS).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
-        self.shards.mkdir(parents=True, exist_ok=True)
 
     def complete(self, plan: Plan) -> dict[str, Any] | None:
-        """Return the manifest of a finished run, None unless every part is intact."""
+        """Return the manifest of a run that is finished and intact, and clear up; else None."""
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             if not (self.path / SUCCESS).is_file() or manifest["plan"] != plan.sha256:
@@ -250,6 +250,7 @@ class RunFolder:
                     return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        shutil.rmtree(self.shards, ignore_errors=True)
         return dict(manifest)
 
     def finish(
