@@ -233,7 +233,8 @@ def test_numbers_with_fractions_are_said_to_be_regression(run, tiny_bert, tmp_pa
     rows = [(text, i / 7) for i, (text, _) in enumerate(ROWS)]
     data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
     for command in ("train", "compare", "layers", "labels"):
-        assert_one_error_line(run(command, data=data, bert=tiny_bert), "is regression", "pandas.cut")
+        result = run(command, data=data, bert=tiny_bert)
+        assert_one_error_line(result, "is regression", "pandas.cut")
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "layers", "labels"])
