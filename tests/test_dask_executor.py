@@ -26,6 +26,8 @@ distributed = pytest.importorskip(
 def address(tmp_path_factory):
     """Start a scheduler and two workers, one of which says that it has a GPU."""
     with cluster_by_hand(tmp_path_factory.mktemp("cluster"), ["", "--resources GPU=1"]) as address:
+        with distributed.Client(address) as client:
+            client.wait_for_workers(2, timeout=60)  # on a busy machine one comes late
         yield address
 
 
