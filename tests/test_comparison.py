@@ -456,8 +456,11 @@ SETS = pd.DataFrame({"odd": NUMBERS % 2, "third": NUMBERS % 3 == 0, "fourth": NU
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")  # no label
-@pytest.mark.parametrize("groups", [None, np.arange(40) // 4], ids=["texts", "groups"])
-@pytest.mark.parametrize("scoring", ["accuracy", "f1_micro", "f1_samples"])
+@pytest.mark.parametrize(
+    ("groups", "scoring"),
+    [(None, "accuracy"), (np.arange(40) // 4, "f1_micro"), (None, "f1_samples")],
+    ids=["accuracy", "f1_micro-groups", "f1_samples"],
+)
 def test_several_labels_per_text_are_compared_as_scikit_learn_scores_them(
     groups, scoring, tiny_bert
 ):
