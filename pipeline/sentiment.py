@@ -59,7 +59,7 @@ def make_sentiment_pipeline(
     Notes
     -----
     With ``ngrams`` the cache of BertVectorizer sees to it that each text is encoded once for all
-    folds; with ``cache=None`` it is encoded six times.
+    folds; with ``cache=None`` it is encoded six times, seven with ``C="cv"``.
 
     With scikit-learn's metadata routing enabled, every LogisticRegression here requests
     ``sample_weight``.
