@@ -232,8 +232,9 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
     with progress("fitting the classifier") as part:
         part.show(0)
         model.fit(sets.train.texts, sets.train.labels).set_params(**own_folds)
-    if hasattr(model[-1], "C_"):
-        console.print(f"C={model[-1].C_:g}, chosen by the log loss.")
+    heads = [model[-1], *(part[-1] for part in getattr(model[-1], "estimators_", []))]
+    for C in (head.C_ for head in heads if hasattr(head, "C_")):
+        console.print(f"C={C:g}, chosen by the log loss.")
     if not hasattr(model, "predict_proba"):
         console.print(
             f"A {type(model[-1]).__name__} gives no probabilities: there is no log loss, no "
