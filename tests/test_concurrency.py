@@ -119,7 +119,7 @@ def test_cuda_in_a_child_forked_after_its_use_is_refused_with_the_start_methods_
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
     with pytest.raises(
         RuntimeError,
-        match=r"cuda:\d cannot be used in this process: .*forked.*'spawn'.*loky.*device='cpu'",
+        match=r"cuda:\d cannot be used in this process, .*forked.*'spawn'.*loky.*device='cpu'",
     ):
         choose_device(device)
     assert choose_device("cpu")[0].type == "cpu"

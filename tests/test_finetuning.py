@@ -385,7 +385,7 @@ def test_wrong_labels_are_refused_before_a_model_is_looked_for(labels, message):
         ({"unfrozen_layers": 4}, "unfrozen_layers=4.* has 3 layers; allowed are 1 to 3, or None"),
         ({"head_only": True, "unfrozen_layers": 1}, "head_only=True trains no layer"),
         ({"max_length": 65}, "max_length=65, but .* has positions for 64 tokens"),
-        ({"device": "abacus"}, "device='abacus' is not on this machine; there is .*cpu"),
+        ({"device": "abacus"}, "device='abacus' is not available .* cpu"),
         (
             {"early_stopping": True, "validation_fraction": 0.01},
             "sets 1 of 24 texts aside; with 2 classes allowed are 2 to 22",
@@ -540,7 +540,7 @@ def test_a_head_that_does_not_fit_the_classes_is_refused(fitted):
     changed_classes.__setstate__({**state, "classes_": np.array(["bad", "fair", "good"])})
     with pytest.raises(
         CheckpointError,
-        match=r"'head\.weight' is \(3, 32\) by the config and \(2, 32\) in the weights",
+        match=r"'head\.weight' has the shape \(3, 32\) in the config and \(2, 32\) in the weights",
     ):
         changed_classes.predict(X)
 
