@@ -1,4 +1,4 @@
-"""Every error and warning of the package."""
+"""Errors and warnings of the package."""
 
 # ---- models and texts
 
@@ -32,15 +32,15 @@ class TruncationWarning(UserWarning):
 
 
 class UnknownTokensWarning(UserWarning):
-    """Many texts hold characters that the model's vocabulary lacks."""
+    """Many texts contain characters that are not in the model's vocabulary."""
 
 
 class ModelWarning(UserWarning):
-    """A model folder asks for another setting than the one that is used."""
+    """A model folder recommends another setting than the one in use."""
 
 
 class LeakWarning(UserWarning):
-    """Texts that are scored stand in the training part too."""
+    """Scored texts also occur in the training part."""
 
 
 class CacheWarning(UserWarning):

@@ -535,7 +535,7 @@ def test_a_file_written_over_in_place_while_it_is_open_is_not_used(fitted, tmp_p
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(b"\0" * 64)
-    with pytest.raises(CheckpointError, match="or another one took its place while it was open"):
+    with pytest.raises(CheckpointError, match="or was replaced while it was open"):
         loaded.predict(TEXTS)
 
 

@@ -177,7 +177,7 @@ def test_workers_never_predict_with_the_weights_of_a_file_that_took_the_place_of
             joblib.delayed(loaded.predict_proba)(TEXTS) for _ in range(2)
         )
     except ValueError as error:
-        assert "another one took its place while it was open" in str(error)  # noqa: PT017
+        assert "was replaced while it was open" in str(error)  # noqa: PT017
     else:
         assert all(np.allclose(rows, fitted.predict_proba(TEXTS), atol=1e-5) for rows in found)
 

@@ -173,7 +173,7 @@ def test_equal_texts_join_their_groups():
 @pytest.mark.parametrize(
     ("table", "groups", "message"),
     [
-        ({"text": ["same"] * 12, "label": ["a", "b"] * 6}, None, "all texts are equal"),
+        ({"text": ["same"] * 12, "label": ["a", "b"] * 6}, None, "All texts are equal"),
         (
             {"text": ["same"] * 6 + list("abcdefghijkl"), "label": ["a"] * 6 + ["b"] * 12},
             None,
@@ -449,7 +449,7 @@ def test_the_split_is_decided_by_random_state_alone():
 
 
 def test_a_class_with_too_few_texts_to_hold_some_out_is_refused_by_name_and_number():
-    with pytest.raises(ValueError, match=r"label 'rare' has 4 texts only; at least 5 of each"):
+    with pytest.raises(ValueError, match=r"label 'rare' has only 4 texts; at least 5 per label"):
         split_table(labelled(["pos"] * 20 + ["neg"] * 20 + ["rare"] * 4), "label")
     assert len(split_table(labelled(["pos"] * 20 + ["rare"] * 5), "label")[1]) == 5
 

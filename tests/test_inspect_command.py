@@ -25,7 +25,9 @@ def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
 
 def test_fetch_without_a_connection_ends_with_one_line(run, tmp_path):
     result = run("fetch acme/tiny-bert --revision v1", to=tmp_path / "m")
-    assert_one_error_line(result, "'acme/tiny-bert' at revision 'v1' is not here", "HF_HUB_OFFLINE")
+    assert_one_error_line(
+        result, "'acme/tiny-bert' at revision 'v1' was not found", "HF_HUB_OFFLINE"
+    )
     assert not (tmp_path / "m").exists()
 
 

@@ -224,7 +224,7 @@ def test_the_command_keeps_the_groups_of_a_column_together(run, tmp_path, tiny_b
 
 def test_a_regressor_and_a_target_of_numbers_are_named_so():
     model = make_pipeline(TfidfVectorizer(), Ridge())
-    with pytest.raises(TypeError, match=r"'model' is a Pipeline.*Regression is scored by"):
+    with pytest.raises(TypeError, match=r"'model' is a Pipeline.*Regression is scored with"):
         label_issues(model, TEXTS, LABELS)
     with pytest.raises(ValueError, match=r"y is continuous.*this is regression"):
         label_issues(make_tfidf_baseline(), TEXTS, np.linspace(0, 1, len(TEXTS)))

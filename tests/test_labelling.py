@@ -256,7 +256,7 @@ def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path
 @pytest.mark.parametrize(
     ("out", "parts"),
     [
-        ("in.csv", ["is the input itself; name another file"]),
+        ("in.csv", ["is the input file; name another one"]),
         ("out.xlsx", ["has the ending '.xlsx'", ".csv, .parquet, .pq and .jsonl"]),
         ("..", ["holds the input", "name another folder"]),
         ("none/out.csv", ["cannot be written", "none does not exist"]),

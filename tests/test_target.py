@@ -104,7 +104,7 @@ def test_a_folder_that_may_only_be_read_is_refused(out, tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK)
     )  # nothing is read-only for root
-    with pytest.raises(PermissionError, match="may only be read"):
+    with pytest.raises(PermissionError, match="is read-only"):
         Target(tmp_path / out, [])
 
 
