@@ -1,11 +1,11 @@
-"""The tables of reports and notebooks: captions, headers and cells as text."""
+"""Tables of reports and notebooks: captions, headers and cells as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.readable import shortened
 
-# score -> its heading and its meaning
+# score -> heading and explanation
 SCORES = {
     "accuracy": ("Accuracy", "share of the texts that are classified correctly"),
     "balanced_accuracy": (
@@ -18,7 +18,7 @@ SCORES = {
     "hamming_loss": ("Hamming loss", "share of all labels that are wrong; lower is better"),
     "roc_auc": (
         "ROC-AUC",
-        "how often a text of the class scores higher than one that is not of it",
+        "how often a text of the class scores higher than one of another class",
     ),
     "average_precision": ("Average precision", "precision averaged over the recalls"),
     "log_loss": (
@@ -28,7 +28,7 @@ SCORES = {
     "brier": ("Brier score", "mean squared error of the probabilities; lower is better"),
     "calibration_error": (
         "Calibration error",
-        "mean gap between how sure and how right; lower is better",
+        "mean gap between confidence and accuracy; lower is better",
     ),
 }
 _FIRST = (
@@ -45,8 +45,8 @@ _COMPARED = {
     "predict_seconds": ("Predict 1,000 texts, s", "{:,.2f}"),
     "artifact_mb": ("File, MB", "{:,.1f}"),
 }
-_MOST_CELLS = 400  # of a confusion matrix that is written out
-MOST_SHOWN = 12  # classes whose scores are not folded away
+_MOST_CELLS = 400  # of a confusion matrix that is shown as a table
+MOST_SHOWN = 12  # classes whose scores are not folded
 
 
 class Table(NamedTuple):
@@ -55,24 +55,24 @@ class Table(NamedTuple):
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    text_columns: Sequence[int] = ()  # those with words, but for the first; numbers align right
-    shown: int | None = None  # rows that are not folded away
-    best: Sequence[int] = ()  # rows that stand out
+    text_columns: Sequence[int] = ()  # left-aligned, like the first; numbers align right
+    shown: int | None = None  # number of rows that are not folded
+    best: Sequence[int] = ()  # highlighted rows
 
     @property
     def rest(self) -> "Table | None":
-        """The rows that are folded away."""
+        """The folded rows."""
         more = self.rows[self.shown :] if self.shown else []
         return self._replace(rows=more, shown=None) if more else None
 
 
 def number(value: Any, form: str = "{:.3f}") -> str:
-    """Return a number's text, a dash for None."""
+    """Return a number as text, a dash for None."""
     return "-" if value is None else form.format(value)
 
 
 def of_labels(answer: Any) -> str:
-    """Return a label's text, or those of several."""
+    """Return a label, or several, as text."""
     return (", ".join(answer) or "no label") if isinstance(answer, list) else str(answer)
 
 
@@ -104,7 +104,7 @@ def conclusion(
 
 
 def sureness(bins: Sequence[Mapping[str, Any]]) -> str | None:
-    """Say by how much probabilities are too high or too low, if that is much."""
+    """Say how much too high or too low probabilities are, or None."""
     gaps = [row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in bins]
     gap = sum(gaps) / max(1, sum(row["n_texts"] for row in bins))
     if abs(gap) <= 0.05:
@@ -113,18 +113,18 @@ def sureness(bins: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
-    """Return every score with its interval and its meaning."""
+    """Return every score with its interval and explanation."""
     rows, reasons = [], scores.get("not_scored", {})
     for name, (label, meaning) in score_names(scores).items():
         low, high = scores["intervals"].get(name) or (None, None)
         said = f"absent: {reasons[name]}" if name in reasons else meaning
         rows.append([label, number(scores[name]), number(low), number(high), said])
     caption = f"Scores on {scores['n_texts']:,} texts, with 95 % intervals over resampled texts"
-    return Table(caption, ("Score", "Value", "From", "To", "What it says"), rows, (4,))
+    return Table(caption, ("Score", "Value", "From", "To", "Meaning"), rows, (4,))
 
 
 def score_names(scores: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return heading and meaning of each score that is there."""
+    """Return heading and explanation of each available score."""
     names = {name: words for name, words in SCORES.items() if name in scores}
     if "multilabel" in scores:
         names["accuracy"] = ("All labels right", "share of the texts with every label right")
@@ -133,14 +133,14 @@ def score_names(scores: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def score_cards(scores: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names of the few scores that come first, and their headings."""
+    """Return the few main scores and their headings."""
     names = score_names(scores)
     shown = [name for name in _FIRST if scores.get(name) is not None]
     return {name: names[name][0] for name in shown[:5]}
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the models beside each other, known columns first."""
+    """Return the models side by side, with known columns first."""
     values = [(name, value) for row in rows for name, value in row.items() if value is not None]
     present = dict.fromkeys(name for name, _ in values if name != "model")
     in_other_cells = {f"{name}_sd" for name in present} | {"difference_low", "difference_high"}
@@ -157,7 +157,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return accuracy, verdict and cost of each model, for a narrow place."""
+    """Return accuracy, verdict and cost of each model, for narrow pages."""
     shown = ("accuracy", "verdict", "fit_seconds")
     names = [name for name in shown if any(row.get(name) is not None for row in rows)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in names)] for row in rows]
@@ -183,7 +183,7 @@ def _spread(sd: float | None) -> str:
 
 
 def class_table(scores: Mapping[str, Any]) -> Table:
-    """Return the scores of each class, of many the weakest first; areas where curves are known."""
+    """Return the scores of each class, the weakest first if there are many."""
     curves = {str(curve["class"]): curve for curve in scores.get("curves", ())}
     rows = []
     many = len(scores["by_class"]) > MOST_SHOWN
@@ -201,7 +201,7 @@ def class_table(scores: Mapping[str, Any]) -> Table:
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> Table | None:
-    """Return the whole matrix, None where nobody would read it."""
+    """Return the whole matrix, or None if it is too large to read."""
     if len(classes) ** 2 > _MOST_CELLS:
         return None
     header = ["True class", *(f"taken for {name}" for name in classes)]
@@ -232,7 +232,7 @@ def confusions_table(
 
 
 def marks_table(matrices: Sequence[Sequence[Sequence[int]]], labels: Sequence[Any]) -> Table:
-    """Return how often each of several labels is found, missed, and given wrongly."""
+    """Return how often each of several labels is found, missed and wrong."""
     rows = [
         [str(label), f"{found:,}", f"{missed:,}", f"{wrong:,}"]
         for label, ((_, wrong), (missed, found)) in zip(labels, matrices, strict=True)
@@ -249,11 +249,11 @@ def calibration_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for row in rows
     ]  # fmt: skip
     header = ("Probability", "Texts", "Confidence", "Accuracy")
-    return Table("How sure, and how right", header, cells)
+    return Table("Confidence and accuracy", header, cells)
 
 
 def slice_table(name: str, groups: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the groups of texts of one slice."""
+    """Return the groups of texts in one slice."""
     rows = [
         [str(group["value"]), f"{group['n_texts']:,}",
          *map(number, (group["accuracy"], *group["interval"]))]
@@ -270,7 +270,7 @@ def layers_table(
     *,
     in_order: bool = False,
 ) -> Table:
-    """Return rows of a layer study, the best first, or in their order."""
+    """Return rows of a layer study, the best first or in order."""
     cells = [
         [row["features"], row["pooling"], number(row["score"]) + _spread(row.get("score_sd")),
          number(row.get("dimension"), "{:,}"), number(row.get("C"), "{:g}")]
@@ -292,7 +292,7 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def provenance_table(provenance: Mapping[str, Any]) -> Table:
-    """Return a line per value, with the names of nested values joined."""
+    """Return one line per value, with the names of nested values joined."""
     return Table("Where the numbers come from", ("What", "Value"), _lines(provenance, ""), (1,))
 
 
@@ -300,7 +300,7 @@ def _lines(value: Any, name: str) -> list[list[str]]:
     if isinstance(value, Mapping):
         parts = [(str(key).replace("_", " "), inner) for key, inner in value.items()]
     elif isinstance(value, list) and any(isinstance(inner, Mapping | list) for inner in value):
-        name = name.removesuffix("s")  # the first of the models is model 1, the only one the model
+        name = name.removesuffix("s")  # the first of "models" is "model 1", or "model" if alone
         parts = [
             (str(i) if len(value) > 1 else "", inner) for i, inner in enumerate(value, start=1)
         ]

@@ -390,7 +390,7 @@ def test_a_file_made_with_cuda_opens_on_a_machine_without(load, fitted, tmp_path
     else:
         loaded = load(tmp_path / "cuda.joblib")
     with pytest.warns(
-        UserWarning, match=r"set_params\(device='auto', dtype='auto'\) makes it so for good"
+        UserWarning, match=r"set_params\(device='auto', dtype='auto'\) to make this permanent"
     ):
         found = loaded.predict_proba(TEXTS)
     assert np.array_equal(found, load_pipeline(path).predict_proba(TEXTS))

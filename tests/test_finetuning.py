@@ -388,7 +388,7 @@ def test_wrong_labels_are_refused_before_a_model_is_looked_for(labels, message):
         ({"device": "abacus"}, "device='abacus' is not available .* cpu"),
         (
             {"early_stopping": True, "validation_fraction": 0.01},
-            "sets 1 of 24 texts aside; with 2 classes allowed are 2 to 22",
+            "holds out 1 of 24 texts; with 2 classes allowed are 2 to 22",
         ),
         (
             {"learning_rate": 1e30},

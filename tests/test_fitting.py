@@ -159,7 +159,7 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
     run, data, tiny_bert, tmp_path
 ):
     warnings.simplefilter("ignore", TruncationWarning)
-    warnings.filterwarnings("ignore", "C is chosen")  # from few texts
+    warnings.filterwarnings("ignore", "Choosing C")  # from few texts
     out = tmp_path / "m.joblib"
     result = run("train", "--data", data, "--bert", tiny_bert, "--ngrams", "--cv", 2,
                  "--max-length", 4, "--out", out)  # fmt: skip
@@ -401,7 +401,7 @@ def test_train_says_which_class_is_never_predicted_and_class_weights_cure_it(
     arguments = ["train", "--data", imbalanced, "--bert", tiny_bert, "--layers", 0, "--cv", 2,
                  "--C", 0.1]  # fmt: skip
     plain = run(*arguments, "--no-report", "--out", tmp_path / "plain.joblib")
-    sentence = "The class 'yes' is never predicted. Weigh rare classes by class_weight='balanced'"
+    sentence = "The class 'yes' is never predicted. Give rare classes more weight"
     assert (plain.code, sentence in plain.out) == (0, True)
     balanced = run(*arguments, "--class-weight", "balanced", "--out", tmp_path / "m.joblib")
     assert (balanced.code, balanced.err) == (0, "")

@@ -35,10 +35,10 @@ def test_what_is_set_aside_holds_every_class_and_is_the_same_for_a_seed():
 
 
 def test_too_little_to_set_aside_is_said_with_what_is_allowed():
-    with pytest.raises(ValueError, match="the class 'b' has one text only"):
+    with pytest.raises(ValueError, match="the class 'b' has only one text"):
         set_aside(np.array([0, 0, 0, 1]), np.array(["a", "b"]), 0.5, 0)
     with pytest.raises(
-        ValueError, match="sets 1 of 6 texts aside; with 2 classes allowed are 2 to 4"
+        ValueError, match="holds out 1 of 6 texts; with 2 classes allowed are 2 to 4"
     ):
         set_aside(np.array([0, 0, 0, 1, 1, 1]), np.array(["a", "b"]), 0.1, 0)
 

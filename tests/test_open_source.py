@@ -70,7 +70,7 @@ def test_a_name_that_looks_like_a_pattern_is_the_file_of_that_name(tmp_path):
         (["b.parquet", "b.parquet"], ValueError, "is named twice"),
         ([], ValueError, "an empty list of files"),
         ("zero.csv", ValueError, r"is empty \(0 bytes\)"),
-        ("nowhere://a/b.csv", ValueError, "no address that fsspec knows"),
+        ("nowhere://a/b.csv", ValueError, "not an address that fsspec knows"),
     ],
 )
 def test_what_is_not_there_is_named(source, error, message, folder, monkeypatch):

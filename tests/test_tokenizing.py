@@ -85,7 +85,7 @@ def test_any_text_gets_the_ids_of_transformers_or_is_refused_by_its_row(
     assert own_ids(tokenized) == [hugging_face(folder).ids(text, 512) for text in repaired]
     if repaired != texts:
         row = next(i for i, text in enumerate(texts) if text != repaired[i])
-        with pytest.raises(ValueError, match=rf"row {row} of X, a str, holds a lone surrogate"):
+        with pytest.raises(ValueError, match=rf"row {row} of X, a str, contains a lone surrogate"):
             check_texts(texts)
 
 

@@ -433,7 +433,7 @@ def test_any_texts_give_one_finite_row_each_or_an_error_that_names_the_row(tiny_
     assert np.isfinite(rows).all()
     if wrong:
         with pytest.raises(
-            ValueError, match=rf"^row {wrong[0]} of X, a str, holds a lone surrogate"
+            ValueError, match=rf"^row {wrong[0]} of X, a str, contains a lone surrogate"
         ):
             strict.transform(texts)
     assert np.array_equal(strict.transform(repaired), rows)
