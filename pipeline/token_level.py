@@ -419,7 +419,7 @@ class TokenLevelMixin:
         if length < self.max_length_ and (n_tokens > length).any():
             # no counts: equal messages are shown once per search
             warnings.warn(
-                f"Some texts are longer than {length} tokens, where sentence-transformers truncates "
+                f"Some texts are longer than {length} tokens, where sentence-transformers cuts "
                 f"them for {str(self.model)!r} (max_seq_length in sentence_bert_config.json). Here "
                 f"they are read up to {self.max_length_}. Set max_length={length} for the vectors "
                 f"of sentence-transformers, or max_length={self.max_length_} to keep these.",
