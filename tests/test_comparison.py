@@ -424,7 +424,7 @@ def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_be
         ),
         ({"cv": RepeatedKFold(n_splits=2, n_repeats=2)}, ValueError, "cv tests some text twice"),
         ({"cv": [(np.arange(30), np.arange(20, 40))]}, ValueError, "one that it trains on"),
-        ({"cv": GroupKFold(2)}, ValueError, "GroupKFold, which needs groups; give groups="),
+        ({"cv": GroupKFold(2)}, ValueError, "GroupKFold, which needs groups; pass groups="),
         ({"test": (REVIEWS, LABELS[1:])}, ValueError, "test holds 40 texts and 39 labels"),
         ({"test": ([], [])}, ValueError, "and some texts"),
         (

@@ -165,7 +165,9 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
                  "--max-length", 4, "--out", out)  # fmt: skip
     assert result.code == 0
     assert "frozen BERT and TF-IDF, stacked" in result.out
-    assert "texts are cut. train --truncation window --max-length 128 reads them" in result.out
+    assert (
+        "texts are truncated. train --truncation window --max-length 128 reads them" in result.out
+    )
     train, test = split_table(read_table(data), "label")
     model = make_sentiment_pipeline(C="cv", ngrams=True, model=tiny_bert, max_length=4)
     expected = model.fit(train["text"], train["label"]).predict_proba(test["text"])
@@ -445,7 +447,7 @@ def test_evaluate_tells_the_texts_of_the_training_file(run, light_artifact, tmp_
     )
     known = write_csv(tmp_path / "known.csv", ["text", "label"], ROWS)
     result = run("evaluate", pipeline=light_artifact, data=data, train_data=known)
-    assert "9 of 10 texts that are scored stand in the training part too" in result.err
+    assert "9 of 10 scored texts also occur in the training part" in result.err
 
 
 def test_commands_take_the_columns_that_a_model_was_trained_on(run, tmp_path):

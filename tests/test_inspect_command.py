@@ -72,8 +72,8 @@ def test_inspect_shows_what_must_not_be_opened_and_every_other_command_refuses_i
 def test_verify_tells_every_check(run, artifact):
     result = run("verify", artifact)
     assert result.code == 0
-    assert "whole and as it was saved" in result.out
-    assert "3 answered as when it was saved, to 0" in result.out
+    assert "complete and as saved" in result.out
+    assert "3 answered as when saved, to 0" in result.out
     sha256 = hashlib.sha256(Path(artifact).read_bytes()).hexdigest()
     assert run("verify", artifact, "--sha256", sha256).code == 0
     assert_one_error_line(

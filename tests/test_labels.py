@@ -135,7 +135,7 @@ def test_labels_that_look_alike_are_told_apart(classes, y, accuracy):
 )
 def test_labels_that_are_no_class_are_refused_beside_those_that_are(y):
     model = make_tfidf_baseline().fit(["first", "second"] * 3, [0, 1] * 3)
-    with pytest.raises(ValueError, match=r"labels the model does not know.*it knows 0, 1"):
+    with pytest.raises(ValueError, match=r"labels that the model does not know.*it knows 0, 1"):
         evaluate(model, ["first", "second"], y)
     with pytest.raises(ValueError, match="labels that are not in y"):
         compare(["first", "second"] * 3, [0, 1] * 3, test=(["third", "fourth"], y))

@@ -275,7 +275,7 @@ def test_classifiers_by_name_are_trained_saved_and_used(
     ("arguments", "part"),
     [
         (["forest"], "hist-gradient-boosting"),
-        (["sklearn.linear_model.Ridge"], "is no classifier, a regressor perhaps"),
+        (["sklearn.linear_model.Ridge"], "is not a classifier, perhaps a regressor"),
         (["sklearn.ensemble.VotingClassifier"], "estimators"),
         (["no.such.Thing"], "No module named 'no'"),
         (["ridge", "--C", "1"], "leave out --C"),

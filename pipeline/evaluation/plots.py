@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# a blue and an orange that colour-blind readers can tell apart
+# a blue and an orange that are distinct to colour-blind readers
 _BLUE, _ORANGE, _RULE = "#5b8db8", "#d9822b", "#444444"
 
 
@@ -24,12 +24,12 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
+        Outside of pyplot; shown in a notebook, written by ``savefig``.
 
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
+        If matplotlib is not installed: ``pip install '.[report]'``.
     """
     figure_class = check_matplotlib()
     layers = study[study["kind"] == "layer"]
@@ -78,15 +78,15 @@ def layer_bars(study: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        One panel of layers per pooling, and one of the combinations; the best bar of each is
-        orange. Bars begin at the accuracy of the majority class (dotted line), or at zero if the
-        study does not know it. The dashed line is the nested score, if the study has one.
-        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
+        One panel of layers per pooling, and one of the combinations, with the best bar of each in
+        orange. Bars start at the accuracy of the majority class (dotted line), or at zero if
+        unknown. The dashed line is the nested score, if any. Outside of pyplot; shown in a
+        notebook, written by ``savefig``.
 
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
+        If matplotlib is not installed: ``pip install '.[report]'``.
     """
     figure_class = check_matplotlib()
     layers = study[study["kind"] == "layer"]
@@ -122,14 +122,14 @@ def comparison_figure(comparison: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        One dot per row, best accuracy on top, the accuracy beside it; TF-IDF is the line at 0. If
-        the interval does not reach the line the dot is filled: blue for better, orange for worse.
-        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
+        One dot per row, best accuracy on top, the accuracy beside it; TF-IDF is the line at 0. Dots
+        are filled if the interval does not reach the line: blue for better, orange for worse.
+        Outside of pyplot; shown in a notebook, written by ``savefig``.
 
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
+        If matplotlib is not installed: ``pip install '.[report]'``.
     """
     figure_class = check_matplotlib()
     rows = comparison.sort_values("accuracy", ascending=False, kind="stable")
@@ -149,7 +149,7 @@ def comparison_figure(comparison: "pd.DataFrame") -> "Figure":
     axes.set_yticks(range(len(rows)), list(rows.index))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("accuracy minus that of TF-IDF, 95 % interval; at the right the accuracy")
+    axes.set_xlabel("accuracy minus that of TF-IDF, 95 % interval; accuracy on the right")
     attrs = comparison.attrs
     how = "one split" if attrs["n_folds"] == "split" else f"{attrs['n_folds']} folds"
     axes.set_title(f"{attrs['n_tested']:,} texts, {how}", fontsize="medium")
@@ -177,7 +177,7 @@ def _save(figures: "dict[str, Figure]", folder: str | Path) -> list[Path]:
 
 
 def check_matplotlib() -> "type[Figure]":
-    """Return the class of figures, or raise ImportError with the cure."""
+    """Return the Figure class, or raise ImportError with the cure."""
     try:
         from matplotlib.figure import Figure  # noqa: F401
     except ImportError as error:
@@ -227,10 +227,10 @@ def _write_beside(axes: Any, position: int, score: float, *, bold: bool = False)
 
 
 def _draw_rules(panels: Any, study: "pd.DataFrame") -> None:
-    """Set one scale; draw majority and nested score through all panels."""
+    """Set one scale, and draw majority and nested score through all panels."""
     nested, majority = study.attrs["nested"], study.attrs["majority"]
     honest = None if nested is None else nested["score"]
-    lines = [(majority, ":", "majority class"), (honest, "--", "honest score of taking the best")]
+    lines = [(majority, ":", "majority class"), (honest, "--", "unbiased score of the best")]
     known = [(value, style, label) for value, style, label in lines if value is not None]
     edges = [
         majority or 0.0,

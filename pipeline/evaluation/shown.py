@@ -1,4 +1,4 @@
-"""What evaluations return: a dict and tables that say in a notebook what matters."""
+"""Results of evaluations as a notebook shows them."""
 
 from typing import Any
 
@@ -32,11 +32,11 @@ from pipeline.tables import (
 _COMPARED = ("accuracy", "accuracy_sd", "difference", "difference_low", "difference_high")
 _ALSO_COMPARED = ("verdict", "macro_f1", "log_loss", "fit_seconds", "predict_seconds")
 _STUDIED = "kind features pooling layers combine dimension score score_sd C".split()
-_FEW, _SOME = 5, 10  # groups and mistakes that are shown; texts that a group has at least
+_FEW, _SOME = 5, 10  # groups and mistakes to show; least texts of a group
 
 
 class Scores(dict[str, Any]):
-    """The dict of `evaluate`; a notebook shows score cards, weak groups and surest mistakes."""
+    """The dict of `evaluate`, shown in a notebook as cards, weak groups and mistakes."""
 
     def _is_whole(self) -> bool:
         return {"n_texts", "classes", "intervals", "by_class", "slices", "mistakes"} <= set(self)
@@ -114,9 +114,9 @@ def _between(interval: Any) -> str:
 
 
 class AttributedFrame(pd.DataFrame):
-    """A DataFrame whose ``attrs`` are attributes too; copies and selections keep them.
+    """A DataFrame with ``attrs`` as attributes, kept by copies and selections.
 
-    A notebook shows a comparison and a layer study rounded, the best marked.
+    A notebook shows a comparison or layer study rounded, with the best marked.
     """
 
     @property
@@ -129,7 +129,7 @@ class AttributedFrame(pd.DataFrame):
 
     def _repr_html_(self) -> str | None:
         plain: str | None = super()._repr_html_()  # type: ignore[misc]
-        if plain is None or self.empty:  # None: pandas is told to show text
+        if plain is None or self.empty:  # None: pandas is set to show text
             return plain
         if {*_COMPARED, *_ALSO_COMPARED} <= set(self.columns):
             return _comparison_html(self)
@@ -196,9 +196,9 @@ def _study_html(study: pd.DataFrame) -> str:
     beside = Table(f"Combinations, pooling {study['pooling'].iloc[-1]}", header, combined)
     nested = attrs.get("nested")
     honest = (
-        "The best of many scores is too good; nested=True says how good the choice is."
+        "Picking the best of many scores is optimistic; use nested=True for an unbiased estimate."
         if nested is None
-        else f"The honest score of taking the best: {nested['score']:.3f} ± "
+        else f"Unbiased score of picking the best: {nested['score']:.3f} ± "
         f"{nested['score_sd']:.3f}, {nested['optimism']:.3f} lower."
     )
     parameters = (
