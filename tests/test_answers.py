@@ -269,7 +269,7 @@ def test_a_label_that_does_not_fit_the_column_is_a_bad_row_with_the_reason(fit, 
     found = pd.read_csv(scored.out)
     assert scored.n_bad == np.sum(expected == "unsure") > 0
     assert found["label"].isna().tolist() == (expected == "unsure").tolist()
-    assert found["label_error"].dropna().str.contains("'unsure' is no class").all()
+    assert found["label_error"].dropna().str.contains("'unsure' is not a class").all()
 
 
 @quiet

@@ -65,7 +65,7 @@ def test_a_name_that_looks_like_a_pattern_is_the_file_of_that_name(tmp_path):
     ("source", "error", "message"),
     [
         ("none.csv", FileNotFoundError, "none.csv does not exist"),
-        ("*.tsv", FileNotFoundError, "no file fits"),
+        ("*.tsv", FileNotFoundError, "no file matches"),
         ("empty", FileNotFoundError, "is a folder, not a file, and holds no Parquet files"),
         (["b.parquet", "b.parquet"], ValueError, "is named twice"),
         ([], ValueError, "an empty list of files"),

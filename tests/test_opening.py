@@ -199,7 +199,7 @@ def test_an_own_step_is_opened_where_its_name_is_trusted(fitted, tmp_path):
     assert f"load_pipeline(path, trusted=[{name!r}])" in str(told[0].message)
     with pytest.raises(
         ArtifactError,
-        match=rf"names {name}: not on the list .*trusted=\[\.\.\.\]\) takes further names",
+        match=rf"names {name}: not on the list .*trusted=\[\.\.\.\]\) allows more names",
     ):
         load_pipeline(path)
     assert (

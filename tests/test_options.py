@@ -27,7 +27,7 @@ def test_a_model_file_that_is_something_else_is_named(command, run, data):
     options = ["--text", "film"] if command == "predict" else ["--data", data]
     assert_one_error_line(
         run(command, "--pipeline", data, *options),
-        f"{data} is no saved pipeline: it is not a joblib file",
+        f"{data} is not a saved pipeline: it is not a joblib file",
     )
 
 
