@@ -43,12 +43,12 @@ WorkerDiedError = process_executor.TerminatedWorkerError
 
 
 def keep_workers_that_grow() -> None:
-    """Tell loky, in a worker, not to restart it because of its memory."""
+    """Stop loky from restarting workers whose memory grows."""
     process_executor._USE_PSUTIL = False
 
 
 def is_linear_classifier(estimator: object) -> bool:
-    """Return whether decisions are linear by coef_ and intercept_; without it, ask for these."""
+    """Return whether a classifier is linear. Without it, ask for coef_ and intercept_."""
     from sklearn.linear_model._base import LinearClassifierMixin  # slow to import
 
     return isinstance(estimator, LinearClassifierMixin)

@@ -24,7 +24,7 @@ class Answers(NamedTuple):
 
     @property
     def ranking(self) -> np.ndarray:
-        """Scores that rank the texts for each class, (n_rows, n_classes), NaN without any."""
+        """Scores that rank the texts of each class, (n_rows, n_classes)."""
         if self.decision is None:
             return self.probability
         decision = self.decision
@@ -88,7 +88,7 @@ def answer_features(model: Any, features: Any, *, need_probability: bool = True)
 
 
 def check_classifier(model: Any, *, need_probability: bool = True) -> None:
-    """Raise unless a model gives one label per row, and probabilities if needed."""
+    """Raise unless a model gives one label per row, with probabilities if needed."""
     last = model[-1] if isinstance(model, Pipeline) else model
     name = type(last).__name__
     if isinstance(getattr(model, "classes_", None), list):
@@ -147,7 +147,7 @@ def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray
 
 
 def _number(label: Any) -> Any:
-    """Return the number that a label or its text stands for, else the text."""
+    """Return the number that a label stands for, else its text."""
     text = str(label)
     try:
         number = Decimal({"true": "1", "false": "0"}.get(text.strip().lower(), text))
@@ -192,7 +192,7 @@ def warn_of_other_labels(
 
 
 def outputs_of(model: Any) -> list[tuple[str, list[Any]]]:
-    """Return name and classes of each output; 0 and 1 for a multi-label model."""
+    """Return name and classes of each output, 0 and 1 if multi-label."""
     if isinstance(model.classes_, list):
         return [(str(i), np.asarray(c).tolist()) for i, c in enumerate(model.classes_)]
     return [(str(label), [0, 1]) for label in np.asarray(model.classes_).tolist()]

@@ -16,7 +16,7 @@ Kind = Literal["text", "number", "any"]
 
 
 def fitted_columns(model: Any) -> dict[str, Kind] | None:
-    """Return the columns that a model reads with their kinds, None if it takes texts."""
+    """Return a model's columns and their kinds, None for flat texts."""
     names = getattr(model, "feature_names_in_", None)
     if names is not None:
         return _read_by(model, list(names))
@@ -56,7 +56,7 @@ def reads_columns(estimator: Any) -> bool:
 
 
 def from_texts(model: Any, texts: list[str], what: str) -> Any:
-    """Turn texts into the input of a model, or raise if it needs several columns."""
+    """Turn texts into the input of a model, if possible."""
     columns = fitted_columns(model)
     if columns is None:
         return texts
@@ -68,7 +68,7 @@ def from_texts(model: Any, texts: list[str], what: str) -> Any:
 
 
 def as_fitted(columns: dict[str, Kind] | None, table: pd.DataFrame, text: str) -> Any:
-    """Turn a table into the input of a model: a Series of texts, or its columns."""
+    """Turn a table into the input of a model."""
     if columns is None:
         return table[text]
     if len(columns) == 1:  # whatever its name is here
@@ -83,7 +83,7 @@ def as_fitted(columns: dict[str, Kind] | None, table: pd.DataFrame, text: str) -
 
 
 def _to_numbers(column: pd.Series) -> pd.Series:
-    """Read the cells of a CSV as numbers. The model may refuse the others."""
+    """Read cells as numbers, leaving others for the model to refuse."""
     if pd.api.types.is_numeric_dtype(column) or not pd.api.types.is_string_dtype(column):
         return column
     numbers = pd.to_numeric(column, errors="coerce")
@@ -92,7 +92,6 @@ def _to_numbers(column: pd.Series) -> pd.Series:
 
 
 def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
-    """Return which of the given columns a step reads."""
     step = first_step(step)
     read: dict[str, Kind] = {}
     if isinstance(step, ColumnTransformer):
@@ -123,7 +122,7 @@ def first_step(model: Any) -> Any:
 
 
 def model_inside(model: Any) -> Any:
-    """Return the model inside a fitted search or meta-estimator, the first of several."""
+    """Return the first model inside a fitted search or meta-estimator."""
     if hasattr(model, "best_estimator_"):
         return model.best_estimator_
     if isinstance(model, FrozenEstimator):
@@ -140,7 +139,7 @@ def _add(read: dict[str, Kind], name: str, kind: Kind) -> None:
 
 
 def _kind(part: Any, place: int) -> Kind:
-    """Return the kind of column that a transformer was fitted on at ``place``."""
+    """Return the kind of column that a transformer was fitted on."""
     for step in [step for _, step in part.steps] if isinstance(part, Pipeline) else [part]:
         if changes_rows_only(step) or (isinstance(step, FunctionTransformer) and step.func is None):
             continue

@@ -53,7 +53,7 @@ def is_json_lines(path: str | os.PathLike) -> bool:
 
 
 def separator(sep: str | None, path: str | os.PathLike) -> str:
-    """Return the character between columns: as given, by name, or by file name."""
+    """Return the character between columns."""
     if sep is None:
         return "\t" if inner_suffix(path) in (".tsv", ".tab") else ","
     sep = _SEPARATORS.get(sep, sep)
@@ -71,7 +71,7 @@ def open_local(path: str) -> BinaryIO:
 
 
 class CsvTable:
-    """Read the rows of a CSV file as text; a context manager."""
+    """Reads the rows of a CSV file as text. A context manager."""
 
     def __init__(
         self,
@@ -102,7 +102,6 @@ class CsvTable:
         return self
 
     def _begin(self, text: io.TextIOWrapper) -> None:
-        """Read the header."""
         self._reader = csv.reader(text, delimiter=self.sep, strict=True)
         header = next((row for row in self._reader if row), None)
         if header is None:
@@ -174,7 +173,6 @@ class CsvTable:
 
     @contextlib.contextmanager
     def _named_faults(self) -> Iterator[None]:
-        """Turn every error into one that names the file."""
         limit = csv.field_size_limit(_LONGEST_CELL)
         try:
             yield
@@ -205,7 +203,6 @@ class CsvTable:
             csv.field_size_limit(limit)
 
     def _refuse_binary(self) -> None:
-        """Raise if the first bytes of a file contradict its name."""
         if self._suffix in (*_OPENERS, ".zip"):
             return
         if self._suffix.lower() == ".json":
@@ -223,7 +220,6 @@ class CsvTable:
                 raise ValueError(f"{self.path} is {kind}, not CSV text. {cure}")
 
     def _first_bad_byte(self) -> str | None:
-        """Find the first byte that cannot be decoded."""
         if self._suffix not in ("", ".csv", ".tsv", ".txt"):
             return None
         decoder = codecs.getincrementaldecoder(self._encoding)()
@@ -245,7 +241,7 @@ class CsvTable:
 
 
 class JsonLines(CsvTable):
-    """Read the rows of a JSON-lines file, with values as they are; a context manager."""
+    """Reads the rows of a JSON-lines file, keeping types."""
 
     def __init__(
         self, path: str | os.PathLike, *, names: Sequence[str] = (), **options: Any
@@ -278,7 +274,7 @@ class JsonLines(CsvTable):
 
 
 def json_columns(path: str | os.PathLike, **options: Any) -> dict[str, set[type]]:
-    """Return the names in a JSON-lines file and the types of their values."""
+    """Return names and types of the values in a JSON-lines file."""
     found: dict[str, set[type]] = {}
     with JsonLines(path, **options) as lines:
         while rows := lines.read(_LINES, {}):
@@ -293,7 +289,7 @@ def json_columns(path: str | os.PathLike, **options: Any) -> dict[str, set[type]
 
 
 def check_names(there: Sequence[Any], columns: Iterable[str], path: str | os.PathLike) -> None:
-    """Raise if a table lacks a column; ``columns`` maps it to the option that names it."""
+    """Raise if a table lacks a column, hinting at its option."""
     for column in columns:
         if column not in there:
             names = [str(name) for name in there]

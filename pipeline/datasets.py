@@ -71,7 +71,7 @@ def missing_cells(column: pd.Series) -> list[Any]:
 
 
 def rare_labels(labels: pd.Series, texts: pd.Series, groups: Any, least: int) -> list[Any]:
-    """Return labels with too few texts, or with a single distinct text or group."""
+    """Return labels with too few texts to split."""
     together = text_groups(texts, group_numbers(groups, len(texts)))
     alone = np.arange(len(texts)) if together is None else together
     counts = pd.Series(alone, index=labels.index).groupby(labels).agg(["size", "nunique"])
@@ -87,7 +87,7 @@ def split_table(
     groups: Any = None,
     random_state: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split a table into train (80 %) and test, stratified, with new indices.
+    """Split a table into train (80 %) and test, stratified.
 
     Equal texts (ignoring case and blanks) and rows of one group (a column, or values) stay on one
     side; the shares are then as close to a fifth as possible.
@@ -153,7 +153,7 @@ def split_rows(
 def _grouped_fold(
     numbers: np.ndarray, groups: np.ndarray, random_state: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fifth of the rows whose class shares are closest to a fifth."""
+    """Return the fold with class shares closest to a fifth."""
     n_splits = min(round(1 / _TEST_SHARE), len(np.unique(groups)))
     splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=random_state)
     sizes = np.bincount(numbers)
@@ -196,7 +196,7 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
 
 
 def columns_for(model: Any, there: Sequence[str], text: str, source: str) -> dict[str, Kind] | None:
-    """Return the columns that a model was fitted on, after checking that a table has them."""
+    """Return a model's columns, checked to be in a table."""
     columns = fitted_columns(model)
     if columns is not None and len(columns) > 1:
         fitted_on = f"The model was fitted on {', '.join(map(repr, columns))}"
@@ -295,7 +295,6 @@ def is_excel(path: str | os.PathLike) -> bool:
 
 
 def _read_excel(path: Path) -> pd.DataFrame:
-    """Read the first sheet of a workbook, with names in its first row."""
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
             first, *others = book.sheet_names

@@ -145,7 +145,7 @@ class DecisionSum:
             self.add(source[0], X, weights, name, decides=decides and not rest)
 
     def _before(self, name: str, step: Any, weights: np.ndarray, decides: bool) -> np.ndarray:
-        """Return the weights of a step's input, and add the output of its zero."""
+        """Return the weights of a step's input, adding its constant."""
         if not decides:
             if not _is_affine(step):
                 raise ExplanationError(
@@ -241,7 +241,7 @@ class DecisionSum:
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the model inside a search, a threshold classifier or a frozen estimator."""
+    """Return the model inside a search or other wrapper."""
     while True:
         if hasattr(model, "best_estimator_"):
             model = model.best_estimator_
@@ -268,7 +268,7 @@ def _is_identity(step: Any) -> bool:
 
 
 def _first_of_texts(steps: list[Any]) -> int | None:
-    """Return the step that turns texts into numbers; earlier ones clean them."""
+    """Return the index of the step that turns texts into numbers."""
     places = [i for i, step in enumerate(steps) if isinstance(step, _OF_TEXTS)]
     return (
         max(places)
@@ -296,7 +296,6 @@ def _is_affine(step: Any) -> bool:
 
 
 def _is_linear(model: Any) -> bool:
-    """Return whether a classifier's decisions are affine in its features."""
     model = unwrapped(model)
     if isinstance(model, Pipeline):
         steps = [step for _, step in _steps(model)]
@@ -311,7 +310,7 @@ def _is_linear(model: Any) -> bool:
 
 
 def _pull_back(function: Any, step: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return W and b with ``function(x) @ weights = x @ W + b`` for a step's affine function."""
+    """Return W, b with ``function(x) @ weights = x @ W + b``."""
     n_features = step.n_features_in_
     names = getattr(step, "feature_names_in_", None)
     # n-grams are too many for a dense matrix, and their steps accept sparse ones
@@ -339,7 +338,6 @@ def _pull_back(function: Any, step: Any, weights: np.ndarray) -> tuple[np.ndarra
 
 
 def _times(table: Any, weights: np.ndarray) -> np.ndarray:
-    """Return ``table @ weights`` for an array, a table or a sparse matrix."""
     table = table if sparse.issparse(table) else np.asarray(table, dtype=np.float64)
     return np.asarray((table if table.ndim == 2 else table[:, None]) @ weights)
 

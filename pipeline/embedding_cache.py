@@ -105,7 +105,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache(folder: str | Path | None = None) -> None:
-    """Empty the memory cache and reset its counts and size, or delete a folder cache.
+    """Empty the memory cache and its counts, or delete a folder cache.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def _count(**numbers: int) -> None:
 
 
 def fingerprint(bert: FrozenBert) -> str:
-    """Return a hash of everything that changes vectors, except text, pooling and layer."""
+    """Return a hash of the model and its settings, a part of every key."""
     device, dtype = encoder.choose_device(bert.device, bert.dtype)
     settings: tuple[Any, ...] = (
         NUMERICS,
@@ -224,7 +224,7 @@ def _in_texts(
     known: int,
     on_batch: Callable[[], None] | None,
 ) -> Callable[[int], None]:
-    """Return a function that counts the sequences of a batch and shows finished texts."""
+    """Return a function that shows progress in texts."""
     n_sequences, encoded = len(plan.tokenized.input_ids), 0
     part.show(before, n_texts, known=known)
 
@@ -239,7 +239,6 @@ def _in_texts(
 
 
 def _tokenized_ahead(bert: FrozenBert, chunks: list[list[str]]) -> Iterator[TokenizedTexts]:
-    """Tokenise each chunk in a thread while the previous one is encoded."""
     tokenize = bert.tokenizer
     if len(chunks) < 2:  # no thread for a single text
         yield from map(tokenize, chunks)
@@ -290,7 +289,6 @@ def _tell_if_full(
 def _look_up(
     bert: FrozenBert, store: Store | None, texts: list[str], vectors: np.ndarray
 ) -> np.ndarray:
-    """Fill in the stored vectors, and return the positions of the others."""
     missing = list(range(len(texts)))
     if store is not None:
         namespace = fingerprint(bert)
@@ -312,7 +310,7 @@ def _compute(
     plan: Plan,
     on_batch: Callable[[int], None],
 ) -> np.ndarray:
-    """Encode a plan, store what is ``kept``, and return the vectors of ``bert``."""
+    """Encode a plan, store ``kept`` vectors, and return those of ``bert``."""
     wide = kept or bert
     computed = wide.embed(plan, on_batch)  # (n_missing, n_wide_poolings, n_wide_layers, hidden)
     if store is not None and kept is not None:
@@ -329,7 +327,6 @@ def _compute(
 
 
 def _own_copy(vectors: np.ndarray, pooling: str) -> np.ndarray:
-    """Copy one text's vectors, (n_layers, hidden_size)."""
     # a view would keep the whole chunk in memory
     copy = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
     copy.setflags(write=False)

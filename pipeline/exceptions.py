@@ -44,7 +44,7 @@ class LeakWarning(UserWarning):
 
 
 class CacheWarning(UserWarning):
-    """The embedding cache could not be used; results are not affected."""
+    """The embedding cache could not be used, without effect on results."""
 
 
 # ---- classifiers
@@ -66,7 +66,7 @@ class TrainingDivergedError(ValueError):
 
 
 class ArtifactError(ValueError):
-    """A saved pipeline could not be opened: damaged, refused, too new or changed."""
+    """A saved pipeline is damaged, refused, too new or changed."""
 
 
 class ArtifactWarning(UserWarning):

@@ -49,7 +49,7 @@ def explain(
     baseline: Baseline = "mean",
     against: Literal["runner-up"] | None = None,
 ) -> "Explanations":
-    """Explain a classifier's decision by what each word or token adds to it.
+    """Explain a classifier's decisions by words or tokens.
 
     With ``pooling="mean"``, any layers, any ``combine`` and affine steps (scalers, PCA, feature
     selection) before a linear classifier, the decision is a sum over the tokens and the
@@ -164,7 +164,7 @@ def explain(
 
 
 class Explanation(pd.DataFrame):
-    """The words of a text and what each adds, shown with coloured words in a notebook.
+    """The words of a text with their contributions.
 
     A copy stays an Explanation; a selection is a plain DataFrame.
     """
@@ -175,7 +175,7 @@ class Explanation(pd.DataFrame):
         return copied.__finalize__(self)
 
     def said(self) -> tuple[str, str, str]:
-        """Return the class that the text leans to, how far, and the column that explains it."""
+        """Return the likely class, its margin, and the column that explains it."""
         decision, classes = self.attrs["decision"], self.attrs["classes"]
         is_probability, column = self.attrs.get("probability"), "contribution"
         form = "{:.3f}".format if is_probability else signed
@@ -187,7 +187,7 @@ class Explanation(pd.DataFrame):
         return str(classes[-1] if leans else classes[0]), form(value), column
 
     def words(self) -> list[dict[Hashable, Any]]:
-        """Return the words with what each adds to the class that the text leans to."""
+        """Return the words with their contributions to the likely class."""
         names = {"token": "word", self.said()[2]: "contribution"}
         frame = pd.DataFrame(self)[[self.columns[0], "start", "end", self.said()[2]]]
         return frame.rename(columns=names).to_dict("records")
@@ -242,7 +242,6 @@ class Explanations(list[Explanation]):
 
 
 def _coloured(frames: Sequence[Explanation]) -> str:
-    """Return the texts with coloured words, on one scale."""
     texts = [(own.attrs["text"], own.words(), own.said()) for own in frames]
     largest = max((abs(row["contribution"]) for _, words, _ in texts for row in words
                    if row["start"] < row["end"]), default=0.0)  # fmt: skip
@@ -272,7 +271,7 @@ def _coloured(frames: Sequence[Explanation]) -> str:
 
 
 def _best(model: Any) -> Any:
-    """Return the pipeline inside a search, or inside a pipeline of nothing else."""
+    """Return the pipeline inside a search or a pipeline."""
     while True:
         if hasattr(model, "best_estimator_"):
             model = model.best_estimator_
@@ -287,7 +286,6 @@ def _best(model: Any) -> Any:
 
 
 def _vectorizer_of(model: Any) -> BertVectorizer | None:
-    """Return the first fitted BertVectorizer in a classifier, or None."""
     if not hasattr(model, "classes_"):
         check_is_fitted(model)
         raise ExplanationError(
@@ -319,7 +317,7 @@ def _last(model: Any) -> Any:
 def _rows_of(
     model: Any, vectorizer: BertVectorizer | None, X: Any, text: str | None
 ) -> tuple[list[str], Callable[[np.ndarray, list[str]], Any], str | None]:
-    """Return the texts, a function that puts other texts into the rows, and their column."""
+    """Return the texts, a function to replace them, and their column."""
     options: Any = {"missing": "error", "on_invalid": "error"}
     if vectorizer is not None:
         options = {"missing": vectorizer.missing, "on_invalid": vectorizer.on_invalid}
@@ -364,7 +362,7 @@ def _rows_of(
 
 
 def _as_given(X: Any, texts: list[str]) -> Any:
-    """Return texts in a container like X, which a cleaning step may need."""
+    """Return texts in a container like X."""
     if isinstance(X, pd.Series):
         return pd.Series(texts, name=X.name, dtype=X.dtype)
     if isinstance(X, np.ndarray):
@@ -429,7 +427,7 @@ def _exact(
 def _rows_of_texts(
     whole: DecisionSum, texts: list[str], level: Level, baseline: Baseline, n_outputs: int
 ) -> list[WordRows]:
-    """Return the rows of each text, moving the mean text into the constant."""
+    """Return the rows of each text, with the mean text as constant."""
     names = [*(part.name for part in whole.tokens), *(part.name for part in whole.ngrams)]
     names = list(dict.fromkeys(names))
     of_texts = [WordRows(text, names, n_outputs) for text in texts]
@@ -531,7 +529,6 @@ def _finish(
     against: str | None,
     attrs: dict[str, Any],
 ) -> Explanation:
-    """Return a text's frame with named columns and attrs."""
     said = np.eye(len(decision))
     if against is not None and len(decision) > 1:
         *_, second, first = np.argsort(decision, kind="stable").tolist()

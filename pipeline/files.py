@@ -101,7 +101,6 @@ def connect(address: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _opened(address: str, action: str, named: str) -> Iterator[tuple[Any, str]]:
-    """Yield file system and inner path, making errors inside name the address."""
     opened = connect(address)
     try:
         yield opened
@@ -110,7 +109,7 @@ def _opened(address: str, action: str, named: str) -> Iterator[tuple[Any, str]]:
 
 
 def reading(address: str) -> contextlib.AbstractContextManager[tuple[Any, str]]:
-    """Yield the file system of an address and the path in it, for reading."""
+    """Yield file system and inner path of an address, for reading."""
     return _opened(address, "read", address)
 
 
@@ -248,7 +247,7 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def temporary_for(place: Path | str, *, tidy: bool = True) -> Iterator[Path]:
-    """Yield a new empty local file that `put` can move to a place.
+    """Yield a new empty file that `put` moves into place.
 
     With `tidy`, leftovers of killed writers of the same place are removed first.
     """
@@ -268,7 +267,7 @@ def temporary_for(place: Path | str, *, tidy: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(place: Path | str, temporary: Path | None = None) -> Iterator[None]:
-    """Add the place to system errors that name no file, or only the temporary one."""
+    """Name the place in system errors that do not."""
     try:
         yield
     except OSError as error:
@@ -278,7 +277,7 @@ def naming(place: Path | str, temporary: Path | None = None) -> Iterator[None]:
 
 
 def _claimed(place: Path, stack: contextlib.ExitStack) -> Path:
-    """Make a file beside a place, and lock it while it is written."""
+    """Make a file beside a place, locked while it is written."""
     while True:
         temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
         with naming(place, temporary):  # mkstemp would not set the usual permissions
@@ -292,7 +291,6 @@ def _claimed(place: Path, stack: contextlib.ExitStack) -> Path:
 
 
 def _remove_abandoned(place: Path) -> None:
-    """Remove the temporary files of a place that no living process writes."""
     for left in place.parent.glob(f".{glob.escape(place.name)}.*.tmp"):
         with contextlib.suppress(OSError), left.open("r+b") as file:
             if os.name != "nt" and lock(file.fileno()):
@@ -300,7 +298,7 @@ def _remove_abandoned(place: Path) -> None:
 
 
 def lock(handle: int) -> bool | None:
-    """Try to lock an open file: False if taken, None if the file system has no locks."""
+    """Try to lock an open file: False if taken, None if unsupported."""
     try:
         import fcntl
     except ImportError:  # Windows

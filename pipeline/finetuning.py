@@ -380,7 +380,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
     # ---- the parts
 
     def _check_y(self, y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the classes and the class number of each text."""
         if n_texts == 0:
             raise ValueError(
                 "Found array with 0 sample(s) (shape=(0, 1)) while a minimum of 1 is required: X "
@@ -416,7 +415,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         return bert
 
     def _bert(self) -> FrozenBert:
-        """Return the fine-tuned model, on the device of this machine."""
         device, dtype = self._asked()
         if device != self.device:
             warnings.warn(
@@ -450,7 +448,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
 
 
 def _training() -> tuple[Any, Any, Any]:
-    """Import the modules that only `fit` needs."""
     try:
         import accelerate  # noqa: F401 - needed by the Trainer, whose own error is long
     except ImportError as error:

@@ -60,13 +60,12 @@ class SavedModel(BaseEstimator):
         return self._get_checkpoint().verify()
 
     def _asked(self) -> tuple[str, DType]:
-        """Return device and dtype, or "auto" if a loaded model cannot have them here."""
+        """Return device and dtype, or "auto" if not available here."""
         if self.made_with is None:
             return self.device, self.dtype
         return device_here(self.device, self.dtype)
 
     def _get_checkpoint(self) -> Checkpoint:
-        """Return the model, found again and compared by hash if needed."""
         if self._checkpoint is not None:
             return self._checkpoint
         found = resolve(
@@ -86,7 +85,6 @@ class SavedModel(BaseEstimator):
         return found
 
     def _carried(self) -> Checkpoint | None:
-        """Return the checkpoint to store in the saved file."""
         return self._get_checkpoint()
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -31,7 +31,7 @@ class ForkSafeLock:
 
 
 class ForkGate:
-    """A gate for any number of threads that delays forks until all have left."""
+    """A gate for threads that delays forks until all have left."""
 
     # A thread that forks inside does not wait for itself.
 

@@ -130,7 +130,7 @@ class TunedLogisticRegression(LogisticRegression):
     def _folds(
         self, X: Any, codes: np.ndarray, weights: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return training and scored rows of each fold, empty if there is no choice."""
+        """Return training and scored rows of each fold, if any."""
         cv, groups = self.cv, None
         if isinstance(cv, Integral):
             groups = _equal_rows(X)
@@ -164,7 +164,7 @@ class TunedLogisticRegression(LogisticRegression):
     def _search(
         self, X: Any, y: np.ndarray, weights: np.ndarray, folds: list[Any]
     ) -> tuple[LogisticRegressionCV, np.ndarray]:
-        """Return the search on the leading directions, and its coef_ for all features."""
+        """Return the search, and its coef_ for all features."""
         search = LogisticRegressionCV(Cs=self.Cs, cv=folds, max_iter=self.max_iter, **_SEARCH)
         svd = TruncatedSVD(_DIRECTIONS, random_state=self.random_state)
         few = min(X.shape) <= _DIRECTIONS
@@ -272,7 +272,6 @@ def _weighed(
 
 
 def _take_over(model: Model, fitted: LogisticRegression) -> Model:
-    """Copy the attributes learned by a LogisticRegression to a model."""
     for name in ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_",
                  "feature_names_in_"):  # fmt: skip
         if hasattr(fitted, name):
@@ -281,7 +280,7 @@ def _take_over(model: Model, fitted: LogisticRegression) -> Model:
 
 
 def _equal_rows(X: Any) -> np.ndarray | None:
-    """Return a number for each row, equal for equal rows, (n_rows,); None if all differ."""
+    """Give equal rows the same number, or return None if all differ."""
     known: dict[Any, int] = {}
     rows = (row.tobytes() for row in X) if isinstance(X, np.ndarray) else range(X.shape[0])
     numbers = np.array([known.setdefault(row, len(known)) for row in rows])

@@ -19,19 +19,19 @@ Span = tuple[int, int]
 
 
 class Ngram(NamedTuple):
-    """An n-gram with the place of each word, or one place for characters."""
+    """An n-gram with the places of its words."""
 
     text: str
     spans: list[Span]
 
 
 def word_spans(text: str) -> list[Span]:
-    """Return start and end of each word and mark, by a regular expression."""
+    """Return start and end of each word and mark."""
     return [match.span() for match in _WORDS.finditer(text)]
 
 
 def origins(text: str, cleaned: str) -> np.ndarray:
-    """Return where each character of a cleaned text comes from, (n, 2), -1 if unknown."""
+    """Return the origin of each cleaned character, (n, 2) or -1."""
     if len(cleaned) == len(text) and cleaned in (text, text.lower()):
         return np.arange(len(text))[:, None] + [0, 1]
     spans = np.full((len(cleaned), 2), -1)
@@ -53,7 +53,7 @@ def origins(text: str, cleaned: str) -> np.ndarray:
 
 
 def _folded(text: str) -> list[tuple[str, list[int]]]:
-    """Return words and marks without case and accents, with the places of their characters."""
+    """Return words without case and accents, with their places."""
     letters = [
         (part, i)
         for i, letter in enumerate(text)
@@ -68,14 +68,14 @@ def _folded(text: str) -> list[tuple[str, list[int]]]:
 
 
 def place_of(places: np.ndarray, start: int, end: int) -> Span | None:
-    """Return where a span of the cleaned text stands in the text itself, by `origins`."""
+    """Return the place of a cleaned span in the text, by `origins`."""
     own = places[max(start, 0) : end]
     own = own[own[:, 0] >= 0]
     return (int(own[:, 0].min()), int(own[:, 1].max())) if len(own) else None
 
 
 def ngrams_of(vectorizer: Any, text: str) -> list[Ngram]:
-    """Return every occurrence of an n-gram in a text; none for a custom analyzer."""
+    """Return every occurrence of an n-gram, none for a custom analyzer."""
     if callable(vectorizer.analyzer):
         return []
     line = vectorizer.build_preprocessor()(text)
@@ -121,7 +121,7 @@ def _words(vectorizer: Any, line: str) -> list[tuple[str, Span]]:
 def ngram_shares(
     vectorizer: Any, text: str, row: Any, weights: np.ndarray
 ) -> tuple[list[Ngram], np.ndarray, np.ndarray]:
-    """Split a row of features @ weights into its n-grams and a rest."""
+    """Split features @ weights into n-grams and a rest."""
     ngrams = ngrams_of(vectorizer, text)
     value_of = dict(zip(row.indices.tolist(), row.data.tolist(), strict=True))
     columns = _columns(vectorizer, [ngram.text for ngram in ngrams])

@@ -86,7 +86,7 @@ def escaped(value: object) -> str:
 
 
 def breakable(text: str) -> str:
-    """Return markup that may break after _ or before a capital, except in TF-IDF."""
+    """Return markup with line breaks after _ and before capitals."""
     if isinstance(text, Html):
         return text
     parts = re.split("(?<=_)|(?<=[a-z])(?=[A-Z])", readable(text))
@@ -99,7 +99,7 @@ def block(*parts: str) -> str:
 
 
 def paragraph(text: object, name: str = "") -> str:
-    """Return a paragraph with a class such as ``muted``, or "" without text."""
+    """Return a paragraph with a class, or "" without text."""
     return f'<p class="{name}">{escaped(text)}</p>' if text else ""
 
 
@@ -204,7 +204,7 @@ def coloured_pieces(
 
 
 def words_html(coloured: Mapping[str, Any]) -> Html:
-    """Return the pieces of `coloured_pieces`, blue for the answer and orange against it."""
+    """Return coloured pieces, blue for the answer, orange against."""
     before, after = coloured["before"], coloured["after"]
     spans = [f'<span class="cut">[{before:,} characters before] … </span>' if before else ""]
     for piece in coloured["pieces"]:

@@ -17,7 +17,7 @@ LINE_SECONDS = 30.0  # between two lines without a terminal
 
 
 class _Bar:
-    """The bar of a terminal or notebook, removed at the end; lines without either."""
+    """A bar in a terminal or notebook, else lines."""
 
     def __init__(self) -> None:
         terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -33,7 +33,6 @@ class _Bar:
         self._width = 0  # of what stands on the line
 
     def follow(self, part: "Part") -> None:
-        """Show a part, now if a moment has passed since the last time."""
         with self.lock:
             if self._over is None:
                 self._over = threading.Event()
@@ -45,7 +44,6 @@ class _Bar:
                 self._draw(part)
 
     def clear(self) -> None:
-        """Remove the bar until the next update."""
         if self._width:
             self._write("", f"\r{' ' * self._width}\r")
             self._width = 0
@@ -94,7 +92,6 @@ class _Bar:
         self._width = width
 
     def _write(self, line: str, written: str) -> None:
-        """Write to the output of a cell or to standard error."""
         if not self._notebook:
             sys.stderr.write(written)
             sys.stderr.flush()
@@ -130,7 +127,7 @@ class Part:
     def show(
         self, done: int, total: int | None = None, *, what: str | None = None, known: int = 0
     ) -> None:
-        """Show progress; ``known`` of it does not count for the speed."""
+        """Show progress, without ``known`` in the speed."""
         self.began = self.began or time.time()
         self.done, self.total, self.known = done, total, known
         self.what = what or self.what
@@ -153,7 +150,7 @@ _current: ContextVar[Part | None] = ContextVar("part", default=None)
 def progress(
     what: str = "", unit: str = "", *, shown: bool = False, whole: bool = False
 ) -> Iterator[Part]:
-    """Yield a part, shown in the bar of the outer one unless that is a whole."""
+    """Yield a part, shown in the bar of the outer one."""
     outer = _current.get()
     outer_bar = None if outer is None else outer.bar
     hidden = outer is not None and outer.whole

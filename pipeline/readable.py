@@ -28,7 +28,7 @@ def shortened(text: object, most: int) -> str:
 
 
 def columns(text: str) -> int:
-    """Return the width of a text: wide characters count 2, combining marks 0."""
+    """Return the width of a text in a terminal."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text

@@ -32,7 +32,7 @@ class TextStackingClassifier(StackingClassifier):
     """
 
     def fit(self, X: Iterable[str], y: Any, **fit_params: Any) -> Self:
-        """Fit the parts to all texts, and the final classifier to their out-of-fold answers.
+        """Fit the parts, and the final classifier to their out-of-fold answers.
 
         Parameters
         ----------
@@ -64,7 +64,7 @@ class TextStackingClassifier(StackingClassifier):
         return self
 
     def _texts(self, X: Any) -> list[str]:
-        """Return the texts as read by the first part with settings for them."""
+        """Return the texts as the first part reads them."""
         for _, part in self.estimators:
             step = first_step(part)
             if hasattr(step, "on_invalid"):
@@ -72,7 +72,6 @@ class TextStackingClassifier(StackingClassifier):
         return check_texts(X)
 
     def _folds(self, texts: list[str], numbers: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return training and test rows of each fold."""
         n_folds = 5 if self.cv is None else self.cv
         if isinstance(n_folds, int | np.integer) and n_folds > 1:
             keys = text_groups(texts)

@@ -79,7 +79,7 @@ def of_labels(answer: Any) -> str:
 def conclusion(
     scores: Mapping[str, Any], comparison: Sequence[Mapping[str, Any]] | None = None
 ) -> str:
-    """Say in one sentence how good the model is, and where it is weak."""
+    """Say in a sentence how good the model is."""
     n_texts, by_class, several = scores["n_texts"], scores["by_class"], "multilabel" in scores
     found = f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts"
     share, n_classes = f"{100 * scores['accuracy']:.1f} %", len(scores["classes"])
@@ -183,7 +183,7 @@ def _spread(sd: float | None) -> str:
 
 
 def class_table(scores: Mapping[str, Any]) -> Table:
-    """Return the scores of each class, the weakest first if there are many."""
+    """Return the scores of each class."""
     curves = {str(curve["class"]): curve for curve in scores.get("curves", ())}
     rows = []
     many = len(scores["by_class"]) > MOST_SHOWN
@@ -201,7 +201,7 @@ def class_table(scores: Mapping[str, Any]) -> Table:
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> Table | None:
-    """Return the whole matrix, or None if it is too large to read."""
+    """Return the whole matrix, or None if too large."""
     if len(classes) ** 2 > _MOST_CELLS:
         return None
     header = ["True class", *(f"taken for {name}" for name in classes)]

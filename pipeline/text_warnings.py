@@ -52,7 +52,7 @@ def _is_news(of: str, search: Any) -> bool:
 
 
 def search_of(context: Any) -> tuple[Any, str]:
-    """Return the search that a fit belongs to, or None, and its place in it, or ""."""
+    """Return the search around a fit, and the fit's place in it."""
     place, root, is_refit = "", context.root_uuid, False
     while context is not None:
         tasks = {context.task_name, context.source_task_name}
@@ -66,7 +66,7 @@ def search_of(context: Any) -> tuple[Any, str]:
 def warn_truncation(
     report: dict[str, Any], max_length: int, truncation: str, cure: str, search: Any = None
 ) -> None:
-    """Warn of truncation, once per search; call it one level below a public method."""
+    """Warn of truncation, once per search, from a public method's helper."""
     if report["texts_cut"] and _is_news("truncation", search):
         warnings.warn(
             f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
@@ -106,7 +106,7 @@ def _script(letter: str) -> str:
 
 
 def spelt_out(texts: Sequence[str], n_tokens: np.ndarray) -> list[str | None]:
-    """Return the script of each text that is read letter by letter, else None."""
+    """Return the script of texts that are read letter by letter."""
     found: list[str | None] = []
     for text, n in zip(texts, n_tokens.tolist(), strict=True):
         letters = [] if text.isascii() else list(filter(str.isalpha, text))
@@ -125,7 +125,7 @@ def warn_unknown(
     *,
     at_least: int = 1,
 ) -> None:
-    """Warn if many texts are unknown or spelled out; call it from a public method."""
+    """Warn of texts that are unknown or spelled out, from a public method."""
     n_looked_at = min(len(texts), 10_000)
     scripts = spelt_out(texts[:n_looked_at], n_tokens[:n_looked_at])
     script, n_spelt = Counter(filter(None, scripts)).most_common(1)[0] if any(scripts) else ("", 0)

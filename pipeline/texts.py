@@ -122,7 +122,6 @@ def _take_frame(X: Any, native: Any) -> TextColumns:
 
 
 def _cells(X: Any, column: Any) -> list[Any]:
-    """Return the cells of a narwhals Series as Python values."""
     if isinstance(X, pd.Series):
         return list(X.to_numpy(dtype=object))
     return list(column.to_list())
@@ -312,7 +311,7 @@ def canonical(text: Any) -> str:
 
 
 def text_groups(texts: Iterable[Any], groups: np.ndarray | None = None) -> np.ndarray | None:
-    """Join equal texts and those of one group, (n_texts,); None if all are separate."""
+    """Join equal texts and groups, (n_texts,), None if all are separate."""
     keys = _numbered(map(canonical, texts))
     if groups is not None:  # texts and groups as nodes of a graph
         n_keys, n_groups = len(np.unique(keys)), len(np.unique(groups))
@@ -341,13 +340,12 @@ def group_numbers(groups: Any, n_texts: int) -> np.ndarray | None:
 
 
 def _numbered(values: Iterable[Any]) -> np.ndarray:
-    """Give each distinct value a number, in order of appearance."""
     known: dict[Any, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
 
 
 def check_labels(y: Any, n_texts: int, *, warn: bool = True) -> None:
-    """Raise for labels that suit no classifier. The last step checks the rest."""
+    """Raise for labels that suit no classifier."""
     if y is None:
         return
     labels = label_cells(y)
@@ -381,7 +379,7 @@ def _several(labels: list[Any]) -> bool:
 
 
 def _refuse_mixed(labels: list[Any], *, unlabelled: bool = False) -> None:
-    """Raise if texts are mixed with other labels; ``unlabelled`` allows -1 among texts."""
+    """Raise if y mixes texts with other labels, except -1 if ``unlabelled``."""
     texts = [i for i, label in enumerate(labels) if isinstance(label, str)]
     others = [
         i
@@ -426,7 +424,7 @@ def has_label_sets(y: Any) -> bool:
 
 
 def label_sets(y: Any, n_texts: int) -> tuple[np.ndarray, list[str] | None]:
-    """Return 0 or 1 for each text and label, (n_texts, n_labels), and column names."""
+    """Return 0 or 1 for each text and label, and names."""
     rows = list(y.toarray()) if sparse.issparse(y) else label_cells(y)
     _check_length(rows, n_texts)
     table = np.array([list(row) if _several([row]) else [row] for row in rows], dtype=object)
@@ -444,7 +442,6 @@ def label_sets(y: Any, n_texts: int) -> tuple[np.ndarray, list[str] | None]:
 
 
 def _warn_of_variants(labels: list[str]) -> None:
-    """Warn of empty classes, and of classes that differ only by case."""
     classes = [str.__str__(name) for name in dict.fromkeys(labels)]
     spelt: dict[str, list[str]] = {}
     for name in classes:
@@ -465,7 +462,7 @@ def _warn_of_variants(labels: list[str]) -> None:
 
 
 def label_cells(y: Any) -> list[Any]:
-    """Return the label of each text, as a row if there are several."""
+    """Return the label or labels of each text."""
     if sparse.issparse(y):
         # the last step checks several labels; only the number of rows matters here
         return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())

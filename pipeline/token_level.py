@@ -153,7 +153,7 @@ def share_out(
     weights: np.ndarray,
     base: np.ndarray | float = 0.0,
 ) -> pd.DataFrame:
-    """Split a text's ``features @ weights - base`` into one row per token."""
+    """Split ``features @ weights - base`` of a text into tokens."""
     windows = tokenizer.windows(len(encoding.ids))
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     kept = np.unique(np.concatenate(windows))
@@ -385,7 +385,6 @@ class TokenLevelMixin:
         ]
 
     def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
-        """Turn (n_rows, n_poolings, n_layers, hidden_size) into features."""
         if self.combine == "learned":
             return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
         return combine_layers(vectors, self.combine)
@@ -411,7 +410,6 @@ class TokenLevelMixin:
         ]
 
     def _warn_longer(self, n_tokens: np.ndarray) -> None:
-        """Warn of texts that sentence-transformers would truncate earlier."""
         length = self._bert().checkpoint.max_seq_length
         # the default model was measured with 512: docs/long-texts.md
         if length is None or self.max_length is not None or str(self.model) in INSTALLED:

@@ -195,7 +195,6 @@ class FolderStore:
         return connection
 
     def _give_up(self, error: Exception) -> None:
-        """Warn once, quarantine a corrupt file and continue without the cache."""
         _broken.add(self.path)
         aside, text = "", str(error)
         if isinstance(error, sqlite3.DatabaseError) and (

@@ -460,7 +460,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self._to_save: Checkpoint | None = None
 
     def _bert(self) -> FrozenBert:
-        """Return the fitted settings with today's device and batch size."""
         device, dtype = self._asked()
         if device != self.device or dtype != self.dtype:
             warnings.warn(
@@ -484,19 +483,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         )
 
     def _reading(self) -> dict[str, Any]:
-        """Return the settings of reading and normalising texts."""
         own = self._modules().reading() if self.pooling == "checkpoint" else {}
         return {"prompt": self.prompt_, **own}
 
     def _modules(self) -> SentenceModules:
-        """Return the modules that the checkpoint puts around the encoder."""
         if self.__dict__.get("_sentence") is None:
             self._sentence = sentence_modules(self._get_checkpoint())
         assert self._sentence is not None
         return self._sentence
 
     def _changes_the_mean(self) -> bool:
-        """Return whether features are more than the pooled tokens of the whole text."""
+        """Return whether features are more than the pooled tokens."""
         if self.pooling != "checkpoint":
             return False
         modules = self._modules()
@@ -583,7 +580,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return state
 
     def _carried(self) -> Checkpoint | None:
-        """Return the model cut to the layers in use, or None to save only its hashes."""
+        """Return the model to save, or None for its hashes only."""
         if not self.weights_in_artifact:
             return None
         if self._to_save is None:

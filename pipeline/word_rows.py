@@ -13,7 +13,7 @@ _ROUNDING = 1e-9
 
 
 class WordRows:
-    """The words of a text with the contributions of each part to each output.
+    """The words of a text with the contributions of each part.
 
     Attributes
     ----------

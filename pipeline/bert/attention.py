@@ -23,7 +23,7 @@ _ONE_SPLIT: dict[str, Any] = (
 
 
 class Workspace:
-    """Buffers reused from batch to batch, because fresh memory costs more than filling it."""
+    """Buffers reused across batches, cheaper than fresh memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -48,7 +48,7 @@ def attend_runs(
     *,
     cls_only: bool = False,
 ) -> torch.Tensor:
-    """Attend within each text, run by run, from all tokens or from [CLS] only."""
+    """Attend within each text, from all tokens or [CLS] only."""
     # (n_tokens or n_texts, n_heads * head_size), valid until the next call
     n_tokens, _, n_heads, size = qkv.shape
     n_queries = sum(run.n_texts for run in runs) if cls_only else n_tokens
@@ -84,7 +84,6 @@ def _torchs(heads: torch.Tensor, cls_only: bool) -> torch.Tensor:
 
 
 def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> None:
-    """Attend within short texts of one length, into (n_texts, length, n_heads, head_size)."""
     _, n, n_heads, length, size = heads.shape
     copied = workspace.take("heads", torch.float32, *heads.shape)
     q, k, v = copied.copy_(heads).view(3, n * n_heads, length, size)
@@ -97,7 +96,7 @@ def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> Non
 
 
 def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
-    """Turn scores into softmax numerators in place; return the denominators."""
+    """Turn scores into softmax numerators in place, and return the denominators."""
     # torch's softmax goes row by row, which is slow for short rows. exp over everything and a sum
     # are several times as fast, and safe unless a score is large.
     low, high = torch.aminmax(scores)

@@ -75,7 +75,7 @@ class EncoderShape:
 
 @dataclass(frozen=True)
 class BertConfig:
-    """A config.json that the packed forward can run, with BERT's names and defaults."""
+    """A config.json for the packed forward, with BERT's names and defaults."""
 
     # read without transformers, which takes seconds to import; a test compares the defaults
 
@@ -94,7 +94,7 @@ class BertConfig:
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Self | None:
-        """Return the config of a plain encoder, or None if it is unusual."""
+        """Return the config of a plain encoder, else None."""
         family = values.get("model_type")
         if family not in PACKED or _is_unusual(values):
             return None
@@ -122,7 +122,6 @@ class BertConfig:
 
 
 def _is_unusual(values: dict[str, Any]) -> bool:
-    """Tell whether a config needs a feature that the packed forward lacks."""
     family = values["model_type"]
     return (
         values.get("position_embedding_type") not in (None, "absolute")

@@ -179,7 +179,7 @@ class FrozenBert:
 
     @property
     def deepest_layer(self) -> int:
-        """The deepest layer with weights; an artifact may carry fewer than the model has."""
+        """The deepest layer with weights, which may be cut in an artifact."""
         return self.n_layers if self.checkpoint.depth is None else self.checkpoint.depth
 
     @property
@@ -192,7 +192,7 @@ class FrozenBert:
 
     @property
     def skip(self) -> int:
-        """Number of first tokens that no pooling includes: [CLS] and a prompt, or none."""
+        """Number of first tokens, [CLS] and prompt, that no pooling includes."""
         if self.pools_prompt or not self.prompt:
             return 0
         return self.tokenizer.n_special_before + self.tokenizer.n_prompt
@@ -280,7 +280,7 @@ def run_batches(
     compute: Callable[[TokenBatch, Any], torch.Tensor],  # first axis over texts or tokens
     skip: int = 0,  # first tokens that no pooling includes
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions in ``input_ids`` and their values, halving batches when memory runs out."""
+    """Yield positions in ``input_ids`` and values, halving batches if memory runs out."""
     workspace = encoder.workspace()
     waiting = deque(batches)
     in_flight: deque[tuple[np.ndarray, Callable[[], np.ndarray]]] = deque()

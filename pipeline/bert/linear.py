@@ -38,7 +38,7 @@ _one_at_a_time = ForkSafeLock()
 
 
 class Linear:
-    """x W + b of a frozen matrix, then an activation or a residual."""
+    """Frozen x W + b, with an activation or a residual."""
 
     # oneDNN's copy is made at first use, or at once if it does all the work; then nothing else is
     # kept. Each new number of rows costs a few milliseconds once, for its kernels.
@@ -63,7 +63,7 @@ class Linear:
             del self._weight
 
     def __call__(self, x: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-        """Return (n_rows, n_out). With BLAS it lies in the workspace, valid until the next call."""
+        """Return (n_rows, n_out), with BLAS valid until the next call."""
         n_rows = x.shape[0]  # len(x) is slow
         if n_rows <= self.packed_rows:
             name, algorithm = self._fused
@@ -89,7 +89,6 @@ class Linear:
         return residual.addmm_(x, self._weight.t())
 
     def _blocks(self) -> torch.Tensor:
-        """Return the matrix in oneDNN's block layout."""
         if self._packed is None:
             with _one_at_a_time, torch.inference_mode():
                 if self._packed is None:
@@ -103,7 +102,7 @@ def _pack(weight: torch.Tensor) -> torch.Tensor:
 
 
 def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the largest number of rows that oneDNN multiplies; BLAS takes more."""
+    """Return the most rows that oneDNN multiplies rather than BLAS."""
     ops = torch.ops.mkldnn
     has_ops = (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -139,7 +138,6 @@ def _capability() -> str:
 
 @cache
 def _processor() -> set[str]:
-    """Return the maker and the instructions of the processor, as words."""
     try:
         first, _, _ = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")
     except OSError:  # Windows, macOS

@@ -27,7 +27,7 @@ class _Tokens(NamedTuple):
 
 
 class PackedEncoder:
-    """A frozen BertModel up to layer ``depth``, over texts of any length in one matrix."""
+    """A frozen BertModel up to layer ``depth``, over concatenated texts."""
 
     # Matrix products see (n_tokens, hidden_size); only attention looks at one text at a time.
     # Query, key and value are one product. On the CPU, all weights but the fused ones are views of
@@ -63,7 +63,7 @@ class PackedEncoder:
         self._layers = [read_layer(tensors, k, config, dtype) for k in range(depth)]
 
     def workspace(self) -> Workspace:
-        """Return buffers for a series of batches, for one thread at a time."""
+        """Return buffers for a series of batches in one thread."""
         return Workspace(self.device)
 
     def pooled(
@@ -130,7 +130,7 @@ class PackedEncoder:
             yield x
 
     def _feed_forward(self, x: torch.Tensor, layer: Layer, workspace: Workspace) -> torch.Tensor:
-        """Return x plus the feed-forward layer of it; x is lost."""
+        """Return x plus its feed-forward layer, overwriting x."""
         at_once = max(layer.up.packed_rows, _FEED_FORWARD_TOKENS)
         if x.shape[0] <= at_once or self.device.type != "cpu":
             return layer.down.plus(x, layer.up(x, workspace))
@@ -171,7 +171,6 @@ class PackedEncoder:
         return attend_varlen(query, qkv[:, 1:], query_starts, starts, 1, longest)
 
     def _to_device(self, batch: TokenBatch) -> _Tokens:
-        """Copy a batch to the device, without waiting if possible."""
         positions = batch.position_ids
         if self._padding is not None:  # RoBERTa numbers positions from there, padding excluded
             real = batch.input_ids != self._padding

@@ -95,7 +95,7 @@ class SentenceModules:
 
 
 def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
-    """Read the modules of a checkpoint, or raise if one is missing or unknown."""
+    """Read the modules of a checkpoint, or raise for unknown ones."""
     name, files = checkpoint.source["model"], checkpoint.modules
     listed = _json(files, "modules.json", name)
     if listed is None:
@@ -133,7 +133,7 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
 
 
 def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
-    """Warn if the authors of a checkpoint use another pooling than the mean."""
+    """Warn if a checkpoint was published with another pooling."""
     try:
         modules = sentence_modules(checkpoint)
     except CheckpointError:  # nothing known about it
@@ -208,7 +208,6 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
 
 
 def _check_widths(modules: SentenceModules, config: dict[str, Any]) -> None:
-    """Raise if a module does not fit the width of the one before."""
     size = (config.get("hidden_size") or config["dim"]) * len(modules.poolings)
     for step in modules.steps:
         weight = step.tensors.get("linear.weight", step.tensors.get("norm.weight"))

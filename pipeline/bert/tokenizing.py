@@ -19,7 +19,7 @@ Truncation = Literal["head", "tail", "head_tail", "window", "error"]
 
 
 def select_tokens(n_tokens: int, capacity: int, truncation: Truncation) -> list[np.ndarray]:
-    """Choose the tokens of a text to keep: one index array per window."""
+    """Choose the tokens to keep: one index array per window."""
     if n_tokens <= capacity:
         return [np.arange(n_tokens)]
     if truncation == "tail":
@@ -71,7 +71,7 @@ def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
 
 @lru_cache(maxsize=8)
 def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
-    """Build a tokenizer that never changes state, so that threads may share it."""
+    """Build a tokenizer that never changes state, for use by several threads."""
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # tokenizers raises bare Exception
@@ -87,7 +87,7 @@ def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
 
 
 def _unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
-    """Return the id of [UNK], or None if the vocabulary has none, as for bytes."""
+    """Return the id of [UNK], or None if there is none."""
     unknown = getattr(tokenizer.model, "unk_token", None)
     if unknown is not None:
         found: int | None = tokenizer.token_to_id(unknown)

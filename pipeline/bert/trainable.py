@@ -20,7 +20,7 @@ HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 
 
 class TrainableBert(nn.Module):
-    """An encoder, a pooling over the real tokens, dropout and a linear head."""
+    """An encoder with pooling, dropout and a linear head."""
 
     # The tensors are copies, so that training changes neither the mapped file nor a shared encoder.
     # Frozen parts stay in eval mode, without dropout.
@@ -94,7 +94,7 @@ class TrainableBert(nn.Module):
     def parameter_groups(
         self, learning_rate: float, head_learning_rate: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        """Group trained parameters for an optimizer; only matrices get weight decay."""
+        """Group parameters for an optimizer, with weight decay only for matrices."""
         trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         groups = [
             ([p for p in trained if p.ndim > 1], learning_rate, weight_decay),

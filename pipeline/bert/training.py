@@ -40,7 +40,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training settings; see `pipeline.finetuning.FineTunedBertClassifier`."""
+    """Training settings of `pipeline.finetuning.FineTunedBertClassifier`."""
 
     epochs: int
     batch_size: int
@@ -191,7 +191,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 class _Shown(TrainerCallback):  # type: ignore[misc]
-    """Shows progress by step; the Trainer's own bar prints its logs between."""
+    """Shows progress by step, without the logs of the Trainer's own bar."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -205,7 +205,6 @@ class _Shown(TrainerCallback):  # type: ignore[misc]
 
 
 def _history(logs: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Make one row per epoch from the Trainer's logs."""
     names = {"loss": "loss", "eval_loss": "val_loss", "eval_accuracy": "val_accuracy"}
     rows: dict[int, dict[str, float]] = {}
     for log in logs:

@@ -48,7 +48,7 @@ _cut_lock = ForkSafeLock()
 def read_tensors(
     checkpoint: Checkpoint, family: str, expected: Mapping[str, Sequence[int]]
 ) -> dict[str, torch.Tensor]:
-    """View the expected tensors in the bytes of the weights, or raise if they differ."""
+    """View the expected tensors in the weights, or raise if they differ."""
     name = checkpoint.source["model"]
     table, start = read_tensor_table(checkpoint.weights, name)
     buffer = memoryview(checkpoint.weights)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def read_layer(
 def read_encoder(
     checkpoint: Checkpoint, config: BertConfig, depth: int, *, with_pooler: bool
 ) -> dict[str, torch.Tensor]:
-    """View the tensors of an encoder up to layer ``depth``, by BERT's names."""
+    """View the tensors of an encoder up to layer ``depth``."""
     family, stored = config.model_type, {}
     for name, shape in _expected_tensors(config, depth, with_pooler).items():
         own = name
@@ -169,7 +169,6 @@ def read_encoder(
 def _expected_tensors(
     config: BertConfig, depth: int, with_pooler: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of an encoder's tensors up to layer ``depth``."""
     d, f = config.hidden_size, config.intermediate_size
     width = config.embedding_size or d
     expected: dict[str, tuple[int, ...]] = {

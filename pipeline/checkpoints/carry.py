@@ -52,7 +52,6 @@ def fetch_to(model: str, folder: Path, revision: str | None = None) -> FetchedFo
 
 
 def _refuse_another(folder: Path, record: dict[str, str | None], sums: dict[str, str]) -> None:
-    """Raise if a folder holds files of another model or commit."""
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder to fetch the model to.")
     if not folder.is_dir() or read_record(folder) == record:
@@ -73,7 +72,6 @@ def _refuse_another(folder: Path, record: dict[str, str | None], sums: dict[str,
 
 
 def _copy(source: Path, target: Path, sha256: str) -> None:
-    """Copy a file, verify the copy, then rename it into place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(target) as copy:
         shutil.copyfile(source, copy)

@@ -38,7 +38,7 @@ class PublishedModel:
 
     @property
     def n_parameters(self) -> int:
-        """Number of weights in embeddings, layers and pooler (Devlin et al. 2019, section 3)."""
+        """Number of weights (Devlin et al. 2019, section 3)."""
         h, f = self.hidden_size, 4 * self.hidden_size
         token_types = 2 if self.family == "bert" else 0
         embeddings = (self.n_vocabulary + 512 + token_types) * h + 2 * h  # + LayerNorm

@@ -73,7 +73,7 @@ class Checkpoint:
         return {name: hashlib.sha256(of.data).hexdigest() for name, of in self.modules.items()}
 
     def to_state(self) -> dict[str, Any]:
-        """Return the fields for an artifact, with the modules if its source names them."""
+        """Return the fields to save in an artifact."""
         has_modules = "modules" in self.source
         return {
             **({"modules": dict(self.modules)} if has_modules else {}),
@@ -129,7 +129,7 @@ class Checkpoint:
 
 
 def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the tensor table of safetensors bytes and the offset of their data."""
+    """Return the tensor table of safetensors bytes and the data offset."""
     # 8 bytes of header length, JSON header, data: https://huggingface.co/docs/safetensors
     try:
         length = int.from_bytes(weights[:8].tobytes(), "little")
@@ -210,7 +210,6 @@ def locate(
 
 
 def _revision_hint(model: str) -> str:
-    """Say how to ask for a revision if the name seems to hold one."""
     name, mark, revision = model.replace(":", "@").partition("@")
     if not (mark and revision and is_hub_id(name)):
         return ""
@@ -239,7 +238,6 @@ def installed_folder(model: str) -> Path | None:
 
 
 def _verify_installed(folder: Path, model: str) -> None:
-    """Compare an installed copy with the published hashes."""
     copy = INSTALLED[model]
     for name, published in copy.sha256.items():
         if damage := difference(folder / name, published):
@@ -298,7 +296,6 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
 
 
 def _map(path: Path, name: str) -> tuple[np.ndarray, str]:
-    """Return the bytes of a safetensors file and their hash."""
     if path.stat().st_size < 8:
         raise CheckpointError(
             f"{path.name} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model "
@@ -309,7 +306,7 @@ def _map(path: Path, name: str) -> tuple[np.ndarray, str]:
 
 
 def _joined(folder: Path, name: str) -> tuple[np.ndarray, str]:
-    """Return weights from several files as the bytes of one, and their hash."""
+    """Return weights from several files as one, and their hash."""
     try:
         tensor_files = json.loads((folder / INDEX).read_bytes())["weight_map"]
         files = sorted(set(tensor_files.values()))
@@ -350,7 +347,6 @@ def safetensors_bytes(tensors: list[tuple[str, dict[str, Any], np.ndarray]]) -> 
 
 
 def _module_files(folder: Path) -> dict[str, np.ndarray]:
-    """Map the files that sentence-transformers reads besides the encoder."""
     if not (folder / MODULES).is_file():
         return {}
     names = files_in(folder)
@@ -365,7 +361,6 @@ def _module_files(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _max_seq_length(path: Path) -> int | None:
-    """Read the length limit of sentence-transformers, or None if there is none."""
     try:
         length = json.loads(path.read_text(encoding="utf-8"))["max_seq_length"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -385,7 +380,6 @@ def _check_origin(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_weights(folder: Path, name: str) -> NoReturn:
-    """Raise why a folder's weights cannot be used."""
     others = sorted(
         p.name
         for pattern in ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.ckpt")
@@ -401,7 +395,6 @@ def _refuse_weights(folder: Path, name: str) -> NoReturn:
 
 
 def _read_text(path: Path) -> str:
-    """Read UTF-8 text without changing line ends."""
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:

@@ -124,7 +124,7 @@ def is_hub_id(model: str) -> bool:
 
 
 def is_cached(model: str) -> bool:
-    """Whether the weights of a model's default branch are in the hub cache."""
+    """Whether a model's default branch is in the hub cache."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(model, WEIGHTS), str)
@@ -136,7 +136,7 @@ def encoder_folder(names: Collection[str]) -> str:
 
 
 def files_in(folder: Path) -> set[str]:
-    """List the files of a model folder and its modules, with broken links."""
+    """List the files of a model folder, its modules and broken links."""
     paths = [*folder.iterdir(), *folder.glob("[0-9]*_*/*")]
     return {path.relative_to(folder).as_posix() for path in paths if not path.is_dir()}
 
@@ -168,7 +168,6 @@ def is_whole(names: Collection[str]) -> bool:
 
 
 def _storage(model: str) -> Path:
-    """Return a model's folder in the hub cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser() / "--".join(["models", *model.split("/")])
@@ -188,7 +187,6 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
 
 
 def _damage(folder: Path) -> str | None:
-    """Describe the first damaged file of a snapshot."""
     for name in needed_files(files_in(folder)):
         path = folder / name
         # the link's target is named by its hash, but may itself link into a shared store
@@ -228,7 +226,7 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
 def _fetch_file(
     model: str, folder: Path, name: str, published: str | None, size: int | None
 ) -> None:
-    """Fetch a file into the cache, a second time if it arrives damaged."""
+    """Fetch a file into the cache, twice if it arrives damaged."""
     path, commit, storage = folder / name, folder.name, folder.parents[1]
     blobs, damage = storage / "blobs", None
     for place in (blobs, path.parent):
@@ -256,7 +254,6 @@ def _fetch_file(
 
 
 def _link(blob: Path, path: Path) -> None:
-    """Link a snapshot's file to a blob, or move the blob there."""
     from huggingface_hub import constants
 
     new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.incomplete")
@@ -271,7 +268,7 @@ def _link(blob: Path, path: Path) -> None:
 
 
 def _remember(model: str, revision: str | None, commit: str) -> None:
-    """Record the commit of a branch or tag, if the cache is writable."""
+    """Record the commit of a branch or tag if possible."""
     refs = _storage(model) / "refs"
     path = refs / (revision or "main")
     if is_commit(revision) or not path.resolve().is_relative_to(refs.resolve()):
@@ -285,7 +282,7 @@ def _remember(model: str, revision: str | None, commit: str) -> None:
 
 @contextmanager
 def _alone(model: str, name: str) -> Iterator[None]:
-    """Let one process fetch a file at a time; the cache is safe without this lock."""
+    """Let one process fetch a file at a time."""
     from huggingface_hub.utils import WeakFileLock
 
     storage = _storage(model)
@@ -300,7 +297,6 @@ def _alone(model: str, name: str) -> Iterator[None]:
 def _not_here(
     model: str, revision: str | None, damage: str | None, reason: str, advice: str
 ) -> str:
-    """Say where the model was looked for, why it is missing, and what to do."""
     from huggingface_hub import constants
 
     at = f" at revision {revision!r}" if revision else ""
@@ -322,7 +318,7 @@ def _not_here(
 
 
 def ask(model: str, revision: str | None, patient: bool) -> Listing:
-    """Ask the hub for the files of a revision, without retries unless patient."""
+    """Ask the hub for the files of a revision."""
     from huggingface_hub import HfApi
 
     def once() -> Listing:
@@ -337,7 +333,6 @@ def ask(model: str, revision: str | None, patient: bool) -> Listing:
 
 
 def _listing(about: Any, revision: str | None) -> Listing:
-    """Check the hub's answer."""
     if not is_commit(about.sha) or (is_commit(revision) and about.sha != revision):
         raise ValueError(f"commit {about.sha!r}")
     files: dict[str, tuple[str | None, int | None]] = {}
@@ -368,7 +363,6 @@ def download(model: str, commit: str, name: str, folder: str) -> Path:
 
 
 def _watched(model: str, commit: str, name: str, folder: str) -> Path:
-    """Download a file, giving up when it stalls."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import tqdm
 
@@ -428,13 +422,11 @@ def _start(action: Callable[[], T]) -> "Future[T]":
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Return the result of an action, or raise TimeoutError."""
     # socket timeouts cover neither DNS nor headers that arrive byte by byte
     return _start(action).result(timeout=seconds)
 
 
 def _retried(action: Callable[[], T], what: str, tries: int = TRIES) -> T:
-    """Run an action until it succeeds, or raise why it fails."""
     n = 0
     while True:
         try:
@@ -451,7 +443,7 @@ def _retried(action: Callable[[], T], what: str, tries: int = TRIES) -> T:
 
 
 def _explained(error: Exception, what: str) -> Exception:
-    """Translate an exception into a reason that says whether to try again."""
+    """Translate an exception into a reason."""
     from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
@@ -487,7 +479,7 @@ def _explained(error: Exception, what: str) -> Exception:
 
 
 def _refused(status: int, headers: Mapping[str, str], what: str) -> TransferError:
-    """Translate an HTTP status into a reason that says whether to try again."""
+    """Translate an HTTP status into a reason."""
     code = headers.get("X-Error-Code", "")
     told = f"{status} {code or responses.get(status, '')}".strip()
     if status in _AGAIN:

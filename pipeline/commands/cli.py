@@ -49,7 +49,7 @@ for name, command in _COMMANDS.items():
 
 
 def main() -> None:
-    """Run the command line; user errors print one line and exit with code 2."""
+    """Run the command line, with one line and exit code 2 for user errors."""
     warnings.showwarning = _show_warning
     _show.cache_clear()
     try:

@@ -131,7 +131,6 @@ def study_layers(
 
 
 def _check_outputs(out: str | None, data: str | None, figures: str | None) -> Path | None:
-    """Raise if outputs cannot be written; return the folder of figures."""
     from pipeline.datasets import check_output
     from pipeline.evaluation.plots import check_matplotlib
     from pipeline.files import local_path
@@ -174,7 +173,7 @@ def compare_models(
     out: TableOut = None,
     figures: Annotated[str | None, typer.Option(help="Folder for a chart (PNG).")] = None,
 ) -> None:
-    """Compare baselines and uses of BERT on the same folds or split, each against TF-IDF."""
+    """Compare baselines and uses of BERT on the same folds or split."""
     computing = {**encoder.options(), "truncation": truncation}
     from pipeline.datasets import split_rows, write_table
     from pipeline.evaluation.baselines import QUICK
@@ -235,7 +234,7 @@ def explain(
         str, typer.Option(help="auto, exact (a sum over tokens) or occlusion (omit each word).")
     ] = "auto",
 ) -> None:
-    """Show which words made a prediction, for texts or lines of standard input."""
+    """Show which words made a prediction."""
     from pipeline import explanation
     from pipeline.answers import gives_several, several_labels
     from pipeline.columns import from_texts

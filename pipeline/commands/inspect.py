@@ -18,7 +18,7 @@ def inspect(
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show the contents of a saved pipeline without unpickling: safe for untrusted files."""
+    """Show the contents of a saved pipeline without unpickling it."""
     from json import dumps
 
     from pipeline.saved.artifact import inspect_pipeline
@@ -39,7 +39,7 @@ def verify(
     ] = None,
     trusted: Trusted = None,
 ) -> None:
-    """Check a saved pipeline: hashes, names, and its answers to the probe texts."""
+    """Check a saved pipeline: hashes, names and self-test."""
     from pipeline.checkpoints.provenance import verify_folder
     from pipeline.files import where
     from pipeline.saved.artifact import verify_pipeline
@@ -84,7 +84,7 @@ def tokens(
     max_length: Annotated[int | None, typer.Option(help="Pad or cut to this many tokens.")] = None,
     bert: BertModel = None,
 ) -> None:
-    """Show the steps of BERT on one text: tokens, ids, attention mask and vector shapes."""
+    """Show the steps of BERT on one text."""
     from pipeline.vectorizer import DEFAULT_MODEL
     from pipeline.walk import walk_text
 
@@ -103,7 +103,7 @@ def tokens(
 
 
 def models() -> None:
-    """List published BERT models and other encoders, and which are on this machine."""
+    """List published BERT models and other encoders."""
     from pipeline.checkpoints.catalogue import ENCODERS, catalogue
     from pipeline.checkpoints.checkpoint import where
 

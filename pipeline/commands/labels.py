@@ -31,7 +31,7 @@ def labels(
     show: Annotated[int, typer.Option(help="Number of texts to print.")] = 10,
     out: TableOut = None,
 ) -> None:
-    """Rank the texts of a table by how much a classifier doubts their label."""
+    """Rank the texts of a table by how doubtful their label is."""
     classifier = head.make(seed, **encoder.options())
     from pipeline.datasets import check_output, write_table
     from pipeline.evaluation.label_issues import label_issues

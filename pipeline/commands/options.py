@@ -93,7 +93,7 @@ class Command(TyperCommand):
     """A command that accepts former names of options, and can be interrupted."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; on interruption say what is kept."""
+        """Run the command, and say what is kept if it is interrupted."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -191,7 +191,7 @@ _CLASSIFIERS = {
 
 
 def make_classifier(name: str, **given: Any) -> Any:
-    """Return a classifier by name or import path, with the parameters that it has."""
+    """Return a classifier by name or import path, with its parameters."""
     from sklearn.base import is_classifier
 
     path = _CLASSIFIERS.get(name, name)
@@ -225,7 +225,7 @@ def make_classifier(name: str, **given: Any) -> Any:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows with a text and a label each, indexed by their place in the file."""
+    """Rows with a text and a label each."""
 
     table: "pd.DataFrame"
     text: str
@@ -255,7 +255,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Table:
-    """How to read a table of texts and labels, and what to do with missing ones."""
+    """How to read a table of texts and labels."""
 
     text_column: TextColumn = None
     label_column: Annotated[
@@ -400,7 +400,7 @@ def its_columns(place: str) -> dict[str, str]:
 
 
 def rows_for(fitted: Any, rows: Labelled) -> Any:
-    """Return the input of a fitted model: the texts of a table, or its columns."""
+    """Return the texts of a table, or the columns of a model."""
     from pipeline.columns import as_fitted
     from pipeline.datasets import columns_for
 

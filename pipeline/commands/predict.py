@@ -83,7 +83,7 @@ def predict(
     threads: Threads = None,
     scoring: Scoring,
 ) -> None:
-    """Label texts: --text "...", a table (--data in.csv --out out.csv), or standard input."""
+    """Label texts, a table, or lines of standard input."""
     limit_threads(threads)
     from pipeline.saved.artifact import load_pipeline
 
@@ -133,7 +133,6 @@ def label_texts(
 
 
 def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
-    """Return the options of score_table for the executor."""
     if scheduler is None:
         if resources is not None:
             raise ValueError(

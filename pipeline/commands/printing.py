@@ -23,14 +23,14 @@ def _say(console: Console, text: str) -> None:
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints texts unchanged, and wraps only for a terminal."""
+    """Return a console that prints texts unchanged."""
     console = Console(stderr=stderr, markup=False, highlight=False)
     console.soft_wrap = not console.is_terminal
     return console
 
 
 def print_cut(console: Console, *reports: dict[str, Any]) -> None:
-    """If most texts are truncated, say how to read them whole, and the cost."""
+    """If most texts are truncated, say how to read them whole."""
     for report in reports:
         if 2 * report["texts_cut"] <= report["n_texts"]:
             continue
@@ -126,7 +126,6 @@ def describe_verification(path: Path | str, result: dict[str, Any]) -> Iterator[
 
 
 def _safe(value: Any) -> str:
-    """Escape terminal control characters."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
@@ -217,7 +216,7 @@ def _number(value: float | None) -> str:
 
 
 def _size(value: float) -> str:
-    """Return a time or size with at least two digits, a dash for NaN."""
+    """Return a time or size with two digits or more."""
     if value != value:
         return "-"
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.01 else "< 0.01"
@@ -302,7 +301,6 @@ def print_explanations(
 
 
 def _coloured(text: str, frame: "pd.DataFrame") -> Text:
-    """Colour words by their contributions: blue for, red against."""
     coloured = Text(_safe(text))
     if coloured.plain != text:  # escaping moved the positions: print it plain
         return coloured

@@ -60,7 +60,7 @@ def report(
     threads: Threads = None,
     seed: Seed = 0,
 ) -> None:
-    """Write a page about a saved pipeline: scores, figures, explained mistakes; and its JSON."""
+    """Write a page about a saved pipeline, as HTML and JSON."""
     limit_threads(threads)
     from pipeline.evaluation.evaluate import evaluate as score_texts
     from pipeline.files import check_writable, where, with_ending
@@ -157,7 +157,6 @@ def _compare(fitted: Any, learn: Labelled, group_column: str | None, seed: int) 
 def _study(
     layers: str, fitted: Any, learn: Labelled | None, group_column: str | None, seed: int
 ) -> "pd.DataFrame":
-    """Return the layer study, run now or read from its table."""
     from pipeline.datasets import read_table
     from pipeline.evaluation.baselines import vectorizers_of
     from pipeline.evaluation.layer_study import layer_study

@@ -122,7 +122,7 @@ def train(
         bool, typer.Option(help="Write a page about the pipeline beside it (.html, .json).")
     ] = True,
 ) -> None:
-    """Train on a table, save, compare with TF-IDF, score held-out texts, write a report."""
+    """Train, save and evaluate a pipeline, and write a report."""
     from pipeline.evaluation.compare import compare
     from pipeline.files import file_size
     from pipeline.saved.artifact import save_pipeline
@@ -157,7 +157,7 @@ def train(
 
 
 def _check_outputs(out: str, report: bool) -> str | None:
-    """Raise if outputs cannot be written; return why there will be no report."""
+    """Check the outputs, and return why there will be no report."""
     from pipeline.files import check_writable, refuse_folder, where
     from pipeline.report.page import check_report_extra
 
@@ -185,7 +185,7 @@ def _read(
     seed: int,
     cv: int,
 ) -> _Sets:
-    """Read the training and held-out rows, and raise early if they cannot be compared."""
+    """Read the training and held-out rows, and check them early."""
     from pipeline.datasets import split_rows
     from pipeline.evaluation.folds import check_classes, split_folds
     from pipeline.texts import class_numbers, group_numbers, text_groups
@@ -232,7 +232,6 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
 def _score(
     console: Console, model: Any, sets: _Sets, path: Path | str, *, report: bool
 ) -> dict[str, Any]:
-    """Score the held-out texts, print the scores, and add them to the manifest."""
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.saved.artifact import record_scores
 
@@ -262,7 +261,6 @@ def _write_page(
 
 
 def _try(console: Console, path: Path | str, held_out: Labelled, model: Any, seed: int) -> None:
-    """Label three of the held-out texts with the saved file, loaded again."""
     import numpy as np
 
     from pipeline.saved.allow_list import GROUPS, name_of

@@ -127,7 +127,7 @@ class Candidate(NamedTuple):
 def choose_rows(
     models: Models, model: BaseEstimator | None
 ) -> tuple[dict[str, BaseEstimator | None], dict[str, str]]:
-    """Return the requested rows, None if standard, and why others are left out."""
+    """Return the requested rows, and why others are left out."""
     if models is None and model is None:
         if find_spec("gensim") is not None:
             return dict.fromkeys(QUICK), {}
@@ -218,7 +218,7 @@ def make_candidates(
     *,
     label_sets: bool = False,
 ) -> dict[str, Candidate]:
-    """Return the candidates of all rows but "layers"; label sets get one classifier per label."""
+    """Return the candidates of all rows but "layers"."""
     if label_sets and (alone := {"layers", "finetuned"} & set(rows)):
         raise ValueError(
             f"models holds {', '.join(map(repr, sorted(alone)))}, which take one label per text, "

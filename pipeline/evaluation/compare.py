@@ -63,7 +63,7 @@ UNKNOWN = ColdCost(math.nan, math.nan, math.nan)
 
 
 def cold_cost(fitted: BaseEstimator, texts: np.ndarray) -> ColdCost:
-    """Save and load a model and time its predictions; NaN if unpicklable."""
+    """Time the predictions of a saved and loaded model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.joblib"
         try:
@@ -140,7 +140,7 @@ def compare(
     n_jobs: int | None = None,
     text: str | None = None,
 ) -> AttributedFrame:
-    """Score baselines and uses of BERT on the same folds, each against TF-IDF.
+    """Compare baselines and uses of BERT on the same folds.
 
     Parameters
     ----------
@@ -320,7 +320,7 @@ def _with_folds(
     random_state: int,
     n_jobs: int | None,
 ) -> tuple[list[Candidate], list[dict[str, Any]] | None]:
-    """Return the rows in order, with groups in their inner folds and layers chosen."""
+    """Return the rows with groups in inner folds and layers chosen."""
     folds, together, chosen = data.folds, data.groups, None
     if together is not None:
         parts = [(data.numbers[train], together[train], random_state) for train, _ in folds]
@@ -352,7 +352,6 @@ def _results(
     frame: pd.DataFrame | None,
     part: Part,
 ) -> dict[str, "RowResult"]:
-    """Encode every text once, then score the rows."""
     encode_all([candidate.by_fold[0] for candidate in candidates], data.texts, data.labels)
     # BLAS threads cost such fits more than they give; torch keeps its own
     with threadpool_limits(limits=1, user_api="blas"):
@@ -372,7 +371,7 @@ def _results(
 
 
 def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.DataFrame | None]:
-    """Return texts, test and, for several columns, the table with the test rows."""
+    """Return texts, test, and the table if it has several columns."""
     if not isinstance(X, pd.DataFrame) or X.shape[1] < 2:
         return X, test, None
     column, frame = text_column(X, text), X
@@ -383,7 +382,6 @@ def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.Dat
 
 
 def _check_scoring(scoring: Any, data: Data) -> Any:
-    """Return a column name or a scorer, or raise if it cannot score these classes."""
     metrics = LABEL_SET_METRICS if data.has_sets else METRICS
     if isinstance(scoring, str) and (column := _COLUMNS.get(scoring, scoring)) in metrics:
         return column
@@ -401,7 +399,6 @@ def _check_scoring(scoring: Any, data: Data) -> Any:
 def _score_row(
     candidate: Candidate, data: Data, folds: Iterable[Fold], timed: np.ndarray, X: Any
 ) -> RowResult:
-    """Fit and score a candidate on every fold, and time the first."""
     texts, labels = data.texts, data.labels
     scores, right, most_probable, seconds, from_cache = [], [], [], [], []
     given = []

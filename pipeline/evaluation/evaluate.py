@@ -311,7 +311,6 @@ def _evaluate_label_sets(
     n_bootstrap: int,
     random_state: int,
 ) -> dict[str, Any]:
-    """Score a model that gives 1 or 0 for each of several labels."""
     outputs = _yes_or_no(model)
     true, names = label_sets(y, len(texts))
     answers = ask_label_sets(model, X, true.shape[1])
@@ -353,7 +352,7 @@ def _evaluate_label_sets(
 
 
 def ask_label_sets(model: Any, X: Any, n_labels: int) -> Answers:
-    """Return 0 or 1 for each text and label, (n_texts, n_labels), and the ranking scores."""
+    """Return 0 or 1 for each text and label, with scores."""
     outputs = _yes_or_no(model)
     several = isinstance(model.classes_, list) or gives_several(model, rows_of(X, np.arange(1)))
     if not several or len(outputs) != n_labels:
@@ -369,7 +368,7 @@ def ask_label_sets(model: Any, X: Any, n_labels: int) -> Answers:
 
 
 def _yes_or_no(model: Any) -> list[tuple[str, list[Any]]]:
-    """Return name and classes of each output, or raise unless all are 0 and 1."""
+    """Return the outputs, or raise unless all are 0 and 1."""
     if not hasattr(model, "classes_"):
         check_classifier(model, need_probability=False)
     outputs = outputs_of(model)
@@ -395,7 +394,6 @@ def _joined(row: np.ndarray, names: Sequence[str]) -> str:
 def _not_scored(
     model: Any, scores: Mapping[str, float | None], ranking: np.ndarray, absent: Sequence[Any]
 ) -> dict[str, str]:
-    """Return the reason for each absent score."""
     while isinstance(model, Pipeline) or hasattr(model, "best_estimator_"):
         model = model[-1] if isinstance(model, Pipeline) else model.best_estimator_
     name = type(model).__name__

@@ -71,7 +71,7 @@ def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[di
 
 
 def count_unknown(model: Any, X: Any) -> dict[str, Any] | None:
-    """Count what a BertVectorizer does not read of X, and of its training texts."""
+    """Count unknown tokens in X and in the training texts."""
     vectorizer = first_step(model)
     if not isinstance(vectorizer, BertVectorizer):
         return None
@@ -137,7 +137,7 @@ def find_examples(model: Any, X: Any, judged: Judged, *, n: int) -> list[dict[st
 def _explanations(
     model: Any, X: Any, predicted: np.ndarray, true: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Explain each label, for many classes against the true or the next one."""
+    """Explain each label, against the next one if there are many."""
     frames = _frames(model, X)
     if isinstance(frames, str):
         return [{"refused": frames}] * len(predicted)
@@ -162,7 +162,6 @@ def _explanations(
 
 
 def _frames(model: Any, X: Any) -> Sequence[pd.DataFrame] | str:
-    """Return the explanations of texts, or the reason for having none."""
     try:
         with warnings.catch_warnings():
             for given in (TruncationWarning, UnknownTokensWarning):  # given when scoring
@@ -188,7 +187,7 @@ def find_in_label_sets(
     wrong: bool,
     train: tuple[Any, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """List texts with a wrong label, or right ones, by their surest label of that kind."""
+    """List texts with a wrong or right label, surest first."""
     given, said = answers.labels, answers.probability
     is_right = given == true
     if wrong:
@@ -235,7 +234,7 @@ def find_in_label_sets(
 def _nearest(
     model: Any, X: Any, X_train: Any, y_train: Any, n: int = 3
 ) -> Sequence[list[dict[str, Any]] | None]:
-    """Return the n most similar training texts of each row, by the last step's input."""
+    """Return the n most similar training texts of each row."""
     ours, theirs = features_of(model, X), features_of(model, X_train)
     if ours is None or theirs is None:
         return [None] * len(X)
@@ -253,7 +252,7 @@ def _nearest(
 
 
 def features_of(model: Any, X: Any) -> Any:
-    """Return the last step's input, for a stack that of its first part, or None."""
+    """Return the last step's input, None if unavailable."""
     while not (isinstance(model, Pipeline) and len(model.steps) > 1):
         model = model[0] if isinstance(model, Pipeline) else model_inside(model)
         if model is None:
@@ -300,7 +299,7 @@ def dense(features: Any) -> np.ndarray:
 def find_duplicates(
     texts: Sequence[str], labels: Sequence[Any], X_train: Any, y_train: Any
 ) -> dict[str, Any]:
-    """Find texts that are also in the training set, ignoring case and blanks."""
+    """Find texts that also occur in the training set."""
     known: dict[str, int] = {}
     classes = list(dict.fromkeys(label_cells(y_train)))
     theirs, ours = (positions(label_cells(y), classes)[0].tolist() for y in (y_train, labels))

@@ -33,7 +33,7 @@ Fold = tuple[np.ndarray, np.ndarray]  # training rows, test rows
 def split_folds(
     cv: Any, codes: np.ndarray, random_state: int, groups: np.ndarray | None = None
 ) -> list[Fold]:
-    """Return training and test rows of every fold; a number shuffles and stratifies."""
+    """Return training and test rows of every fold."""
     if isinstance(cv, int | np.integer):
         most = int(np.bincount(codes).max()) if codes.ndim == 1 and len(codes) else len(codes)
         if not 2 <= cv <= most:
@@ -87,7 +87,7 @@ def check_classes(folds: Sequence[Fold], classes: np.ndarray, codes: np.ndarray)
 def keep_groups(
     estimator: BaseEstimator, codes: np.ndarray, groups: np.ndarray, random_state: int
 ) -> BaseEstimator:
-    """Return a copy whose own folds, such as a search's, keep groups together."""
+    """Return a copy whose own folds keep groups together."""
     copy: Any = clone(estimator)
     parameters = copy.get_params()
     names = [name for name in parameters if name == "cv" or name.endswith("__cv")]
@@ -104,7 +104,7 @@ def keep_groups(
 def warn_of_leaking_folds(
     texts: Iterable[Any], folds: Sequence[Fold], *, stacklevel: int = 4
 ) -> None:
-    """Warn of test texts that also occur in the training part of their fold."""
+    """Warn of test texts that a fold trains on."""
     keys = text_groups(texts)
     if keys is not None:
         n_leaked = sum(int(np.isin(keys[test], keys[train]).sum()) for train, test in folds)
@@ -115,7 +115,7 @@ def warn_of_leaking_folds(
 def warn_of_leaks(
     n_leaked: int, n_scored: int, cure: str = "Drop them", *, stacklevel: int = 3
 ) -> None:
-    """Warn of scored texts that were trained on; call it from a public function."""
+    """Warn of scored texts that were trained on."""
     if n_leaked:
         warnings.warn(
             f"{n_leaked} of {n_scored} scored texts also occur in the training part, except for "

@@ -53,7 +53,7 @@ def score_fold(
     random_state: int,
     groups: np.ndarray | None = None,
 ) -> FoldResult:
-    """Choose C within the training rows, fit to them, score the test rows.
+    """Choose C inside the training rows, then score the test rows.
 
     ``vectors`` are those of all texts, (n_texts, 1, n_layers, hidden_size).
     """
@@ -62,7 +62,6 @@ def score_fold(
     inner_folds = _inner_folds(train, codes, random_state, groups)
 
     def features(fit_to: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return features of the rows, with a layer mix learned from ``fit_to``."""
         if combine == "learned":
             mix = learn_layer_mix(vectors[fit_to], codes[fit_to])
             X = apply_layer_mix(vectors[rows], mix)
@@ -305,7 +304,6 @@ def _check_choices(
     combinations: Sequence[str] | None,
     combination_pooling: str,
 ) -> tuple[str, ...]:
-    """Return the names of the combinations; None means all."""
     if not isinstance(vectorizer, BertVectorizer):
         raise TypeError(
             f"vectorizer is a {type(vectorizer).__name__}; allowed is a BertVectorizer, or None "
@@ -351,7 +349,6 @@ def _check_folds(
     random_state: int,
     groups: np.ndarray | None,
 ) -> None:
-    """Raise for overlapping folds, and for too few training rows to choose C."""
     for i, (train, test) in enumerate(folds):
         if not len(test) or np.isin(test, train).any():
             raise ValueError(
@@ -403,7 +400,6 @@ def _score_rows(
     n_jobs: int | None,
     part: Part,
 ) -> dict[Features, list[FoldResult]]:
-    """Score every row on every fold, equal features only once."""
     # reversed: the last rows take longest, so they start first and no thread finishes alone
     distinct = list({row[2:]: row for row in reversed(rows)}.values())
     # threads slow small products down, and change their last digits

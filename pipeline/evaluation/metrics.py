@@ -97,7 +97,7 @@ def _bins(probability: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(true: np.ndarray, probability: np.ndarray) -> float:
-    """Return the weighted mean gap of confidence and accuracy (Guo et al. 2017)."""
+    """Return the expected calibration error (Guo et al. 2017)."""
     rows = calibration_table(true, probability)
     gaps = sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
     return gaps / len(true)
@@ -128,7 +128,7 @@ def resampled_scores(
     n_samples: int,
     random_state: int,
 ) -> dict[str, np.ndarray]:
-    """Return every score on resampled texts, (n_samples,), NaN if a sample has none."""
+    """Return every score on resampled texts, (n_samples,) or NaN."""
     probability = _normalized(probability)
 
     def scores(times: np.ndarray) -> dict[str, np.ndarray]:
@@ -175,7 +175,6 @@ def _resampled_scores(
     known = np.flatnonzero(predicted < n_classes)
 
     def count(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Return how often each class occurs in the rows, (n_samples, n_classes)."""
         member = csr_array((np.ones(len(rows)), (rows, classes[rows])), shape=(n_texts, n_classes))
         return np.asarray(times @ member)
 
@@ -288,7 +287,7 @@ def label_set_scores(
 
 
 def two_columns(numbers: np.ndarray) -> np.ndarray:
-    """Return the probabilities of 0 and 1 for each label, (n_labels, n_texts, 2)."""
+    """Return probabilities of 0 and 1, (n_labels, n_texts, 2)."""
     return np.stack([1 - numbers.T, numbers.T], axis=2)
 
 
@@ -341,7 +340,7 @@ def _curves(positive: np.ndarray, score: np.ndarray, label: Any) -> dict[str, An
 
 
 def _thinned(curve: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Keep at most `MOST_POINTS` at even steps along the curve, and its ends."""
+    """Keep at most `MOST_POINTS` at even steps along a curve."""
     points = np.stack(list(curve.values()))  # (2, n_points)
     if points.shape[1] > MOST_POINTS:
         along = np.concatenate([[0.0], np.abs(np.diff(points)).sum(axis=0).cumsum()])
@@ -351,7 +350,7 @@ def _thinned(curve: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 
 class GivenAnswers(ClassifierMixin, BaseEstimator):
-    """A classifier with given answers, for scikit-learn's scorers; X is rows of them."""
+    """A classifier with given answers, for scikit-learn's scorers."""
 
     def __init__(self, classes: Any, true: Any, labels: Any, answers: Any) -> None:
         self.classes, self.true, self.labels, self.answers = classes, true, labels, answers
@@ -388,7 +387,7 @@ def score_rows(scorer: Any, model: GivenAnswers, rows: np.ndarray) -> float:
 
 
 def resample(score: Any, model: GivenAnswers, random_state: int) -> np.ndarray:
-    """Return a scorer, or one of our scores by name, on resampled rows, (n_samples,)."""
+    """Return a score on resampled rows, (n_samples,)."""
     if not isinstance(score, str):
         random, n = np.random.default_rng(random_state), len(model.true)
         samples = (random.integers(n, size=n) for _ in range(_N_BY_SCORER))
@@ -424,7 +423,7 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDifference:
-    """Return the accuracy of one model minus another's, with its 95 % interval.
+    """Return the difference of two accuracies with its 95 % interval.
 
     Only texts that one model has right and the other wrong distinguish the two: ``b`` texts for
     the first, ``c`` for the second. The interval holds the differences d that the score test does
@@ -450,7 +449,7 @@ def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDi
 
 
 def _upper_bound(n: int, b: int, c: int, z: float) -> float:
-    """Return the difference above which Tango's test rejects, 1 if it never does."""
+    """Return the difference above which Tango's test rejects."""
 
     def score(d: float) -> float:
         q = -b - c + (2 * n - b + c) * d

@@ -14,7 +14,7 @@ _BLUE, _ORANGE, _RULE = "#5b8db8", "#d9822b", "#444444"
 
 
 def layer_heatmap(study: "pd.DataFrame") -> "Figure":
-    """Draw a heatmap of scores by layer and pooling, the best in bold.
+    """Draw a heatmap of scores by layer and pooling.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
 
 
 def layer_bars(study: "pd.DataFrame") -> "Figure":
-    """Draw the score of every row as a bar, with its standard deviation.
+    """Draw every score of a layer study as a bar with its standard deviation.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def write_comparison(comparison: "pd.DataFrame", folder: str | Path) -> Path:
 
 
 def write_figures(study: "pd.DataFrame", folder: str | Path) -> list[Path]:
-    """Write layer_heatmap.png and layer_bars.png into a folder; return their paths."""
+    """Write layer_heatmap.png and layer_bars.png, and return their paths."""
     return _save(
         {"layer_heatmap.png": layer_heatmap(study), "layer_bars.png": layer_bars(study)}, folder
     )
@@ -214,7 +214,6 @@ def _draw_bars(axes: Any, name: str, rows: "pd.DataFrame", start: float) -> None
 
 
 def _write_beside(axes: Any, position: int, score: float, *, bold: bool = False) -> None:
-    """Write a score to the right of the panel, where no line crosses it."""
     axes.text(
         1.01,
         position,

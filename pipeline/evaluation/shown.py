@@ -36,7 +36,7 @@ _FEW, _SOME = 5, 10  # groups and mistakes to show; least texts of a group
 
 
 class Scores(dict[str, Any]):
-    """The dict of `evaluate`, shown in a notebook as cards, weak groups and mistakes."""
+    """The dict of `evaluate`, shown as cards in a notebook."""
 
     def _is_whole(self) -> bool:
         return {"n_texts", "classes", "intervals", "by_class", "slices", "mistakes"} <= set(self)

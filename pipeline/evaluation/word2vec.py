@@ -256,5 +256,4 @@ def import_gensim() -> Any:
 
 
 def _stable_hash(word: str) -> int:
-    """Hash a word to the same number in every process."""
     return crc32(word.encode("utf-8", "surrogatepass"))

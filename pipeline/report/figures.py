@@ -57,7 +57,7 @@ _UNWANTED = re.compile(
 
 
 def text_columns(text: str) -> float:
-    """Return the most columns that a text takes; capitals take more than one."""
+    """Return the most columns that a text takes."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
     from matplotlib.textpath import text_to_path
 
@@ -78,7 +78,7 @@ class Words:
         self._words: list[str] = []
 
     def __call__(self, text: object, most: int = 18) -> str:
-        """Return a placeholder, at least as wide as the text cut to ``most`` columns."""
+        """Return a placeholder as wide as the text."""
         cuts = (shortened(text, fewer) for fewer in range(most, 0, -1))
         word = next((cut for cut in cuts if text_columns(cut) <= most), "")
         self._words.append(word)
@@ -222,7 +222,7 @@ def precision_recall_figure(curves: Sequence[Mapping[str, Any]]) -> str:
 def _curves_figure(
     curves: Sequence[Mapping[str, Any]], kind: str, x: str, y: str, area: str, label: str
 ) -> str:
-    """Draw a curve per class, highlighting the best and worst of more than six."""
+    """Draw a curve per class, highlighting the best and worst."""
     named, others = curves, []
     if len(curves) > MOST_NAMED:
         best, *others, worst = sorted(curves, key=lambda curve: -curve[area])
@@ -281,7 +281,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> str:
-    """Draw the shares of each true class, for many classes the most confused."""
+    """Draw the shares of each true class."""
     counts, shown = np.asarray(matrix), most_confused(matrix, MOST_IN_MATRIX)
     shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
     correct = "; ".join(
@@ -334,7 +334,7 @@ def _grid_figure(
     texts: Sequence[Sequence[str]] | None,
     label: str,
 ) -> str:
-    """Draw cells of one colour, stronger for larger shares, on light and dark alike."""
+    """Draw cells, stronger for larger shares."""
 
     def draw(figure: "Figure", words: Words) -> None:
         from matplotlib.patches import Rectangle
@@ -365,7 +365,7 @@ def _grid_figure(
 
 
 def map_figure(points: Sequence[Mapping[str, Any]], names: Sequence[Any], label: str) -> str:
-    """Draw texts as points in colours and shapes of the classes, wrong ones hollow."""
+    """Draw texts as points by class, wrong ones hollow."""
     kinds = {str(name): kind for kind, name in enumerate(names)}
     groups: dict[str, list[Mapping[str, Any]]] = {}
     titles: dict[str, list[str]] = {}

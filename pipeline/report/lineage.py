@@ -70,7 +70,6 @@ def trace_lineage(
 
 
 def _without_folders(text: str) -> str:
-    """Reduce a path outside the working folder to its name."""  # folders may name people
     option, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
     path = PurePath(value)
     outside = path.is_absolute() or value.startswith(("..", "~"))

@@ -45,7 +45,7 @@ def write_report(
     provenance: Mapping[str, Any] | None = None,
     title: str | None = None,
 ) -> Path | str:
-    """Write the scores of a classifier as one HTML page, and as JSON beside it.
+    """Write the scores of a classifier as an HTML page and JSON.
 
     The page needs no network.
 
@@ -103,7 +103,7 @@ def write_report(
 
 
 def check_page_name(out: str | os.PathLike) -> Path | str:
-    """Return the place of the page, or raise for names that cannot be a page."""
+    """Return the place of the page, if it can be one."""
     page = where(out)
     refuse_folder(page, "report.html")
     if PurePath(page).suffix.lower() not in (".html", ".htm"):

@@ -40,7 +40,7 @@ def report_contents(
     provenance: Mapping[str, Any] | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
-    """Return the contents of a report as plain values, which make its JSON file."""
+    """Return the contents of a report as plain values."""
     if not isinstance(scores, Mapping):
         raise TypeError(
             f"scores is a {type(scores).__name__}; expected the dict returned by evaluate(model, "
@@ -62,7 +62,7 @@ def report_contents(
 
 
 def plain_values(value: Any) -> Any:
-    """Convert a value to JSON types: NaN and infinities to None, others to text."""
+    """Convert a value to JSON types, NaN to None."""
     if isinstance(value, Mapping):
         return {str(key): plain_values(inner) for key, inner in value.items()}
     if hasattr(value, "tolist"):

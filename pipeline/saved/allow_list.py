@@ -247,7 +247,7 @@ def trusted_names(trusted: str | Iterable[str]) -> frozenset[str]:
 
 
 def is_allowed(name: str, trusted: Collection[str] = ()) -> bool:
-    """Return whether a file may use a name; imports at most an estimator's module."""
+    """Return whether a file may use a name."""
     return (
         name in trusted
         or any(name in names for names in (FUNCTIONS, CALLED, MADE, NAMED, DISTRIBUTIONS))
@@ -266,7 +266,7 @@ def not_allowed(names: Iterable[str], trusted: Collection[str] = ()) -> list[str
 
 
 def how_to_trust(refused: list[str]) -> str:
-    """Return the argument `trusted` that opens a file, as written in a call."""
+    """Return the argument `trusted` that opens a file."""
     groups = [group for group in groups_of(refused) if not_allowed(refused, [group]) != refused]
     trusted = groups + not_allowed(refused, groups)
     return f"trusted={trusted[0]!r}" if trusted == groups[:1] else f"trusted={trusted}"
@@ -304,7 +304,6 @@ def groups_of(names: Iterable[str]) -> list[str]:
 
 
 def _is_estimator(name: str, of: str) -> bool:
-    """Return whether a name is an estimator that a package or module defines."""
     module, _, qualified = name.rpartition(".")
     parts = name.split(".")
     if not of or not f"{module}.".startswith(f"{of}.") or _NO_ESTIMATORS & set(parts):
@@ -323,7 +322,7 @@ def _is_estimator(name: str, of: str) -> bool:
 
 
 def restore_distribution(distribution: Any) -> None:
-    """Give an empty distribution the state of scipy's own object of its class."""
+    """Give an empty distribution the state of scipy's own."""
     import scipy.stats
 
     own = next(own for own in vars(scipy.stats).values() if type(own) is type(distribution))

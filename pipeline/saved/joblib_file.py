@@ -33,7 +33,7 @@ WRAPPER_STATE = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_arr
 
 
 def _is_wrapper_state(state: Any) -> bool:
-    """Return whether an array is described as in joblib; both unpicklers ask this."""
+    """Return whether an array is described as in joblib."""
     return isinstance(state, dict) and "dtype" in state and set(state) <= WRAPPER_STATE
 
 
@@ -84,7 +84,7 @@ class Array:
 
 @dataclass(frozen=True)
 class Contents:
-    """Contents of a joblib file; names and arrays in the order of the file."""
+    """Contents of a joblib file, in its order."""
 
     root: Any  # with `Made`, `Name` and `Array` for what unpickling would call, import and read
     names: tuple[str, ...]
@@ -92,7 +92,7 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Read a joblib file as data: nothing is imported or called, no array is read."""
+    """Read a joblib file as data, without importing or calling anything."""
     # A pickle is a program that imports names and calls them. Here its instructions are only
     # recorded: every name stays a `Name`, every call a `Made`.
     names: dict[str, None] = {}
@@ -121,7 +121,7 @@ _MAX_NESTED = 8  # object arrays inside object arrays
 
 
 class _PaperUnpickler(PythonUnpickler):
-    """Records a pickle's instructions; the pure-Python base class allows to replace each."""
+    """Records the instructions of a pickle instead of running them."""
 
     def __init__(
         self,
@@ -183,7 +183,6 @@ class _PaperUnpickler(PythonUnpickler):
             target.state = state
 
     def _array(self, state: Any) -> Array:
-        """Skip an array's data."""
         if not _is_wrapper_state(state):
             self._fail("it describes an array in a way that joblib does not")
         dtype, holds_objects = self._dtype(state["dtype"])
@@ -253,7 +252,7 @@ _MAP_FROM = 1 << 16  # bytes: smaller arrays are read
 
 
 def unpickle_allowed(path: Path, trusted: Collection[str] = (), *, mapped: bool = True) -> Any:
-    """Unpickle a joblib file with allowed names only; `mapped` maps the weights."""
+    """Unpickle a joblib file that uses only allowed names."""
     # Not a sandbox: allowed objects are made as the file says, and scikit-learn's compiled classes
     # trust their arrays.
     if tuple(map(int, joblib.__version__.split(".")[:2])) < (1, 6):
@@ -268,7 +267,7 @@ def unpickle_allowed(path: Path, trusted: Collection[str] = (), *, mapped: bool 
 
 @dataclass(frozen=True, repr=False)
 class _Function:
-    """Stands for one of `FUNCTIONS` until it is called, useless as a value."""
+    """Stands for one of `FUNCTIONS` until it is called."""
 
     name: str
     value: Any
@@ -305,7 +304,6 @@ class _AllowedUnpickler(NumpyUnpickler):
         self._refuse(f"it uses the extension code {code} of copyreg, which no saved pipeline does")
 
     def _check_callable(self, called: Any) -> str:
-        """Return the name of a callable that may make objects."""
         name = self._named.get(id(called))
         if name is None or (name in NAMED and name not in self._trusted):
             self._refuse(f"it calls {name or repr(called)}, which no saved pipeline does")
@@ -370,7 +368,7 @@ class _AllowedUnpickler(NumpyUnpickler):
         PythonUnpickler.load_setitem(self)
 
     def _check_keys(self, keys: Iterable[Any]) -> None:
-        """Raise for attributes that make numpy read an object as an array at any address."""
+        """Raise for attributes that numpy reads as pointers."""
         if any(isinstance(key, str) and key.startswith("__array_") for key in keys):
             self._refuse("it gives an object the attributes of an array")
 
@@ -385,7 +383,6 @@ class _AllowedUnpickler(NumpyUnpickler):
             self._refuse("it hides Python objects in the type of an array")
 
     def _array(self, wrapper: Any) -> np.ndarray:
-        """Read or map an array's data."""
         # with all checks of this class; joblib's inner unpickler would only have find_class
         if wrapper.dtype.hasobject:
             array = _AllowedUnpickler(
@@ -459,7 +456,7 @@ def _outline_of_call(call: Made, depth: int) -> dict[str, Any]:
 
 
 def _object_array(value: Any) -> Any:
-    """Return the items of an object array, the last part of its state in numpy."""
+    """Return the items of an object array."""
     state = value.state if isinstance(value, Made) else None
     if isinstance(state, tuple) and len(state) == 5 and isinstance(state[4], list):
         return [outline_of(item, DEEPEST - 3) for item in state[4][:_MOST_ITEMS]]
@@ -467,7 +464,6 @@ def _object_array(value: Any) -> Any:
 
 
 def _cut(value: Any) -> str:
-    """Return a value as text of at most `_LONGEST_TEXT` characters."""
     text = value if isinstance(value, str) else repr(value)
     if len(text) <= _LONGEST_TEXT:
         return text

@@ -41,7 +41,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def refuse_newer_state(name: str, made_with: Mapping[str, Any], known: int) -> None:
-    """Raise for a saved state that is too new for this version of the class."""
+    """Raise for a saved state that is too new."""
     if made_with["state_version"] > known:
         raise CheckpointError(
             f"This {name} was saved by version {made_with['pipeline']} of pipeline, in state "
@@ -70,7 +70,7 @@ def _compared(package: str, version: str) -> list[str]:
 
 
 def parts_of(value: Any) -> Iterator[Any]:
-    """Yield an object and everything in its estimators, dicts and lists, each once."""
+    """Yield an object and everything inside, each once."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:
@@ -145,7 +145,7 @@ def _describe_vectorizer(vectorizer: Any) -> dict[str, Any]:
 
 
 def plain(value: Any, where: str) -> Any:
-    """Convert a value to JSON types, NaN and infinities to None; errors name `where`."""
+    """Convert a value to JSON types; errors name `where`."""
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
@@ -170,7 +170,7 @@ _OPTIONAL = {"n_training_texts", "scores", "columns", "replaces"}
 
 @dataclass(frozen=True)
 class Manifest:
-    """Facts about a saved file, readable without opening it; see docs/artifact-format.md."""
+    """Facts about a saved file (docs/artifact-format.md)."""
 
     file: str  # name without folders
     format: str  # "joblib" or "skops"
@@ -231,7 +231,7 @@ class Manifest:
         return cls(**values)
 
     def matching(self, size: int, sha256: str | None) -> Self | None:
-        """Return the manifest of this file: this one, the one it replaces, or None."""
+        """Return the manifest for this size and hash, or None."""
         if self.size == size and sha256 in (None, self.sha256):
             return self
         if self.replaces is None:
@@ -261,7 +261,7 @@ def manifest_place(place: Path | str) -> Path | str:
 
 
 def put_in_place(written: Path, place: Path | str, manifest: Manifest) -> None:
-    """Rename or upload a written file with its manifest; readers always find a pair.
+    """Move a written file and its manifest into place together.
 
     Writes a manifest that knows both the new and the old file, then the file, then the final
     manifest.
@@ -287,7 +287,7 @@ def put_scores(place: Path | str, scores: dict[str, Any]) -> None:
 
 
 def columns_of(place: Path | str) -> dict[str, str]:
-    """Return the text and label columns that a saved file was trained on."""
+    """Return the training columns of a saved file."""
     try:
         manifest = _read_alone(place)
     except (OSError, ArtifactError):  # opening the file will say so
@@ -296,13 +296,12 @@ def columns_of(place: Path | str) -> dict[str, str]:
 
 
 def _read_alone(place: Path | str) -> Manifest | None:
-    """Read the manifest without fetching its file."""
     with fetched(manifest_place(place)) as path:
         return Manifest.read(path.with_suffix(""))
 
 
 def _before(place: Path | str) -> Manifest | None:
-    """Return the manifest of the file to be replaced, made from its bytes if missing."""
+    """Return the manifest of the file to be replaced."""
     try:
         size = file_size(str(place))
     except FileNotFoundError:
@@ -325,7 +324,7 @@ def _write(place: Path | str, manifest: Manifest) -> None:
 
 @contextlib.contextmanager
 def _turn(place: Path | str) -> Iterator[None]:
-    """Wait until no other process writes a file into a folder; a store has no locks."""
+    """Wait until no other process writes a file into a folder."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -49,7 +49,7 @@ _ATTEMPTS = 100  # to find a file with its manifest while others save
 def open_file(
     place: Path | str, *, hashed: bool, sha256: str | None, trusted: frozenset[str]
 ) -> tuple[Any, Manifest | None]:
-    """Open a saved file with its matching manifest, both from the same moment."""
+    """Open a saved file with its matching manifest."""
     for _ in range(_ATTEMPTS):
         before = _moment(place)
         try:
@@ -118,7 +118,6 @@ def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> An
 
 
 def _problem(path: Path, error: Exception) -> str:
-    """Explain why unpickling a file failed."""
     if isinstance(error, CheckpointError):
         return f"{path}: {error}"
     if isinstance(error, ModuleNotFoundError):

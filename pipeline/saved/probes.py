@@ -80,7 +80,7 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
 
 
 def _margin(answer: np.ndarray) -> float:
-    """Return the margin of the best number over the next, or of a single one over 0."""
+    """Return the margin of the best number over the next."""
     best = np.sort(np.atleast_1d(answer))[-2:]
     return float(abs(best[-1] - best[0]) if len(best) > 1 else abs(best[0]))
 
@@ -94,7 +94,7 @@ def _ask(pipeline: Any, method: str, rows: Any) -> np.ndarray:
 
 
 def _plain(answer: np.ndarray) -> list[Any]:
-    """Return an answer for the manifest, with NaN as null and infinities as words."""
+    """Return an answer in JSON types."""
     if answer.dtype.kind in "MmS":  # dates and bytes
         answer = answer.astype(str)
     if answer.dtype.kind in "fO":

@@ -59,7 +59,7 @@ def skops_refused(path: Path) -> list[str] | None:
 
 
 def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]:
-    """Return the names that are not allowed; skops calls all others with any arguments."""
+    """Return the names that are not allowed, which skops would call."""
     calls = FUNCTIONS.difference(trusted)
     return [name for name in names if name in calls or not is_allowed(name, trusted)]
 
@@ -69,7 +69,7 @@ def _is_frozen(part: Any) -> bool:
 
 
 def _without_states(path: Path) -> Path | BinaryIO:
-    """Return a file with distributions that have no state, which scipy would execute."""
+    """Return a file without states of distributions, which scipy would execute."""
     schema = skops_schema(path)
     if DISTRIBUTIONS.isdisjoint(skops_names(schema)):
         return path

@@ -188,7 +188,7 @@ class DaskExecutor:
             self._busy.clear()
 
     def _present(self) -> list[str]:
-        """Return the workers with the resources, or raise if there were none for long."""
+        """Return the workers with the resources, or raise after a while."""
         address = self._client.scheduler.address
         try:
             if self._client.status != "running":
@@ -216,7 +216,6 @@ class DaskExecutor:
         )
 
     def _lost(self, present: list[str]) -> Iterator[tuple[Shard, Died]]:
-        """Yield the shards of lost workers."""
         for worker in set(self._busy).difference(present):
             future, shard = self._busy.pop(worker)
             future.cancel(force=True)
@@ -224,7 +223,7 @@ class DaskExecutor:
                 yield shard, Died(_LOST)
 
     def _hand_out(self, present: list[str], function: Function, shards: Iterator[Shard]) -> bool:
-        """Give every free worker a shard, and return whether there may be more."""
+        """Give free workers a shard, and return whether more may follow."""
         for worker in present:
             if worker in self._busy:
                 continue
@@ -253,7 +252,7 @@ class DaskExecutor:
         future.add_done_callback(lambda done: self._done.put((worker, done.key)))
 
     def _finished(self) -> list[tuple[Shard, Outcome | Died]]:
-        """Wait a moment for a task, and return its result if it is a shard's."""
+        """Wait for a task, and return its result if for a shard."""
         try:
             worker, key = self._done.get(timeout=_LOOK_AROUND)
         except queue.Empty:
@@ -270,7 +269,6 @@ class DaskExecutor:
         return []
 
     def _result(self, worker: str, future: Any) -> Any:
-        """Return the result of a finished task, or `Died` if its worker was lost."""
         from distributed import CancelledError, KilledWorker
 
         try:

@@ -102,7 +102,7 @@ def _alone(executor: Executor, function: Function, shard: Shard) -> Outcome | Di
 
 
 def _killers(executor: Executor, attempt: Function, shard: Shard) -> Iterator[tuple[int, str]]:
-    """Yield the rows of the table that kill a process on their own."""
+    """Yield the rows that kill a process on their own."""
     suspects = [shard]
     n_killers = 0
     while suspects and n_killers <= _MOST_KILLERS:
@@ -161,7 +161,6 @@ class Run:
         return self._folder.finish(self._plan, columns, hashes, self._n_rows)
 
     def _shards(self) -> Iterator[Shard]:
-        """Read the source and write the unfinished shards."""
         mark = self._job.on_bad_row == "null"
         index = 0
         for rows in self._source.rows(self._plan.shard_rows, mark=mark):

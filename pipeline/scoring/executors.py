@@ -22,7 +22,7 @@ Function = Callable[[Shard], Outcome]
 
 
 class Executor(Protocol):
-    """Runs a function on shards. A context manager; `run` may be called repeatedly.
+    """Runs a function on shards, any number of times.
 
     The contract, tested in tests/test_executors.py for every executor:
 
@@ -57,7 +57,7 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """Runs every shard in this process, in order. A row that kills, kills the driver."""
+    """Runs every shard in this process, where a killing row ends the run."""
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
@@ -81,7 +81,7 @@ _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_N
 
 
 class _Worker:
-    """A pool of one process, so that the shard of a broken pool is known."""
+    """A pool of one process, which had exactly one shard if it breaks."""
 
     def __init__(self, threads: int) -> None:
         self._pool = loky.ProcessPoolExecutor(
@@ -99,7 +99,7 @@ class _Worker:
         return result
 
     def died(self, error: Exception) -> Died:
-        """Return the death that broke the pool; raise if the process never started."""
+        """Return the death that broke the pool."""
         code = re.search(r"exit codes of the workers are {(.*)}", str(error))
         reason = f"ended with {code[1] if code else error}"
         if self._started.exception() is not None and "SIGKILL" not in reason:
@@ -116,8 +116,6 @@ class _Worker:
 
 
 def _prepare_worker(driver: int) -> None:
-    """Prepare a new worker process of the driver with this id."""
-
     def end_with_driver() -> None:
         while os.getppid() == driver:
             time.sleep(0.5)
@@ -199,7 +197,7 @@ class ProcessExecutor:
 
 
 class BySizeExecutor(ProcessExecutor):
-    """Starts worker processes only for more than one shard, because that takes seconds."""
+    """Starts worker processes only for more than one shard."""
 
     _serial: bool | None = None  # decided by the first run
 

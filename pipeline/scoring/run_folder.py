@@ -39,7 +39,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
-        """Read the stamp of a part, None unless the file is complete and ours."""
+        """Read the stamp of a part, None if incomplete or foreign."""
         try:
             metadata = pq.read_metadata(path)
             stamp = cls(**json.loads(metadata.metadata[STAMP]))
@@ -54,7 +54,7 @@ def part_name(index: int) -> str:
 
 
 def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
-    """Write a part durably and return its sha256; equal rows give equal bytes."""
+    """Write a part durably and reproducibly, and return its sha256."""
     sink = pa.BufferOutputStream()
     # with checksums, readers notice a flipped bit instead of reading it as a probability
     with pq.ParquetWriter(sink, table.schema, write_page_checksum=True) as writer:
@@ -150,7 +150,6 @@ class Plan:
 
 
 def _source_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Describe the first difference of two sources."""
     then_files, files = before.get("files", []), now.get("files", [])
     if before.get("kind") != now.get("kind"):
         return f"({before.get('kind')}, now {now.get('kind')})"
@@ -170,7 +169,7 @@ def _options(source: dict[str, Any]) -> str:
 
 
 class RunFolder:
-    """A folder of parts, with plan, lock and shards of its run in ``_run``."""
+    """A folder of parts, with its run in ``_run``."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path))
@@ -239,7 +238,7 @@ class RunFolder:
         (self.path / MANIFEST).unlink(missing_ok=True)
 
     def complete(self, plan: Plan) -> dict[str, Any] | None:
-        """Return the manifest if the run is finished and intact, after clean-up, or None."""
+        """Return the manifest of a finished run, or None."""
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             if not (self.path / SUCCESS).is_file() or manifest["plan"] != plan.sha256:
@@ -308,7 +307,7 @@ _NULLABLE = {
 
 
 class Target:
-    """A folder of parts, or a single file with its parts in ``<out>.parts`` beside it."""
+    """A folder of parts, or a single file made from them."""
 
     def __init__(
         self,
@@ -345,7 +344,7 @@ class Target:
         self.folder.check_ours()
 
     def join_parts(self, n_parts: int, schema: pa.Schema) -> None:
-        """Join the parts to the single file atomically, with one part in memory."""
+        """Join the parts to the single file atomically."""
         assert self.file is not None
         with temporary_for(self.file) as temporary:
             if self.file.suffix in PARQUET_SUFFIXES:
@@ -387,7 +386,6 @@ class Target:
 
 
 def _check_folder(path: Path, sources: Sequence[str]) -> None:
-    """Raise if a folder cannot be written or holds the input."""
     if path.exists() and not path.is_dir():
         raise FileExistsError(
             f"{path} is a file; name a folder, or a file with the ending .csv, .parquet, .pq or "

@@ -69,7 +69,6 @@ def choose_executor(
 
 
 def _is_cluster(executor: Any) -> bool:
-    """Recognise the address of a Dask scheduler, or a client."""
     if isinstance(executor, str):
         return "://" in executor
     is_distributed = type(executor).__module__.partition(".")[0] == "distributed"
@@ -145,7 +144,7 @@ def score_table(
     trusted: str | Iterable[str] = (),
     progress: bool | None = None,
 ) -> ScoredTable:
-    """Score a table of any size with a saved pipeline, every row exactly once.
+    """Score a table of any size, every row exactly once.
 
     The table is read once, ``shard_rows`` rows at a time. Each shard becomes a part that is written
     completely or not at all and names its shard, model and run. After a crash the same call resumes
@@ -306,7 +305,6 @@ def score_table(
 def _open_model(
     path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...]
 ) -> tuple[str, str, Any]:
-    """Open and check the model, and return path, sha256 and model."""
     place = where(path)
     if sha256 is None:
         with fetched(place) as file:  # if it is not a file, load_pipeline says what it is
@@ -318,7 +316,7 @@ def _open_model(
 def _try_first(
     fitted: Any, source: Source, columns: dict[str, Kind] | None, text: str
 ) -> tuple[pa.Table, bool, str]:
-    """Return a row that suits the model, if it gives several labels, and its number type."""
+    """Return a row that the model takes, and the form of its answers."""
     # the output columns must be known before there is any output
     first = None
     if columns is not None and len(columns) > 1:

@@ -274,7 +274,6 @@ def _read(job: Job, shard: Shard) -> pa.Table:
 def _score(
     job: Job, shard: Shard, table: pa.Table, fitted: Pipeline
 ) -> tuple[Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
-    """Return answers of good rows, reasons of bad ones by position, and warnings."""
     cells = table.column(job.text).to_pylist()
     bad = {
         row - shard.first_row: reason
@@ -323,7 +322,7 @@ def model_input(
     rows: Sequence[int] = (0,),
     first_row: int = 0,
 ) -> Any:
-    """Return some rows as the model takes them, a Series of texts or a DataFrame."""
+    """Return some rows as the model takes them."""
     names = [text, *(name for name in columns or () if len(columns or ()) > 1 and name != text)]
     taken = table.select(names).take(pa.array(rows, pa.int64()))
     frame = taken.to_pandas(ignore_metadata=True)
@@ -336,7 +335,7 @@ def model_input(
 def _without_misfits(
     answers: Answers, kinds: Sequence[pa.DataType]
 ) -> tuple[Answers, dict[int, str]]:
-    """Set aside labels that are not a class and do not fit the column type."""
+    """Set aside labels that do not fit the column type."""
     misfits = {}
     for labels, kind in zip(_by_output(answers.labels), kinds, strict=False):
         for place, label in enumerate(labels.tolist()):
@@ -356,7 +355,6 @@ def empty_cells(cells: Sequence[Any]) -> set[int]:
 
 
 def _takes_missing(fitted: Pipeline) -> bool:
-    """Return whether the pipeline reads missing texts as empty ones."""
     return any(
         name.endswith("__missing") and value == "empty"
         for name, value in fitted.get_params().items()
@@ -365,7 +363,6 @@ def _takes_missing(fitted: Pipeline) -> bool:
 
 @contextlib.contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Limit the threads of BLAS, OpenMP and torch."""
     torch = sys.modules.get("torch")  # not needed by a pipeline without BERT
     with threadpool_limits(n):
         if torch is None:

@@ -66,7 +66,7 @@ class Source(Protocol):
         ...
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read ``n_rows`` rows at a time; mark malformed rows or raise."""
+        """Read ``n_rows`` rows at a time, marking malformed ones or raising."""
         ...
 
     def expected_rows(self, n_read: int) -> int | None:
@@ -243,7 +243,7 @@ class CsvSource(_Files):
 
 
 class JsonSource(CsvSource):
-    """JSON-lines files; a column has one type in all of them, or is text."""
+    """JSON-lines files with one type per column, or text."""
 
     _kind = "json lines"
 
@@ -346,7 +346,7 @@ class ParquetSource(_Files):
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """Open a Parquet file here or at an address, and name it in errors."""
+    """Open a Parquet file, and name it in errors."""
     try:
         with (
             open_binary(path) as file,
@@ -360,7 +360,7 @@ def _opened(path: str) -> Iterator[Any]:
 
 
 class FrameSource:
-    """A pandas DataFrame; named index levels become columns, others are dropped."""
+    """A pandas DataFrame, with named index levels as columns."""
 
     name = "the DataFrame"
 
@@ -529,7 +529,6 @@ def _list_address(path: str) -> list[str]:
 
 
 def _is_hidden(parts: Sequence[str]) -> bool:
-    """Recognise names that pyarrow, Spark and Dask skip."""
     return any(part.startswith((".", "_")) for part in parts)
 
 
