@@ -64,7 +64,7 @@ def features_before_last_step(model: Any, X: Any) -> Any:
 def answer_features(model: Any, features: Any, *, need_probability: bool = True) -> Answers:
     """Return the answers for the result of `features_before_last_step`."""
     check_classifier(model, need_probability=need_probability)
-    last = model[-1] if type(model) is Pipeline else model  # subclasses may predict differently
+    last = model[-1] if type(model) is Pipeline else model
     if hasattr(last, "predict_both"):  # would encode the texts twice otherwise
         return Answers(*last.predict_both(features))
     labels, n_classes = last.predict(features), len(model.classes_)
@@ -75,7 +75,7 @@ def answer_features(model: Any, features: Any, *, need_probability: bool = True)
         probability = np.full((len(labels), n_classes), np.nan)
         if hasattr(last, "decision_function"):
             decision = np.asarray(last.decision_function(features))
-            if decision.shape[1:] != (() if n_classes == 2 else (n_classes,)):  # one against one
+            if decision.shape[1:] != (() if n_classes == 2 else (n_classes,)):
                 decision = None
     if (
         issparse(labels)
@@ -127,7 +127,7 @@ def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray
     by_value = {label: place for place, label in enumerate(classes)}
     by_text = {str(label): place for place, label in enumerate(classes)}
     by_number: dict[Any, int | None] = {}
-    for i, label in enumerate(classes):  # None if two classes are the same number
+    for i, label in enumerate(classes):
         number = _number(label)
         by_number[number] = None if number in by_number else i
     others: list[Any] = []
@@ -186,9 +186,6 @@ def warn_of_other_labels(
             LabelWarning,
             stacklevel=stacklevel,
         )
-
-
-# ---- several labels per text
 
 
 def outputs_of(model: Any) -> list[tuple[str, list[Any]]]:

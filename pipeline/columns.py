@@ -47,7 +47,7 @@ def reads_columns(estimator: Any) -> bool:
     while True:
         if isinstance(estimator, Pipeline):
             estimator = estimator.steps[0][1]
-        elif hasattr(estimator, "estimator"):  # a search or another meta-estimator
+        elif hasattr(estimator, "estimator"):
             estimator = estimator.estimator
         elif hasattr(estimator, "estimators"):
             estimator = estimator.estimators[0][1]

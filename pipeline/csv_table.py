@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Self
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _LONGEST_CELL = 1 << 27  # characters: limits the memory of an unclosed quote
-_PIECE = 1 << 20  # bytes
-_LINES = 1024  # read at a time to collect names
+_PIECE = 1 << 20
+_LINES = 1024
 # first bytes of other formats that are often called .csv: kind and right ending
 _MAGIC = (
     (rb"\x1f\x8b", "compressed by gzip", ".gz"),
@@ -35,7 +35,6 @@ _MAGIC = (
     (rb"\x89HDF|SQLite |ORC|Obj\x01", "a database or a table of another format", ""),
 )
 JSON_LINES = (".jsonl", ".ndjson")
-# characters that are hard to type in a shell
 _SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 
 
@@ -96,7 +95,6 @@ class CsvTable:
         with self._files, self._named_faults():
             self._raw = self._files.enter_context(self._open_file(self.path))
             self._begin(self._files.enter_context(self._unpacked()))
-            # first of all, because no row is well-formed with a wrong sep
             check_names(self.header, self._columns, self.path)
             self._files = self._files.pop_all()
         return self
@@ -233,7 +231,7 @@ class CsvTable:
                 except UnicodeDecodeError as error:
                     byte = error.object[error.start]
                     return f"byte {at - begun + error.start} is 0x{byte:02x} ({error.reason})"
-                except UnicodeError:  # not the fault of a single byte
+                except UnicodeError:
                     return None
                 if not piece:
                     return None

@@ -31,7 +31,6 @@ from pipeline.texts import class_numbers, group_numbers, labels_of_texts, text_g
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _HERE = Path(__file__).resolve().parent
-# in an installation, in a checkout
 _REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")
 _TEST_SHARE = 0.2
 

@@ -60,7 +60,7 @@ class TokenPart:
     X: Any
     texts: list[str]
     weights: np.ndarray
-    mean: np.ndarray | None  # of the training texts, (n_outputs,)
+    mean: np.ndarray | None
 
 
 @dataclass
@@ -70,7 +70,7 @@ class NgramPart:
     name: str
     vectorizer: Any
     texts: list[str]
-    features: Any  # (n_texts, n_features), sparse
+    features: Any
     weights: np.ndarray
 
 
@@ -180,7 +180,6 @@ class DecisionSum:
                 "passthrough=False and stack_method='decision_function'. Use method='occlusion'."
             )
         weights = self._before("final_estimator", model.final_estimator_, weights, decides=True)
-        # one decision for two classes, otherwise one per class
         width = len(weights) // len(names)
         for i, (key, part) in enumerate(zip(names, model.estimators_, strict=True)):
             self.add(part, X, weights[i * width : (i + 1) * width], _joined(name, key))
@@ -345,7 +344,7 @@ def _times(table: Any, weights: np.ndarray) -> np.ndarray:
 def _width(part: Any, X: Any) -> int:
     try:
         return len(part.get_feature_names_out())
-    except (AttributeError, ValueError):  # for example with hashing
+    except (AttributeError, ValueError):
         return int(part.transform(rows_of(X, [0])).shape[1])
 
 

@@ -42,8 +42,8 @@ class Counted(NamedTuple):
     """Token counts of the texts of a call."""
 
     truncation: dict[str, Any]
-    n_tokens: np.ndarray  # of each text, (n_texts,), int64
-    n_unknown: np.ndarray  # how many are not in the vocabulary, (n_texts,), int64
+    n_tokens: np.ndarray
+    n_unknown: np.ndarray
 
 
 class CacheInfo(NamedTuple):
@@ -67,7 +67,7 @@ class CacheInfo(NamedTuple):
 
 
 _memory = MemoryStore()
-_told_of: set[int] = set()  # sizes of the memory cache that were too small
+_told_of: set[int] = set()
 _counts: Counter[str] = Counter()
 _counts_lock = ForkSafeLock()
 
@@ -179,7 +179,6 @@ def encode(
     vectors = np.empty(
         (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
-    # tokens, tokens lost, windows, unknown tokens
     counts = np.zeros((4, len(distinct)), dtype=np.int64)
     # without a store, one layer is held instead of all: longer chunks fill large batches
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
@@ -240,7 +239,7 @@ def _in_texts(
 
 def _tokenized_ahead(bert: FrozenBert, chunks: list[list[str]]) -> Iterator[TokenizedTexts]:
     tokenize = bert.tokenizer
-    if len(chunks) < 2:  # no thread for a single text
+    if len(chunks) < 2:
         yield from map(tokenize, chunks)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as ahead:  # tokenizers frees the GIL
@@ -259,7 +258,7 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     # over them finds everything
     every_layer = replace(bert, layers=tuple(range(bert.deepest_layer + 1)))
     poolings = (*bert.poolings, *(p for p in _FREE_POOLINGS if p not in bert.poolings))
-    per_pooling = n_texts * len(every_layer.layers) * bert.hidden_size * 4  # bytes
+    per_pooling = n_texts * len(every_layer.layers) * bert.hidden_size * 4
     if store.free_bytes() >= per_pooling * len(poolings):
         return replace(every_layer, poolings=poolings)
     # a batch too large for the memory cache would push itself out again

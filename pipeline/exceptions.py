@@ -1,7 +1,5 @@
 """Errors and warnings of the package."""
 
-# ---- models and texts
-
 
 class CheckpointError(ValueError):
     """A model could not be found, read or verified."""
@@ -47,9 +45,6 @@ class CacheWarning(UserWarning):
     """The embedding cache could not be used, without effect on results."""
 
 
-# ---- classifiers
-
-
 class ExplanationError(ValueError):
     """A pipeline cannot be explained by the requested method."""
 
@@ -62,18 +57,12 @@ class TrainingDivergedError(ValueError):
     """The training loss became infinite or NaN."""
 
 
-# ---- saved pipelines
-
-
 class ArtifactError(ValueError):
     """A saved pipeline is damaged, refused, too new or changed."""
 
 
 class ArtifactWarning(UserWarning):
     """A saved pipeline was written or opened with reservations."""
-
-
-# ---- scoring and storage
 
 
 class BadRowError(ValueError):

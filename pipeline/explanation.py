@@ -378,9 +378,6 @@ def _columns_of(model: Any) -> Any:
         raise ExplanationError(str(error)) from None
 
 
-# ---- exact
-
-
 def _exact(
     model: Any,
     X: Any,
@@ -445,9 +442,6 @@ def _rows_of_texts(
     return of_texts
 
 
-# ---- occlusion
-
-
 def _occlusion(
     model: Any,
     vectorizer: BertVectorizer | None,
@@ -470,7 +464,7 @@ def _occlusion(
         decisions, classes, are_probabilities = _decide(model, variants_of_texts)
     except ExplanationError:
         raise
-    except Exception as error:  # for example neighbours within a radius
+    except Exception as error:
         raise ExplanationError(
             f"The model fails on texts without one of their words: {error}"
         ) from error
@@ -515,9 +509,6 @@ def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any], bool]:
         )
     probability = np.asarray(model.predict_proba(X), dtype=np.float64)
     return probability[:, 1:] if len(classes) == 2 else probability, classes, True
-
-
-# ---- both
 
 
 def _finish(

@@ -33,9 +33,6 @@ def program() -> str:
     return f"python {here.name}"
 
 
-# ---- where a path points
-
-
 def is_path(value: Any) -> bool:
     """Return whether a value is a str or a path object."""
     return isinstance(value, str | os.PathLike) or hasattr(value, "protocol")
@@ -80,9 +77,6 @@ def with_ending(place: Path | str, ending: str) -> Path | str:
     return place.removesuffix(PurePath(place).suffix) + ending
 
 
-# ---- stores
-
-
 def connect(address: str) -> tuple[Any, str]:
     """Return the file system of an address and the path in it."""
     import fsspec
@@ -90,7 +84,7 @@ def connect(address: str) -> tuple[Any, str]:
     try:
         system, inner = fsspec.core.url_to_fs(address)
         system.invalidate_cache()  # see what others wrote in the meantime
-    except ImportError as error:  # names the package
+    except ImportError as error:
         raise ImportError(f"{address} cannot be opened: {error}.") from error
     except ValueError as error:
         raise ValueError(f"{address} is not an address that fsspec knows: {error}.") from error
@@ -164,9 +158,6 @@ def check_writable(place: Path | str) -> None:
         system.rm_file(probe)
 
 
-# ---- reading
-
-
 @contextlib.contextmanager
 def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
     """Yield the local file, or a temporary copy of an address."""
@@ -193,7 +184,7 @@ def _copy(address: str, path: Path) -> None:
             try:
                 system.get_file(inner, str(path))
             except FileNotFoundError:
-                path.unlink(missing_ok=True)  # the download may have begun
+                path.unlink(missing_ok=True)
                 is_folder = system.isdir(inner)
         if is_folder:
             path.mkdir(exist_ok=True)
@@ -240,9 +231,6 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ---- writing
 
 
 @contextlib.contextmanager
@@ -301,7 +289,7 @@ def lock(handle: int) -> bool | None:
     """Try to lock an open file: False if taken, None if unsupported."""
     try:
         import fcntl
-    except ImportError:  # Windows
+    except ImportError:
         import msvcrt
 
         try:

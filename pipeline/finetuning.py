@@ -237,8 +237,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         self.local_files_only = local_files_only
         self.progress = progress
 
-    # ---- fit and predict
-
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any) -> Self:
         """Train the model on texts and their labels.
@@ -278,7 +276,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         plan = bert.plan(texts)
         report = plan.truncation_report()
         self._warn_of(plan, report, bert.max_length)
-        # one sequence per text: there are no windows here
         ids = [plan.tokenized.input_ids[row] for row in plan.row_of]
         trained = train(
             bert.checkpoint,
@@ -377,8 +374,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         vectors = bert.embed(plan)[:, 0, 0].astype(np.float64)  # (n_texts, hidden_size)
         return np.asarray(vectors @ weight.T + bias)
 
-    # ---- the parts
-
     def _check_y(self, y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
         if n_texts == 0:
             raise ValueError(
@@ -393,7 +388,7 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         return class_numbers(y, n_texts)
 
     def _find_model(self) -> FrozenBert:
-        choose_device(self.device)  # reject a wrong device before loading anything
+        choose_device(self.device)
         checkpoint = resolve(
             str(self.model), revision=self.revision, local_files_only=self.local_files_only
         )
@@ -438,8 +433,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         unknown, n_tokens = plan.tokenized.n_unknown, plan.tokenized.n_tokens
         rows, name = plan.row_of, str(self.model)
         warn_unknown(texts, unknown[rows], n_tokens[rows], name, at_least=at_least)
-
-    # ---- scikit-learn's hooks
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

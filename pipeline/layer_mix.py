@@ -120,15 +120,13 @@ class MixObjective:
         weights = softmax(layer_logits)
         factors = weights * np.exp(log_scale) / self.unit  # (n_layers,)
         penalty = 1 / (self.C * n_texts)
-        shares = weights * (
-            self.products @ weights
-        )  # by the layers in the squared length, before the scale
+        shares = weights * (self.products @ weights)
         log_length = log_scale[0] + np.log(shares.sum()) / 2
 
         coefficients = np.einsum("l,phc->plhc", factors, head).reshape(-1, n_logits)
         logits = self.rows @ coefficients.astype(self.rows.dtype) + (
             bias - self.means @ coefficients
-        )  # (n_texts, n_logits)
+        )
         log_likelihood = log_softmax(logits @ self.contrast, axis=1)  # (n_texts, n_classes)
         value = (
             -log_likelihood[np.arange(n_texts), self.codes].mean()

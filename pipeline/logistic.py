@@ -85,7 +85,6 @@ class TunedLogisticRegression(LogisticRegression):
         max_iter: int = 2000,
         random_state: int | None = 0,
     ) -> None:
-        # not LogisticRegression's own parameters: C and others have no meaning here
         self.Cs = Cs
         self.cv = cv
         self.class_weight = class_weight
@@ -207,7 +206,6 @@ class TiedLogisticRegression(LogisticRegression):
     solver = SOLVER["solver"]  # read by LogisticRegression
 
     def __init__(self, *, C: float = 1.0, class_weight: Any = None, max_iter: int = 2000) -> None:
-        # not LogisticRegression's own parameters: most have no meaning here
         self.C = C
         self.class_weight = class_weight
         self.max_iter = max_iter

@@ -94,7 +94,6 @@ def ngrams_of(vectorizer: Any, text: str) -> list[Ngram]:
         units = [(f" {m[0]} ", m.start() - 1) for m in re.finditer(r"\S+", line)]
         for unit, start in units if padded else [(line, 0)]:
             for n in range(low, high + 1):
-                # a word shorter than n is an n-gram too
                 for i in range(max(len(unit) - n + 1, int(padded))):
                     found.append((unit[i : i + n], [(start + i, start + i + n)]))
                 if n >= len(unit):

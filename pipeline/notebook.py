@@ -197,7 +197,7 @@ def coloured_pieces(
         at = word["end"]
     return {
         "pieces": pieces,
-        "before": start,  # characters left out
+        "before": start,
         "after": len(text) - end,
         "strongest": strongest(inside, 8),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.forks import ForkSafeLock
 
-_REDRAWN = 0.1  # seconds
+_REDRAWN = 0.1
 _TICKS = 0.5  # after which a terminal shows the elapsed time
 LINE_SECONDS = 30.0  # between two lines without a terminal
 
@@ -29,8 +29,8 @@ class _Bar:
         self._told: Any = None
         self._at = 0.0
         self._over: threading.Event | None = None
-        self._output: Any = None  # of the cell
-        self._width = 0  # of what stands on the line
+        self._output: Any = None
+        self._width = 0
 
     def follow(self, part: "Part") -> None:
         with self.lock:
@@ -76,7 +76,7 @@ class _Bar:
             part.done,
             part.total,
             time.time() - part.began,
-            ncols=_columns() if self._drawn else 0,  # 0: only numbers
+            ncols=_columns() if self._drawn else 0,
             prefix=f"{part.what}: ",
             ascii="utf" not in str(sys.stderr.encoding).lower(),
             unit=part.unit,
@@ -121,7 +121,7 @@ class Part:
         self.done, self.known = 0, 0
         self.total: int | None = None
         self.began = 0.0
-        self.note: str | None = None  # after the numbers
+        self.note: str | None = None
         self.whole = False  # if True, its own parts are not shown
 
     def show(

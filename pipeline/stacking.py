@@ -80,7 +80,6 @@ class TextStackingClassifier(StackingClassifier):
                 return_index=True,
                 return_inverse=True,
             )
-            # shuffled, sorted by class, and dealt like cards
             order = np.random.default_rng(0).permutation(first)
             order = order[np.argsort(numbers[order], kind="stable")]
             fold_of = np.empty(len(texts), dtype=np.int64)
@@ -169,7 +168,7 @@ def _with_every_class(train: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 def _portable(part: Any) -> Any:
     if not isinstance(part, BaseEstimator):
-        return part  # "drop"
+        return part
     portable = clone(part)
     for name, value in part.get_params().items():
         if name.endswith("__cache") and value is not None:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from pipeline.readable import shortened
 
-# score -> heading and explanation
 SCORES = {
     "accuracy": ("Accuracy", "share of the texts that are classified correctly"),
     "balanced_accuracy": (
@@ -35,7 +34,6 @@ _FIRST = (
     *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
     *("log_loss", "calibration_error", "hamming_loss"),
 )
-# columns of a comparison -> header and format
 _COMPARED = {
     "accuracy": (SCORES["accuracy"][0], "{:.3f}"),
     "difference": ("Difference to TF-IDF (95 %)", "{:+.3f}"),
@@ -46,7 +44,7 @@ _COMPARED = {
     "artifact_mb": ("File, MB", "{:,.1f}"),
 }
 _MOST_CELLS = 400  # of a confusion matrix that is shown as a table
-MOST_SHOWN = 12  # classes whose scores are not folded
+MOST_SHOWN = 12
 
 
 class Table(NamedTuple):
@@ -57,7 +55,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
     text_columns: Sequence[int] = ()  # left-aligned, like the first; numbers align right
     shown: int | None = None  # number of rows that are not folded
-    best: Sequence[int] = ()  # highlighted rows
+    best: Sequence[int] = ()
 
     @property
     def rest(self) -> "Table | None":
@@ -167,7 +165,7 @@ def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _compared(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
-    if name == "difference" and row.get("verdict") == "baseline":  # to itself
+    if name == "difference" and row.get("verdict") == "baseline":
         return "-"
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "-" if value is None else str(value)

@@ -27,7 +27,7 @@ _OTHER_MODEL = (
     "'intfloat/multilingual-e5-small' (docs/models.md)"
 )
 
-_WARNED: deque[Any] = deque(maxlen=1000)  # searches that have warned of truncation
+_WARNED: deque[Any] = deque(maxlen=1000)
 _fit: ContextVar[Any] = ContextVar("fit", default=None)  # stands for a search in `warned_once`
 
 
@@ -92,7 +92,7 @@ def unknown_report(
     return {
         "n_texts": len(n_tokens),
         "texts_with_unknown": int((n_unknown > 0).sum()),
-        "n_tokens": total,  # of the whole texts, with [CLS] and [SEP]
+        "n_tokens": total,
         "tokens_unknown": unknown,
         "share_unknown": unknown / total if total else 0.0,
         "n_words": words,

@@ -313,7 +313,7 @@ def canonical(text: Any) -> str:
 def text_groups(texts: Iterable[Any], groups: np.ndarray | None = None) -> np.ndarray | None:
     """Join equal texts and groups, (n_texts,), None if all are separate."""
     keys = _numbered(map(canonical, texts))
-    if groups is not None:  # texts and groups as nodes of a graph
+    if groups is not None:
         n_keys, n_groups = len(np.unique(keys)), len(np.unique(groups))
         edges = np.ones(len(keys)), (keys, n_keys + groups)
         graph = sparse.coo_array(edges, shape=(n_keys + n_groups,) * 2)
@@ -482,7 +482,7 @@ def label_cells(y: Any) -> list[Any]:
             )
         rows = list(array)
     if all(isinstance(row, list | tuple | np.ndarray) and len(row) == 1 for row in rows):
-        return [row[0] for row in rows]  # one column
+        return [row[0] for row in rows]
     return rows
 
 
@@ -492,9 +492,7 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
     check_labels(y, n_texts, warn=warn)
     _refuse_mixed(label_cells(y))  # which numpy would convert to text
     labels = column_or_1d(y, warn=warn)
-    if labels.dtype == object and not any(
-        isinstance(label, str) for label in labels
-    ):  # integers in an object array
+    if labels.dtype == object and not any(isinstance(label, str) for label in labels):
         labels = np.array(labels.tolist())
     check_target(labels)
     classes, numbers = np.unique(labels, return_inverse=True)

@@ -214,7 +214,6 @@ _TEXTS_AT_ONCE = 64  # whose token vectors are in memory together
 class TokenLevelMixin:
     """Token- and word-level methods of BertVectorizer."""
 
-    # set by the vectorizer
     pooling: Pooling | Literal["checkpoint"] | tuple[Pooling, ...]
     normalize: bool
     missing: Any
@@ -321,7 +320,6 @@ class TokenLevelMixin:
         frames: dict[str, pd.DataFrame] = {}
         distinct = list(dict.fromkeys(texts))
         reports = []
-        # token vectors are large, so only some texts at a time
         for start in range(0, len(distinct), _TEXTS_AT_ONCE):
             plan = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
             reports.append((plan.tokenized.n_tokens, plan.tokenized.n_lost, plan.n_windows))

@@ -155,7 +155,6 @@ class FolderStore:
 
     def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Call ``work`` with a connection of its own, without raising."""
-        # connections do not survive threads and forks, and are cheap to open
         if self.path in _broken:
             return
         try:
@@ -229,7 +228,7 @@ def clear_folder(folder: Path) -> None:
     """Delete the cache files of a folder."""
     for path in folder.glob("embeddings-*.sqlite*"):
         path.unlink(missing_ok=True)
-    _broken.difference_update({path for path in _broken if path.parent == folder})  # try again
+    _broken.difference_update({path for path in _broken if path.parent == folder})
 
 
 def _pack(vector: np.ndarray) -> bytes:

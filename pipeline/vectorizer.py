@@ -273,8 +273,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self.local_files_only = local_files_only
         self.progress = progress
 
-    # ---- fit and transform
-
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
@@ -386,8 +384,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         check_feature_names_in(self, input_features, generate_names=False)
         of = ("checkpoint",) if self.pooling == "checkpoint" else self._poolings()
         return np.array(self._names(of), dtype=object)
-
-    # ---- the parts
 
     def _check_fit(self, X: Any, y: Any) -> list[str]:
         texts = self._check_X(X, reset=True)
@@ -558,8 +554,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
                 "it is float32 already, the weights are damaged."
             )
 
-    # ---- scikit-learn's hooks
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
@@ -569,8 +563,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         tags.transformer_tags.preserves_dtype = []
         tags.target_tags.required = self.combine == "learned"
         return tags
-
-    # ---- what is saved
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values and one uint8 array, always the same object."""

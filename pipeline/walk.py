@@ -104,7 +104,6 @@ def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None =
     n_padding = max(0, (max_length or 0) - len(real))
     input_ids = np.concatenate([real, np.full(n_padding, shape.pad_token_id)])
     mask = np.concatenate([np.ones(len(real), dtype=np.int64), np.zeros(n_padding, dtype=np.int64)])
-    # transformers' own forward, the only one here that knows padding
     encoder = load_encoder(checkpoint, shape.n_layers, device="cpu", packed=False)
     states = encoder.hidden_states(input_ids[None], mask[None])
     return TextWalk(

@@ -9,7 +9,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError
 
 # model_type in config.json -> prefixes of its tensors when saved with a head
-PACKED: dict[str, tuple[str, ...]] = {  # run by the packed forward
+PACKED: dict[str, tuple[str, ...]] = {
     "bert": ("bert.",),
     "distilbert": ("distilbert.",),
     "roberta": ("roberta.",),
@@ -33,7 +33,6 @@ OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "camembert"),
     *("mpnet", "roberta-prelayernorm", "xlm-roberta-xl"),
 )
-# Activations of the packed forward, by HF's names.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 # Defaults of config.json in which a family differs from BERT.
 _DEFAULTS: dict[str, dict[str, int]] = {
@@ -64,7 +63,7 @@ _DISTILBERT = {
 class EncoderShape:
     """Sizes of an encoder, read without loading it."""
 
-    family: str  # one of `FAMILIES`
+    family: str
     n_layers: int  # without the embedding output, which is layer 0
     hidden_size: int
     max_positions: int  # longest sequence, [CLS] and [SEP] included
@@ -86,7 +85,7 @@ class BertConfig:
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2  # 0 without token types
+    type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
     embedding_size: int = 0  # ELECTRA's, of layer 0 before its projection; 0 means hidden_size
@@ -174,7 +173,7 @@ def hf_config(checkpoint: Checkpoint) -> Any:
 
     try:
         return CONFIG_MAPPING[family](**values)
-    except Exception as error:  # transformers raises validation errors of many types
+    except Exception as error:
         raise CheckpointError(
             f"config.json of {name!r} is not a valid {family} config: {error}"
         ) from error

@@ -39,7 +39,7 @@ class Plan:
     """Distinct texts, tokenised and truncated, with the rows they belong to."""
 
     row_of: np.ndarray  # the distinct text of each row, (n_texts,), int64
-    tokenized: TokenizedTexts  # the distinct texts
+    tokenized: TokenizedTexts
     group: Group
     texts: list[Any]  # the distinct texts: str, or tuples of words
     encodings: list[Pieces] | None = None  # of the whole distinct texts, on request
@@ -90,7 +90,7 @@ def truncation_report(
     return {
         "n_texts": len(n_tokens),
         "texts_cut": int((n_lost > 0).sum()),
-        "n_tokens": total,  # of the whole texts, with [CLS] and [SEP]
+        "n_tokens": total,
         "tokens_lost": int(n_lost.sum()),
         "share_lost": float(n_lost.sum() / total) if total else 0.0,
         "texts_in_windows": int((n_windows > 1).sum()),
@@ -101,20 +101,18 @@ def truncation_report(
 class FrozenBert:
     """A checkpoint with its layers, poolings and maximum length."""
 
-    # holds no torch object: encoders live in `load_encoder`
-
     checkpoint: Checkpoint
-    n_layers: int  # of the whole model
+    n_layers: int
     hidden_size: int
-    layers: tuple[int, ...]  # indices 0 ... n_layers
+    layers: tuple[int, ...]
     poolings: tuple[Pooling, ...]
     max_length: int  # tokens per sequence, with [CLS] and [SEP]
     truncation: Truncation
     batch_tokens: int | None  # None is the default of the device, `BATCH_TOKENS`
     device: str
     dtype: DType
-    prompt: str = ""  # before each text
-    lower: bool = False  # lower-case texts first
+    prompt: str = ""
+    lower: bool = False
     pools_prompt: bool = True  # whether poolings include the tokens of the prompt
 
     @classmethod

@@ -49,7 +49,7 @@ class HuggingFaceEncoder:
     def _pool(self, state: torch.Tensor, batch: TokenBatch, pooling: Pooling) -> torch.Tensor:
         if pooling != "pooler":
             return pool_packed(state, batch, pooling)
-        first = state[torch.from_numpy(batch.starts[:-1]), None]  # (n_texts, 1, hidden_size)
+        first = state[torch.from_numpy(batch.starts[:-1]), None]
         vector: torch.Tensor = self._model.pooler(first.to(self._model.dtype)).float()
         return vector
 

@@ -43,7 +43,7 @@ class PackedEncoder:
         varlen: bool = False,
     ) -> None:
         config = read_plain_config(checkpoint.config_json)
-        assert config is not None  # see `can_pack`
+        assert config is not None
         self.depth, self.device, self._dtype, self._varlen = depth, device, dtype, varlen
         self._n_heads, self._hidden_size = config.num_attention_heads, config.hidden_size
         self._padding = config.pad_token_id if config.model_type in OFFSET_POSITIONS else None
@@ -136,7 +136,7 @@ class PackedEncoder:
             return layer.down.plus(x, layer.up(x, workspace))
         for rows in torch.split(x, _FEED_FORWARD_TOKENS):
             fed = layer.down.plus(rows, layer.up(rows, workspace))
-            if fed is not rows:  # oneDNN, for the few last rows
+            if fed is not rows:
                 rows.copy_(fed)
         return x
 

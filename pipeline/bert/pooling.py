@@ -15,7 +15,7 @@ class Run(NamedTuple):
     first_text: int
     first_token: int
     n_texts: int
-    length: int  # tokens of each text
+    length: int
 
     @property
     def tokens(self) -> slice:

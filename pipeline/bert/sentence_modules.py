@@ -71,7 +71,7 @@ class SentenceModules:
     steps: tuple[Step, ...]
     include_prompt: bool  # whether poolings include the tokens of the prompt
     prompt: str  # the default one, "" for none
-    lower: bool  # lower-case texts before tokenising
+    lower: bool
     max_length: int | None
 
     def width(self, hidden_size: int) -> int:
@@ -136,7 +136,7 @@ def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
     """Warn if a checkpoint was published with another pooling."""
     try:
         modules = sentence_modules(checkpoint)
-    except CheckpointError:  # nothing known about it
+    except CheckpointError:
         return
     kinds = [step.kind for step in modules.steps if step.kind != "Normalize"]
     if modules.poolings != ("mean",) or kinds:

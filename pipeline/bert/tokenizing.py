@@ -78,7 +78,7 @@ def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
         raise CheckpointError(
             f"tokenizer.json cannot be read: {error}. Fetch the model again."
         ) from error
-    if lower:  # like sentence-transformers
+    if lower:
         own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     tokenizer.no_truncation()

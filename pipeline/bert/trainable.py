@@ -128,7 +128,7 @@ class TrainableBert(nn.Module):
                 if not name.startswith("pooler.")
             }
         )
-        weights = np.array(np.frombuffer(saved, dtype=np.uint8))  # writable, as torch needs it
+        weights = np.array(np.frombuffer(saved, dtype=np.uint8))
         sha256 = hashlib.sha256(weights.data).hexdigest()
         return replace(
             checkpoint, weights=weights, depth=None, weights_sha256=sha256, verified=True

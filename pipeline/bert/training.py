@@ -44,7 +44,7 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    learning_rate: float  # AdamW's
+    learning_rate: float
     head_learning_rate: float
     weight_decay: float
     warmup_ratio: float  # share of all steps in which the rate rises; then it falls to 0
@@ -60,7 +60,7 @@ class Recipe:
 class Trained:
     """A fine-tuned checkpoint and its history."""
 
-    checkpoint: Checkpoint  # with its head
+    checkpoint: Checkpoint
     history: list[dict[str, float]]  # epoch, loss, and with validation val_loss, val_accuracy
     best_epoch: int  # the epoch of these weights
 
@@ -132,7 +132,7 @@ def _make_trainer(
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=2 * recipe.batch_size,
         learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of all steps
+        warmup_steps=recipe.warmup_ratio,
         lr_scheduler_type="linear",
         max_grad_norm=1.0,
         train_sampling_strategy="group_by_length",  # less padding
@@ -153,7 +153,7 @@ def _make_trainer(
         recipe.learning_rate, recipe.head_learning_rate, recipe.weight_decay
     )
     module.to(device)
-    optimizer = torch.optim.AdamW(groups, fused=True)  # one pass over the weights, also on a CPU
+    optimizer = torch.optim.AdamW(groups, fused=True)
     trainer = Trainer(
         model=module,
         args=arguments,

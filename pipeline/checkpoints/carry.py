@@ -20,8 +20,8 @@ class FetchedFolder:
 
     folder: Path
     model: str
-    revision: str | None  # None for the installed copy
-    files: dict[str, int]  # name -> size in bytes
+    revision: str | None
+    files: dict[str, int]
 
 
 def fetch_to(model: str, folder: Path, revision: str | None = None) -> FetchedFolder:

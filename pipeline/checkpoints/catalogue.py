@@ -41,7 +41,7 @@ class PublishedModel:
         """Number of weights (Devlin et al. 2019, section 3)."""
         h, f = self.hidden_size, 4 * self.hidden_size
         token_types = 2 if self.family == "bert" else 0
-        embeddings = (self.n_vocabulary + 512 + token_types) * h + 2 * h  # + LayerNorm
+        embeddings = (self.n_vocabulary + 512 + token_types) * h + 2 * h
         attention = 4 * (h * h + h) + 2 * h  # query, key, value, output + LayerNorm
         feed_forward = (h * f + f) + (f * h + h) + 2 * h
         pooler = h * h + h if self.family == "bert" else 0
@@ -49,7 +49,6 @@ class PublishedModel:
 
 
 _ROWS = (
-    # model, name, layers, width, heads, vocabulary, case
     ("google/bert_uncased_L-2_H-128_A-2", "BERT-Tiny", 2, 128, 2, 30522, "uncased"),
     ("google/bert_uncased_L-4_H-256_A-4", "BERT-Mini", 4, 256, 4, 30522, "uncased"),
     ("google/bert_uncased_L-4_H-512_A-8", "BERT-Small", 4, 512, 8, 30522, "uncased"),
@@ -81,7 +80,7 @@ _ROWS = (
 class PublishedEncoder(NamedTuple):
     """Another encoder, with figures published by its authors or MTEB."""
 
-    model: str  # hub id
+    model: str
     parameters: str
     languages: str
     licence: str

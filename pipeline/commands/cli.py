@@ -59,7 +59,7 @@ def main() -> None:
         finally:
             if sys.stdout is not None:  # None: closed, as by `>&-`
                 sys.stdout.flush()  # here, where a closed pipe is still handled
-    except BrokenPipeError:  # for example `| head`
+    except BrokenPipeError:
         _end_quietly()
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer and rich exit with code 1

@@ -79,7 +79,6 @@ def evaluate(
                          random_state=seed)  # fmt: skip
     scores = in_file(scores, tested)
     print_scores(Console(), scores, f"{pipeline} on {data or 'the held-out shipped reviews'}")
-    # the scores do not hold the number of tokens
     sizes = {g["value"]: g["n_texts"] for g in scores["slices"].get("by truncation", [])}
     print_cut(plain_console(), {"texts_cut": sizes.get("cut", 0), "n_texts": scores["n_texts"]})
 

@@ -30,7 +30,7 @@ Trusted = Annotated[
 BertModel = Annotated[str | None, typer.Option(help="BERT model to start from: hub id or folder.")]
 MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
 SHIPPED = "the shipped reviews"
-MERGED = "other"  # the class of merged rare ones
+MERGED = "other"
 _FORMATS = "CSV, TSV, JSON lines, Excel or Parquet"
 TestData = Annotated[
     str | None, typer.Option(help=f"{_FORMATS}; by default the held-out shipped reviews.")
@@ -78,8 +78,6 @@ Missing = Annotated[
     typer.Option(help="Rows without a text: error, or empty to use an empty text."),
 ]
 TableOut = Annotated[str | None, typer.Option(help="Write the table to: .csv or .parquet.")]
-
-# ---- one vocabulary
 
 _OLD_NAMES = {
     "--text": ("--text-column",),
@@ -148,9 +146,6 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-# ---- encoders and classifiers
-
-
 @dataclass(frozen=True)
 class Encoder:
     """The BERT model of a command and its settings."""
@@ -177,7 +172,7 @@ def limit_threads(threads: int | None) -> None:
     """Limit the threads of every library."""
     if threads is None:
         return
-    for name in ("OMP", "MKL", "OPENBLAS", "RAYON"):  # read by later imports
+    for name in ("OMP", "MKL", "OPENBLAS", "RAYON"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
@@ -220,9 +215,6 @@ def make_classifier(name: str, **given: Any) -> Any:
     return classifier.set_params(**{key: value for key, value in wanted.items() if key in known})
 
 
-# ---- tables
-
-
 @dataclass(frozen=True)
 class Labelled:
     """Rows with a text and a label each."""
@@ -230,7 +222,7 @@ class Labelled:
     table: "pd.DataFrame"
     text: str
     label: str
-    source: str  # for messages
+    source: str
 
     @property
     def texts(self) -> "pd.Series":

@@ -145,7 +145,7 @@ def print_labels(
     for first, value, text in zip(rows, probability, texts, strict=True):
         if console.is_terminal:
             table.add_row(*map(str, first), _number(value), text)
-        else:  # one text per line, for the next program in the pipe
+        else:
             print(*first, "-" if value != value else f"{value:.4f}", text, sep="\t")
     if console.is_terminal:
         console.print(table, markup=False)
@@ -249,7 +249,7 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
     for mistake in scores["mistakes"]:
         probability = mistake["probability"]
         sure = " (no class)" if probability is None else f" ({probability:.3f})"
-        if scores["log_loss"] is None:  # a model without probabilities
+        if scores["log_loss"] is None:
             sure = ""
         labels_of = f"{mistake['true']} taken for {mistake['predicted']}{sure}"
         _say(console, f"row {mistake['row']}: {labels_of}: {_safe(mistake['text'])}")

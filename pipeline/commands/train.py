@@ -32,7 +32,7 @@ from pipeline.commands.predict import label_texts
 from pipeline.commands.printing import plain_console, print_comparison, print_cut, print_scores
 from pipeline.commands.report import write_page
 
-_LEAST = 5  # texts per class, to train and to test
+_LEAST = 5
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,6 @@ def make_fine_tuned(vectorizer: BertVectorizer, *, random_state: int | None = 0)
     )
 
 
-# name in `models` -> name of the row
 ROWS = {
     "majority": "majority",
     "tfidf": "TF-IDF + LogisticRegression",

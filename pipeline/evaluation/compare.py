@@ -78,7 +78,7 @@ def cold_cost(fitted: BaseEstimator, texts: np.ndarray) -> ColdCost:
 
 def _seconds(model: Any, texts: np.ndarray) -> float:
     """Return the prediction time, the shortest of three if quick."""
-    model.predict(texts[:1])  # loads the model once
+    model.predict(texts[:1])
     times: list[float] = []
     while len(times) < 3 and sum(times) < _LONG_ENOUGH:
         start = time.perf_counter()
@@ -95,12 +95,10 @@ METRICS = (
     "log_loss",
     "calibration_error",
 )
-# with several labels per text
 LABEL_SET_METRICS = (
     *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
     *("log_loss", "calibration_error"),
 )
-# scorers with a column
 _COLUMNS = {
     "f1_macro": "macro_f1",
     "f1_micro": "micro_f1",
@@ -367,9 +365,6 @@ def _results(
         }
 
 
-# ---- the texts
-
-
 def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.DataFrame | None]:
     """Return texts, test, and the table if it has several columns."""
     if not isinstance(X, pd.DataFrame) or X.shape[1] < 2:
@@ -391,9 +386,6 @@ def _check_scoring(scoring: Any, data: Data) -> Any:
     equal = Answers(numbers, np.full((len(numbers), n_classes), 1 / n_classes))
     scorer(GivenAnswers(range(n_classes), numbers, numbers, equal), rows, numbers)
     return scorer
-
-
-# ---- one row
 
 
 def _score_row(
@@ -482,9 +474,6 @@ def silent_truncation(silent: bool = True) -> Iterator[None]:
         yield
 
 
-# ---- the table
-
-
 def _table(
     results: Mapping[str, RowResult],
     scoring: str,
@@ -509,7 +498,7 @@ def _table(
         }
     for name, result in results.items():
         scores = np.array([list(of_fold.values()) for of_fold in result.scores])
-        means = scores.mean(axis=0)  # NaN if a fold has none
+        means = scores.mean(axis=0)
         spreads = scores.std(axis=0, ddof=1) if with_spread else np.full(len(metrics), np.nan)
         difference = PairedDifference(0.0, 0.0, 0.0)
         if name != BASELINE and scoring == "accuracy":
@@ -550,7 +539,7 @@ def _never_predicted(results: Mapping[str, RowResult], data: Data) -> dict[str, 
     for name, result in results.items():
         tested = np.concatenate([given.true for given in result.answers])
         predicted = np.concatenate([given.labels for given in result.answers])
-        if data.has_sets:  # columns with a 1
+        if data.has_sets:
             tested, predicted = (np.nonzero(table)[1] for table in (tested, predicted))
         if name != ROWS["majority"] and (missing := np.setdiff1d(tested, predicted)).size:
             found[name] = data.classes[missing].tolist()

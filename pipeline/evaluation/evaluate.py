@@ -55,7 +55,7 @@ from pipeline.evaluation.metrics import (
 from pipeline.evaluation.shown import Scores
 from pipeline.texts import has_label_sets, label_sets, labels_of_texts, of_regression
 
-_MOST_ON_MAP = 6  # classes
+_MOST_ON_MAP = 6
 MOST_CHARACTERS = 200  # of a point's text, to keep the map small
 
 

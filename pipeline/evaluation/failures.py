@@ -164,7 +164,7 @@ def _explanations(
 def _frames(model: Any, X: Any) -> Sequence[pd.DataFrame] | str:
     try:
         with warnings.catch_warnings():
-            for given in (TruncationWarning, UnknownTokensWarning):  # given when scoring
+            for given in (TruncationWarning, UnknownTokensWarning):
                 warnings.simplefilter("ignore", given)
             return explain(model, X)
     except ExplanationError as error:

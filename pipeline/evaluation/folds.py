@@ -27,7 +27,7 @@ from pipeline.texts import (
     text_groups,
 )
 
-Fold = tuple[np.ndarray, np.ndarray]  # training rows, test rows
+Fold = tuple[np.ndarray, np.ndarray]
 
 
 def split_folds(
@@ -124,9 +124,6 @@ def warn_of_leaks(
             LeakWarning,
             stacklevel=stacklevel,
         )
-
-
-# ---- what is compared on
 
 
 class Data(NamedTuple):

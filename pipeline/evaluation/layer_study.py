@@ -38,7 +38,7 @@ class FoldResult(NamedTuple):
     """The result of one row on one fold."""
 
     inner: np.ndarray  # mean inner score, (n_C,)
-    chosen: int  # position of C
+    chosen: int
     score: float  # of the test rows
 
 
@@ -86,7 +86,7 @@ def score_fold(
         return head.fit(X, y)
 
     X, X_test = np.split(features(train, np.concatenate(fold)), [len(train)])
-    if combine == "learned":  # each part learns its own mix, and so has its own features
+    if combine == "learned":
         parts = [search(features(train[part[0]], train), [part]) for part in inner_folds]
         inner = np.mean([part.scores_[0, 0] for part in parts], axis=0)
         head = LogisticRegression(C=Cs[inner.argmax()], **options).fit(X, y)
@@ -295,9 +295,6 @@ def layer_study(
     return study
 
 
-# ---- parameters
-
-
 def _check_choices(
     vectorizer: Any,
     poolings: Sequence[str],
@@ -388,9 +385,6 @@ def _rows(
         chosen = every if isinstance(layers, str) else tuple(every[i] for i in layers)
         rows.append(Features("combination", name, combination_pooling, chosen, combine))
     return rows, left_out
-
-
-# ---- scores
 
 
 def _score_rows(

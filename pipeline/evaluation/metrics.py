@@ -225,7 +225,7 @@ def _ranking(
     positive, and those between two of them.
     """
     order = np.argsort(-score, kind="stable")
-    ranked, thresholds = -score[order], np.unique(-score[positive])  # highest score first
+    ranked, thresholds = -score[order], np.unique(-score[positive])
     edges = [np.searchsorted(ranked, thresholds, side) for side in ("left", "right")]
     starts = np.concatenate([[0], np.stack(edges, axis=1).ravel(), [len(score)]])
 
@@ -267,7 +267,7 @@ def label_set_scores(
         n = times.sum(axis=1)
         found = [_resampled_scores(own, said, p, times, rank) for own, said, p, rank in each]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # no label has the score
+            warnings.simplefilter("ignore", RuntimeWarning)
             means = {
                 name: np.nanmean([scores[name] for scores in found if name in scores], axis=0)
                 for name in found[0]
@@ -382,7 +382,7 @@ def score_rows(scorer: Any, model: GivenAnswers, rows: np.ndarray) -> float:
         warnings.simplefilter("ignore")
         try:
             return float(scorer(model, rows, model.true[rows]))
-        except (AttributeError, ValueError):  # no probabilities, or only one class
+        except (AttributeError, ValueError):
             return float("nan")
 
 

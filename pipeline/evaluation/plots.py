@@ -45,7 +45,7 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
     last = len(scores) - 1
     names = {0: "0 (embeddings)", last: f"{last} (last)"}
     axes.set_yticks(range(len(scores)), [names.get(layer, str(layer)) for layer in scores.index])
-    axes.invert_yaxis()  # layer 0 at the bottom
+    axes.invert_yaxis()
     axes.set_xlabel("pooling")
     axes.set_ylabel("layer")
     values = scores.to_numpy()

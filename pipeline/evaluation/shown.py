@@ -129,7 +129,7 @@ class AttributedFrame(pd.DataFrame):
 
     def _repr_html_(self) -> str | None:
         plain: str | None = super()._repr_html_()  # type: ignore[misc]
-        if plain is None or self.empty:  # None: pandas is set to show text
+        if plain is None or self.empty:
             return plain
         if {*_COMPARED, *_ALSO_COMPARED} <= set(self.columns):
             return _comparison_html(self)
@@ -170,7 +170,7 @@ def _study_html(study: pd.DataFrame) -> str:
     numbers = [*range(attrs.get("n_layers", 0) + 1)] * len(poolings)
     whole = [own[0] for own in study["layers"][: len(numbers)]] == numbers
     whole = whole and is_layer.tolist() == sorted(is_layer.tolist(), reverse=True)
-    if not whole:  # a selection, or another order
+    if not whole:
         rows: Any = study.astype(object).to_dict("records")
         places = [int(study["score"].argmax())]
         return block(table_html(layers_table(rows, attrs, "", in_order=True)._replace(best=places)))

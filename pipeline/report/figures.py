@@ -97,7 +97,7 @@ def figure_svg(
     draw: Draw,
     *,
     key: str,  # its name on the page, so that figures share no id
-    size: tuple[float, float],  # width and height in points
+    size: tuple[float, float],
     label: str,  # description with the numbers, for screen readers
     titles: Mapping[str, Sequence[str]] | None = None,  # by the gid of a scatter: text per point
 ) -> str:
@@ -112,7 +112,6 @@ def figure_svg(
         draw(figure, words)
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=metadata)
-    # User words are still placeholders here.
     svg = _UNWANTED.sub("", file.getvalue())
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
@@ -153,7 +152,7 @@ def interval_figure(
     key: str,
     label: str,
     axis: str,
-    reference: tuple[str, float] | None = None,  # a dashed line through all rows
+    reference: tuple[str, float] | None = None,
 ) -> str:
     """Draw a value with its interval per row."""
     above = max(text_columns(shortened(row["name"], _NAME_ABOVE)) for row in rows) > _NAME_BESIDE
@@ -237,7 +236,6 @@ def _curves_figure(
         for curve in others:
             axes.plot(curve[kind][x], curve[kind][y], color=COLOURS["muted"], linewidth=0.8,
                       alpha=0.5, drawstyle=drawstyle)  # fmt: skip
-        # a single curve is that of the second of two classes
         for number, curve in enumerate(named, start=1 if len(named) == 1 else 0):
             axes.plot(curve[kind][x], curve[kind][y], color=COLOURS[f"series{number + 1}"],
                       linewidth=2, linestyle=_DASHES[number] if len(named) > 1 else "-",
@@ -248,7 +246,7 @@ def _curves_figure(
         for set_ticks in (axes.set_xticks, axes.set_yticks):
             set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes.grid()
-        figure.legend(loc="outside lower left", handlelength=2.6)  # below, to hide no curve
+        figure.legend(loc="outside lower left", handlelength=2.6)
 
     size = (_WIDTH, 320 + 17 * len(named))
     return figure_svg(draw, key=kind, size=size, label=label)
@@ -303,7 +301,6 @@ def layers_figure(layers: Mapping[str, Any]) -> str | None:
     rows = [row for row in layers["rows"] if row["layer"] is not None]
     if not rows:
         return None
-    # the text enters at the bottom and rises through the layers
     numbers = sorted({row["layer"] for row in rows}, reverse=True)
     poolings = list(dict.fromkeys(row["pooling"] for row in rows))
     values = np.full((len(numbers), len(poolings)), np.nan)
@@ -345,7 +342,7 @@ def _grid_figure(
             axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, edgecolor="none", **fill))
             if texts is not None:
                 weight = "bold" if shares[i, j] == shares.max() else "normal"
-                ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]  # readable in both themes
+                ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]
                 size = 9 if len(column_names) > MOST_NAMED else 10.5
                 axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight,
                           color=ink, fontsize=size)  # fmt: skip

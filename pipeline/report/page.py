@@ -26,13 +26,13 @@ class ReportPage(type(Path())):  # type: ignore[misc]  # of this system
     def _repr_html_(self) -> str | None:
         try:
             page = self.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):  # a folder, a moved page
+        except (OSError, UnicodeDecodeError):
             return None
         if not page.startswith(_DOCTYPE):
             return None
         # with its own base, so that links do not lead to the notebook's address
         page = page.replace("<head>", '<head><base href="about:srcdoc">', 1)
-        what = f'title="{escape(str(self))}" sandbox="allow-same-origin"'  # runs no script
+        what = f'title="{escape(str(self))}" sandbox="allow-same-origin"'
         return block(f'<iframe {what} srcdoc="{escape(page)}"></iframe>')
 
 

@@ -27,7 +27,6 @@ _NEEDED = (
     "mistakes",
 )
 _LAYER = re.compile(r"layer (\d+)\b.*")
-# columns and attrs of a layer study on the page
 _WORDS, _NUMBERS = ("kind", "features", "pooling"), ("score", "score_sd", "dimension", "C")
 _LAYER_ATTRS = ("n_folds", "scoring", "n_texts", "majority", "nested")
 
@@ -93,7 +92,6 @@ def _plain_layers(study: pd.DataFrame) -> dict[str, Any]:
                 "written by `layers`."
             )
     columns = study[[name for name in (*_WORDS, *_NUMBERS) if name in study.columns]]
-    # numbers from a CSV file are text
     numbers = {name: pd.to_numeric(columns[name]) for name in _NUMBERS if name in columns}
     rows = plain_values(columns.assign(**numbers).to_dict("records"))
     for row in rows:
@@ -125,9 +123,9 @@ class Section:
     heading: str
     lead: str = ""
     pictures: Sequence[Picture] = ()
-    beside: Sequence[Table] = ()  # to the right of a single picture
+    beside: Sequence[Table] = ()
     tables: Sequence[Table] = ()
-    texts: Sequence[Mapping[str, Any]] = ()  # answers, with their coloured pieces
+    texts: Sequence[Mapping[str, Any]] = ()
     legend: Sequence[tuple[str, str]] = ()  # symbol and class, in the order of the colours
     wide: bool = False  # whether a figure needs the full width
     folded: bool = False  # whether it opens on a click

@@ -315,7 +315,6 @@ def _is_estimator(name: str, of: str) -> bool:
     except ImportError:
         # from a package that is not installed; opening the file will say so
         return of != "sklearn" and qualified[:1].isupper()
-    # the class itself, where it is defined, not where it is imported
     return (
         isinstance(value, type) and issubclass(value, BaseEstimator) and value.__module__ == module
     )

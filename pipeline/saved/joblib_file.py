@@ -37,21 +37,18 @@ def _is_wrapper_state(state: Any) -> bool:
     return isinstance(state, dict) and "dtype" in state and set(state) <= WRAPPER_STATE
 
 
-# ---- reading without running
-
-
 @dataclass(frozen=True)
 class Name:
     """A global that the file names, not imported."""
 
-    name: str  # such as "sklearn.pipeline.Pipeline"
+    name: str
 
 
 @dataclass(eq=False)
 class Made:
     """An object that unpickling would make by calling something, not called."""
 
-    of: Any  # what would be called: nearly always a `Name`
+    of: Any
     args: Any
     state: Any = None
     items: list[Any] = field(default_factory=list)
@@ -76,7 +73,7 @@ class Array:
     """An array in the file."""
 
     shape: tuple[int, ...]
-    dtype: str  # such as "uint8", or "object"
+    dtype: str
     offset: int  # of its data in the file
     n_bytes: int
     value: Any = None  # the pickle inside an object array
@@ -225,9 +222,6 @@ class _PaperUnpickler(PythonUnpickler):
     }
 
 
-# ---- pickling
-
-
 def write_joblib(pipeline: Any, path: Path) -> None:
     """Write a fitted pipeline as a joblib file."""
     with path.open("wb") as file:
@@ -245,8 +239,6 @@ class _Pickler(NumpyPickler):
         state = {name: part for name, part in state.items() if not callable(part)}
         return copyreg.__newobj__, (kind,), state  # type: ignore[attr-defined]
 
-
-# ---- unpickling
 
 _MAP_FROM = 1 << 16  # bytes: smaller arrays are read
 
@@ -410,8 +402,6 @@ class _AllowedUnpickler(NumpyUnpickler):
         pickle.OBJ[0]: _refuse_old_call,
     }
 
-
-# ---- outlines
 
 _LONGEST_TEXT, _MOST_ITEMS, DEEPEST = 200, 50, 12
 

@@ -20,8 +20,6 @@ from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.files import fetched, file_size, flush_to_disk, put, sha256_of, write_text
 from pipeline.saved.allow_list import name_of
 
-# ---- versions
-
 # packages that decide a pipeline's numbers or its file format
 PACKAGES = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy", "joblib")
 
@@ -66,9 +64,6 @@ def _compared(package: str, version: str) -> list[str]:
     return [version] if package == "scikit-learn" else version.partition("+")[0].split(".")[:2]
 
 
-# ---- description
-
-
 def parts_of(value: Any) -> Iterator[Any]:
     """Yield an object and everything inside, each once."""
     seen: set[int] = set()
@@ -88,7 +83,7 @@ def parts_of(value: Any) -> Iterator[Any]:
 
 
 _WITH_MODEL = ("pipeline.vectorizer.BertVectorizer", "pipeline.finetuning.FineTunedBertClassifier")
-_RECORDED = {  # name in the manifest -> attribute, if the class has it
+_RECORDED = {
     "source": "source_",
     "layers": "layers_",
     "max_length": "max_length_",
@@ -116,7 +111,7 @@ def describe(
     """Return the manifest's description of a fitted pipeline."""
     vectorizers = vectorizers_in(pipeline)
     classes = getattr(pipeline, "classes_", None)
-    if isinstance(classes, np.ndarray) and classes.dtype.kind in "MmS":  # dates and bytes
+    if isinstance(classes, np.ndarray) and classes.dtype.kind in "MmS":
         classes = classes.astype(str)
     if n_training_texts is None:
         n_texts = (vectorizer.truncation_report_["n_texts"] for vectorizer in vectorizers)
@@ -162,8 +157,6 @@ def plain(value: Any, where: str) -> Any:
     )
 
 
-# ---- the manifest
-
 FORMAT_VERSION = 2  # 2: columns
 _OPTIONAL = {"n_training_texts", "scores", "columns", "replaces"}
 
@@ -172,8 +165,8 @@ _OPTIONAL = {"n_training_texts", "scores", "columns", "replaces"}
 class Manifest:
     """Facts about a saved file (docs/artifact-format.md)."""
 
-    file: str  # name without folders
-    format: str  # "joblib" or "skops"
+    file: str
+    format: str
     size: int
     sha256: str
     created: str  # UTC, ISO 8601
@@ -327,7 +320,7 @@ def _turn(place: Path | str) -> Iterator[None]:
     """Wait until no other process writes a file into a folder."""
     try:
         import fcntl
-    except ImportError:  # Windows
+    except ImportError:
         yield
         return
     if isinstance(place, str):

@@ -101,7 +101,7 @@ def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest
             f"{manifest_path(path).name} says. It is damaged, truncated or was changed. Copy it "
             "again or train a new one. If another program wrote it on purpose, delete the manifest."
         )
-    return matching if matching.versions else None  # a file without one, being replaced
+    return matching if matching.versions else None
 
 
 def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> Any:
@@ -113,7 +113,7 @@ def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> An
             return unpickle_allowed(path, trusted, mapped=mapped)
     except (ArtifactError, Warning, OSError):
         raise
-    except Exception as error:  # a damaged file can raise anything
+    except Exception as error:
         raise ArtifactError(_problem(path, error)) from error
 
 

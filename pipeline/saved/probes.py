@@ -17,7 +17,7 @@ PROBES = (
 _METHODS = ("predict_proba", "decision_function", "predict", "transform")
 # Other machines, thread counts or library versions sum in another order: up to 2e-6 in features.
 TOLERANCE = 1e-3
-TOLERANCE_HALF = 2e-2  # saved in half precision, perhaps loaded in full
+TOLERANCE_HALF = 2e-2
 
 
 def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
     rows = pd.DataFrame(inputs) if inputs and isinstance(inputs[0], dict) else inputs
     try:
         answer = _ask(pipeline, probes["method"], rows)
-    except Exception as error:  # any error: it could answer once
+    except Exception as error:
         raise ArtifactError(
             f"it cannot answer any more ({type(error).__name__}: {error})"
         ) from error
@@ -88,14 +88,14 @@ def _margin(answer: np.ndarray) -> float:
 def _ask(pipeline: Any, method: str, rows: Any) -> np.ndarray:
     with unrecorded():
         answer = getattr(pipeline, method)(rows)
-    if isinstance(answer, list) and np.ndim(answer[0]) == 2:  # several outputs
+    if isinstance(answer, list) and np.ndim(answer[0]) == 2:
         answer = np.hstack(answer)
     return np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
 
 
 def _plain(answer: np.ndarray) -> list[Any]:
     """Return an answer in JSON types."""
-    if answer.dtype.kind in "MmS":  # dates and bytes
+    if answer.dtype.kind in "MmS":
         answer = answer.astype(str)
     if answer.dtype.kind in "fO":
         answer = answer.astype(object)

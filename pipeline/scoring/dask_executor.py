@@ -21,7 +21,7 @@ _LOOK_AROUND = 1.0  # seconds between checks for workers that joined or were los
 _FETCHING = 30.0  # seconds after which the result of a finished task counts as lost
 # For glibc. With Dask's own value each freed block goes back to the system, which clears it for the
 # next batch: a tenth of the time.
-_KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}  # bytes
+_KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}
 
 
 def has_resources(facts: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
@@ -114,12 +114,12 @@ class DaskExecutor:
         self.cluster, self.workers, self.wait = cluster, workers, wait
         self.resources = dict(resources or {})
         self.threads = threads
-        self._started = contextlib.ExitStack()  # the connection, and our own cluster
+        self._started = contextlib.ExitStack()
         self._client: Any = None
-        self._last_seen = 0.0  # when there was a worker
-        self._hosts: dict[str, str] = {}  # of workers with our versions, by address
+        self._last_seen = 0.0
+        self._hosts: dict[str, str] = {}
         self._busy: dict[str, tuple[Any, Shard | None]] = {}  # tasks; None: an introduction
-        self._done: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()  # worker, task key
+        self._done: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         try:
@@ -183,7 +183,7 @@ class DaskExecutor:
             raise self._scheduler_lost() from error
         finally:
             if self._client.status == "running":
-                with contextlib.suppress(CommClosedError):  # just lost
+                with contextlib.suppress(CommClosedError):
                     self._client.cancel([future for future, _ in self._busy.values()], force=True)
             self._busy.clear()
 
@@ -276,7 +276,7 @@ class DaskExecutor:
         except KilledWorker:
             return Died(_LOST)
         except (CancelledError, TimeoutError):
-            if future.status == "error":  # raised by the function
+            if future.status == "error":
                 raise
             self._present()  # raises if the scheduler is lost
             return Died(_LOST)

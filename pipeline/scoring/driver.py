@@ -38,7 +38,7 @@ class Progress:
             visible = sys.stderr is not None and sys.stderr.isatty()
         self._shown = progress("scoring", " rows", shown=visible, whole=True)
         self.n_scored = 0
-        self.n_skipped = 0  # rows of an earlier run, not counted for the speed
+        self.n_skipped = 0
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -139,7 +139,7 @@ class Run:
         self._plan = plan
         self._progress = progress
         self._hashes: dict[int, str] = {}
-        self._n_rows = 0  # of the shards read so far
+        self._n_rows = 0
         self.n_empty = 0
         self._warned: set[type[Warning]] = set()
 
@@ -171,7 +171,6 @@ class Run:
             if not self._is_finished(index, n_rows):
                 yield self._written(index, first_row, rows)
             index += 1
-        # a table without rows is one part without rows
         if not index and not self._is_finished(0, 0):
             yield self._written(0, 0, Rows(self._source.schema.empty_table(), {}))
 
@@ -203,7 +202,7 @@ class Run:
                 warnings.warn(message + self._row_range(shard), category, stacklevel=5)
 
     def _row_range(self, shard: Shard) -> str:
-        if shard.index == 0 and shard.n_rows < self._plan.shard_rows:  # the whole table
+        if shard.index == 0 and shard.n_rows < self._plan.shard_rows:
             return ""
         last = shard.first_row + shard.n_rows - 1
         return f" (For rows {shard.first_row} to {last}; not repeated for others.)"

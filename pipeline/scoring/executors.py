@@ -190,7 +190,7 @@ class ProcessExecutor:
             worker = self._idle.pop()
             try:
                 return worker.submit(function, shard), worker
-            except WorkerDiedError:  # it died while idle
+            except WorkerDiedError:
                 worker.stop()
         worker = _Worker(self.threads)
         return worker.submit(function, shard), worker
@@ -199,7 +199,7 @@ class ProcessExecutor:
 class BySizeExecutor(ProcessExecutor):
     """Starts worker processes only for more than one shard."""
 
-    _serial: bool | None = None  # decided by the first run
+    _serial: bool | None = None
 
     def run(
         self, function: Function, shards: Iterable[Shard]

@@ -32,8 +32,8 @@ class Stamp:
     """The footer of a part."""
 
     index: int  # of the shard
-    plan: str  # hash of the plan
-    artifact: str  # sha256 of the model
+    plan: str
+    artifact: str
     n_rows: int
     n_bad: int  # rows without a label
 
@@ -89,12 +89,12 @@ class Plan:
     """Everything that decides a byte of the output, stored in ``plan.json``."""
 
     source: dict[str, Any]  # kind, files with hashes, and how they are read
-    columns: list[list[str]]  # name and type of each column of the source
-    text: str  # name of the text column
+    columns: list[list[str]]
+    text: str
     model: dict[str, Any]  # sha256, classes, type of the probabilities
     shard_rows: int
     threads: int  # of each worker; other numbers change the last bits of sums
-    versions: dict[str, str]  # of Python and packages
+    versions: dict[str, str]
     format_version: int = FORMAT_VERSION
 
     @property
@@ -312,7 +312,7 @@ class Target:
     def __init__(
         self,
         out: str | os.PathLike,
-        sources: Sequence[str],  # the files to read
+        sources: Sequence[str],
         folders: Sequence[str | os.PathLike] = (),  # sources that must not contain the output
     ) -> None:
         why = (

@@ -286,7 +286,6 @@ def score_table(
         else:
             bar.skipped(manifest["n_rows"])
         if target.file is not None:
-            # a file without bad rows has no column of errors; a folder keeps one form
             if not manifest["n_bad"]:
                 fields = fields[:-1]
             target.join_parts(len(manifest["parts"]), with_fields(opened.schema, fields))

@@ -34,7 +34,7 @@ from pipeline.texts import Missing
 
 ERROR = "label_error"
 OnBadRow = Literal["error", "null"]
-_LONGEST_REASON = 500  # characters
+_LONGEST_REASON = 500
 _EMPTY = "the text is missing"
 _PLAIN = pd.Series(["a plain text"], dtype="str")
 # never a row's fault, but the disk's, the installation's or the weights'
@@ -46,7 +46,7 @@ class Shard:
     """A range of rows of one Parquet file, small and picklable."""
 
     index: int  # of its part: part-000007.parquet
-    path: str  # the Parquet file that holds its rows
+    path: str
     start: int  # the rows of that file, start <= row < stop
     stop: int
     first_row: int  # the row of the whole table at start, from 0
@@ -69,7 +69,7 @@ class BadRow:
     """A row without a label."""
 
     row: int  # of the whole table, from 0
-    reason: str  # one line
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -94,19 +94,19 @@ class Died:
 class Job:
     """Settings shared by all shards of a run, picklable."""
 
-    model: str  # path of the saved pipeline
-    sha256: str  # of the saved pipeline
-    trusted: tuple[str, ...]  # as in load_pipeline
-    text: str  # name of the text column
-    schema: pa.Schema  # of the source
+    model: str
+    sha256: str
+    trusted: tuple[str, ...]
+    text: str
+    schema: pa.Schema
     fields: tuple[pa.Field, ...]  # added: labels, probabilities, the error
-    folder: str  # of the parts
-    plan: str  # hash of the plan
+    folder: str
+    plan: str
     on_bad_row: OnBadRow
     threads: int
     n_labels: int | None = None  # of the fields, if a text gets several
     columns: dict[str, Kind] | None = None  # that the model was fitted on; None: flat texts
-    probe: pa.Table | None = None  # a row that suits the model
+    probe: pa.Table | None = None
     missing: Missing | None = None  # None: a blank text is a text
 
 
@@ -172,7 +172,7 @@ def added_fields(
     schema: pa.Schema,
     classes: Sequence[Any],
     kind: str = "float64",
-    outputs: Sequence[tuple[str, list[Any]]] | None = None,  # name and classes, if several
+    outputs: Sequence[tuple[str, list[Any]]] | None = None,
 ) -> tuple[pa.Field, ...]:
     """Return the fields that scoring adds: labels, probabilities, error."""
     labels: dict[str, pa.DataType] = {}
@@ -208,7 +208,7 @@ def add_predictions(
     """Add the columns of `added_fields`, null in bad rows."""
     is_good = np.ones(table.num_rows, bool)
     is_good[list(bad)] = False
-    place = pa.array(np.cumsum(is_good) - 1, mask=~is_good)  # of each row among the good ones
+    place = pa.array(np.cumsum(is_good) - 1, mask=~is_good)
     *fields, error = fields
     labels = _by_output(answers.labels)
     columns = [pa.array(c.tolist(), f.type) for c, f in zip(labels, fields, strict=False)]

@@ -41,7 +41,7 @@ TEXT_TYPES = (
     pa.types.is_string_view,
     pa.types.is_null,
 )
-_BUFFER = 1 << 20  # bytes read ahead of a Parquet column
+_BUFFER = 1 << 20
 _BATCH_ROWS = 4096
 _NAMED = "text= (--text-column)"
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
@@ -58,7 +58,7 @@ class Rows:
 class Source(Protocol):
     """A table that is read in order, never as a whole."""
 
-    name: str  # for messages
+    name: str
     schema: pa.Schema
 
     def identity(self) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class CsvSource(_Files):
                         marked[len(kept) + place] = reason
                     kept += rows
                     if len(kept) < n_rows:
-                        break  # the end of the file
+                        break
                     yield self._rows(kept, marked)
                     kept, marked = [], {}
                 self._read_before += table.n_bytes_read
