@@ -289,7 +289,7 @@ def lock(handle: int) -> bool | None:
     """Try to lock an open file: False if taken, None if unsupported."""
     try:
         import fcntl
-    except ImportError:
+    except ImportError:  # Windows
         import msvcrt
 
         try:

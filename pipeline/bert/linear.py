@@ -140,7 +140,7 @@ def _capability() -> str:
 def _processor() -> set[str]:
     try:
         first, _, _ = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")
-    except OSError:
+    except OSError:  # Windows, macOS
         first = platform.processor().replace(",", " ")
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return {*first.split(), *(name for name, has in known.items() if has is True)}

@@ -111,7 +111,7 @@ def describe(
     """Return the manifest's description of a fitted pipeline."""
     vectorizers = vectorizers_in(pipeline)
     classes = getattr(pipeline, "classes_", None)
-    if isinstance(classes, np.ndarray) and classes.dtype.kind in "MmS":
+    if isinstance(classes, np.ndarray) and classes.dtype.kind in "MmS":  # dates and bytes
         classes = classes.astype(str)
     if n_training_texts is None:
         n_texts = (vectorizer.truncation_report_["n_texts"] for vectorizer in vectorizers)
@@ -165,8 +165,8 @@ _OPTIONAL = {"n_training_texts", "scores", "columns", "replaces"}
 class Manifest:
     """Facts about a saved file (docs/artifact-format.md)."""
 
-    file: str
-    format: str
+    file: str  # name without folders
+    format: str  # "joblib" or "skops"
     size: int
     sha256: str
     created: str  # UTC, ISO 8601
@@ -320,7 +320,7 @@ def _turn(place: Path | str) -> Iterator[None]:
     """Wait until no other process writes a file into a folder."""
     try:
         import fcntl
-    except ImportError:
+    except ImportError:  # Windows
         yield
         return
     if isinstance(place, str):

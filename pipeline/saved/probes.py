@@ -95,7 +95,7 @@ def _ask(pipeline: Any, method: str, rows: Any) -> np.ndarray:
 
 def _plain(answer: np.ndarray) -> list[Any]:
     """Return an answer in JSON types."""
-    if answer.dtype.kind in "MmS":
+    if answer.dtype.kind in "MmS":  # dates and bytes
         answer = answer.astype(str)
     if answer.dtype.kind in "fO":
         answer = answer.astype(object)
