@@ -498,7 +498,7 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y holds one class only, {', '.join(map(repr, classes.tolist()))}, in all {n_texts} "
+            f"y holds only one class, {', '.join(map(repr, classes.tolist()))}, in all {n_texts} "
             "rows; a classifier needs at least two. Check the label column."
         )
     return classes, numbers

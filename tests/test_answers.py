@@ -578,7 +578,7 @@ def test_the_self_test_of_a_saved_file_asks_for_labels_too(fit, tmp_path):
     manifest.write_text(json.dumps(values))
     with pytest.raises(
         Exception,
-        match=r"fails its self-test: it labels .* '(bad|good)', and said '(good|bad)'",
+        match=r"fails its self-test: it labels .* '(bad|good)', but gave '(good|bad)'",
     ):
         load_pipeline(path, trusted=inspect_pipeline(path)["refused"])
 

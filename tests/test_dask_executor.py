@@ -155,7 +155,7 @@ def test_only_workers_with_the_resources_are_used(address):
     with (
         pytest.raises(
             TimeoutError,
-            match=r"No worker with the resources {'GPU': 2} has come .* dask worker tcp://127",
+            match=r"No worker with the resources {'GPU': 2} joined .* dask worker tcp://127",
         ),
         DaskExecutor(address, resources={"GPU": 2}, wait=1.5),
     ):

@@ -362,8 +362,8 @@ def test_a_prediction_does_not_depend_on_its_neighbours_or_on_threads(fitted):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["good"] * 24, "y holds one class only, 'good'"),
-        ([1.0] * 24, "y holds one class only, 1.0"),
+        (["good"] * 24, "y holds only one class, 'good'"),
+        ([1.0] * 24, "y holds only one class, 1.0"),
         ([*Y[:-1], None], "Input y contains NaN: label 23 is None"),
         (Y[:-1], "inconsistent numbers of samples"),
         (np.linspace(0, 1, 24), "is regression"),

@@ -132,7 +132,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
     ("rows", "parts"),
     [
         ([], ["no rows"]),
-        ([("A film.", "positive")] * 12, ["one class only, 'positive', in all 12 rows"]),
+        ([("A film.", "positive")] * 12, ["only one class, 'positive', in all 12 rows"]),
         ([*ROWS[:20], ("A film.", "neutral")], ["label 'neutral' has 1 texts only", "at least 5"]),
     ],
 )

@@ -318,7 +318,7 @@ def test_inner_folds_that_lack_a_class_are_refused_by_name(tiny_bert, encoded):
 
 def test_a_training_part_of_one_class_is_refused():
     good = [i for i, label in enumerate(Y) if label == "good"]
-    with pytest.raises(ValueError, match="training part of fold 0 holds one class only, 'good'"):
+    with pytest.raises(ValueError, match="training part of fold 0 holds only one class, 'good'"):
         quick(BY_AUTHOR, Y, cv=[(np.array(good[:9]), np.array(good[9:]))])
 
 
@@ -462,7 +462,7 @@ def test_a_category_that_no_row_has_is_no_class_with_too_few_texts():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["pos"] * 20, "one class only, 'pos', in all 20 rows"),
+        (["pos"] * 20, "only one class, 'pos', in all 20 rows"),
         (
             ["pos"] * 10 + ["neg"] * 9 + [None],
             r"label 19 is .* \(missing\)\. Drop the unlabelled rows",

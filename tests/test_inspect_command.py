@@ -77,7 +77,7 @@ def test_verify_tells_every_check(run, artifact):
     sha256 = hashlib.sha256(Path(artifact).read_bytes()).hexdigest()
     assert run("verify", artifact, "--sha256", sha256).code == 0
     assert_one_error_line(
-        run("verify", artifact, "--sha256", "0" * 64), "which you asked for: it is another file"
+        run("verify", artifact, "--sha256", "0" * 64), "is not the requested file"
     )
 
 

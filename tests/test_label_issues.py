@@ -161,7 +161,7 @@ def test_a_frame_of_several_columns_is_given_to_a_model_that_reads_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"y": ["a"] * 48}, "one class only"),
+        ({"y": ["a"] * 48}, "only one class"),
         ({"y": LABELS[:5]}, "48 texts and 5 labels"),
         ({"cv": [(np.arange(24), np.arange(24, 48))]}, "cv must test every text once"),
         ({"groups": [1, 2]}, "groups holds 2 values for 48 texts"),

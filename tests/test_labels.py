@@ -228,7 +228,7 @@ def test_a_learned_mix_takes_one_column_of_labels(y, tiny_bert):
         (csr_array(TAGS), "several labels per text.*needs class labels"),
         (UNLABELLED, "y mixes text with other labels.*needs class labels"),
         (STARS, "continuous.*needs class labels"),
-        (["only"] * 30, "one class only, 'only'.*needs class labels"),
+        (["only"] * 30, "only one class, 'only'.*needs class labels"),
     ],
     ids=["tags", "unlabelled", "numbers", "one class"],
 )
@@ -374,7 +374,7 @@ def test_text_mixed_with_other_labels_is_refused_with_one_of_each(y, first, othe
 def test_one_class_is_left_to_the_last_step_and_refused_where_classes_are_needed(y):
     assert check_labels(y, 3) is None
     with pytest.raises(
-        ValueError, match=r"y holds one class only, .*, in all 3 rows; .*at least two"
+        ValueError, match=r"y holds only one class, .*, in all 3 rows; .*at least two"
     ):
         class_numbers(labels_of_texts(y, 3), 3)
 

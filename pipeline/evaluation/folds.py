@@ -78,7 +78,7 @@ def check_classes(folds: Sequence[Fold], classes: np.ndarray, codes: np.ndarray)
             )
         if len(known) < 2:
             raise ValueError(
-                f"The training part of fold {i} holds one class only, "
+                f"The training part of fold {i} holds only one class, "
                 f"{classes.tolist()[known[0]]!r}; a classifier needs at least two. Choose other "
                 "folds."
             )

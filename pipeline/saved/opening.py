@@ -85,7 +85,7 @@ def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest
     actual = sha256_of(path) if hashed or sha256 is not None else None
     if sha256 is not None and actual != sha256.lower():
         raise ArtifactError(
-            f"{path} has sha256 {actual}, not {sha256}, which you asked for: it is another file."
+            f"{path} is not the requested file: it has sha256 {actual}, not {sha256}."
         )
     if manifest is None:
         return None

@@ -51,7 +51,7 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
     expected = _numbers(outputs)
     if expected is None or answer.dtype.kind != "f":
         if (said := _plain(answer)) != outputs:
-            raise ArtifactError(f"it says {said}, and said {outputs}")
+            raise ArtifactError(f"it gives {said}, but gave {outputs} when it was saved")
         return 0.0
     differences = np.array(np.inf)
     if answer.shape == expected.shape:
@@ -63,8 +63,8 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
         by_row = differences.reshape(len(expected), -1) if differences.ndim else differences[None]
         row = int(by_row.max(axis=-1).argmax())
         raise ArtifactError(
-            f"of {inputs[row]!r} it says {np.round(answer[row], 4).tolist()} by "
-            f"{probes['method']}, and said {np.round(expected[row], 4).tolist()} when it was saved "
+            f"for {inputs[row]!r} it gives {np.round(answer[row], 4).tolist()} by "
+            f"{probes['method']}, but gave {np.round(expected[row], 4).tolist()} when it was saved "
             f"(tolerance {tolerance:g})"
         )
     if "labels" in probes:
@@ -74,7 +74,7 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
             clear = isinstance(label, list) or _margin(expected[row]) > 2 * tolerance
             if label != before and clear:
                 raise ArtifactError(
-                    f"it labels {inputs[row]!r} {label!r}, and said {before!r} when it was saved"
+                    f"it labels {inputs[row]!r} {label!r}, but gave {before!r} when it was saved"
                 )
     return largest
 

@@ -204,7 +204,7 @@ class DaskExecutor:
         elif time.monotonic() - self._last_seen > self.wait:
             with_resources = f" with the resources {self.resources}" if self.resources else ""
             raise TimeoutError(
-                f"No worker{with_resources} has come to the Dask scheduler at {address} in "
+                f"No worker{with_resources} joined the Dask scheduler at {address} within "
                 f"{self.wait:.0f} s. Start one: dask worker {address} --nthreads 1"
             )
         return present
