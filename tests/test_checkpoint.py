@@ -278,13 +278,13 @@ def _with_header(header, data=b""):
     [
         (lambda whole: whole[:-1], r"truncated: \d+ bytes instead of \d+"),
         (lambda whole: whole[: len(whole) // 2], r"truncated: \d+ bytes instead of \d+"),
-        (lambda whole: whole[:20], r"header claims \d+ bytes of 20"),
+        (lambda whole: whole[:20], r"header claims \d+ of 20 bytes"),
         (
             lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
             "header claims",
         ),
         (lambda whole: b"<!doctype html><html>log in</html>", "header claims"),
-        (lambda whole: bytes(1000), "header claims 0 bytes"),
+        (lambda whole: bytes(1000), "header claims 0 of"),
         (lambda whole: _with_header(b"{not json}"), "not a complete model.safetensors file"),
         (lambda whole: _with_header(b"\xff\xff\xff"), "not a complete model.safetensors file"),
         (lambda whole: _with_header(b"[]"), "not a complete model.safetensors file"),

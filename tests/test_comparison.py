@@ -426,7 +426,7 @@ def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_be
         ({"cv": [(np.arange(30), np.arange(20, 40))]}, ValueError, "one that it trains on"),
         ({"cv": GroupKFold(2)}, ValueError, "GroupKFold, which needs groups; pass groups="),
         ({"test": (REVIEWS, LABELS[1:])}, ValueError, "test holds 40 texts and 39 labels"),
-        ({"test": ([], [])}, ValueError, "and some texts"),
+        ({"test": ([], [])}, ValueError, "at least one text"),
         (
             {"test": (["A film."], ["mixed"])},
             ValueError,

@@ -48,7 +48,7 @@ def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp
     ):
         ParquetSource(paths[:2], "text")
     with pytest.raises(
-        ValueError, match=r"2\.parquet has large_string in column 'n', where .* has int64"
+        ValueError, match=r"2\.parquet has large_string in column 'n', but .* has int64"
     ):
         ParquetSource([paths[0], paths[2]], "text")
     for i, header in enumerate(("text,a", "text,b")):

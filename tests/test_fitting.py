@@ -104,7 +104,7 @@ def test_options_become_parameters_of_the_vectorizer(
         (["--bert", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
         (["--text-column", "txt"], ["no column 'txt'", "'text', 'label'", "Did you mean 'text'?"]),
         (["--label-column", "stars"], ["no column 'stars'", "'text', 'label'"]),
-        (["--label-column", "text"], ["has only 1 texts;  at least 5"]),
+        (["--label-column", "text"], ["has only 1 texts; at least 5"]),
         (["--sep", ";"], ["no column 'text'", "--sep"]),
         (["--cv", "1"], ["n_splits=1"]),
         (["--cv", "100"], ["n_splits=100"]),

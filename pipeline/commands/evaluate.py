@@ -149,7 +149,7 @@ def compare_models(
     table: Table,
     group_column: GroupColumn = None,
     test: Annotated[
-        bool, typer.Option("--test", help="One split: the held-out reviews, or 20 % of --data.")
+        bool, typer.Option("--test", help="One split: the held-out reviews, or a fifth of --data.")
     ] = False,
     test_data: OwnTestData = None,
     models: Annotated[str | None, typer.Option(help=f"Rows to compare: {_ROWS}; or all.")] = None,

@@ -40,7 +40,9 @@ TrainingData = Annotated[
 ]
 OwnTestData = Annotated[
     str | None,
-    typer.Option(help="Score on this file, with the same columns, instead of on 20 %."),
+    typer.Option(
+        help="Score on this file, with the same columns, instead of on a fifth of --data."
+    ),
 ]
 Groups = Annotated[list[str] | None, typer.Option(help="A column to score by; can be repeated.")]
 Folds = Annotated[int, typer.Option(help="Folds.")]
@@ -71,7 +73,8 @@ TextColumn = Annotated[
 ]
 Encoding = Annotated[str, typer.Option(help="Encoding of a CSV file.")]
 Separator = Annotated[
-    str | None, typer.Option(help="Separator of a CSV file, such as ';' or tab; by file name.")
+    str | None,
+    typer.Option(help="Separator of a CSV file, such as ';' or tab; by default from its name."),
 ]
 Missing = Annotated[
     Literal["error", "empty"],

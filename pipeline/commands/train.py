@@ -41,7 +41,7 @@ class Vectors:
 
     pooling: Annotated[
         str | None,
-        typer.Option(help="cls, mean, max, pooler, or several: cls,mean; checkpoint: its own."),
+        typer.Option(help="cls, mean, max, pooler, several, or checkpoint (as published)."),
     ] = None
     prompt: Annotated[str | None, typer.Option(help="Text before each text: 'query: '.")] = None
     layers: Annotated[
