@@ -67,7 +67,7 @@ class CacheInfo(NamedTuple):
 
 
 _memory = MemoryStore()
-_told_of: set[int] = set()
+_warned_sizes: set[int] = set()
 _counts: Counter[str] = Counter()
 _counts_lock = ForkSafeLock()
 
@@ -119,7 +119,7 @@ def clear_cache(folder: str | Path | None = None) -> None:
     _memory.max_bytes = MEMORY_BYTES
     with _counts_lock:
         _counts.clear()
-        _told_of.clear()
+        _warned_sizes.clear()
         _counts["loads_before"] = encoder.n_loads()
 
 
@@ -205,7 +205,7 @@ def encode(
         row = int(np.flatnonzero(row_of == done + error.text)[0])
         raise TextTooLongError(row, error.n_tokens, error.max_length) from None
     if isinstance(store, MemoryStore) and known < len(distinct):
-        _tell_if_full(kept, bert, store, len(distinct))
+        _warn_if_full(kept, bert, store, len(distinct))
     n_tokens, n_lost, n_windows, n_unknown = counts[:, row_of]
     counted = Counted(
         truncation_report(n_tokens, n_lost, n_windows),
@@ -265,13 +265,13 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     return every_layer if store.free_bytes() >= per_pooling * len(bert.poolings) else None
 
 
-def _tell_if_full(
+def _warn_if_full(
     kept: FrozenBert | None, bert: FrozenBert, store: MemoryStore, n_texts: int
 ) -> None:
     """Warn once if texts were not kept, or replaced others."""
-    if (kept is not None and not store.overflowed) or store.max_bytes in _told_of:
+    if (kept is not None and not store.overflowed) or store.max_bytes in _warned_sizes:
         return
-    _told_of.add(store.max_bytes)
+    _warned_sizes.add(store.max_bytes)
     n_vectors = len((kept or bert).poolings) * (bert.deepest_layer + 1)
     per_text = n_vectors * bert.hidden_size * 4
     enough = -(-max(2 * store.max_bytes, n_texts * per_text) // 10**9)

@@ -26,7 +26,7 @@ class _Bar:
         self._drawn = terminal or self._notebook
         self._seconds = _TICKS if terminal else LINE_SECONDS
         self._part: Part | None = None
-        self._told: Any = None
+        self._last_shown: Any = None
         self._at = 0.0
         self._over: threading.Event | None = None
         self._output: Any = None
@@ -38,8 +38,8 @@ class _Bar:
                 self._over = threading.Event()
                 if not self._notebook:  # outputs of a cell belong to the main thread
                     threading.Thread(target=self._tick, args=(self._over,), daemon=True).start()
-            is_news = (part, part.what, part.total) != self._told
-            self._part, self._told = part, (part, part.what, part.total)
+            is_news = (part, part.what, part.total) != self._last_shown
+            self._part, self._last_shown = part, (part, part.what, part.total)
             if self._drawn and (is_news or time.monotonic() - self._at > _REDRAWN):
                 self._draw(part)
 

@@ -37,13 +37,13 @@ def columns(text: str) -> int:
 
 def strongest(words: Sequence[Mapping[Any, Any]], most: int) -> list[Mapping[Any, Any]]:
     """Return the words with the largest contributions, without marks and special tokens."""
-    told = [
+    content = [
         word
         for word in words
         if word["start"] < word["end"]
         and not all(unicodedata.category(c)[0] == "P" for c in word["word"])
     ]
-    return sorted(told, key=lambda word: -abs(word["contribution"]))[:most]
+    return sorted(content, key=lambda word: -abs(word["contribution"]))[:most]
 
 
 def never_predicted(classes: Sequence[Any]) -> str:

@@ -474,16 +474,16 @@ def _explained(error: Exception, what: str) -> Exception:
 def _refused(status: int, headers: Mapping[str, str], what: str) -> TransferError:
     """Translate an HTTP status into a reason."""
     code = headers.get("X-Error-Code", "")
-    told = f"{status} {code or responses.get(status, '')}".strip()
+    reply = f"{status} {code or responses.get(status, '')}".strip()
     if status in _AGAIN:
         after = headers.get("Retry-After", "").strip()
         asked = f" and asks to retry in {after} s" if after.isdigit() else ""
-        failure = _TryAgain(f"the hub answered {told} for {what}{asked}")
+        failure = _TryAgain(f"the hub answered {reply} for {what}{asked}")
         failure.wait = float(after) if after.isdigit() else None
         return failure
     if status in (401, 403):
         return TransferError(
-            f"the hub answered {told} for {what}: the model is gated or private and needs a token",
+            f"the hub answered {reply} for {what}: the model is gated or private and needs a token",
             _TOKEN,
         )
     if status == 404:
@@ -492,6 +492,6 @@ def _refused(status: int, headers: Mapping[str, str], what: str) -> TransferErro
             "EntryNotFound": f"no {what} in it",
         }
         return TransferError(
-            f"the hub answered {told}: it has {missing.get(code, 'no such model')}", _SPELLING
+            f"the hub answered {reply}: it has {missing.get(code, 'no such model')}", _SPELLING
         )
-    return TransferError(f"the hub answered {told} for {what}", _CONNECTION)
+    return TransferError(f"the hub answered {reply} for {what}", _CONNECTION)

@@ -112,16 +112,16 @@ class Command(TyperCommand):
         """Replace former names of options."""
         known = {name for param in self.params for name in param.opts}
         end = args.index("--") if "--" in args else len(args)
-        told = set()
+        hinted = set()
         for i, word in enumerate(args[:end]):
             old, equals, value = word.partition("=")
             new = next((name for name in _OLD_NAMES.get(old, ()) if name in known), None)
             if new is None or old in known:
                 continue
             args[i] = f"{new}{equals}{value}"
-            if old not in told:
+            if old not in hinted:
                 plain_console(stderr=True).print(f"Hint: {old} is now called {new}.")
-            told.add(old)
+            hinted.add(old)
         return super().parse_args(ctx, args)
 
 
@@ -348,12 +348,12 @@ class Table:
             return rows
         is_gone = rows.labels.isin(labels)
         names = ", ".join(repr(str(label)) for label in labels[:5])
-        told = f"{rows.source}: {is_gone.sum()} texts of {len(labels)} classes {why} ({names}"
-        told += ", ...)" if labels[5:] else ")"
+        message = f"{rows.source}: {is_gone.sum()} texts of {len(labels)} classes {why} ({names}"
+        message += ", ...)" if labels[5:] else ")"
         if self.rare == "drop":
-            say(f"{told} are left out.")
+            say(f"{message} are left out.")
             return replace(rows, table=rows.table[~is_gone])
-        say(f"{told} are merged into the class {MERGED!r}; labels are texts.")
+        say(f"{message} are merged into the class {MERGED!r}; labels are texts.")
         merged = rows.labels.astype("str").mask(is_gone, MERGED)
         return replace(rows, table=rows.table.assign(**{rows.label: merged}))
 
@@ -369,13 +369,13 @@ def with_empty(texts: "pd.Series", missing: str, what: str) -> "pd.Series":
 
     if not (empty := missing_cells(texts)):
         return texts
-    told = f"{what} is empty in {len(empty)} of {len(texts)} rows, first in row {empty[0]}"
+    message = f"{what} is empty in {len(empty)} of {len(texts)} rows, first in row {empty[0]}"
     if missing == "error":
         raise ValueError(
-            f"{told} (0 is the first). Fill or delete these rows, or use --missing empty to read "
-            "them as empty texts."
+            f"{message} (0 is the first). Fill or delete these rows, or use --missing empty to "
+            "read them as empty texts."
         )
-    say(f"{told}; read as empty texts.")
+    say(f"{message}; read as empty texts.")
     return texts.mask(texts.index.isin(empty), "")
 
 

@@ -157,7 +157,7 @@ def _explanations(
             other = classes[next(place for place in others if place != label)]
             values = frame[f"contribution_{classes[label]}"] - frame[f"contribution_{other}"]
             against = {"against": other}
-        explanations.append(_told(frame, values) | against)
+        explanations.append(_weighted_words(frame, values) | against)
     return explanations
 
 
@@ -171,7 +171,7 @@ def _frames(model: Any, X: Any) -> Sequence[pd.DataFrame] | str:
         return str(error)
 
 
-def _told(frame: pd.DataFrame, contributions: pd.Series) -> dict[str, Any]:
+def _weighted_words(frame: pd.DataFrame, contributions: pd.Series) -> dict[str, Any]:
     words = frame.assign(contribution=contributions)[["word", "start", "end", "contribution"]]
     return {"method": frame.attrs["method"], "words": words.to_dict(orient="records")}
 
@@ -214,7 +214,7 @@ def find_in_label_sets(
         if not isinstance(frames, str):
             sign = 1 if given[row, k] else -1
             own = [name for name in frames[i] if str(name).startswith("contribution")][k]
-            explanation = _told(frames[i], sign * frames[i][own])
+            explanation = _weighted_words(frames[i], sign * frames[i][own])
         probability = None if np.isnan(said).all() else float(sure[row, k])
         found.append(
             {

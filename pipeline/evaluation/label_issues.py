@@ -96,13 +96,13 @@ def label_issues(
     shown = any(vectorizer.progress for vectorizer in vectorizers_of(model))
     probability = np.zeros((len(texts), len(classes)))
     with progress(unit="fit", shown=shown) as part:
-        if told := not reads_columns(model):
+        if warned := not reads_columns(model):
             encode_all([model], X, labels)
         for i, (train, test) in enumerate(part.folds(folds, "the classifier")):
             fitted: Any = clone(model)
             if together is not None:
                 fitted = keep_groups(fitted, codes[train], together[train], random_state)
-            with silent_truncation(told or i > 0):
+            with silent_truncation(warned or i > 0):
                 fitted.fit(rows_of(X, train), labels[train])
                 answers = ask(fitted, rows_of(X, test))
             known, _ = positions(np.asarray(fitted.classes_).tolist(), classes.tolist())

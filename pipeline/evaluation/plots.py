@@ -228,8 +228,8 @@ def _write_beside(axes: Any, position: int, score: float, *, bold: bool = False)
 def _draw_rules(panels: Any, study: "pd.DataFrame") -> None:
     """Set one scale, and draw majority and nested score through all panels."""
     nested, majority = study.attrs["nested"], study.attrs["majority"]
-    honest = None if nested is None else nested["score"]
-    lines = [(majority, ":", "majority class"), (honest, "--", "unbiased score of the best")]
+    unbiased = None if nested is None else nested["score"]
+    lines = [(majority, ":", "majority class"), (unbiased, "--", "unbiased score of the best")]
     known = [(value, style, label) for value, style, label in lines if value is not None]
     edges = [
         majority or 0.0,

@@ -195,7 +195,7 @@ def _study_html(study: pd.DataFrame) -> str:
     header = ("Combination", metric.capitalize(), "Dimension", "C")
     beside = Table(f"Combinations, pooling {study['pooling'].iloc[-1]}", header, combined)
     nested = attrs.get("nested")
-    honest = (
+    unbiased = (
         "Picking the best of many scores is optimistic; use nested=True for an unbiased estimate."
         if nested is None
         else f"Unbiased score of picking the best: {nested['score']:.3f} ± "
@@ -206,7 +206,7 @@ def _study_html(study: pd.DataFrame) -> str:
     )
     said = (
         f"Best: {escaped(best['features'])}, {escaped(best['pooling'])}: {best['score']:.3f}, "
-        f"<code>BertVectorizer({escaped(parameters)})</code>. {escaped(honest)}"
+        f"<code>BertVectorizer({escaped(parameters)})</code>. {escaped(unbiased)}"
     )
     how = f"{metric.capitalize()}, mean ± standard deviation of {attrs.get('n_folds')} folds."
     return block(
