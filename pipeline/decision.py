@@ -1,4 +1,4 @@
-"""The decision of a fitted model as a sum over its texts, if it is one."""
+"""The decision of a fitted model as a sum over its texts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Locks that survive a fork, so that no child waits for a thread of its parent."""
+"""Locks that are always free in a forked child."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Batches of texts without padding, and their hidden states pooled to one vector per text."""
+"""Batches of texts without padding, pooled to one vector per text."""
 
 import math
 from collections.abc import Sequence

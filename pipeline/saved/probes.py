@@ -1,4 +1,4 @@
-"""The self-test of a saved pipeline: its answers to a few texts, then and now."""
+"""The self-test of a saved pipeline: its answers to a few texts."""
 
 from typing import Any
 

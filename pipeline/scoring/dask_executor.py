@@ -19,8 +19,8 @@ from pipeline.scoring.shard import Died, Outcome, Shard
 _LOST = "its Dask worker was lost: killed, crashed or cut off"  # no address: it enters the output
 _LOOK_AROUND = 1.0  # seconds between checks for workers that joined or were lost
 _FETCHING = 30.0  # seconds after which the result of a finished task counts as lost
-# For glibc. With Dask's own value each freed block goes back to the system, which clears it for the
-# next batch: a tenth of the time.
+# For glibc. With Dask's own value each freed block goes back to the system and is cleared again for
+# the next batch, which takes a tenth of the time.
 _KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}
 
 

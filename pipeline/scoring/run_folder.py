@@ -1,4 +1,4 @@
-"""The output of a run: a folder of parts with its plan, or one file joined from them."""
+"""The output of a run: a folder of parts, or one file."""
 
 import contextlib
 import csv
