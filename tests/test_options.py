@@ -92,7 +92,7 @@ def test_former_names_of_options_work_with_a_hint_and_are_not_in_the_help(
     words = arguments.get(command, ["--data", missing])
     result = run(command, *words, *([f"{old}=no/x"] if equals else [old, "no/x"]))
     hint, error = result.err.splitlines()
-    assert hint == f"Hint: {old} is called {new} now."
+    assert hint == f"Hint: {old} is now called {new}."
     assert error.startswith("Error: ")
     assert "no/x" in error or "none does not exist" in error
     text = run(command, "--help").out
@@ -189,7 +189,7 @@ def test_each_thing_that_a_table_lacks_is_refused_with_its_row_and_the_option(
     for option, *parts in (
         ("--drop-missing-labels", "column 'stars' is empty in 1 of 55", "row 49"),
         ("--missing empty", "column 'review' is empty in 1 of 54", "row 48"),
-        ("--rare drop", "label 'odd' has 1 texts only", "--rare merge"),
+        ("--rare drop", "label 'odd' has only 1 texts", "--rare merge"),
     ):
         assert option.split()[0] in (error := learn(run, messy, tiny_bert, out, *arguments).err)
         assert error.startswith("Error") or arguments

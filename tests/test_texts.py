@@ -306,7 +306,7 @@ def test_no_index_label_is_named_where_the_index_counts_the_rows():
 # ---- containers that are refused
 
 
-MAPPING = r"a sequence of texts .*list\(X\.values\(\)\)"
+MAPPING = r"expected a sequence of texts.*list\(X\.values\(\)\)"
 REFUSED = [
     *(
         (X, ValueError, r"X is a single string.*Wrap it in a list: \[text\]")
