@@ -133,7 +133,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
     [
         ([], ["no rows"]),
         ([("A film.", "positive")] * 12, ["only one class, 'positive', in all 12 rows"]),
-        ([*ROWS[:20], ("A film.", "neutral")], ["label 'neutral' has 1 texts only", "at least 5"]),
+        ([*ROWS[:20], ("A film.", "neutral")], ["label 'neutral' has only 1 texts", "at least 5"]),
     ],
 )
 def test_tables_that_cannot_be_trained_on_say_why(rows, parts, run, tiny_bert, tmp_path):
