@@ -185,7 +185,10 @@ def test_texts_that_are_cut_give_one_line_of_warning(run, data, tiny_bert, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         result = run(
-            "train --no-ngrams --cv 0 --max-length 5", data=data, bert=tiny_bert, out=tmp_path / "m.joblib"
+            "train --no-ngrams --cv 0 --max-length 5",
+            data=data,
+            bert=tiny_bert,
+            out=tmp_path / "m.joblib",
         )
     assert result.code == 0
     lines = result.err.splitlines()

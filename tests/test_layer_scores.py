@@ -328,7 +328,7 @@ def test_a_shallow_model_leaves_out_what_needs_four_layers(tiny_bert, encoded):
         (
             {"cv": [([0, 1, 2], [2, 3])]},
             ValueError,
-            "Fold 0 of cv has 2 test rows, or some that it trains on",
+            "Fold 0 of cv has 2 test rows, or tests some that it trains on",
         ),
         ({"y": LABELS[1:]}, ValueError, "60 texts and 59 labels"),
         (

@@ -65,12 +65,12 @@ def test_a_name_that_looks_like_a_pattern_is_the_file_of_that_name(tmp_path):
     ("source", "error", "message"),
     [
         ("none.csv", FileNotFoundError, "none.csv does not exist"),
-        ("*.tsv", FileNotFoundError, "no file fits"),
+        ("*.tsv", FileNotFoundError, "no file matches"),
         ("empty", FileNotFoundError, "is a folder, not a file, and holds no Parquet files"),
         (["b.parquet", "b.parquet"], ValueError, "is named twice"),
         ([], ValueError, "an empty list of files"),
         ("zero.csv", ValueError, r"is empty \(0 bytes\)"),
-        ("nowhere://a/b.csv", ValueError, "no address that fsspec knows"),
+        ("nowhere://a/b.csv", ValueError, "not an address that fsspec knows"),
     ],
 )
 def test_what_is_not_there_is_named(source, error, message, folder, monkeypatch):

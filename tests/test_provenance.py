@@ -33,11 +33,10 @@ def folder(tmp_path):
 def test_a_difference_names_the_file_and_both_hashes(published, kind, found, folder):
     assert (
         difference(folder / "a.json", published)
-        == f"a.json has {kind} {found}, the published one is {published}"
+        == f"a.json has {kind} {found}, expected {published}"
     )
     assert (
-        difference(folder / "c.json", published)
-        == f"c.json is missing, where a file of hash {published} is expected"
+        difference(folder / "c.json", published) == f"c.json is missing (expected hash {published})"
     )
 
 

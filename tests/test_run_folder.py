@@ -80,7 +80,7 @@ def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(folder):
     ]
     assert list(folder.shards.iterdir()) == []
     with pytest.raises(
-        PlanError, match=r"out holds another run: shard_rows \(100, now 7\)\. Go on with"
+        PlanError, match=r"out holds another run: shard_rows \(100, now 7\)\. Resume with"
     ):
         folder.start_or_resume(replace(PLAN, shard_rows=7))
 

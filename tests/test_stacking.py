@@ -239,7 +239,7 @@ def test_missing_and_invalid_cells_are_read_by_both_parts_as_the_vectorizer_says
     [
         ([None, *LABELS[1:]], "label 0 is None"),
         (LABELS[1:], "32 texts and 31 labels"),
-        (["positive"] * 32, "y holds one class only, 'positive'"),
+        (["positive"] * 32, "y holds only one class, 'positive'"),
     ],
 )
 def test_wrong_labels_are_refused_before_anything_is_encoded(labels, message, stack, encoded):

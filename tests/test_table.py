@@ -483,7 +483,7 @@ def test_a_full_disk_is_called_one_and_a_rerun_goes_on(score, tmp_path, monkeypa
         patched.setattr(os, "fsync", full)
         with pytest.raises(
             OSError,
-            match=r"no space left for .*out: what is finished is kept; free some, and run it again",
+            match=r"no space left for .*out. Finished parts are kept; free some space",
         ):
             score(source)
     scored = score(source)

@@ -1,4 +1,4 @@
-"""train: a table becomes a saved pipeline, compared, scored and reported on."""
+"""Command train."""
 
 from dataclasses import dataclass
 from operator import attrgetter
@@ -32,19 +32,19 @@ from pipeline.commands.predict import label_texts
 from pipeline.commands.printing import plain_console, print_comparison, print_cut, print_scores
 from pipeline.commands.report import write_page
 
-_LEAST = 5  # texts of a class, to train and to test
+_LEAST = 5
 _MANY_CLASSES = 10  # with more, the six fits of a stack take minutes
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What BertVectorizer makes of a text."""
+    """Settings of BertVectorizer's vectors."""
 
     pooling: Annotated[
         str | None,
-        typer.Option(help="cls, mean, max, pooler, or several: cls,mean; checkpoint: its own."),
+        typer.Option(help="cls, mean, max, pooler, several, or checkpoint (as published)."),
     ] = None
-    prompt: Annotated[str | None, typer.Option(help="Put before each text: 'query: '.")] = None
+    prompt: Annotated[str | None, typer.Option(help="Text before each text: 'query: '.")] = None
     layers: Annotated[
         str | None, typer.Option(help="A layer (-1), several (-4,-3,-2,-1) or all.")
     ] = None
@@ -73,8 +73,8 @@ class Head:
     ngrams: Annotated[
         bool | None,
         typer.Option(
-            help="TF-IDF of words and pairs beside BERT, stacked; train does without --ngrams too, "
-            f"for up to {_MANY_CLASSES} classes."
+            help="Stack TF-IDF of words and word pairs with BERT. train does, up to "
+            f"{_MANY_CLASSES} classes."
         ),
     ] = None
 
@@ -92,10 +92,10 @@ class Head:
             names = [n for n in model.get_params() if n.endswith("regression__random_state")]
             return model.set_params(**dict.fromkeys(names, seed))
         if ngrams:
-            raise ValueError("--ngrams stacks logistic regressions: leave out --classifier.")
+            raise ValueError("--ngrams stacks logistic regressions; leave out --classifier.")
         C = None if self.C is None else parse_C(self.C)
         if C == "cv":
-            raise ValueError("--C cv is for --classifier logistic; give a number.")
+            raise ValueError("--C cv works only with --classifier logistic; give a number.")
         head = make_classifier(
             self.classifier, C=C, class_weight=self.class_weight, random_state=seed
         )
@@ -106,7 +106,7 @@ class Head:
 
 @dataclass(frozen=True)
 class _Sets:
-    """What is trained on and what is held out, with the class and the group of each."""
+    """Training and held-out rows, with the class and group of each."""
 
     train: Labelled
     test: Labelled
@@ -124,16 +124,14 @@ def train(
     encoder: Encoder,
     vectors: Vectors,
     head: Head,
-    out: Annotated[
-        str, typer.Option(help="Where the trained pipeline is written.")
-    ] = DEFAULT_ARTIFACT,
-    cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 leaves it out.")] = 5,
+    out: Annotated[str, typer.Option(help="Path of the trained pipeline.")] = DEFAULT_ARTIFACT,
+    cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 skips it.")] = 5,
     seed: Seed = 0,
     report: Annotated[
-        bool, typer.Option(help="A page about the pipeline beside it (.html, and .json).")
+        bool, typer.Option(help="Write a page about the pipeline beside it (.html, .json).")
     ] = True,
 ) -> None:
-    """Train on a table, save, compare with TF-IDF, score held-out texts, and write a report."""
+    """Train, save and evaluate a pipeline, and write a report."""
     from pipeline.evaluation.compare import compare
     from pipeline.files import file_size
     from pipeline.saved.artifact import save_pipeline
@@ -155,7 +153,7 @@ def train(
     print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(model)))
     columns = {"text": learn.text, "label": learn.label}
     path = save_pipeline(model, out, columns=columns)
-    # first: whatever fails below, the model is there
+    # first, so that the model is safe if anything below fails
     console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
     comparison = None
     if cv:
@@ -171,7 +169,7 @@ def train(
 
 
 def _check_outputs(out: str, report: bool) -> str | None:
-    """Refuse what cannot be written, and return why there will be no report."""
+    """Check the outputs, and return why there will be no report."""
     from pipeline.files import check_writable, refuse_folder, where
     from pipeline.report.page import check_report_extra
 
@@ -179,7 +177,7 @@ def _check_outputs(out: str, report: bool) -> str | None:
     refuse_folder(place, "sentiment.joblib")
     if report and PurePath(place).suffix in (".html", ".json"):
         raise ValueError(
-            f"--out {out}: the report beside it would get this name; use another ending, or "
+            f"--out {out}: the report beside it would get this name. Use another ending, or "
             "--no-report."
         )
     check_writable(place)
@@ -199,7 +197,7 @@ def _read(
     seed: int,
     cv: int,
 ) -> _Sets:
-    """Read what to train on and what to hold out, and refuse what could not be compared."""
+    """Read the training and held-out rows, and check them early."""
     from pipeline.datasets import split_rows
     from pipeline.evaluation.folds import check_classes, split_folds
     from pipeline.texts import class_numbers, group_numbers, text_groups
@@ -216,13 +214,13 @@ def _read(
     values = None if group_column is None else rows.table[group_column]
     groups = text_groups(rows.texts, group_numbers(values, len(rows.table)))
     classes, codes = class_numbers(rows.labels, len(rows.table), warn=False)
-    if cv:  # refuses what the comparison would refuse, before anything is trained
+    if cv:  # raise what the comparison would raise, before training
         check_classes(split_folds(cv, codes, seed, groups), classes, codes)
     return _Sets(rows, held_out, codes, groups)
 
 
 def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
-    """Fit, with groups kept together in the folds that choose C, and say what came of it."""
+    """Fit, keeping groups together in the folds that choose C."""
     from pipeline.evaluation.folds import keep_groups
     from pipeline.progress import progress
 
@@ -237,9 +235,9 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
         console.print(f"C={C:g}, chosen by the log loss.")
     if not hasattr(model, "predict_proba"):
         console.print(
-            f"A {type(model[-1]).__name__} gives no probabilities: there is no log loss, no "
-            "calibration, no search for wrong labels and no predict --data, and predict prints "
-            "labels alone. --classifier logistic gives them all."
+            f"A {type(model[-1]).__name__} gives no probabilities: no log loss, no calibration, no "
+            "search for wrong labels and no predict --data; predict prints only labels. Use "
+            "--classifier logistic for all of them."
         )
     return model
 
@@ -247,7 +245,6 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
 def _score(
     console: Console, model: Any, sets: _Sets, path: Path | str, *, report: bool
 ) -> dict[str, Any]:
-    """Score the held-out texts, print that, and put it into the manifest."""
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.saved.artifact import record_scores
 
@@ -277,7 +274,6 @@ def _write_page(
 
 
 def _try(console: Console, path: Path | str, held_out: Labelled, model: Any, seed: int) -> None:
-    """Let the saved file, loaded again, label three of the held-out texts."""
     import numpy as np
 
     from pipeline.saved.allow_list import GROUPS, name_of
@@ -288,6 +284,6 @@ def _try(console: Console, path: Path | str, held_out: Labelled, model: Any, see
     kind = type(model[-1])
     group = kind.__module__.partition(".")[0]
     fitted = load_pipeline(path, trusted=[group if group in GROUPS else name_of(kind)])
-    console.print(f"{path}, loaded again, says of three held-out rows of {held_out.source}:")
+    console.print(f"{path}, loaded again, predicts for three held-out rows of {held_out.source}:")
     label_texts(console, fitted, three[held_out.text].tolist(), {
         "row": three.index.tolist(), "label": three[held_out.label].tolist()})  # fmt: skip

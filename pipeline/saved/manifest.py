@@ -20,9 +20,7 @@ from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.files import fetched, file_size, flush_to_disk, put, sha256_of, write_text
 from pipeline.saved.allow_list import name_of
 
-# ---- versions
-
-# What decides a pipeline's numbers, or how its file is written.
+# packages that decide a pipeline's numbers or its file format
 PACKAGES = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy", "joblib")
 
 
@@ -41,7 +39,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def refuse_newer_state(name: str, made_with: Mapping[str, Any], known: int) -> None:
-    """Refuse a saved state that this version of the class does not know."""
+    """Raise for a saved state that is too new."""
     if made_with["state_version"] > known:
         raise CheckpointError(
             f"This {name} was saved by version {made_with['pipeline']} of pipeline, in state "
@@ -62,15 +60,12 @@ def differing_versions(made_with: Mapping[str, str]) -> list[str]:
 
 
 def _compared(package: str, version: str) -> list[str]:
-    # scikit-learn compares its own in full
+    # scikit-learn itself compares full versions
     return [version] if package == "scikit-learn" else version.partition("+")[0].split(".")[:2]
 
 
-# ---- description
-
-
 def parts_of(value: Any) -> Iterator[Any]:
-    """Yield an object and what it holds in estimators, dicts and lists, each once."""
+    """Yield an object and everything inside, each once."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:
@@ -88,7 +83,7 @@ def parts_of(value: Any) -> Iterator[Any]:
 
 
 _WITH_MODEL = ("pipeline.vectorizer.BertVectorizer", "pipeline.finetuning.FineTunedBertClassifier")
-_RECORDED = {  # name in the manifest -> attribute, where the class has it
+_RECORDED = {
     "source": "source_",
     "layers": "layers_",
     "max_length": "max_length_",
@@ -113,7 +108,7 @@ def vectorizers_in(pipeline: Any) -> list[Any]:
 def describe(
     pipeline: Any, n_training_texts: int | None, columns: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """Return what a manifest says about the inside of a fitted pipeline."""
+    """Return the manifest's description of a fitted pipeline."""
     vectorizers = vectorizers_in(pipeline)
     classes = getattr(pipeline, "classes_", None)
     if isinstance(classes, np.ndarray) and classes.dtype.kind in "MmS":  # dates and bytes
@@ -145,7 +140,7 @@ def _describe_vectorizer(vectorizer: Any) -> dict[str, Any]:
 
 
 def plain(value: Any, where: str) -> Any:
-    """Turn a value into JSON's types, NaN and infinities into None; `where` names it in errors."""
+    """Convert a value to JSON types; errors name `where`."""
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
@@ -162,17 +157,15 @@ def plain(value: Any, where: str) -> Any:
     )
 
 
-# ---- the manifest
-
 FORMAT_VERSION = 2  # 2: columns
 _OPTIONAL = {"n_training_texts", "scores", "columns", "replaces"}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a saved file without opening it; see docs/artifact-format.md."""
+    """Facts about a saved file (docs/artifact-format.md)."""
 
-    file: str  # its name, without folders
+    file: str  # name without folders
     format: str  # "joblib" or "skops"
     size: int
     sha256: str
@@ -186,12 +179,12 @@ class Manifest:
     scores: dict[str, Any] | None = None
     columns: dict[str, str] | None = None  # "text" and "label": their names in the training table
     format_version: int = FORMAT_VERSION
-    # while a file is being replaced: the manifest of the one before, so that neither is without
+    # while a file is being replaced: the manifest of the previous one, so that both have one
     replaces: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read the manifest of a saved file; None where it has none."""
+        """Read the manifest of a saved file, None if there is none."""
         source = manifest_path(path)
         try:
             values = json.loads(source.read_text(encoding="utf-8"))
@@ -199,18 +192,18 @@ class Manifest:
             return None
         except ValueError as error:
             raise ArtifactError(
-                f"{source} is damaged: {error}. Delete it, to open the file unverified, or save "
+                f"{source} is damaged: {error}. Delete it to open the file unverified, or save "
                 "again."
             ) from error
         return cls.of(values, source)
 
     @classmethod
     def of(cls, values: Any, source: Path) -> Self:
-        """Return a manifest of these values, after a check."""
+        """Check values and return them as a manifest."""
         version = values.get("format_version") if isinstance(values, dict) else None
         if not isinstance(version, int):
             raise ArtifactError(
-                f"{source} is no manifest of a saved pipeline. Delete it, to open the file "
+                f"{source} is not the manifest of a saved pipeline. Delete it to open the file "
                 "unverified."
             )
         if version > FORMAT_VERSION:
@@ -218,7 +211,7 @@ class Manifest:
             writer = versions.get("pipeline", "?") if isinstance(versions, dict) else "?"
             raise ArtifactError(
                 f"{source} was written by version {writer} of pipeline in format {version}; this "
-                f"one knows up to {FORMAT_VERSION}. Upgrade to open it."
+                f"version knows up to {FORMAT_VERSION}. Upgrade to open it."
             )
         names = set(cls.__dataclass_fields__)
         missing = sorted(names - set(values) - _OPTIONAL)
@@ -231,7 +224,7 @@ class Manifest:
         return cls(**values)
 
     def matching(self, size: int, sha256: str | None) -> Self | None:
-        """Return the manifest of this file: this one, the one it replaces, or None."""
+        """Return the manifest for this size and hash, or None."""
         if self.size == size and sha256 in (None, self.sha256):
             return self
         if self.replaces is None:
@@ -239,14 +232,14 @@ class Manifest:
         return type(self).of(self.replaces, Path(self.file)).matching(size, sha256)
 
     def values(self) -> dict[str, Any]:
-        """Return the fields, ``replaces`` only where it is set."""
+        """Return the fields, with ``replaces`` only if set."""
         values = asdict(self)
         if self.replaces is None:
             del values["replaces"]
         return values
 
     def to_json(self) -> str:
-        """Return the text of the manifest."""
+        """Return the manifest as text."""
         return json.dumps(self.values(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -256,15 +249,15 @@ def manifest_path(path: Path) -> Path:
 
 
 def manifest_place(place: Path | str) -> Path | str:
-    """Return the manifest's path, or its address."""
+    """Return the manifest's path or address."""
     return manifest_path(place) if isinstance(place, Path) else f"{place}.json"
 
 
 def put_in_place(written: Path, place: Path | str, manifest: Manifest) -> None:
-    """Rename or upload a written file with its manifest: readers always find a pair.
+    """Move a written file and its manifest into place together.
 
-    First comes a manifest that knows both the new file and the one before; then the file; then the
-    manifest without the one before.
+    Writes a manifest that knows both the new and the old file, then the file, then the final
+    manifest.
     """
     with _turn(place):
         before = _before(place)
@@ -279,7 +272,7 @@ def put_in_place(written: Path, place: Path | str, manifest: Manifest) -> None:
 
 
 def put_scores(place: Path | str, scores: dict[str, Any]) -> None:
-    """Write scores into the manifest of a saved file; all else in it stays."""
+    """Write scores into the manifest of a saved file, keeping the rest."""
     with _turn(place):
         manifest = _read_alone(place)
         if manifest is not None:
@@ -287,27 +280,26 @@ def put_scores(place: Path | str, scores: dict[str, Any]) -> None:
 
 
 def columns_of(place: Path | str) -> dict[str, str]:
-    """Return the names of the text and label columns that a saved file was trained on."""
+    """Return the training columns of a saved file."""
     try:
         manifest = _read_alone(place)
-    except (OSError, ArtifactError):  # whoever opens the file is told
+    except (OSError, ArtifactError):  # opening the file will say so
         return {}
     return {} if manifest is None or manifest.columns is None else manifest.columns
 
 
 def _read_alone(place: Path | str) -> Manifest | None:
-    """Read the manifest of a file that is not fetched itself."""
     with fetched(manifest_place(place)) as path:
         return Manifest.read(path.with_suffix(""))
 
 
 def _before(place: Path | str) -> Manifest | None:
-    """Return the manifest of the file to be replaced, made of its bytes if it has none."""
+    """Return the manifest of the file to be replaced."""
     try:
         size = file_size(str(place))
     except FileNotFoundError:
         return None
-    # of a file in a store the size will do: to hash it would be to fetch it
+    # in a store the size is enough: hashing would mean fetching
     sha256 = sha256_of(place) if isinstance(place, Path) else None
     with contextlib.suppress(ArtifactError):
         manifest = _read_alone(place)
@@ -325,7 +317,7 @@ def _write(place: Path | str, manifest: Manifest) -> None:
 
 @contextlib.contextmanager
 def _turn(place: Path | str) -> Iterator[None]:
-    """Wait until no other process is putting a file into a folder; a store has no locks."""
+    """Wait until no other process writes a file into a folder."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -334,7 +326,7 @@ def _turn(place: Path | str) -> Iterator[None]:
     if isinstance(place, str):
         yield
         return
-    # The folder itself is locked, not a file of filelock: that would stay beside the saved file.
+    # Locks the folder itself, because filelock would leave a file beside the saved one.
     handle = os.open(place.parent, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks

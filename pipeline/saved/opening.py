@@ -1,4 +1,4 @@
-"""Open a saved file: kind, manifest, names, then the object."""
+"""Open a saved file: check kind, manifest and names, then load the object."""
 
 import contextlib
 from pathlib import Path
@@ -13,17 +13,17 @@ from pipeline.saved.skops_file import read_skops, skops_schema
 
 
 def file_kind(path: Path) -> Literal["joblib", "skops"]:
-    """Return the format of a saved pipeline, by its content; refuse other files."""
+    """Return the format of a saved pipeline by its content, or raise."""
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {problem}; train writes one.")
     with path.open("rb") as file:
         head = file.read(64)
-    if head.startswith(b"\x80"):  # every pickle of protocol 2 or later starts so
+    if head.startswith(b"\x80"):  # every pickle since protocol 2 starts like this
         return "joblib"
     if head.startswith(b"PK") and skops_schema(path) is not None:
         return "skops"
-    raise ArtifactError(f"{path} is no saved pipeline: {_other_kind(head)}.")
+    raise ArtifactError(f"{path} is not a saved pipeline: {_other_kind(head)}.")
 
 
 def _other_kind(head: bytes) -> str:
@@ -34,7 +34,7 @@ def _other_kind(head: bytes) -> str:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page; the download went wrong"
     if head.startswith(b"PK"):
-        return "it is a zip archive, whole or cut short, and no .skops file"
+        return "it is a zip archive, complete or truncated, and not a .skops file"
     if head.startswith((b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22M\x18")):
         return (
             "it is compressed, and a compressed file cannot be memory-mapped; load it with "
@@ -43,13 +43,13 @@ def _other_kind(head: bytes) -> str:
     return "it is not a joblib file"
 
 
-_ATTEMPTS = 100  # to find a file and its manifest as a pair, while others save
+_ATTEMPTS = 100  # to find a file with its manifest while others save
 
 
 def open_file(
     place: Path | str, *, hashed: bool, sha256: str | None, trusted: frozenset[str]
 ) -> tuple[Any, Manifest | None]:
-    """Open a saved file and the manifest that fits it, both of one moment."""
+    """Open a saved file with its matching manifest."""
     for _ in range(_ATTEMPTS):
         before = _moment(place)
         try:
@@ -61,16 +61,16 @@ def open_file(
             if _moment(place) == before:
                 raise
             continue
-        if _moment(place) == before:  # else what was read and what was mapped may be of two files
+        if _moment(place) == before:  # otherwise two files may have been read and mapped
             return opened, manifest
     raise ArtifactError(
-        f"{place} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the "
-        "time."
+        f"{place} was replaced {_ATTEMPTS} times while it was opened: another process keeps saving "
+        "to it."
     )
 
 
 def _moment(place: Path | str) -> list[Any]:
-    """Return what changes when the file or its manifest is replaced."""
+    """Return values that change when the file or its manifest is replaced."""
     moment: list[Any] = []
     for file in (place, manifest_place(place)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
@@ -85,7 +85,7 @@ def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest
     actual = sha256_of(path) if hashed or sha256 is not None else None
     if sha256 is not None and actual != sha256.lower():
         raise ArtifactError(
-            f"{path} has sha256 {actual}, not {sha256}, which you asked for: it is another file."
+            f"{path} is not the requested file: it has sha256 {actual}, not {sha256}."
         )
     if manifest is None:
         return None
@@ -98,10 +98,10 @@ def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest
         )
         raise ArtifactError(
             f"{path} is not the file that was saved: it has {difference}, as "
-            f"{manifest_path(path).name} says. It is damaged, cut short or was changed: copy or "
-            "train it again. If another program wrote it on purpose, delete the manifest."
+            f"{manifest_path(path).name} says. It is damaged, truncated or was changed. Copy it "
+            "again or train a new one. If another program wrote it on purpose, delete the manifest."
         )
-    return matching if matching.versions else None  # of a file that had none, and is being replaced
+    return matching if matching.versions else None
 
 
 def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> Any:
@@ -113,12 +113,11 @@ def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> An
             return unpickle_allowed(path, trusted, mapped=mapped)
     except (ArtifactError, Warning, OSError):
         raise
-    except Exception as error:  # a damaged file fails in any way at all
+    except Exception as error:
         raise ArtifactError(_problem(path, error)) from error
 
 
 def _problem(path: Path, error: Exception) -> str:
-    """Say what is wrong with a file whose unpickling failed."""
     if isinstance(error, CheckpointError):
         return f"{path}: {error}"
     if isinstance(error, ModuleNotFoundError):
@@ -131,9 +130,10 @@ def _problem(path: Path, error: Exception) -> str:
         return str(error)
     if isinstance(error, AttributeError):
         return (
-            f"{path} needs something that its module does not have here: {error}. Define or import "
-            "it first."
+            f"{path} needs a name that its module does not have here: {error}. Define or import it "
+            "first."
         )
     return (
-        f"{path} is damaged or cut short ({type(error).__name__}: {error}). Copy or train it again."
+        f"{path} is damaged or truncated ({type(error).__name__}: {error}). Copy it again or train "
+        "a new one."
     )
