@@ -181,6 +181,7 @@ def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch)
         list(executor.run(who, shards(2)))
 
 
+@pytest.mark.thorough
 def test_a_scheduler_that_is_lost_ends_the_run_with_what_to_do(tmp_path):
     code = (
         "import sys, time\n"

@@ -257,7 +257,10 @@ def test_a_worker_that_is_killed_half_way_changes_no_byte(score, tmp_path):
     assert hashes(killed.out) == hashes(calm.out)
 
 
-@pytest.mark.parametrize(("executor", "workers"), [("serial", 1), ("processes", 2)])
+@pytest.mark.parametrize(
+    ("executor", "workers"),
+    [pytest.param("serial", 1, marks=pytest.mark.thorough), ("processes", 2)],
+)
 def test_a_driver_that_is_killed_half_way_leaves_whole_parts_and_a_rerun_gives_the_same_bytes(
     executor, workers, score, model, obeying, tmp_path
 ):
@@ -523,6 +526,7 @@ def test_other_kinds_of_columns_and_models_are_refused(score, tmp_path):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(),
     reason="the peak of a process's memory is read from /proc",
