@@ -28,12 +28,40 @@ from sklearn.utils._param_validation import StrOptions as StrOptions
 # checks input_features of get_feature_names_out; without it compare them by hand
 from sklearn.utils.validation import _check_feature_names_in as check_feature_names_in
 
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ModuleNotFoundError:  # before scikit-learn 1.9: nobody listens, and a search warns per fit
+
+    class _Unheard:
+        task_name = source_task_name = root_uuid = parent = None
+
+        def subcontext(self, **_: Any) -> "_Unheard":
+            return self
+
+        def call_on_fit_task_begin(self, **_: Any) -> None:
+            pass
+
+        call_on_fit_task_end = call_on_fit_task_begin
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in for scikit-learn's, and tells nobody anything."""
+
+        def _init_callback_context(self, **_: Any) -> _Unheard:
+            return _Unheard()
+
+    def with_callbacks(method: Any) -> Any:
+        """Return the method."""
+        return method
+
+
 __all__ = [
+    "CallbackSupportMixin",
     "check_feature_names_in",
     "fit_context",
     "is_linear_classifier",
     "keep_workers_that_grow",
     "rows_of",
+    "with_callbacks",
 ]
 
 # the unpickler in pure Python, whose steps can be replaced; without it keep a copy

@@ -41,7 +41,7 @@ class TunedLogisticRegression(LogisticRegression):
     Parameters
     ----------
     Cs : sequence of float, default=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
-        The candidates.
+        The candidates. One alone is taken without a search.
     cv : int, splitter or iterable of (train, test), default=3
         The folds. A number means stratified and shuffled.
     class_weight : "balanced" or dict, optional
@@ -56,8 +56,8 @@ class TunedLogisticRegression(LogisticRegression):
     C_ : float
         The chosen C.
     scores_ : ndarray of shape (n_folds, n_Cs)
-        Negative log loss per fold and candidate, in the order of ``Cs``; None if there were too few
-        texts to choose.
+        Negative log loss per fold and candidate, in the order of ``Cs``; None without a search, for
+        example with too few texts.
     classes_, coef_, intercept_, n_iter_, n_features_in_, feature_names_in_
         As in LogisticRegression.
 
@@ -111,11 +111,12 @@ class TunedLogisticRegression(LogisticRegression):
         head = LogisticRegression(
             class_weight=self.class_weight, max_iter=self.max_iter, warm_start=True, **SOLVER
         )
-        self.scores_, head.C = None, DEFAULT_C
+        self.scores_, head.C = None, DEFAULT_C if len(self.Cs) > 1 else float(self.Cs[0])
         rows, labels = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_target(labels)
         classes, codes, weights = _weighed(labels, self.class_weight, sample_weight)
-        folds = self._folds(rows, codes, weights) if len(classes) > 1 else []
+        several = min(len(classes), len(self.Cs)) > 1
+        folds = self._folds(rows, codes, weights) if several else []
         if folds:
             search, head.coef_ = self._search(rows, labels, weights, folds)
             self.scores_, head.intercept_ = search.scores_[:, 0], search.intercept_

@@ -58,7 +58,7 @@ def make_sentiment_pipeline(
     Notes
     -----
     With ``ngrams``, the cache of BertVectorizer encodes each text once for all folds; with
-    ``cache=None`` it is encoded six times.
+    ``cache=None`` it is encoded six times, seven with ``C="cv"``.
 
     With scikit-learn's metadata routing enabled, every LogisticRegression here requests
     ``sample_weight``.

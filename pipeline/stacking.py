@@ -8,11 +8,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import StackingClassifier
 from sklearn.model_selection import check_cv
+from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.answers import positions
 from pipeline.columns import first_step
+from pipeline.logistic import TunedLogisticRegression
 from pipeline.text_warnings import warned_once
 from pipeline.texts import check_texts, class_numbers, text_groups
 
@@ -26,6 +28,8 @@ class TextStackingClassifier(StackingClassifier):
     - With a number as ``cv``, folds are shuffled, stratified and the same in every fit, and texts
       that are equal except for case and blanks are in one fold. A class may have fewer texts than
       folds, even one: a training part that would lack a class gets all of its texts.
+    - A part that chooses its own ``C`` (`pipeline.logistic.TunedLogisticRegression`) does so once,
+      on all texts, and keeps it in the folds, unless sample weights are given.
     - A dict as ``class_weight`` of a part, or of the final classifier, uses the labels of y, not
       their numbers.
     - `set_params` also reaches the fitted parts, as in a Pipeline.
@@ -58,8 +62,16 @@ class TextStackingClassifier(StackingClassifier):
             if name.endswith("class_weight") and isinstance(weight, dict)
         }
         plain.set_params(cv=self._folds(texts, numbers), **weights)
+        y = classes[numbers]
         with warned_once():  # or every fold would warn of the same texts
-            plain.fit(texts, classes[numbers], **fit_params)
+            tuned = {} if fit_params else _tuned(plain, texts, y)
+            plain.set_params(**{name: (C,) for name, (_, C) in tuned.items()}).fit(
+                texts, y, **fit_params
+            )
+        for name, (part, _) in tuned.items():  # it holds the scores of its search
+            name = name.partition("__")[0]
+            place = plain.estimators_.index(plain.named_estimators_[name])
+            plain.estimators_[place] = plain.named_estimators_[name] = part
         self.__dict__.update({n: value for n, value in vars(plain).items() if n not in params})
         return self
 
@@ -152,6 +164,19 @@ class TextStackingClassifier(StackingClassifier):
         if "estimators_" in state:
             state["estimators"] = [(name, _portable(part)) for name, part in self.estimators]
         return state
+
+
+def _tuned(
+    stack: StackingClassifier, texts: list[str], y: np.ndarray
+) -> dict[str, tuple[Pipeline, float]]:
+    """Fit each part that chooses its own C, by the parameter of its candidates."""
+    tuned = {}
+    for name, part in stack.estimators:
+        last = part[-1] if isinstance(part, Pipeline) else None
+        if isinstance(last, TunedLogisticRegression):
+            fitted = clone(part).fit(texts, y)
+            tuned[f"{name}__{part.steps[-1][0]}__Cs"] = (fitted, fitted[-1].C_)
+    return tuned
 
 
 def _numbered(weight: dict[Any, float], classes: np.ndarray) -> dict[int, float]:

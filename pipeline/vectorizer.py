@@ -9,12 +9,19 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.base import TransformerMixin
-from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.preprocessing import normalize as l2_normalize
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_in, fit_context
+from pipeline._compat import (
+    CallbackSupportMixin,
+    Hidden,
+    Interval,
+    StrOptions,
+    check_feature_names_in,
+    fit_context,
+    with_callbacks,
+)
 from pipeline.bert.config import read_shape
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType

@@ -40,8 +40,7 @@ def print_cut(console: Console, *reports: dict[str, Any]) -> None:
             cost = f", {times:.1f} times as many tokens"
         console.print(
             f"{report['texts_cut']} of {report['n_texts']} texts are truncated. train --truncation "
-            f"window --max-length 128 reads them whole{cost}, and --ngrams their words too "
-            "(docs/long-texts.md)."
+            f"window --max-length 128 reads them whole{cost} (docs/long-texts.md)."
         )
 
 

@@ -32,7 +32,8 @@ from pipeline.commands.predict import label_texts
 from pipeline.commands.printing import plain_console, print_comparison, print_cut, print_scores
 from pipeline.commands.report import write_page
 
-_LEAST = 5
+_LEAST = 5  # texts per class, to train and to test
+_MANY_CLASSES = 10  # with more, the six fits of a stack take minutes
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,27 @@ class Head:
     class_weight: ClassWeight = None
     C: Regularisation = None
     ngrams: Annotated[
-        bool, typer.Option("--ngrams", help="Stack TF-IDF of words and word pairs with BERT.")
-    ] = False
+        bool | None,
+        typer.Option(
+            help="Stack TF-IDF of words and word pairs with BERT; the default of train for up to "
+            f"{_MANY_CLASSES} classes."
+        ),
+    ] = None
 
-    def make(self, seed: int, default_C: str = "cv", **vectors: Any) -> Any:
+    def make(
+        self, seed: int, default_C: str = "cv", default_ngrams: bool = False, **vectors: Any
+    ) -> Any:
         """Return the pipeline, not fitted."""
         from pipeline.sentiment import make_sentiment_pipeline
 
-        options = {"class_weight": self.class_weight, "ngrams": self.ngrams, **vectors}
-        if self.classifier == "logistic":
+        logistic = self.classifier == "logistic"
+        ngrams = default_ngrams and logistic if self.ngrams is None else self.ngrams
+        options = {"class_weight": self.class_weight, "ngrams": ngrams, **vectors}
+        if logistic:
             model = make_sentiment_pipeline(C=parse_C(self.C or default_C), **options)
             names = [n for n in model.get_params() if n.endswith("regression__random_state")]
             return model.set_params(**dict.fromkeys(names, seed))
-        if self.ngrams:
+        if ngrams:
             raise ValueError("--ngrams stacks logistic regressions; leave out --classifier.")
         C = None if self.C is None else parse_C(self.C)
         if C == "cv":
@@ -130,9 +139,12 @@ def train(
 
     console, computing = plain_console(), encoder.options()
     no_report = _check_outputs(out, report)
-    model = head.make(seed, **computing, **vectors.options())
+    options = {**computing, **vectors.options()}
+    model = head.make(seed, default_ngrams=True, **options)  # what is wrong is refused first
     sets = _read(data, test_data, table, group_column, seed, cv)
     learn, held_out = sets.train, sets.test
+    if sets.codes.max() >= _MANY_CLASSES:
+        model = head.make(seed, **options)
     console.print(
         f"{len(learn.table)} texts to train on, {len(held_out.table)} held out ({learn.source}"
         f"{f', {test_data}' if test_data else ''})."
@@ -218,8 +230,9 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
     with progress("fitting the classifier") as part:
         part.show(0)
         model.fit(sets.train.texts, sets.train.labels).set_params(**own_folds)
-    if hasattr(model[-1], "C_"):
-        console.print(f"C={model[-1].C_:g}, chosen by the log loss.")
+    heads = [model[-1], *(part[-1] for part in getattr(model[-1], "estimators_", []))]
+    for C in (head.C_ for head in heads if hasattr(head, "C_")):
+        console.print(f"C={C:g}, chosen by the log loss.")
     if not hasattr(model, "predict_proba"):
         console.print(
             f"A {type(model[-1]).__name__} gives no probabilities: no log loss, no calibration, no "
