@@ -65,10 +65,9 @@ class TextStackingClassifier(StackingClassifier):
         y = classes[numbers]
         with warned_once():  # or every fold would warn of the same texts
             tuned = {} if fit_params else _tuned(plain, texts, y)
-            plain.set_params(**{name: (C,) for name, (_, C) in tuned.items()}).fit(
-                texts, y, **fit_params
-            )
-        for name, (part, _) in tuned.items():  # it holds the scores of its search
+            plain.set_params(**{name: (C,) for name, (_, C) in tuned.items()})
+            plain.fit(texts, y, **fit_params)
+        for name, (part, _) in tuned.items():  # which has the scores of its search
             name = name.partition("__")[0]
             place = plain.estimators_.index(plain.named_estimators_[name])
             plain.estimators_[place] = plain.named_estimators_[name] = part

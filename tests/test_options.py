@@ -181,8 +181,8 @@ def messy(tmp_path):
 
 
 def learn(run, data, tiny_bert, out, *arguments):
-    return run("train --no-ngrams --cv 0 --no-report --text-column review --label-column stars",
-               "--data", data, "--bert", tiny_bert, "--out", out, *arguments)  # fmt: skip
+    command = "train --no-ngrams --cv 0 --no-report --text-column review --label-column stars"
+    return run(command, "--data", data, "--bert", tiny_bert, "--out", out, *arguments)
 
 
 def test_each_thing_that_a_table_lacks_is_refused_with_its_row_and_the_option(
