@@ -56,8 +56,8 @@ class TunedLogisticRegression(LogisticRegression):
     C_ : float
         The chosen C.
     scores_ : ndarray of shape (n_folds, n_Cs)
-        Negative log loss per fold and candidate, in the order of ``Cs``; None without a search, as
-        where there are too few texts.
+        Negative log loss per fold and candidate, in the order of ``Cs``; None without a search, for
+        example with too few texts.
     classes_, coef_, intercept_, n_iter_, n_features_in_, feature_names_in_
         As in LogisticRegression.
 

@@ -29,7 +29,7 @@ class TextStackingClassifier(StackingClassifier):
       that are equal except for case and blanks are in one fold. A class may have fewer texts than
       folds, even one: a training part that would lack a class gets all of its texts.
     - A part that chooses its own ``C`` (`pipeline.logistic.TunedLogisticRegression`) does so once,
-      on all texts, unless there are sample weights.
+      on all texts, and keeps it in the folds, unless sample weights are given.
     - A dict as ``class_weight`` of a part, or of the final classifier, uses the labels of y, not
       their numbers.
     - `set_params` also reaches the fitted parts, as in a Pipeline.
@@ -168,7 +168,7 @@ class TextStackingClassifier(StackingClassifier):
 def _tuned(
     stack: StackingClassifier, texts: list[str], y: np.ndarray
 ) -> dict[str, tuple[Pipeline, float]]:
-    """Fit each part that chooses its own C; parameter of its candidates -> the part, its C."""
+    """Fit each part that chooses its own C, by the parameter of its candidates."""
     tuned = {}
     for name, part in stack.estimators:
         last = part[-1] if isinstance(part, Pipeline) else None

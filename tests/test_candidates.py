@@ -101,7 +101,7 @@ def test_a_model_that_predicts_no_classes_is_refused(tiny_bert):
 def test_word_vectors_that_would_not_be_used_or_are_not_there_are_refused_at_once(tiny_bert):
     with pytest.raises(ValueError, match="the row 'word2vec' is not among models"):
         make_candidates({"tfidf": None}, BertVectorizer(tiny_bert), None, "v.bin", 0, 2)
-    with pytest.raises(FileNotFoundError, match=r"word_vectors='v\.bin' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"word_vectors='v\.bin' is not a file"):
         make_candidates({"word2vec": None}, BertVectorizer(tiny_bert), None, "v.bin", 0, 2)
 
 

@@ -371,7 +371,7 @@ def test_without_a_wish_device_and_precision_suit_the_machine(monkeypatch):
     assert choose_device("auto") == choose_device("cuda") == (torch.device("cuda:0"), torch.float16)
     assert choose_device("cuda:1", "float32") == (torch.device("cuda:1"), torch.float32)
     assert choose_device("cpu") == (torch.device("cpu"), torch.float32)
-    with pytest.raises(ValueError, match="there is cuda:0, cuda:1, mps, cpu"):
+    with pytest.raises(ValueError, match="Available: cuda:0, cuda:1, mps, cpu"):
         choose_device("cuda:2")
 
 

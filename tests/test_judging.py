@@ -232,7 +232,7 @@ def test_compare_adds_the_fine_tuned_row_to_the_quick_ones_where_it_is_asked_for
         (["--cv", "1"], "n_splits=1"),
         (["--test", "--test-data", "reviews.csv"], "Give --test or --test-data, not both"),
         (["--out", "table.txt"], "allowed are .csv, .parquet"),
-        (["--word-vectors", "none.bin"], "none.bin' is no file"),
+        (["--word-vectors", "none.bin"], "none.bin' is not a file"),
     ],
 )
 def test_compare_refuses_wrong_values_in_one_line(

@@ -14,7 +14,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Parquet and CSV files together"):
         open_source([tmp_path / "in.csv", tmp_path / "in.parquet"], "text")
     with pytest.raises(
-        TypeError, match="source is a int; a path, a list of paths or a pandas DataFrame"
+        TypeError, match="source is a int; expected a path, a list of paths or a pandas DataFrame"
     ):
         open_source(3, "text")
 

@@ -74,7 +74,7 @@ def test_a_line_that_is_no_sum_is_named(line, folder):
     (folder / "SHA256SUMS").write_bytes(f"{SHA256}  a.json\n{line}\n".encode("latin-1"))
     with pytest.raises(
         DamagedFile,
-        match=r"line 2 of .*SHA256SUMS is '.*'; 'sha256  name of a file in this folder'",
+        match=r"line 2 of .*SHA256SUMS is '.*', not 'sha256  name of a file in this folder'",
     ):
         verify_folder(folder)
 

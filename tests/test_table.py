@@ -337,7 +337,7 @@ def test_a_rerun_may_begin_to_go_on_without_bad_rows_and_keeps_what_was_finished
     source = write_csv(tmp_path / "in.csv", rows)
     with pytest.raises(
         BadRowError,
-        match=r"row 35 cannot be scored: ValueError: this text says 'FAIL'\. on_bad_row='null'",
+        match=r"row 35 cannot be scored: ValueError: this text says 'FAIL'\. Use on_bad_row='null'",
     ):
         score(source)
     scored = score(source, on_bad_row="null")

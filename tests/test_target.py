@@ -66,7 +66,7 @@ def test_endings_tell_files_from_folders(tmp_path):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("in.csv", "is the input itself"),
+        ("in.csv", "is the input file"),
         (
             "out.xlsx",
             r"has the ending '\.xlsx'; allowed are \.csv, \.parquet, \.pq and \.jsonl, or none",

@@ -32,7 +32,7 @@ from pipeline.commands.predict import label_texts
 from pipeline.commands.printing import plain_console, print_comparison, print_cut, print_scores
 from pipeline.commands.report import write_page
 
-_LEAST = 5
+_LEAST = 5  # texts per class, to train and to test
 _MANY_CLASSES = 10  # with more, the six fits of a stack take minutes
 
 
@@ -73,7 +73,7 @@ class Head:
     ngrams: Annotated[
         bool | None,
         typer.Option(
-            help="Stack TF-IDF of words and word pairs with BERT. train does, up to "
+            help="Stack TF-IDF of words and word pairs with BERT; the default of train for up to "
             f"{_MANY_CLASSES} classes."
         ),
     ] = None
