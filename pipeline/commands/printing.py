@@ -59,6 +59,8 @@ def describe_inspection(inspection: dict[str, Any]) -> Iterator[str]:
     for name in names:
         yield f"          {_safe(name)}{' <- REFUSED' if name in (refused or ()) else ''}"
     yield from _describe_manifest(inspection["manifest"])
+    for public in inspection["signed_by"] or ():
+        yield f"signature by {public}, not compared: {program()} verify --trusted-key does"
     yield "contents"
     yield from _describe_contents(inspection["contents"], "  ")
 

@@ -118,6 +118,9 @@ def train(
     out: Annotated[
         str, typer.Option(help="Where the trained pipeline is written.")
     ] = DEFAULT_ARTIFACT,
+    sign: Annotated[
+        str | None, typer.Option(help="Sign it by this private Ed25519 key (.pem).")
+    ] = None,
     cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 leaves it out.")] = 5,
     seed: Seed = 0,
     report: Annotated[
@@ -129,8 +132,9 @@ def train(
     from pipeline.files import file_size
     from pipeline.saved.artifact import save_pipeline
     from pipeline.saved.manifest import vectorizers_in
+    from pipeline.saved.signing import signing_key
 
-    console, computing = plain_console(), encoder.options()
+    console, computing, key = plain_console(), encoder.options(), signing_key(sign)
     no_report = _check_outputs(out, report)
     model = head.make(seed, **computing, **vectors.options())
     sets = _read(data, test_data, table, group_column, seed, cv)
@@ -142,7 +146,7 @@ def train(
     model = _fit(console, model, sets, seed)
     print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(model)))
     columns = {"text": learn.text, "label": learn.label}
-    path = save_pipeline(model, out, columns=columns)
+    path = save_pipeline(model, out, columns=columns, sign=key)
     # first: whatever fails below, the model is there
     console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
     comparison = None
@@ -150,7 +154,7 @@ def train(
         comparison = compare(learn.texts, learn.labels, model=model, cv=cv, groups=sets.groups,
                              random_state=seed)  # fmt: skip
         print_comparison(console, comparison, f"{cv}-fold cross-validation on the training texts")
-    scores = _score(console, model, sets, path, report=report and not no_report)
+    scores = _score(console, model, sets, path, key, report=report and not no_report)
     if report and not no_report:
         _write_page(console, scores, model, path, sets, comparison)
     if no_report:
@@ -232,7 +236,7 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
 
 
 def _score(
-    console: Console, model: Any, sets: _Sets, path: Path | str, *, report: bool
+    console: Console, model: Any, sets: _Sets, path: Path | str, key: Any, *, report: bool
 ) -> dict[str, Any]:
     """Score the held-out texts, print that, and put it into the manifest."""
     from pipeline.evaluation.evaluate import evaluate
@@ -247,7 +251,7 @@ def _score(
     scores: dict[str, Any] = in_file(evaluate(model, test.texts, test.labels, **details), test)
     print_scores(console, {**scores, "slices": {}, "mistakes": []}, "On the held-out texts")
     numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-    record_scores(path, {"held out": numbers})
+    record_scores(path, {"held out": numbers}, key)
     return scores
 
 

@@ -22,14 +22,17 @@ from pipeline.saved.manifest import (
     describe,
     differing_versions,
     installed_versions,
+    manifest_path,
     manifest_place,
     plain,
     put_in_place,
     put_scores,
+    read_manifest,
     vectorizers_in,
 )
 from pipeline.saved.opening import file_kind, open_file
 from pipeline.saved.probes import check_probes, make_probes
+from pipeline.saved.signing import signature_place, signers, signing_key, trusted_keys
 from pipeline.saved.skops_file import (
     skops_names,
     skops_refused,
@@ -51,6 +54,7 @@ def save_pipeline(
     n_training_texts: int | None = None,
     scores: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
+    sign: Any = None,
 ) -> Path | str:
     """Write a fitted pipeline to one file, with a manifest beside it.
 
@@ -81,6 +85,9 @@ def save_pipeline(
     columns : mapping, optional
         For the manifest: the names that the columns ``"text"`` and ``"label"`` have in your tables.
         Commands take them as defaults.
+    sign : path or Ed25519PrivateKey, optional
+        Sign the manifest, which holds the file's hash, by this private key of cryptography or a
+        file of it in PEM. The signature is ``<file>.json.sig``.
 
     Returns
     -------
@@ -110,7 +117,7 @@ def save_pipeline(
     check_is_fitted(pipeline)
     if not isinstance(pipeline, Pipeline):
         pipeline = make_pipeline(pipeline)
-    place = where(path)
+    place, key = where(path), signing_key(sign)
     refuse_folder(place, "sentiment.joblib")
     for vectorizer in vectorizers_in(pipeline):  # what came from a damaged file is not spread
         vectorizer.verify_weights()
@@ -140,7 +147,7 @@ def save_pipeline(
             scores=None if scores is None else plain(scores, "scores"),
             **described,
         )
-        put_in_place(temporary, place, manifest)
+        put_in_place(temporary, place, manifest, key)
     if refused:
         warnings.warn(
             f"load_pipeline will refuse {place}: it names {', '.join(refused)}, which are not on "
@@ -152,9 +159,9 @@ def save_pipeline(
     return place
 
 
-def record_scores(path: str | os.PathLike, scores: Mapping[str, Any]) -> None:
-    """Write scores into the manifest of a saved pipeline."""
-    put_scores(where(path), plain(scores, "scores"))
+def record_scores(path: str | os.PathLike, scores: Mapping[str, Any], sign: Any = None) -> None:
+    """Write scores into the manifest of a saved pipeline, and sign it again."""
+    put_scores(where(path), plain(scores, "scores"), signing_key(sign))
 
 
 def load_pipeline(
@@ -163,13 +170,15 @@ def load_pipeline(
     verify: Verify = "probes",
     sha256: str | None = None,
     trusted: str | Iterable[str] = (),
+    trusted_key: Any = None,
 ) -> Pipeline:
     """Open and verify a file written by `save_pipeline`.
 
-    In this order: its kind; its size and hash by the manifest; every name in it, against a list of
-    what a saved pipeline may name; only then is it unpickled, by an unpickler that follows no other
-    name; then its versions; and last a self-test: it must answer the probe texts as it did when it
-    was saved. The weights are memory-mapped: opening is fast, and processes share them.
+    In this order: its kind; its size and hash by the manifest; its signature, with `trusted_key`;
+    every name in it, against a list of what a saved pipeline may name; only then is it unpickled,
+    by an unpickler that follows no other name; then its versions; and last a self-test: it must
+    answer the probe texts as it did when it was saved. The weights are memory-mapped: opening is
+    fast, and processes share them.
 
     Parameters
     ----------
@@ -185,6 +194,9 @@ def load_pipeline(
     trusted : str or iterable of str
         Further names that this file may use, such as ``"my_package.MyTransformer"``, and
         ``"lightgbm"``, ``"xgboost"``, ``"catboost"`` or ``"imblearn"`` for the estimators of these.
+    trusted_key : path, Ed25519PublicKey or list of these, optional
+        Open only what one of these public keys signed (``save_pipeline(..., sign=)``): files in
+        PEM, or keys of cryptography. The hash is then always checked.
 
     Returns
     -------
@@ -196,8 +208,9 @@ def load_pipeline(
     FileNotFoundError
         Where there is no such file.
     ArtifactError
-        Where it is another kind of file, damaged, not the one that was saved, names what is not
-        allowed, is of a newer version, or fails its self-test; the message says which.
+        Where it is another kind of file, damaged, not the one that was saved, not signed by a
+        trusted key, names what is not allowed, is of a newer version, or fails its self-test; the
+        message says which.
 
     Warns
     -----
@@ -207,7 +220,7 @@ def load_pipeline(
     if verify not in ("probes", "sha256", "size"):
         raise ValueError(f"verify={verify!r}; allowed are 'probes', 'sha256' and 'size'.")
     place = where(path)
-    pipeline, manifest = _open(place, hashed=verify != "size", sha256=sha256, trusted=trusted)
+    pipeline, manifest = _open(place, verify != "size", sha256, trusted, trusted_key)
     differing = _differing(pipeline, manifest)
     difference = None
     if verify == "probes" and manifest is not None and manifest.probes is not None:
@@ -233,13 +246,17 @@ def load_pipeline(
 
 
 def verify_pipeline(
-    path: str | os.PathLike, *, sha256: str | None = None, trusted: str | Iterable[str] = ()
+    path: str | os.PathLike,
+    *,
+    sha256: str | None = None,
+    trusted: str | Iterable[str] = (),
+    trusted_key: Any = None,
 ) -> dict[str, Any]:
-    """Check all of a saved file: hashes, names, weights, probe texts.
+    """Check all of a saved file: hashes, signature, names, weights, probe texts.
 
     Parameters
     ----------
-    path, sha256, trusted
+    path, sha256, trusted, trusted_key
         As for `load_pipeline`.
 
     Returns
@@ -255,7 +272,7 @@ def verify_pipeline(
         At the first thing that is wrong; also where there is no manifest to compare with.
     """
     place = where(path)
-    pipeline, manifest = _open(place, hashed=True, sha256=sha256, trusted=trusted)
+    pipeline, manifest = _open(place, True, sha256, trusted, trusted_key)
     if manifest is None:
         raise ArtifactError(
             f"{place} has no manifest ({PurePath(place).name}.json), so there is nothing to verify "
@@ -302,6 +319,7 @@ class Inspection(dict[str, Any]):
             "Names": f"{len(names)}, {named}",
             "Arrays": f"{len(self['arrays'])}",
             "Manifest": "none" if self["manifest"] is None else "as it stands beside the file",
+            "Signature": ", ".join(self["signed_by"] or ["none"]),
         }
 
     def _repr_html_(self) -> str:
@@ -330,7 +348,8 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
         ``names`` (every class and function that it names), ``refused`` (those that `load_pipeline`
         would refuse; None for a .skops file where skops is not installed), ``arrays`` (shape, dtype
         and bytes of each; joblib only), ``contents`` (the objects as nested dicts and lists, long
-        values cut) and ``manifest`` (an unchecked dict, or None).
+        values cut), ``manifest`` (an unchecked dict, or None) and ``signed_by`` (the public keys
+        that its signature claims, unchecked, or None).
 
     Raises
     ------
@@ -341,12 +360,14 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     """
     place = where(path)
     arrays: list[dict[str, Any]] = []
-    with fetched(place, manifest_place(place)) as file:
+    beside = manifest_place(place)
+    with fetched(place, beside, signature_place(beside)) as file:
         kind = file_kind(file)
         manifest: dict[str, Any] | None
         try:
-            stored = Manifest.read(file)
-            manifest = None if stored is None else stored.values()
+            manifest = read_manifest(file)
+            if manifest is not None:
+                Manifest.of(manifest, manifest_path(file))
         except ArtifactError as error:
             manifest = {"error": str(error).replace(str(file), str(place))}
         if kind == "skops":
@@ -369,15 +390,21 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
             "arrays": arrays,
             "contents": outline_of(root),
             "manifest": manifest,
+            "signed_by": signers(manifest_path(file)),
         }
         return Inspection(found)
 
 
 def _open(
-    place: Path | str, *, hashed: bool, sha256: str | None, trusted: str | Iterable[str]
+    place: Path | str, hashed: bool, sha256: str | None, trusted: str | Iterable[str], key: Any
 ) -> tuple[Pipeline, Manifest | None]:
+    keys = trusted_keys(key)
     opened, manifest = open_file(
-        place, hashed=hashed, sha256=sha256, trusted=trusted_names(trusted)
+        place,
+        hashed=hashed or keys is not None,
+        sha256=sha256,
+        trusted=trusted_names(trusted),
+        keys=keys,
     )
     if not isinstance(opened, Pipeline):
         raise ArtifactError(f"{place} holds a {type(opened).__name__}, not a Pipeline.")

@@ -143,6 +143,7 @@ def score_table(
     missing: Missing | None = None,
     sha256: str | None = None,
     trusted: str | Iterable[str] = (),
+    trusted_key: Any = None,
     progress: bool | None = None,
 ) -> ScoredTable:
     """Score a table of any size with a saved pipeline, every row exactly once.
@@ -193,7 +194,7 @@ def score_table(
         labelled as an empty text, and counted. By default only a blank text is.
     sha256 : str, optional
         The hash that the model must have.
-    trusted : str or iterable of str
+    trusted, trusted_key
         As for `load_pipeline`.
     progress : bool, optional
         Show rows, rows per second and time left on standard error; by default if that is a
@@ -240,7 +241,7 @@ def score_table(
     chosen = choose_executor(executor, workers, threads=threads)
     opened = open_source(source, text, encoding=encoding, sep=sep)
     target = Target(out, getattr(opened, "paths", []), _folders(source))
-    path, sha256, fitted = _open_model(model_path, sha256, trusted)
+    path, sha256, fitted = _open_model(model_path, sha256, trusted, trusted_key)
     columns = columns_for(fitted, opened.schema.names, text, opened.name)
     probe, several, kind = _try_first(fitted, opened, columns, text)
     outputs = outputs_of(fitted) if several else None
@@ -306,14 +307,14 @@ def score_table(
 
 
 def _open_model(
-    path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...]
+    path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...], trusted_key: Any
 ) -> tuple[str, str, Any]:
     """Open the model with all checks, and return path, sha256 and model."""
     place = where(path)
     if sha256 is None:
         with fetched(place) as file:  # load_pipeline names what is there if it is not a file
             sha256 = sha256_of(file) if file.is_file() else ""
-    fitted = load_pipeline(place, sha256=sha256, trusted=trusted)
+    fitted = load_pipeline(place, sha256=sha256, trusted=trusted, trusted_key=trusted_key)
     return os.path.abspath(place) if isinstance(place, Path) else place, sha256.lower(), fitted
 
 
