@@ -33,13 +33,7 @@ from pipeline.saved.manifest import (
 from pipeline.saved.opening import file_kind, open_file
 from pipeline.saved.probes import check_probes, make_probes
 from pipeline.saved.signing import signature_place, signers, signing_key, trusted_keys
-from pipeline.saved.skops_file import (
-    skops_names,
-    skops_refused,
-    skops_root,
-    skops_schema,
-    write_skops,
-)
+from pipeline.saved.skops_file import look_into_skops, skops_refused, write_skops
 
 Format = Literal["joblib", "skops"]
 Verify = Literal["probes", "sha256", "size"]
@@ -311,8 +305,8 @@ class Inspection(dict[str, Any]):
     def _facts(self) -> dict[str, str]:
         names, refused = self["names"], self["refused"]
         named = "all allowed" if refused == [] else "not known without skops which are refused"
-        if refused:
-            named = f"REFUSED by load_pipeline: {', '.join(refused)}"
+        if refused or self["problems"]:
+            named = f"REFUSED by load_pipeline: {', '.join([*(refused or ()), *self['problems']])}"
         return {
             "File": self["path"],
             "Format": f"{self['format']}, {self['size'] / 1e6:,.1f} MB",
@@ -346,10 +340,11 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     Inspection
         A dict, of which terminals and notebooks show the gist: ``path``, ``format``, ``size``,
         ``names`` (every class and function that it names), ``refused`` (those that `load_pipeline`
-        would refuse; None for a .skops file where skops is not installed), ``arrays`` (shape, dtype
-        and bytes of each; joblib only), ``contents`` (the objects as nested dicts and lists, long
-        values cut), ``manifest`` (an unchecked dict, or None) and ``signed_by`` (the public keys
-        that its signature claims, unchecked, or None).
+        would refuse; None for a .skops file where skops is not installed), ``problems`` (what it
+        does with allowed names, for which `load_pipeline` would refuse it too), ``arrays`` (shape,
+        dtype and bytes of each; joblib only), ``contents`` (the objects as nested dicts and lists,
+        long values cut), ``manifest`` (an unchecked dict, or None) and ``signed_by`` (the public
+        keys that its signature claims, unchecked, or None).
 
     Raises
     ------
@@ -371,12 +366,11 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
         except ArtifactError as error:
             manifest = {"error": str(error).replace(str(file), str(place))}
         if kind == "skops":
-            schema = skops_schema(file)
-            names, refused, root = skops_names(schema), skops_refused(file), skops_root(schema)
+            names, refused, root, problems = look_into_skops(file)
         else:
             contents = read_contents(file)
             names, root = list(contents.names), contents.root
-            refused = not_allowed(names)
+            refused, problems = not_allowed(names), list(contents.problems)
             arrays = [
                 {"shape": array.shape, "dtype": array.dtype, "n_bytes": array.n_bytes}
                 for array in contents.arrays
@@ -387,6 +381,7 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
             "size": file.stat().st_size,
             "names": names,
             "refused": refused,
+            "problems": problems,
             "arrays": arrays,
             "contents": outline_of(root),
             "manifest": manifest,
