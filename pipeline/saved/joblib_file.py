@@ -80,7 +80,7 @@ class Made:
         self.items.append((key, value))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a hash of its value would take forever
 class Array:
     """An array in the file."""
 
@@ -129,6 +129,7 @@ def _unreadable(path: Path, reason: str) -> ArtifactError:
 
 
 _MAX_NESTED = 8  # object arrays inside object arrays
+_MAX_HASHED = 10_000  # tuples in a key
 
 
 class _PaperUnpickler(PythonUnpickler):
@@ -192,7 +193,29 @@ class _PaperUnpickler(PythonUnpickler):
         self._check_keys(self.stack[-2:-1])
         PythonUnpickler.load_setitem(self)
 
-    def _check_keys(self, keys: Iterable[Any]) -> None:
+    def _add_items(self) -> None:
+        self._check_hash(self.stack)
+        PythonUnpickler.load_additems(self)
+
+    def _frozen_set(self) -> None:
+        self._check_hash(self.stack)
+        PythonUnpickler.load_frozenset(self)
+
+    def _dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        PythonUnpickler.load_dict(self)
+
+    def _check_hash(self, keys: Iterable[Any]) -> None:
+        """Refuse tuples of tuples of ..., whose hash would take forever."""
+        waiting = [key for key in keys if isinstance(key, tuple)]
+        for _ in range(_MAX_HASHED):
+            if not waiting:
+                return
+            waiting += [part for part in waiting.pop() if isinstance(part, tuple)]
+        self._fail("it uses endless tuples as keys")
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        self._check_hash(keys)
         if _name_an_array(keys):
             self._problems["it gives an object the attributes of an array"] = None
 
@@ -259,10 +282,12 @@ class _PaperUnpickler(PythonUnpickler):
         ):
             self._fail("it describes the type of an array in a way that numpy does not")
         dtype = np.dtype(call.args[0])  # of a structured type V and its size: all that is needed
-        state = call.state if isinstance(call.state, tuple) and len(call.state) == 9 else (0,)
-        holds = dtype.hasobject or bool(isinstance(state[-1], int) and state[-1] & 1)
-        inner = state[4].values() if state[4:] and isinstance(state[4], dict) else ()
-        parts = [part for field in inner if isinstance(field, tuple) for part in field[:1]]
+        # version, order, (subtype, shape), names, {name: (type, offset)}, size, alignment, flags
+        known = isinstance(call.state, tuple) and len(call.state) >= 8
+        state = call.state if known else (None,) * 8
+        holds = dtype.hasobject or bool(isinstance(state[7], int) and state[7] & 1)
+        inner = [state[2], *(state[4].values() if isinstance(state[4], dict) else ())]
+        parts = [part[0] for part in inner if isinstance(part, tuple) and part]
         if (dtype.kind == "O") != holds or any(self._dtype(part)[1] for part in parts):
             self._problems["it hides Python objects in the type of an array"] = None
         return dtype, holds
@@ -274,6 +299,9 @@ class _PaperUnpickler(PythonUnpickler):
         pickle.NEWOBJ_EX[0]: _new_with_keywords,
         pickle.SETITEM[0]: _set_item,
         pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _dict,
+        pickle.ADDITEMS[0]: _add_items,
+        pickle.FROZENSET[0]: _frozen_set,
         pickle.INST[0]: _instance,
         pickle.OBJ[0]: _object,
         pickle.BUILD[0]: _build,
