@@ -325,6 +325,15 @@ def write_text(place: Path | str, text: str, *, named: Path | str | None = None)
         put(temporary, place, named=named)
 
 
+def remove(place: Path | str) -> None:
+    """Remove a file that may be gone already."""
+    if isinstance(place, Path):
+        place.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(FileNotFoundError), _writing(place, place) as (system, inner):
+        system.rm_file(inner)
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until a file or folder is on disk."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders

@@ -52,8 +52,8 @@ hf_logging.disable_progress_bar()
 
 # they start processes, servers or a browser, train models, or run long pages and searches
 SLOW = (
-    "test_answers test_artifact test_cache_kill test_checkpoint_modules test_comparison "
-    "test_concurrency test_cuda test_dask_executor "
+    "test_answers test_artifact test_attacks test_cache_kill test_checkpoint_modules "
+    "test_comparison test_concurrency test_cuda test_dask_executor "
     "test_dask_grid_search test_dask_scoring test_docs test_embedding_cache "
     "test_executors test_fault_loops "
     "test_cli test_columns test_explanation test_failures test_finetuning test_fitting "

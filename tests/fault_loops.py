@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
@@ -132,12 +133,13 @@ def _fitted(model: str, C: float) -> Pipeline:
 
 
 def saving(model: str, **options: Any) -> Scenario:
+    trusted_key = options["sign"].public_key() if "sign" in options else None
     old, new = _fitted(model, 0.01), _fitted(model, 100.0)
     expected = {"old": old.predict_proba(TEXTS), "new": new.predict_proba(TEXTS)}
     name = f"model.{options.get('format', 'joblib')}"
 
     def state(folder: Path) -> str:
-        found = load_pipeline(folder / name).predict_proba(TEXTS)
+        found = load_pipeline(folder / name, trusted_key=trusted_key).predict_proba(TEXTS)
         return next(key for key, value in expected.items() if np.allclose(found, value, atol=1e-5))
 
     return Scenario(
@@ -248,6 +250,7 @@ def void(_: Any) -> None:
 SCENARIOS: dict[str, Callable[[str], Scenario]] = {
     "save_pipeline": saving,
     "save_pipeline, skops": lambda model: saving(model, format="skops"),
+    "save_pipeline, signed": lambda model: saving(model, sign=Ed25519PrivateKey.generate()),
     "load_pipeline": loading,
     "load_pipeline, skops": lambda model: loading(model, format="skops"),
     "write_table, CSV": lambda model: writing_a_table(model, "csv"),

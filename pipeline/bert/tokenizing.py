@@ -1,5 +1,6 @@
 """Texts -> token ids, with truncation policies and without padding."""
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,20 @@ def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
     return tokenizer
 
 
+@contextlib.contextmanager
+def _tokenizing() -> Iterator[None]:
+    """Give the panics of tokenizers a name, as of a regular expression that takes too long."""
+    try:
+        yield
+    except BaseException as error:  # a panic is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"tokenizer.json fails on these texts: {error}. It is damaged, or was made to do so: "
+            "use the model's own."
+        ) from error
+
+
 def _unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
     """Return the id of [UNK], or None if there is none."""
     unknown = getattr(tokenizer.model, "unk_token", None)
@@ -170,7 +185,8 @@ class TextTokenizer:
         ids: list[np.ndarray] = []
         for portion in _portions(texts):
             whole = [self._prompt + text for text in portion] if self._prompt else portion
-            encodings = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
+            with _tokenizing():
+                encodings = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
             ids.extend(np.array(encoding.ids, dtype=np.int64) for encoding in encodings)
         return self._cut(ids)
 
@@ -183,9 +199,10 @@ class TextTokenizer:
         if split:
             before = [self._prompt] if self._prompt else []
         items: list[Any] = [before + (list(words) if split else words) for words in texts]
-        encodings = self._tokenizer.encode_batch(
-            items, is_pretokenized=split, add_special_tokens=False
-        )
+        with _tokenizing():
+            encodings = self._tokenizer.encode_batch(
+                items, is_pretokenized=split, add_special_tokens=False
+            )
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         n = self._n_shared
         n_characters = 0 if split else len(self._prompt)  # offsets count within a word

@@ -128,6 +128,13 @@ class Checkpoint:
         return read_tensor_table(self.weights, self.source["model"])[0]
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of pairs, and refuse a name that stands twice."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice in its header")
+    return found
+
+
 def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[str, Any]], int]:
     """Return the tensor table of safetensors bytes and the data offset."""
     # 8 bytes of header length, JSON header, data: https://huggingface.co/docs/safetensors
@@ -135,12 +142,21 @@ def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[st
         length = int.from_bytes(weights[:8].tobytes(), "little")
         if not 2 <= length <= len(weights) - 8:
             raise ValueError(f"its header claims {length} of {len(weights)} bytes")
-        table = json.loads(weights[8 : 8 + length].tobytes())
+        table = json.loads(weights[8 : 8 + length].tobytes(), object_pairs_hook=_once)
         table.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+        end, before = 0, "the header"
+        for (begin, stop), stored in sorted(
+            (entry["data_offsets"], n) for n, entry in table.items()
+        ):
+            # one after the other, as safetensors has it
+            if begin != end or stop < begin:
+                raise ValueError(f"{stored!r} is at {begin} to {stop}, {before!r} ends at {end}")
+            if any(type(n) is not int or n < 0 for n in table[stored]["shape"]):
+                raise ValueError(f"{stored!r} has the shape {table[stored]['shape']}")
+            end, before = stop, stored
         if 8 + length + end > len(weights):
             raise ValueError(f"it is truncated: {len(weights)} bytes instead of {8 + length + end}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"The weights of {name!r} are not a complete {WEIGHTS} file: {error}. "
             "Fetch the model again."

@@ -22,7 +22,7 @@ from pipeline.commands.options import (
     TestData,
     Threads,
     TrainingData,
-    Trusted,
+    Trust,
     in_file,
     limit_threads,
     rows_for,
@@ -51,7 +51,7 @@ def evaluate(
     data: TestData = None,
     table: Table,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
-    trusted: Trusted = None,
+    trust: Trust,
     by: Groups = None,
     train_data: Annotated[
         str | None, typer.Option(help="The training data; texts in both files are reported.")
@@ -68,7 +68,7 @@ def evaluate(
 
     table = table.of_pipeline(pipeline)
     tested = table.read(data, by, held_out=True)
-    fitted = with_cache(load_pipeline(pipeline, trusted=trusted or ()), cache)
+    fitted = with_cache(load_pipeline(pipeline, **trust.options()), cache)
     tested = table.known(tested, fitted.classes_)
     train = None
     if train_data is not None:
@@ -221,12 +221,14 @@ def compare_models(
         console.print(f"Wrote {write_comparison(comparison, folder)}.")
 
 
+@with_groups
 def explain(
+    *,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to explain; can be repeated.")
     ] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
-    trusted: Trusted = None,
+    trust: Trust,
     missing: Missing = "error",
     level: Annotated[str, typer.Option(help="word or token.")] = "word",
     method: Annotated[
@@ -243,7 +245,7 @@ def explain(
     texts = texts_to_answer(text, missing, nothing)
     if not texts:
         raise ValueError(nothing)
-    fitted = load_pipeline(pipeline, trusted=trusted or ())
+    fitted = load_pipeline(pipeline, **trust.options())
     only = "--text gives only texts; call pipeline.explain with a DataFrame"
     X = from_texts(fitted, texts, only)
     if gives_several(fitted, X[:1]):

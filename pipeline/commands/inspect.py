@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline.commands.options import DEFAULT_ARTIFACT, ArtifactPath, BertModel, Trusted
+from pipeline.commands.options import DEFAULT_ARTIFACT, ArtifactPath, BertModel, Trust, with_groups
 from pipeline.commands.printing import describe_inspection, describe_verification
 
 
@@ -28,7 +28,9 @@ def inspect(
     print(*lines, sep="\n")
 
 
+@with_groups
 def verify(
+    *,
     file: Annotated[
         str | None,
         typer.Argument(help="A saved pipeline, or a model folder written by fetch."),
@@ -37,9 +39,9 @@ def verify(
     sha256: Annotated[
         str | None, typer.Option(help="The expected hash, known from another source.")
     ] = None,
-    trusted: Trusted = None,
+    trust: Trust,
 ) -> None:
-    """Check a saved pipeline: hashes, names and self-test."""
+    """Check a saved pipeline: hashes, signature, names and self-test."""
     from pipeline.checkpoints.provenance import verify_folder
     from pipeline.files import where
     from pipeline.saved.artifact import verify_pipeline
@@ -49,7 +51,7 @@ def verify(
         hashes = verify_folder(place).items()
         lines = [f"{found}  {name}: as in SHA256SUMS" for name, found in hashes]
     else:
-        checked = verify_pipeline(place, sha256=sha256, trusted=trusted or ())
+        checked = verify_pipeline(place, sha256=sha256, **trust.options())
         lines = list(describe_verification(place, checked))
     print(*lines, sep="\n")
 

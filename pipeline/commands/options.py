@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 # str, because a Path would take a slash from s3://
 DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
 ArtifactPath = Annotated[str, typer.Option("--pipeline", help="A file written by train.")]
-Trusted = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="More names that the file may contain: my_package.MyStep, or lightgbm, xgboost, "
-        "catboost, imblearn; can be repeated."
-    ),
-]
 BertModel = Annotated[str | None, typer.Option(help="BERT model to start from: hub id or folder.")]
 MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
 SHIPPED = "the shipped reviews"
@@ -147,6 +140,33 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     call.__name__, call.__doc__ = command.__name__, command.__doc__
     return call
+
+
+# ---- saved pipelines
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a command trusts in a saved file."""
+
+    trusted: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="More names that the file may contain: my_package.MyStep, or lightgbm, xgboost, "
+            "catboost, imblearn; can be repeated."
+        ),
+    ] = None
+    trusted_key: Annotated[
+        list[str] | None,
+        typer.Option(help="Open only files signed by this public key (.pem); can be repeated."),
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of load_pipeline."""
+        return {"trusted": self.trusted or (), "trusted_key": self.trusted_key or None}
+
+
+# ---- encoders and classifiers
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pipeline.commands.options import (
     Separator,
     TextColumn,
     Threads,
-    Trusted,
+    Trust,
     its_columns,
     limit_threads,
     texts_to_answer,
@@ -61,7 +61,7 @@ class Scoring:
 def predict(
     *,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
-    trusted: Trusted = None,
+    trust: Trust,
     text: Annotated[
         list[str] | None, typer.Option(help="A text to label; can be repeated.")
     ] = None,
@@ -96,7 +96,7 @@ def predict(
     if data and out is not None:
         column = text_column or its_columns(pipeline).get("text", "text")
         options = {"text": column, "encoding": encoding, "sep": sep, "missing": missing,
-                   "trusted": trusted or (), "threads": threads, **scoring.options()}  # fmt: skip
+                   "threads": threads, **trust.options(), **scoring.options()}  # fmt: skip
         _predict_table(pipeline, data, out, options)
         return
     nothing = (
@@ -104,7 +104,7 @@ def predict(
         "input."
     )
     texts = texts_to_answer(text, missing, nothing)
-    label_texts(Console(), load_pipeline(pipeline, trusted=trusted or ()), texts)
+    label_texts(Console(), load_pipeline(pipeline, **trust.options()), texts)
 
 
 def label_texts(

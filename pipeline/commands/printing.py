@@ -55,9 +55,13 @@ def describe_inspection(inspection: dict[str, Any]) -> Iterator[str]:
         yield f"REFUSED   {', '.join(map(_safe, refused))}: load_pipeline will not open this file"
     else:
         yield f"names     {len(names)}, all allowed"
+    for problem in inspection["problems"]:
+        yield f"REFUSED   {_safe(problem)}"
     for name in names:
         yield f"          {_safe(name)}{' <- REFUSED' if name in (refused or ()) else ''}"
     yield from _describe_manifest(inspection["manifest"])
+    for public in inspection["signed_by"] or ():
+        yield f"signature by {public}, not compared: {program()} verify --trusted-key does"
     yield "contents"
     yield from _describe_contents(inspection["contents"], "  ")
 

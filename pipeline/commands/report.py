@@ -18,7 +18,7 @@ from pipeline.commands.options import (
     Table,
     TestData,
     Threads,
-    Trusted,
+    Trust,
     in_file,
     limit_threads,
     rows_for,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def report(
     *,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
-    trusted: Trusted = None,
+    trust: Trust,
     data: TestData = None,
     table: Table,
     by: Groups = None,
@@ -81,7 +81,7 @@ def report(
         raise ValueError(
             f"{'--compare' if compare else '--layers run'} needs training texts; give --train-data."
         )
-    fitted = with_cache(load_pipeline(pipeline, trusted=trusted or ()), cache)
+    fitted = with_cache(load_pipeline(pipeline, **trust.options()), cache)
     tested = table.known(tested, fitted.classes_)
     known = known and table.known(known, fitted.classes_)
     learn = learn and table.known(learn, fitted.classes_)

@@ -125,6 +125,9 @@ def train(
     vectors: Vectors,
     head: Head,
     out: Annotated[str, typer.Option(help="Path of the trained pipeline.")] = DEFAULT_ARTIFACT,
+    sign: Annotated[
+        str | None, typer.Option(help="Sign the pipeline with this Ed25519 key (.pem).")
+    ] = None,
     cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 skips it.")] = 5,
     seed: Seed = 0,
     report: Annotated[
@@ -136,8 +139,9 @@ def train(
     from pipeline.files import file_size
     from pipeline.saved.artifact import save_pipeline
     from pipeline.saved.manifest import vectorizers_in
+    from pipeline.saved.signing import signing_key
 
-    console, computing = plain_console(), encoder.options()
+    console, computing, key = plain_console(), encoder.options(), signing_key(sign)
     no_report = _check_outputs(out, report)
     options = {**computing, **vectors.options()}
     model = head.make(seed, default_ngrams=True, **options)  # what is wrong is refused first
@@ -152,7 +156,7 @@ def train(
     model = _fit(console, model, sets, seed)
     print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(model)))
     columns = {"text": learn.text, "label": learn.label}
-    path = save_pipeline(model, out, columns=columns)
+    path = save_pipeline(model, out, columns=columns, sign=key)
     # first, so that the model is safe if anything below fails
     console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
     comparison = None
@@ -160,7 +164,7 @@ def train(
         comparison = compare(learn.texts, learn.labels, model=model, cv=cv, groups=sets.groups,
                              random_state=seed)  # fmt: skip
         print_comparison(console, comparison, f"{cv}-fold cross-validation on the training texts")
-    scores = _score(console, model, sets, path, report=report and not no_report)
+    scores = _score(console, model, sets, path, key, report=report and not no_report)
     if report and not no_report:
         _write_page(console, scores, model, path, sets, comparison)
     if no_report:
@@ -243,7 +247,7 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
 
 
 def _score(
-    console: Console, model: Any, sets: _Sets, path: Path | str, *, report: bool
+    console: Console, model: Any, sets: _Sets, path: Path | str, key: Any, *, report: bool
 ) -> dict[str, Any]:
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.saved.artifact import record_scores
@@ -257,7 +261,7 @@ def _score(
     scores: dict[str, Any] = in_file(evaluate(model, test.texts, test.labels, **details), test)
     print_scores(console, {**scores, "slices": {}, "mistakes": []}, "On the held-out texts")
     numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-    record_scores(path, {"held out": numbers})
+    record_scores(path, {"held out": numbers}, key)
     return scores
 
 

@@ -22,21 +22,18 @@ from pipeline.saved.manifest import (
     describe,
     differing_versions,
     installed_versions,
+    manifest_path,
     manifest_place,
     plain,
     put_in_place,
     put_scores,
+    read_manifest,
     vectorizers_in,
 )
 from pipeline.saved.opening import file_kind, open_file
 from pipeline.saved.probes import check_probes, make_probes
-from pipeline.saved.skops_file import (
-    skops_names,
-    skops_refused,
-    skops_root,
-    skops_schema,
-    write_skops,
-)
+from pipeline.saved.signing import signature_place, signers, signing_key, trusted_keys
+from pipeline.saved.skops_file import look_into_skops, skops_refused, write_skops
 
 Format = Literal["joblib", "skops"]
 Verify = Literal["probes", "sha256", "size"]
@@ -51,6 +48,7 @@ def save_pipeline(
     n_training_texts: int | None = None,
     scores: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
+    sign: Any = None,
 ) -> Path | str:
     """Write a fitted pipeline to one file, with a manifest beside it.
 
@@ -80,6 +78,9 @@ def save_pipeline(
     columns : mapping, optional
         For the manifest: the names of the columns ``"text"`` and ``"label"`` in your tables, which
         commands use as defaults.
+    sign : path or Ed25519PrivateKey, optional
+        Sign the manifest, which holds the hash of the file, with this private key: a PEM file, or a
+        key of the package cryptography. The signature is in ``<file>.json.sig``.
 
     Returns
     -------
@@ -109,7 +110,7 @@ def save_pipeline(
     check_is_fitted(pipeline)
     if not isinstance(pipeline, Pipeline):
         pipeline = make_pipeline(pipeline)
-    place = where(path)
+    place, key = where(path), signing_key(sign)
     refuse_folder(place, "sentiment.joblib")
     for vectorizer in vectorizers_in(pipeline):  # does not spread damaged weights
         vectorizer.verify_weights()
@@ -139,7 +140,7 @@ def save_pipeline(
             scores=None if scores is None else plain(scores, "scores"),
             **described,
         )
-        put_in_place(temporary, place, manifest)
+        put_in_place(temporary, place, manifest, key)
     if refused:
         warnings.warn(
             f"load_pipeline will refuse {place}: it names {', '.join(refused)}, which are not on "
@@ -151,9 +152,9 @@ def save_pipeline(
     return place
 
 
-def record_scores(path: str | os.PathLike, scores: Mapping[str, Any]) -> None:
-    """Write scores into the manifest of a saved pipeline."""
-    put_scores(where(path), plain(scores, "scores"))
+def record_scores(path: str | os.PathLike, scores: Mapping[str, Any], sign: Any = None) -> None:
+    """Write scores into the manifest of a saved pipeline, and sign it again."""
+    put_scores(where(path), plain(scores, "scores"), signing_key(sign))
 
 
 def load_pipeline(
@@ -162,14 +163,15 @@ def load_pipeline(
     verify: Verify = "probes",
     sha256: str | None = None,
     trusted: str | Iterable[str] = (),
+    trusted_key: Any = None,
 ) -> Pipeline:
     """Open and verify a file written by `save_pipeline`.
 
-    The checks come in this order: the kind of file; size and hash by the manifest; every name in
-    the file, against a list of what a saved pipeline may name. Only then is it unpickled, without
-    following any other name. Last come versions and a self-test: the answers to the probe texts
-    must be those at saving. The weights are memory-mapped: opening is fast, and processes share
-    them.
+    The checks come in this order: the kind of file; size and hash by the manifest; the signature,
+    with `trusted_key`; every name in the file, against a list of what a saved pipeline may name.
+    Only then is it unpickled, without following any other name. Last come versions and a self-test:
+    the answers to the probe texts must be those at saving. The weights are memory-mapped: opening
+    is fast, and processes share them.
 
     Parameters
     ----------
@@ -183,6 +185,9 @@ def load_pipeline(
     trusted : str or iterable of str
         More names that this file may use, such as ``"my_package.MyTransformer"``, and
         ``"lightgbm"``, ``"xgboost"``, ``"catboost"`` or ``"imblearn"`` for their estimators.
+    trusted_key : path, Ed25519PublicKey or list of these, optional
+        Open only files signed by one of these public keys (``save_pipeline(..., sign=)``): PEM
+        files, or keys of the package cryptography. The hash is then always checked.
 
     Returns
     -------
@@ -194,8 +199,9 @@ def load_pipeline(
     FileNotFoundError
         If there is no such file.
     ArtifactError
-        If it is another kind of file, damaged, not the one that was saved, uses a name that is not
-        allowed, is from a newer version, or fails its self-test; the message says which.
+        If it is another kind of file, damaged, not the one that was saved, not signed by a trusted
+        key, uses a name that is not allowed, is from a newer version, or fails its self-test; the
+        message says which.
 
     Warns
     -----
@@ -205,7 +211,7 @@ def load_pipeline(
     if verify not in ("probes", "sha256", "size"):
         raise ValueError(f"verify={verify!r}; allowed are 'probes', 'sha256' and 'size'.")
     place = where(path)
-    pipeline, manifest = _open(place, hashed=verify != "size", sha256=sha256, trusted=trusted)
+    pipeline, manifest = _open(place, verify != "size", sha256, trusted, trusted_key)
     differing = _differing(pipeline, manifest)
     difference = None
     if verify == "probes" and manifest is not None and manifest.probes is not None:
@@ -231,13 +237,17 @@ def load_pipeline(
 
 
 def verify_pipeline(
-    path: str | os.PathLike, *, sha256: str | None = None, trusted: str | Iterable[str] = ()
+    path: str | os.PathLike,
+    *,
+    sha256: str | None = None,
+    trusted: str | Iterable[str] = (),
+    trusted_key: Any = None,
 ) -> dict[str, Any]:
-    """Check all of a saved file: hashes, names, weights, probe texts.
+    """Check all of a saved file: hashes, signature, names, weights, probe texts.
 
     Parameters
     ----------
-    path, sha256, trusted
+    path, sha256, trusted, trusted_key
         As in `load_pipeline`.
 
     Returns
@@ -253,7 +263,7 @@ def verify_pipeline(
         At the first failed check, or if there is no manifest to compare with.
     """
     place = where(path)
-    pipeline, manifest = _open(place, hashed=True, sha256=sha256, trusted=trusted)
+    pipeline, manifest = _open(place, True, sha256, trusted, trusted_key)
     if manifest is None:
         raise ArtifactError(
             f"{place} has no manifest ({PurePath(place).name}.json), so there is nothing to verify "
@@ -292,14 +302,15 @@ class Inspection(dict[str, Any]):
     def _facts(self) -> dict[str, str]:
         names, refused = self["names"], self["refused"]
         named = "all allowed" if refused == [] else "refused ones unknown without skops"
-        if refused:
-            named = f"REFUSED by load_pipeline: {', '.join(refused)}"
+        if refused or self["problems"]:
+            named = f"REFUSED by load_pipeline: {', '.join([*(refused or ()), *self['problems']])}"
         return {
             "File": self["path"],
             "Format": f"{self['format']}, {self['size'] / 1e6:,.1f} MB",
             "Names": f"{len(names)}, {named}",
             "Arrays": f"{len(self['arrays'])}",
             "Manifest": "none" if self["manifest"] is None else "unverified, beside the file",
+            "Signature": ", ".join(self["signed_by"] or ["none"]),
         }
 
     def _repr_html_(self) -> str:
@@ -326,9 +337,10 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     Inspection
         A dict, shown in short in terminals and notebooks: ``path``, ``format``, ``size``, ``names``
         (all classes and functions in it), ``refused`` (those that `load_pipeline` would refuse;
-        None for a .skops file without skops), ``arrays`` (shape, dtype and bytes of each; joblib
-        only), ``contents`` (the objects as nested dicts and lists, long values cut) and
-        ``manifest`` (an unchecked dict, or None).
+        None for a .skops file without skops), ``problems`` (misuse of allowed names, also refused),
+        ``arrays`` (shape, dtype and bytes of each; joblib only), ``contents`` (the objects as
+        nested dicts and lists, long values cut), ``manifest`` (an unchecked dict, or None) and
+        ``signed_by`` (the public keys that the signature claims, unchecked, or None).
 
     Raises
     ------
@@ -339,21 +351,22 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     """
     place = where(path)
     arrays: list[dict[str, Any]] = []
-    with fetched(place, manifest_place(place)) as file:
+    beside = manifest_place(place)
+    with fetched(place, beside, signature_place(beside)) as file:
         kind = file_kind(file)
         manifest: dict[str, Any] | None
         try:
-            stored = Manifest.read(file)
-            manifest = None if stored is None else stored.values()
+            manifest = read_manifest(file)
+            if manifest is not None:
+                Manifest.of(manifest, manifest_path(file))
         except ArtifactError as error:
             manifest = {"error": str(error).replace(str(file), str(place))}
         if kind == "skops":
-            schema = skops_schema(file)
-            names, refused, root = skops_names(schema), skops_refused(file), skops_root(schema)
+            names, refused, root, problems = look_into_skops(file)
         else:
             contents = read_contents(file)
             names, root = list(contents.names), contents.root
-            refused = not_allowed(names)
+            refused, problems = not_allowed(names), list(contents.problems)
             arrays = [
                 {"shape": array.shape, "dtype": array.dtype, "n_bytes": array.n_bytes}
                 for array in contents.arrays
@@ -364,18 +377,25 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
             "size": file.stat().st_size,
             "names": names,
             "refused": refused,
+            "problems": problems,
             "arrays": arrays,
             "contents": outline_of(root),
             "manifest": manifest,
+            "signed_by": signers(manifest_path(file)),
         }
         return Inspection(found)
 
 
 def _open(
-    place: Path | str, *, hashed: bool, sha256: str | None, trusted: str | Iterable[str]
+    place: Path | str, hashed: bool, sha256: str | None, trusted: str | Iterable[str], key: Any
 ) -> tuple[Pipeline, Manifest | None]:
+    keys = trusted_keys(key)
     opened, manifest = open_file(
-        place, hashed=hashed, sha256=sha256, trusted=trusted_names(trusted)
+        place,
+        hashed=hashed or keys is not None,
+        sha256=sha256,
+        trusted=trusted_names(trusted),
+        keys=keys,
     )
     if not isinstance(opened, Pipeline):
         raise ArtifactError(f"{place} holds a {type(opened).__name__}, not a Pipeline.")

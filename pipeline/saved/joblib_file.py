@@ -22,6 +22,7 @@ from pipeline.saved.allow_list import (
     NAMED,
     NDARRAY,
     WRAPPER,
+    is_allowed,
     name_of,
     not_allowed,
     refuse_names,
@@ -35,6 +36,17 @@ WRAPPER_STATE = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_arr
 def _is_wrapper_state(state: Any) -> bool:
     """Return whether an array is described as in joblib."""
     return isinstance(state, dict) and "dtype" in state and set(state) <= WRAPPER_STATE
+
+
+_OLD_CALL = "it makes objects in the way of pickle protocol 1, which no saved pipeline does"
+
+
+def _name_an_array(keys: Iterable[Any]) -> bool:
+    """Say whether one of an object's attributes makes numpy take it for an array."""
+    return any(isinstance(key, str) and key.startswith("__array_") for key in keys)
+
+
+# ---- reading without running
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Made:
         self.items.append((key, value))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a hash of its value would take forever
 class Array:
     """An array in the file."""
 
@@ -86,6 +98,7 @@ class Contents:
     root: Any  # with `Made`, `Name` and `Array` for what unpickling would call, import and read
     names: tuple[str, ...]
     arrays: tuple[Array, ...]
+    problems: tuple[str, ...]  # what it does with allowed names, and no saved pipeline does
 
 
 def read_contents(path: Path) -> Contents:
@@ -94,8 +107,9 @@ def read_contents(path: Path) -> Contents:
     # recorded: every name stays a `Name`, every call a `Made`.
     names: dict[str, None] = {}
     arrays: list[Array] = []
+    problems: dict[str, None] = {}
     with path.open("rb") as file:
-        reader = _PaperUnpickler(path, file, names, arrays)
+        reader = _PaperUnpickler(path, file, names, arrays, problems)
         try:
             root = reader.load()
         except ArtifactError:
@@ -107,7 +121,7 @@ def read_contents(path: Path) -> Contents:
             ) from error
         if extra := path.stat().st_size - file.tell():
             raise _unreadable(path, f"it has {extra} bytes after its end")
-    return Contents(root, tuple(names), tuple(arrays))
+    return Contents(root, tuple(names), tuple(arrays), tuple(problems))
 
 
 def _unreadable(path: Path, reason: str) -> ArtifactError:
@@ -115,6 +129,7 @@ def _unreadable(path: Path, reason: str) -> ArtifactError:
 
 
 _MAX_NESTED = 8  # object arrays inside object arrays
+_MAX_HASHED = 10_000  # tuples in a key
 
 
 class _PaperUnpickler(PythonUnpickler):
@@ -126,10 +141,12 @@ class _PaperUnpickler(PythonUnpickler):
         file: BinaryIO,
         names: dict[str, None],
         arrays: list[Array],
+        problems: dict[str, None],
         depth: int = 0,
     ) -> None:
         super().__init__(file)
         self._path, self._file, self._names, self._arrays = path, file, names, arrays
+        self._problems = problems
         self._size = path.stat().st_size
         self._depth = depth
 
@@ -144,7 +161,23 @@ class _PaperUnpickler(PythonUnpickler):
     def get_extension(self, code: int) -> None:
         self._fail(f"it uses the extension code {code} of copyreg")
 
+    # These note what the unpickler below refuses, for names that it allows.
+
     def _reduce(self) -> None:
+        called, args = self.stack[-2:]
+        name = called.name if isinstance(called, Name) else None
+        if name is None:
+            self._problems[f"it calls {called!r:.100}"] = None
+        elif name == NDARRAY or (name not in FUNCTIONS | CALLED and is_allowed(name)):
+            self._problems[f"it calls {name} instead of giving it its state"] = None
+        elif name in FUNCTIONS and any(
+            isinstance(arg, Made) and arg.name == "numpy.dtype" and self._dtype(arg)[1]
+            for arg in args
+        ):
+            self._problems["it makes Python objects of bytes"] = None
+        self._make()
+
+    def _make(self) -> None:
         args = self.stack.pop()
         self.stack[-1] = Made(self.stack[-1], args)
 
@@ -152,12 +185,48 @@ class _PaperUnpickler(PythonUnpickler):
         keywords, args = self.stack.pop(), self.stack.pop()
         self.stack[-1] = Made(self.stack[-1], (args, keywords))
 
+    def _set_items(self) -> None:
+        self._check_keys(self.stack[::2])
+        PythonUnpickler.load_setitems(self)
+
+    def _set_item(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        PythonUnpickler.load_setitem(self)
+
+    def _add_items(self) -> None:
+        self._check_hash(self.stack)
+        PythonUnpickler.load_additems(self)
+
+    def _frozen_set(self) -> None:
+        self._check_hash(self.stack)
+        PythonUnpickler.load_frozenset(self)
+
+    def _dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        PythonUnpickler.load_dict(self)
+
+    def _check_hash(self, keys: Iterable[Any]) -> None:
+        """Refuse tuples of tuples of ..., whose hash would take forever."""
+        waiting = [key for key in keys if isinstance(key, tuple)]
+        for _ in range(_MAX_HASHED):
+            if not waiting:
+                return
+            waiting += [part for part in waiting.pop() if isinstance(part, tuple)]
+        self._fail("it uses endless tuples as keys")
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        self._check_hash(keys)
+        if _name_an_array(keys):
+            self._problems["it gives an object the attributes of an array"] = None
+
     def _instance(self) -> None:
+        self._problems[_OLD_CALL] = None
         module, name = (self.readline()[:-1].decode("ascii") for _ in range(2))
         args = self.pop_mark()  # before append is looked up, which then belongs to another list
         self.append(Made(self.find_class(module, name), args))
 
     def _object(self) -> None:
+        self._problems[_OLD_CALL] = None
         args = self.pop_mark()
         self.append(Made(args.pop(0), args))
 
@@ -189,7 +258,12 @@ class _PaperUnpickler(PythonUnpickler):
             if self._depth >= _MAX_NESTED:
                 self._fail(f"its object arrays are nested deeper than {_MAX_NESTED}")
             value = _PaperUnpickler(
-                self._path, self._file, self._names, self._arrays, self._depth + 1
+                self._path,
+                self._file,
+                self._names,
+                self._arrays,
+                self._problems,
+                self._depth + 1,
             ).load()
             return Array(shape, "object", start, self._file.tell() - start, value)
         if state.get("numpy_array_alignment_bytes") is not None:
@@ -206,15 +280,27 @@ class _PaperUnpickler(PythonUnpickler):
             isinstance(call, Made) and call.name == "numpy.dtype" and isinstance(call.args[0], str)
         ):
             self._fail("it describes the type of an array in a way that numpy does not")
-        dtype = np.dtype(call.args[0])  # for a structured type V and its size, which is enough
-        flags = call.state[-1] if isinstance(call.state, tuple) and len(call.state) == 9 else 0
-        return dtype, dtype.hasobject or bool(isinstance(flags, int) and flags & 1)
+        dtype = np.dtype(call.args[0])  # of a structured type V and its size: all that is needed
+        # version, order, (subtype, shape), names, {name: (type, offset)}, size, alignment, flags
+        known = isinstance(call.state, tuple) and len(call.state) >= 8
+        state = call.state if known else (None,) * 8
+        holds = dtype.hasobject or bool(isinstance(state[7], int) and state[7] & 1)
+        inner = [state[2], *(state[4].values() if isinstance(state[4], dict) else ())]
+        parts = [part[0] for part in inner if isinstance(part, tuple) and part]
+        if (dtype.kind == "O") != holds or any(self._dtype(part)[1] for part in parts):
+            self._problems["it hides Python objects in the type of an array"] = None
+        return dtype, holds
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **PythonUnpickler.dispatch,
         pickle.REDUCE[0]: _reduce,
-        pickle.NEWOBJ[0]: _reduce,
+        pickle.NEWOBJ[0]: _make,
         pickle.NEWOBJ_EX[0]: _new_with_keywords,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _dict,
+        pickle.ADDITEMS[0]: _add_items,
+        pickle.FROZENSET[0]: _frozen_set,
         pickle.INST[0]: _instance,
         pickle.OBJ[0]: _object,
         pickle.BUILD[0]: _build,
@@ -326,7 +412,7 @@ class _AllowedUnpickler(NumpyUnpickler):
         PythonUnpickler.load_newobj_ex(self)
 
     def _refuse_old_call(self) -> None:
-        self._refuse("it makes objects as in pickle protocol 1, which no saved pipeline does")
+        self._refuse(_OLD_CALL)
 
     def _build(self) -> None:
         target, state = self.stack[-2:]
@@ -360,8 +446,8 @@ class _AllowedUnpickler(NumpyUnpickler):
         PythonUnpickler.load_setitem(self)
 
     def _check_keys(self, keys: Iterable[Any]) -> None:
-        """Raise for attributes that numpy reads as pointers."""
-        if any(isinstance(key, str) and key.startswith("__array_") for key in keys):
+        """Refuse attributes by which numpy takes an object for an array at any address."""
+        if _name_an_array(keys):
             self._refuse("it gives an object the attributes of an array")
 
     def _check_dtype(self, dtype: Any) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +19,7 @@ from pipeline import __version__
 from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.files import fetched, file_size, flush_to_disk, put, sha256_of, write_text
 from pipeline.saved.allow_list import name_of
+from pipeline.saved.signing import is_signed, manifest_text, signed
 
 # packages that decide a pipeline's numbers or its file format
 PACKAGES = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy", "joblib")
@@ -158,7 +159,9 @@ def plain(value: Any, where: str) -> Any:
 
 
 FORMAT_VERSION = 2  # 2: columns
-_OPTIONAL = {"n_training_texts", "scores", "columns", "replaces"}
+_OPTIONAL = {"n_training_texts", "scores", "columns"}
+# while a file is being replaced: the manifest of the one before, so that neither is without
+_REPLACES = "replaces"
 
 
 @dataclass(frozen=True)
@@ -179,23 +182,12 @@ class Manifest:
     scores: dict[str, Any] | None = None
     columns: dict[str, str] | None = None  # "text" and "label": their names in the training table
     format_version: int = FORMAT_VERSION
-    # while a file is being replaced: the manifest of the previous one, so that both have one
-    replaces: dict[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """Read the manifest of a saved file, None if there is none."""
-        source = manifest_path(path)
-        try:
-            values = json.loads(source.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise ArtifactError(
-                f"{source} is damaged: {error}. Delete it to open the file unverified, or save "
-                "again."
-            ) from error
-        return cls.of(values, source)
+        values = read_manifest(path)
+        return None if values is None else cls.of(values, manifest_path(path))
 
     @classmethod
     def of(cls, values: Any, source: Path) -> Self:
@@ -213,6 +205,7 @@ class Manifest:
                 f"{source} was written by version {writer} of pipeline in format {version}; this "
                 f"version knows up to {FORMAT_VERSION}. Upgrade to open it."
             )
+        values = {name: value for name, value in values.items() if name != _REPLACES}
         names = set(cls.__dataclass_fields__)
         missing = sorted(names - set(values) - _OPTIONAL)
         unknown = sorted(set(values) - names)
@@ -223,24 +216,32 @@ class Manifest:
             )
         return cls(**values)
 
-    def matching(self, size: int, sha256: str | None) -> Self | None:
-        """Return the manifest for this size and hash, or None."""
-        if self.size == size and sha256 in (None, self.sha256):
-            return self
-        if self.replaces is None:
-            return None
-        return type(self).of(self.replaces, Path(self.file)).matching(size, sha256)
-
-    def values(self) -> dict[str, Any]:
-        """Return the fields, with ``replaces`` only if set."""
-        values = asdict(self)
-        if self.replaces is None:
-            del values["replaces"]
-        return values
-
     def to_json(self) -> str:
         """Return the manifest as text."""
-        return json.dumps(self.values(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return manifest_text(asdict(self))
+
+
+def read_manifest(path: Path) -> Any:
+    """Return the unchecked manifest of a saved file, None if there is none."""
+    source = manifest_path(path)
+    try:
+        return json.loads(source.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{source} is damaged: {error}. Delete it to open the file unverified, or save again."
+        ) from error
+
+
+def fitting(values: dict[str, Any], size: int, sha256: str | None) -> list[dict[str, Any]]:
+    """Return the manifests of this file: this one, and the one it replaces."""
+    both = ({k: v for k, v in values.items() if k != _REPLACES}, values.get(_REPLACES))
+    return [
+        one
+        for one in both
+        if isinstance(one, dict) and one.get("size") == size and sha256 in (None, one.get("sha256"))
+    ]
 
 
 def manifest_path(path: Path) -> Path:
@@ -253,47 +254,59 @@ def manifest_place(place: Path | str) -> Path | str:
     return manifest_path(place) if isinstance(place, Path) else f"{place}.json"
 
 
-def put_in_place(written: Path, place: Path | str, manifest: Manifest) -> None:
+def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any = None) -> None:
     """Move a written file and its manifest into place together.
 
     Writes a manifest that knows both the new and the old file, then the file, then the final
     manifest.
     """
+    values = asdict(manifest)
     with _turn(place):
         before = _before(place)
-        if before is not None:
-            _write(place, replace(manifest, replaces=before.values()))
-            put(written, place)
-        _write(place, manifest)
-        if before is None:
-            put(written, place)
+        with signed(manifest_place(place), values, key):
+            if before is not None:
+                _write(place, {**values, _REPLACES: before})
+                put(written, place)
+            _write(place, values)
+            if before is None:
+                put(written, place)
         if isinstance(place, Path):
             flush_to_disk(place.parent)
 
 
-def put_scores(place: Path | str, scores: dict[str, Any]) -> None:
-    """Write scores into the manifest of a saved file, keeping the rest."""
+def put_scores(place: Path | str, scores: dict[str, Any], key: Any = None) -> None:
+    """Write scores into the manifest of a saved file, keeping the rest, and sign it."""
     with _turn(place):
-        manifest = _read_alone(place)
-        if manifest is not None:
-            _write(place, replace(manifest, scores=scores))
+        values = _read_alone(place)
+        if values is None:
+            return
+        if key is None and is_signed(manifest_place(place)):
+            raise ArtifactError(
+                f"{place} is signed, and its signature would not fit other scores: give sign=key."
+            )
+        values["scores"] = scores
+        with signed(manifest_place(place), values, key):
+            _write(place, values)
 
 
 def columns_of(place: Path | str) -> dict[str, str]:
     """Return the training columns of a saved file."""
     try:
-        manifest = _read_alone(place)
+        values = _read_alone(place)
     except (OSError, ArtifactError):  # opening the file will say so
         return {}
-    return {} if manifest is None or manifest.columns is None else manifest.columns
+    return (values or {}).get("columns") or {}
 
 
-def _read_alone(place: Path | str) -> Manifest | None:
+def _read_alone(place: Path | str) -> dict[str, Any] | None:
     with fetched(manifest_place(place)) as path:
-        return Manifest.read(path.with_suffix(""))
+        values: dict[str, Any] | None = read_manifest(path.with_suffix(""))
+        if values is not None:
+            Manifest.of(values, path)
+        return values
 
 
-def _before(place: Path | str) -> Manifest | None:
+def _before(place: Path | str) -> dict[str, Any] | None:
     """Return the manifest of the file to be replaced."""
     try:
         size = file_size(str(place))
@@ -302,17 +315,15 @@ def _before(place: Path | str) -> Manifest | None:
     # in a store the size is enough: hashing would mean fetching
     sha256 = sha256_of(place) if isinstance(place, Path) else None
     with contextlib.suppress(ArtifactError):
-        manifest = _read_alone(place)
-        matching = manifest and manifest.matching(size, sha256)
-        if matching is not None:
-            return replace(matching, replaces=None)
+        if matching := fitting(_read_alone(place) or {}, size, sha256):
+            return matching[0]
     with fetched(place) as path:
         size, sha256 = path.stat().st_size, sha256_of(path)
-    return Manifest(Path(place).name, "joblib", size, sha256, "", {}, [], None, [], None)
+    return asdict(Manifest(Path(place).name, "joblib", size, sha256, "", {}, [], None, [], None))
 
 
-def _write(place: Path | str, manifest: Manifest) -> None:
-    write_text(manifest_place(place), manifest.to_json(), named=place)
+def _write(place: Path | str, values: dict[str, Any]) -> None:
+    write_text(manifest_place(place), manifest_text(values), named=place)
 
 
 @contextlib.contextmanager

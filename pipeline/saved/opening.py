@@ -1,6 +1,7 @@
 """Open a saved file: check kind, manifest and names, then load the object."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,14 @@ from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.files import fetched, file_moment, naming, sha256_of
 from pipeline.saved.allow_list import not_allowed, refuse_names
 from pipeline.saved.joblib_file import read_contents, unpickle_allowed
-from pipeline.saved.manifest import Manifest, manifest_path, manifest_place
+from pipeline.saved.manifest import (
+    Manifest,
+    fitting,
+    manifest_path,
+    manifest_place,
+    read_manifest,
+)
+from pipeline.saved.signing import signature_place, signed_values, unsigned
 from pipeline.saved.skops_file import read_skops, skops_schema
 
 
@@ -47,21 +55,29 @@ _ATTEMPTS = 100  # to find a file with its manifest while others save
 
 
 def open_file(
-    place: Path | str, *, hashed: bool, sha256: str | None, trusted: frozenset[str]
+    place: Path | str,
+    *,
+    hashed: bool,
+    sha256: str | None,
+    trusted: frozenset[str],
+    keys: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Manifest | None]:
     """Open a saved file with its matching manifest."""
+    beside = [manifest_place(place)]
+    if keys is not None:
+        beside.append(signature_place(beside[0]))
     for _ in range(_ATTEMPTS):
-        before = _moment(place)
+        before = _moment(place, *beside)
         try:
-            with fetched(place, manifest_place(place)) as path:
+            with fetched(place, *beside) as path:
                 kind = file_kind(path)
-                manifest = _matching_manifest(path, hashed, sha256)
+                manifest = _matching_manifest(path, hashed, sha256, keys)
                 opened = _read(path, kind, trusted, mapped=path is place)
         except (ArtifactError, FileNotFoundError):
-            if _moment(place) == before:
+            if _moment(place, *beside) == before:
                 raise
             continue
-        if _moment(place) == before:  # otherwise two files may have been read and mapped
+        if _moment(place, *beside) == before:  # otherwise two files may have been read and mapped
             return opened, manifest
     raise ArtifactError(
         f"{place} was replaced {_ATTEMPTS} times while it was opened: another process keeps saving "
@@ -69,18 +85,22 @@ def open_file(
     )
 
 
-def _moment(place: Path | str) -> list[Any]:
-    """Return values that change when the file or its manifest is replaced."""
+def _moment(*files: Path | str) -> list[Any]:
+    """Return values that change when one of the files is replaced."""
     moment: list[Any] = []
-    for file in (place, manifest_place(place)):
+    for file in files:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             inode = file.stat().st_ino if isinstance(file, Path) else None
             moment.append([file, inode, *file_moment(str(file))])
     return moment
 
 
-def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest | None:
-    manifest = Manifest.read(path)
+def _matching_manifest(
+    path: Path, hashed: bool, sha256: str | None, keys: Mapping[str, Any] | None
+) -> Manifest | None:
+    source = manifest_path(path)
+    values = read_manifest(path)
+    manifest = None if values is None else Manifest.of(values, source)
     size = path.stat().st_size
     actual = sha256_of(path) if hashed or sha256 is not None else None
     if sha256 is not None and actual != sha256.lower():
@@ -88,20 +108,24 @@ def _matching_manifest(path: Path, hashed: bool, sha256: str | None) -> Manifest
             f"{path} is not the requested file: it has sha256 {actual}, not {sha256}."
         )
     if manifest is None:
+        if keys is not None:
+            raise unsigned(path, f"it has no manifest, {source.name}, that could be signed")
         return None
-    matching = manifest.matching(size, actual)
-    if matching is None:
+    matching = fitting(values, size, actual)
+    if not matching:
         difference = (
             f"{size} bytes, not {manifest.size}"
             if size != manifest.size
             else f"sha256 {actual}, not {manifest.sha256}"
         )
         raise ArtifactError(
-            f"{path} is not the file that was saved: it has {difference}, as "
-            f"{manifest_path(path).name} says. It is damaged, truncated or was changed. Copy it "
-            "again or train a new one. If another program wrote it on purpose, delete the manifest."
+            f"{path} is not the file that was saved: it has {difference}, as {source.name} says. "
+            "It is damaged, truncated or was changed. Copy it again or train a new one. If another "
+            "program wrote it on purpose, delete the manifest."
         )
-    return matching if matching.versions else None
+    chosen = matching[0] if keys is None else signed_values(path, source, values, matching, keys)
+    found = Manifest.of(chosen, source)
+    return found if found.versions else None  # of a file that had none, and is being replaced
 
 
 def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> Any:

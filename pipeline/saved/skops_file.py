@@ -2,27 +2,44 @@
 
 import io
 import json
+import stat
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import joblib
 import numpy as np
 
+from pipeline.exceptions import ArtifactError
 from pipeline.saved.allow_list import (
+    CALLED,
     DISTRIBUTIONS,
     FROZEN,
     FUNCTIONS,
+    NAMED,
     is_allowed,
     name_of,
     refuse_names,
+    refused_file,
     restore_distribution,
 )
 from pipeline.saved.joblib_file import DEEPEST, Made, Name
 from pipeline.saved.manifest import parts_of
 
 _SCHEMA = "schema.json"
+# What skops calls with what a file holds, or fills with it: no more than saved pipelines need.
+_MAKES = {
+    "ListNode": {"builtins.list"},
+    "SetNode": {"builtins.set"},
+    "TupleNode": {"builtins.tuple", "sklearn.impute._iterative._ImputerTriplet"},
+    "DictNode": {"builtins.dict", "collections.OrderedDict", "sklearn.utils._bunch.Bunch"},
+    "DefaultDictNode": {"collections.defaultdict"},
+    "ConstructorFromReduceNode": {name for name in CALLED if "collections." not in name},
+    "LossNode": CALLED,
+    "TreeNode": CALLED,
+}
+_MOST_UNPACKED, _BYTES_AT_LEAST = 30, 1 << 26  # times the size of the file
 
 
 def write_skops(pipeline: Any, path: Path) -> None:
@@ -44,6 +61,8 @@ def read_skops(path: Path, trusted: Collection[str] = ()) -> Any:
     skops, file = _skops(), _without_states(path)
     unknown = skops.get_untrusted_types(file=file)
     refuse_names(path, _refused(unknown, trusted))
+    for problem in skops_problems(skops_schema(path)):
+        raise refused_file(path, problem)
     loaded = skops.load(file, trusted=unknown)
     for part in filter(_is_frozen, parts_of(loaded)):
         restore_distribution(part.dist)
@@ -62,6 +81,71 @@ def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]
     """Return the names that are not allowed, which skops would call."""
     calls = FUNCTIONS.difference(trusted)
     return [name for name in names if name in calls or not is_allowed(name, trusted)]
+
+
+def look_into_skops(path: Path) -> tuple[list[str], list[str] | None, Any, list[str]]:
+    """Return the names in a .skops file, those refused, its root, and its problems."""
+    schema = skops_schema(path)
+    try:
+        return skops_names(schema), skops_refused(path), skops_root(schema), skops_problems(schema)
+    except (OSError, ArtifactError):
+        raise
+    except Exception as error:  # a hostile description fails in any way at all
+        raise ArtifactError(
+            f"{path} cannot be read: it is damaged ({type(error).__name__}: {error})."
+        ) from error
+
+
+def skops_problems(schema: Any) -> list[str]:
+    """Return what a .skops file does, and no saved pipeline: calls, and attributes of arrays."""
+    nodes = [part for part in _parts(schema) if isinstance(part.get("__loader__"), str)]
+    by_id: dict[Any, dict[str, Any]] = {}
+    problems: dict[str, None] = {}
+    for node in nodes:
+        if node.get("__id__") is None or node["__loader__"] == "CachedNode":
+            continue
+        known = by_id.setdefault(repr(node["__id__"]), node)
+        if (known["__loader__"], _name(known)) != (node["__loader__"], _name(node)):
+            problems["it gives one number to two objects"] = None
+    for node in nodes:
+        problems |= dict.fromkeys(_problems(node, by_id))
+    return list(problems)
+
+
+def _problems(node: dict[str, Any], by_id: dict[Any, dict[str, Any]]) -> Iterator[str]:
+    loader, name, content = node["__loader__"], _name(node), node.get("content")
+    if loader in _MAKES and name not in _MAKES[loader] and is_allowed(name):
+        yield f"it calls {name}, which no saved pipeline does"
+    if loader == "JsonNode" and str(content).lstrip().startswith(("{", "[")):
+        yield "it hides a dict or list in a text"
+    if loader == "DictNode":
+        if any(key.startswith("__array_") for key in content or ()):
+            yield "it gives an object the attributes of an array"
+        for kind in node["key_types"]["content"]:
+            plain = _name(kind) in NAMED and _name(kind).startswith(("builtins.", "numpy."))
+            if kind["__loader__"] != "TypeNode" or not plain:
+                yield f"it makes the keys of a dict by {_name(kind)}"
+    if loader in ("ObjectNode", "LossNode", "TreeNode") and isinstance(content, dict):
+        state = by_id.get(repr(content.get("__id__")), content)["__loader__"]
+        compiled = name in NAMED or not is_allowed(name)  # or trusted by the user
+        if state not in ("DictNode", "JsonNode") and not (state == "TupleNode" and compiled):
+            yield f"it gives {name} a state that is no dict"
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node.get('__module__')}.{node.get('__class__')}"
+
+
+def _parts(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every dict in a description, in the order of the file."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += reversed(part.values())
+        elif isinstance(part, list):
+            waiting += reversed(part)
 
 
 def _is_frozen(part: Any) -> bool:
@@ -97,25 +181,37 @@ def skops_schema(path: Path) -> dict[str, Any] | None:
     """Return the description in a .skops file, None for another zip."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if _SCHEMA in archive.namelist():
+                _check_entries(path, archive.infolist())
             schema: Any = json.loads(archive.read(_SCHEMA))
-    except (KeyError, ValueError, zipfile.BadZipFile, OSError):
+    except RecursionError as error:
+        raise refused_file(path, "it is nested too deeply") from error
+    except (KeyError, UnicodeError, json.JSONDecodeError, zipfile.BadZipFile, OSError):
         return None
     return schema if isinstance(schema, dict) and "__class__" in schema else None
 
 
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse an archive that unpacks to far more than it is, or that readers may read apart."""
+    names = [entry.filename for entry in entries]
+    if len(set(names)) < len(names):
+        raise refused_file(path, "two of its entries have one name")
+    for entry in entries:
+        if Path(entry.filename).name != entry.filename or stat.S_ISLNK(entry.external_attr >> 16):
+            raise refused_file(path, f"its entry {entry.filename!r} is no plain file")
+    most = max(_MOST_UNPACKED * path.stat().st_size, _BYTES_AT_LEAST)
+    if (unpacked := sum(entry.file_size for entry in entries)) > most:
+        raise refused_file(path, f"it unpacks to {unpacked} bytes")
+
+
 def skops_names(schema: Any) -> list[str]:
     """Return every class and function that a .skops file names, each once."""
-    names: dict[str, None] = {}
-    waiting = [schema]
-    while waiting:
-        value = waiting.pop(0)
-        if isinstance(value, dict):
-            if isinstance(value.get("__class__"), str) and isinstance(value.get("__module__"), str):
-                names[f"{value['__module__']}.{value['__class__']}"] = None
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return list(names)
+    names = (
+        _name(part)
+        for part in _parts(schema)
+        if isinstance(part.get("__class__"), str) and isinstance(part.get("__module__"), str)
+    )
+    return list(dict.fromkeys(names))
 
 
 def skops_root(schema: Any, depth: int = 0) -> Any:

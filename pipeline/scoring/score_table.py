@@ -142,6 +142,7 @@ def score_table(
     missing: Missing | None = None,
     sha256: str | None = None,
     trusted: str | Iterable[str] = (),
+    trusted_key: Any = None,
     progress: bool | None = None,
 ) -> ScoredTable:
     """Score a table of any size, every row exactly once.
@@ -191,7 +192,7 @@ def score_table(
         labelled as an empty text, and counted. Default: only a blank text is.
     sha256 : str, optional
         The hash that the model must have.
-    trusted : str or iterable of str
+    trusted, trusted_key
         As in `load_pipeline`.
     progress : bool, optional
         Show rows, rows per second and time left on standard error. Default: only in a terminal.
@@ -237,7 +238,7 @@ def score_table(
     chosen = choose_executor(executor, workers, threads=threads)
     opened = open_source(source, text, encoding=encoding, sep=sep)
     target = Target(out, getattr(opened, "paths", []), _folders(source))
-    path, sha256, fitted = _open_model(model_path, sha256, trusted)
+    path, sha256, fitted = _open_model(model_path, sha256, trusted, trusted_key)
     columns = columns_for(fitted, opened.schema.names, text, opened.name)
     probe, several, kind = _try_first(fitted, opened, columns, text)
     outputs = outputs_of(fitted) if several else None
@@ -302,13 +303,13 @@ def score_table(
 
 
 def _open_model(
-    path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...]
+    path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...], trusted_key: Any
 ) -> tuple[str, str, Any]:
     place = where(path)
     if sha256 is None:
         with fetched(place) as file:  # if it is not a file, load_pipeline says what it is
             sha256 = sha256_of(file) if file.is_file() else ""
-    fitted = load_pipeline(place, sha256=sha256, trusted=trusted)
+    fitted = load_pipeline(place, sha256=sha256, trusted=trusted, trusted_key=trusted_key)
     return os.path.abspath(place) if isinstance(place, Path) else place, sha256.lower(), fitted
 
 
