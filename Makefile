@@ -35,6 +35,7 @@ lint: $(VENV)/dev.installed
 # The site, with every example run, into build/site: minutes the first time, and no network.
 docs: $(VENV)/docs.installed
 	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/site
+	$(BIN)/python docs/check_links.py build/site
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

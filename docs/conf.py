@@ -17,6 +17,9 @@ os.environ["PYTHONPATH"] = str(TOP)  # for the processes that examples start
 
 import pipeline  # noqa: E402
 
+# the "?" of a pipeline that an example shows
+pipeline.BertVectorizer._doc_link_template = "../api/pipeline.BertVectorizer.html"
+
 project = "Frozen BERT for scikit-learn"
 author = "The developers of this project"
 project_copyright = "2026, the developers of this project"
@@ -46,6 +49,7 @@ myst_heading_anchors = 4
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"GL08", "PR01", "PR02", "PR03"}
 numpydoc_validation_exclude = {  # described in prose, or by a base class
@@ -69,6 +73,10 @@ def own_methods(full_name: str) -> list[str]:
     ]
 
 
+PUBLIC = {  # short name -> full name
+    name.rpartition(".")[2]: name
+    for name in re.findall(r"^   (pipeline\.\S+)$", (TOP / "docs/api.rst").read_text("utf-8"), re.M)
+}
 autosummary_context = {"own_methods": own_methods}
 
 
@@ -77,8 +85,8 @@ def resolve(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     target = node["reftarget"]
     if node["refdomain"] != "py" or target.startswith("pipeline."):
         return None
-    name = f"pipeline.{target.partition('.')[0]}"
-    if name.removeprefix("pipeline.") not in pipeline.__all__:
+    name = PUBLIC.get(target.partition(".")[0])
+    if name is None:
         return contnode
     python = env.get_domain("py")
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, contnode)
@@ -112,11 +120,15 @@ EXAMPLES = [
 ]
 
 
+KEPT: list[Figure] = []
+
+
 def scrape(block: Any, variables: dict[str, Any], conf: dict[str, Any]) -> str:
     """Keep the figure that a block ends with, and that pyplot does not know."""
-    figure = variables["example_globals"].pop("___", None)
-    if not isinstance(figure, Figure):
+    figure = variables["example_globals"].get("___")
+    if not isinstance(figure, Figure) or figure in KEPT:
         return ""
+    KEPT.append(figure)
     path = next(variables["image_path_iterator"])
     figure.savefig(path, dpi=160)
     return figure_rst([path], conf["src_dir"])
@@ -143,10 +155,10 @@ html_theme = "pydata_sphinx_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_extra_path = ["../llms.txt"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
+    "logo": {"text": "Frozen BERT"},
     "navbar_end": ["theme-switcher"],
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
@@ -184,7 +196,7 @@ def for_site(text: str, page: Path, place: Path) -> str:
         return f"[{match[1]}]({scheme}{os.path.relpath(path, place.parent)}{mark}{anchor})"
 
     text = re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", link, text)
-    return _PICTURE.sub(r"![\2](\3){.only-light}\n![\2](\1){.only-dark}", text)
+    return _PICTURE.sub(r"![\2](\3){.only-light .wide}\n![\2](\1){.only-dark .wide}", text)
 
 
 def prepare(app: Any, name: str, source: list[str]) -> None:
@@ -210,8 +222,19 @@ def write_pages(app: Any) -> None:
     commands.write_text(text, "utf-8")
 
 
+def write_index(app: Any, error: Exception | None) -> None:
+    """Write llms.txt with the addresses that its pages have on the site."""
+    text = (TOP / "llms.txt").read_text("utf-8")
+    text = re.sub(r"\(docs/examples\)", "(generated/gallery/index.html)", text)
+    text = re.sub(r"\(docs/([\w-]+)\.md\)", r"(\1.html)", text)
+    for name, page in PAGES.items():
+        text = text.replace(f"({name})", f"(generated/{page}.html)")
+    (Path(app.outdir) / "llms.txt").write_text(text, "utf-8")
+
+
 def setup(app: Any) -> None:
     """Connect the functions above to Sphinx."""
     app.connect("builder-inited", write_pages)
     app.connect("source-read", prepare)
     app.connect("missing-reference", resolve)
+    app.connect("build-finished", write_index)

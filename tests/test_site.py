@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from docs.check_links import broken_links
 from pipeline import exceptions
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -48,3 +49,14 @@ def test_an_example_begins_with_a_title_and_compiles(path):
     assert set(rule) == {"="}
     assert len(rule) >= len(title)
     assert text
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api/page.html").write_text('<p id="here"><a href="#here">x</a></p>')
+    good = ["api/page.html", "api/page.html#here", "https://example.org/x", "#top", "a%20b.html"]
+    bad = ["gone.html", "api/page.html#gone", "file:///home/page.html", "#gone"]
+    for name, links in {"good": good, "a b": [*good, *bad]}.items():
+        page = "".join(f'<a href="{link}">x</a>' for link in links)
+        (tmp_path / f"{name}.html").write_text(page)
+    assert [line.split(": ")[1] for line in broken_links(tmp_path)] == sorted(bad)

@@ -14,13 +14,13 @@ import pandas as pd
 from pipeline import FineTunedBertClassifier, load_reviews, make_sentiment_pipeline
 
 train, test = load_reviews()
-train = train.sample(800, random_state=0)
+train = train.sample(400, random_state=0)
 
 # %%
 # It is a classifier: raw texts and labels go in. Some texts are set aside to see when to stop.
 
 start = time.perf_counter()
-tuned = FineTunedBertClassifier(epochs=4, max_length=48, early_stopping=True, random_state=0)
+tuned = FineTunedBertClassifier(epochs=4, max_length=32, early_stopping=True, random_state=0)
 tuned.fit(train["text"], train["label"])
 print(f"{time.perf_counter() - start:.0f} s, best after epoch {tuned.best_epoch_}")
 pd.DataFrame(tuned.history_).round(3)

@@ -17,8 +17,8 @@ from pipeline import BertVectorizer, TruncationWarning, load_reviews, make_senti
 train, _ = load_reviews()
 
 # %%
-# The shipped reviews are short. Here twelve of one label make one long text, of a product's page of
-# reviews, say: seven of them follow the label, and five are of the other one.
+# The shipped reviews are short. Here twelve of them make one long text, in any order: seven have
+# the label of the whole, and five have the other one.
 
 rng = train.sample(frac=1, random_state=0)
 good, bad = (rng.loc[rng["label"] == label, "text"].tolist() for label in ("positive", "negative"))
@@ -47,12 +47,12 @@ short.truncation_report_
 # %%
 # What to keep: the start, the end, both, or all of it in windows whose vectors are averaged.
 
-warnings.simplefilter("ignore", TruncationWarning)
 scores = {}
 for truncation in ("head", "tail", "head_tail", "window"):
     model = make_sentiment_pipeline(max_length=64, truncation=truncation)
-    scores[truncation] = cross_val_score(model, texts, labels, cv=5).mean()
-warnings.resetwarnings()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
+        scores[truncation] = cross_val_score(model, texts, labels, cv=5).mean()
 
 figure, axes = plt.subplots(figsize=(6, 2.4), layout="constrained")
 axes.barh(list(scores), list(scores.values()))

@@ -2,7 +2,7 @@
 Many classes
 ============
 
-Nothing is different with ten classes, or with seventy-seven: labels are strings or numbers, and the
+Nothing is different with ten classes or with seventy-seven: labels are strings or numbers, and the
 classifier has one row of weights for each of them.
 """
 
@@ -21,7 +21,8 @@ y_test = test["domain"] + ", " + test["label"]
 y_train.value_counts()
 
 # %%
-# With many classes a weaker regularisation is often better. ``C="cv"`` chooses it within each fit.
+# How much regularisation is right depends on the number of classes. ``C="cv"`` chooses it within
+# each fit.
 
 model = make_sentiment_pipeline(C="cv").fit(train["text"], y_train)
 print(f"C = {model[-1].C_}, accuracy {model.score(test['text'], y_test):.3f}")
