@@ -80,6 +80,14 @@ PUBLIC = {  # short name -> full name
 autosummary_context = {"own_methods": own_methods}
 
 
+def quote_names(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Quote the names in a shape such as (n_features_in_,), which would be links otherwise."""
+    lines[:] = [
+        re.sub(r"(?<![`\w])(\w+_)(?=[,)])", r"`\1`", line) if " : " in line else line
+        for line in lines
+    ]
+
+
 def resolve(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     """Link a short name of a docstring to its page; words that are not ours stay code."""
     target = node["reftarget"]
@@ -236,5 +244,6 @@ def setup(app: Any) -> None:
     """Connect the functions above to Sphinx."""
     app.connect("builder-inited", write_pages)
     app.connect("source-read", prepare)
+    app.connect("autodoc-process-docstring", quote_names, priority=400)  # before numpydoc
     app.connect("missing-reference", resolve)
     app.connect("build-finished", write_index)

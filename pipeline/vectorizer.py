@@ -140,7 +140,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     n_features_in_ : int
         Columns of text seen during fit: 1, or more under ``on_invalid="coerce"``.
 
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+    feature_names_in_ : ndarray of shape (n_features_in_,)
         Their names, where X was a DataFrame.
 
     layers_ : tuple of int
@@ -161,7 +161,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     source_ : dict
         Origin of the model: ``model``, ``kind``, ``revision`` (commit), ``sha256`` of its files.
 
-    layer_weights_ : ndarray of shape (len(`layers_`),), float64
+    layer_weights_ : ndarray of shape (len(layers_),), float64
         With ``combine="learned"``: the weight of each layer; they are positive and their sum is 1.
 
     layer_scale_ : float

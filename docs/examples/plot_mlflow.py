@@ -18,15 +18,15 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 import mlflow
 
-train, test = load_reviews()
-train = train.sample(500, random_state=0)
+reviews, test = load_reviews()
+train = reviews.sample(500, random_state=0)
 
 # %%
 # Runs go to a folder here. With a server, this line has its address.
 
+logging.getLogger("mlflow").setLevel(logging.ERROR)
 mlflow.set_tracking_uri(f"file://{tempfile.mkdtemp()}")
 mlflow.set_experiment("reviews")
-logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 # %%
 # One run for each choice of layers and ``C``:
@@ -54,10 +54,10 @@ plt.show()
 # %%
 # The model itself. The class that MLflow does not know has to be named, once.
 
-model = make_sentiment_pipeline().fit(train["text"], train["label"])
+model = make_sentiment_pipeline().fit(reviews["text"], reviews["label"])
 with mlflow.start_run():
     logged = mlflow.sklearn.log_model(
         model, name="sentiment", skops_trusted_types=["pipeline.vectorizer.BertVectorizer"]
     )
 loaded = mlflow.pyfunc.load_model(logged.model_uri)
-print(loaded.predict(["A witty, lovely film.", "Cold soup."]))
+print(loaded.predict(["A quiet, lovely film.", "Cold soup."]))
