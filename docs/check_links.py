@@ -39,7 +39,10 @@ def broken_links(folder: Path) -> list[str]:
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not target.is_file():
                 broken.append(f"{path.relative_to(folder)}: {link}: no such file")
-            elif target in pages and unquote(parts.fragment) not in pages[target].anchors:
+            elif (
+                target in pages
+                and unquote(parts.fragment.partition(":~:")[0]) not in pages[target].anchors
+            ):
                 broken.append(f"{path.relative_to(folder)}: {link}: no such anchor")
     return broken
 

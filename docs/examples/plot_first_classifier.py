@@ -26,7 +26,7 @@ print(f"accuracy {model.score(test['text'], test['label']):.3f}")
 # %%
 # And on new ones. ``explain`` shows what each word added to the decision.
 
-texts = ["A witty, lovely film.", "The battery died after a week.", "Cold soup, but kind waiters."]
+texts = ["A witty, lovely film.", "Rude staff, dirty room.", "Cold soup, but kind waiters."]
 print(model.predict(texts))
 
 # %%
