@@ -36,13 +36,11 @@ def broken_links(folder: Path) -> list[str]:
                 broken.append(f"{path.relative_to(folder)}: {link}: only on this machine")
             if parts.scheme or parts.netloc:
                 continue
+            anchor = unquote(parts.fragment.partition(":~:")[0])  # what follows marks words
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not target.is_file():
                 broken.append(f"{path.relative_to(folder)}: {link}: no such file")
-            elif (
-                target in pages
-                and unquote(parts.fragment.partition(":~:")[0]) not in pages[target].anchors
-            ):
+            elif target in pages and anchor not in pages[target].anchors:
                 broken.append(f"{path.relative_to(folder)}: {link}: no such anchor")
     return broken
 
