@@ -3,11 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-<<<<<<< HEAD
-.PHONY: run test quick thorough coverage faults lint browser clean
-=======
-.PHONY: run test quick coverage faults lint docs browser clean
->>>>>>> site
+.PHONY: run test quick thorough coverage faults lint docs browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py

@@ -255,9 +255,6 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a CSV, TSV, Parquet, JSON-lines or Excel file, keeping texts unchanged.
 
-<<<<<<< HEAD
-    ``sep`` is a character, or tab, comma, semicolon or pipe; the file's ending sets the default.
-=======
     Parameters
     ----------
     path : str or Path
@@ -273,7 +270,6 @@ def read_table(
     -------
     DataFrame
         All columns of the table.
->>>>>>> site
     """
     with fetched(where(path)) as file:
         return _read_table(file, columns, encoding, sep)
