@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick thorough coverage faults lint browser clean
+.PHONY: run test quick thorough coverage faults lint docs browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -36,6 +36,11 @@ lint: $(VENV)/dev.installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m benchmarks.size
 
+# The site, with every example run, into build/site: minutes the first time, and no network.
+docs: $(VENV)/docs.installed
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/site
+	$(BIN)/python docs/check_links.py build/site
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -47,6 +52,10 @@ $(VENV)/runtime.installed: requirements.txt | $(BIN)/python
 
 $(VENV)/dev.installed: requirements-dev.txt $(VENV)/runtime.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/docs.installed: requirements-docs.txt $(VENV)/runtime.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
 # For the tests of the report in a real browser and with other fonts; without them they are skipped, and say so.
