@@ -304,7 +304,7 @@ def test_a_contradiction_is_said_once_with_its_number_and_probabilities_are_judg
     tuned = fit(FixedThresholdClassifier(LogisticRegression(), threshold=0.8), BINARY)
     n_others = int(np.sum(tuned.predict(TEXTS) != plain.predict(TEXTS)))
     assert n_others
-    with pytest.warns(LabelWarning, match=rf"gives {n_others} of 60 texts another label") as told:
+    with pytest.warns(LabelWarning, match=rf"does not give {n_others} of 60 texts") as told:
         scores = evaluate(tuned, TEXTS, BINARY, n_bootstrap=20)
     assert len(told) == 1
     assert scores["n_not_most_probable"] == n_others

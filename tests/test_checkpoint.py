@@ -203,7 +203,7 @@ def test_weights_that_could_execute_code_are_named_and_not_opened(other, folder)
     (folder / other).write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(
         CheckpointError,
-        match=rf"has no model\.safetensors, only {other}: .*execute code.*save_pretrained",
+        match=rf"has no model\.safetensors, only {other}\. .*execute code.*save_pretrained",
     ):
         resolve(str(folder))
 

@@ -493,7 +493,7 @@ def test_several_labels_per_text_are_compared_as_scikit_learn_scores_them(
     [
         ({"models": ["layers"]}, "'layers', which take one label per text"),
         ({"models": [("mine", make_pipeline(TfidfVectorizer(), LinearSVC()))]}, "'mine' takes one"),
-        ({"models": ["majority"], "test": (REVIEWS, SETS[["odd", "third"]])}, "and test 2"),
+        ({"models": ["majority"], "test": (REVIEWS, SETS[["odd", "third"]])}, "but test 2"),
     ],
 )
 def test_what_cannot_take_several_labels_says_so(options, message):

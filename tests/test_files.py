@@ -103,7 +103,7 @@ def test_an_address_stays_as_it_was_written(path):
 def test_an_address_that_lost_a_slash_is_refused_with_the_whole_one(path):
     with pytest.raises(
         ValueError,
-        match=r"s3:/bucket/a b\.joblib is .* lost a slash.*as a str: 's3://bucket/a b\.joblib'",
+        match=r"s3:/bucket/a b\.joblib is .* lost a slash.*Use a str: 's3://bucket/a b\.joblib'",
     ):
         where(path)
 

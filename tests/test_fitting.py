@@ -473,7 +473,7 @@ def test_evaluate_tells_the_texts_of_the_training_file(run, light_artifact, tmp_
     )
     known = write_csv(tmp_path / "known.csv", ["text", "label"], ROWS)
     result = run("evaluate", pipeline=light_artifact, data=data, train_data=known)
-    assert "9 of 10 scored texts also occur in the training part" in result.err
+    assert "9 of 10 texts to score also occur in the training part" in result.err
 
 
 def test_commands_take_the_columns_that_a_model_was_trained_on(run, tmp_path):

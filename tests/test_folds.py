@@ -117,7 +117,7 @@ def test_the_row_of_the_best_layers_tells_no_leak_twice(tiny_bert):
 def test_evaluate_tells_the_texts_that_are_in_the_training_set():
     model = make_tfidf_baseline().fit(ONCE, COIN)
     mixed = [*ONCE[:7], "a new text", "another one"]
-    with pytest.warns(LeakWarning, match="7 of 9 scored texts also occur in the training"):
+    with pytest.warns(LeakWarning, match="7 of 9 texts to score also occur in the training"):
         scores = evaluate(model, mixed, [*COIN[:7], "good", "bad"], train=(ONCE, COIN))
     assert (scores["duplicates"]["n_texts"], scores["duplicates"]["other_label"]) == (7, 0)
     evaluate(model, mixed[7:], ["good", "bad"], train=(ONCE, COIN))

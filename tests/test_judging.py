@@ -198,7 +198,7 @@ def test_compare_on_one_split_shows_no_spread(run, data, tiny_bert, monkeypatch)
     assert "±" not in result.out
     arguments = ["--data", data, "--bert", tiny_bert, "--models", "majority"]
     same = run("compare", *arguments, "--test-data", data)
-    assert "48 of 48 scored texts also occur in the training part" in same.err
+    assert "48 of 48 texts to score also occur in the training part" in same.err
     assert "48 held-out texts, 48 texts to train on" in same.out
 
 

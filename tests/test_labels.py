@@ -385,7 +385,7 @@ def test_one_class_is_left_to_the_last_step_and_refused_where_classes_are_needed
         (
             ["pos", "neg", "Pos"],
             r"y holds 3 classes, \['pos', 'neg', 'Pos'\]: 'pos' and 'Pos' differ by case or "
-            r"blanks only\. Repair",
+            r"blanks only\. Unless",
         ),
         (
             ["pos", "neg", " pos", "pos\n"],

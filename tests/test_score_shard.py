@@ -86,7 +86,7 @@ def test_a_shard_without_rows_is_a_part_without_rows(job, shard):
 
 
 def test_a_model_that_was_replaced_is_refused(job, shard):
-    with pytest.raises(ArtifactError, match="another file"):
+    with pytest.raises(ArtifactError, match="not the requested file"):
         score_shard(replace(job, sha256="0" * 64), shard)
 
 

@@ -77,7 +77,7 @@ def test_endings_tell_files_from_folders(tmp_path):
         ("none/out", "none does not exist"),
         ("none/out.csv", "none does not exist"),
         (".", "holds the input"),
-        ("s3://bucket/out", "no folder of this machine"),
+        ("s3://bucket/out", "not a folder on this machine"),
     ],
 )
 def test_what_cannot_be_written_is_refused(out, message, tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
 
 @contextlib.contextmanager
 def _tokenizing() -> Iterator[None]:
-    """Give the panics of tokenizers a name, as of a regular expression that takes too long."""
+    """Raise panics of tokenizers, such as a slow regular expression, by name."""
     try:
         yield
     except BaseException as error:  # a panic is no Exception

@@ -118,8 +118,8 @@ def warn_of_leaks(
     """Warn of scored texts that were trained on."""
     if n_leaked:
         warnings.warn(
-            f"{n_leaked} of {n_scored} scored texts also occur in the training part, except for "
-            "case and blanks. A model can memorise their labels, so the scores are too high. "
+            f"{n_leaked} of {n_scored} texts to score also occur in the training part (ignoring "
+            "case and blanks). A model can memorise their labels, so the scores are too high. "
             f"{cure}.",
             LeakWarning,
             stacklevel=stacklevel,

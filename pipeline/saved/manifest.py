@@ -275,7 +275,7 @@ def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any 
 
 
 def put_scores(place: Path | str, scores: dict[str, Any], key: Any = None) -> None:
-    """Write scores into the manifest of a saved file, keeping the rest, and sign it."""
+    """Write scores into the manifest of a saved file, and sign it."""
     with _turn(place):
         values = _read_alone(place)
         if values is None:

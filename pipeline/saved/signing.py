@@ -41,12 +41,12 @@ _FILES = {  # of `sign` and of `trusted_key`
 
 
 def signing_key(key: Any) -> "Ed25519PrivateKey | None":
-    """Return the private key that `sign` gives; None for None."""
+    """Return the private key of `sign`, or None."""
     return None if key is None else _key(key, private=True)
 
 
 def trusted_keys(keys: Any) -> "dict[str, Ed25519PublicKey] | None":
-    """Return public keys by their hex; None for None."""
+    """Return public keys by their hex, or None."""
     if keys is None:
         return None
     several = not is_path(keys) and isinstance(keys, Iterable)
@@ -57,7 +57,7 @@ def trusted_keys(keys: Any) -> "dict[str, Ed25519PublicKey] | None":
 
 
 def _key(key: Any, *, private: bool) -> Any:
-    """Return a key, read from a PEM file where a path is given."""
+    """Return a key, or read it from a PEM file."""
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization
@@ -94,7 +94,7 @@ def _key(key: Any, *, private: bool) -> Any:
 def signed(
     manifest: Path | str, values: Mapping[str, Any], key: "Ed25519PrivateKey | None"
 ) -> Iterator[None]:
-    """Sign a manifest that is written inside; until then the signature before stands too."""
+    """Sign a manifest written inside, keeping the old signature until then."""
     place = signature_place(manifest)
     with fetched(place) as path:
         before = _read(path) or ""
@@ -117,7 +117,7 @@ def is_signed(manifest: Path | str) -> bool:
 
 
 def signers(manifest: Path) -> list[str] | None:
-    """Return the public keys that a manifest is said to be signed by; None without signature."""
+    """Return the public keys in a signature, None without one."""
     text = _read(manifest.with_name(f"{manifest.name}.sig"))
     return None if text is None else [public for public, _ in _LINE.findall(text)]
 
@@ -139,7 +139,7 @@ def _whole(text: str) -> bool:
 def signed_values(
     path: Path, manifest: Path, values: Any, candidates: list[Any], keys: Mapping[str, Any]
 ) -> Any:
-    """Return the one of several manifests that a trusted key signed; refuse a file without."""
+    """Return the manifest that a trusted key signed, or raise."""
     from cryptography.exceptions import InvalidSignature
 
     place = signature_place(manifest)

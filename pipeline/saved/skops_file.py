@@ -97,7 +97,7 @@ def look_into_skops(path: Path) -> tuple[list[str], list[str] | None, Any, list[
 
 
 def skops_problems(schema: Any) -> list[str]:
-    """Return what a .skops file does, and no saved pipeline: calls, and attributes of arrays."""
+    """Return calls and array attributes that no saved pipeline has."""
     nodes = [part for part in _parts(schema) if isinstance(part.get("__loader__"), str)]
     by_id: dict[Any, dict[str, Any]] = {}
     problems: dict[str, None] = {}
@@ -192,7 +192,7 @@ def skops_schema(path: Path) -> dict[str, Any] | None:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse an archive that unpacks to far more than it is, or that readers may read apart."""
+    """Raise for an archive that unpacks to far more, or ambiguously."""
     names = [entry.filename for entry in entries]
     if len(set(names)) < len(names):
         raise refused_file(path, "two of its entries have one name")
