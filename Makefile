@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick coverage faults lint lock audit release browser clean
+.PHONY: run test quick thorough coverage faults lint lock audit release browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -16,7 +16,11 @@ test: $(VENV)/dev.installed
 
 # All but the tests that start processes, servers or a browser, or train a model: about two minutes.
 quick: $(VENV)/dev.installed
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not thorough"
+
+# Every test, the longest too: before a release, and after work on executors or Dask.
+thorough: $(VENV)/dev.installed
+	$(PYTEST) -m ""
 
 coverage: $(VENV)/dev.installed
 	$(PYTEST) --cov=pipeline --cov-branch --cov-report=term:skip-covered

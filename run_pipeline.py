@@ -1,4 +1,4 @@
-"""Run the program from a checkout: python run_pipeline.py [COMMAND]; --help lists the commands."""
+"""Run the command line from a checkout: python run_pipeline.py [COMMAND]."""
 
 from pipeline.commands.cli import main
 

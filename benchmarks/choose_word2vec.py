@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sst2", type=Path, required=True)
+    parser.add_argument("--sst2", type=Path, action="append", required=True)
     rows = []
     for data, texts, labels in training_sets(parser.parse_args().sst2):
         folds = list(StratifiedKFold(3, shuffle=True, random_state=0).split(texts, labels))

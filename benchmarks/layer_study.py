@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sst2", type=Path)
+    parser.add_argument("--sst2", type=Path, action="append", default=[])
     for data, texts, labels in training_sets(parser.parse_args().sst2):
         rows = study_rows(texts, labels)
         for row in rows:

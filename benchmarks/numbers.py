@@ -433,8 +433,8 @@ def scaling_out() -> str:
         [
             *(
                 [
-                    f"The table is of fewer rows than the {FULL:,} it is made for: what starts "
-                    "once weighs more in it.",
+                    f"The table has fewer rows than the {FULL:,} it is meant for, so start-up "
+                    "weighs more.",
                     "",
                 ]
                 if fewest < FULL
@@ -455,9 +455,9 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
     """Say how fast each way was, and what the layer of score_table costs."""
     plain = ways["predict_proba, 2 threads"]
     lines = [
-        f"Labelling {plain['rows']:,} distinct short texts of a CSV file, two cores "
-        "(`benchmarks/score_table.py`);",
-        "each ratio is to `predict_proba` in the same run:",
+        f"Labelling {plain['rows']:,} distinct short texts of a CSV file on two cores "
+        "(`benchmarks/score_table.py`).",
+        "Ratios are to `predict_proba` in the same run:",
         "",
         "| way | rows per second | of predict_proba, 2 threads | peak memory, MiB | of a worker |",
         "|---|---|---|---|---|",
@@ -493,8 +493,8 @@ def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
             f"by {costs[1]:+.1f} % with two.",
             f"On two cores two threads of one process were {two:.2f} times as fast as one, two "
             f"processes {processes:.2f},",
-            f"and two Dask workers {dask:.2f} times; the start of processes and workers, some "
-            "seconds, is in it.",
+            f"and two Dask workers {dask:.2f} times. This includes some seconds to start "
+            "processes and workers.",
         ),
     ]
 
@@ -503,16 +503,16 @@ def over_kills(million: dict[str, Any]) -> list[str]:
     """Say what the run over two kills took."""
     worker, driver = (f"{million['kills'][victim]:.0%}" for victim in ("worker", "driver"))
     rate, lost = f"{million['rows_per_s']:,.0f}", million["seconds_lost"]
-    cost = f"{lost:,.0f} s are what the kills cost." if lost > 0 else (
-        "What the kills cost cannot be told: other work on the machine came and went, and it was "
-        "faster after them than before."
+    cost = f"The kills cost {lost:,.0f} s." if lost > 0 else (
+        "The cost of the kills is unknown: other work on the machine came and went, and the run "
+        "was faster after them than before."
     )  # fmt: skip
     return paragraph(
         f"{million['rows']:,} rows in {million['executor']}, one of them killed by `kill -9` at "
         f"{worker} of the parts",
         f"and the driver at {driver}, then run again (`benchmarks/score_million.py`): "
         f"{million['seconds']:,.0f} s, {rate} rows",
-        f"per second. {cost} Every row was there once, in its place,",
+        f"per second. {cost} Every row came out once, in its place,",
         f"and {million['parts_compared_with_serial']} parts that the serial executor scored again "
         "had the same bytes.",
         f"Peak memory: driver {million['driver_peak_mib']:,} MiB, worker "
@@ -547,11 +547,9 @@ def on_paper(ways: dict[str, dict[str, Any]], million: dict[str, Any]) -> list[s
         f"| output | rows x bytes per row | {ROWS * size / 1e9:.1f} GB |",
         "",
         *paragraph(
-            "No such run was made. The model leaves out what a cluster adds: workers that wait "
-            "for storage, machines that are",
-            "slower than this one, the time to start; and longer texts: r is of short ones, and "
-            "goes down as the number of",
-            "tokens goes up.",
+            "No such run was made. The model ignores what a cluster adds: workers that wait for",
+            "storage, slower machines, time to start. It also assumes short texts; longer ones",
+            "lower r.",
         ),
     ]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# name -> module: torch, transformers and pandas are imported when one of these is first used.
+# name -> module, imported on first use: torch, transformers and pandas take seconds
 _HOME = {
     "ArtifactError": "exceptions",
     "BertVectorizer": "vectorizer",
@@ -55,7 +55,7 @@ _HOME = {
     "walk_text": "walk",
     "write_report": "report.page",
 }
-# old name -> where it is now; each warns, and goes with the next version
+# old name -> new place; each warns, and goes with the next version
 _MOVED = {
     "ArtifactWarning": "exceptions.ArtifactWarning",
     "BadRowError": "exceptions.BadRowError",
@@ -82,7 +82,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"pipeline.{module}"), new)
     if name not in _HOME:
         raise AttributeError(
-            f"module 'pipeline' has no attribute {name!r}; it offers {', '.join(_HOME)}"
+            f"module 'pipeline' has no attribute {name!r}; available are {', '.join(_HOME)}"
         )
     value = getattr(import_module(f"pipeline.{_HOME[name]}"), name)
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""The command line by ``python -m pipeline``."""
+"""Command line of ``python -m pipeline``."""
 
 from pipeline.commands.cli import main
 

@@ -12,19 +12,19 @@ from sklearn.pipeline import Pipeline
 
 from pipeline.exceptions import LabelWarning
 
-_ROUNDING = 1e-6  # a label whose probability is lower by less is still the most probable one
+_ROUNDING = 1e-6  # a label may have this much less than the highest probability
 
 
 class Answers(NamedTuple):
     """Labels, (n_rows,), and probabilities, (n_rows, n_classes)."""
 
     labels: np.ndarray
-    probability: np.ndarray  # NaN where the model gives none
+    probability: np.ndarray  # NaN without predict_proba
     decision: np.ndarray | None = None  # of a model without probabilities
 
     @property
     def ranking(self) -> np.ndarray:
-        """What ranks the texts for each class, (n_rows, n_classes); NaN if nothing does."""
+        """Scores that rank the texts of each class, (n_rows, n_classes)."""
         if self.decision is None:
             return self.probability
         decision = self.decision
@@ -32,7 +32,7 @@ class Answers(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """True and predicted labels, as positions among ``labels``."""
+    """True and predicted labels, as positions in ``labels``."""
 
     true: np.ndarray
     predicted: np.ndarray
@@ -57,15 +57,15 @@ def ask(model: Any, X: Any, *, need_probability: bool = True) -> Answers:
 
 
 def features_before_last_step(model: Any, X: Any) -> Any:
-    """Run all steps but the last, so that texts are encoded once."""
+    """Run all steps but the last, to encode texts only once."""
     return model[:-1].transform(X) if type(model) is Pipeline and len(model.steps) > 1 else X
 
 
 def answer_features(model: Any, features: Any, *, need_probability: bool = True) -> Answers:
     """Return the answers for the result of `features_before_last_step`."""
     check_classifier(model, need_probability=need_probability)
-    last = model[-1] if type(model) is Pipeline else model  # a subclass may predict in another way
-    if hasattr(last, "predict_both"):  # one that would encode the texts twice
+    last = model[-1] if type(model) is Pipeline else model
+    if hasattr(last, "predict_both"):  # would encode the texts twice otherwise
         return Answers(*last.predict_both(features))
     labels, n_classes = last.predict(features), len(model.classes_)
     decision = None
@@ -75,7 +75,7 @@ def answer_features(model: Any, features: Any, *, need_probability: bool = True)
         probability = np.full((len(labels), n_classes), np.nan)
         if hasattr(last, "decision_function"):
             decision = np.asarray(last.decision_function(features))
-            if decision.shape[1:] != (() if n_classes == 2 else (n_classes,)):  # one against one
+            if decision.shape[1:] != (() if n_classes == 2 else (n_classes,)):
                 decision = None
     if (
         issparse(labels)
@@ -88,24 +88,24 @@ def answer_features(model: Any, features: Any, *, need_probability: bool = True)
 
 
 def check_classifier(model: Any, *, need_probability: bool = True) -> None:
-    """Refuse a model without one label per row, or without the probabilities that are needed."""
+    """Raise unless a model gives one label per row, with probabilities if needed."""
     last = model[-1] if isinstance(model, Pipeline) else model
     name = type(last).__name__
     if isinstance(getattr(model, "classes_", None), list):
         raise several_labels(model)
     if not hasattr(model, "classes_"):
-        cure = "Call fit first, of a search with refit=True."
+        cure = "Call fit first, or use a search with refit=True."
         if is_regressor(model):
             cure = (
-                "This is regression, which is scored by sklearn.metrics, as in r2_score(y, "
-                "model.predict(X))."
+                "Regression is scored with sklearn.metrics, for example "
+                "r2_score(y, model.predict(X))."
             )
         raise ValueError(
-            f"The {name} has no classes_; a fitted scikit-learn classifier is expected. {cure}"
+            f"The {name} has no classes_; expected a fitted scikit-learn classifier. {cure}"
         )
     if need_probability and not hasattr(model, "predict_proba"):
         raise ValueError(
-            f"The {name} gives no probabilities (predict_proba), which are needed here. Train "
+            f"The {name} gives no probabilities (no predict_proba), which are needed here. Train "
             "another classifier, or wrap it in CalibratedClassifierCV."
         )
 
@@ -114,21 +114,20 @@ def several_labels(model: Any) -> ValueError:
     """Return the error for a multi-label or multi-output model."""
     name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
     return ValueError(
-        f"The {name} gives several labels per text (multi-label or multi-output); one label per "
-        "text is expected here. Call its predict and predict_proba yourself, or train one "
-        "classifier per label."
+        f"The {name} gives several labels per text (multi-label or multi-output); expected one. "
+        "Call its predict and predict_proba yourself, or train one classifier per label."
     )
 
 
 def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     """Return class positions, (n_rows,), and the labels outside the classes.
 
-    Equal values are equal; else equal texts are, and texts of equal numbers.
+    Labels match by value, then by text, then by number.
     """
     by_value = {label: place for place, label in enumerate(classes)}
     by_text = {str(label): place for place, label in enumerate(classes)}
     by_number: dict[Any, int | None] = {}
-    for i, label in enumerate(classes):  # None: two classes are one number
+    for i, label in enumerate(classes):
         number = _number(label)
         by_number[number] = None if number in by_number else i
     others: list[Any] = []
@@ -148,7 +147,7 @@ def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray
 
 
 def _number(label: Any) -> Any:
-    """Return the number that a label or its text stands for, else the text."""
+    """Return the number that a label stands for, else its text."""
     text = str(label)
     try:
         number = Decimal({"true": "1", "false": "0"}.get(text.strip().lower(), text))
@@ -158,7 +157,7 @@ def _number(label: Any) -> Any:
 
 
 def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Return whether each label is the most probable class, (n_rows,); without any, all are."""
+    """Return whether each label has the highest probability, (n_rows,), True without any."""
     own = label_probability(predicted, probability, other=-1.0)
     is_near = probability.max(axis=1, initial=0.0) - own <= _ROUNDING
     return np.asarray(is_near | np.isnan(probability).all(axis=1))
@@ -176,36 +175,33 @@ def label_probability(
 def warn_of_other_labels(
     most_probable: np.ndarray, name: str, *, counted: bool = True, stacklevel: int = 3
 ) -> None:
-    """Warn once where labels are not the most probable classes."""
+    """Warn once if labels are not the most probable classes."""
     n_others = int((~most_probable).sum())
     if n_others:
         which = f"{n_others} of {len(most_probable)} texts" if counted else "some texts"
         warnings.warn(
-            f"predict of {name} gives {which} another label than the most probable class, as a "
-            "tuned threshold, SVC or a reject option does. Labels are those of predict; the "
-            "probabilities stand beside them.",
+            f"predict of {name} does not give {which} the most probable class, which is normal "
+            "for a tuned threshold, SVC or a reject option. Labels are those of predict; "
+            "probabilities are shown unchanged.",
             LabelWarning,
             stacklevel=stacklevel,
         )
 
 
-# ---- several labels per text
-
-
 def outputs_of(model: Any) -> list[tuple[str, list[Any]]]:
-    """Return name and classes of each output; 0 and 1 for a multi-label model."""
+    """Return name and classes of each output, 0 and 1 if multi-label."""
     if isinstance(model.classes_, list):
         return [(str(i), np.asarray(c).tolist()) for i, c in enumerate(model.classes_)]
     return [(str(label), [0, 1]) for label in np.asarray(model.classes_).tolist()]
 
 
 def is_yes_or_no(classes: Sequence[Any]) -> bool:
-    """Say whether an output is a label that a text has or has not."""
+    """Return whether an output has the classes 0 and 1 only."""
     return set(classes) <= {0, 1}
 
 
 def gives_several(model: Any, X: Any) -> bool:
-    """Say whether a fitted model gives several labels per text."""
+    """Return whether a fitted model gives several labels per text."""
     classes = getattr(model, "classes_", None)
     return classes is not None and (isinstance(classes, list) or np.ndim(model.predict(X)) == 2)
 
@@ -213,12 +209,12 @@ def gives_several(model: Any, X: Any) -> bool:
 def ask_each(model: Any, X: Any, *, need_probability: bool = True) -> Answers:
     """Return labels, (n_rows, n_outputs), and probabilities, (n_rows, n_columns).
 
-    A yes-or-no output has one column, that of 1; others have one per class.
+    An output of 0 and 1 has one column, the probability of 1; others have one per class.
     """
     if need_probability and not hasattr(model, "predict_proba"):
         name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
         raise ValueError(
-            f"The {name} gives no probabilities (predict_proba) of its labels. Train another "
+            f"The {name} gives no probabilities (no predict_proba) for its labels. Train another "
             "classifier, or wrap its own in CalibratedClassifierCV."
         )
     features = features_before_last_step(model, X)
@@ -232,7 +228,7 @@ def ask_each(model: Any, X: Any, *, need_probability: bool = True) -> Answers:
             decision = np.asarray(last.decision_function(features))
         elif all(hasattr(one, "decision_function") for one in getattr(last, "estimators_", [0])):
             each = [one.decision_function(features) for one in last.estimators_]
-            decision = np.stack(each, axis=1)  # of MultiOutputClassifier, which has none itself
+            decision = np.stack(each, axis=1)  # MultiOutputClassifier itself has none
     if isinstance(probability, list):
         columns = []
         for (_, classes), own in zip(outputs, probability, strict=True):
@@ -255,7 +251,7 @@ def ask_each(model: Any, X: Any, *, need_probability: bool = True) -> Answers:
 
 
 def most_confused(matrix: Sequence[Sequence[int]], most: int) -> list[int]:
-    """Return the classes of the most frequent confusions, in their own order."""
+    """Return the classes of the most frequent confusions, in class order."""
     counts = np.asarray(matrix)
     if len(counts) <= most:
         return list(range(len(counts)))

@@ -1,4 +1,4 @@
-"""Which columns a model was fitted on, and a table in that form."""
+"""The columns that a model was fitted on, and tables in that form."""
 
 from typing import Any, Literal
 
@@ -16,38 +16,38 @@ Kind = Literal["text", "number", "any"]
 
 
 def fitted_columns(model: Any) -> dict[str, Kind] | None:
-    """Return the columns that a model reads and of what kind; None if it takes flat texts."""
+    """Return a model's columns and their kinds, None for flat texts."""
     names = getattr(model, "feature_names_in_", None)
     if names is not None:
         return _read_by(model, list(names))
     n_columns = getattr(model, "n_features_in_", 1)
     if n_columns > 1:
         raise ValueError(
-            f"The model was fitted on {n_columns} columns without names, which cannot be found in "
-            "a table. Fit it on a DataFrame."
+            f"The model was fitted on {n_columns} columns without names, so they cannot be found "
+            "in a table. Fit it on a DataFrame."
         )
     return None
 
 
 def text_column(X: pd.DataFrame, text: str | None) -> str:
-    """Return the column of a table that holds texts: the one named, or the only one."""
+    """Return the named text column of a table, or its only column."""
     names = [name for name in X if all(isinstance(cell, str) for cell in X[name])]
     if text is None and len(names) == 1:
         return str(names[0])
     if text not in X:
         raise ValueError(
-            f"text={text!r}: X has the columns {', '.join(map(repr, X))}; name the one with the "
-            "texts."
+            f"text={text!r} is not a column of X, which has {', '.join(map(repr, X))}; name the "
+            "one with the texts."
         )
     return str(text)
 
 
 def reads_columns(estimator: Any) -> bool:
-    """Say whether an estimator, not fitted, takes a table rather than texts."""
+    """Return whether an unfitted estimator takes a table rather than texts."""
     while True:
         if isinstance(estimator, Pipeline):
             estimator = estimator.steps[0][1]
-        elif hasattr(estimator, "estimator"):  # a search, or another one around it
+        elif hasattr(estimator, "estimator"):
             estimator = estimator.estimator
         elif hasattr(estimator, "estimators"):
             estimator = estimator.estimators[0][1]
@@ -56,7 +56,7 @@ def reads_columns(estimator: Any) -> bool:
 
 
 def from_texts(model: Any, texts: list[str], what: str) -> Any:
-    """Return what a model takes of texts alone, or refuse a model of several columns."""
+    """Turn texts into the input of a model, if possible."""
     columns = fitted_columns(model)
     if columns is None:
         return texts
@@ -68,10 +68,10 @@ def from_texts(model: Any, texts: list[str], what: str) -> Any:
 
 
 def as_fitted(columns: dict[str, Kind] | None, table: pd.DataFrame, text: str) -> Any:
-    """Return what a model takes: a Series of texts, or a DataFrame of its columns."""
+    """Turn a table into the input of a model."""
     if columns is None:
         return table[text]
-    if len(columns) == 1:  # whatever it is called here
+    if len(columns) == 1:  # whatever its name is here
         return table[[text]].set_axis(list(columns), axis=1)
     return pd.DataFrame(
         {
@@ -83,7 +83,7 @@ def as_fitted(columns: dict[str, Kind] | None, table: pd.DataFrame, text: str) -
 
 
 def _to_numbers(column: pd.Series) -> pd.Series:
-    """Read the cells of a CSV as numbers; what is none stays for the model to refuse."""
+    """Read cells as numbers, leaving others for the model to refuse."""
     if pd.api.types.is_numeric_dtype(column) or not pd.api.types.is_string_dtype(column):
         return column
     numbers = pd.to_numeric(column, errors="coerce")
@@ -92,7 +92,6 @@ def _to_numbers(column: pd.Series) -> pd.Series:
 
 
 def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
-    """Return the columns that a step reads of those that it was given."""
     step = first_step(step)
     read: dict[str, Kind] = {}
     if isinstance(step, ColumnTransformer):
@@ -112,7 +111,7 @@ def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
 
 
 def first_step(model: Any) -> Any:
-    """Return what gets X first, in pipelines and in what is fitted around them."""
+    """Return the step that gets X first, inside pipelines and meta-estimators."""
     while True:
         if isinstance(model, Pipeline):
             model = next(part for _, part in model.steps if not changes_rows_only(part))
@@ -123,14 +122,14 @@ def first_step(model: Any) -> Any:
 
 
 def model_inside(model: Any) -> Any:
-    """Return the model that a fitted search or meta-estimator asks, of several the first."""
+    """Return the first model inside a fitted search or meta-estimator."""
     if hasattr(model, "best_estimator_"):
         return model.best_estimator_
     if isinstance(model, FrozenEstimator):
         return model.estimator
     members = [one.estimator for one in getattr(model, "calibrated_classifiers_", ())]
     members += list(getattr(model, "estimators_", ()))
-    # OneVsRest has a constant, y_, in place of a model for a label that every text has
+    # OneVsRest has a constant, y_, instead of a model for a label that all texts have
     models = [one for one in members if isinstance(one, BaseEstimator) and not hasattr(one, "y_")]
     return models[0] if models else getattr(model, "estimator_", None)
 
@@ -140,7 +139,7 @@ def _add(read: dict[str, Kind], name: str, kind: Kind) -> None:
 
 
 def _kind(part: Any, place: int) -> Kind:
-    """Return what a transformer was fitted on in its column at ``place``."""
+    """Return the kind of column that a transformer was fitted on."""
     for step in [step for _, step in part.steps] if isinstance(part, Pipeline) else [part]:
         if changes_rows_only(step) or (isinstance(step, FunctionTransformer) and step.func is None):
             continue
@@ -158,7 +157,7 @@ def _kind(part: Any, place: int) -> Kind:
 
 
 def changes_rows_only(step: Any) -> bool:
-    """Say whether a step does nothing to a table that is predicted on, as a sampler."""
+    """Return whether a step passes tables through when predicting, like a sampler."""
     return step in (None, "passthrough") or (
         hasattr(step, "fit_resample") and not hasattr(step, "transform")
     )

@@ -18,10 +18,10 @@ from pathlib import PurePath
 from typing import Any, BinaryIO, Self
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_LONGEST_CELL = 1 << 27  # characters: bounds the memory that an unclosed quote takes
-_PIECE = 1 << 20  # bytes
-_LINES = 1024  # read at a time to see what names there are
-# the first bytes of what is often called .csv and is none: kind, and the ending it should have
+_LONGEST_CELL = 1 << 27  # characters: limits the memory of an unclosed quote
+_PIECE = 1 << 20
+_LINES = 1024
+# first bytes of other formats that are often called .csv: kind and right ending
 _MAGIC = (
     (rb"\x1f\x8b", "compressed by gzip", ".gz"),
     (rb"BZh\d1AY&SY", "compressed by bzip2", ".bz2"),
@@ -35,12 +35,11 @@ _MAGIC = (
     (rb"\x89HDF|SQLite |ORC|Obj\x01", "a database or a table of another format", ""),
 )
 JSON_LINES = (".jsonl", ".ndjson")
-# what a shell makes hard to type
 _SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 
 
 def inner_suffix(path: str | os.PathLike) -> str:
-    """Return the ending of a name without that of its packing, in small letters."""
+    """Return the file extension without that of the compression, in lower case."""
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
     if suffixes and (suffixes[-1] in _OPENERS or suffixes[-1] == ".zip"):
         suffixes.pop()
@@ -48,18 +47,18 @@ def inner_suffix(path: str | os.PathLike) -> str:
 
 
 def is_json_lines(path: str | os.PathLike) -> bool:
-    """Recognize JSON lines by their name, packed or not."""
+    """Recognise JSON lines by file name, compressed or not."""
     return inner_suffix(path) in JSON_LINES
 
 
 def separator(sep: str | None, path: str | os.PathLike) -> str:
-    """Return the character between columns: as given, by its name, or by that of the file."""
+    """Return the character between columns."""
     if sep is None:
         return "\t" if inner_suffix(path) in (".tsv", ".tab") else ","
     sep = _SEPARATORS.get(sep, sep)
     if len(sep) != 1:
         raise ValueError(
-            f"sep={sep!r}; a single character is expected, such as ',' or ';', or one of "
+            f"sep={sep!r}; expected a single character such as ',' or ';', or one of "
             f"{', '.join(_SEPARATORS)}."
         )
     return sep
@@ -71,7 +70,7 @@ def open_local(path: str) -> BinaryIO:
 
 
 class CsvTable:
-    """Read the rows of a CSV file as text, a context manager."""
+    """Reads the rows of a CSV file as text. A context manager."""
 
     def __init__(
         self,
@@ -96,17 +95,15 @@ class CsvTable:
         with self._files, self._named_faults():
             self._raw = self._files.enter_context(self._open_file(self.path))
             self._begin(self._files.enter_context(self._unpacked()))
-            # first: with a wrong sep no row is well-formed
             check_names(self.header, self._columns, self.path)
             self._files = self._files.pop_all()
         return self
 
     def _begin(self, text: io.TextIOWrapper) -> None:
-        """Read the header."""
         self._reader = csv.reader(text, delimiter=self.sep, strict=True)
         header = next((row for row in self._reader if row), None)
         if header is None:
-            raise ValueError(f"{self.path} holds no table; a header line is expected.")
+            raise ValueError(f"{self.path} holds no table; expected a header line.")
         refuse_twice(header, self.path)
         self.header = header
 
@@ -115,7 +112,7 @@ class CsvTable:
 
     @property
     def n_bytes_read(self) -> int:
-        """Return how many bytes of the (packed) file were read."""
+        """Return how many bytes of the (compressed) file were read."""
         return self._raw.tell()
 
     def read(
@@ -128,7 +125,7 @@ class CsvTable:
                 try:
                     row: list[Any] | None = next(self._reader, None)
                 except csv.Error as error:
-                    # after these two nobody knows where the next row begins
+                    # after these two errors the start of the next row is unknown
                     lost = "unexpected end" in str(error) or "field larger" in str(error)
                     if faults is None or lost:
                         raise
@@ -150,7 +147,7 @@ class CsvTable:
         if faults is None:
             cure = (
                 _separator_hint(self.header)
-                or f" Texts that hold {self.sep!r} belong in double quotes."
+                or f" Put texts that contain {self.sep!r} in double quotes."
             )
             raise ValueError(f"{self.path} is not a well-formed CSV table: {message}.{cure}")
         cells = io.StringIO()
@@ -165,7 +162,7 @@ class CsvTable:
             archive = self._files.enter_context(zipfile.ZipFile(file))
             if len(archive.namelist()) != 1:
                 raise ValueError(
-                    f"{self.path} holds {len(archive.namelist())} files; one is expected."
+                    f"{self.path} holds {len(archive.namelist())} files; expected one."
                 )
             file = archive.open(archive.namelist()[0])
         elif self._suffix in _OPENERS:
@@ -174,15 +171,14 @@ class CsvTable:
 
     @contextlib.contextmanager
     def _named_faults(self) -> Iterator[None]:
-        """Turn every error into one that names the file."""
         limit = csv.field_size_limit(_LONGEST_CELL)
         try:
             yield
         except UnicodeError as error:
             raise ValueError(
                 f"{self.path} is not {self._encoding} text: {self._first_bad_byte() or error}. "
-                "Name its encoding, as in encoding='latin-1' (--encoding latin-1; also common: "
-                "cp1252, utf-16)."
+                "Set its encoding, for example encoding='latin-1' (--encoding latin-1; also "
+                "common: cp1252, utf-16)."
             ) from error
         except LookupError as error:
             raise ValueError(f"encoding={self._encoding!r} is unknown: {error}.") from error
@@ -205,27 +201,23 @@ class CsvTable:
             csv.field_size_limit(limit)
 
     def _refuse_binary(self) -> None:
-        """Refuse a file whose first bytes contradict its name."""
         if self._suffix in (*_OPENERS, ".zip"):
             return
         if self._suffix.lower() == ".json":
             raise ValueError(
-                f"{self.path}: JSON is not read. Write it as JSON lines (.jsonl, one object per "
-                "line), as CSV or as Parquet."
+                f"{self.path}: JSON is not supported. Write it as JSON lines (.jsonl, one object "
+                "per line), as CSV or as Parquet."
             )
         with self._open_file(self.path) as file:
             head = file.read(10)
         for magic, kind, ending in _MAGIC:
             if re.match(magic, head):
                 cure = (
-                    f"Rename it: its name must end in {ending}."
-                    if ending
-                    else "Export it as CSV or Parquet."
+                    f"Rename it to end in {ending}." if ending else "Export it as CSV or Parquet."
                 )
                 raise ValueError(f"{self.path} is {kind}, not CSV text. {cure}")
 
     def _first_bad_byte(self) -> str | None:
-        """Find the first byte that cannot be decoded."""
         if self._suffix not in ("", ".csv", ".tsv", ".txt"):
             return None
         decoder = codecs.getincrementaldecoder(self._encoding)()
@@ -239,7 +231,7 @@ class CsvTable:
                 except UnicodeDecodeError as error:
                     byte = error.object[error.start]
                     return f"byte {at - begun + error.start} is 0x{byte:02x} ({error.reason})"
-                except UnicodeError:  # no single byte's fault
+                except UnicodeError:
                     return None
                 if not piece:
                     return None
@@ -247,13 +239,13 @@ class CsvTable:
 
 
 class JsonLines(CsvTable):
-    """Read the rows of a JSON-lines file, each value as it is, a context manager."""
+    """Reads the rows of a JSON-lines file, keeping types."""
 
     def __init__(
         self, path: str | os.PathLike, *, names: Sequence[str] = (), **options: Any
     ) -> None:
         super().__init__(path, **options)
-        self.header = list(names)  # of the values of a row; none: whole objects are read
+        self.header = list(names)  # keys of the values to return; if empty, whole objects
 
     def _begin(self, text: io.TextIOWrapper) -> None:
         self._lines = enumerate(text, 1)
@@ -269,7 +261,7 @@ class JsonLines(CsvTable):
                 try:
                     row = json.loads(line[1])
                     if not isinstance(row, dict):
-                        raise ValueError(f"an object is expected, not {line[1].strip():.40}")
+                        raise ValueError(f"expected an object, not {line[1].strip():.40}")
                 except ValueError as error:
                     fault = f"line {line[0]}: {error}"
                     if faults is None:
@@ -280,22 +272,22 @@ class JsonLines(CsvTable):
 
 
 def json_columns(path: str | os.PathLike, **options: Any) -> dict[str, set[type]]:
-    """Return the names in a JSON-lines file and the types of their values."""
+    """Return names and types of the values in a JSON-lines file."""
     found: dict[str, set[type]] = {}
     with JsonLines(path, **options) as lines:
         while rows := lines.read(_LINES, {}):
             for row in rows:
                 for name, value in row.items():
-                    # no type of a table holds larger numbers
+                    # tables have no type for larger numbers
                     huge = type(value) is int and not -(1 << 63) <= value < 1 << 63
                     found.setdefault(name, set()).add(str if huge else type(value))
     if not found:
-        raise ValueError(f"{os.fspath(path)} holds no table; one object per line is expected.")
+        raise ValueError(f"{os.fspath(path)} holds no table; expected one object per line.")
     return found
 
 
 def check_names(there: Sequence[Any], columns: Iterable[str], path: str | os.PathLike) -> None:
-    """Refuse a table that lacks one of ``columns``, a mapping to what names another perhaps."""
+    """Raise if a table lacks a column, hinting at its option."""
     for column in columns:
         if column not in there:
             names = [str(name) for name in there]
@@ -315,7 +307,7 @@ def check_names(there: Sequence[Any], columns: Iterable[str], path: str | os.Pat
 
 
 def refuse_twice(names: Sequence[str], path: str | os.PathLike) -> None:
-    """Refuse a table with two columns of one name."""
+    """Raise if two columns of a table have the same name."""
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise ValueError(
@@ -327,7 +319,7 @@ def refuse_twice(names: Sequence[str], path: str | os.PathLike) -> None:
 def _separator_hint(header: Sequence[str]) -> str:
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|,"):
         return (
-            " It looks as if its columns are separated by another character: set sep (--sep), such "
-            "as to tab."
+            " Its columns seem to be separated by another character: set sep (--sep), for example "
+            "to tab."
         )
     return ""

@@ -31,7 +31,6 @@ from pipeline.texts import class_numbers, group_numbers, labels_of_texts, text_g
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _HERE = Path(__file__).resolve().parent
-# installed, in a checkout
 _REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")
 _TEST_SHARE = 0.2
 
@@ -41,7 +40,7 @@ def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
     path = next((path for path in _REVIEWS if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(
-            f"reviews.csv is not in {' or '.join(str(p.parent) for p in _REVIEWS)}: the "
+            f"reviews.csv is missing from {' or '.join(str(p.parent) for p in _REVIEWS)}: the "
             "installation is incomplete."
         )
     reviews = read_table(path, columns=["text", "label", "domain", "trait"])
@@ -52,14 +51,14 @@ def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def typed_labels(labels: pd.Series) -> pd.Series:
-    """Return integers, floats or booleans where all cells are written as such; else the texts."""
+    """Convert labels to integers, floats or booleans if all cells are such."""
     cells = labels.tolist()
     for read in (int, float, {"True": True, "False": False}.__getitem__):
         try:
             values = [read(cell) for cell in cells]
         except (KeyError, TypeError, ValueError):
             continue
-        # "007", "1e3" and "nan" stay texts
+        # "007", "1e3" and "nan" remain texts
         if values and list(map(str, values)) == cells and np.isfinite(values).all():
             return pd.Series(values, index=labels.index, name=labels.name)
     return labels
@@ -71,7 +70,7 @@ def missing_cells(column: pd.Series) -> list[Any]:
 
 
 def rare_labels(labels: pd.Series, texts: pd.Series, groups: Any, least: int) -> list[Any]:
-    """Return labels of fewer than ``least`` texts, or of equal ones or one group only."""
+    """Return labels with too few texts to split."""
     together = text_groups(texts, group_numbers(groups, len(texts)))
     alone = np.arange(len(texts)) if together is None else together
     counts = pd.Series(alone, index=labels.index).groupby(labels).agg(["size", "nunique"])
@@ -87,10 +86,10 @@ def split_table(
     groups: Any = None,
     random_state: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split a table into train (80 %) and test, stratified, with new indices.
+    """Split a table into train (80 %) and test, stratified.
 
-    Equal texts, which differ in case and blanks alone, and rows of one group (a column, or values)
-    stay on one side; shares are then as near to a fifth as those allow.
+    Equal texts (ignoring case and blanks) and rows of one group (a column, or values) stay on one
+    side; the shares are then as close to a fifth as possible.
     """
     rows = split_rows(table, label, text=text, groups=groups, random_state=random_state)
     train, test = (table.iloc[part].reset_index(drop=True) for part in rows)
@@ -105,27 +104,27 @@ def split_rows(
     groups: Any = None,
     random_state: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of the rows of `split_table`."""
+    """Return the row positions of `split_table`."""
     if table.empty:
-        raise ValueError("the table has no rows, only a header; there is nothing to train on.")
+        raise ValueError("The table has no rows, only a header; there is nothing to train on.")
     empty = [
         i for i, value in enumerate(table[label]) if isinstance(value, str) and not value.strip()
     ]
     if empty:
         raise ValueError(
             f"column {label!r} is empty in {len(empty)} of {len(table)} rows, first in row "
-            f"{empty[0]}: drop the unlabelled rows."
+            f"{empty[0]}. Drop the unlabelled rows."
         )
-    with warnings.catch_warnings():  # of many classes, which are too small: an error follows
+    with warnings.catch_warnings():  # about too many small classes: an error follows
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         classes, numbers = class_numbers(labels_of_texts(table[label], len(table)), len(table))
     sizes = np.bincount(numbers)
     if sizes.min() < 5:
         raise ValueError(
-            f"label {classes.tolist()[sizes.argmin()]!r} has {sizes.min()} texts only; at least 5 "
-            "of each are needed to train and to test. Leave rare classes out (--rare drop), or "
-            "make one class of them (--rare merge)."
-            + " So many numbers are no classes perhaps: predicting them is regression."
+            f"label {classes.tolist()[sizes.argmin()]!r} has only {sizes.min()} texts; at least 5 "
+            "per label are needed to train and test. Leave out rare classes (--rare drop) or "
+            "merge them (--rare merge)."
+            + " If the labels are numbers to predict, this is regression, not classification."
             * (classes.dtype.kind in "iuf" and len(classes) > max(10, len(table) / 4))
         )
     values = table[groups] if isinstance(groups, str) else groups
@@ -140,12 +139,12 @@ def split_rows(
         )
         return train, test
     if len(np.unique(together)) == 1:
-        raise ValueError("all texts are equal or of one group; they cannot be split in two.")
+        raise ValueError("All texts are equal or of one group; they cannot be split in two.")
     for number, name in enumerate(classes.tolist()):
         if len(np.unique(together[numbers == number])) == 1:
             raise ValueError(
-                f"all texts with label {name!r} are equal or of one group, so they cannot stand "
-                "on both sides of a split. --rare drop leaves such classes out."
+                f"all texts with label {name!r} are equal or of one group, so they cannot be on "
+                "both sides of a split. Use --rare drop to leave out such classes."
             )
     return _grouped_fold(numbers, together, random_state)
 
@@ -153,7 +152,7 @@ def split_rows(
 def _grouped_fold(
     numbers: np.ndarray, groups: np.ndarray, random_state: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fifth whose share of every class is nearest to a fifth."""
+    """Return the fold with class shares closest to a fifth."""
     n_splits = min(round(1 / _TEST_SHARE), len(np.unique(groups)))
     splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=random_state)
     sizes = np.bincount(numbers)
@@ -167,7 +166,7 @@ def _grouped_fold(
 
 
 def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None) -> None:
-    """Refuse an output path that cannot be written, before any work."""
+    """Raise if an output path cannot be written, before any work."""
     place = where(out)
     read = None if source is None else where(source)
     if isinstance(place, Path):
@@ -178,15 +177,15 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
             )
         if not os.access(place.parent, os.W_OK):
             raise PermissionError(
-                f"{place} cannot be written: {place.parent} may only be read. Name another folder, "
-                "or change its mode."
+                f"{place} cannot be written: {place.parent} is read-only. Name another folder or "
+                "change its permissions."
             )
         same = place.exists() and isinstance(read, Path) and place.samefile(read)
     else:
         refuse_folder(place, "table.csv")
         same = place == read
     if same:
-        raise ValueError(f"{place} is the input itself; name another file.")
+        raise ValueError(f"{place} is the input file; name another one.")
     ending = PurePath(place).suffix
     if ending not in (".csv", *PARQUET_SUFFIXES, *JSON_LINES):
         raise ValueError(
@@ -196,7 +195,7 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
 
 
 def columns_for(model: Any, there: Sequence[str], text: str, source: str) -> dict[str, Kind] | None:
-    """Return the columns that a model was fitted on, checked to be in a table."""
+    """Return a model's columns, checked to be in a table."""
     columns = fitted_columns(model)
     if columns is not None and len(columns) > 1:
         fitted_on = f"The model was fitted on {', '.join(map(repr, columns))}"
@@ -221,7 +220,7 @@ def free_names(taken: Iterable[Any], wanted: Iterable[str]) -> list[str]:
 
 
 def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
-    """Write CSV or Parquet, by the ending of ``out``, atomically."""
+    """Write CSV or Parquet, chosen by the ending of ``out``, atomically."""
     place = where(out)
     with temporary_for(place) as temporary:
         if PurePath(place).suffix in PARQUET_SUFFIXES:
@@ -230,13 +229,13 @@ def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
             with temporary.open("w", encoding="utf-8") as file:
                 write_json_lines(file, pa.Table.from_pandas(table, preserve_index=False))
         else:
-            # all strings in quotes: the writer would leave a lone \r and a line of blanks bare
+            # quote all strings: the writer would leave a lone \r or a blank line unquoted
             table.to_csv(temporary, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         put(temporary, place)
 
 
 def write_json_lines(file: TextIO, table: pa.Table) -> None:
-    """Write one object per row, numbers to their last bit."""
+    """Write one object per row, with exact numbers."""
     for row in table.to_pylist():
         file.write(f"{json.dumps(row, ensure_ascii=False, default=str)}\n")
 
@@ -248,9 +247,9 @@ def read_table(
     encoding: str = "utf-8",
     sep: str | None = None,
 ) -> pd.DataFrame:
-    """Read a CSV, TSV, Parquet, JSON-lines or Excel file without changing a single text.
+    """Read a CSV, TSV, Parquet, JSON-lines or Excel file, keeping texts unchanged.
 
-    ``sep`` is a character, or tab, comma, semicolon or pipe; by default that of the file's ending.
+    ``sep`` is a character, or tab, comma, semicolon or pipe; the file's ending sets the default.
     """
     with fetched(where(path)) as file:
         return _read_table(file, columns, encoding, sep)
@@ -261,7 +260,7 @@ def _read_table(path: Path, columns: Iterable[str], encoding: str, sep: str | No
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {what}.")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); a table with a header line is expected.")
+        raise ValueError(f"{path} is empty (0 bytes); expected a table with a header line.")
     if path.suffix.lower() in PARQUET_SUFFIXES:
         table = _read_parquet(path)
     elif is_excel(path):
@@ -282,7 +281,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         table = pd.read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
-    # an index that has a name is a column of the file, and the user's
+    # a named index is a column of the file
     named = [name for name in table.index.names if name is not None]
     if named:
         table = table.reset_index(level=named)
@@ -290,29 +289,29 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def is_excel(path: str | os.PathLike) -> bool:
-    """Recognize an Excel workbook by its name."""
+    """Recognise an Excel workbook by file name."""
     return PurePath(path).suffix.lower() in (".xlsx", ".xlsm")
 
 
 def _read_excel(path: Path) -> pd.DataFrame:
-    """Read the first sheet of a workbook; its first row holds the names."""
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
             first, *others = book.sheet_names
             cells = pd.read_excel(book, header=None, dtype=object, na_filter=False)
     except ImportError:
         raise ImportError(
-            f"{path}: Excel is read by openpyxl, which is not installed: pip install openpyxl. Or "
-            "export it as CSV."
+            f"Reading {path} needs openpyxl, which is not installed: pip install openpyxl. Or "
+            "export the workbook as CSV."
         ) from None
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a readable Excel workbook: {error}") from error
     if others:
         warnings.warn(
-            f"{path} has {len(others) + 1} sheets; the first, {first!r}, is read.", stacklevel=4
+            f"{path} has {len(others) + 1} sheets; only the first, {first!r}, is read.",
+            stacklevel=4,
         )
     if cells.empty:
-        raise ValueError(f"{path} holds no table; a row of column names is expected.")
+        raise ValueError(f"{path} holds no table; expected a row of column names.")
     names = cells.iloc[0].astype(str).tolist()
     refuse_twice(names, path)
     cells = cells[1:].set_axis(names, axis=1).reset_index(drop=True)

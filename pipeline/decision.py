@@ -1,4 +1,4 @@
-"""The decision of a fitted model as a sum over its texts, where it is one."""
+"""The decision of a fitted model as a sum over its texts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,13 +37,13 @@ from pipeline.ngrams import NGRAM_VECTORIZERS
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
 
-# transform(x) = x @ A + b of each of these
+# for these, transform(x) = x @ A + b
 _AFFINE = (
     *(StandardScaler, RobustScaler, MinMaxScaler, MaxAbsScaler),
     *(PCA, IncrementalPCA, TruncatedSVD, FastICA, FactorAnalysis, LinearDiscriminantAnalysis),
     *(BaseRandomProjection, SelectorMixin),
 )
-# a column of their output is that column of the n-grams, weighed by constants of the text
+# each output column is that column of the n-grams, scaled by a constant of the text
 _WEIGHS = (TfidfTransformer, Normalizer, Binarizer)
 _THRESHOLDS = (FixedThresholdClassifier, TunedThresholdClassifierCV, SelfTrainingClassifier)
 _OF_TEXTS = (BertVectorizer, *NGRAM_VECTORIZERS)
@@ -60,7 +60,7 @@ class TokenPart:
     X: Any
     texts: list[str]
     weights: np.ndarray
-    mean: np.ndarray | None  # what the average training text adds, (n_outputs,)
+    mean: np.ndarray | None
 
 
 @dataclass
@@ -70,19 +70,19 @@ class NgramPart:
     name: str
     vectorizer: Any
     texts: list[str]
-    features: Any  # (n_texts, n_features), sparse
+    features: Any
     weights: np.ndarray
 
 
 class DecisionSum:
-    """The parts of a model's decisions on some rows; `add` takes models apart.
+    """The parts of a model's decisions on some rows.
 
     Attributes
     ----------
     constant : ndarray of shape (n_texts, n_outputs)
-        What no word adds: intercepts, and columns other than the text.
+        Intercepts and other columns than the text.
     tokens, ngrams : list
-        The other parts.
+        The parts of the text.
     is_uncalibrated : bool
         Whether calibration was left out.
     """
@@ -117,8 +117,8 @@ class DecisionSum:
             self._add_ngrams([model], X, weights, name)
         else:
             raise ExplanationError(
-                f"The decision of a {type(model).__name__} is no sum over the words of a text. Use "
-                "method='occlusion'."
+                f"The decision of a {type(model).__name__} is not a sum over the words of a text. "
+                "Use method='occlusion'."
             )
 
     def _add_pipeline(
@@ -128,8 +128,8 @@ class DecisionSum:
         first = _first_of_texts([step for _, step in steps])
         if first is None:
             raise ExplanationError(
-                f"The model begins with a {type(steps[0][1]).__name__}, so the decision is no sum "
-                "over the words of a text. Use method='occlusion'."
+                f"The model starts with a {type(steps[0][1]).__name__}, so its decision is not a "
+                "sum over the words of a text. Use method='occlusion'."
             )
         for _, cleaning in steps[:first]:
             X = cleaning.transform(X)
@@ -145,12 +145,12 @@ class DecisionSum:
             self.add(source[0], X, weights, name, decides=decides and not rest)
 
     def _before(self, name: str, step: Any, weights: np.ndarray, decides: bool) -> np.ndarray:
-        """Return the weights of a step's input, and add what its zero gives."""
+        """Return the weights of a step's input, adding its constant."""
         if not decides:
             if not _is_affine(step):
                 raise ExplanationError(
                     f"The step {name!r}, {type(step).__name__}, is not known to be affine, so the "
-                    "decision is no sum over tokens. Known are "
+                    "decision may not be a sum over tokens. Affine are "
                     f"{', '.join(sorted(kind.__name__ for kind in _AFFINE))}, without clip. Use "
                     "method='occlusion'."
                 )
@@ -163,8 +163,8 @@ class DecisionSum:
         for member in members:
             if not _is_linear(member):
                 raise ExplanationError(
-                    f"The last step, {type(member).__name__}, is no linear classifier, so the "
-                    "decision is no sum over tokens. Use method='occlusion', or "
+                    f"The last step, {type(member).__name__}, is not a linear classifier, so the "
+                    "decision is not a sum over tokens. Use method='occlusion', or "
                     "LogisticRegression, LinearSVC, RidgeClassifier or SGDClassifier."
                 )
         pulled = [_pull_back(own.decision_function, own, weights) for own in members]
@@ -175,12 +175,11 @@ class DecisionSum:
         names = [key for key, part in model.estimators if part != "drop"]
         if model.passthrough or set(model.stack_method_) != {"decision_function"}:
             raise ExplanationError(
-                f"The StackingClassifier has passthrough={model.passthrough} and takes "
+                f"The StackingClassifier has passthrough={model.passthrough} and uses "
                 f"{', '.join(sorted(set(model.stack_method_)))} of its parts; a sum needs "
                 "passthrough=False and stack_method='decision_function'. Use method='occlusion'."
             )
         weights = self._before("final_estimator", model.final_estimator_, weights, decides=True)
-        # a text has one decision of two classes, else one per class
         width = len(weights) // len(names)
         for i, (key, part) in enumerate(zip(names, model.estimators_, strict=True)):
             self.add(part, X, weights[i * width : (i + 1) * width], _joined(name, key))
@@ -222,7 +221,7 @@ class DecisionSum:
         texts = check_texts(take_columns(X, on_invalid=vectorizer.on_invalid), **options)
         average = getattr(vectorizer, "mean_", None)
         mean = None if average is None else average @ weights
-        for part in self.tokens:  # folds of a calibration: each text is encoded once
+        for part in self.tokens:  # calibration has folds: encode each text once
             if (
                 part.name == name
                 and part.texts == texts
@@ -241,7 +240,7 @@ class DecisionSum:
 
 
 def unwrapped(model: Any) -> Any:
-    """Return what decides in a search, a threshold classifier or a frozen estimator."""
+    """Return the model inside a search or other wrapper."""
     while True:
         if hasattr(model, "best_estimator_"):
             model = model.best_estimator_
@@ -254,7 +253,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def _steps(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the steps that change what is predicted, those of inner pipelines too."""
+    """Yield the steps that change predictions, including those of inner pipelines."""
     for name, step in model.steps:
         step = unwrapped(step)
         if isinstance(step, Pipeline):
@@ -268,7 +267,7 @@ def _is_identity(step: Any) -> bool:
 
 
 def _first_of_texts(steps: list[Any]) -> int | None:
-    """Return where texts become numbers; the steps before it clean them."""
+    """Return the index of the step that turns texts into numbers."""
     places = [i for i, step in enumerate(steps) if isinstance(step, _OF_TEXTS)]
     return (
         max(places)
@@ -296,7 +295,6 @@ def _is_affine(step: Any) -> bool:
 
 
 def _is_linear(model: Any) -> bool:
-    """Say whether the decisions of a classifier of features are affine in them."""
     model = unwrapped(model)
     if isinstance(model, Pipeline):
         steps = [step for _, step in _steps(model)]
@@ -311,10 +309,10 @@ def _is_linear(model: Any) -> bool:
 
 
 def _pull_back(function: Any, step: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return W and b with ``function(x) @ weights = x @ W + b`` for a step's affine function."""
+    """Return W, b with ``function(x) @ weights = x @ W + b``."""
     n_features = step.n_features_in_
     names = getattr(step, "feature_names_in_", None)
-    # n-grams are too many for a dense matrix, and what they go through takes sparse ones
+    # n-grams are too many for a dense matrix, and their steps accept sparse ones
     is_wide = n_features > _ROWS_AT_ONCE and names is None
     as_sparse = is_wide and step.__sklearn_tags__().input_tags.sparse
 
@@ -339,7 +337,6 @@ def _pull_back(function: Any, step: Any, weights: np.ndarray) -> tuple[np.ndarra
 
 
 def _times(table: Any, weights: np.ndarray) -> np.ndarray:
-    """Return ``table @ weights`` of an array, a table or a sparse matrix."""
     table = table if sparse.issparse(table) else np.asarray(table, dtype=np.float64)
     return np.asarray((table if table.ndim == 2 else table[:, None]) @ weights)
 
@@ -347,7 +344,7 @@ def _times(table: Any, weights: np.ndarray) -> np.ndarray:
 def _width(part: Any, X: Any) -> int:
     try:
         return len(part.get_feature_names_out())
-    except (AttributeError, ValueError):  # as of hashes
+    except (AttributeError, ValueError):
         return int(part.transform(rows_of(X, [0])).shape[1])
 
 

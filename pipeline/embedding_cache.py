@@ -31,19 +31,19 @@ from pipeline.vector_store import (
     text_key,
 )
 
-NUMERICS = 4  # part of every key: raised when a change of the encoder changes its numbers
-# texts tokenised, looked up, encoded and stored at a time: bounds the memory of a long run
+NUMERICS = 4  # part of every key: raise it when a change of the encoder changes its numbers
+# texts per step of tokenising, looking up, encoding and storing: limits the memory of a long run
 CHUNK_TEXTS = 1024
-# cost nothing beside the forward pass they come from
+# free with the forward pass
 _FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")
 
 
 class Counted(NamedTuple):
-    """What was counted of the texts of a call."""
+    """Token counts of the texts of a call."""
 
     truncation: dict[str, Any]
-    n_tokens: np.ndarray  # of each text, (n_texts,), int64
-    n_unknown: np.ndarray  # how many of them the vocabulary lacks, (n_texts,), int64
+    n_tokens: np.ndarray
+    n_unknown: np.ndarray
 
 
 class CacheInfo(NamedTuple):
@@ -67,21 +67,21 @@ class CacheInfo(NamedTuple):
 
 
 _memory = MemoryStore()
-_told_of: set[int] = set()  # sizes of the memory cache that were too small
+_warned_sizes: set[int] = set()
 _counts: Counter[str] = Counter()
 _counts_lock = ForkSafeLock()
 
 
 def cache_info() -> CacheInfo:
-    """Tell what the embedding caches of this process did so far, as ``functools.lru_cache`` does.
+    """Return counts of this process's embedding caches, like ``functools.lru_cache``.
 
     Returns
     -------
     CacheInfo
         Named tuple, shown as cards in a notebook: ``hits`` and ``misses`` (distinct texts per call
-        that were, or were not, in a cache), ``texts_encoded`` (distinct texts sent through BERT,
-        cached or not), ``model_loads`` (encoders built) and ``current_bytes`` (of the memory
-        cache). Other processes, such as those of ``n_jobs=2``, count for themselves.
+        found, or not found, in a cache), ``texts_encoded`` (distinct texts sent through BERT),
+        ``model_loads`` (encoders built) and ``current_bytes`` (of the memory cache). Other
+        processes, such as those of ``n_jobs=2``, keep their own counts.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache(folder: str | Path | None = None) -> None:
-    """Empty the memory cache, reset the counts and its size, or delete a folder cache.
+    """Empty the memory cache and its counts, or delete a folder cache.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def clear_cache(folder: str | Path | None = None) -> None:
     _memory.max_bytes = MEMORY_BYTES
     with _counts_lock:
         _counts.clear()
-        _told_of.clear()
+        _warned_sizes.clear()
         _counts["loads_before"] = encoder.n_loads()
 
 
@@ -131,7 +131,7 @@ def _count(**numbers: int) -> None:
 
 
 def fingerprint(bert: FrozenBert) -> str:
-    """Return one hash of all that changes vectors, except text, pooling, layer."""
+    """Return a hash of the model and its settings, a part of every key."""
     device, dtype = encoder.choose_device(bert.device, bert.dtype)
     settings: tuple[Any, ...] = (
         NUMERICS,
@@ -152,7 +152,7 @@ def open_store(
     """Return the store of ``BertVectorizer(cache=..., cache_size=...)``, or None."""
     if cache is None:
         return None
-    # a store all the same: without one another depth might run, by an encoder of its own
+    # a store even here: without one, another depth might run in an encoder of its own
     if is_unrecorded():
         return MemoryStore()
     if cache != "memory":
@@ -169,9 +169,9 @@ def encode(
     part: Part,
     on_batch: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, Counted]:
-    """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
-    # distinct -> tokenise -> look up -> forward -> store -> gather. Texts that the store knows are
-    # tokenised all the same: the report counts what truncation cut of them.
+    """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and token counts."""
+    # distinct -> tokenise -> look up -> forward -> store -> gather. Texts found in the store are
+    # tokenised too, for the report on truncation.
     position: dict[str, int] = {}
     row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
     distinct = list(position)
@@ -179,9 +179,8 @@ def encode(
     vectors = np.empty(
         (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
-    # tokens, tokens lost, windows, unknown tokens
     counts = np.zeros((4, len(distinct)), dtype=np.int64)
-    # where nothing is kept, one layer is held instead of all: longer chunks fill large batches
+    # without a store, one layer is held instead of all: longer chunks fill large batches
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
     starts = range(0, len(distinct), n_at_once)
     chunks = [distinct[start : start + n_at_once] for start in starts]
@@ -202,11 +201,11 @@ def encode(
             else:
                 known += len(chunk)
             done += len(chunk)
-    except TextTooLongError as error:  # it counts the distinct texts of a chunk, the user rows
+    except TextTooLongError as error:  # counts distinct texts of a chunk; users count rows
         row = int(np.flatnonzero(row_of == done + error.text)[0])
         raise TextTooLongError(row, error.n_tokens, error.max_length) from None
     if isinstance(store, MemoryStore) and known < len(distinct):
-        _tell_if_full(kept, bert, store, len(distinct))
+        _warn_if_full(kept, bert, store, len(distinct))
     n_tokens, n_lost, n_windows, n_unknown = counts[:, row_of]
     counted = Counted(
         truncation_report(n_tokens, n_lost, n_windows),
@@ -224,7 +223,7 @@ def _in_texts(
     known: int,
     on_batch: Callable[[], None] | None,
 ) -> Callable[[int], None]:
-    """Return what counts the sequences of a batch, and shows the texts that are done."""
+    """Return a function that shows progress in texts."""
     n_sequences, encoded = len(plan.tokenized.input_ids), 0
     part.show(before, n_texts, known=known)
 
@@ -239,9 +238,8 @@ def _in_texts(
 
 
 def _tokenized_ahead(bert: FrozenBert, chunks: list[list[str]]) -> Iterator[TokenizedTexts]:
-    """Tokenise each chunk in a thread while the one before it is encoded."""
     tokenize = bert.tokenizer
-    if len(chunks) < 2:  # no thread for a single text
+    if len(chunks) < 2:
         yield from map(tokenize, chunks)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as ahead:  # tokenizers frees the GIL
@@ -256,32 +254,32 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     """Return what to compute and keep, or None to keep nothing."""
     if store is None:
         return None
-    # all layers and, where there is room, all poolings that cost nothing beside the forward pass:
-    # a search over them then finds everything
+    # all layers and, if there is space, all poolings that cost nothing more, so that a search
+    # over them finds everything
     every_layer = replace(bert, layers=tuple(range(bert.deepest_layer + 1)))
     poolings = (*bert.poolings, *(p for p in _FREE_POOLINGS if p not in bert.poolings))
-    per_pooling = n_texts * len(every_layer.layers) * bert.hidden_size * 4  # bytes
+    per_pooling = n_texts * len(every_layer.layers) * bert.hidden_size * 4
     if store.free_bytes() >= per_pooling * len(poolings):
         return replace(every_layer, poolings=poolings)
-    # what does not fit into the memory cache as a whole would push itself out again
+    # a batch too large for the memory cache would push itself out again
     return every_layer if store.free_bytes() >= per_pooling * len(bert.poolings) else None
 
 
-def _tell_if_full(
+def _warn_if_full(
     kept: FrozenBert | None, bert: FrozenBert, store: MemoryStore, n_texts: int
 ) -> None:
-    """Warn once where texts were not kept, or pushed others out."""
-    if (kept is not None and not store.overflowed) or store.max_bytes in _told_of:
+    """Warn once if texts were not kept, or replaced others."""
+    if (kept is not None and not store.overflowed) or store.max_bytes in _warned_sizes:
         return
-    _told_of.add(store.max_bytes)
+    _warned_sizes.add(store.max_bytes)
     n_vectors = len((kept or bert).poolings) * (bert.deepest_layer + 1)
     per_text = n_vectors * bert.hidden_size * 4
     enough = -(-max(2 * store.max_bytes, n_texts * per_text) // 10**9)
     warnings.warn(
         f"The memory cache is full: {store.max_bytes / 1e9:.3g} GB hold about "
-        f"{store.max_bytes // per_text:,} texts of this model, with all its layers. The others are "
-        "encoded again in each fold, fit and search. Name a folder, cache='embeddings', which "
-        f"keeps all of them on the disk, or set cache_size='{enough}GB' or more.",
+        f"{store.max_bytes // per_text:,} texts of this model, with all its layers. Other texts "
+        "are encoded again in each fold, fit and search. Set cache='embeddings' (a folder) to "
+        f"keep all of them on disk, or cache_size='{enough}GB' or more.",
         CacheWarning,
         stacklevel=6,
     )
@@ -290,7 +288,6 @@ def _tell_if_full(
 def _look_up(
     bert: FrozenBert, store: Store | None, texts: list[str], vectors: np.ndarray
 ) -> np.ndarray:
-    """Fill in the vectors that the store knows, and return the positions of the others."""
     missing = list(range(len(texts)))
     if store is not None:
         namespace = fingerprint(bert)
@@ -312,7 +309,7 @@ def _compute(
     plan: Plan,
     on_batch: Callable[[int], None],
 ) -> np.ndarray:
-    """Encode a plan, keep what is ``kept``, and return what ``bert`` asks for."""
+    """Encode a plan, store ``kept`` vectors, and return those of ``bert``."""
     wide = kept or bert
     computed = wide.embed(plan, on_batch)  # (n_missing, n_wide_poolings, n_wide_layers, hidden)
     if store is not None and kept is not None:
@@ -329,8 +326,7 @@ def _compute(
 
 
 def _own_copy(vectors: np.ndarray, pooling: str) -> np.ndarray:
-    """Copy one text's vectors, (n_layers, hidden_size)."""
-    # a view would keep the whole chunk alive
+    # a view would keep the whole chunk in memory
     copy = vectors[-1:].copy() if pooling == "pooler" else vectors.copy()
     copy.setflags(write=False)
     return copy

@@ -1,6 +1,4 @@
-"""Every error and warning of the package."""
-
-# ---- models and texts
+"""Errors and warnings of the package."""
 
 
 class CheckpointError(ValueError):
@@ -32,22 +30,19 @@ class TruncationWarning(UserWarning):
 
 
 class UnknownTokensWarning(UserWarning):
-    """Many texts hold characters that the model's vocabulary lacks."""
+    """Many texts contain characters that are not in the model's vocabulary."""
 
 
 class ModelWarning(UserWarning):
-    """A model folder asks for another setting than the one that is used."""
+    """A model folder recommends another setting than the one in use."""
 
 
 class LeakWarning(UserWarning):
-    """Texts that are scored stand in the training part too."""
+    """Scored texts also occur in the training part."""
 
 
 class CacheWarning(UserWarning):
-    """The embedding cache could not be used; results are not affected."""
-
-
-# ---- classifiers
+    """The embedding cache could not be used, without effect on results."""
 
 
 class ExplanationError(ValueError):
@@ -62,18 +57,12 @@ class TrainingDivergedError(ValueError):
     """The training loss became infinite or NaN."""
 
 
-# ---- saved pipelines
-
-
 class ArtifactError(ValueError):
-    """A saved pipeline could not be opened: damaged, refused, too new or changed."""
+    """A saved pipeline is damaged, refused, too new or changed."""
 
 
 class ArtifactWarning(UserWarning):
     """A saved pipeline was written or opened with reservations."""
-
-
-# ---- scoring and storage
 
 
 class BadRowError(ValueError):

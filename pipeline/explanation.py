@@ -1,4 +1,4 @@
-"""Explain a prediction by its words, exactly where possible."""
+"""Explain a prediction by its words, exactly if possible."""
 
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -34,7 +34,7 @@ from pipeline.vectorizer import BertVectorizer
 from pipeline.word_rows import Level, WordRows
 
 Method = Literal["auto", "exact", "occlusion"]
-_FEW_WORDS, _MOST_ROWS = 15, 200  # of which the numbers are not folded away; that are shown
+_FEW_WORDS, _MOST_ROWS = 15, 200  # whose numbers stay unfolded; that are shown
 Baseline = Literal["mean", "zero"]
 _OWN_COLUMNS = ("word", "token", "start", "end", "contribution")
 
@@ -49,77 +49,75 @@ def explain(
     baseline: Baseline = "mean",
     against: Literal["runner-up"] | None = None,
 ) -> "Explanations":
-    """Say what each word or token of a text adds to the classifier's decision.
+    """Explain a classifier's decisions by words or tokens.
 
     With ``pooling="mean"``, any layers, any ``combine`` and affine steps (scalers, PCA, feature
-    selection) before a linear classifier, the decision is a sum over the tokens, and the
-    contributions are exact: with the intercept they add up to ``decision_function``. What a token's
-    vector holds it has in part from its neighbours: this is how the decision was made, not what it
-    would have been without the word.
+    selection) before a linear classifier, the decision is a sum over the tokens and the
+    contributions are exact: with the intercept they add up to ``decision_function``. Neighbours
+    also shape a token's vector, so a contribution says how the decision was made, not what it would
+    be without the word.
 
-    So is one over n-grams (CountVectorizer, TfidfVectorizer, HashingVectorizer), and over several
-    such parts: of a FeatureUnion, a ColumnTransformer, or a StackingClassifier with
-    ``stack_method="decision_function"``. An n-gram is shared among its words in equal parts, one of
-    characters among its characters. Idf and norm of a text are taken as they are. What columns
-    other than the text add is in the intercept. Of a CalibratedClassifierCV the decision before
-    calibration is explained, the mean over its members.
+    The same holds for n-grams (CountVectorizer, TfidfVectorizer, HashingVectorizer), and for
+    several parts in a FeatureUnion, a ColumnTransformer, or a StackingClassifier with
+    ``stack_method="decision_function"``. Each n-gram is split equally among its words or, for
+    character n-grams, its characters. Idf and the norm of a text are constants. Other columns than
+    the text are in the intercept. For a CalibratedClassifierCV, the decision before calibration is
+    explained, as the mean over its members.
 
-    For other models there is no such sum. There every word is left out in turn, and its
-    contribution is by how much the decision falls: this is what it would have been without the
-    word, and such contributions do not add up. The decision is ``decision_function``, or the
-    probability where a classifier has none.
+    Other models are explained by occlusion: each word is left out in turn, and its contribution is
+    how much the decision falls. This is what the decision would be without the word; such
+    contributions do not add up. The decision is ``decision_function``, or the probability if there
+    is none.
 
     Parameters
     ----------
     model : estimator
-        A fitted classifier of texts, mostly a Pipeline that begins with a `BertVectorizer`. Of a
-        search the best estimator is explained. Samplers are skipped, as when it predicts. Steps
-        that clean the texts may stand in front; places are those in the text as given.
+        A fitted text classifier, usually a Pipeline with a `BertVectorizer`. A search stands for
+        its best estimator. Samplers are skipped, as in prediction. Steps before the vectorizer may
+        clean the texts; positions refer to the text as given.
     X : iterable of str, length n_texts, or DataFrame
-        Texts; or the columns that the model was fitted on, of which all but one are held fixed.
+        Texts, or the columns that the model was fitted on. All columns but the text stay fixed.
     level : {"word", "token"}, default="word"
         A row per word, or per token (word piece), which needs the exact method.
     method : {"auto", "exact", "occlusion"}, default="auto"
-        ``"exact"`` where that is possible, else ``"occlusion"``; or one of them in any case.
-        Occlusion encodes each text once more per word.
+        ``"auto"`` is ``"exact"`` if possible, else ``"occlusion"``, which encodes each text once
+        more per word.
     text : str, optional
-        The column whose words are left out, where the model reads several columns of texts.
+        The column to explain if the model reads several columns of text.
     baseline : {"mean", "zero"}, default="mean"
-        With what a token is compared under the exact method. ``"mean"``: an equal part of the
-        average training text, whose decision is then in the intercept, so that a word without a
-        leaning has a contribution near 0; it is ``mean_`` of a BertVectorizer, and ``"zero"`` is
-        taken for one without it, as of older files. ``"zero"``: nothing, and each token has its
-        part of what all texts have in common.
+        What a token is compared with under the exact method. ``"mean"`` is an equal part of the
+        average training text (``mean_`` of a BertVectorizer), whose decision is in the intercept,
+        so that neutral words are near 0. Vectorizers without ``mean_``, from older files, use
+        ``"zero"``. ``"zero"`` leaves what all texts have in common in the contributions.
     against : {"runner-up"}, optional
-        Of more than two classes, explain why the first was chosen rather than the second: the
-        difference of their decisions, in one column ``contribution``. None explains each class.
+        With more than two classes, explain why the first class beat the second: the difference of
+        their decisions, in one column ``contribution``. None explains each class.
 
     Returns
     -------
     Explanations
-        A list of DataFrames, length n_texts; a notebook shows the texts with coloured words. A
-        DataFrame has one row per word or token, in the order of the text: ``word`` (or ``token``),
-        ``start``, ``end`` (its characters in the text) and ``contribution``; where there are more
-        than two classes, ``contribution_<class>`` for each. Of two classes, positive speaks for
-        ``classes_[1]``. Where the decision has several parts, columns with the names of the parts
-        (of the stack, the union) follow, ``<part>_<class>`` for more than two classes; their sum is
-        the contribution. [CLS] and [SEP] are tokens as well, and have rows under the exact method;
-        so has, with the part's name in brackets, what belongs to no word.
-        ``frame.attrs`` holds ``text``, ``method``, ``decision`` (that of the text), ``intercept``
-        (what was added to the sum; under occlusion the decision on the empty text), and
-        ``classes``; the last three are lists where there are more than two classes. Of several
-        labels per text, the classes are the names of the labels; with ``against`` they are the
-        second and the first. Under the exact method also ``baseline``, as used; of several parts
-        ``parts``, their names; ``ngrams``, if there are any, dicts of ``ngram``, ``start``,
-        ``end``, ``contribution`` and its ``part``; and ``uncalibrated``, True where that is so.
-        ``probability`` is True where the decision is one. Where occlusion was not asked for,
-        ``reason`` says why there is no sum.
+        A list of DataFrames, length n_texts, shown in a notebook as texts with coloured words. Each
+        has one row per word or token, in the order of the text: ``word`` (or ``token``), ``start``,
+        ``end`` (characters of the text) and ``contribution``, or ``contribution_<class>`` for each
+        of more than two classes. With two classes, positive values speak for ``classes_[1]``. If
+        the decision has several parts, their columns follow, named by the parts of the stack or
+        union, or ``<part>_<class>`` for more than two classes; they sum to the contribution. Under
+        the exact method [CLS] and [SEP] have rows, and so has, named by the part in brackets, what
+        belongs to no word.
+
+        ``frame.attrs`` holds ``text``, ``method``, ``decision``, ``intercept`` (under occlusion the
+        decision on the empty text) and ``classes``; the last three are lists for more than two
+        classes. ``classes`` are the label names for several labels per text, and the second and
+        first class with ``against``. The exact method adds ``baseline`` (as used), ``parts``
+        (names, if several), ``ngrams`` (dicts of ``ngram``, ``start``, ``end``, ``contribution``,
+        ``part``) and ``uncalibrated`` (True if so). ``probability`` is True if the decision is one.
+        ``reason`` says why ``"auto"`` used occlusion.
 
     Raises
     ------
     ExplanationError
-        For models that are no classifiers of texts; and under ``method="exact"`` for those without
-        a linear classifier, or with a step before it that is not affine.
+        If the model is not a text classifier; with ``method="exact"`` also if the classifier is not
+        linear, or a step before it is not affine.
 
     Examples
     --------
@@ -166,18 +164,18 @@ def explain(
 
 
 class Explanation(pd.DataFrame):
-    """The words of a text and what each adds; a notebook shows the text with coloured words.
+    """The words of a text with their contributions.
 
-    A copy is one too; a selection is a plain DataFrame.
+    A copy stays an Explanation; a selection is a plain DataFrame.
     """
 
     def copy(self, deep: bool = True) -> Any:  # type: ignore[misc]  # final in the stubs only
-        """Return a copy, as of any DataFrame."""
+        """Return a copy, like any DataFrame."""
         copied: Any = type(self)(super().copy(deep=deep))
         return copied.__finalize__(self)
 
     def said(self) -> tuple[str, str, str]:
-        """Return the class that the text leans to, how far, and the column that says why."""
+        """Return the likely class, its margin, and the column that explains it."""
         decision, classes = self.attrs["decision"], self.attrs["classes"]
         is_probability, column = self.attrs.get("probability"), "contribution"
         form = "{:.3f}".format if is_probability else signed
@@ -189,13 +187,13 @@ class Explanation(pd.DataFrame):
         return str(classes[-1] if leans else classes[0]), form(value), column
 
     def words(self) -> list[dict[Hashable, Any]]:
-        """Return the words with what each adds to the class that the text leans to."""
+        """Return the words with their contributions to the likely class."""
         names = {"token": "word", self.said()[2]: "contribution"}
         frame = pd.DataFrame(self)[[self.columns[0], "start", "end", self.said()[2]]]
         return frame.rename(columns=names).to_dict("records")
 
     def is_whole(self) -> bool:
-        """Whether nothing that is shown was taken out."""
+        """Whether all columns needed for display are present."""
         needed = {"text", "decision", "classes"} <= set(self.attrs)
         return (
             needed
@@ -218,7 +216,7 @@ class Explanation(pd.DataFrame):
 
 
 class Explanations(list[Explanation]):
-    """The explanations of texts, which a notebook shows with coloured words, a line each."""
+    """The explanations of several texts, shown in a notebook one per line."""
 
     def __getitem__(self, place: Any) -> Any:
         found = super().__getitem__(place)
@@ -244,7 +242,6 @@ class Explanations(list[Explanation]):
 
 
 def _coloured(frames: Sequence[Explanation]) -> str:
-    """Return the texts with coloured words, one scale for all."""
     texts = [(own.attrs["text"], own.words(), own.said()) for own in frames]
     largest = max((abs(row["contribution"]) for _, words, _ in texts for row in words
                    if row["start"] < row["end"]), default=0.0)  # fmt: skip
@@ -268,13 +265,13 @@ def _coloured(frames: Sequence[Explanation]) -> str:
     if attrs["method"] == "exact":
         said += "With the intercept they add up to the decision."
     else:
-        said += "A word's part is what leaving it out takes off."
+        said += "The weight of a word is how much leaving it out changes the decision."
     header = ("Class", "Probability" if attrs.get("probability") else "Decision", "Text")
     return table_html(Table("", header, rows, (2,))) + paragraph(Html(said), "muted")
 
 
 def _best(model: Any) -> Any:
-    """Return the pipeline that a search, or a pipeline of nothing else, has found."""
+    """Return the pipeline inside a search or a pipeline."""
     while True:
         if hasattr(model, "best_estimator_"):
             model = model.best_estimator_
@@ -289,12 +286,11 @@ def _best(model: Any) -> Any:
 
 
 def _vectorizer_of(model: Any) -> BertVectorizer | None:
-    """Return the first fitted BertVectorizer in a classifier, if there is one."""
     if not hasattr(model, "classes_"):
         check_is_fitted(model)
         raise ExplanationError(
-            f"The last step, {type(_last(model)).__name__}, is no classifier; only decisions for "
-            "classes can be explained."
+            f"The last step, {type(_last(model)).__name__}, is not a classifier; only decisions "
+            "for classes can be explained."
         )
     waiting, seen = deque([model]), set()
     while waiting:
@@ -321,29 +317,28 @@ def _last(model: Any) -> Any:
 def _rows_of(
     model: Any, vectorizer: BertVectorizer | None, X: Any, text: str | None
 ) -> tuple[list[str], Callable[[np.ndarray, list[str]], Any], str | None]:
-    """Return the texts, what gives the model rows with other texts in them, and their column."""
+    """Return the texts, a function to replace them, and their column."""
     options: Any = {"missing": "error", "on_invalid": "error"}
     if vectorizer is not None:
         options = {"missing": vectorizer.missing, "on_invalid": vectorizer.on_invalid}
     columns = None if first_step(model) is vectorizer else _columns_of(model)
     if columns is None:
-        # of a DataFrame list() would give the column names
+        # list() of a DataFrame would give the column names
         table = take_columns(X, on_invalid=options["on_invalid"])
         if len(table.columns) > 1:
             raise ExplanationError(
-                f"X has {len(table.columns)} columns; the words of one column of texts can be "
-                "explained."
+                f"X has {len(table.columns)} columns; expected one column of texts to explain."
             )
         if vectorizer is None and not all(isinstance(cell, str) for cell in table.columns[0]):
             raise ExplanationError(
-                f"model is a {type(model).__name__}, and X holds no texts: only words can be "
+                f"model is a {type(model).__name__}, and X holds no texts; only words can be "
                 "explained."
             )
         return check_texts(table, **options), lambda _, texts: _as_given(X, texts), None
     if not isinstance(X, pd.DataFrame):
         if len(columns) > 1:
             raise ExplanationError(
-                f"X is a {type(X).__name__}; the model was fitted on the columns "
+                f"X is a {type(X).__name__}, but the model was fitted on the columns "
                 f"{', '.join(map(repr, columns))}: give a DataFrame of them."
             )
         X = pd.DataFrame({next(iter(columns)): list(X)})
@@ -367,7 +362,7 @@ def _rows_of(
 
 
 def _as_given(X: Any, texts: list[str]) -> Any:
-    """Return texts in a container like X, which a cleaning step may need."""
+    """Return texts in a container like X."""
     if isinstance(X, pd.Series):
         return pd.Series(texts, name=X.name, dtype=X.dtype)
     if isinstance(X, np.ndarray):
@@ -383,9 +378,6 @@ def _columns_of(model: Any) -> Any:
         raise ExplanationError(str(error)) from None
 
 
-# ---- exact
-
-
 def _exact(
     model: Any,
     X: Any,
@@ -396,15 +388,15 @@ def _exact(
     against: str | None,
 ) -> Explanations:
     if isinstance(model.classes_, list):
-        raise ExplanationError("A text has several labels here, and no single decision.")
+        raise ExplanationError("A text has several labels here, so there is no single decision.")
     classes = np.asarray(model.classes_).tolist()
-    # two labels of a text, as of RidgeClassifier, are no two classes
+    # two labels per text, as with RidgeClassifier, are not two classes
     shape: tuple[int, ...] = getattr(getattr(_last(model), "coef_", None), "shape", ())
     n_outputs = 1 if len(classes) == 2 and not (len(shape) == 2 and shape[0] == 2) else len(classes)
     whole = DecisionSum(len(texts), n_outputs, column)
     whole.add(model, X, np.eye(n_outputs))
     if not whole.tokens and not whole.ngrams:
-        raise ExplanationError("No part of the model is known to read the texts.")
+        raise ExplanationError("No part of the model is known to read texts.")
     if level == "token" and not whole.tokens:
         raise ExplanationError("The model has no BertVectorizer, so there are no tokens.")
     if any(part.mean is None for part in whole.tokens):
@@ -418,7 +410,7 @@ def _exact(
     if hasattr(model, "decision_function"):
         decisions = np.asarray(model.decision_function(X), dtype=np.float64)
         decisions = decisions.reshape(len(texts), -1)
-        # a subclass may decide in another way
+        # a subclass may compute its decision differently
         if decisions.shape != totals.shape or not np.allclose(decisions, totals, 1e-2, 1e-2):
             raise ExplanationError(
                 f"The decision of the {type(_last(model)).__name__} is not the sum of its parts."
@@ -432,7 +424,7 @@ def _exact(
 def _rows_of_texts(
     whole: DecisionSum, texts: list[str], level: Level, baseline: Baseline, n_outputs: int
 ) -> list[WordRows]:
-    """Return the rows of each text; what the mean text gives becomes part of the constant."""
+    """Return the rows of each text, with the mean text as constant."""
     names = [*(part.name for part in whole.tokens), *(part.name for part in whole.ngrams)]
     names = list(dict.fromkeys(names))
     of_texts = [WordRows(text, names, n_outputs) for text in texts]
@@ -448,9 +440,6 @@ def _rows_of_texts(
             rows.add_ngrams(ngrams.name, ngrams.vectorizer, text, own, ngrams.weights)
         rows.finish()
     return of_texts
-
-
-# ---- occlusion
 
 
 def _occlusion(
@@ -475,7 +464,7 @@ def _occlusion(
         decisions, classes, are_probabilities = _decide(model, variants_of_texts)
     except ExplanationError:
         raise
-    except Exception as error:  # as of neighbours within a radius
+    except Exception as error:
         raise ExplanationError(
             f"The model fails on texts without one of their words: {error}"
         ) from error
@@ -499,7 +488,7 @@ def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any], bool]:
     if hasattr(model, "decision_function") and not listed:
         decisions = np.asarray(model.decision_function(X), dtype=np.float64)
         decisions = decisions.reshape(len(decisions), -1)
-        if decisions.shape[1] in (1, len(classes)):  # not of pairs of classes
+        if decisions.shape[1] in (1, len(classes)):  # not one against one
             return decisions, classes, False
     several = listed or gives_several(model, X[:1])
     names = [
@@ -522,9 +511,6 @@ def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any], bool]:
     return probability[:, 1:] if len(classes) == 2 else probability, classes, True
 
 
-# ---- both
-
-
 def _finish(
     rows: WordRows,
     level: Level,
@@ -534,7 +520,6 @@ def _finish(
     against: str | None,
     attrs: dict[str, Any],
 ) -> Explanation:
-    """Return a text's frame, its columns named, with the attrs."""
     said = np.eye(len(decision))
     if against is not None and len(decision) > 1:
         *_, second, first = np.argsort(decision, kind="stable").tolist()

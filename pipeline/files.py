@@ -1,4 +1,4 @@
-"""Local paths and fsspec addresses: how they are read and written."""
+"""Read and write local paths and fsspec addresses."""
 
 import contextlib
 import glob
@@ -23,7 +23,7 @@ _LOCAL = re.compile(r"file:(?=/)(//(localhost(?=/))?)?", re.IGNORECASE)
 
 
 def program() -> str:
-    """Return how the command line is called here, for messages."""
+    """Return the command that was run, for messages."""
     called = PurePath(sys.argv[0])
     if called.name == "__main__.py" and called.parent.name == "pipeline":
         return "python -m pipeline"
@@ -33,11 +33,8 @@ def program() -> str:
     return f"python {here.name}"
 
 
-# ---- where a path points
-
-
 def is_path(value: Any) -> bool:
-    """Return whether a value is a str or any kind of path object."""
+    """Return whether a value is a str or a path object."""
     return isinstance(value, str | os.PathLike) or hasattr(value, "protocol")
 
 
@@ -50,7 +47,7 @@ def where(path: str | os.PathLike) -> Path | str:
     """Return a local Path, or an fsspec address as a str."""
     if not is_path(path):
         raise TypeError(
-            f"{path!r} is a {type(path).__name__}; a path is expected, as a str or a Path."
+            f"{path!r} is a {type(path).__name__}; expected a path, as a str or a Path."
         )
     text = os.fspath(path) if isinstance(path, os.PathLike) else str(path)
     if local := _LOCAL.match(text):
@@ -60,17 +57,16 @@ def where(path: str | os.PathLike) -> Path | str:
     if lost := _LOST_SLASH.match(text):
         whole = f"{lost[1]}://{text[lost.end() :]}".replace("\\", "/")
         raise ValueError(
-            f"{text} is an address that lost a slash, as it does in a Path. Give it as a str: "
-            f"{whole!r}."
+            f"{text} is an address that lost a slash, as happens in a Path. Use a str: {whole!r}."
         )
     return Path(os.path.expanduser(text))
 
 
 def local_path(path: str | os.PathLike, kind: str, why: str) -> Path:
-    """Return a local path, and refuse an address."""
+    """Return a local path, or raise for an address."""
     place = where(path)
     if isinstance(place, str):
-        raise ValueError(f"{place} is no {kind} of this machine: {why}")
+        raise ValueError(f"{place} is not a {kind} on this machine: {why}")
     return place
 
 
@@ -81,20 +77,17 @@ def with_ending(place: Path | str, ending: str) -> Path | str:
     return place.removesuffix(PurePath(place).suffix) + ending
 
 
-# ---- stores
-
-
 def connect(address: str) -> tuple[Any, str]:
-    """Return the file system of an address, and the path in it."""
+    """Return the file system of an address and the path in it."""
     import fsspec
 
     try:
         system, inner = fsspec.core.url_to_fs(address)
-        system.invalidate_cache()  # what others wrote in the meantime is to be seen
-    except ImportError as error:  # it names the package
+        system.invalidate_cache()  # see what others wrote in the meantime
+    except ImportError as error:
         raise ImportError(f"{address} cannot be opened: {error}.") from error
     except ValueError as error:
-        raise ValueError(f"{address} is no address that fsspec knows: {error}.") from error
+        raise ValueError(f"{address} is not an address that fsspec knows: {error}.") from error
     except Exception as error:
         raise _complaint(address, "opened", error) from error
     return system, inner
@@ -102,7 +95,6 @@ def connect(address: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _opened(address: str, action: str, named: str) -> Iterator[tuple[Any, str]]:
-    """Give file system and inner path, and make errors inside name the address."""
     opened = connect(address)
     try:
         yield opened
@@ -111,7 +103,7 @@ def _opened(address: str, action: str, named: str) -> Iterator[tuple[Any, str]]:
 
 
 def reading(address: str) -> contextlib.AbstractContextManager[tuple[Any, str]]:
-    """Give the file system of an address and the path in it, for reading."""
+    """Yield file system and inner path of an address, for reading."""
     return _opened(address, "read", address)
 
 
@@ -131,11 +123,10 @@ def _complaint(address: str, action: str, error: Exception) -> OSError:
 
 
 def refuse_folder(place: Path | str, example: str) -> None:
-    """Refuse a place that no file can be written to."""
+    """Raise if no file can be written to a place."""
     if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
         raise StorageError(
-            f"{place} can be read, but not written. Name a file, or an address in a store such as "
-            "s3://."
+            f"{place} is read-only. Name a file, or an address in a store such as s3://."
         )
     if _is_folder(place):
         within = place / example if isinstance(place, Path) else f"{place.rstrip('/')}/{example}"
@@ -145,7 +136,7 @@ def refuse_folder(place: Path | str, example: str) -> None:
 def _is_folder(place: Path | str) -> bool:
     if isinstance(place, Path):
         return place.is_dir()
-    # one may write without a right to list
+    # writing may be allowed where listing is not
     with contextlib.suppress(PermissionError), _writing(place, place) as (system, inner):
         return _is_root(place, inner) or bool(system.isdir(inner))
     return False
@@ -157,22 +148,19 @@ def _is_root(address: str, inner: str) -> bool:
 
 
 def check_writable(place: Path | str) -> None:
-    """Refuse an address that cannot be written, by writing a probe."""
+    """Raise if an address cannot be written, by writing a probe."""
     if isinstance(place, Path):
         return
     with _writing(place, place) as (system, inner):
         probe = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
         system.pipe_file(probe, b"")
-    with contextlib.suppress(Exception):  # one may write without a right to remove
+    with contextlib.suppress(Exception):  # writing may be allowed where removing is not
         system.rm_file(probe)
-
-
-# ---- reading
 
 
 @contextlib.contextmanager
 def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
-    """Give the local file, or a temporary copy of an address."""
+    """Yield the local file, or a temporary copy of an address."""
     if isinstance(place, Path):
         yield place
         return
@@ -196,7 +184,7 @@ def _copy(address: str, path: Path) -> None:
             try:
                 system.get_file(inner, str(path))
             except FileNotFoundError:
-                path.unlink(missing_ok=True)  # a store may have begun to write
+                path.unlink(missing_ok=True)
                 is_folder = system.isdir(inner)
         if is_folder:
             path.mkdir(exist_ok=True)
@@ -211,7 +199,7 @@ def open_binary(path: str) -> BinaryIO:
 
 
 def file_size(path: str) -> int:
-    """Return the bytes of a file."""
+    """Return the size of a file in bytes."""
     if not is_address(path):
         return os.path.getsize(path)
     with reading(path) as (system, inner):
@@ -219,7 +207,7 @@ def file_size(path: str) -> int:
 
 
 def file_moment(path: str) -> list[str]:
-    """Return what changes when a file is replaced, cheaply."""
+    """Return values that change when a file is replaced, without reading it."""
     if not is_address(path):
         stat = os.stat(path)
         return [str(stat.st_size), str(stat.st_mtime_ns)]
@@ -245,14 +233,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---- writing
-
-
 @contextlib.contextmanager
 def temporary_for(place: Path | str, *, tidy: bool = True) -> Iterator[Path]:
-    """Give a new empty local file that `put` can move to a place.
+    """Yield a new empty file that `put` moves into place.
 
-    With `tidy` those that killed writers of the same place left behind are removed before.
+    With `tidy`, leftovers of killed writers of the same place are removed first.
     """
     with contextlib.ExitStack() as stack:
         if isinstance(place, Path):
@@ -270,7 +255,7 @@ def temporary_for(place: Path | str, *, tidy: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(place: Path | str, temporary: Path | None = None) -> Iterator[None]:
-    """Name a place in errors of the system that name no file, as of a full disk, or a temporary."""
+    """Name the place in system errors that do not."""
     try:
         yield
     except OSError as error:
@@ -280,21 +265,20 @@ def naming(place: Path | str, temporary: Path | None = None) -> Iterator[None]:
 
 
 def _claimed(place: Path, stack: contextlib.ExitStack) -> Path:
-    """Make a file beside a place, and hold a lock on it for as long as it is written."""
+    """Make a file beside a place, locked while it is written."""
     while True:
         temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-        with naming(place, temporary):  # mkstemp would not give the rights of any new file
+        with naming(place, temporary):  # mkstemp would not set the usual permissions
             handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        if os.name == "nt":  # which renames no open file
+        if os.name == "nt":  # cannot rename open files
             os.close(handle)
             return temporary
         stack.callback(os.close, handle)
         if lock(handle) is not False and os.fstat(handle).st_nlink:
-            return temporary  # else another process took it for abandoned in between
+            return temporary  # otherwise another process removed it as abandoned
 
 
 def _remove_abandoned(place: Path) -> None:
-    """Remove the temporary files of a place that no living process writes."""
     for left in place.parent.glob(f".{glob.escape(place.name)}.*.tmp"):
         with contextlib.suppress(OSError), left.open("r+b") as file:
             if os.name != "nt" and lock(file.fileno()):
@@ -302,7 +286,7 @@ def _remove_abandoned(place: Path) -> None:
 
 
 def lock(handle: int) -> bool | None:
-    """Try to lock an open file: False if another has it, None if the file system has no locks."""
+    """Try to lock an open file: False if taken, None if unsupported."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -351,8 +335,8 @@ def remove(place: Path | str) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+    """Wait until a file or folder is on disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -25,86 +25,83 @@ from pipeline.vectorizer import DEFAULT_MODEL
 
 
 class FineTunedBertClassifier(ClassifierMixin, SavedModel):
-    """Classify texts by a BERT that is trained on the labels.
+    """Classify texts with a BERT that is trained on the labels.
 
-    Where `BertVectorizer` asks a frozen model what it knows already, this changes the model: slower
-    to fit by orders of magnitude, one model per task, and better where there are a few thousand
-    labels or more. It is an ordinary classifier: raw texts and labels go in. Training is Hugging
-    Face's Trainer; prediction needs neither it nor accelerate.
+    `BertVectorizer` uses a frozen model; this classifier trains it. Fitting is slower by orders of
+    magnitude and gives one model per task, and pays off from a few thousand labels on. It is an
+    ordinary classifier of raw texts. Training uses Hugging Face's Trainer; prediction needs neither
+    it nor accelerate.
 
     Parameters
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
-        What to begin with: a folder or a hub id, as for `BertVectorizer`.
+        Model to start from: a folder or a hub id, as in `BertVectorizer`.
 
     revision : str or None, default=None
         Branch, tag or commit on the hub. A commit pins the model.
 
     pooling : {"cls", "mean", "max"}, default="mean"
-        What the head sees of a text: the last hidden state of [CLS], as Devlin et al. [1]_ have it,
-        or the mean or maximum over all tokens. The default model was made for the mean.
+        Input of the head: the last hidden state of [CLS], as in Devlin et al. [1]_, or the mean or
+        maximum over all tokens. The default model was made for the mean.
 
     head_only : bool, default=False
-        Train the head alone, and leave the encoder as it is.
+        Train only the head, and keep the encoder unchanged.
 
     unfrozen_layers : int or None, default=None
-        How many encoder layers are trained, counted from the top; those below and the embeddings
-        stay as they are, which is faster and takes less memory. None trains everything.
+        Number of encoder layers to train, counted from the top. The others and the embeddings stay
+        unchanged, which is faster and takes less memory. None trains everything.
 
     epochs : int, default=3
-        Passes over the texts; with ``early_stopping`` the most there can be.
+        Passes over the texts; with ``early_stopping`` the maximum.
 
     learning_rate : float, default=1e-4
         Highest learning rate of the encoder's AdamW. [1]_ recommends 2e-5 to 5e-5 for models of 12
-        layers and more; the small default model wants more.
+        layers and more; the small default model needs more.
 
     head_learning_rate : float, default=1e-3
-        That of the head, which begins with nothing.
+        Learning rate of the head, which starts from random weights.
 
     batch_size : int, default=32
         Texts per step.
 
     warmup_ratio : float, default=0.1
-        Share of all steps in which the learning rates rise from 0; after it they fall linearly to
-        0.
+        Share of all steps in which the learning rates rise from 0; then they fall linearly to 0.
 
     weight_decay : float, default=0.01
-        Of all matrices; not of biases and LayerNorms.
+        For all matrices, but not for biases and LayerNorms.
 
     dropout : float, default=0.1
-        Share of the pooled vector that is left out in training.
+        Share of the pooled vector that is dropped in training.
 
     max_length : int or None, default=128
-        Most tokens per text, [CLS] and [SEP] included. None is the model's own limit, 512 for BERT.
+        Most tokens per text, with [CLS] and [SEP]. None is the model's own limit, 512 for BERT.
         Time and memory of training grow with it.
 
     truncation : {"head", "tail", "head_tail", "error"}, default="head"
-        What is kept of longer texts: their start; their end; a quarter from the start and the rest
-        from the end, which [2]_ found best; or an error. What is cut is counted in
+        What to keep of longer texts: the start; the end; a quarter from the start and the rest from
+        the end, which [2]_ found best; or raise an error. Truncation is counted in
         ``truncation_report_`` and in one `TruncationWarning` per call.
 
     class_weight : dict, "balanced" or None, default=None
-        What the loss of a text is multiplied by, by its class; ``"balanced"`` is
-        ``n_texts / (n_classes * np.bincount(y))``.
+        Factors of the loss by class; ``"balanced"`` is ``n_texts / (n_classes * np.bincount(y))``.
 
     early_stopping : bool, default=False
-        Set some texts aside, stop when the accuracy on them rises no more, and keep the weights of
-        the best epoch.
+        Hold out some texts, stop when their accuracy no longer rises, and keep the weights of the
+        best epoch.
 
     validation_fraction : float, default=0.1
-        Share of the texts set aside, of every class alike. Only used with ``early_stopping``.
+        Share of the texts held out, stratified by class. Only used with ``early_stopping``.
 
     patience : int, default=2
-        Epochs without a better accuracy, or an equal one with a smaller loss, before it stops. Only
-        used with ``early_stopping``.
+        Epochs to wait for a better accuracy, or an equal one with a smaller loss. Only used with
+        ``early_stopping``.
 
     random_state : int, RandomState instance or None, default=None
-        Decides the head's first weights, dropout, the order of the texts and what is set aside.
-        With an int, `fit` gives the same bits each time on a CPU, with the same number of threads.
+        Sets the head's initial weights, dropout, the order of the texts and the held-out ones. With
+        an int, `fit` gives the same bits each time on a CPU with the same number of threads.
 
     device : str, default="auto"
-        ``"cpu"``, ``"cuda"``, ``"mps"``; ``"auto"`` takes CUDA where there is one, else MPS, else
-        the CPU.
+        ``"cpu"``, ``"cuda"`` or ``"mps"``; ``"auto"`` prefers CUDA, then MPS, then the CPU.
 
     local_files_only : bool, default=False
         Never ask the hub.
@@ -118,35 +115,35 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         The labels, sorted.
 
     n_features_in_ : int
-        Columns of text seen during fit: 1.
+        Number of text columns seen during fit: 1.
 
     feature_names_in_ : ndarray of shape (1,)
-        Its name, where X was a DataFrame.
+        Name of the column, if X was a DataFrame.
 
     history_ : list of dict
         One per epoch: ``epoch``, ``loss`` (mean over the training texts, with dropout), and with
-        ``early_stopping`` ``val_loss`` and ``val_accuracy``. ``pd.DataFrame(model.history_)`` is a
-        table.
+        ``early_stopping`` ``val_loss`` and ``val_accuracy``. Make a table with
+        ``pd.DataFrame(model.history_)``.
 
     n_epochs_ : int
-        Epochs trained.
+        Number of epochs trained.
 
     best_epoch_ : int
-        The epoch whose weights these are; the last one without ``early_stopping``.
+        The epoch of these weights; the last one without ``early_stopping``.
 
     n_layers_, hidden_size_, max_length_ : int
-        Of the model: encoder layers, width, most tokens per text.
+        Encoder layers, width and most tokens per text of the model.
 
     source_ : dict
-        Where the pre-trained model came from: ``model``, ``kind``, ``revision`` and the ``sha256``
-        of its files.
+        Origin of the pre-trained model: ``model``, ``kind``, ``revision`` and the ``sha256`` of its
+        files.
 
     truncation_report_ : dict
-        Of the texts seen during fit, as in `BertVectorizer`.
+        For the texts seen during fit, as in `BertVectorizer`.
 
     See Also
     --------
-    pipeline.make_sentiment_pipeline : The same model frozen; the one to try first.
+    pipeline.make_sentiment_pipeline : The frozen model, to be tried first.
 
     References
     ----------
@@ -240,8 +237,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         self.local_files_only = local_files_only
         self.progress = progress
 
-    # ---- fit and predict
-
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any) -> Self:
         """Train the model on texts and their labels.
@@ -257,17 +252,17 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         Returns
         -------
         FineTunedBertClassifier
-            Itself.
+            The fitted classifier.
 
         Raises
         ------
         TypeError, ValueError
-            For wrong parameters, texts or labels, before anything is loaded; and where training
+            For invalid parameters, texts or labels, before anything is loaded; and if training
             diverges.
         CheckpointError
-            Where the model cannot be found or loaded.
+            If the model cannot be found or loaded.
         ImportError
-            Where accelerate is not installed.
+            If accelerate is not installed.
         """
         texts = check_X(self, X, reset=True)
         classes, codes = self._check_y(y, len(texts))
@@ -281,7 +276,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         plan = bert.plan(texts)
         report = plan.truncation_report()
         self._warn_of(plan, report, bert.max_length)
-        # one sequence per text: no windows here
         ids = [plan.tokenized.input_ids[row] for row in plan.row_of]
         trained = train(
             bert.checkpoint,
@@ -319,20 +313,20 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`; zero texts give zero rows.
+            As in `fit`; zero texts give zero rows.
 
         Returns
         -------
         ndarray of shape (n_texts, n_classes), float64
-            In the order of the texts and of ``classes_``; rows sum to 1. What stands beside a text
-            changes its row by no more than 1e-5.
+            In the order of the texts and of ``classes_``; rows sum to 1. Other texts in the same
+            call change a row by no more than 1e-5.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         CheckpointError
-            Where the weights in the file that this came from are damaged.
+            If the weights in the saved file are damaged.
         """
         return self.predict_both(X)[1]
 
@@ -342,22 +336,22 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
 
         Returns
         -------
         ndarray of shape (n_texts,)
-            Of ``classes_``.
+            Values of ``classes_``.
         """
         return self.predict_both(X)[0]
 
     def predict_both(self, X: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `predict` and `predict_proba` say, at the price of one.
+        """Return the results of `predict` and `predict_proba` in one pass.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
 
         Returns
         -------
@@ -373,17 +367,14 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         bert = self._bert()
         plan = bert.plan(check_X(self, X, reset=False))
         self._warn_of(plan, plan.truncation_report(), self.max_length_, at_least=FEW)
-        # the encoder may come from another object of the same name; the head is read here
+        # another object of the same name may own the encoder; the head is read here
         checkpoint = self._get_checkpoint()
         checkpoint.verify()
         weight, bias = read_head(checkpoint, len(self.classes_), self.hidden_size_)
         vectors = bert.embed(plan)[:, 0, 0].astype(np.float64)  # (n_texts, hidden_size)
         return np.asarray(vectors @ weight.T + bias)
 
-    # ---- the parts
-
     def _check_y(self, y: Any, n_texts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the classes and the class number of each text."""
         if n_texts == 0:
             raise ValueError(
                 "Found array with 0 sample(s) (shape=(0, 1)) while a minimum of 1 is required: X "
@@ -391,13 +382,13 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
             )
         if self.head_only and self.unfrozen_layers is not None:
             raise ValueError(
-                f"head_only=True trains no layer, and unfrozen_layers={self.unfrozen_layers} asks "
-                "for some; leave one out."
+                f"head_only=True trains no layer, but unfrozen_layers={self.unfrozen_layers}; "
+                "leave one of them out."
             )
         return class_numbers(y, n_texts)
 
     def _find_model(self) -> FrozenBert:
-        choose_device(self.device)  # a wrong device is told before anything is loaded
+        choose_device(self.device)
         checkpoint = resolve(
             str(self.model), revision=self.revision, local_files_only=self.local_files_only
         )
@@ -414,17 +405,16 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         if self.unfrozen_layers is not None and self.unfrozen_layers > bert.n_layers:
             raise ValueError(
                 f"unfrozen_layers={self.unfrozen_layers}, but {str(self.model)!r} has "
-                f"{bert.n_layers} layers; allowed are 1 to {bert.n_layers}, or None for everything."
+                f"{bert.n_layers} layers; allowed are 1 to {bert.n_layers}, or None for all."
             )
         return bert
 
     def _bert(self) -> FrozenBert:
-        """Return the fine-tuned model, on the device of this machine."""
         device, dtype = self._asked()
         if device != self.device:
             warnings.warn(
                 f"Fitted with device={self.device!r}, which this machine does not have; running "
-                "with 'auto'. set_params(device='auto') makes it so for good.",
+                "with 'auto'. Use set_params(device='auto') to make this permanent.",
                 stacklevel=4,
             )
         layers = (self.n_layers_,)
@@ -444,8 +434,6 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         rows, name = plan.row_of, str(self.model)
         warn_unknown(texts, unknown[rows], n_tokens[rows], name, at_least=at_least)
 
-    # ---- scikit-learn's hooks
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
@@ -453,13 +441,12 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
 
 
 def _training() -> tuple[Any, Any, Any]:
-    """Import what only `fit` needs."""
     try:
-        import accelerate  # noqa: F401 - the Trainer wants it, and says so at length
+        import accelerate  # noqa: F401 - needed by the Trainer, whose own error is long
     except ImportError as error:
         raise ImportError(
             "Fine-tuning needs accelerate: pip install '.[finetune]' in a checkout, or pip install "
-            "accelerate. Prediction does not."
+            "accelerate. Prediction does not need it."
         ) from error
     from pipeline.bert.training import Examples, Recipe, train
 

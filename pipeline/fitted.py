@@ -1,4 +1,4 @@
-"""What fitted models share: where they run, their weights, and what is saved of them."""
+"""State shared by fitted models: device, weights, and what is saved."""
 
 import os
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from pipeline.saved.manifest import installed_versions, refuse_newer_state
 
 
 class SavedModel(BaseEstimator):
-    """An estimator that carries the checkpoint that it was fitted with."""
+    """An estimator that carries the checkpoint it was fitted with."""
 
     model: Any
     device: str
@@ -23,50 +23,49 @@ class SavedModel(BaseEstimator):
     source_: dict[str, Any]
     _checkpoint: Checkpoint | None
     _made_with: dict[str, Any] | None
-    _state_version: ClassVar[int] = 1  # raised when older programs could not read the state
+    _state_version: ClassVar[int] = 1  # raise it when older programs cannot read the state
 
     @property
     def made_with(self) -> dict[str, str] | None:
-        """The versions that a loaded model was fitted with, or None."""
+        """Library versions that a loaded model was fitted with, or None."""
         return self.__dict__.get("_made_with")
 
     def runs_on(self) -> tuple[str, str]:
-        """Return the device and the precision that this runs in on this machine.
+        """Return the device and precision in use on this machine.
 
         Returns
         -------
         device, dtype : str
-            Such as ``"cuda:0"`` and ``"float32"``.
+            For example ``"cuda:0"`` and ``"float32"``.
         """
         device, dtype = choose_device(*self._asked())
         return str(device), str(dtype).removeprefix("torch.")
 
     def verify_weights(self) -> str:
-        """Compare the bytes of the weights with their hash.
+        """Check the weights against their hash.
 
         Returns
         -------
         str
-            The sha256 of the weights that are here.
+            The sha256 of the weights.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         CheckpointError
-            Where the model cannot be found, or is another one.
+            If the model cannot be found or differs.
         """
         check_is_fitted(self)
         return self._get_checkpoint().verify()
 
     def _asked(self) -> tuple[str, DType]:
-        """Return device and dtype, or "auto" where a loaded model cannot have them here."""
+        """Return device and dtype, or "auto" if not available here."""
         if self.made_with is None:
             return self.device, self.dtype
         return device_here(self.device, self.dtype)
 
     def _get_checkpoint(self) -> Checkpoint:
-        """Return the model, found again and compared by hash if needed."""
         if self._checkpoint is not None:
             return self._checkpoint
         found = resolve(
@@ -79,14 +78,13 @@ class SavedModel(BaseEstimator):
         if differing := [name for name, sha in hashes.items() if of_found.get(name) != sha]:
             raise CheckpointError(
                 f"This vectorizer was fitted with another {self.model!r} than the one found now "
-                f"({found.source['kind']}): {', '.join(differing)} differ in sha256. Its features "
-                "would be wrong. Restore the original files, or fit again."
+                f"({found.source['kind']}): {', '.join(differing)} differ in sha256, so its "
+                "features would be wrong. Restore the original files, or fit again."
             )
         self._checkpoint = found
         return found
 
     def _carried(self) -> Checkpoint | None:
-        """Return the checkpoint that goes into the saved file."""
         return self._get_checkpoint()
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -98,7 +96,7 @@ class SavedModel(BaseEstimator):
         for name in ("_skl_callbacks", "_checkpoint", "_to_save", "_search", "_sentence"):
             state.pop(name, None)
         if self.__sklearn_is_fitted__():
-            # a Path is another class on every system, and on no allow-list
+            # the class of a Path differs by system, and is on no allow-list
             if isinstance(self.model, str | os.PathLike):
                 state["model"] = str(self.model)
             made_with = self._made_with or installed_versions()

@@ -1,21 +1,21 @@
-"""Locks that survive a fork: no child waits for a thread of its parent."""
+"""Locks that are always free in a forked child."""
 
 import os
 import threading
 import weakref
 from typing import Self
 
-# A handler cannot be unregistered: one set per process serves every lock that is still alive.
-_registering = threading.Lock()  # iterating a WeakSet that grows would raise
+# Handlers cannot be unregistered, so one set per process serves all living locks.
+_registering = threading.Lock()  # iterating a growing WeakSet would raise
 _locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
 _gates: "weakref.WeakSet[ForkGate]" = weakref.WeakSet()
 _closed: "list[ForkGate]" = []  # during a fork
 
 
 class ForkSafeLock:
-    """A lock that a forked child always finds free."""
+    """A lock that is always free in a forked child."""
 
-    # What it guards must be usable after any single step of a change: a child may inherit it then.
+    # What it guards must be valid after every step of a change: a child may inherit it there.
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,9 +31,9 @@ class ForkSafeLock:
 
 
 class ForkGate:
-    """A gate for any number of threads that holds forks back until all left."""
+    """A gate for threads that delays forks until all have left."""
 
-    # A thread that forks from the inside does not wait for itself.
+    # A thread that forks inside does not wait for itself.
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -48,7 +48,7 @@ class ForkGate:
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            # not in a child that was forked from the inside
+            # not in a child that was forked inside
             if threading.get_ident() in self._inside:
                 self._inside.remove(threading.get_ident())
             self._changed.notify_all()
@@ -66,14 +66,14 @@ class ForkGate:
 
 def _before_fork() -> None:
     with _registering:
-        gates = sorted(_gates, key=id)  # one order for all threads that fork
+        gates = sorted(_gates, key=id)  # the same order in all forking threads
     for gate in gates:
         gate.close()
     _closed[:] = gates
 
 
 def _after_in_parent() -> None:
-    while _closed:  # emptied before the last gate opens, when another thread may fork
+    while _closed:  # empty before the last gate opens and another thread may fork
         _closed.pop().open()
 
 

@@ -9,8 +9,8 @@ from scipy.special import log_softmax, softmax
 
 from pipeline.texts import class_numbers, labels_of_texts
 
-# Chosen on 1,500 texts of SST-2 train, scored on its dev split and by folds over both; from 0.3 to
-# 3 the scores are ties.
+# Chosen on 1,500 texts of SST-2 train, scored on its dev split and by cross-validation on both;
+# scores from 0.3 to 3 are ties.
 DEFAULT_C = 1.0
 _MAX_ITER = 500
 _CHUNK = 512
@@ -26,7 +26,7 @@ class LayerMix:
 
 
 def learn_layer_mix(vectors: np.ndarray, y: Any, *, C: float = DEFAULT_C) -> LayerMix:
-    """Learn layer weights and scale from vectors, (n_texts, n_poolings, n_layers, hidden_size)."""
+    """Learn layer weights and scale from (n_texts, n_poolings, n_layers, hidden_size)."""
     if not C > 0:
         raise ValueError(f"C={C!r}; allowed are numbers above 0, and the default is {DEFAULT_C}.")
     objective = MixObjective.of(vectors, class_codes(y, len(vectors)), C)
@@ -57,7 +57,7 @@ def apply_layer_mix(vectors: np.ndarray, mix: LayerMix) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class MixObjective:
-    """The function that `learn_layer_mix` minimises, and its gradient."""
+    """The function that `learn_layer_mix` minimises, with its gradient."""
 
     rows: np.ndarray
     means: np.ndarray
@@ -70,29 +70,29 @@ class MixObjective:
 
     @classmethod
     def of(cls, vectors: np.ndarray, codes: np.ndarray, C: float) -> Self:
-        """Make the objective of vectors and class codes, (n_texts,)."""
+        """Make the objective from vectors and class codes, (n_texts,)."""
         n_texts, n_poolings, n_layers, hidden_size = vectors.shape
         rows = vectors.reshape(n_texts, n_poolings * n_layers * hidden_size)
         means = rows.mean(axis=0, dtype=np.float64)
         if not np.isfinite(means).all():
             row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
             raise ValueError(
-                f"The vectors of text {row} are not finite, so no layer weights can be learnt from "
-                "them. Half precision overflows on some models: use dtype='float32'; if it is, "
-                "the weights are damaged."
+                f"The vectors of text {row} are not finite, so layer weights cannot be learned "
+                "from them. Half precision overflows with some models: use dtype='float32'. If it "
+                "is float32 already, the weights are damaged."
             )
         products = np.zeros((n_layers, n_layers))
-        for start in range(0, n_texts, _CHUNK):  # in float64, but never all at once
+        for start in range(0, n_texts, _CHUNK):  # float64, but never all at once
             centred = (rows[start : start + _CHUNK] - means).reshape(
                 -1, n_poolings, n_layers, hidden_size
             )
             by_layer = centred.transpose(2, 0, 1, 3).reshape(n_layers, -1)
             products += by_layer @ by_layer.T / n_texts
         unit = float(np.sqrt(products.trace() / n_layers))
-        # the texts do not differ: features of zero, nothing to learn
+        # all texts are equal: features of zero, nothing to learn
         if unit <= _TINY * np.sqrt(means @ means / n_layers):
             unit, products = np.inf, np.ones((n_layers, n_layers))
-        else:  # a little on the diagonal, for layers that cancel each other
+        else:  # a small diagonal, for layers that cancel each other
             products = products / unit**2 + _TINY * np.eye(n_layers)
         n_classes = int(codes.max()) + 1
         contrast = np.array([[-0.5, 0.5]]) if n_classes == 2 else np.eye(n_classes)
@@ -120,15 +120,13 @@ class MixObjective:
         weights = softmax(layer_logits)
         factors = weights * np.exp(log_scale) / self.unit  # (n_layers,)
         penalty = 1 / (self.C * n_texts)
-        shares = weights * (
-            self.products @ weights
-        )  # of the layers in the squared length, before the scale
+        shares = weights * (self.products @ weights)
         log_length = log_scale[0] + np.log(shares.sum()) / 2
 
         coefficients = np.einsum("l,phc->plhc", factors, head).reshape(-1, n_logits)
         logits = self.rows @ coefficients.astype(self.rows.dtype) + (
             bias - self.means @ coefficients
-        )  # (n_texts, n_logits)
+        )
         log_likelihood = log_softmax(logits @ self.contrast, axis=1)  # (n_texts, n_classes)
         value = (
             -log_likelihood[np.arange(n_texts), self.codes].mean()
@@ -160,11 +158,11 @@ def class_codes(y: Any, n_texts: int) -> np.ndarray:
     """Return class codes 0, 1, ..., (n_texts,)."""
     if y is None:
         raise ValueError(
-            "combine='learned' needs labels y to learn the layer weights from, and got none. Pass "
-            "them, as in fit(X, y), or use combine='mean' or 'concat', which need none."
+            "combine='learned' needs labels y to learn the layer weights from. Pass them, as in "
+            "fit(X, y), or use combine='mean' or 'concat'."
         )
     try:
-        return class_numbers(labels_of_texts(y, n_texts), n_texts, warn=False)[1]  # has warned
+        return class_numbers(labels_of_texts(y, n_texts), n_texts, warn=False)[1]
     except ValueError as error:
         raise ValueError(
             f"{error} combine='learned' needs class labels; for other targets use combine='mean' "

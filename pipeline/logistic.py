@@ -1,4 +1,4 @@
-"""LogisticRegressions that choose their own C, or weigh several classifiers as wholes."""
+"""LogisticRegressions that choose C, or that weight whole classifiers."""
 
 import warnings
 from numbers import Integral
@@ -21,27 +21,27 @@ from pipeline.texts import check_target
 DEFAULT_C = 0.1
 Model = TypeVar("Model", bound=LogisticRegression)
 CS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-# L-BFGS stops so early in float32 that a rounding of the features by 2e-6 moves probabilities by
-# up to 0.01; Newton's method ends 100 times nearer to the optimum, and hardly later
+# In float32, L-BFGS stops so early that rounding the features by 2e-6 moves probabilities by up to
+# 0.01. Newton's method ends 100 times closer to the optimum in about the same time.
 SOLVER = {"solver": "newton-cg", "tol": 1e-5}
-_DIRECTIONS = 256  # on so many the best C is nearly that of all features, in a tenth of the time
-_GAIN = 0.05  # of the log loss: on fewer directions, smaller differences say nothing
+_DIRECTIONS = 256  # enough to find nearly the best C of all features, in a tenth of the time
+_GAIN = 0.05  # of the log loss; smaller differences on few directions are noise
 _SEARCH = {"l1_ratios": (0.0,), "use_legacy_attributes": False, "scoring": "neg_log_loss"}
 
 
 class TunedLogisticRegression(LogisticRegression):
     """LogisticRegression with a C chosen by cross-validation.
 
-    C is 0.1, unless the log loss of another candidate is lower by 5 % or more. This is what
-    ``LogisticRegressionCV`` does, in bounded time: the candidates are scored on the leading 256
-    directions of the features (`TruncatedSVD`), and the classifier is fitted once to all features.
-    Equal rows stay in one fold, a class that is not in the training part of a fold is not scored
-    there, and the log loss is weighted as the fit is.
+    C is 0.1 unless another candidate lowers the log loss by 5 % or more. The result is that of
+    ``LogisticRegressionCV`` in bounded time: candidates are scored on the leading 256 directions of
+    the features (`TruncatedSVD`), and the classifier is fitted once, to all features. Equal rows
+    stay in one fold, a class is not scored in folds whose training part lacks it, and the log loss
+    is weighted like the fit.
 
     Parameters
     ----------
     Cs : sequence of float, default=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
-        The candidates.
+        The candidates. One alone is taken without a search.
     cv : int, splitter or iterable of (train, test), default=3
         The folds. A number means stratified and shuffled.
     class_weight : "balanced" or dict, optional
@@ -56,15 +56,15 @@ class TunedLogisticRegression(LogisticRegression):
     C_ : float
         The chosen C.
     scores_ : ndarray of shape (n_folds, n_Cs)
-        Negative log loss of each candidate in each fold, in the order of ``Cs``; None where too
-        few texts left nothing to choose by.
+        Negative log loss per fold and candidate, in the order of ``Cs``; None without a search, for
+        example with too few texts.
     classes_, coef_, intercept_, n_iter_, n_features_in_, feature_names_in_
         As in LogisticRegression.
 
     Warns
     -----
     UserWarning
-        If fewer than two classes have two texts: C is 0.1 then.
+        If fewer than two classes have two texts; C is then 0.1.
 
     Examples
     --------
@@ -74,7 +74,7 @@ class TunedLogisticRegression(LogisticRegression):
     10.0
     """
 
-    solver = SOLVER["solver"]  # LogisticRegression asks for it
+    solver = SOLVER["solver"]  # read by LogisticRegression
 
     def __init__(
         self,
@@ -85,7 +85,6 @@ class TunedLogisticRegression(LogisticRegression):
         max_iter: int = 2000,
         random_state: int | None = 0,
     ) -> None:
-        # not LogisticRegression's own, whose C and others have no meaning here
         self.Cs = Cs
         self.cv = cv
         self.class_weight = class_weight
@@ -93,7 +92,7 @@ class TunedLogisticRegression(LogisticRegression):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Choose C, and fit.
+        """Choose C and fit.
 
         Parameters
         ----------
@@ -107,16 +106,17 @@ class TunedLogisticRegression(LogisticRegression):
         Returns
         -------
         TunedLogisticRegression
-            Itself.
+            The fitted classifier.
         """
         head = LogisticRegression(
             class_weight=self.class_weight, max_iter=self.max_iter, warm_start=True, **SOLVER
         )
-        self.scores_, head.C = None, DEFAULT_C
+        self.scores_, head.C = None, DEFAULT_C if len(self.Cs) > 1 else float(self.Cs[0])
         rows, labels = check_X_y(X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_target(labels)
         classes, codes, weights = _weighed(labels, self.class_weight, sample_weight)
-        folds = self._folds(rows, codes, weights) if len(classes) > 1 else []
+        several = min(len(classes), len(self.Cs)) > 1
+        folds = self._folds(rows, codes, weights) if several else []
         if folds:
             search, head.coef_ = self._search(rows, labels, weights, folds)
             self.scores_, head.intercept_ = search.scores_[:, 0], search.intercept_
@@ -130,7 +130,7 @@ class TunedLogisticRegression(LogisticRegression):
     def _folds(
         self, X: Any, codes: np.ndarray, weights: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return training and scored rows of each fold; none if nothing can be chosen."""
+        """Return training and scored rows of each fold, if any."""
         cv, groups = self.cv, None
         if isinstance(cv, Integral):
             groups = _equal_rows(X)
@@ -139,7 +139,7 @@ class TunedLogisticRegression(LogisticRegression):
             if most < 2:
                 return self._warn_of_few()
             cv = kind(min(int(cv), most), shuffle=True, random_state=self.random_state)
-        with warnings.catch_warnings():  # of rare classes, which are not scored where not known
+        with warnings.catch_warnings():  # rare classes are scored only where they are known
             warnings.filterwarnings("ignore", "The least populated class")
             splits = list(check_cv(cv, codes, classifier=True).split(codes, codes, groups))
         heavy = weights > 0
@@ -154,8 +154,8 @@ class TunedLogisticRegression(LogisticRegression):
 
     def _warn_of_few(self) -> list[Any]:
         warnings.warn(
-            "C is chosen by cross-validation, which needs two classes of two texts at least; "
-            f"C={DEFAULT_C} is taken. Give more texts, or a number for C.",
+            "Choosing C by cross-validation needs at least two classes of two texts each; "
+            f"using C={DEFAULT_C}. Give more texts, or a number for C.",
             UserWarning,
             stacklevel=4,
         )
@@ -164,22 +164,21 @@ class TunedLogisticRegression(LogisticRegression):
     def _search(
         self, X: Any, y: np.ndarray, weights: np.ndarray, folds: list[Any]
     ) -> tuple[LogisticRegressionCV, np.ndarray]:
-        """Return the search, fitted to the leading directions, and its coef_ for all features."""
+        """Return the search, and its coef_ for all features."""
         search = LogisticRegressionCV(Cs=self.Cs, cv=folds, max_iter=self.max_iter, **_SEARCH)
         svd = TruncatedSVD(_DIRECTIONS, random_state=self.random_state)
         few = min(X.shape) <= _DIRECTIONS
-        with config_context(enable_metadata_routing=False):  # the weights are for the score too
+        with config_context(enable_metadata_routing=False):  # so that weights reach the score
             search.fit(X if few else svd.fit_transform(X), y, weights)
         return search, search.coef_ if few else search.coef_ @ svd.components_
 
 
 class TiedLogisticRegression(LogisticRegression):
-    """LogisticRegression on the decisions of several classifiers, with one weight for each.
+    """LogisticRegression on decisions of several classifiers, with one weight for each.
 
-    The last step of a stack. With k classes a plain LogisticRegression would weigh each of the
-    decisions for each class, k times k weights per classifier, and learn noise from a few texts per
-    class. Here the decision for a class is the weighted sum of the classifiers' decisions for that
-    class. For two classes both are the same.
+    The last step of a stack. With k classes, a plain LogisticRegression has k times k weights per
+    classifier and learns noise from a few texts per class. Here the decision for a class is the
+    weighted sum of the classifiers' decisions for that class. For two classes both are the same.
 
     Parameters
     ----------
@@ -205,10 +204,9 @@ class TiedLogisticRegression(LogisticRegression):
     (3, 6)
     """
 
-    solver = SOLVER["solver"]  # LogisticRegression asks for it
+    solver = SOLVER["solver"]  # read by LogisticRegression
 
     def __init__(self, *, C: float = 1.0, class_weight: Any = None, max_iter: int = 2000) -> None:
-        # not LogisticRegression's own, most of whose parameters have no meaning here
         self.C = C
         self.class_weight = class_weight
         self.max_iter = max_iter
@@ -219,7 +217,7 @@ class TiedLogisticRegression(LogisticRegression):
         Parameters
         ----------
         X : array-like of shape (n_rows, n_classifiers * n_classes)
-            Decisions, classifier by classifier; of two classes one column each.
+            Decisions, classifier by classifier, with one column each for two classes.
         y : array-like of shape (n_rows,)
             Labels.
         sample_weight : array-like of shape (n_rows,), optional
@@ -228,7 +226,7 @@ class TiedLogisticRegression(LogisticRegression):
         Returns
         -------
         TiedLogisticRegression
-            Itself.
+            The fitted classifier.
         """
         decisions, labels = check_X_y(X, y, dtype=np.float64)
         check_target(labels)
@@ -263,7 +261,7 @@ class TiedLogisticRegression(LogisticRegression):
 def _weighed(
     labels: np.ndarray, class_weight: Any, sample_weight: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return classes, the class of each row, and each row's weight by itself and its class."""
+    """Return classes, the class of each row, and each row's total weight."""
     classes, codes = np.unique(labels, return_inverse=True)
     weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
     of_classes = compute_class_weight(
@@ -273,7 +271,6 @@ def _weighed(
 
 
 def _take_over(model: Model, fitted: LogisticRegression) -> Model:
-    """Give a model what a LogisticRegression learned."""
     for name in ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_",
                  "feature_names_in_"):  # fmt: skip
         if hasattr(fitted, name):
@@ -282,7 +279,7 @@ def _take_over(model: Model, fitted: LogisticRegression) -> Model:
 
 
 def _equal_rows(X: Any) -> np.ndarray | None:
-    """Return a number for each row, equal for equal rows, (n_rows,); None if all differ."""
+    """Give equal rows the same number, or return None if all differ."""
     known: dict[Any, int] = {}
     rows = (row.tobytes() for row in X) if isinstance(X, np.ndarray) else range(X.shape[0])
     numbers = np.array([known.setdefault(row, len(known)) for row in rows])

@@ -1,4 +1,4 @@
-"""Where the n-grams of scikit-learn's text vectorizers stand in a text."""
+"""Positions of n-grams of scikit-learn's text vectorizers in a text."""
 
 import re
 import unicodedata
@@ -11,7 +11,7 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 
 NGRAM_VECTORIZERS = (CountVectorizer, HashingVectorizer)  # TfidfVectorizer is a CountVectorizer
-# an ideograph, a word, or a mark
+# an ideograph, a word, or a punctuation mark
 _WORDS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]|_")
 _PIECES = re.compile(r"\w+|[^\w\s]")
 
@@ -19,19 +19,19 @@ Span = tuple[int, int]
 
 
 class Ngram(NamedTuple):
-    """An n-gram with the place of each of its words; one of characters has one place."""
+    """An n-gram with the places of its words."""
 
     text: str
     spans: list[Span]
 
 
 def word_spans(text: str) -> list[Span]:
-    """Return start and end of each word and mark, where no tokenizer says what a word is."""
+    """Return start and end of each word and mark."""
     return [match.span() for match in _WORDS.finditer(text)]
 
 
 def origins(text: str, cleaned: str) -> np.ndarray:
-    """Return from where in a text each character of its cleaned form is, (n, 2); -1: unknown."""
+    """Return the origin of each cleaned character, (n, 2) or -1."""
     if len(cleaned) == len(text) and cleaned in (text, text.lower()):
         return np.arange(len(text))[:, None] + [0, 1]
     spans = np.full((len(cleaned), 2), -1)
@@ -45,7 +45,7 @@ def origins(text: str, cleaned: str) -> np.ndarray:
                 for place, at in zip(places, own, strict=True):
                     start = spans[at, 0] if spans[at, 0] >= 0 else place
                     spans[at] = start, place + 1
-        elif tag == "replace":  # of what was rewritten the whole is known, no more
+        elif tag == "replace":  # only the whole of a rewritten part is known
             whole = ours[i][1][0], ours[i_end - 1][1][-1] + 1
             for _, own in theirs[j:j_end]:
                 spans[own] = whole
@@ -53,7 +53,7 @@ def origins(text: str, cleaned: str) -> np.ndarray:
 
 
 def _folded(text: str) -> list[tuple[str, list[int]]]:
-    """Return words and marks without case and accents, each with the places of its characters."""
+    """Return words without case and accents, with their places."""
     letters = [
         (part, i)
         for i, letter in enumerate(text)
@@ -68,14 +68,14 @@ def _folded(text: str) -> list[tuple[str, list[int]]]:
 
 
 def place_of(places: np.ndarray, start: int, end: int) -> Span | None:
-    """Return where a span of the cleaned text stands in the text itself, by `origins`."""
+    """Return the place of a cleaned span in the text, by `origins`."""
     own = places[max(start, 0) : end]
     own = own[own[:, 0] >= 0]
     return (int(own[:, 0].min()), int(own[:, 1].max())) if len(own) else None
 
 
 def ngrams_of(vectorizer: Any, text: str) -> list[Ngram]:
-    """Return each n-gram as often as it stands in a text; none of a user's own analyzer."""
+    """Return every occurrence of an n-gram, none for a custom analyzer."""
     if callable(vectorizer.analyzer):
         return []
     line = vectorizer.build_preprocessor()(text)
@@ -94,7 +94,6 @@ def ngrams_of(vectorizer: Any, text: str) -> list[Ngram]:
         units = [(f" {m[0]} ", m.start() - 1) for m in re.finditer(r"\S+", line)]
         for unit, start in units if padded else [(line, 0)]:
             for n in range(low, high + 1):
-                # a word that is shorter than n is an n-gram all the same
                 for i in range(max(len(unit) - n + 1, int(padded))):
                     found.append((unit[i : i + n], [(start + i, start + i + n)]))
                 if n >= len(unit):
@@ -121,13 +120,13 @@ def _words(vectorizer: Any, line: str) -> list[tuple[str, Span]]:
 def ngram_shares(
     vectorizer: Any, text: str, row: Any, weights: np.ndarray
 ) -> tuple[list[Ngram], np.ndarray, np.ndarray]:
-    """Split a row of features @ weights into its n-grams, and what belongs to none of them."""
+    """Split features @ weights into n-grams and a rest."""
     ngrams = ngrams_of(vectorizer, text)
     value_of = dict(zip(row.indices.tolist(), row.data.tolist(), strict=True))
     columns = _columns(vectorizer, [ngram.text for ngram in ngrams])
     times = Counter(columns)
     kept = [i for i, column in enumerate(columns) if column in value_of and ngrams[i].spans]
-    # n-grams of one column, equal ones or those that a hash throws together, share its value
+    # n-grams of one column, equal ones or hash collisions, share its value
     values = np.array([value_of[columns[i]] / times[columns[i]] for i in kept])
     shares = values[:, None] * weights[[columns[i] for i in kept]]  # (n_ngrams, n_outputs)
     rest = np.asarray(row @ weights).ravel() - shares.sum(axis=0)

@@ -1,4 +1,4 @@
-"""What a notebook shows of the things that users print: coloured words, tables, score cards."""
+"""HTML for notebooks: coloured words, tables and score cards."""
 
 import html
 import re
@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.readable import readable, shortened, strongest
 from pipeline.tables import Table, number
 
-# Follows the notebook's theme (JupyterLab, VS Code, Colab), else that of the system. Nothing leaks
-# out; the class stands twice, to win over the notebook's own style of tables.
+# Follows the theme of the notebook (JupyterLab, VS Code, Colab) or else of the system. The class
+# is doubled to win over the notebook's own table styles, and nothing leaks out.
 _STYLE = """
 .bert-vectorizer { color-scheme: light dark; }
 :is([data-jp-theme-light=true], .vscode-light, .vscode-high-contrast-light, [theme=light])
@@ -75,7 +75,7 @@ _STYLE = """
 
 
 class Html(str):
-    """Markup that is put into a page as it is."""
+    """Markup that needs no escaping."""
 
     __slots__ = ()
 
@@ -86,7 +86,7 @@ def escaped(value: object) -> str:
 
 
 def breakable(text: str) -> str:
-    """Return markup that breaks in a narrow cell: after _, before a capital, not in TF-IDF."""
+    """Return markup with line breaks after _ and before capitals."""
     if isinstance(text, Html):
         return text
     parts = re.split("(?<=_)|(?<=[a-z])(?=[A-Z])", readable(text))
@@ -94,17 +94,17 @@ def breakable(text: str) -> str:
 
 
 def block(*parts: str) -> str:
-    """Return one output: its style, and the parts."""
+    """Return one output: the style and the parts."""
     return f'<style>{_STYLE}</style><div class="bert-vectorizer">{"".join(parts)}</div>'
 
 
 def paragraph(text: object, name: str = "") -> str:
-    """Return a paragraph of a class such as ``muted``; nothing without text."""
+    """Return a paragraph with a class, or "" without text."""
     return f'<p class="{name}">{escaped(text)}</p>' if text else ""
 
 
 def tiles(cards: Iterable[tuple[str, str, str]]) -> str:
-    """Return cards of a name, a value and a small line below."""
+    """Return cards with a name, a value and a small line below."""
     return "<dl class=tiles>{}</dl>".format(
         "".join(
             f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd><dd>{escaped(below)}</dd></div>"
@@ -114,12 +114,12 @@ def tiles(cards: Iterable[tuple[str, str, str]]) -> str:
 
 
 def columns_of(*parts: str) -> str:
-    """Return parts beside each other, where there is room."""
+    """Return parts side by side if there is space."""
     return f'<div class="columns">{"".join(f"<div>{part}</div>" for part in parts if part)}</div>'
 
 
 def facts(values: Mapping[str, object]) -> str:
-    """Return names and values, a line each."""
+    """Return names and values, one per line."""
     rows = [
         [name, value if isinstance(value, str) else str(value)] for name, value in values.items()
     ]
@@ -127,13 +127,13 @@ def facts(values: Mapping[str, object]) -> str:
 
 
 def folded(summary: object, content: str, *, is_open: bool = False) -> str:
-    """Return what opens on a click."""
+    """Return content that opens on a click."""
     state = " open" if is_open else ""
     return f"<details{state}><summary>{escaped(summary)}</summary>{content}</details>"
 
 
 def table_html(table: Table) -> str:
-    """Return a table in a box that scrolls where it is narrow, and the rows that are folded."""
+    """Return a table in a scrollable box, with its folded rows below."""
     caption = escaped(table.caption)
     head = "".join(
         f'<th scope="col"{_kind(table, i, "") if i else ""}><bdi>{breakable(name)}</bdi></th>'
@@ -175,11 +175,11 @@ def coloured_pieces(
     most: int = 1200,
     largest: float | None = None,
 ) -> dict[str, Any]:
-    """Cut a text into pieces with their contributions, ``most`` characters in all."""
+    """Cut a text into pieces with contributions, ``most`` characters in total."""
     inside = sorted(
         (word for word in words if word["start"] < word["end"]), key=lambda word: word["start"]
     )
-    # a little before the first explained word
+    # shortly before the first explained word
     start = max(0, inside[0]["start"] - 60) if inside else 0
     end = min(len(text), start + most)
     if largest is None:
@@ -197,14 +197,14 @@ def coloured_pieces(
         at = word["end"]
     return {
         "pieces": pieces,
-        "before": start,  # characters left out
+        "before": start,
         "after": len(text) - end,
         "strongest": strongest(inside, 8),
     }
 
 
 def words_html(coloured: Mapping[str, Any]) -> Html:
-    """Return the pieces of `coloured_pieces`: blue for the answer, orange against it."""
+    """Return coloured pieces, blue for the answer, orange against."""
     before, after = coloured["before"], coloured["after"]
     spans = [f'<span class="cut">[{before:,} characters before] … </span>' if before else ""]
     for piece in coloured["pieces"]:

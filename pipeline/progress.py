@@ -1,4 +1,4 @@
-"""Progress on standard error: one bar for a job, whichever part of it is being done."""
+"""Progress on standard error, with one bar per job."""
 
 import os
 import sys
@@ -11,13 +11,13 @@ from typing import Any
 
 from pipeline.forks import ForkSafeLock
 
-_REDRAWN = 0.1  # seconds
-_TICKS = 0.5  # where a terminal shows how long it takes
-LINE_SECONDS = 30.0  # between two lines where there is no terminal
+_REDRAWN = 0.1
+_TICKS = 0.5  # after which a terminal shows the elapsed time
+LINE_SECONDS = 30.0  # between two lines without a terminal
 
 
 class _Bar:
-    """The bar of a terminal or a notebook, which leaves nothing behind; else a line at times."""
+    """A bar in a terminal or notebook, else lines."""
 
     def __init__(self) -> None:
         terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -26,32 +26,30 @@ class _Bar:
         self._drawn = terminal or self._notebook
         self._seconds = _TICKS if terminal else LINE_SECONDS
         self._part: Part | None = None
-        self._told: Any = None
+        self._last_shown: Any = None
         self._at = 0.0
         self._over: threading.Event | None = None
-        self._output: Any = None  # of the cell
-        self._width = 0  # of what stands on the line
+        self._output: Any = None
+        self._width = 0
 
     def follow(self, part: "Part") -> None:
-        """Show a part, now if a moment has passed since the last time."""
         with self.lock:
             if self._over is None:
                 self._over = threading.Event()
-                if not self._notebook:  # whose outputs belong to the main thread
+                if not self._notebook:  # outputs of a cell belong to the main thread
                     threading.Thread(target=self._tick, args=(self._over,), daemon=True).start()
-            is_news = (part, part.what, part.total) != self._told
-            self._part, self._told = part, (part, part.what, part.total)
+            is_news = (part, part.what, part.total) != self._last_shown
+            self._part, self._last_shown = part, (part, part.what, part.total)
             if self._drawn and (is_news or time.monotonic() - self._at > _REDRAWN):
                 self._draw(part)
 
     def clear(self) -> None:
-        """Take the bar away until the next time."""
         if self._width:
             self._write("", f"\r{' ' * self._width}\r")
             self._width = 0
 
     def leave(self, outer: "Part | None") -> None:
-        """Show the outer part again, if it has something to show; without one it is the end."""
+        """Show the outer part again, or finish if there is none."""
         with self.lock:
             part, self._part = self._part, outer if outer is not None and outer.began else None
             if self._part is None and self._drawn:
@@ -78,7 +76,7 @@ class _Bar:
             part.done,
             part.total,
             time.time() - part.began,
-            ncols=_columns() if self._drawn else 0,  # 0: numbers alone
+            ncols=_columns() if self._drawn else 0,
             prefix=f"{part.what}: ",
             ascii="utf" not in str(sys.stderr.encoding).lower(),
             unit=part.unit,
@@ -94,7 +92,6 @@ class _Bar:
         self._width = width
 
     def _write(self, line: str, written: str) -> None:
-        """Write where the bar stands: in the output of a cell, or on standard error."""
         if not self._notebook:
             sys.stderr.write(written)
             sys.stderr.flush()
@@ -112,25 +109,25 @@ class _Bar:
 def _columns() -> int:
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns - 1
-    except (OSError, ValueError):  # no terminal, or none with a file
+    except (OSError, ValueError):  # not a terminal, or one without a file number
         return 79
 
 
 class Part:
-    """A part of a job: what is done, and how much of it."""
+    """A part of a job with its name and progress."""
 
     def __init__(self, what: str, unit: str, bar: _Bar | None) -> None:
         self.what, self.unit, self.bar = what, unit, bar
         self.done, self.known = 0, 0
         self.total: int | None = None
         self.began = 0.0
-        self.note: str | None = None  # after the numbers
-        self.whole = False  # its own parts are not shown
+        self.note: str | None = None
+        self.whole = False  # if True, its own parts are not shown
 
     def show(
         self, done: int, total: int | None = None, *, what: str | None = None, known: int = 0
     ) -> None:
-        """Show that so much is done, of which what was known before says nothing of the speed."""
+        """Show progress, without ``known`` in the speed."""
         self.began = self.began or time.time()
         self.done, self.total, self.known = done, total, known
         self.what = what or self.what
@@ -138,7 +135,7 @@ class Part:
             self.bar.follow(self)
 
     def folds(self, folds: Sequence[Any], what: str, times: int = 1) -> Iterator[Any]:
-        """Yield folds, and show each as a fit, so many times as many being all."""
+        """Yield folds, showing each as a fit, with ``times`` rounds in total."""
         for i, fold in enumerate(folds, 1):
             total = times * len(folds)
             self.show(self.done, total, what=f"fold {i} of {len(folds)}, fitting {what}")
@@ -153,7 +150,7 @@ _current: ContextVar[Part | None] = ContextVar("part", default=None)
 def progress(
     what: str = "", unit: str = "", *, shown: bool = False, whole: bool = False
 ) -> Iterator[Part]:
-    """Show nothing until the part does; in the bar of an outer part, unless that is a whole."""
+    """Yield a part, shown in the bar of the outer one."""
     outer = _current.get()
     outer_bar = None if outer is None else outer.bar
     hidden = outer is not None and outer.whole
@@ -170,7 +167,7 @@ def progress(
 
 @contextmanager
 def without_bar() -> Iterator[None]:
-    """Print something where the bar stood, which comes again below it."""
+    """Print where the bar was, and draw it again below."""
     part = _current.get()
     if part is None or part.bar is None:
         yield

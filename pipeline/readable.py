@@ -1,11 +1,11 @@
-"""User texts made safe to display."""
+"""Make user texts safe to display."""
 
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# C0 and C1 controls but tab and line feed, lone surrogates, direction marks, non-characters
+# C0 and C1 controls except tab and line feed, lone surrogates, direction marks, non-characters
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]"
 )
@@ -13,12 +13,12 @@ _CONTROLS = re.compile(
 
 def readable(text: object) -> str:
     """Escape control characters, lone surrogates and direction marks in a value's text."""
-    # Joiners stay: emoji and Persian need them.
+    # Joiners stay, as emoji and Persian need them.
     return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], str(text).replace("\r\n", "\n"))
 
 
 def shortened(text: object, most: int) -> str:
-    """Return a text in one line of at most ``most`` columns."""
+    """Return a text on one line of at most ``most`` columns."""
     line = " ".join(readable(str(text)[: 4 * most]).split())
     if columns(line) <= most and len(str(text)) <= 4 * most:
         return line
@@ -28,7 +28,7 @@ def shortened(text: object, most: int) -> str:
 
 
 def columns(text: str) -> int:
-    """Return the width of a text: wide characters count 2, combining marks 0."""
+    """Return the width of a text in a terminal."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text
@@ -36,21 +36,22 @@ def columns(text: str) -> int:
 
 
 def strongest(words: Sequence[Mapping[Any, Any]], most: int) -> list[Mapping[Any, Any]]:
-    """Return the words that add or take off most, without marks and special tokens."""
-    told = [
+    """Return the words with the largest contributions, without marks and special tokens."""
+    content = [
         word
         for word in words
         if word["start"] < word["end"]
         and not all(unicodedata.category(c)[0] == "P" for c in word["word"])
     ]
-    return sorted(told, key=lambda word: -abs(word["contribution"]))[:most]
+    return sorted(content, key=lambda word: -abs(word["contribution"]))[:most]
 
 
 def never_predicted(classes: Sequence[Any]) -> str:
-    """Say which classes are never predicted, and what helps."""
+    """Name the classes that are never predicted, with advice."""
     names = ", ".join(repr(str(name)) for name in classes)
     which = f"The class {names} is" if len(classes) == 1 else f"The classes {names} are"
     return (
-        f"{which} never predicted. Weigh rare classes by class_weight='balanced' (--class-weight "
-        "balanced); of two classes, TunedThresholdClassifierCV tunes the threshold."
+        f"{which} never predicted. Give rare classes more weight with class_weight='balanced' "
+        "(--class-weight balanced); with two classes, TunedThresholdClassifierCV tunes the "
+        "threshold."
     )

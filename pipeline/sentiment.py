@@ -1,4 +1,4 @@
-"""make_sentiment_pipeline: BertVectorizer and LogisticRegression, and n-grams beside them."""
+"""make_sentiment_pipeline: the default classifier, with or without n-grams."""
 
 from typing import Any, Literal
 
@@ -33,20 +33,19 @@ def make_sentiment_pipeline(
     Parameters
     ----------
     C : float or "cv", default=0.1
-        Inverse regularisation of the LogisticRegression. ``"cv"`` chooses another in each fit where
-        its cross-validated log loss is clearly lower, as with many classes: see
-        `pipeline.logistic.TunedLogisticRegression`, the last step then; its ``C_`` is the choice.
+        Inverse regularisation of the LogisticRegression. ``"cv"`` chooses another in each fit if
+        its cross-validated log loss is clearly lower, as with many classes. The last step is then a
+        `pipeline.logistic.TunedLogisticRegression`, and its ``C_`` is the choice.
     ngrams : bool, default=False
-        Put TF-IDF of words and word pairs with a LogisticRegression of its own beside BERT. A last
-        LogisticRegression weighs the decisions of both, learnt from out-of-fold decisions (late
-        fusion). More accurate, above all for long texts; six fits of each part instead of one.
+        Add TF-IDF of words and word pairs with a LogisticRegression of its own. A final
+        LogisticRegression weights both decisions, learned from out-of-fold decisions (late fusion).
+        More accurate, above all for long texts; six fits of each part instead of one.
     class_weight : "balanced" or dict, optional
-        Weights of the classes, for classes of unequal size: ``"balanced"`` makes each count the
-        same, a dict says how much each label does. As in LogisticRegression; with ``ngrams`` all
-        three have it.
+        Weights of the classes, as in LogisticRegression. ``"balanced"`` gives each class the same
+        total weight; a dict gives the weight of each label. With ``ngrams`` all three have it.
     **vectorizer
-        Parameters of `BertVectorizer` that differ from ``pooling="mean", layers="all"``; a wrong
-        name is an error.
+        Parameters of `BertVectorizer` that differ from ``pooling="mean", layers="all"``; unknown
+        names raise an error.
 
     Returns
     -------
@@ -58,15 +57,14 @@ def make_sentiment_pipeline(
 
     Notes
     -----
-    With ``ngrams`` the cache of BertVectorizer sees to it that each text is encoded once for all
-    folds; with ``cache=None`` it is encoded six times.
+    With ``ngrams``, the cache of BertVectorizer encodes each text once for all folds; with
+    ``cache=None`` it is encoded six times, seven with ``C="cv"``.
 
     With scikit-learn's metadata routing enabled, every LogisticRegression here requests
     ``sample_weight``.
 
-    How the defaults were chosen, with every number, stands in ``docs/defaults.md``: the vectors of
-    all layers together carry more about sentiment than those of the last one (compare Devlin et al.
-    2019, Table 7).
+    ``docs/defaults.md`` shows how the defaults were chosen: the vectors of all layers together
+    carry more about sentiment than those of the last one (compare Devlin et al. 2019, Table 7).
 
     Examples
     --------
@@ -75,7 +73,7 @@ def make_sentiment_pipeline(
     >>> model.predict(["What a lovely evening."])
     array([1])
     """
-    own = vectorizer.get("pooling") == "checkpoint"  # made for the last layer
+    own = vectorizer.get("pooling") == "checkpoint"  # works on the last layer only
     parameters: dict[str, Any] = {"pooling": "mean", "layers": -1 if own else "all", **vectorizer}
     bert = make_pipeline(BertVectorizer(**parameters), make_head(C, class_weight))
     if not ngrams:
@@ -107,7 +105,7 @@ def make_head(C: float | Literal["cv"] = DEFAULT_C, class_weight: Any = None) ->
 
 
 def _weighted(head: LogisticRegression) -> LogisticRegression:
-    """Ask for sample weights, where metadata is routed."""
+    """Request sample weights if metadata routing is enabled."""
     if get_config()["enable_metadata_routing"]:
         head.set_fit_request(sample_weight=True)
     return head

@@ -8,11 +8,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import StackingClassifier
 from sklearn.model_selection import check_cv
+from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.answers import positions
 from pipeline.columns import first_step
+from pipeline.logistic import TunedLogisticRegression
 from pipeline.text_warnings import warned_once
 from pipeline.texts import check_texts, class_numbers, text_groups
 
@@ -20,33 +22,35 @@ from pipeline.texts import check_texts, class_numbers, text_groups
 class TextStackingClassifier(StackingClassifier):
     """Stack classifiers of texts.
 
-    scikit-learn's StackingClassifier, with its parameters and attributes. What differs:
+    scikit-learn's StackingClassifier with its parameters and attributes, and these differences:
 
-    - Every part gets the same list of str, whatever container X is.
-    - The folds of a number ``cv`` are shuffled, stratified and the same in every fit; texts that
-      are equal but for case and blanks lie in one fold. A class with fewer texts than folds, even
-      with one, does no harm: a training part that would lack a class gets all of its texts.
-    - A dict as ``class_weight`` of a part, or of the last classifier, names labels as they are in
-      y, not their numbers.
-    - `set_params` reaches the fitted parts too, as that of a Pipeline does.
+    - Every part gets the same list of str, whatever the container X.
+    - With a number as ``cv``, folds are shuffled, stratified and the same in every fit, and texts
+      that are equal except for case and blanks are in one fold. A class may have fewer texts than
+      folds, even one: a training part that would lack a class gets all of its texts.
+    - A part that chooses its own ``C`` (`pipeline.logistic.TunedLogisticRegression`) does so once,
+      on all texts, and keeps it in the folds, unless sample weights are given.
+    - A dict as ``class_weight`` of a part, or of the final classifier, uses the labels of y, not
+      their numbers.
+    - `set_params` also reaches the fitted parts, as in a Pipeline.
     """
 
     def fit(self, X: Iterable[str], y: Any, **fit_params: Any) -> Self:
-        """Fit the parts to all texts, and the last classifier to their out-of-fold answers.
+        """Fit the parts, and the final classifier to their out-of-fold answers.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `BertVectorizer.fit`.
+            As in `BertVectorizer.fit`.
         y : array-like of shape (n_texts,)
             Labels.
         **fit_params
-            ``sample_weight``, where metadata routing is enabled.
+            ``sample_weight``, if metadata routing is enabled.
 
         Returns
         -------
         TextStackingClassifier
-            Itself.
+            The fitted classifier.
         """
         texts = self._texts(X)
         classes, numbers = class_numbers(y, len(texts))
@@ -58,13 +62,20 @@ class TextStackingClassifier(StackingClassifier):
             if name.endswith("class_weight") and isinstance(weight, dict)
         }
         plain.set_params(cv=self._folds(texts, numbers), **weights)
-        with warned_once():  # of texts that every fold would tell of again
-            plain.fit(texts, classes[numbers], **fit_params)
+        y = classes[numbers]
+        with warned_once():  # or every fold would warn of the same texts
+            tuned = {} if fit_params else _tuned(plain, texts, y)
+            plain.set_params(**{name: (C,) for name, (_, C) in tuned.items()})
+            plain.fit(texts, y, **fit_params)
+        for name, (part, _) in tuned.items():  # which has the scores of its search
+            name = name.partition("__")[0]
+            place = plain.estimators_.index(plain.named_estimators_[name])
+            plain.estimators_[place] = plain.named_estimators_[name] = part
         self.__dict__.update({n: value for n, value in vars(plain).items() if n not in params})
         return self
 
     def _texts(self, X: Any) -> list[str]:
-        """Return the texts as the first part with a say in it reads them."""
+        """Return the texts as the first part reads them."""
         for _, part in self.estimators:
             step = first_step(part)
             if hasattr(step, "on_invalid"):
@@ -72,7 +83,6 @@ class TextStackingClassifier(StackingClassifier):
         return check_texts(X)
 
     def _folds(self, texts: list[str], numbers: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return training and test rows of each fold."""
         n_folds = 5 if self.cv is None else self.cv
         if isinstance(n_folds, int | np.integer) and n_folds > 1:
             keys = text_groups(texts)
@@ -81,7 +91,6 @@ class TextStackingClassifier(StackingClassifier):
                 return_index=True,
                 return_inverse=True,
             )
-            # shuffled, sorted by class, and dealt out like cards
             order = np.random.default_rng(0).permutation(first)
             order = order[np.argsort(numbers[order], kind="stable")]
             fold_of = np.empty(len(texts), dtype=np.int64)
@@ -95,29 +104,29 @@ class TextStackingClassifier(StackingClassifier):
         return [(_with_every_class(train, numbers), test) for train, test in splits]
 
     def transform(self, X: Iterable[str]) -> np.ndarray:
-        """Return the answers of the parts, which the last classifier reads.
+        """Return the answers of the parts, the input of the final classifier.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
 
         Returns
         -------
         ndarray of shape (n_texts, n_answers)
-            Of two classes one number per part, else one per part and class.
+            One number per part for two classes, else one per part and class.
         """
         check_is_fitted(self)
         return np.asarray(super().transform(self._texts(X)))
 
     @available_if(lambda self: hasattr(self.final_estimator_, "predict_proba"))
     def predict_both(self, X: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and probabilities, of texts encoded once.
+        """Return labels and probabilities, encoding the texts once.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
 
         Returns
         -------
@@ -128,17 +137,17 @@ class TextStackingClassifier(StackingClassifier):
         return self.classes_[last.predict(answers)], last.predict_proba(answers)
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of the fitted parts too.
+        """Set parameters, including those of the fitted parts.
 
         Parameters
         ----------
         **params
-            Such as ``bert__bertvectorizer__device="cpu"``.
+            For example ``bert__bertvectorizer__device="cpu"``.
 
         Returns
         -------
         TextStackingClassifier
-            Itself.
+            The estimator itself.
         """
         super().set_params(**params)
         fitted = getattr(self, "named_estimators_", {})
@@ -156,21 +165,34 @@ class TextStackingClassifier(StackingClassifier):
         return state
 
 
+def _tuned(
+    stack: StackingClassifier, texts: list[str], y: np.ndarray
+) -> dict[str, tuple[Pipeline, float]]:
+    """Fit each part that chooses its own C, by the parameter of its candidates."""
+    tuned = {}
+    for name, part in stack.estimators:
+        last = part[-1] if isinstance(part, Pipeline) else None
+        if isinstance(last, TunedLogisticRegression):
+            fitted = clone(part).fit(texts, y)
+            tuned[f"{name}__{part.steps[-1][0]}__Cs"] = (fitted, fitted[-1].C_)
+    return tuned
+
+
 def _numbered(weight: dict[Any, float], classes: np.ndarray) -> dict[int, float]:
-    """Return weights of labels as weights of class numbers."""
+    """Return weights by class number instead of label."""
     numbers, _ = positions(weight, classes.tolist())
     return dict(zip(numbers.tolist(), weight.values(), strict=True))
 
 
 def _with_every_class(train: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    # without a class its answers would be minus infinity; few texts are not worth an error
+    # answers for a missing class would be minus infinity, and rare classes are no reason to fail
     lacking = np.isin(numbers, numbers[train], invert=True)
     return np.union1d(train, np.flatnonzero(lacking))
 
 
 def _portable(part: Any) -> Any:
     if not isinstance(part, BaseEstimator):
-        return part  # "drop"
+        return part
     portable = clone(part)
     for name, value in part.get_params().items():
         if name.endswith("__cache") and value is not None:

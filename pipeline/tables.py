@@ -1,11 +1,10 @@
-"""The tables of reports and notebooks: captions, headers and cells as text."""
+"""Tables of reports and notebooks: captions, headers and cells as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.readable import shortened
 
-# score -> its heading and its meaning
 SCORES = {
     "accuracy": ("Accuracy", "share of the texts that are classified correctly"),
     "balanced_accuracy": (
@@ -18,7 +17,7 @@ SCORES = {
     "hamming_loss": ("Hamming loss", "share of all labels that are wrong; lower is better"),
     "roc_auc": (
         "ROC-AUC",
-        "how often a text of the class scores higher than one that is not of it",
+        "how often a text of the class scores higher than one of another class",
     ),
     "average_precision": ("Average precision", "precision averaged over the recalls"),
     "log_loss": (
@@ -28,14 +27,13 @@ SCORES = {
     "brier": ("Brier score", "mean squared error of the probabilities; lower is better"),
     "calibration_error": (
         "Calibration error",
-        "mean gap between how sure and how right; lower is better",
+        "mean gap between confidence and accuracy; lower is better",
     ),
 }
 _FIRST = (
     *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
     *("log_loss", "calibration_error", "hamming_loss"),
 )
-# columns of a comparison -> header and format
 _COMPARED = {
     "accuracy": (SCORES["accuracy"][0], "{:.3f}"),
     "difference": ("Difference to TF-IDF (95 %)", "{:+.3f}"),
@@ -45,8 +43,8 @@ _COMPARED = {
     "predict_seconds": ("Predict 1,000 texts, s", "{:,.2f}"),
     "artifact_mb": ("File, MB", "{:,.1f}"),
 }
-_MOST_CELLS = 400  # of a confusion matrix that is written out
-MOST_SHOWN = 12  # classes whose scores are not folded away
+_MOST_CELLS = 400  # of a confusion matrix that is shown as a table
+MOST_SHOWN = 12
 
 
 class Table(NamedTuple):
@@ -55,31 +53,31 @@ class Table(NamedTuple):
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    text_columns: Sequence[int] = ()  # those with words, but for the first; numbers align right
-    shown: int | None = None  # rows that are not folded away
-    best: Sequence[int] = ()  # rows that stand out
+    text_columns: Sequence[int] = ()  # left-aligned, like the first; numbers align right
+    shown: int | None = None  # number of rows that are not folded
+    best: Sequence[int] = ()
 
     @property
     def rest(self) -> "Table | None":
-        """The rows that are folded away."""
+        """The folded rows."""
         more = self.rows[self.shown :] if self.shown else []
         return self._replace(rows=more, shown=None) if more else None
 
 
 def number(value: Any, form: str = "{:.3f}") -> str:
-    """Return a number's text, a dash for None."""
+    """Return a number as text, a dash for None."""
     return "-" if value is None else form.format(value)
 
 
 def of_labels(answer: Any) -> str:
-    """Return a label's text, or those of several."""
+    """Return a label, or several, as text."""
     return (", ".join(answer) or "no label") if isinstance(answer, list) else str(answer)
 
 
 def conclusion(
     scores: Mapping[str, Any], comparison: Sequence[Mapping[str, Any]] | None = None
 ) -> str:
-    """Say in one sentence how good the model is, and where it is weak."""
+    """Say in a sentence how good the model is."""
     n_texts, by_class, several = scores["n_texts"], scores["by_class"], "multilabel" in scores
     found = f"{scores['accuracy'] * n_texts:,.0f} of {n_texts:,} texts"
     share, n_classes = f"{100 * scores['accuracy']:.1f} %", len(scores["classes"])
@@ -104,7 +102,7 @@ def conclusion(
 
 
 def sureness(bins: Sequence[Mapping[str, Any]]) -> str | None:
-    """Say by how much probabilities are too high or too low, if that is much."""
+    """Say how much too high or too low probabilities are, or None."""
     gaps = [row["n_texts"] * (row["confidence"] - row["accuracy"]) for row in bins]
     gap = sum(gaps) / max(1, sum(row["n_texts"] for row in bins))
     if abs(gap) <= 0.05:
@@ -113,18 +111,18 @@ def sureness(bins: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def scores_table(scores: Mapping[str, Any]) -> Table:
-    """Return every score with its interval and its meaning."""
+    """Return every score with its interval and explanation."""
     rows, reasons = [], scores.get("not_scored", {})
     for name, (label, meaning) in score_names(scores).items():
         low, high = scores["intervals"].get(name) or (None, None)
         said = f"absent: {reasons[name]}" if name in reasons else meaning
         rows.append([label, number(scores[name]), number(low), number(high), said])
     caption = f"Scores on {scores['n_texts']:,} texts, with 95 % intervals over resampled texts"
-    return Table(caption, ("Score", "Value", "From", "To", "What it says"), rows, (4,))
+    return Table(caption, ("Score", "Value", "From", "To", "Meaning"), rows, (4,))
 
 
 def score_names(scores: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return heading and meaning of each score that is there."""
+    """Return heading and explanation of each available score."""
     names = {name: words for name, words in SCORES.items() if name in scores}
     if "multilabel" in scores:
         names["accuracy"] = ("All labels right", "share of the texts with every label right")
@@ -133,14 +131,14 @@ def score_names(scores: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def score_cards(scores: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names of the few scores that come first, and their headings."""
+    """Return the few main scores and their headings."""
     names = score_names(scores)
     shown = [name for name in _FIRST if scores.get(name) is not None]
     return {name: names[name][0] for name in shown[:5]}
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the models beside each other, known columns first."""
+    """Return the models side by side, with known columns first."""
     values = [(name, value) for row in rows for name, value in row.items() if value is not None]
     present = dict.fromkeys(name for name, _ in values if name != "model")
     in_other_cells = {f"{name}_sd" for name in present} | {"difference_low", "difference_high"}
@@ -157,7 +155,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return accuracy, verdict and cost of each model, for a narrow place."""
+    """Return accuracy, verdict and cost of each model, for narrow pages."""
     shown = ("accuracy", "verdict", "fit_seconds")
     names = [name for name in shown if any(row.get(name) is not None for row in rows)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in names)] for row in rows]
@@ -167,7 +165,7 @@ def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _compared(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
-    if name == "difference" and row.get("verdict") == "baseline":  # to itself
+    if name == "difference" and row.get("verdict") == "baseline":
         return "-"
     if not isinstance(value, int | float) or isinstance(value, bool):
         return "-" if value is None else str(value)
@@ -183,7 +181,7 @@ def _spread(sd: float | None) -> str:
 
 
 def class_table(scores: Mapping[str, Any]) -> Table:
-    """Return the scores of each class, of many the weakest first; areas where curves are known."""
+    """Return the scores of each class."""
     curves = {str(curve["class"]): curve for curve in scores.get("curves", ())}
     rows = []
     many = len(scores["by_class"]) > MOST_SHOWN
@@ -201,7 +199,7 @@ def class_table(scores: Mapping[str, Any]) -> Table:
 
 
 def confusion_table(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> Table | None:
-    """Return the whole matrix, None where nobody would read it."""
+    """Return the whole matrix, or None if too large."""
     if len(classes) ** 2 > _MOST_CELLS:
         return None
     header = ["True class", *(f"taken for {name}" for name in classes)]
@@ -232,7 +230,7 @@ def confusions_table(
 
 
 def marks_table(matrices: Sequence[Sequence[Sequence[int]]], labels: Sequence[Any]) -> Table:
-    """Return how often each of several labels is found, missed, and given wrongly."""
+    """Return how often each of several labels is found, missed and wrong."""
     rows = [
         [str(label), f"{found:,}", f"{missed:,}", f"{wrong:,}"]
         for label, ((_, wrong), (missed, found)) in zip(labels, matrices, strict=True)
@@ -249,11 +247,11 @@ def calibration_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for row in rows
     ]  # fmt: skip
     header = ("Probability", "Texts", "Confidence", "Accuracy")
-    return Table("How sure, and how right", header, cells)
+    return Table("Confidence and accuracy", header, cells)
 
 
 def slice_table(name: str, groups: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the groups of texts of one slice."""
+    """Return the groups of texts in one slice."""
     rows = [
         [str(group["value"]), f"{group['n_texts']:,}",
          *map(number, (group["accuracy"], *group["interval"]))]
@@ -270,7 +268,7 @@ def layers_table(
     *,
     in_order: bool = False,
 ) -> Table:
-    """Return rows of a layer study, the best first, or in their order."""
+    """Return rows of a layer study, the best first or in order."""
     cells = [
         [row["features"], row["pooling"], number(row["score"]) + _spread(row.get("score_sd")),
          number(row.get("dimension"), "{:,}"), number(row.get("C"), "{:g}")]
@@ -292,7 +290,7 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def provenance_table(provenance: Mapping[str, Any]) -> Table:
-    """Return a line per value, with the names of nested values joined."""
+    """Return one line per value, with the names of nested values joined."""
     return Table("Where the numbers come from", ("What", "Value"), _lines(provenance, ""), (1,))
 
 
@@ -300,7 +298,7 @@ def _lines(value: Any, name: str) -> list[list[str]]:
     if isinstance(value, Mapping):
         parts = [(str(key).replace("_", " "), inner) for key, inner in value.items()]
     elif isinstance(value, list) and any(isinstance(inner, Mapping | list) for inner in value):
-        name = name.removesuffix("s")  # the first of the models is model 1, the only one the model
+        name = name.removesuffix("s")  # the first of "models" is "model 1", or "model" if alone
         parts = [
             (str(i) if len(value) > 1 else "", inner) for i, inner in enumerate(value, start=1)
         ]

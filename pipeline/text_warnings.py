@@ -1,4 +1,4 @@
-"""Warnings of what a model could not read of the texts: cut, unknown, spelt out."""
+"""Warnings about texts that a model cannot read in full: truncated or unknown."""
 
 import unicodedata
 import warnings
@@ -13,27 +13,27 @@ import numpy as np
 
 from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 
-FEW = 5  # texts of a call, of which a share says little: a service sends one at a time
-# Pieces per letter of a model that spells: English has 0.25; Russian, Greek or Hebrew letter by
-# letter about 1; Korean, whose syllables are taken apart, 1.2 to 2. Models for Chinese and
+FEW = 5  # texts of a call that are too few for a share: a service sends one at a time
+# Pieces per letter from which a script is spelled out. English has 0.25; Russian, Greek or Hebrew
+# letter by letter about 1; Korean, split into parts of syllables, 1.2 to 2. Models for Chinese and
 # Japanese read single characters.
 _SPELT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA"), 1.5) | {"HANGUL": 1.0, "LATIN": np.inf}
 _SPELT_ELSEWHERE = 0.75
-# of the texts, and of the words of each: a tweet of ten words with an emoji or two is read
+# of the texts, and of the words in each: a tweet of ten words with an emoji or two is fine
 _UNKNOWN_SHARE = 0.2
 
 _OTHER_MODEL = (
-    "Take a model for this language or a multilingual one, such as "
+    "Use a model for this language or a multilingual one, such as "
     "'intfloat/multilingual-e5-small' (docs/models.md)"
 )
 
-_WARNED: deque[Any] = deque(maxlen=1000)  # searches that have warned of truncation
-_fit: ContextVar[Any] = ContextVar("fit", default=None)  # what stands for a search in `warned_once`
+_WARNED: deque[Any] = deque(maxlen=1000)
+_fit: ContextVar[Any] = ContextVar("fit", default=None)  # stands for a search in `warned_once`
 
 
 @contextmanager
 def warned_once() -> Iterator[None]:
-    """Warn of truncation and of unknown characters once within this block."""
+    """Warn of truncation and unknown characters once within this block."""
     token = _fit.set(object())
     try:
         yield
@@ -42,7 +42,7 @@ def warned_once() -> Iterator[None]:
 
 
 def _is_news(of: str, search: Any) -> bool:
-    """Say whether something is to be warned of now: once per search, and always outside one."""
+    """Return whether to warn now: once per search, always outside of one."""
     search = _fit.get() if search is None else search
     if search is None:
         return True
@@ -52,7 +52,7 @@ def _is_news(of: str, search: Any) -> bool:
 
 
 def search_of(context: Any) -> tuple[Any, str]:
-    """Return the search that a fit belongs to, or None, and which of its fits that is, or ""."""
+    """Return the search around a fit, and the fit's place in it."""
     place, root, is_refit = "", context.root_uuid, False
     while context is not None:
         tasks = {context.task_name, context.source_task_name}
@@ -66,7 +66,7 @@ def search_of(context: Any) -> tuple[Any, str]:
 def warn_truncation(
     report: dict[str, Any], max_length: int, truncation: str, cure: str, search: Any = None
 ) -> None:
-    """Warn of what truncation cut, once per search, from a public method's helper."""
+    """Warn of truncation, once per search, from a public method's helper."""
     if report["texts_cut"] and _is_news("truncation", search):
         warnings.warn(
             f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
@@ -79,7 +79,7 @@ def warn_truncation(
 
 
 def count_words(texts: Sequence[str], prompt: str = "") -> np.ndarray:
-    """Return how many words between blanks each text has, the prompt's included, (n_texts,)."""
+    """Return the number of words between blanks, with the prompt's, (n_texts,)."""
     n = len(prompt.split())
     return np.array([len(text.split()) + n for text in texts], dtype=np.int64)
 
@@ -87,12 +87,12 @@ def count_words(texts: Sequence[str], prompt: str = "") -> np.ndarray:
 def unknown_report(
     n_tokens: np.ndarray, n_unknown: np.ndarray, n_words: np.ndarray
 ) -> dict[str, Any]:
-    """Count what the model does not read as words; each argument is (n_texts,), int64."""
+    """Count unknown tokens and words. Each argument is (n_texts,), int64."""
     total, unknown, words = int(n_tokens.sum()), int(n_unknown.sum()), int(n_words.sum())
     return {
         "n_texts": len(n_tokens),
         "texts_with_unknown": int((n_unknown > 0).sum()),
-        "n_tokens": total,  # of the whole texts, [CLS] and [SEP] included
+        "n_tokens": total,
         "tokens_unknown": unknown,
         "share_unknown": unknown / total if total else 0.0,
         "n_words": words,
@@ -106,7 +106,7 @@ def _script(letter: str) -> str:
 
 
 def spelt_out(texts: Sequence[str], n_tokens: np.ndarray) -> list[str | None]:
-    """Return the script of each text that its model reads letter by letter, else None."""
+    """Return the script of texts that are read letter by letter."""
     found: list[str | None] = []
     for text, n in zip(texts, n_tokens.tolist(), strict=True):
         letters = [] if text.isascii() else list(filter(str.isalpha, text))
@@ -125,7 +125,7 @@ def warn_unknown(
     *,
     at_least: int = 1,
 ) -> None:
-    """Warn where many texts hold unknown characters or are spelt out, from a public method."""
+    """Warn of texts that are unknown or spelled out, from a public method."""
     n_looked_at = min(len(texts), 10_000)
     scripts = spelt_out(texts[:n_looked_at], n_tokens[:n_looked_at])
     script, n_spelt = Counter(filter(None, scripts)).most_common(1)[0] if any(scripts) else ("", 0)
@@ -133,14 +133,14 @@ def warn_unknown(
     if many and _is_news("script", None):
         warnings.warn(
             f"More than {_UNKNOWN_SHARE:.0%} of the texts are in {script} letters, which {model!r} "
-            "was not made for: it spells them out, in about a piece per letter or more, and its "
-            "vectors hold little of what they say. "
+            "was not trained on: it splits words into single letters, and its vectors carry little "
+            "of their meaning. "
             f"{_OTHER_MODEL}.",
             UnknownTokensWarning,
             stacklevel=4,
         )
         return
-    # plain ASCII has none: there [UNK] is a word of more than 100 characters
+    # in plain ASCII, [UNK] is a word of more than 100 characters
     unread = [
         text
         for text, n in zip(texts, n_unknown.tolist(), strict=True)
@@ -151,15 +151,15 @@ def warn_unknown(
         return
     letters = (letter for text in unread[:1000] for letter in filter(str.isalpha, text))
     named = Counter(script for script in map(_script, letters) if script != "LATIN")
-    what, cure = "emoji or symbols", "Write words for them"
+    what, cure = "emoji or symbols", "Replace them by words"
     if named:
         (script, _), *_ = named.most_common(1)
         what, cure = f"{script if script == 'CJK' else script.title()} characters", _OTHER_MODEL
-    # no counts: equal messages of a search are shown once
+    # no counts: equal messages are shown once per search
     warnings.warn(
-        f"More than {_UNKNOWN_SHARE:.0%} of the texts hold {what} that the vocabulary of {model!r} "
-        "lacks, in more than a fifth of their words: a word with one is read as [UNK], whatever it "
-        f"is. count_tokens(X)['n_unknown'] counts them. {cure}.",
+        f"More than {_UNKNOWN_SHARE:.0%} of the texts contain {what} that are not in the "
+        f"vocabulary of {model!r}, in more than a fifth of their words: such a word is read as "
+        f"[UNK]. count_tokens(X)['n_unknown'] counts them. {cure}.",
         UnknownTokensWarning,
         stacklevel=4,
     )

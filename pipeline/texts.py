@@ -49,8 +49,8 @@ class TextColumns:
 
 
 def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
-    """Take any container of texts apart into columns."""
-    # what a server sends, a text at a time: there is nothing to find out
+    """Split any container of texts into columns."""
+    # fast path for a server, which sends one text at a time
     if type(X) in (list, tuple):
         return _take_rows(X, on_invalid)
     _refuse_container(X)
@@ -83,12 +83,12 @@ def _take_rows(X: Iterable[Any], on_invalid: OnInvalid) -> TextColumns:
 def _refuse_container(X: Any) -> None:
     if isinstance(X, str):
         raise ValueError(
-            f"X is a single string, {_shown(X)}; a sequence of texts is expected. Wrap it in a "
-            "list: [text]."
+            f"X is a single string, {_shown(X)}; expected a sequence of texts. Wrap it in a list: "
+            "[text]."
         )
     if sparse.issparse(X):  # before Mapping: scipy's dok_array is a dict
         raise TypeError(
-            "X is a sparse matrix; sparse input is not text. Pass the raw texts, a list of str."
+            "X is a sparse matrix, and sparse input is not text. Pass the raw texts, a list of str."
         )
     if isinstance(X, Mapping):
         cure = "pass list(X.values()), or a DataFrame column"
@@ -100,10 +100,10 @@ def _refuse_container(X: Any) -> None:
         return
     else:
         raise TypeError(
-            f"X is a {type(X).__name__}, {_shown(X)}; a sequence of texts is expected, such as a "
-            "list of str."
+            f"X is a {type(X).__name__}, {_shown(X)}; expected a sequence of texts, such as a list "
+            "of str."
         )
-    raise TypeError(f"X is a {type(X).__name__}; a sequence of texts is expected: {cure}.")
+    raise TypeError(f"X is a {type(X).__name__}; expected a sequence of texts: {cure}.")
 
 
 def _take_frame(X: Any, native: Any) -> TextColumns:
@@ -111,9 +111,9 @@ def _take_frame(X: Any, native: Any) -> TextColumns:
     if shape[1] == 0:
         raise ValueError(
             f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is "
-            "a DataFrame without columns; one column of text is expected."
+            "a DataFrame without columns; expected one column of text."
         )
-    # by position: pandas allows two columns of one name, and names that are not strings
+    # by position: pandas allows duplicate names, and names that are not strings
     if isinstance(X, pd.DataFrame):
         columns = [list(X.iloc[:, j].to_numpy(dtype=object)) for j in range(shape[1])]
         return TextColumns(columns, names=list(X.columns), index=X.index, one_dimensional=False)
@@ -122,7 +122,6 @@ def _take_frame(X: Any, native: Any) -> TextColumns:
 
 
 def _cells(X: Any, column: Any) -> list[Any]:
-    """Return the cells of a narwhals Series as Python values."""
     if isinstance(X, pd.Series):
         return list(X.to_numpy(dtype=object))
     return list(column.to_list())
@@ -131,7 +130,7 @@ def _cells(X: Any, column: Any) -> list[Any]:
 def _take_array(array: np.ndarray, on_invalid: OnInvalid) -> TextColumns:
     if np.iscomplexobj(array):
         raise ValueError(
-            "Complex data not supported: X is an array of complex numbers; texts are expected."
+            "Complex data not supported: X is an array of complex numbers; expected texts."
         )
     if array.ndim == 1:
         if array.dtype.kind in "biuf" and on_invalid == "coerce":
@@ -144,18 +143,18 @@ def _take_array(array: np.ndarray, on_invalid: OnInvalid) -> TextColumns:
         if array.shape[1] == 0:
             raise ValueError(
                 f"Found array with 0 feature(s) (shape={array.shape}) while a minimum of 1 is "
-                "required: one column of text is expected."
+                "required: expected one column of text."
             )
         return TextColumns(
             [list(array[:, j]) for j in range(array.shape[1])], one_dimensional=False
         )
     if array.ndim == 0:
         raise ValueError(
-            f"X is a single value, {_shown(array.item())}; wrap it in a list to make it one text."
+            f"X is a single value, {_shown(array.item())}; wrap it in a list to use it as one text."
         )
     raise ValueError(
-        f"X is an array of {array.ndim} dimensions, shape {array.shape}; one column of texts is "
-        "expected."
+        f"X is an array of {array.ndim} dimensions, shape {array.shape}; expected one column of "
+        "texts."
     )
 
 
@@ -176,15 +175,15 @@ def check_texts(
 
 
 def check_X(estimator: Any, X: Any, *, reset: bool) -> list[str]:
-    """Return the texts of X, checked, and set or compare scikit-learn's columns."""
+    """Return the checked texts of X, and set or compare scikit-learn's columns."""
     on_invalid: OnInvalid = getattr(estimator, "on_invalid", "error")
     table = take_columns(X, on_invalid=on_invalid)
     unnamed = "feature_names_in_" not in estimator.__dict__
     if not (table.one_dimensional or (not reset and len(table.columns) == 1 and unnamed)):
-        # of an array scikit-learn looks at the shape alone
+        # scikit-learn only looks at the shape of an array
         columns = X if table.names is not None else np.empty((table.n_texts, len(table.columns)))
         validate_data(estimator, X=columns, skip_check_array=True, reset=reset)
-    elif reset:  # flat texts are one column without a name: scikit-learn's check knows tables only
+    elif reset:  # flat texts are one unnamed column; scikit-learn's check only knows tables
         estimator.n_features_in_ = 1
         estimator.__dict__.pop("feature_names_in_", None)
     elif estimator.n_features_in_ != 1:
@@ -236,9 +235,8 @@ def _check_cell(
         if _is_missing(cell):
             if missing == "error":
                 raise ValueError(
-                    f"{table.row(i)} of X is {cell!r} (missing; NaN, None and NA are no text). "
-                    "Drop or fill these rows, or set missing='empty' to read them as the empty "
-                    "text."
+                    f"{table.row(i)} of X is {cell!r} (missing). Drop or fill missing rows, or set "
+                    "missing='empty' to read them as empty texts."
                 )
             return ""
         if on_invalid == "error" or isinstance(cell, bytes | bytearray | list | tuple | np.ndarray):
@@ -248,11 +246,11 @@ def _check_cell(
             )
         if isinstance(cell, float | np.floating) and np.isinf(cell):
             raise ValueError(
-                f"{table.row(i)} of X is {cell!r}: infinity is a calculation gone wrong, not a "
-                "text. Drop it."
+                f"{table.row(i)} of X is {cell!r}: infinity is the result of a wrong calculation, "
+                "not a text. Drop it."
             )
         cell = str(cell)
-    text = str.__str__(cell)  # np.str_ and other subclasses become plain str
+    text = str.__str__(cell)  # makes np.str_ and other subclasses plain str
     if text.isascii():
         return text
     try:
@@ -262,10 +260,10 @@ def _check_cell(
         if on_invalid == "coerce":
             return repaired
         raise ValueError(
-            f"{table.row(i)} of X, a str, holds a lone surrogate, {text[error.start]!a}, at "
-            f"character {error.start}: half of a UTF-16 pair, which no tokenizer can encode. "
-            "Repair it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace'), "
-            "or set on_invalid='coerce', which does the same."
+            f"{table.row(i)} of X, a str, contains a lone surrogate, {text[error.start]!a}, at "
+            f"character {error.start}: half of a UTF-16 pair, which cannot be encoded. Repair it "
+            "with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace'), or set "
+            "on_invalid='coerce', which does the same."
         ) from None
     return text
 
@@ -274,11 +272,11 @@ def _refuse_columns(table: TextColumns) -> NoReturn:
     if table.names is None:
         raise ValueError(
             f"X has {len(table.columns)} columns, shape ({table.n_texts}, {len(table.columns)}); "
-            "one column of text is expected. Choose one, as in X[:, 0]."
+            "expected one column of text. Choose one, as in X[:, 0]."
         )
     raise ValueError(
-        f"X is a DataFrame with {len(table.columns)} columns, {table.names}; one column of text is "
-        f"expected. Choose one, as in X[{table.names[0]!r}], or let a ColumnTransformer choose: "
+        f"X is a DataFrame with {len(table.columns)} columns, {table.names}; expected one column "
+        f"of text. Choose one, as in X[{table.names[0]!r}], or use a ColumnTransformer: "
         f"make_column_transformer((BertVectorizer(), {table.names[0]!r}))."
     )
 
@@ -289,7 +287,7 @@ def _cure(cell: Any) -> str:
     if isinstance(cell, list | tuple | np.ndarray):
         return (
             "join the words, as in ' '.join(words); only transform_tokens takes texts that are "
-            "split already"
+            "already split"
         )
     return "convert the column, as in column.astype(str), or set on_invalid='coerce'"
 
@@ -308,14 +306,14 @@ def _shown(value: Any) -> str:
 
 
 def canonical(text: Any) -> str:
-    """Fold NFKC, case and blanks; texts that differ in these alone count as equal."""
+    """Fold NFKC, case and blanks, for texts that count as equal."""
     return " ".join(unicodedata.normalize("NFKC", str(text)).casefold().split())
 
 
 def text_groups(texts: Iterable[Any], groups: np.ndarray | None = None) -> np.ndarray | None:
-    """Join equal texts, and those of one group, (n_texts,); None if each stands alone."""
+    """Join equal texts and groups, (n_texts,), None if all are separate."""
     keys = _numbered(map(canonical, texts))
-    if groups is not None:  # texts and groups are the nodes of a graph
+    if groups is not None:
         n_keys, n_groups = len(np.unique(keys)), len(np.unique(groups))
         edges = np.ones(len(keys)), (keys, n_keys + groups)
         graph = sparse.coo_array(edges, shape=(n_keys + n_groups,) * 2)
@@ -330,25 +328,24 @@ def group_numbers(groups: Any, n_texts: int) -> np.ndarray | None:
     cells = label_cells(groups)
     if len(cells) != n_texts:
         raise ValueError(
-            f"groups holds {len(cells)} values for {n_texts} texts; give one for each."
+            f"groups holds {len(cells)} values for {n_texts} texts; give one per text."
         )
     missing = [i for i, cell in enumerate(cells) if _is_missing(cell)]
     if missing:
         raise ValueError(
             f"groups is missing for {len(missing)} of {n_texts} texts, first for text "
-            f"{missing[0]}. Give every text a group, one of its own if it stands alone."
+            f"{missing[0]}. Give every text a group, possibly its own."
         )
     return _numbered(cells)
 
 
 def _numbered(values: Iterable[Any]) -> np.ndarray:
-    """Give each distinct value a number, in their order."""
     known: dict[Any, int] = {}
     return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
 
 
 def check_labels(y: Any, n_texts: int, *, warn: bool = True) -> None:
-    """Refuse labels that no classifier can be fitted to; the last step judges the rest."""
+    """Raise for labels that suit no classifier."""
     if y is None:
         return
     labels = label_cells(y)
@@ -382,7 +379,7 @@ def _several(labels: list[Any]) -> bool:
 
 
 def _refuse_mixed(labels: list[Any], *, unlabelled: bool = False) -> None:
-    """Refuse text mixed with other labels; with ``unlabelled``, -1 may stand among texts."""
+    """Raise if y mixes texts with other labels, except -1 if ``unlabelled``."""
     texts = [i for i, label in enumerate(labels) if isinstance(label, str)]
     others = [
         i
@@ -407,12 +404,12 @@ def _refuse_none(y: Any) -> None:
 
 
 def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
-    """Return one label per text; several are refused."""
+    """Return one label per text, or raise if there are several."""
     _refuse_none(y)
     labels = label_cells(y)
     if _several(labels):
         raise ValueError(
-            "y holds several labels per text; one class label per text is expected, such as "
+            "y holds several labels per text; expected one class label per text, such as "
             "y['label']."
         )
     _check_length(labels, n_texts)
@@ -420,14 +417,14 @@ def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
 
 
 def has_label_sets(y: Any) -> bool:
-    """Say whether y holds several labels per text."""
+    """Return whether y holds several labels per text."""
     if sparse.issparse(y):
         return bool(y.ndim == 2)
     return y is not None and _several(label_cells(y))
 
 
 def label_sets(y: Any, n_texts: int) -> tuple[np.ndarray, list[str] | None]:
-    """Return 0 or 1 for each text and label, (n_texts, n_labels), and the names of a table."""
+    """Return 0 or 1 for each text and label, and names."""
     rows = list(y.toarray()) if sparse.issparse(y) else label_cells(y)
     _check_length(rows, n_texts)
     table = np.array([list(row) if _several([row]) else [row] for row in rows], dtype=object)
@@ -437,16 +434,14 @@ def label_sets(y: Any, n_texts: int) -> tuple[np.ndarray, list[str] | None]:
     if table.ndim != 2 or odd:
         example = f", such as {odd[0]!r:.60}" if odd else ""
         raise ValueError(
-            f"y holds something other than 0 and 1{example}; of several labels per text, a row "
-            "of 0 and 1 is expected for each text, as MultiLabelBinarizer().fit_transform(y) "
-            "makes it."
+            f"y holds something other than 0 and 1{example}. For several labels per text, give "
+            "each text a row of 0 and 1, as MultiLabelBinarizer().fit_transform(y) does."
         )
     names = [str(name) for name in y.columns] if hasattr(y, "columns") else None
     return table.astype(np.int64), names
 
 
 def _warn_of_variants(labels: list[str]) -> None:
-    """Warn of empty classes, and of classes that differ by case."""
     classes = [str.__str__(name) for name in dict.fromkeys(labels)]
     spelt: dict[str, list[str]] = {}
     for name in classes:
@@ -458,18 +453,18 @@ def _warn_of_variants(labels: list[str]) -> None:
     ]
     if odd:
         warnings.warn(
-            f"y holds {len(classes)} classes, {_shown(classes)}: {'; '.join(odd)}. Repair the "
-            "column, as in y.str.strip().str.lower(), and drop unlabelled rows, unless this is "
-            "meant.",
+            f"y holds {len(classes)} classes, {_shown(classes)}: {'; '.join(odd)}. Unless this is "
+            "intended, clean the column, as in y.str.strip().str.lower(), and drop unlabelled "
+            "rows.",
             UserWarning,
             stacklevel=3,
         )
 
 
 def label_cells(y: Any) -> list[Any]:
-    """Return the label of each text, a row where there are several."""
+    """Return the label or labels of each text."""
     if sparse.issparse(y):
-        # of several labels the last step knows the rules, so how many rows there are is enough
+        # the last step checks several labels; only the number of rows matters here
         return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())
     native = nw.from_native(y, eager_only=True, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
@@ -482,12 +477,12 @@ def label_cells(y: Any) -> list[Any]:
         array = np.asarray(y)
         if array.ndim == 0:
             raise TypeError(
-                f"y is a {type(y).__name__}, {_shown(y)}; a list, array or Series with one label "
-                "per text is expected."
+                f"y is a {type(y).__name__}, {_shown(y)}; expected a list, array or Series with "
+                "one label per text."
             )
         rows = list(array)
     if all(isinstance(row, list | tuple | np.ndarray) and len(row) == 1 for row in rows):
-        return [row[0] for row in rows]  # one column
+        return [row[0] for row in rows]
     return rows
 
 
@@ -495,35 +490,33 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
     """Return the sorted classes and each label's class number, (n_texts,)."""
     _refuse_none(y)
     check_labels(y, n_texts, warn=warn)
-    _refuse_mixed(label_cells(y))  # numpy would make text of them
+    _refuse_mixed(label_cells(y))  # which numpy would convert to text
     labels = column_or_1d(y, warn=warn)
-    if labels.dtype == object and not any(
-        isinstance(label, str) for label in labels
-    ):  # integers in an object array
+    if labels.dtype == object and not any(isinstance(label, str) for label in labels):
         labels = np.array(labels.tolist())
     check_target(labels)
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"y holds one class only, {', '.join(map(repr, classes.tolist()))}, in all {n_texts} "
+            f"y holds only one class, {', '.join(map(repr, classes.tolist()))}, in all {n_texts} "
             "rows; a classifier needs at least two. Check the label column."
         )
     return classes, numbers
 
 
 def check_target(labels: np.ndarray) -> None:
-    """Refuse labels that are no classes."""
+    """Raise for numbers that are not classes."""
     if type_of_target(labels).startswith("continuous"):
         raise ValueError(of_regression(labels[labels % 1 != 0].flat[0]))
     check_classification_targets(labels)
 
 
 def of_regression(number: Any) -> str:
-    """Return the message about a target of numbers."""
+    """Return the message about a continuous target."""
     return (
         f"y is continuous, with numbers such as {number:.4g}: this is regression, and classes are "
-        "expected here. Make classes of them, as by pandas.cut; or score a regressor, such as "
-        "Ridge, by scikit-learn's cross_val_score."
+        "expected here. Make classes, for example with pandas.cut, or score a regressor such as "
+        "Ridge with scikit-learn's cross_val_score."
     )
 
 
@@ -535,13 +528,13 @@ def set_aside(
     n_aside = int(np.ceil(fraction * len(numbers)))
     if counts.min() < 2:
         raise ValueError(
-            "early_stopping=True sets texts of every class aside, and the class "
-            f"{classes.tolist()[counts.argmin()]!r} has one text only. Give it more, drop it, or "
-            "use early_stopping=False."
+            "early_stopping=True holds out texts of every class, and the class "
+            f"{classes.tolist()[counts.argmin()]!r} has only one text. Add texts, drop it, or use "
+            "early_stopping=False."
         )
     if not len(classes) <= n_aside <= len(numbers) - len(classes):
         raise ValueError(
-            f"validation_fraction={fraction} sets {n_aside} of {len(numbers)} texts aside; with "
+            f"validation_fraction={fraction} holds out {n_aside} of {len(numbers)} texts; with "
             f"{len(classes)} classes allowed are {len(classes)} to {len(numbers) - len(classes)}. "
             "Change it, or use early_stopping=False."
         )

@@ -1,4 +1,4 @@
-"""Tokens, words and their shares of a linear function."""
+"""Vectors of tokens and words, and their shares of a linear function."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +24,7 @@ CombineLayers = Callable[[np.ndarray], np.ndarray]
 def merge_windows(
     vectors: Sequence[np.ndarray], windows: Sequence[np.ndarray], n_prefix: int, n_suffix: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a text's kept tokens and their vectors, windows averaged."""
+    """Return a text's kept tokens and their vectors, averaged over windows."""
     if len(windows) == 1:
         return windows[0], vectors[0]
     kept = np.unique(np.concatenate(windows))
@@ -38,7 +38,7 @@ def merge_windows(
 
 
 def _rows_of(window: np.ndarray, kept: np.ndarray, n_prefix: int, n_suffix: int) -> np.ndarray:
-    """Return where a window's tokens stand between the special tokens, (n_tokens,)."""
+    """Return the places of a window's tokens between the special tokens, (n_tokens,)."""
     own = n_prefix + np.searchsorted(kept, window)
     return np.concatenate([np.arange(n_prefix), own, n_prefix + len(kept) + np.arange(n_suffix)])
 
@@ -51,7 +51,7 @@ def token_frame(
     labels: Iterable[Any],
     names: list[str],
 ) -> pd.DataFrame:
-    """Return one row per token of every text, special tokens included."""
+    """Return one row per token of every text, with special tokens."""
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     positions, ids, rows = [], [], []
     for kept, merged, encoding in _distinct_texts(plan, vectors, tokenizer):
@@ -75,7 +75,7 @@ def word_frame(
     names: list[str],
 ) -> pd.DataFrame:
     """Return one row per word of every text."""
-    # a word of which truncation or the tokenizer left nothing has no row
+    # words that truncation or the tokenizer removed have no row
     positions, words, counts, rows = [], [], [], []
     texts = _distinct_texts(plan, vectors, tokenizer)
     for text, (kept, merged, encoding) in zip(plan.texts, texts, strict=True):
@@ -115,7 +115,7 @@ def _word(text: str | tuple[str, ...], spans: dict[int, tuple[int, int]], number
 
 
 def word_spans_of(pieces: Pieces) -> dict[int, tuple[int, int]]:
-    """Return the characters of each word, by its number."""
+    """Return start and end of each word, by its number."""
     spans: dict[int, tuple[int, int]] = {}
     for word, (start, end) in zip(pieces.word_ids, pieces.offsets, strict=True):
         if word is not None:
@@ -132,7 +132,7 @@ def _assemble(
     labels: Iterable[Any],
     names: list[str],
 ) -> pd.DataFrame:
-    """Repeat what belongs to distinct texts for each text, and combine the layers."""
+    """Repeat values of distinct texts for each text, and combine the layers."""
     n_rows = [len(rows[i]) for i in plan.row_of]
     table: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
     for name, parts in columns.items():
@@ -153,13 +153,13 @@ def share_out(
     weights: np.ndarray,
     base: np.ndarray | float = 0.0,
 ) -> pd.DataFrame:
-    """Split a text's ``features @ weights - base`` into one row per token."""
+    """Split ``features @ weights - base`` of a text into tokens."""
     windows = tokenizer.windows(len(encoding.ids))
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     kept = np.unique(np.concatenate(windows))
     shares = np.zeros((n_prefix + len(kept) + n_suffix, weights.shape[1]))  # (n_rows, n_outputs)
     n_tokens = sum(len(of_window) for of_window in vectors)
-    # exact: the mean over n tokens and every way to combine layers are linear in their vectors
+    # exact: the mean over tokens and all combinations of layers are linear in their vectors
     for of_window, window in zip(vectors, windows, strict=True):
         rows = _rows_of(window, kept, n_prefix, n_suffix)
         own = combine(of_window[:, None]).astype(np.float64) @ weights
@@ -177,14 +177,14 @@ def _pieces(encoding: Any, kept: np.ndarray, text: str, tokenizer: TextTokenizer
 
 
 def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
-    """Add up the pieces of each word."""
+    """Sum the pieces of each word."""
     outputs = shares.columns[4:]
     number = (
         shares["word"]
         .map(lambda word: -1 if word is None or word != word else int(word))
         .to_numpy()
     )
-    # neighbours of one word share a group; what has no word never does
+    # pieces of one word share a group; tokens outside words do not
     group = np.cumsum(np.concatenate([[True], (number[1:] != number[:-1]) | (number[1:] < 0)]))
     joined = shares.groupby(group).agg(
         {"token": "first", "start": "min", "end": "max", **dict.fromkeys(outputs, "sum")}
@@ -201,20 +201,19 @@ def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """Return a span without the blanks around it."""
+    """Return a span without surrounding blanks."""
     word = text[start:end]
     if not word.strip():
         return start, end
     return start + len(word) - len(word.lstrip()), end - len(word) + len(word.rstrip())
 
 
-_TEXTS_AT_ONCE = 64  # whose token vectors are held at a time
+_TEXTS_AT_ONCE = 64  # whose token vectors are in memory together
 
 
 class TokenLevelMixin:
-    """The methods of BertVectorizer that look below the text; a part of it, of no use alone."""
+    """Token- and word-level methods of BertVectorizer."""
 
-    # what the vectorizer brings
     pooling: Pooling | Literal["checkpoint"] | tuple[Pooling, ...]
     normalize: bool
     missing: Any
@@ -235,27 +234,27 @@ class TokenLevelMixin:
     layer_scale_: float
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
-        """Return one vector per token or per word, instead of one per text.
+        """Return one vector per token or word, instead of one per text.
 
-        Layers, ``combine``, ``max_length`` and ``truncation`` apply; ``pooling`` and ``normalize``
-        do not. A token that stands in two windows (``truncation="window"``) gets the mean of its
-        two vectors.
+        Uses the layers, ``combine``, ``max_length`` and ``truncation``, but not ``pooling`` and
+        ``normalize``. A token in two windows (``truncation="window"``) gets the mean of both
+        vectors.
 
         Parameters
         ----------
         X : iterable of str, or of lists of str
-            Texts as for `fit`; with ``level="word"`` also texts that are split into words already.
+            Texts as in `fit`; with ``level="word"`` also texts already split into words.
         level : {"token", "word"}, default="token"
-            ``"word"`` averages the word pieces of each word, and leaves [CLS] and [SEP] out. Words
-            are those of the model's own tokenizer (BERT's splits at punctuation: ``don't`` is three
-            words), or the ones given.
+            ``"word"`` averages the word pieces of each word, without [CLS] and [SEP]. Words are
+            those of the model's tokenizer (BERT's splits at punctuation: ``don't`` is three words),
+            or the given ones.
 
         Returns
         -------
         DataFrame
-            ``text`` (index label of the row), ``position`` and: for tokens ``token``, ``token_id``;
-            for words ``word``, ``n_tokens``; then one column per feature. Positions count in the
-            whole text, also where some of it was cut.
+            ``text`` (index label of the row), ``position``, then ``token`` and ``token_id`` for
+            tokens or ``word`` and ``n_tokens`` for words, then one column per feature. Positions
+            refer to the whole text, even if it was truncated.
         """
         check_is_fitted(self)
         if level not in ("token", "word"):
@@ -278,19 +277,18 @@ class TokenLevelMixin:
     ) -> list[pd.DataFrame]:
         """Split ``transform(X) @ weights`` among the tokens of each text, exactly.
 
-        The mean of a text's token vectors, and every way to combine layers, is linear in them, so
-        that what a linear function makes of the whole is the sum of what it makes of each token.
-        `pipeline.explain` uses this.
+        The mean of the token vectors and every combination of layers are linear, so a linear
+        function of the features is the sum over tokens. Used by `pipeline.explain`.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
         weights : ndarray of shape (n_features, n_outputs)
-            Of the linear function.
+            Weights of the linear function.
         base : ndarray of shape (n_outputs,), optional
-            What is taken off the whole, an equal part from each token; such as
-            ``mean_ @ weights``, for shares beside those of the mean text. None takes nothing off.
+            Subtracted from the total, in equal parts from each token; for example ``mean_ @
+            weights``, for shares relative to the mean text. None subtracts nothing.
 
         Returns
         -------
@@ -322,7 +320,6 @@ class TokenLevelMixin:
         frames: dict[str, pd.DataFrame] = {}
         distinct = list(dict.fromkeys(texts))
         reports = []
-        # token vectors are large: of some texts at a time
         for start in range(0, len(distinct), _TEXTS_AT_ONCE):
             plan = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
             reports.append((plan.tokenized.n_tokens, plan.tokenized.n_lost, plan.n_windows))
@@ -342,19 +339,18 @@ class TokenLevelMixin:
         return [frames[text].copy() for text in texts]
 
     def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
-        """Count the tokens of each text, those that truncation cuts and unknown ones.
+        """Count the tokens of each text, with truncated and unknown ones.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
 
         Returns
         -------
         DataFrame
-            ``n_tokens`` (of the whole text, [CLS] and [SEP] included), ``n_lost``, ``n_unknown``
-            (tokens that the vocabulary lacks, as [UNK]) and ``n_words`` (between blanks), one row
-            per text, index kept.
+            ``n_tokens`` (of the whole text, with [CLS] and [SEP]), ``n_lost``, ``n_unknown``
+            ([UNK]) and ``n_words`` (between blanks), one row per text, with the index of X.
         """
         check_is_fitted(self)
         table = take_columns(X, on_invalid=self.on_invalid)
@@ -366,17 +362,17 @@ class TokenLevelMixin:
         return pd.DataFrame({**counts, "n_words": n_words}, index=table.index)
 
     def word_spans(self, X: Iterable[str]) -> list[list[tuple[int, int]]]:
-        """Find the words of each text, as the tokenizer sees them.
+        """Find the words of each text, as split by the tokenizer.
 
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
 
         Returns
         -------
         list of list of (int, int), length n_texts
-            Start and end of each word, in characters; also of words that truncation would cut.
+            Start and end of each word, in characters, including words that truncation would cut.
         """
         check_is_fitted(self)
         texts = self._check_X(X, reset=False)
@@ -387,13 +383,12 @@ class TokenLevelMixin:
         ]
 
     def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
-        """Turn vectors, (n_rows, n_poolings, n_layers, hidden_size), into features."""
         if self.combine == "learned":
             return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
         return combine_layers(vectors, self.combine)
 
     def _warn_truncation(self, report: dict[str, Any]) -> None:
-        cure = "count_tokens(X) tells which; truncation='window' loses none."
+        cure = "Use count_tokens(X) to find them, or truncation='window' to keep all tokens."
         search = self.__dict__.get("_search")
         warn_truncation(report, self.max_length_, self.truncation, cure, search)
 
@@ -413,18 +408,17 @@ class TokenLevelMixin:
         ]
 
     def _warn_longer(self, n_tokens: np.ndarray) -> None:
-        """Warn of texts that sentence-transformers would cut, and this class reads on."""
         length = self._bert().checkpoint.max_seq_length
         # the default model was measured with 512: docs/long-texts.md
         if length is None or self.max_length is not None or str(self.model) in INSTALLED:
             return
         if length < self.max_length_ and (n_tokens > length).any():
-            # no counts: equal messages of a search are shown once
+            # no counts: equal messages are shown once per search
             warnings.warn(
-                f"Some texts are longer than {length} tokens, where sentence_bert_config.json of "
-                f"{str(self.model)!r} cuts them (max_seq_length); here they are read up to "
-                f"{self.max_length_}. Set max_length={length} to have the vectors of "
-                f"sentence-transformers, or max_length={self.max_length_} to keep these.",
+                f"Some texts are longer than {length} tokens, where sentence-transformers cuts "
+                f"them for {str(self.model)!r} (max_seq_length in sentence_bert_config.json). Here "
+                f"they are read up to {self.max_length_}. Set max_length={length} for the vectors "
+                f"of sentence-transformers, or max_length={self.max_length_} to keep these.",
                 ModelWarning,
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""Stores of pooled vectors: memory, or an SQLite file that processes share."""
+"""Stores of pooled vectors: memory, or an SQLite file shared by processes."""
 
 import hashlib
 import os
@@ -20,27 +20,27 @@ from pipeline.exceptions import CacheWarning
 from pipeline.files import local_path
 from pipeline.forks import ForkGate, ForkSafeLock
 
-MEMORY_BYTES = 1 << 30  # bound of the memory cache, unless another is set
-BUSY_SECONDS = 30  # how long to wait for another process that is writing to the same file
+MEMORY_BYTES = 1 << 30  # default limit of the memory cache
+BUSY_SECONDS = 30  # to wait for another process that writes to the same file
 _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
-_broken: set[Path] = set()  # files that failed in this process: warned of once, then left alone
-# a connection carried over a fork corrupts the file: forks wait while one is open
+_broken: set[Path] = set()  # files that failed in this process: skipped after one warning
+# a connection used after a fork corrupts the file, so forks wait while one is open
 _connections = ForkGate()
 
 _unrecorded = ContextVar("unrecorded", default=False)
 
 
 class Store(Protocol):
-    """Vectors of one encoder by key."""
+    """Vectors of one encoder, by key."""
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Return the vectors of known keys."""
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep the vectors of new keys."""
+        """Store the vectors of new keys."""
 
     def free_bytes(self) -> float:
-        """Return the bytes that fit."""
+        """Return the number of bytes that fit."""
 
 
 @contextmanager
@@ -59,12 +59,12 @@ def is_unrecorded() -> bool:
 
 
 def text_key(namespace: str, pooling: str, text: str) -> bytes:
-    """Return the key (16 bytes) of one text's vectors by one pooling."""
+    """Return the key (16 bytes) of one text's vectors under one pooling."""
     return hashlib.blake2b(f"{namespace}\0{pooling}\0{text}".encode(), digest_size=16).digest()
 
 
 class MemoryStore:
-    """Vectors in memory, bounded by bytes, least recently used out first."""
+    """Vectors in memory, limited in bytes, dropping the least recently used."""
 
     def __init__(self, max_bytes: int = MEMORY_BYTES) -> None:
         self.max_bytes = max_bytes
@@ -82,7 +82,7 @@ class MemoryStore:
             return known
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep the vectors of new keys, evicting older ones."""
+        """Store the vectors of new keys, evicting older ones."""
         with self._lock:
             for key, vector in vectors.items():
                 if key not in self._vectors and vector.nbytes <= self.max_bytes:
@@ -93,18 +93,18 @@ class MemoryStore:
                 self.overflowed = True
 
     def free_bytes(self) -> float:
-        """Return the bytes that fit if all older vectors leave."""
+        """Return the number of bytes that fit if older vectors are evicted."""
         return self.max_bytes
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all vectors."""
         with self._lock:
             self._vectors.clear()
             self.current_bytes, self.overflowed = 0, False
 
 
 def parse_size(size: int | str) -> int:
-    """Return the bytes of ``"2GB"``, ``"500 MiB"`` or a number."""
+    """Parse ``"2GB"``, ``"500 MiB"`` or a number into bytes."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kMGT])(i?)B)?", str(size), re.IGNORECASE)
     if found is None or not (n := float(found[1])):
         raise ValueError(
@@ -123,7 +123,7 @@ class FolderStore:
         self.path = folder / f"embeddings-{namespace[:16]}.sqlite"
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of known keys whose checksum holds."""
+        """Return the vectors of known keys with a valid checksum."""
         known: dict[bytes, np.ndarray] = {}
 
         def select(connection: sqlite3.Connection) -> None:
@@ -139,7 +139,7 @@ class FolderStore:
         return known
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Keep the vectors of new keys, all or none."""
+        """Store the vectors of new keys, all or none."""
         rows = [(key, vector.shape[-1], _pack(vector)) for key, vector in vectors.items()]
 
         def insert(connection: sqlite3.Connection) -> None:
@@ -150,12 +150,11 @@ class FolderStore:
         self._run(insert)
 
     def free_bytes(self) -> float:
-        """Return infinity: the disk is the bound."""
+        """Return infinity: only the disk is the limit."""
         return float("inf")
 
     def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Call ``work`` with a connection of its own, and never raise."""
-        # connections do not survive threads and forks, and opening one is cheap
+        """Call ``work`` with a connection of its own, without raising."""
         if self.path in _broken:
             return
         try:
@@ -165,15 +164,15 @@ class FolderStore:
             self._give_up(error)
 
     def _open(self) -> sqlite3.Connection:
-        """Connect, and wait while other processes make the same new file."""
+        """Connect, waiting while other processes create the same file."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 return self._connect()
             except sqlite3.OperationalError as error:
-                # SQLite does not wait where two processes make a new file at once, or one of them
-                # takes the file of an older version out of WAL mode
+                # SQLite does not wait if two processes create a file at once, or if one of them
+                # takes an older file out of WAL mode
                 busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
                 if not busy or time.monotonic() > until:
                     raise
@@ -195,7 +194,6 @@ class FolderStore:
         return connection
 
     def _give_up(self, error: Exception) -> None:
-        """Warn once, quarantine a corrupt file and go on without."""
         _broken.add(self.path)
         aside, text = "", str(error)
         if isinstance(error, sqlite3.DatabaseError) and (
@@ -206,23 +204,23 @@ class FolderStore:
                 self.path.replace(self.path.with_name(quarantine))
                 for journal in self.folder.glob(f"{self.path.name}-*"):
                     journal.unlink(missing_ok=True)
-                aside = f" The file was put aside as {quarantine}; the next run starts a new one."
+                aside = f" The file was moved to {quarantine}; the next run starts a new one."
             except OSError:
-                aside = " It could not be put aside; delete it."
+                aside = " It could not be moved; delete it."
         warnings.warn(
             f"The embedding cache {self.path} cannot be used ({type(error).__name__}: {text}); "
-            f"texts are encoded without it.{aside}",
+            f"continuing without it.{aside}",
             CacheWarning,
             stacklevel=2,
         )
 
 
 def cache_folder(cache: str | os.PathLike) -> Path:
-    """Return the folder of a cache, and refuse an address."""
+    """Return the folder of a cache, or raise for an address."""
     return local_path(
         cache,
         "folder",
-        "the cache is an SQLite file, which needs one. Name a folder, or take cache='memory'.",
+        "the cache is an SQLite file, which needs a folder. Name one, or use cache='memory'.",
     )
 
 
@@ -230,7 +228,7 @@ def clear_folder(folder: Path) -> None:
     """Delete the cache files of a folder."""
     for path in folder.glob("embeddings-*.sqlite*"):
         path.unlink(missing_ok=True)
-    _broken.difference_update({path for path in _broken if path.parent == folder})  # try again
+    _broken.difference_update({path for path in _broken if path.parent == folder})
 
 
 def _pack(vector: np.ndarray) -> bytes:
@@ -239,7 +237,7 @@ def _pack(vector: np.ndarray) -> bytes:
 
 
 def _unpack(width: int, value: bytes) -> np.ndarray | None:
-    """Return a vector, (n_layers, width), or None if its checksum fails."""
+    """Return a vector, (n_layers, width), or None if its checksum is wrong."""
     raw, check = value[:-4], value[-4:]
     if zlib.crc32(raw).to_bytes(4, "little") != check or width <= 0 or len(raw) % (4 * width):
         return None

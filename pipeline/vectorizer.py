@@ -9,12 +9,19 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.base import TransformerMixin
-from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.preprocessing import normalize as l2_normalize
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline._compat import Hidden, Interval, StrOptions, check_feature_names_in, fit_context
+from pipeline._compat import (
+    CallbackSupportMixin,
+    Hidden,
+    Interval,
+    StrOptions,
+    check_feature_names_in,
+    fit_context,
+    with_callbacks,
+)
 from pipeline.bert.config import read_shape
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType
@@ -39,16 +46,16 @@ _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, SavedModel):
     """Turn raw texts into vectors of a frozen BERT.
 
-    Each text is tokenised, encoded by a pre-trained model whose weights never change, and pooled to
-    one vector per layer; the chosen layers and poolings together make one row of features. Each
-    distinct text is encoded once, without padding, up to the deepest layer asked for.
+    Each text is tokenised, encoded by a pre-trained model with fixed weights, and pooled to one
+    vector per layer; the chosen layers and poolings together make one row of features. Each
+    distinct text is encoded once, without padding, up to the deepest layer needed.
 
     Parameters
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
-        A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id. Families:
-        BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, which run fast; and MPNet, ModernBERT,
-        DeBERTa, ALBERT and others of docs/models.md. The default, a 6-layer BERT of width 384 with
+        A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id. Fast
+        families: BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, ELECTRA. Others: MPNet, ModernBERT,
+        DeBERTa, ALBERT and more, see docs/models.md. The default, a 6-layer BERT of width 384 with
         the bert-base-uncased vocabulary, comes with the installation.
 
     revision : str or None, default=None
@@ -58,14 +65,14 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         How the tokens of a text become one vector. ``"cls"``: the hidden state of [CLS].
         ``"mean"``, ``"max"``: over all tokens. ``"pooler"``: ``pooler_output``, the checkpoint's
         own dense layer with tanh on the last [CLS], if it has a trained one. ``"lasttoken"``,
-        ``"weightedmean"`` (by position), ``"mean_sqrt_len_tokens"``: as sentence-transformers has
-        them. Several poolings are concatenated. ``"checkpoint"``: what its makers published
-        (``modules.json``), of the last layer: their poolings, dense layers, norms, prompt and
-        length, the same vectors as sentence-transformers'.
+        ``"weightedmean"`` (by position), ``"mean_sqrt_len_tokens"``: as in sentence-transformers.
+        Several poolings are concatenated. ``"checkpoint"``: as published with the model
+        (``modules.json``), from the last layer: its poolings, dense layers, norms, prompt and
+        length, for the same vectors as sentence-transformers.
 
     prompt : str or None, default=None
-        Put before each text, such as ``"query: "``, and kept by truncation. None is no prompt, or
-        the default one of the checkpoint under ``pooling="checkpoint"``, where "" is none.
+        Text to put before each text, such as ``"query: "``; truncation keeps it. None is no prompt,
+        or under ``pooling="checkpoint"`` the checkpoint's default; "" is none.
 
     layers : int, tuple of int, or "all", default=-1
         Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder
@@ -73,81 +80,82 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     combine : {"concat", "mean", "sum", "learned"}, default="concat"
         How several layers become one vector. ``"learned"`` fits the weights (softmax) and scale of
-        a weighted sum to the labels given to `fit`; every other way learns nothing.
+        a weighted sum to the labels given to `fit`; the others learn nothing.
 
     max_length : int or None, default=None
-        Most tokens per sequence, [CLS], [SEP] and prompt included. None is the model's limit, often
-        512, or under ``pooling="checkpoint"`` that of its makers.
-        A `ModelWarning` of `fit` tells where sentence-transformers would cut texts before that.
+        Most tokens per sequence, with [CLS], [SEP] and prompt. None is the model's limit, often
+        512, or under ``pooling="checkpoint"`` the published one. `fit` gives a `ModelWarning` if
+        sentence-transformers would truncate texts earlier.
 
     truncation : {"head", "tail", "head_tail", "window", "error"}, default="head"
-        What is kept of longer texts: the start; the end; a quarter from the start and the rest from
-        the end; everything, in overlapping windows whose vectors are averaged by token count; or an
-        error. ``truncation_report_`` and one `TruncationWarning` per call count what was cut.
+        What to keep of longer texts: the start; the end; a quarter from the start and the rest from
+        the end; everything, in overlapping windows whose vectors are averaged by token count; or
+        raise an error. ``truncation_report_`` and one `TruncationWarning` per call count what was
+        cut.
 
     missing : {"error", "empty"}, default="error"
-        What None, NaN and pd.NA are: an error, or the empty text.
+        Treat None, NaN and pd.NA as an error or as the empty text.
 
     on_invalid : {"error", "coerce"}, default="error"
-        Cells that are not strings, several columns, and lone surrogates (half of a UTF-16 pair):
-        raise an error that names the row, or turn cells into text, join columns by a space, and
-        replace surrogates by U+FFFD.
+        For cells that are not strings, several columns, and lone surrogates (half of a UTF-16
+        pair): raise an error that names the row, or turn cells into text, join columns by a space,
+        and replace surrogates by U+FFFD.
 
     normalize : bool, default=False
         Scale every row to Euclidean length 1.
 
     device : str, default="auto"
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; ``"auto"`` takes CUDA where there is one,
-        else MPS, else the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; ``"auto"`` prefers CUDA, then MPS, then
+        the CPU.
 
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
         Precision of the forward pass: ``"auto"`` is float16 on CUDA and float32 elsewhere. float16
-        needs an accelerator; bfloat16 one, or a CPU that multiplies in it (AVX512-BF16, AMX).
-        Features are float32 in any case.
+        needs an accelerator; bfloat16 an accelerator or a CPU with bfloat16 products (AVX512-BF16,
+        AMX). Features are always float32.
 
     batch_tokens : int or None, default=None
-        Token budget of one batch. Changes speed and memory, and no float32 feature by more than
-        1e-5. None is 2,048 on the CPU, 65,536 on CUDA and 8,192 on MPS; halved where CUDA memory
+        Token budget of one batch. Changes speed and memory, and float32 features by at most 1e-5.
+        None is 2,048 on the CPU, 65,536 on CUDA and 8,192 on MPS. Batches are halved if CUDA memory
         runs out.
 
     cache : {"memory"}, folder or None, default="memory"
-        Where vectors are kept for folds, grid points and refits: in this process (up to
-        ``cache_size``; the least recently used leave first, and one `CacheWarning` says so); in a
-        folder (SQLite), shared by processes and runs; or nowhere. With a cache the first pass runs
-        all layers, so that later ones find them. Only its owner can read the folder: vectors
-        reveal something about their texts. Not saved: a loaded pipeline caches nothing, and runs
-        only the layers it needs.
+        Where to keep vectors for folds, grid points and refits: in this process (up to
+        ``cache_size``; the least recently used are dropped, with one `CacheWarning`); in a folder
+        (SQLite), shared by processes and runs; or nowhere. With a cache, the first pass runs all
+        layers for later use. The folder is readable only by its owner: vectors reveal something
+        about their texts. Not saved: a loaded pipeline caches nothing, and runs only the layers it
+        needs.
 
     cache_size : int, str or None, default=None
-        Most bytes that the memory cache of this process may hold, all vectorizers together, as a
-        number or such as ``"4GB"``. None leaves it as it is, at first 1 GiB: about 70,000 texts of
-        the default model with one pooling and all layers.
+        Most bytes of this process's memory cache, for all vectorizers together, as a number or a
+        string such as ``"4GB"``. None keeps the current size, initially 1 GiB: about 70,000 texts
+        of the default model with one pooling and all layers.
 
     weights_in_artifact : bool, default=True
-        Whether a pickled (joblib) vectorizer carries the model's weights. If not, it carries their
-        hashes, finds the model again where it is opened, and refuses another one.
+        Whether a pickled (joblib) vectorizer contains the model's weights. Otherwise it contains
+        their hashes, finds the model again when opened, and rejects another one.
 
     local_files_only : bool, default=False
         Never ask the hub.
 
     progress : bool, default=False
-        Show on stderr how far encoding is: a bar of all texts in a terminal or notebook, which goes
-        when it is done, else a line in half a minute. `compare`, `layer_study` and `label_issues`
-        show their fits too. Nothing where all vectors come from the cache.
+        Show progress of encoding on stderr: a bar in a terminal or notebook, removed when done,
+        else a line every half minute. `compare`, `layer_study` and `label_issues` also show their
+        fits. Nothing is shown if all vectors come from the cache.
 
     Attributes
     ----------
     n_features_in_ : int
-        Columns of text seen during fit: 1, or more under ``on_invalid="coerce"``.
+        Number of text columns seen during fit: 1, or more under ``on_invalid="coerce"``.
 
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, where X was a DataFrame.
+        Names of these columns, if X was a DataFrame.
 
     layers_ : tuple of int
         The layers used, without negative numbers.
 
     n_layers_ : int
-        Encoder layers of the model; it has one hidden state more.
+        Number of encoder layers; the model has one more hidden state.
 
     hidden_size_ : int
         Width of the model.
@@ -156,30 +164,30 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         Most tokens per sequence.
 
     prompt_ : str
-        What is put before each text.
+        The text put before each text.
 
     source_ : dict
         Origin of the model: ``model``, ``kind``, ``revision`` (commit), ``sha256`` of its files.
 
     layer_weights_ : ndarray of shape (len(layers_),), float64
-        With ``combine="learned"``: the weight of each layer; they are positive and their sum is 1.
+        With ``combine="learned"``: the weight of each layer, positive and with sum 1.
 
     layer_scale_ : float
-        With ``combine="learned"``: what the weighted sum is multiplied by.
+        With ``combine="learned"``: the factor of the weighted sum.
 
     mean_ : ndarray of shape (n_features,), float32
-        The mean of the features of fit, which `pipeline.explain` compares with; only after
-        `fit_transform`, as pipelines call it, for `fit` encodes nothing.
+        Mean of the features, the baseline of `pipeline.explain`. Only set by `fit_transform`, which
+        pipelines call; `fit` encodes nothing.
 
     truncation_report_ : dict
-        Of the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``,
+        For the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``,
         ``share_lost``, ``texts_in_windows``.
 
     unknown_report_ : dict
-        Of the same texts, what the vocabulary lacks, such as emoji, and BERT reads as [UNK]:
+        Tokens of the same texts that are not in the vocabulary, such as emoji, and read as [UNK]:
         ``n_texts``, ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``;
-        and ``n_words`` (between blanks) with ``pieces_per_word``: 1.2 to 1.5 in English, more in a
-        language that is spelt out. An `UnknownTokensWarning` tells where more than a fifth of the
+        also ``n_words`` (between blanks) and ``pieces_per_word``: 1.2 to 1.5 in English, more in a
+        language that is spelled out. An `UnknownTokensWarning` is given if more than a fifth of the
         texts cannot be read.
 
     See Also
@@ -272,14 +280,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self.local_files_only = local_files_only
         self.progress = progress
 
-    # ---- fit and transform
-
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
         """Check parameters and texts, and find the model.
 
-        Nothing is encoded or learnt, unless ``combine="learned"``.
+        Nothing is encoded or learned, except with ``combine="learned"``.
 
         Parameters
         ----------
@@ -287,23 +293,23 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas,
             polars or pyarrow.
         y : array-like of shape (n_texts,) or (n_texts, n_outputs), optional
-            Labels or targets, which are the last step's business; needed for
-            ``combine="learned"``, else not used, but refused where no classifier could use them.
+            Labels or targets. Only used by ``combine="learned"``, but rejected if no classifier
+            could use them.
 
         Returns
         -------
         BertVectorizer
-            Itself.
+            The fitted vectorizer.
 
         Raises
         ------
         TypeError, ValueError
-            For wrong parameters, texts or labels; the message names the row, the type and the cure.
+            For invalid parameters, texts or labels.
         CheckpointError
-            Where the model cannot be found or loaded.
+            If the model cannot be found or loaded.
         """
         texts = self._check_fit(X, y)
-        self.__dict__.pop("mean_", None)  # of other texts
+        self.__dict__.pop("mean_", None)  # from an earlier fit
         if self.combine == "learned":
             self._encode_and_learn(texts, X, y)
             return self
@@ -330,14 +336,14 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
         y : array-like of shape (n_texts,), optional
-            As for `fit`: wrong labels are refused before anything is encoded.
+            As in `fit`. Invalid labels are rejected before anything is encoded.
 
         Returns
         -------
         ndarray of shape (n_texts, n_features), float32
-            A DataFrame where `set_output` says so.
+            Or a DataFrame, as set by `set_output`.
         """
         features = self._features(self._encode_and_learn(self._check_fit(X, y), X, y))
         self.mean_ = features.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -349,12 +355,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`; zero rows give an array of shape (0, n_features).
+            As in `fit`; zero rows give an array of shape (0, n_features).
 
         Returns
         -------
         ndarray of shape (n_texts, n_features), float32
-            In the order of the texts. A DataFrame where `set_output` says so.
+            In the order of the texts. Or a DataFrame, as set by `set_output`.
 
         Raises
         ------
@@ -369,7 +375,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return self._features(vectors)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Name the features: pooling, layer and position, such as ``mean_layer6_017``.
+        """Name the features by pooling, layer and position, such as ``mean_layer6_017``.
 
         Parameters
         ----------
@@ -385,8 +391,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         check_feature_names_in(self, input_features, generate_names=False)
         of = ("checkpoint",) if self.pooling == "checkpoint" else self._poolings()
         return np.array(self._names(of), dtype=object)
-
-    # ---- the parts
 
     def _check_fit(self, X: Any, y: Any) -> list[str]:
         texts = self._check_X(X, reset=True)
@@ -416,12 +420,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             )
         if own and self.combine == "learned":
             raise ValueError(
-                "combine='learned' weighs layers; pooling='checkpoint' has the last one alone."
+                "combine='learned' weights layers, and pooling='checkpoint' has only the last."
             )
         checkpoint = resolve(
             str(self.model), revision=self.revision, local_files_only=self.local_files_only
         )
-        if own:  # they are part of what it is, and are saved
+        if own:  # part of what the model is, and saved
             source = {**checkpoint.source, "modules": checkpoint.modules_sha256}
             checkpoint = replace(checkpoint, source=source)
         self._checkpoint, self.source_ = checkpoint, checkpoint.source
@@ -449,8 +453,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         )
         if own and bert.layers != (bert.n_layers,):
             raise ValueError(
-                "pooling='checkpoint' is made for the last layer only; "
-                f"layers={self.layers!r}. Use layers=-1, or another pooling."
+                "pooling='checkpoint' works on the last layer only; "
+                f"got layers={self.layers!r}. Use layers=-1, or another pooling."
             )
         self.layers_, self.n_layers_ = bert.layers, bert.n_layers
         self.hidden_size_ = bert.hidden_size
@@ -459,13 +463,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self._to_save: Checkpoint | None = None
 
     def _bert(self) -> FrozenBert:
-        """Return the fitted choice with today's device and batch size."""
         device, dtype = self._asked()
         if device != self.device or dtype != self.dtype:
             warnings.warn(
                 f"Fitted with device={self.device!r}, dtype={self.dtype!r}, which this machine "
                 "cannot do; running with 'auto'. Features differ in the last digits. "
-                "set_params(device='auto', dtype='auto') makes it so for good.",
+                "Use set_params(device='auto', dtype='auto') to make this permanent.",
                 stacklevel=4,
             )
         return FrozenBert(
@@ -483,19 +486,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         )
 
     def _reading(self) -> dict[str, Any]:
-        """Return what is done to each text before and after the tokens."""
         own = self._modules().reading() if self.pooling == "checkpoint" else {}
         return {"prompt": self.prompt_, **own}
 
     def _modules(self) -> SentenceModules:
-        """Return what the makers of the checkpoint put around the encoder."""
         if self.__dict__.get("_sentence") is None:
             self._sentence = sentence_modules(self._get_checkpoint())
         assert self._sentence is not None
         return self._sentence
 
     def _changes_the_mean(self) -> bool:
-        """Tell whether features are more than the pooled tokens of the whole text."""
+        """Return whether features are more than the pooled tokens."""
         if self.pooling != "checkpoint":
             return False
         modules = self._modules()
@@ -509,7 +510,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     def _encode(
         self, texts: list[str], on_batch: Callable[[], None] | None = None, place: str = ""
     ) -> tuple[np.ndarray, Counted]:
-        """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and what was counted."""
+        """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and token counts."""
         bert = self._bert()
         what = f"{place}, encoding" if place else "encoding"
         with progress(what, "text", shown=self.progress) as part:
@@ -519,7 +520,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return vectors, counted
 
     def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
-        """Return the vectors of fit, and learn layer weights if asked."""
+        """Return the vectors of fit, learning layer weights if needed."""
         context = self._init_callback_context(task_name="encode", max_subtasks=None)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._search, place = search_of(context)
@@ -556,23 +557,19 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         if len(bad):
             raise ValueError(
                 f"The features of text {bad[0]} are not finite (dtype={self.dtype!r}, {len(bad)} "
-                "such texts). Half precision overflows on some models: use dtype='float32'; if it "
-                "is, the weights are damaged."
+                "such texts). Half precision overflows with some models: use dtype='float32'. If "
+                "it is float32 already, the weights are damaged."
             )
-
-    # ---- scikit-learn's hooks
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
-        # one_d_array stays False: scikit-learn's checks would then send 1-D numbers only, and with
+        # one_d_array stays False: scikit-learn's checks would then only send 1-D numbers, and with
         # two_d_array=False they would not run at all
         tags.input_tags.allow_nan = self.missing == "empty"
         tags.transformer_tags.preserves_dtype = []
         tags.target_tags.required = self.combine == "learned"
         return tags
-
-    # ---- what is saved
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain values and one uint8 array, always the same object."""
@@ -582,7 +579,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return state
 
     def _carried(self) -> Checkpoint | None:
-        """Return the model cut to the layers it runs, or None to save its hashes alone."""
+        """Return the model to save, or None for its hashes only."""
         if not self.weights_in_artifact:
             return None
         if self._to_save is None:
@@ -592,7 +589,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # files of earlier versions have none
+        # missing in older files
         state = {"prompt": None, "cache_size": None, **state}
         if "layers_" in state:
             state.setdefault("prompt_", "")

@@ -16,14 +16,14 @@ from pipeline.vectorizer import DEFAULT_MODEL
 
 @dataclass(frozen=True, repr=False)
 class TextWalk:
-    """One text on its way through BERT.
+    """The steps of one text through BERT.
 
     Attributes
     ----------
     tokens : list of str, length n_tokens
-        [CLS], the word pieces, [SEP], then [PAD] up to the length asked for.
+        [CLS], the word pieces, [SEP], then [PAD] up to ``max_length``.
     input_ids, attention_mask : ndarray of shape (n_tokens,), int64
-        Their numbers in the vocabulary; 1 for real tokens and 0 for padding.
+        Vocabulary ids; 1 for real tokens and 0 for padding.
     hidden_states : ndarray of shape (n_layers + 1, 1, n_tokens, hidden_size), float32
         Layer 0 is the embedding output, the last one is ``last_hidden_state``.
     n_lost : int
@@ -51,8 +51,8 @@ class TextWalk:
         ]
         dimensions = (str(i) for i in range(min(4, size)))
         caption = (
-            f"{n_tokens} tokens through {n_states - 1} layers; of the {size} numbers that each has "
-            "in the last layer, the first ones"
+            f"{n_tokens} tokens through {n_states - 1} layers, and the first of the {size} numbers "
+            "that each token has in the last layer"
         )
         table = Table(caption, ("Token", "Id", "Mask", *dimensions, "…"), rows, shown=30)
         lost = f"{self.n_lost} tokens did not fit and were cut." if self.n_lost else ""
@@ -70,7 +70,7 @@ class TextWalk:
 
 
 def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None = None) -> TextWalk:
-    """Take one text through tokeniser and encoder, padding it as a tutorial would.
+    """Run one text through tokenizer and encoder, padded as in a tutorial.
 
     Parameters
     ----------
@@ -79,12 +79,12 @@ def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None =
     model : str
         Hub id or folder.
     max_length : int, optional
-        Pad or cut to this many tokens. None: as long as the text is.
+        Pad or cut to this many tokens. None is the length of the text.
 
     Returns
     -------
     TextWalk
-        Tokens, ids, mask and the hidden states of all layers; a notebook shows a table of them.
+        Tokens, ids, mask and the hidden states of all layers, shown as a table in a notebook.
 
     Examples
     --------
@@ -104,7 +104,6 @@ def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None =
     n_padding = max(0, (max_length or 0) - len(real))
     input_ids = np.concatenate([real, np.full(n_padding, shape.pad_token_id)])
     mask = np.concatenate([np.ones(len(real), dtype=np.int64), np.zeros(n_padding, dtype=np.int64)])
-    # transformers' own forward: the only one here that knows padding
     encoder = load_encoder(checkpoint, shape.n_layers, device="cpu", packed=False)
     states = encoder.hidden_states(input_ids[None], mask[None])
     return TextWalk(

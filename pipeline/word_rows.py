@@ -1,4 +1,4 @@
-"""What the parts of a decision add by each word of a text."""
+"""Contributions of the parts of a decision to each word of a text."""
 
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ _ROUNDING = 1e-9
 
 
 class WordRows:
-    """The words of a text, and what each part of a decision adds to each output by them.
+    """The words of a text with the contributions of each part.
 
     Attributes
     ----------
@@ -22,8 +22,8 @@ class WordRows:
     values : ndarray of shape (n_rows, n_parts, n_outputs)
         After `finish`.
     ngrams : dict
-        What each n-gram adds, (n_outputs,), by part, n-gram and start and end of each of its words;
-        it is in the values of the words too.
+        Contribution of each n-gram, (n_outputs,), by part, n-gram and the spans of its words; also
+        included in the values of the words.
     """
 
     def __init__(self, text: str, names: list[str], n_outputs: int) -> None:
@@ -32,11 +32,11 @@ class WordRows:
         self.rows: list[tuple[str, int, int]] = []
         self.values = np.zeros((0, *shape))
         self.ngrams: dict[tuple[str, str, tuple[Span, ...]], np.ndarray] = {}
-        self._letters = np.zeros((len(text), *shape))  # of n-grams and of other tokenizers' words
-        self._rest = np.zeros(shape)  # of no word
+        self._letters = np.zeros((len(text), *shape))  # from n-grams and other tokenizers
+        self._rest = np.zeros(shape)  # outside words
 
     def add_tokens(self, name: str, shares: pd.DataFrame, own_text: str, level: Level) -> None:
-        """Add what `token_shares` says of the text, or of its cleaned form."""
+        """Add the `token_shares` of the text or its cleaned form."""
         frame = _placed(shares, own_text, self.text, level)
         part, values = self.names.index(name), frame.iloc[:, 3:].to_numpy()
         rows = list(zip(frame.iloc[:, 0], frame["start"], frame["end"], strict=True))
@@ -56,7 +56,7 @@ class WordRows:
     def add_ngrams(
         self, name: str, vectorizer: Any, own_text: str, features: Any, weights: np.ndarray
     ) -> None:
-        """Add what the n-grams of the text, or of its cleaned form, add."""
+        """Add the n-grams of the text or its cleaned form."""
         part = self.names.index(name)
         ngrams, shares, rest = ngram_shares(vectorizer, own_text, features, weights)
         if own_text != self.text:
@@ -80,13 +80,13 @@ class WordRows:
             self.ngrams[key] = self.ngrams.get(key, 0.0) + share
 
     def finish(self) -> None:
-        """Turn what stands on characters into what stands on words."""
+        """Move contributions from characters to words."""
         cover = np.zeros(len(self.text), dtype=np.int64)
         for _, start, end in self.rows:
             cover[start:end] += 1
         holds = np.abs(self._letters).sum(axis=(1, 2)) > 0
         added = []
-        for start, end in word_spans(self.text):  # of no token yet, as those that were cut
+        for start, end in word_spans(self.text):  # without a token, for example truncated ones
             free = [i for i in range(start, end) if not cover[i]]
             if free and (holds[free].any() or not self.rows):
                 added.append((self.text[free[0] : free[-1] + 1], free[0], free[-1] + 1))
@@ -111,7 +111,7 @@ class WordRows:
 
 
 def _placed(shares: pd.DataFrame, own_text: str, text: str, level: Level) -> pd.DataFrame:
-    """Return rows of a text, made of the shares of its cleaned form."""
+    """Return rows of a text from the shares of its cleaned form."""
     frame = join_words(shares, own_text) if level == "word" else shares.drop(columns="word")
     if own_text == text:
         return frame
@@ -128,7 +128,7 @@ def _placed(shares: pd.DataFrame, own_text: str, text: str, level: Level) -> pd.
     frame["word"] = [
         text[start:end] or word for word, (start, end) in zip(frame["word"], spans, strict=True)
     ]
-    # words that were rewritten together are one
+    # words that were rewritten together count as one
     same = (frame[["start", "end"]].diff() == 0).all(axis=1) & (frame["start"] < frame["end"])
     first = dict.fromkeys(["word", "start", "end"], "first")
     joined = frame.groupby((~same).cumsum())

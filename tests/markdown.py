@@ -7,7 +7,7 @@ import io
 import re
 from pathlib import Path
 
-_BLOCK = re.compile(r"```python\n(?P<code>.*?)```(?:\s*```text\n(?P<shown>.*?)```)?", re.DOTALL)
+BLOCK = re.compile(r"```python\n(?P<code>.*?)```(?:\s*```text\n(?P<shown>.*?)```)?", re.DOTALL)
 
 
 def run_page(path: Path) -> list[tuple[str, str, str | None]]:
@@ -16,7 +16,7 @@ def run_page(path: Path) -> list[tuple[str, str, str | None]]:
     """
     namespace: dict[str, object] = {"__name__": "__main__"}
     results = []
-    for block in _BLOCK.finditer(path.read_text(encoding="utf-8")):
+    for block in BLOCK.finditer(path.read_text(encoding="utf-8")):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(block["code"], str(path), "exec"), namespace)

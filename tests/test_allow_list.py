@@ -202,7 +202,7 @@ ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
             + ADDRESS
             + pickle.TUPLE2
             + pickle.REDUCE,
-            "Python objects of bytes",
+            "Python objects from bytes",
         ),
         (b"\x82\x01", "extension code 1"),
         (

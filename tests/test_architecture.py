@@ -64,7 +64,7 @@ def test_every_public_name_is_there_and_is_documented():
         assert getattr(pipeline, name).__doc__, name
     assert set(pipeline.__all__) <= set(dir(pipeline))
     with pytest.raises(
-        AttributeError, match=r"has no attribute 'BertTransformer'; it offers .*BertVectorizer"
+        AttributeError, match=r"has no attribute 'BertTransformer'; available are .*BertVectorizer"
     ):
         pipeline.BertTransformer  # noqa: B018
 

@@ -195,7 +195,7 @@ def test_an_unfitted_pipeline_is_refused_before_anything_is_written(tiny_bert, t
 
 @pytest.mark.parametrize("value", [{"a": 1}, LogisticRegression, "m.joblib", None])
 def test_what_is_no_estimator_is_not_saved(value, tmp_path):
-    with pytest.raises(TypeError, match=r"pipeline is .*; a fitted estimator is expected"):
+    with pytest.raises(TypeError, match=r"pipeline is .*; expected a fitted estimator"):
         save_pipeline(value, tmp_path / "m.joblib")
     assert list(tmp_path.iterdir()) == []
 
@@ -237,7 +237,7 @@ def test_a_missing_file_says_what_writes_one(tmp_path):
 def test_a_file_that_is_something_else_is_called_by_its_name(content, message, tmp_path):
     path = tmp_path / "m.joblib"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"m\.joblib is no saved pipeline: {message}"):
+    with pytest.raises(ValueError, match=rf"m\.joblib is not a saved pipeline: {message}"):
         load_pipeline(path)
 
 
@@ -254,9 +254,7 @@ def test_a_file_cut_anywhere_is_called_damaged(fitted, tmp_path):
     path = tmp_path / "cut.joblib"
     for cut in sorted(map(int, cuts)):
         path.write_bytes(whole[:cut])
-        with pytest.raises(
-            ArtifactError, match=r"cut\.joblib cannot be read: it .*Copy or train it again"
-        ):
+        with pytest.raises(ArtifactError, match=r"cut\.joblib cannot be read: it .*Copy it again"):
             load_pipeline(path)
 
 
@@ -390,7 +388,7 @@ def test_a_file_made_with_cuda_opens_on_a_machine_without(load, fitted, tmp_path
     else:
         loaded = load(tmp_path / "cuda.joblib")
     with pytest.warns(
-        UserWarning, match=r"set_params\(device='auto', dtype='auto'\) makes it so for good"
+        UserWarning, match=r"set_params\(device='auto', dtype='auto'\) to make this permanent"
     ):
         found = loaded.predict_proba(TEXTS)
     assert np.array_equal(found, load_pipeline(path).predict_proba(TEXTS))
@@ -535,7 +533,7 @@ def test_a_file_written_over_in_place_while_it_is_open_is_not_used(fitted, tmp_p
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(b"\0" * 64)
-    with pytest.raises(CheckpointError, match="or another one took its place while it was open"):
+    with pytest.raises(CheckpointError, match="or was replaced while it was open"):
         loaded.predict(TEXTS)
 
 

@@ -62,7 +62,7 @@ def test_rows_come_in_the_order_asked_for_with_tfidf_among_them(models, model, e
         (3, None, TypeError, "models is a int; allowed are"),
         ([3], None, TypeError, "models holds 3; allowed are"),
         (["cls", "cls"], None, ValueError, "models holds 'cls' twice"),
-        ([("cls", MINE)], None, ValueError, "'cls' twice, or gives it to an estimator of yours"),
+        ([("cls", MINE)], None, ValueError, "'cls' twice, or uses it for an estimator of yours"),
         ([("majority", MINE)], None, ValueError, "give every row its own name"),
         ([(ROWS["tfidf"], MINE)], None, ValueError, "give every row its own name"),
         (["tfidf"], MINE, ValueError, "model is the row 'default', which is not among models"),
@@ -70,13 +70,13 @@ def test_rows_come_in_the_order_asked_for_with_tfidf_among_them(models, model, e
             {"mine": "tfidf"},
             None,
             TypeError,
-            "'mine' is 'tfidf'; a scikit-learn classifier is expected",
+            "'mine' is 'tfidf'; expected a scikit-learn classifier",
         ),
         (
             {"mine": DummyClassifier},
             None,
             TypeError,
-            "a scikit-learn classifier is expected, as an object",
+            "expected a scikit-learn classifier, as an object",
         ),
         (
             {"mine": Ridge()},
@@ -101,7 +101,7 @@ def test_a_model_that_predicts_no_classes_is_refused(tiny_bert):
 def test_word_vectors_that_would_not_be_used_or_are_not_there_are_refused_at_once(tiny_bert):
     with pytest.raises(ValueError, match="the row 'word2vec' is not among models"):
         make_candidates({"tfidf": None}, BertVectorizer(tiny_bert), None, "v.bin", 0, 2)
-    with pytest.raises(FileNotFoundError, match=r"word_vectors='v\.bin' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"word_vectors='v\.bin' is not a file"):
         make_candidates({"word2vec": None}, BertVectorizer(tiny_bert), None, "v.bin", 0, 2)
 
 

@@ -153,7 +153,7 @@ def test_a_damaged_installed_copy_is_refused_with_the_command_that_repairs_it(
 
 def test_an_installed_copy_stands_for_no_revision_but_the_default(installed):
     with pytest.raises(
-        CheckpointError, match=r"'acme/tiny' at revision 'v1' is not here.*HF_HUB_OFFLINE"
+        CheckpointError, match=r"'acme/tiny' at revision 'v1' was not found.*HF_HUB_OFFLINE"
     ):
         resolve("acme/tiny", revision="v1")
 
@@ -177,7 +177,7 @@ def test_a_model_whose_distribution_is_not_installed_is_looked_for_in_the_hub_ca
 @pytest.mark.parametrize(
     ("removed", "message"),
     [
-        (["config.json"], r"has no config\.json \(looked in .*model\); it is not a model folder"),
+        (["config.json"], r"is not a model folder: it has no config\.json \(looked in .*model\)"),
         (["model.safetensors"], r"has no model\.safetensors \(looked in .*model\)"),
         (
             ["tokenizer.json"],
@@ -276,22 +276,22 @@ def _with_header(header, data=b""):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda whole: whole[:-1], r"cut short: \d+ bytes where \d+ are needed"),
-        (lambda whole: whole[: len(whole) // 2], r"cut short: \d+ bytes where \d+ are needed"),
-        (lambda whole: whole[:20], r"header claims \d+ bytes of 20"),
+        (lambda whole: whole[:-1], r"truncated: \d+ bytes instead of \d+"),
+        (lambda whole: whole[: len(whole) // 2], r"truncated: \d+ bytes instead of \d+"),
+        (lambda whole: whole[:20], r"header claims \d+ of 20 bytes"),
         (
             lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
             "header claims",
         ),
         (lambda whole: b"<!doctype html><html>log in</html>", "header claims"),
-        (lambda whole: bytes(1000), "header claims 0 bytes"),
-        (lambda whole: _with_header(b"{not json}"), "not a whole model.safetensors file"),
-        (lambda whole: _with_header(b"\xff\xff\xff"), "not a whole model.safetensors file"),
-        (lambda whole: _with_header(b"[]"), "not a whole model.safetensors file"),
-        (lambda whole: _with_header(b'{"a": 1}'), "not a whole model.safetensors file"),
+        (lambda whole: bytes(1000), "header claims 0 of"),
+        (lambda whole: _with_header(b"{not json}"), "not a complete model.safetensors file"),
+        (lambda whole: _with_header(b"\xff\xff\xff"), "not a complete model.safetensors file"),
+        (lambda whole: _with_header(b"[]"), "not a complete model.safetensors file"),
+        (lambda whole: _with_header(b'{"a": 1}'), "not a complete model.safetensors file"),
         (
             lambda whole: _with_header(b'{"a": {"dtype": "F32", "shape": [2]}}'),
-            "not a whole model.safetensors file",
+            "not a complete model.safetensors file",
         ),
     ],
 )
@@ -325,7 +325,7 @@ def test_a_tensor_that_lies_beyond_its_own_bytes_is_refused(folder):
 def test_a_file_given_for_a_folder_is_refused_as_such(tiny_bert):
     with pytest.raises(
         CheckpointError,
-        match=r"model\.safetensors' is a file; a folder with config\.json, .* is expected",
+        match=r"model\.safetensors' is a file; expected a folder with config\.json, .*",
     ):
         resolve(str(Path(tiny_bert) / "model.safetensors"))
 

@@ -102,7 +102,7 @@ def test_without_a_command_the_shipped_reviews_and_the_default_model_are_used(
     "arguments", [["--cv", "many"], ["--max-length", "short"], ["--layer", "1"], ["more"]]
 )
 def test_what_the_parser_does_not_understand_is_named_with_a_way_to_help(arguments, run, data):
-    result = run("train", *arguments, data=data)
+    result = run("train --no-ngrams", *arguments, data=data)
     assert result.code == 2
     assert arguments[-1].strip("1") in result.err or arguments[0] in result.err
     assert "--help" in result.err
@@ -185,7 +185,10 @@ def test_texts_that_are_cut_give_one_line_of_warning(run, data, tiny_bert, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         result = run(
-            "train --cv 0 --max-length 5", data=data, bert=tiny_bert, out=tmp_path / "m.joblib"
+            "train --no-ngrams --cv 0 --max-length 5",
+            data=data,
+            bert=tiny_bert,
+            out=tmp_path / "m.joblib",
         )
     assert result.code == 0
     lines = result.err.splitlines()

@@ -211,7 +211,7 @@ def test_three_classes_and_number_labels_can_be_compared(tiny_bert):
 
 
 def test_where_a_fold_lacks_a_class_there_is_no_roc_auc_but_everything_else():
-    order = np.argsort(LABELS, kind="stable")  # unshuffled thirds: some hold one class only
+    order = np.argsort(LABELS, kind="stable")  # unshuffled thirds: some hold only one class
     texts, y = [REVIEWS[i] for i in order], [LABELS[i] for i in order]
     folds = [(np.r_[0:10, 20:40], np.r_[10:20]), (np.r_[0:10, 10:20, 30:40], np.r_[20:30])]
     table = compare(texts, y, models=["majority"], cv=folds, n_timed=0)
@@ -398,7 +398,7 @@ def test_texts_may_come_in_any_container(container, tiny_bert):
     ("y", "message"),
     [
         (LABELS[:-1], "inconsistent numbers of samples: 40 texts and 39 labels"),
-        (["positive"] * 40, "one class only, 'positive', in all 40 rows"),
+        (["positive"] * 40, "only one class, 'positive', in all 40 rows"),
         ([None, *LABELS[1:]], "label 0 is None .missing.*Drop the unlabelled rows"),
         (
             [1, *LABELS[1:]],
@@ -424,9 +424,9 @@ def test_wrong_labels_are_refused_before_anything_is_encoded(y, message, tiny_be
         ),
         ({"cv": RepeatedKFold(n_splits=2, n_repeats=2)}, ValueError, "cv tests some text twice"),
         ({"cv": [(np.arange(30), np.arange(20, 40))]}, ValueError, "one that it trains on"),
-        ({"cv": GroupKFold(2)}, ValueError, "GroupKFold, which needs groups; give groups="),
+        ({"cv": GroupKFold(2)}, ValueError, "GroupKFold, which needs groups; pass groups="),
         ({"test": (REVIEWS, LABELS[1:])}, ValueError, "test holds 40 texts and 39 labels"),
-        ({"test": ([], [])}, ValueError, "and some texts"),
+        ({"test": ([], [])}, ValueError, "at least one text"),
         (
             {"test": (["A film."], ["mixed"])},
             ValueError,

@@ -177,11 +177,11 @@ def test_a_compressed_file_that_cannot_be_unpacked_is_named(suffix, content, wri
 @pytest.mark.parametrize(
     ("content", "kind", "cure"),
     [
-        (gzip.compress(CSV), "compressed by gzip", r"must end in \.gz"),
-        (bz2.compress(CSV), "compressed by bzip2", r"must end in \.bz2"),
-        (lzma.compress(CSV), "compressed by xz", r"must end in \.xz"),
+        (gzip.compress(CSV), "compressed by gzip", r"to end in \.gz"),
+        (bz2.compress(CSV), "compressed by bzip2", r"to end in \.bz2"),
+        (lzma.compress(CSV), "compressed by xz", r"to end in \.xz"),
         (zipped("table.csv"), "a zip archive or an Excel workbook", "Export it as CSV or Parquet"),
-        (b"PAR1\x15\x04", "a Parquet file", r"must end in \.parquet"),
+        (b"PAR1\x15\x04", "a Parquet file", r"to end in \.parquet"),
     ],
 )
 @pytest.mark.parametrize("name", ["table.csv", "table"])

@@ -102,9 +102,7 @@ def test_it_runs_on_the_first_gpu_in_half_precision_by_every_name(device, tiny_b
 
 
 def test_a_gpu_that_is_not_there_is_refused(tiny_bert):
-    with pytest.raises(
-        ValueError, match=r"device='cuda:99' is not on this machine; there is cuda:0.*cpu"
-    ):
+    with pytest.raises(ValueError, match=r"device='cuda:99' is not available .* cuda:0.*cpu"):
         BertVectorizer(tiny_bert, device="cuda:99").fit(TEXTS)
 
 

@@ -55,6 +55,7 @@ def search(model, cache, log):
     )
 
 
+@pytest.mark.thorough
 def test_a_grid_search_on_a_cluster_gives_the_scores_of_one_process_and_shares_the_encodings(
     client, tiny_bert, tmp_path
 ):

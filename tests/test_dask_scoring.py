@@ -75,6 +75,7 @@ def bytes_of(out):
     }
 
 
+@pytest.mark.thorough
 def test_several_columns_and_several_labels_have_the_bytes_of_one_process(address, tmp_path):
     front = make_column_transformer((TfidfVectorizer(), "text"), (StandardScaler(), ["n"]))
     model = make_pipeline(front, OneVsRestClassifier(LogisticRegression()))
@@ -131,6 +132,7 @@ def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(
     pd.testing.assert_frame_equal(shell, serial)
 
 
+@pytest.mark.thorough
 def test_workers_and_driver_are_killed_and_a_rerun_gives_the_bytes_of_the_serial_executor(
     address, tmp_path
 ):

@@ -180,14 +180,14 @@ def test_an_unknown_encoding_is_refused_by_its_name(encoding, write):
 @pytest.mark.parametrize("name", ["table.csv", "table.parquet", "table.csv.gz"])
 def test_an_empty_file_is_refused(name, write):
     with pytest.raises(
-        ValueError, match=rf"{name} is empty \(0 bytes\); a table with a header line is expected"
+        ValueError, match=rf"{name} is empty \(0 bytes\); expected a table with a header line"
     ):
         read_table(write("", name))
 
 
 @pytest.mark.parametrize("content", ["\n", "\n\n\r\n", "\ufeff"])
 def test_a_file_without_a_header_is_refused(content, write):
-    with pytest.raises(ValueError, match=r"table\.csv holds no table; a header line is expected"):
+    with pytest.raises(ValueError, match=r"table\.csv holds no table; expected a header line"):
         read_table(write(content))
 
 
@@ -438,7 +438,7 @@ def test_the_input_is_never_taken_as_the_output_by_whatever_name(write, tmp_path
         tmp_path / "hard.csv",
         tmp_path / "sub" / ".." / "in.csv",
     ):
-        with pytest.raises(ValueError, match="is the input itself; name another file"):
+        with pytest.raises(ValueError, match="is the input file; name another one"):
             check_output(out, source)
 
 

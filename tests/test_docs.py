@@ -10,7 +10,7 @@ import pytest
 from benchmarks import numbers
 from benchmarks.results_file import RESULTS, read_rows
 from pipeline.evaluation.baselines import make_word2vec_baseline
-from tests.markdown import run_page
+from tests.markdown import BLOCK, run_page
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULT_FILES = sorted(RESULTS.iterdir())
@@ -40,6 +40,21 @@ def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, mon
         assert printed == (shown or ""), (
             f"\n{code}\nprinted\n{printed}\nbut the page shows\n{shown}"
         )
+
+
+@pytest.mark.parametrize("page", ["README", "docs/bert-features"])
+def test_a_korean_page_has_the_code_the_output_and_the_numbers_of_the_english_one(page):
+    english, korean = (
+        (DOCS.parent / f"{page}{end}").read_text(encoding="utf-8") for end in (".md", ".ko.md")
+    )
+
+    def blocks(text):  # without comments; the English ones are run
+        return [
+            (ast.dump(ast.parse(block["code"])), block["shown"]) for block in BLOCK.finditer(text)
+        ]
+
+    assert blocks(korean) == blocks(english)
+    assert sorted(numbers.MARKED.findall(korean)) == sorted(numbers.MARKED.findall(english))
 
 
 @pytest.mark.parametrize("path", numbers.pages(), ids=lambda path: path.name)

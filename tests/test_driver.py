@@ -120,7 +120,7 @@ def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(run):
         warnings.simplefilter("always")
         run(frame)
     assert [str(one.message) for one in told] == [
-        "a text says so (Said of rows 4 to 7; not repeated for others.)"
+        "a text says so (For rows 4 to 7; not repeated for others.)"
     ]
     shutil.rmtree(run.folder.path)
     with pytest.warns(RuntimeWarning, match="^a text says so$"):

@@ -94,7 +94,7 @@ def test_the_same_text_again_and_again_is_one_place():
 @pytest.mark.parametrize(
     ("features", "texts", "reason"),
     [
-        (FEATURES[:1], TEXTS[:1], "two texts and two features at least; here are 1 and 6"),
+        (FEATURES[:1], TEXTS[:1], "at least two texts and two features, but there are 1 and 6"),
         (FEATURES[:, :1], TEXTS, "here are 40 and 1"),
         ("a model without steps", TEXTS, "a model without steps"),
     ],

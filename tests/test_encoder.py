@@ -277,7 +277,7 @@ def test_a_family_that_is_no_bert_is_refused_with_those_that_are(tmp_path, load)
     for use in (read_shape, lambda checkpoint: load(checkpoint, 1)):
         with pytest.raises(
             CheckpointError,
-            match=r"family 'gpt2'; supported are bert, distilbert, roberta, xlm-roberta, .*electra",
+            match=r"family 'gpt2'.* Supported are bert, distilbert, roberta, .*electra",
         ):
             use(resolve(str(folder)))
 
@@ -310,8 +310,8 @@ def test_a_missing_tensor_is_named_and_never_filled_in(folder, load):
     change_weights(folder, lambda tensors: {k: v for k, v in tensors.items() if k != MISSING})
     with pytest.raises(
         CheckpointError,
-        match=rf"'{folder}' disagree: .* asks for 1 tensors .*first '{MISSING}'.*"
-        "nothing is filled in",
+        match=rf"'{folder}' disagree: .* needs 1 tensors .*first '{MISSING}'.*"
+        "never filled in",
     ):
         load(resolve(str(folder)), 3)
     assert len(hidden_states(load(resolve(str(folder)), 2), IDS)) == 3  # the layers below are whole
@@ -321,7 +321,7 @@ def test_a_tensor_of_another_shape_is_named_with_both(folder, load):
     change_config(folder, vocab_size=500)
     with pytest.raises(
         CheckpointError,
-        match=r"'embeddings\.word_embeddings\.weight' is \(500, 32\) by the config "
+        match=r"'embeddings\.word_embeddings\.weight' has the shape \(500, 32\) in the config "
         r"and \(160, 32\) in",
     ):
         load(resolve(str(folder)), 3)
@@ -341,8 +341,8 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(device, tiny_
     for use in (choose_device, lambda device: load(resolve(tiny_bert), 1, device=device)):
         with pytest.raises(
             ValueError,
-            match=rf"device='{device}' is not on this machine; there is .*cpu.*"
-            "'auto' chooses by itself",
+            match=rf"device='{device}' is not available .* cpu.*"
+            "Use 'auto'",
         ):
             use(device)
 
@@ -371,7 +371,7 @@ def test_without_a_wish_device_and_precision_suit_the_machine(monkeypatch):
     assert choose_device("auto") == choose_device("cuda") == (torch.device("cuda:0"), torch.float16)
     assert choose_device("cuda:1", "float32") == (torch.device("cuda:1"), torch.float32)
     assert choose_device("cpu") == (torch.device("cpu"), torch.float32)
-    with pytest.raises(ValueError, match="there is cuda:0, cuda:1, mps, cpu"):
+    with pytest.raises(ValueError, match="Available: cuda:0, cuda:1, mps, cpu"):
         choose_device("cuda:2")
 
 

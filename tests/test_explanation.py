@@ -268,12 +268,12 @@ def test_occlusion_may_be_asked_for_and_knows_many_classes_and_empty_texts(tiny_
             {},
             "FunctionTransformer, is not known to be affine",
         ),
-        ([SVC()], {}, {}, "SVC, is no linear classifier"),
+        ([SVC()], {}, {}, "SVC, is not a linear classifier"),
         (
             [RandomForestClassifier(n_estimators=2)],
             {},
             {},
-            "RandomForestClassifier, is no linear classifier",
+            "RandomForestClassifier, is not a linear classifier",
         ),
         (
             [LogisticRegression()],

@@ -141,7 +141,7 @@ def test_the_bars_have_every_row_with_its_spread():
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "majority class",
-        "honest score of taking the best",
+        "unbiased score of the best",
     ]
     assert_nothing_is_cut(figure)
 

@@ -43,10 +43,12 @@ def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp
     FRAME.to_parquet(paths[0])
     FRAME.drop(columns="n").to_parquet(paths[1])
     FRAME.assign(n="1").to_parquet(paths[2])
-    with pytest.raises(ValueError, match=r"1\.parquet has not the columns of .*it lacks \['n'\]"):
+    with pytest.raises(
+        ValueError, match=r"1\.parquet does not have the columns of .*it lacks \['n'\]"
+    ):
         ParquetSource(paths[:2], "text")
     with pytest.raises(
-        ValueError, match=r"2\.parquet has large_string in column 'n', where .* has int64"
+        ValueError, match=r"2\.parquet has large_string in column 'n', but .* has int64"
     ):
         ParquetSource([paths[0], paths[2]], "text")
     for i, header in enumerate(("text,a", "text,b")):

@@ -110,7 +110,7 @@ def test_an_address_that_lost_a_slash_is_refused_with_the_whole_one(path):
 
 @pytest.mark.parametrize("path", [3, None, b"m.joblib", ["m.joblib"]])
 def test_what_is_no_path_is_refused(path):
-    with pytest.raises(TypeError, match=r"a path is expected, as a str or a Path"):
+    with pytest.raises(TypeError, match=r"expected a path, as a str or a Path"):
         where(path)
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_path_is_refused(path):
         (
             "foo://b/m.joblib",
             ValueError,
-            "is no address that fsspec knows: Protocol not known: foo",
+            "is not an address that fsspec knows: Protocol not known: foo",
         ),
         ("gs://b/m.joblib", ImportError, "cannot be opened: .*gcsfs"),
         ("abfs://b/m.joblib", ImportError, "cannot be opened: .*adlfs"),
@@ -143,7 +143,7 @@ def test_a_store_that_cannot_be_opened_is_named_with_what_to_install(address, er
 
 def test_a_page_of_the_web_can_be_read_only():
     for address in ("https://example.org/m.html", "HTTP://example.org/m.html"):
-        with pytest.raises(StorageError, match=rf"^{address} can be read, but not written"):
+        with pytest.raises(StorageError, match=rf"^{address} is read-only"):
             write_report({}, address)
 
 
@@ -222,7 +222,7 @@ def test_where_no_address_will_do_it_is_refused_in_one_voice(
     model = ["--pipeline", artifact] if command[0] == "predict" else []
     result = run(*command, "s3://bucket/place", *model)
     assert re.fullmatch(
-        r"Error: s3://bucket/place is no (file|folder) of this machine: .*\n", result.err
+        r"Error: s3://bucket/place is not a (file|folder) on this machine: .*\n", result.err
     )
     assert result.code == 2
 
@@ -235,7 +235,7 @@ def test_a_cache_is_a_folder_of_this_machine(tiny_bert, tmp_path, monkeypatch):
     for address in ("s3://bucket/cache", "memory://cache"):
         with pytest.raises(
             ValueError,
-            match=rf"^{address} is no folder of this machine: the cache is an SQLite file",
+            match=rf"^{address} is not a folder on this machine: the cache is an SQLite file",
         ):
             BertVectorizer(tiny_bert, cache=address).fit_transform(["a film"])
     with pytest.raises(ValueError, match="lost a slash"):

@@ -362,8 +362,8 @@ def test_a_prediction_does_not_depend_on_its_neighbours_or_on_threads(fitted):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["good"] * 24, "y holds one class only, 'good'"),
-        ([1.0] * 24, "y holds one class only, 1.0"),
+        (["good"] * 24, "y holds only one class, 'good'"),
+        ([1.0] * 24, "y holds only one class, 1.0"),
         ([*Y[:-1], None], "Input y contains NaN: label 23 is None"),
         (Y[:-1], "inconsistent numbers of samples"),
         (np.linspace(0, 1, 24), "is regression"),
@@ -385,10 +385,10 @@ def test_wrong_labels_are_refused_before_a_model_is_looked_for(labels, message):
         ({"unfrozen_layers": 4}, "unfrozen_layers=4.* has 3 layers; allowed are 1 to 3, or None"),
         ({"head_only": True, "unfrozen_layers": 1}, "head_only=True trains no layer"),
         ({"max_length": 65}, "max_length=65, but .* has positions for 64 tokens"),
-        ({"device": "abacus"}, "device='abacus' is not on this machine; there is .*cpu"),
+        ({"device": "abacus"}, "device='abacus' is not available .* cpu"),
         (
             {"early_stopping": True, "validation_fraction": 0.01},
-            "sets 1 of 24 texts aside; with 2 classes allowed are 2 to 22",
+            "holds out 1 of 24 texts; with 2 classes allowed are 2 to 22",
         ),
         (
             {"learning_rate": 1e30},
@@ -540,7 +540,7 @@ def test_a_head_that_does_not_fit_the_classes_is_refused(fitted):
     changed_classes.__setstate__({**state, "classes_": np.array(["bad", "fair", "good"])})
     with pytest.raises(
         CheckpointError,
-        match=r"'head\.weight' is \(3, 32\) by the config and \(2, 32\) in the weights",
+        match=r"'head\.weight' has the shape \(3, 32\) in the config and \(2, 32\) in the weights",
     ):
         changed_classes.predict(X)
 

@@ -26,7 +26,7 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(
 ):
     monkeypatch.setenv("COLUMNS", "120")
     out = tmp_path / "new" / "m.joblib"
-    result = run("train --cv 2", data=data, bert=tiny_bert, out=out)
+    result = run("train --no-ngrams --cv 2", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     train, test = split_table(read_table(data), "label")
     model = make_sentiment_pipeline(C="cv", model=tiny_bert)
@@ -84,7 +84,9 @@ def test_train_compares_scores_saves_and_tries_the_saved_file(
 def test_options_become_parameters_of_the_vectorizer(
     arguments, expected, run, data, tiny_bert, tmp_path
 ):
-    result = run("train --cv 0", *arguments, data=data, bert=tiny_bert, out=tmp_path / "m.joblib")
+    result = run(
+        "train --no-ngrams --cv 0", *arguments, data=data, bert=tiny_bert, out=tmp_path / "m.joblib"
+    )
     assert (result.code, result.err) == (0, "")
     assert "cross-validation" not in result.out
     found = load_pipeline(tmp_path / "m.joblib")[0].get_params()
@@ -104,7 +106,7 @@ def test_options_become_parameters_of_the_vectorizer(
         (["--bert", "no/such/model"], ["model='no/such/model'", "nor a hub id"]),
         (["--text-column", "txt"], ["no column 'txt'", "'text', 'label'", "Did you mean 'text'?"]),
         (["--label-column", "stars"], ["no column 'stars'", "'text', 'label'"]),
-        (["--label-column", "text"], ["has 1 texts only; at least 5"]),
+        (["--label-column", "text"], ["has only 1 texts; at least 5"]),
         (["--sep", ";"], ["no column 'text'", "--sep"]),
         (["--cv", "1"], ["n_splits=1"]),
         (["--cv", "100"], ["n_splits=100"]),
@@ -115,7 +117,7 @@ def test_wrong_values_end_with_one_line_that_says_what_is_allowed(
 ):
     out = tmp_path / "m.joblib"
     options = ["--cv", 0] if "--cv" not in arguments else []
-    result = run("train", *options, *arguments, data=data, bert=tiny_bert, out=out)
+    result = run("train --no-ngrams", *options, *arguments, data=data, bert=tiny_bert, out=out)
     assert_one_error_line(result, *parts)
     assert not out.exists()
 
@@ -123,7 +125,7 @@ def test_wrong_values_end_with_one_line_that_says_what_is_allowed(
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
     run, data, tiny_bert, tmp_path
 ):
-    result = run("train --cv 2", data=data, bert=tiny_bert, out=tmp_path)
+    result = run("train --no-ngrams --cv 2", data=data, bert=tiny_bert, out=tmp_path)
     assert_one_error_line(result, f"{tmp_path} is a folder", "sentiment.joblib")
     assert "cross-validation" not in result.out
 
@@ -132,14 +134,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_trained(
     ("rows", "parts"),
     [
         ([], ["no rows"]),
-        ([("A film.", "positive")] * 12, ["one class only, 'positive', in all 12 rows"]),
-        ([*ROWS[:20], ("A film.", "neutral")], ["label 'neutral' has 1 texts only", "at least 5"]),
+        ([("A film.", "positive")] * 12, ["only one class, 'positive', in all 12 rows"]),
+        ([*ROWS[:20], ("A film.", "neutral")], ["label 'neutral' has only 1 texts", "at least 5"]),
     ],
 )
 def test_tables_that_cannot_be_trained_on_say_why(rows, parts, run, tiny_bert, tmp_path):
     data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
     assert_one_error_line(
-        run("train", data=data, bert=tiny_bert, out=tmp_path / "m.joblib"), *parts
+        run("train --no-ngrams", data=data, bert=tiny_bert, out=tmp_path / "m.joblib"), *parts
     )
 
 
@@ -149,7 +151,7 @@ def test_file_names_are_printed_as_they_are_neither_broken_nor_read_as_markup(
     monkeypatch.setenv("COLUMNS", "40")
     data = write_csv(tmp_path / "reviews [red] [v2].csv", ["text", "label"], ROWS)
     out = tmp_path / "m [bold].joblib"
-    result = run("train --cv 0", data=data, bert=tiny_bert, out=out)
+    result = run("train --no-ngrams --cv 0", data=data, bert=tiny_bert, out=out)
     assert result.code == 0
     assert str(data) in result.out
     assert f"Saved {out} (" in result.out
@@ -159,13 +161,15 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
     run, data, tiny_bert, tmp_path
 ):
     warnings.simplefilter("ignore", TruncationWarning)
-    warnings.filterwarnings("ignore", "C is chosen")  # from few texts
+    warnings.filterwarnings("ignore", "Choosing C")  # from few texts
     out = tmp_path / "m.joblib"
-    result = run("train", "--data", data, "--bert", tiny_bert, "--ngrams", "--cv", 2,
+    result = run("train", "--data", data, "--bert", tiny_bert, "--cv", 2,
                  "--max-length", 4, "--out", out)  # fmt: skip
     assert result.code == 0
     assert "frozen BERT and TF-IDF, stacked" in result.out
-    assert "texts are cut. train --truncation window --max-length 128 reads them" in result.out
+    assert (
+        "texts are truncated. train --truncation window --max-length 128 reads them" in result.out
+    )
     train, test = split_table(read_table(data), "label")
     model = make_sentiment_pipeline(C="cv", ngrams=True, model=tiny_bert, max_length=4)
     expected = model.fit(train["text"], train["label"]).predict_proba(test["text"])
@@ -188,7 +192,7 @@ def test_train_puts_n_grams_beside_bert_and_every_command_takes_the_file(
 
 def test_train_writes_a_report_of_the_same_scores_beside_the_file(run, data, tiny_bert, tmp_path):
     out = tmp_path / "new" / "m.joblib"
-    result = run("train --cv 2", data=data, bert=tiny_bert, out=out)
+    result = run("train --no-ngrams --cv 2", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     assert (
         f"Wrote {out.with_suffix('.html')}, a report for the browser, and m.json, the same numbers."
@@ -234,7 +238,7 @@ def test_the_report_of_the_shipped_reviews_is_by_domain_and_trait(
         domain=["films", "hotels"] * 10, trait="plain"
     )
     monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
-    assert run("train --cv 0", bert=tiny_bert, out=tmp_path / "m.joblib").code == 0
+    assert run("train --no-ngrams --cv 0", bert=tiny_bert, out=tmp_path / "m.joblib").code == 0
     slices = json.loads((tmp_path / "m.json").read_text())["scores"]["slices"]
     assert {"by domain", "by trait"} <= set(slices)
 
@@ -250,7 +254,7 @@ def test_whatever_fails_after_fitting_the_model_is_saved_and_said_to_be(
 
     monkeypatch.setattr(step, fails)
     out = tmp_path / "m.joblib"
-    result = run("train --cv 2", data=data, bert=tiny_bert, out=out)
+    result = run("train --no-ngrams --cv 2", data=data, bert=tiny_bert, out=out)
     assert_one_error_line(result, "no memory for so many classes")
     assert f"Saved {out} (" in result.out
     assert load_pipeline(out).predict(["A lovely film."]).tolist() == ["positive"]
@@ -260,7 +264,7 @@ def test_hundreds_of_classes_are_trained_on_and_scored(run, tiny_bert, tmp_path)
     rows = [(f"{'film ' * (i // 260)}{i % 260} or {i % 13}", f"class {i % 260}")
             for i in range(1300)]  # fmt: skip
     data, out = write_csv(tmp_path / "many.csv", ["text", "label"], rows), tmp_path / "m.joblib"
-    result = run("train --cv 0 --no-report", data=data, bert=tiny_bert, out=out)
+    result = run("train --no-ngrams --cv 0 --no-report", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     assert len(load_pipeline(out).classes_) == 260
     assert (
@@ -276,7 +280,7 @@ def test_without_the_extra_train_names_it_and_does_all_the_rest(
 ):
     monkeypatch.setitem(sys.modules, missing, None)
     out = tmp_path / "m.joblib"
-    result = run("train --cv 0", data=data, bert=tiny_bert, out=out)
+    result = run("train --no-ngrams --cv 0", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     lines = [line for line in result.out.splitlines() if line.startswith("No report: ")]
     assert len(lines) == 1
@@ -290,7 +294,18 @@ def test_without_the_extra_train_names_it_and_does_all_the_rest(
 def test_a_pipeline_that_its_own_report_would_overwrite_is_refused(
     run, data, tiny_bert, tmp_path, name
 ):
-    arguments = ("train", "--data", data, "--bert", tiny_bert, "--cv", 0, "--out", tmp_path / name)
+    arguments = (
+        "train",
+        "--no-ngrams",
+        "--data",
+        data,
+        "--bert",
+        tiny_bert,
+        "--cv",
+        0,
+        "--out",
+        tmp_path / name,
+    )
     assert_one_error_line(
         run(*arguments), "the report beside it would get this name", "--no-report"
     )
@@ -308,7 +323,9 @@ def test_labels_stay_numbers_whatever_the_columns_are_called(ending, run, tiny_b
     data, out = tmp_path / f"d.{ending}", tmp_path / "m.joblib"
     frame.to_parquet(data) if ending == "parquet" else frame.to_csv(data, index=False)
     arguments = ["--data", data, "--text-column", "review", "--label-column", "stars"]
-    assert run("train", *arguments, "--bert", tiny_bert, "--cv", 0, "--out", out).code == 0
+    assert (
+        run("train --no-ngrams", *arguments, "--bert", tiny_bert, "--cv", 0, "--out", out).code == 0
+    )
     predicted = load_pipeline(out).predict(frame["review"])
     assert (predicted == frame["stars"]).mean() > 0.5  # texts would never be equal
     assert run("evaluate", *arguments, "--pipeline", out).code == 0
@@ -325,7 +342,7 @@ def test_train_keeps_equal_texts_on_one_side_of_its_split_and_its_folds(run, tin
     ]
     data = write_csv(tmp_path / "d.csv", ["text", "label"], rows)
     out = tmp_path / "m.joblib"
-    result = run("train --cv 2", data=data, bert=tiny_bert, out=out)
+    result = run("train --no-ngrams --cv 2", data=data, bert=tiny_bert, out=out)
     assert (result.code, result.err) == (0, "")
     told = json.loads(out.with_suffix(".json").read_text())
     assert told["scores"]["duplicates"]["n_texts"] == 0
@@ -360,7 +377,18 @@ def test_train_chooses_c_and_says_which(grouped, run, tiny_bert, tmp_path):
     rows = [(text, label, f"author {i // 4}") for i, (text, label) in enumerate(ROWS)]
     data = write_csv(tmp_path / "d.csv", ["text", "label", "who"], rows)
     path = tmp_path / "m.joblib"
-    arguments = ["train", "--data", data, "--bert", tiny_bert, "--cv", 0, "--out", path]
+    arguments = [
+        "train",
+        "--no-ngrams",
+        "--data",
+        data,
+        "--bert",
+        tiny_bert,
+        "--cv",
+        0,
+        "--out",
+        path,
+    ]
     result = run(*arguments, *(["--group-column", "who"] if grouped else []))
     assert (result.code, result.err) == (0, "")
     head = load_pipeline(path)[-1]
@@ -398,10 +426,10 @@ def imbalanced(tmp_path_factory):
 def test_train_says_which_class_is_never_predicted_and_class_weights_cure_it(
     run, imbalanced, tiny_bert, tmp_path
 ):
-    arguments = ["train", "--data", imbalanced, "--bert", tiny_bert, "--layers", 0, "--cv", 2,
-                 "--C", 0.1]  # fmt: skip
+    arguments = ["train", "--no-ngrams", "--data", imbalanced, "--bert", tiny_bert, "--layers", 0,
+                 "--cv", 2, "--C", 0.1]  # fmt: skip
     plain = run(*arguments, "--no-report", "--out", tmp_path / "plain.joblib")
-    sentence = "The class 'yes' is never predicted. Weigh rare classes by class_weight='balanced'"
+    sentence = "The class 'yes' is never predicted. Give rare classes more weight"
     assert (plain.code, sentence in plain.out) == (0, True)
     balanced = run(*arguments, "--class-weight", "balanced", "--out", tmp_path / "m.joblib")
     assert (balanced.code, balanced.err) == (0, "")
@@ -445,7 +473,7 @@ def test_evaluate_tells_the_texts_of_the_training_file(run, light_artifact, tmp_
     )
     known = write_csv(tmp_path / "known.csv", ["text", "label"], ROWS)
     result = run("evaluate", pipeline=light_artifact, data=data, train_data=known)
-    assert "9 of 10 texts that are scored stand in the training part too" in result.err
+    assert "9 of 10 scored texts also occur in the training part" in result.err
 
 
 def test_commands_take_the_columns_that_a_model_was_trained_on(run, tmp_path):
@@ -454,7 +482,9 @@ def test_commands_take_the_columns_that_a_model_was_trained_on(run, tmp_path):
     data = write_csv(tmp_path / "d.csv", ["review", "stars", "id"], rows)
     model = tmp_path / "m.joblib"
     named = ("--text-column", "review", "--label-column", "stars")
-    trained = run("train", "--data", data, *named, "--layers", "0", "--cv", "0", "--out", model)
+    trained = run(
+        "train --no-ngrams", "--data", data, *named, "--layers", "0", "--cv", "0", "--out", model
+    )
     assert trained.code == 0, trained.err
     assert load_pipeline(model).predict(["A film."]).dtype.kind == "i"
     told = run("evaluate", "--pipeline", model, "--data", data, *named)

@@ -117,7 +117,7 @@ def test_the_row_of_the_best_layers_tells_no_leak_twice(tiny_bert):
 def test_evaluate_tells_the_texts_that_are_in_the_training_set():
     model = make_tfidf_baseline().fit(ONCE, COIN)
     mixed = [*ONCE[:7], "a new text", "another one"]
-    with pytest.warns(LeakWarning, match="7 of 9 texts that are scored stand in the training"):
+    with pytest.warns(LeakWarning, match="7 of 9 scored texts also occur in the training"):
         scores = evaluate(model, mixed, [*COIN[:7], "good", "bad"], train=(ONCE, COIN))
     assert (scores["duplicates"]["n_texts"], scores["duplicates"]["other_label"]) == (7, 0)
     evaluate(model, mixed[7:], ["good", "bad"], train=(ONCE, COIN))
@@ -173,7 +173,7 @@ def test_equal_texts_join_their_groups():
 @pytest.mark.parametrize(
     ("table", "groups", "message"),
     [
-        ({"text": ["same"] * 12, "label": ["a", "b"] * 6}, None, "all texts are equal"),
+        ({"text": ["same"] * 12, "label": ["a", "b"] * 6}, None, "All texts are equal"),
         (
             {"text": ["same"] * 6 + list("abcdefghijkl"), "label": ["a"] * 6 + ["b"] * 12},
             None,
@@ -318,7 +318,7 @@ def test_inner_folds_that_lack_a_class_are_refused_by_name(tiny_bert, encoded):
 
 def test_a_training_part_of_one_class_is_refused():
     good = [i for i, label in enumerate(Y) if label == "good"]
-    with pytest.raises(ValueError, match="training part of fold 0 holds one class only, 'good'"):
+    with pytest.raises(ValueError, match="training part of fold 0 holds only one class, 'good'"):
         quick(BY_AUTHOR, Y, cv=[(np.array(good[:9]), np.array(good[9:]))])
 
 
@@ -449,7 +449,7 @@ def test_the_split_is_decided_by_random_state_alone():
 
 
 def test_a_class_with_too_few_texts_to_hold_some_out_is_refused_by_name_and_number():
-    with pytest.raises(ValueError, match=r"label 'rare' has 4 texts only; at least 5 of each"):
+    with pytest.raises(ValueError, match=r"label 'rare' has only 4 texts; at least 5 per label"):
         split_table(labelled(["pos"] * 20 + ["neg"] * 20 + ["rare"] * 4), "label")
     assert len(split_table(labelled(["pos"] * 20 + ["rare"] * 5), "label")[1]) == 5
 
@@ -462,7 +462,7 @@ def test_a_category_that_no_row_has_is_no_class_with_too_few_texts():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["pos"] * 20, "one class only, 'pos', in all 20 rows"),
+        (["pos"] * 20, "only one class, 'pos', in all 20 rows"),
         (
             ["pos"] * 10 + ["neg"] * 9 + [None],
             r"label 19 is .* \(missing\)\. Drop the unlabelled rows",

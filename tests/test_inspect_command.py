@@ -25,7 +25,9 @@ def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
 
 def test_fetch_without_a_connection_ends_with_one_line(run, tmp_path):
     result = run("fetch acme/tiny-bert --revision v1", to=tmp_path / "m")
-    assert_one_error_line(result, "'acme/tiny-bert' at revision 'v1' is not here", "HF_HUB_OFFLINE")
+    assert_one_error_line(
+        result, "'acme/tiny-bert' at revision 'v1' was not found", "HF_HUB_OFFLINE"
+    )
     assert not (tmp_path / "m").exists()
 
 
@@ -70,12 +72,12 @@ def test_inspect_shows_what_must_not_be_opened_and_every_other_command_refuses_i
 def test_verify_tells_every_check(run, artifact):
     result = run("verify", artifact)
     assert result.code == 0
-    assert "whole and as it was saved" in result.out
-    assert "3 answered as when it was saved, to 0" in result.out
+    assert "complete and as saved" in result.out
+    assert "3 answered as when saved, to 0" in result.out
     sha256 = hashlib.sha256(Path(artifact).read_bytes()).hexdigest()
     assert run("verify", artifact, "--sha256", sha256).code == 0
     assert_one_error_line(
-        run("verify", artifact, "--sha256", "0" * 64), "which you asked for: it is another file"
+        run("verify", artifact, "--sha256", "0" * 64), "is not the requested file"
     )
 
 

@@ -135,7 +135,7 @@ def test_a_value_that_claims_more_bytes_than_the_file_has_is_refused_without_mak
         (b"\x82\x01.", "extension code 1 of copyreg"),
         (b"X\x01\x00\x00\x00xN}b.", "it gives a state to"),
         (b"cos\nmkdir\n}b.", "it gives a state to"),
-        (b"\xff", "it is damaged or cut short"),
+        (b"\xff", "it is damaged or truncated"),
     ],
 )
 def test_instructions_that_no_saved_pipeline_has_are_refused(opcodes, message, file):

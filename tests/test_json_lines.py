@@ -75,10 +75,10 @@ def test_packed_lines_are_unpacked(suffix, model, tmp_path):
     ("content", "message"),
     [
         ('{"text": "a"}\n{"text": \n', "line 2: "),
-        ('{"text": "a"}\n["b"]\n', "line 2: an object is expected"),
-        ('{"text": "a"}\n"b"\n', "line 2: an object is expected"),
+        ('{"text": "a"}\n["b"]\n', "line 2: expected an object"),
+        ('{"text": "a"}\n"b"\n', "line 2: expected an object"),
         ("[\n", "line 1|holds no table"),
-        ("\n\n", "holds no table; one object per line"),
+        ("\n\n", "holds no table; expected one object per line"),
         ('{"txt": "a"}\n', "no column 'text'.*Did you mean 'txt'"),
     ],
 )
@@ -149,8 +149,8 @@ def feather(path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.json", b'[{"text": "a"}]', "JSON is not read.*JSON lines.*CSV or as Parquet"),
-        ("t.JSON", b'{"text": "a"}\n', "JSON is not read"),
+        ("t.json", b'[{"text": "a"}]', "JSON is not supported.*JSON lines.*CSV or as Parquet"),
+        ("t.JSON", b'{"text": "a"}\n', "JSON is not supported"),
         ("t.feather", feather, "Feather.*CSV or Parquet"),
         ("t.arrow", feather, "Feather.*CSV or Parquet"),
         ("t.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook"),
@@ -181,4 +181,4 @@ def test_the_commands_read_and_write_lines(light_artifact, run, tmp_path):
     assert result.code == 0, result.err
     (tmp_path / "in.json").write_text("[]")
     result = run("evaluate", pipeline=light_artifact, data=tmp_path / "in.json")
-    assert_one_error_line(result, "JSON is not read")
+    assert_one_error_line(result, "JSON is not supported")

@@ -198,7 +198,7 @@ def test_compare_on_one_split_shows_no_spread(run, data, tiny_bert, monkeypatch)
     assert "±" not in result.out
     arguments = ["--data", data, "--bert", tiny_bert, "--models", "majority"]
     same = run("compare", *arguments, "--test-data", data)
-    assert "48 of 48 texts that are scored stand in the training part too" in same.err
+    assert "48 of 48 scored texts also occur in the training part" in same.err
     assert "48 held-out texts, 48 texts to train on" in same.out
 
 
@@ -232,7 +232,7 @@ def test_compare_adds_the_fine_tuned_row_to_the_quick_ones_where_it_is_asked_for
         (["--cv", "1"], "n_splits=1"),
         (["--test", "--test-data", "reviews.csv"], "Give --test or --test-data, not both"),
         (["--out", "table.txt"], "allowed are .csv, .parquet"),
-        (["--word-vectors", "none.bin"], "none.bin' is no file"),
+        (["--word-vectors", "none.bin"], "none.bin' is not a file"),
     ],
 )
 def test_compare_refuses_wrong_values_in_one_line(
@@ -265,9 +265,9 @@ def test_layers_prints_every_score_and_writes_table_and_pictures(run, data, tiny
     for score in study["score"]:
         assert f"{score:.3f} ±" in result.out
     for part in (
-        "Left out, for the model has 3 layers: sum of last four",
+        "Left out, because the model has 3 layers: sum of last four",
         "Best: ",
-        "Honest score of taking the best: ",
+        "Unbiased score of picking the best: ",
     ):
         assert part in result.out
     assert [path.name for path in sorted(figures.iterdir())] == [
@@ -280,7 +280,7 @@ def test_layers_of_one_pooling_without_nested_says_what_the_best_is_worth(run, d
     result = run("layers --cv 2 --pooling cls", data=data, bert=tiny_bert)
     assert (result.code, result.err) == (0, "")
     assert "combinations of layers, pooling cls" in result.out
-    assert "--nested says how good the choice is" in result.out
+    assert "use --nested for an unbiased" in result.out
 
 
 @pytest.mark.parametrize(

@@ -161,9 +161,9 @@ def test_a_frame_of_several_columns_is_given_to_a_model_that_reads_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"y": ["a"] * 48}, "one class only"),
+        ({"y": ["a"] * 48}, "only one class"),
         ({"y": LABELS[:5]}, "48 texts and 5 labels"),
-        ({"cv": [(np.arange(24), np.arange(24, 48))]}, "cv has to test every text once"),
+        ({"cv": [(np.arange(24), np.arange(24, 48))]}, "cv must test every text once"),
         ({"groups": [1, 2]}, "groups holds 2 values for 48 texts"),
         ({"y": ["rare", *LABELS[1:]]}, "'rare' has no text in the training part"),
         ({"model": make_pipeline(TfidfVectorizer(), LinearSVC())}, "gives no probabilities"),
@@ -224,7 +224,7 @@ def test_the_command_keeps_the_groups_of_a_column_together(run, tmp_path, tiny_b
 
 def test_a_regressor_and_a_target_of_numbers_are_named_so():
     model = make_pipeline(TfidfVectorizer(), Ridge())
-    with pytest.raises(TypeError, match=r"'model' is a Pipeline.*Regression is scored by"):
+    with pytest.raises(TypeError, match=r"'model' is a Pipeline.*Regression is scored with"):
         label_issues(model, TEXTS, LABELS)
     with pytest.raises(ValueError, match=r"y is continuous.*this is regression"):
         label_issues(make_tfidf_baseline(), TEXTS, np.linspace(0, 1, len(TEXTS)))

@@ -139,7 +139,7 @@ def test_a_csv_table_keeps_every_cell_and_gets_label_and_probabilities(
     added = ["label", "probability_negative", "probability_positive"]
     assert result.out.splitlines() == [
         f"Wrote 7 rows to {out}, with the new columns {', '.join(added)}.",
-        "1 of them have no text and are labelled as empty ones.",
+        "1 of them have no text and are labelled as empty texts.",
     ]
     header, *rows = read_csv(out)
     assert header == HEADER + added
@@ -256,7 +256,7 @@ def test_a_missing_cell_of_a_parquet_table_names_its_row(run, artifact, tmp_path
 @pytest.mark.parametrize(
     ("out", "parts"),
     [
-        ("in.csv", ["is the input itself; name another file"]),
+        ("in.csv", ["is the input file; name another one"]),
         ("out.xlsx", ["has the ending '.xlsx'", ".csv, .parquet, .pq and .jsonl"]),
         ("..", ["holds the input", "name another folder"]),
         ("none/out.csv", ["cannot be written", "none does not exist"]),
@@ -398,7 +398,7 @@ def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, t
     assert (stopped.returncode, stopped.stdout) == (130, "")
     assert (
         stopped.stderr
-        == "Interrupted. What is finished is kept: the same command goes on from there.\n"
+        == "Interrupted. Finished parts are kept; run the same command again to resume.\n"
     )
     result = run(*arguments)
     assert result.code == 0
@@ -447,17 +447,17 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_older_output_whole(
     [
         (
             ["--scheduler", "10.0.0.5:8786"],
-            ["--scheduler 10.0.0.5:8786 is no address", "tcp://10.0.0.5:8786"],
+            ["--scheduler 10.0.0.5:8786 is not an address", "tcp://10.0.0.5:8786"],
         ),
         (
             ["--scheduler", "tcp://127.0.0.1:9", "--workers", 2],
-            ["--workers 2 are processes of this machine"],
+            ["--workers 2 starts processes on this machine"],
         ),
         (
             ["--scheduler", "tcp://127.0.0.1:9", "--resources", "GPU"],
             ["--resources GPU", "NAME=NUMBER, such as GPU=1"],
         ),
-        (["--resources", "GPU=1"], ["give its --scheduler too"]),
+        (["--resources", "GPU=1"], ["give --scheduler too"]),
     ],
 )
 def test_a_dask_cluster_is_asked_for_in_full(arguments, parts, run, artifact, tmp_path):

@@ -35,10 +35,10 @@ def test_what_is_set_aside_holds_every_class_and_is_the_same_for_a_seed():
 
 
 def test_too_little_to_set_aside_is_said_with_what_is_allowed():
-    with pytest.raises(ValueError, match="the class 'b' has one text only"):
+    with pytest.raises(ValueError, match="the class 'b' has only one text"):
         set_aside(np.array([0, 0, 0, 1]), np.array(["a", "b"]), 0.5, 0)
     with pytest.raises(
-        ValueError, match="sets 1 of 6 texts aside; with 2 classes allowed are 2 to 4"
+        ValueError, match="holds out 1 of 6 texts; with 2 classes allowed are 2 to 4"
     ):
         set_aside(np.array([0, 0, 0, 1, 1, 1]), np.array(["a", "b"]), 0.1, 0)
 
@@ -135,7 +135,7 @@ def test_labels_that_look_alike_are_told_apart(classes, y, accuracy):
 )
 def test_labels_that_are_no_class_are_refused_beside_those_that_are(y):
     model = make_tfidf_baseline().fit(["first", "second"] * 3, [0, 1] * 3)
-    with pytest.raises(ValueError, match=r"labels the model does not know.*it knows 0, 1"):
+    with pytest.raises(ValueError, match=r"labels that the model does not know.*it knows 0, 1"):
         evaluate(model, ["first", "second"], y)
     with pytest.raises(ValueError, match="labels that are not in y"):
         compare(["first", "second"] * 3, [0, 1] * 3, test=(["third", "fourth"], y))
@@ -228,7 +228,7 @@ def test_a_learned_mix_takes_one_column_of_labels(y, tiny_bert):
         (csr_array(TAGS), "several labels per text.*needs class labels"),
         (UNLABELLED, "y mixes text with other labels.*needs class labels"),
         (STARS, "continuous.*needs class labels"),
-        (["only"] * 30, "one class only, 'only'.*needs class labels"),
+        (["only"] * 30, "only one class, 'only'.*needs class labels"),
     ],
     ids=["tags", "unlabelled", "numbers", "one class"],
 )
@@ -374,7 +374,7 @@ def test_text_mixed_with_other_labels_is_refused_with_one_of_each(y, first, othe
 def test_one_class_is_left_to_the_last_step_and_refused_where_classes_are_needed(y):
     assert check_labels(y, 3) is None
     with pytest.raises(
-        ValueError, match=r"y holds one class only, .*, in all 3 rows; .*at least two"
+        ValueError, match=r"y holds only one class, .*, in all 3 rows; .*at least two"
     ):
         class_numbers(labels_of_texts(y, 3), 3)
 

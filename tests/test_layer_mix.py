@@ -413,8 +413,8 @@ def test_no_texts_have_no_rows_but_all_columns():
     ("y", "message"),
     [
         (None, r"combine='learned' needs labels y .*fit\(X, y\).*combine='mean' or 'concat'"),
-        (["a"] * 6, r"one class only, 'a'.*combine='mean' or 'concat'"),
-        ([1.0] * 6, "one class only, 1.0"),
+        (["a"] * 6, r"only one class, 'a'.*combine='mean' or 'concat'"),
+        ([1.0] * 6, "only one class, 1.0"),
         ([0.5, 1.5, 2.5, 3.5, 4.5, 5.5], r"continuous.*regression.*needs class labels.*'mean'"),
         (["a", "b"], r"6 texts and 2 labels\. Each text needs exactly one"),
         ([], r"6 texts and 0 labels"),
@@ -435,7 +435,7 @@ def test_labels_of_no_use_are_refused_with_the_cure(y, message):
 
 
 def test_no_texts_are_refused():
-    with pytest.raises(ValueError, match="one class only"):
+    with pytest.raises(ValueError, match="only one class"):
         learn_layer_mix(np.empty((0, 1, N_LAYERS, 8), dtype=np.float32), [])
 
 

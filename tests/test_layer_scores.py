@@ -59,7 +59,7 @@ def test_there_is_a_row_for_every_layer_and_pooling_and_for_every_combination(fo
     assert study.attrs["majority"] == 0.6
 
 
-@pytest.mark.parametrize("unit_length", [False, True])
+@pytest.mark.parametrize("unit_length", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_each_score_is_that_of_a_pipeline_searched_within_each_fold(unit_length, four_layers):
     y = np.array(LABELS)
     vectorizer = BertVectorizer(four_layers, normalize=unit_length)
@@ -207,6 +207,7 @@ def test_the_vectorizer_given_is_neither_fitted_nor_changed(tiny_bert):
 # ---- no leaks
 
 
+@pytest.mark.thorough
 def test_on_noise_the_best_row_looks_good_and_the_nested_score_does_not(four_layers):
     words = (
         "lovely quiet film dull cold soup waiter terrace beautiful Paris spring drizzles minute "
@@ -328,7 +329,7 @@ def test_a_shallow_model_leaves_out_what_needs_four_layers(tiny_bert, encoded):
         (
             {"cv": [([0, 1, 2], [2, 3])]},
             ValueError,
-            "Fold 0 of cv has 2 test rows, or some that it trains on",
+            "Fold 0 of cv has 2 test rows, or tests some that it trains on",
         ),
         ({"y": LABELS[1:]}, ValueError, "60 texts and 59 labels"),
         (

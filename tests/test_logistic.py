@@ -120,7 +120,7 @@ def test_classes_of_one_text_are_learnt_and_decide_nothing():
     "labels", [["a", "b", "c", "d"], ["a", "a", "a", "b"]], ids=["one each", "one class of one"]
 )
 def test_with_too_few_texts_to_choose_by_it_says_which_c_it_took(labels):
-    with pytest.warns(UserWarning, match=r"two classes of two texts .* C=0\.1 is taken"):
+    with pytest.warns(UserWarning, match=r"two classes of two texts .* using C=0\.1"):
         model = TunedLogisticRegression().fit(np.eye(4), labels)
     assert (model.C_, model.scores_) == (DEFAULT_C, None)
     assert model.classes_.tolist() == sorted(set(labels))

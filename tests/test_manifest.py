@@ -119,12 +119,12 @@ def test_the_one_being_replaced_fits_too_with_all_it_said(path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is damaged: .*Delete it, to open the file unverified"),
+        ("", "is damaged: .*Delete it to open the file unverified"),
         ('{"file": "m', "is damaged"),
         ("[" * 100_000, "is damaged"),
-        ("[]", "is no manifest of a saved pipeline"),
-        ("{}", "is no manifest of a saved pipeline"),
-        ('{"format_version": "1"}', "is no manifest"),
+        ("[]", "is not the manifest of a saved pipeline"),
+        ("{}", "is not the manifest of a saved pipeline"),
+        ('{"format_version": "1"}', "is not the manifest"),
         ('{"format_version": 1, "file": "m.joblib"}', "is damaged: missing .*'sha256'"),
         (
             '{"format_version": 3, "versions": {"pipeline": "3.0"}}',

@@ -31,6 +31,7 @@ print(general.predict(TEXTS).tolist() == model.predict(TEXTS).tolist())
 """
 
 
+@pytest.mark.thorough
 def test_a_pipeline_that_was_logged_comes_back_with_the_same_bits(tiny_bert, tmp_path):
     environment = {
         **os.environ,

@@ -56,7 +56,7 @@ def test_other_weights_are_refused_when_they_are_verified_and_each_time(checkpoi
     for _ in range(2):
         with pytest.raises(
             CheckpointError,
-            match=rf"sha256 {hashlib.sha256(other.data).hexdigest()}; it was made with",
+            match=rf"sha256 {hashlib.sha256(other.data).hexdigest()}, but were saved with",
         ):
             again.verify()
 
@@ -66,7 +66,7 @@ def test_a_part_of_the_weights_has_a_hash_and_a_fingerprint_of_its_own(checkpoin
         checkpoint, weights=checkpoint.weights[:100], weights_sha256="ab" * 32, verified=False
     )
     assert part.fingerprint != checkpoint.fingerprint
-    with pytest.raises(CheckpointError, match=f"it was made with {'ab' * 32}"):
+    with pytest.raises(CheckpointError, match=f"were saved with {'ab' * 32}"):
         part.verify()
     right = hashlib.sha256(checkpoint.weights[:100].tobytes()).hexdigest()
     assert replace(part, weights_sha256=right).verify() == right
@@ -78,6 +78,6 @@ def test_a_table_is_read_with_the_place_of_the_first_byte(checkpoint):
         checkpoint.weights
     )
     with pytest.raises(
-        CheckpointError, match=r"The weights of 'it' are not a whole model\.safetensors file"
+        CheckpointError, match=r"The weights of 'it' are not a complete model\.safetensors file"
     ):
         read_tensor_table(checkpoint.weights[:-1], "it")

@@ -306,7 +306,7 @@ def test_each_of_several_labels_has_its_contributions(last, bert):
 
 
 def test_regressors_and_models_of_numbers_are_refused(bert):
-    with pytest.raises(ExplanationError, match="Ridge, is no classifier"):
+    with pytest.raises(ExplanationError, match="Ridge, is not a classifier"):
         explain(make_pipeline(bert(), Ridge()).fit(TEXTS, range(12)), NEW)
     numbers = np.arange(12.0)[:, None]
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(numbers, LABELS)

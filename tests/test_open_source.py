@@ -14,7 +14,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Parquet and CSV files together"):
         open_source([tmp_path / "in.csv", tmp_path / "in.parquet"], "text")
     with pytest.raises(
-        TypeError, match="source is a int; a path, a list of paths or a pandas DataFrame"
+        TypeError, match="source is a int; expected a path, a list of paths or a pandas DataFrame"
     ):
         open_source(3, "text")
 
@@ -65,12 +65,12 @@ def test_a_name_that_looks_like_a_pattern_is_the_file_of_that_name(tmp_path):
     ("source", "error", "message"),
     [
         ("none.csv", FileNotFoundError, "none.csv does not exist"),
-        ("*.tsv", FileNotFoundError, "no file fits"),
+        ("*.tsv", FileNotFoundError, "no file matches"),
         ("empty", FileNotFoundError, "is a folder, not a file, and holds no Parquet files"),
         (["b.parquet", "b.parquet"], ValueError, "is named twice"),
         ([], ValueError, "an empty list of files"),
         ("zero.csv", ValueError, r"is empty \(0 bytes\)"),
-        ("nowhere://a/b.csv", ValueError, "no address that fsspec knows"),
+        ("nowhere://a/b.csv", ValueError, "not an address that fsspec knows"),
     ],
 )
 def test_what_is_not_there_is_named(source, error, message, folder, monkeypatch):

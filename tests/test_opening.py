@@ -96,7 +96,7 @@ def test_a_hash_known_from_elsewhere_is_held_against_the_file(hashed, path):
     sha256 = manifest_of(path).sha256
     assert opened(path, sha256=sha256.upper(), hashed=hashed)[0].C == 1
     with pytest.raises(
-        ArtifactError, match=rf"has sha256 {sha256}, not {'0' * 64}, which you asked for"
+        ArtifactError, match=rf"not the requested file: it has sha256 {sha256}, not {'0' * 64}"
     ):
         opened(path, sha256="0" * 64, hashed=hashed)
 
@@ -195,7 +195,7 @@ def test_an_own_step_is_opened_where_its_name_is_trusted(fitted, tmp_path):
     assert f"load_pipeline(path, trusted=[{name!r}])" in str(told[0].message)
     with pytest.raises(
         ArtifactError,
-        match=rf"names {name}: not on the list .*trusted=\[\.\.\.\]\) takes further names",
+        match=rf"names {name}: not on the list .*trusted=\[\.\.\.\]\) allows more names",
     ):
         load_pipeline(path)
     assert (

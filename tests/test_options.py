@@ -27,7 +27,7 @@ def test_a_model_file_that_is_something_else_is_named(command, run, data):
     options = ["--text", "film"] if command == "predict" else ["--data", data]
     assert_one_error_line(
         run(command, "--pipeline", data, *options),
-        f"{data} is no saved pipeline: it is not a joblib file",
+        f"{data} is not a saved pipeline: it is not a joblib file",
     )
 
 
@@ -53,7 +53,7 @@ def test_a_progress_bar_is_shown_where_somebody_looks(
 ):
     out = tmp_path / "m.joblib"
     calls = [
-        ["train", "--data", data, "--bert", tiny_bert, "--cv", 0, "--out", out],
+        ["train", "--no-ngrams", "--data", data, "--bert", tiny_bert, "--cv", 0, "--out", out],
         ["evaluate", "--data", data, "--pipeline", artifact],
         ["predict", "--data", data, "--pipeline", artifact, "--out", tmp_path / "out.csv"],
     ]
@@ -92,7 +92,7 @@ def test_former_names_of_options_work_with_a_hint_and_are_not_in_the_help(
     words = arguments.get(command, ["--data", missing])
     result = run(command, *words, *([f"{old}=no/x"] if equals else [old, "no/x"]))
     hint, error = result.err.splitlines()
-    assert hint == f"Hint: {old} is called {new} now."
+    assert hint == f"Hint: {old} is now called {new}."
     assert error.startswith("Error: ")
     assert "no/x" in error or "none does not exist" in error
     text = run(command, "--help").out
@@ -157,7 +157,10 @@ def test_a_workbook_is_read_or_the_package_that_reads_it_is_named(
     assert_one_error_line(run(command, "--data", data, *more.get(command, [])), "Excel workbook")
     rows = [(text, 5 if label == "positive" else 1) for text, label in ROWS]
     pd.DataFrame(rows, columns=["text", "label"]).to_excel(data, index=False)
-    more = {**more, "train": ["--bert", tiny_bert, "--cv", 0, "--no-report", "--out", out]}
+    more = {
+        **more,
+        "train": ["--bert", tiny_bert, "--no-ngrams", "--cv", 0, "--no-report", "--out", out],
+    }
     if command == "train":
         assert run(command, "--data", data, *more[command]).code == 0
         assert load_pipeline(out).classes_.tolist() == [1, 5]
@@ -178,8 +181,8 @@ def messy(tmp_path):
 
 
 def learn(run, data, tiny_bert, out, *arguments):
-    return run("train --cv 0 --no-report --text-column review --label-column stars", "--data", data,
-               "--bert", tiny_bert, "--out", out, *arguments)  # fmt: skip
+    command = "train --no-ngrams --cv 0 --no-report --text-column review --label-column stars"
+    return run(command, "--data", data, "--bert", tiny_bert, "--out", out, *arguments)
 
 
 def test_each_thing_that_a_table_lacks_is_refused_with_its_row_and_the_option(
@@ -189,7 +192,7 @@ def test_each_thing_that_a_table_lacks_is_refused_with_its_row_and_the_option(
     for option, *parts in (
         ("--drop-missing-labels", "column 'stars' is empty in 1 of 55", "row 49"),
         ("--missing empty", "column 'review' is empty in 1 of 54", "row 48"),
-        ("--rare drop", "label 'odd' has 1 texts only", "--rare merge"),
+        ("--rare drop", "label 'odd' has only 1 texts", "--rare merge"),
     ):
         assert option.split()[0] in (error := learn(run, messy, tiny_bert, out, *arguments).err)
         assert error.startswith("Error") or arguments
@@ -221,7 +224,7 @@ def test_train_scores_on_a_file_of_its_own_and_names_its_rows(run, data, tiny_be
     rows = [(f"Another {text}", label) for text, label in ROWS[:9]]
     write_csv(test, ["text", "label"], rows)
     arguments = ["--test-data", test, "--bert", tiny_bert, "--cv", 0, "--no-report", "--out", out]
-    result = run("train", "--data", data, *arguments, "--seed", 3)
+    result = run("train --no-ngrams", "--data", data, *arguments, "--seed", 3)
     assert (result.code, result.err) == (0, "")
     assert f"{len(ROWS)} texts to train on, 9 held out ({data}, {test})" in result.out
     for line in result.out.splitlines()[-3:]:
@@ -275,7 +278,7 @@ def test_classifiers_by_name_are_trained_saved_and_used(
     ("arguments", "part"),
     [
         (["forest"], "hist-gradient-boosting"),
-        (["sklearn.linear_model.Ridge"], "is no classifier, a regressor perhaps"),
+        (["sklearn.linear_model.Ridge"], "is not a classifier, perhaps a regressor"),
         (["sklearn.ensemble.VotingClassifier"], "estimators"),
         (["no.such.Thing"], "No module named 'no'"),
         (["ridge", "--C", "1"], "leave out --C"),
@@ -315,7 +318,10 @@ def test_a_limit_on_threads_holds_for_torch_and_what_comes_later(run, artifact, 
 def test_a_folder_of_vectors_serves_the_next_run(run, data, tiny_bert, tmp_path):
     arguments = ["--data", data, "--bert", tiny_bert, "--cache", tmp_path / "vectors"]
     out = tmp_path / "m.joblib"
-    for command in (["train --cv 0 --no-report", "--out", out], ["layers --cv 2 --pooling mean"]):
+    for command in (
+        ["train --no-ngrams --cv 0 --no-report", "--out", out],
+        ["layers --cv 2 --pooling mean"],
+    ):
         clear_cache()
         before = cache_info().texts_encoded
         assert run(*command, *arguments).code == 0

@@ -110,5 +110,5 @@ def test_verifying_tells_what_was_checked(fitted, tmp_path):
     assert told["weights"] == {fitted[0].source_["model"]: digest(weights_of(fitted))}
     assert told["probes"] == {"n": 3, "difference": 0.0, "tolerance": 0.001}
     assert told["versions"] == []
-    with pytest.raises(ArtifactError, match="which you asked for"):
+    with pytest.raises(ArtifactError, match="is not the requested file"):
         verify_pipeline(path, sha256="0" * 64)

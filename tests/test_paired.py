@@ -85,5 +85,5 @@ def test_it_holds_the_true_difference_about_95_times_of_100(shares):
     ("right", "other"), [([], []), ([True], [True, False]), ([[True]], [[True]])]
 )
 def test_answers_that_are_no_pairs_are_refused(right, other):
-    with pytest.raises(ValueError, match="two flat ones of one length above 0 are needed"):
+    with pytest.raises(ValueError, match="expected two flat ones of the same length above 0"):
         paired_difference(right, other)

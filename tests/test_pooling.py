@@ -72,7 +72,7 @@ def test_layers_index_as_a_list_of_hidden_states_does(n_layers):
     for wrong in (n_layers + 1, -n_layers - 2):
         with pytest.raises(
             ValueError,
-            match=rf"asks for layer {wrong}; this model has {n_layers} layers.* "
+            match=rf"asks for layer {wrong}, and this model has {n_layers} layers.* "
             rf"to {n_layers}, or -{n_layers + 1}",
         ):
             resolve_layers((0, wrong), n_layers)

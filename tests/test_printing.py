@@ -38,7 +38,7 @@ def told(**changes):
 
 
 def test_without_skops_nobody_says_that_all_is_allowed():
-    assert "known only where skops is installed" in told(refused=None, format="skops")
+    assert "install skops to see" in told(refused=None, format="skops")
 
 
 def test_nothing_in_a_file_steers_the_terminal():

@@ -75,7 +75,7 @@ def test_rounding_is_forgiven_and_more_is_not():
     far = Says([[0.2, 0.8], [0.602, 0.398], [0.5, 0.5]])
     with pytest.raises(
         ArtifactError,
-        match=r"of 'Two .*' it says \[0\.602, 0\.398\] by predict_proba, and said \[0\.6, 0\.4\]",
+        match=r"for 'Two .*' it gives \[0\.602, 0\.398\] by predict_proba, but gave \[0\.6, 0\.4\]",
     ):
         check_probes(far, probes)
 
@@ -89,9 +89,9 @@ def test_half_precision_has_a_wider_tolerance():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ([[np.nan, np.nan]] * 3, "it says"),
-        ([[0.2, 0.8]] * 2, "it says"),
-        ([[0.2, 0.4, 0.4]] * 3, "it says"),
+        ([[np.nan, np.nan]] * 3, "it gives"),
+        ([[0.2, 0.8]] * 2, "it gives"),
+        ([[0.2, 0.4, 0.4]] * 3, "it gives"),
         (RuntimeError("no weights"), r"cannot answer any more \(RuntimeError: no weights\)"),
     ],
 )
@@ -105,11 +105,11 @@ def test_answers_that_were_nan_or_infinite_are_stored_and_must_be_so_again():
     stored = json.loads(json.dumps(plain(make_probes(Says(answer)), "probes"), allow_nan=False))
     assert check_probes(Says(answer), stored) == 0.0
     for other in (0.2, np.inf, -np.inf):
-        with pytest.raises(ArtifactError, match=r"of 'A quiet.* said \[nan, nan\]"):
+        with pytest.raises(ArtifactError, match=r"for 'A quiet.* gave \[nan, nan\]"):
             check_probes(Says([[np.nan, other], *answer[1:]]), stored)
-    with pytest.raises(ArtifactError, match=r"it says \[0\.2, nan\].* said \[0\.2, inf\]"):
+    with pytest.raises(ArtifactError, match=r"it gives \[0\.2, nan\].* gave \[0\.2, inf\]"):
         check_probes(Says([answer[0], [0.2, np.nan], answer[2]]), stored)
-    with pytest.raises(ArtifactError, match=r"it says \[inf, 0\.5\].* said \[-inf, 0\.5\]"):
+    with pytest.raises(ArtifactError, match=r"it gives \[inf, 0\.5\].* gave \[-inf, 0\.5\]"):
         check_probes(Says([*answer[:2], [np.inf, 0.5]]), stored)
 
 
@@ -132,7 +132,7 @@ def test_several_outputs_are_compared_one_by_one_also_by_a_manifest_of_before():
     before = [output.tolist() for output in model.predict_proba([*TEXTS, "a film"])]
     assert check_probes(model, {**probes, "outputs": before}) == 0.0
     other = make_pipeline(CountVectorizer(), KNeighborsClassifier(2)).fit(TEXTS, labels[::-1])
-    with pytest.raises(ArtifactError, match=r"of 'good food' it says \[1\.0"):
+    with pytest.raises(ArtifactError, match=r"for 'good food' it gives \[1\.0"):
         check_probes(other, probes)
 
 
@@ -150,7 +150,7 @@ def test_a_pipeline_that_says_something_else_of_its_probes_is_refused(fitted, tm
     outputs[1] = outputs[1][::-1] + 0.1
     change_manifest(path, probes={**probes, "outputs": outputs.tolist()})
     with pytest.raises(
-        ArtifactError, match=r"fails its self-test: of 'Two hours .* it says .* and said"
+        ArtifactError, match=r"fails its self-test: for 'Two hours .* it gives .* but gave"
     ):
         load_pipeline(path)
     with pytest.raises(ArtifactError, match="fails its self-test"):
@@ -167,7 +167,7 @@ def test_other_versions_are_told_and_the_probes_decide(fitted, tmp_path):
     change_manifest(path, versions={**versions, "torch": "1.0.0", "scikit-learn": "1.2.3"})
     with pytest.warns(
         ArtifactWarning,
-        match=r"made with torch 1\.0\.0, here .*; scikit-learn 1\.2\.3, .*come out as they did",
+        match=r"made with torch 1\.0\.0, here .*; scikit-learn 1\.2\.3, .*are unchanged",
     ):
         load_pipeline(path)
     with pytest.warns(ArtifactWarning, match="It was not tested on its probe texts"):

@@ -118,6 +118,7 @@ def test_a_process_that_is_killed_from_outside_is_replaced():
         assert pid not in {ended.index for ended in found if isinstance(ended, Outcome)}
 
 
+@pytest.mark.thorough
 def test_a_script_needs_no_guard_and_workers_end_with_a_driver_that_is_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -201,7 +201,7 @@ def table(tmp_path_factory):
     ("command", "bars"),
     [
         (
-            "train --cv 3 --no-report --out m.joblib",
+            "train --no-ngrams --cv 3 --no-report --out m.joblib",
             ["encoding", "fitting the classifier", "fold 2 of 3"],
         ),
         ("compare --models majority,tfidf,default --cv 3", ["encoding", "fold 2 of 3, fitting"]),

@@ -33,11 +33,10 @@ def folder(tmp_path):
 def test_a_difference_names_the_file_and_both_hashes(published, kind, found, folder):
     assert (
         difference(folder / "a.json", published)
-        == f"a.json has {kind} {found}, the published one is {published}"
+        == f"a.json has {kind} {found}, expected {published}"
     )
     assert (
-        difference(folder / "c.json", published)
-        == f"c.json is missing, where a file of hash {published} is expected"
+        difference(folder / "c.json", published) == f"c.json is missing (expected hash {published})"
     )
 
 
@@ -75,7 +74,7 @@ def test_a_line_that_is_no_sum_is_named(line, folder):
     (folder / "SHA256SUMS").write_bytes(f"{SHA256}  a.json\n{line}\n".encode("latin-1"))
     with pytest.raises(
         DamagedFile,
-        match=r"line 2 of .*SHA256SUMS is '.*'; 'sha256  name of a file in this folder'",
+        match=r"line 2 of .*SHA256SUMS is '.*', not 'sha256  name of a file in this folder'",
     ):
         verify_folder(folder)
 

@@ -19,10 +19,12 @@ def test_every_block_prints_what_stands_below_it(tmp_path, monkeypatch):
         assert printed == (shown or ""), f"\n{code}\nprinted\n{printed}"
 
 
-def test_every_file_it_links_to_is_there():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert len(links) > 10
-    assert [link for link in links if not (TOP / link).exists()] == []
+@pytest.mark.parametrize("page", ["README.md", "README.ko.md", "docs/bert-features.ko.md"])
+def test_every_file_a_page_links_to_is_there(page):
+    path = TOP / page
+    links = re.findall(r"\]\((?!http)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert len(links) > 5
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("target", ["run", "test"])

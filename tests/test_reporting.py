@@ -101,8 +101,8 @@ def test_a_report_of_the_shipped_reviews_stands_beside_the_model(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--compare"], ["--compare needs texts to train on; give --train-data"]),
-        (["--layers", "run"], ["--layers run needs texts to train on; give --train-data"]),
+        (["--compare"], ["--compare needs training texts; give --train-data"]),
+        (["--layers", "run"], ["--layers run needs training texts; give --train-data"]),
         (["--by", "nothing"], ["nothing"]),
         (["--out", "report.pdf"], ["report.pdf", "does not end in .html"]),
         (["--layers", "none.csv"], ["none.csv"]),

@@ -37,7 +37,7 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_or_own_one_is_not(tmp
     assert RunFolder(tmp_path / "mine").check_ours() is None
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(
-        ValueError, match=r"mine holds other files \(thesis\.tex\); name a new folder"
+        ValueError, match=r"mine holds other files \(thesis\.tex\); name a new or empty folder"
     ):
         RunFolder(tmp_path / "mine").check_ours()
 
@@ -80,7 +80,7 @@ def test_the_same_plan_goes_on_and_another_is_refused_with_what_differs(folder):
     ]
     assert list(folder.shards.iterdir()) == []
     with pytest.raises(
-        PlanError, match=r"out holds another run: shard_rows \(100, now 7\)\. Go on with"
+        PlanError, match=r"out holds another run: shard_rows \(100, now 7\)\. Resume with"
     ):
         folder.start_or_resume(replace(PLAN, shard_rows=7))
 

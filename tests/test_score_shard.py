@@ -54,7 +54,7 @@ def part(job, index=2):
 def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(job, shard, tmp_path):
     with pytest.raises(
         BadRowError,
-        match=r"row 101 cannot be scored: the text is missing\. on_bad_row='null' \(--on-bad-row",
+        match=r"row 101 cannot be scored: the text is missing\. Use on_bad_row='null' \(",
     ):
         score_shard(replace(job, on_bad_row="error"), shard)
     assert list((tmp_path / "out").iterdir()) == []

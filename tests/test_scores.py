@@ -96,7 +96,7 @@ def test_a_class_that_is_never_predicted_counts_as_zero_and_warns_of_nothing():
     [
         (
             ["pos", "negative"],
-            r"labels the model does not know: 'pos'; it knows .*'negative', .*'positive'",
+            r"labels that the model does not know: 'pos'; it knows .*'negative', .*'positive'",
         ),
         (["b", "a"], "does not know: 'a', 'b'"),
         ([1, 0], "does not know: '0', '1'"),
@@ -253,7 +253,7 @@ def test_what_is_not_wanted_is_left_out():
 def test_without_features_the_map_says_why():
     y, probability = random_case([0, 1], 0)
     assert (
-        "a Echo shows no features"
+        "a Echo has no features"
         in evaluate(Echo([0, 1]), probability, y, n_bootstrap=5)["map"]["refused"]
     )
 

@@ -65,7 +65,7 @@ def test_a_study_out_of_a_file_is_the_study(scores, tmp_path, ending):
         (
             {"scores": [0.5]},
             TypeError,
-            r"scores is a list; the dict that evaluate\(model, X, y\) returns is expected",
+            r"scores is a list; expected the dict returned by evaluate",
         ),
         ({"scores": {"accuracy": 0.5}}, ValueError, "scores lacks n_texts, classes, intervals"),
         (
@@ -139,7 +139,7 @@ def test_with_everything_there_is_every_section_in_its_order():
         quick_scores(), comparison=make_comparison(), layers=make_study(), provenance={"seed": 0}
     )
     assert list(found) == ALL
-    assert "The honest score of taking the best is 0.650 ± 0.030" in found["layers"].lead
+    assert "The unbiased score of picking the best is 0.650 ± 0.030" in found["layers"].lead
     assert "are in the training set too" in found["duplicates"].lead
 
 

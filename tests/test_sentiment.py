@@ -1,6 +1,7 @@
 """make_sentiment_pipeline: scikit-learn's own Pipeline and no more."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,12 +136,16 @@ def accuracies(train, test):
     ]
 
 
-def test_the_default_pipeline_beats_tfidf_on_the_shipped_reviews():
+def test_the_default_pipeline_beats_tfidf_and_what_train_makes_is_right_on_plain_sentences():
     train, test = load_reviews()
-    assert not set(train["text"]) & set(test["text"])
+    plain = read_table(Path(__file__).parent / "plain_sentences.csv", columns=["text", "label"])
+    assert not set(train["text"]) & {*test["text"], *plain["text"]}
     bert, tfidf = accuracies(train, test)
     assert tfidf > 0.5
     assert bert >= tfidf + 0.02
+    model = make_sentiment_pipeline(C="cv", ngrams=True).fit(train["text"], train["label"])
+    assert (model.predict(plain["text"]) == plain["label"]).sum() >= 96  # of 100
+    assert model.score(test["text"], test["label"]) >= 0.80
 
 
 def test_the_default_pipeline_keeps_its_promise_on_sst2():

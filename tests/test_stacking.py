@@ -11,7 +11,7 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import StackingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 
@@ -239,7 +239,7 @@ def test_missing_and_invalid_cells_are_read_by_both_parts_as_the_vectorizer_says
     [
         ([None, *LABELS[1:]], "label 0 is None"),
         (LABELS[1:], "32 texts and 31 labels"),
-        (["positive"] * 32, "y holds one class only, 'positive'"),
+        (["positive"] * 32, "y holds only one class, 'positive'"),
     ],
 )
 def test_wrong_labels_are_refused_before_anything_is_encoded(labels, message, stack, encoded):
@@ -368,3 +368,21 @@ def test_groups_stay_together_in_the_folds_of_a_stack():
     assert len(inner) >= 9
     for known, asked in inner:
         assert not {author[text] for text in known} & {author[text] for text in asked}
+
+
+def test_a_part_that_chooses_its_C_does_so_once_and_keeps_it_in_the_folds(tiny_bert, monkeypatch):
+    searches = []
+    search = LogisticRegressionCV.fit
+
+    def counted(self, *arguments, **options):
+        searches.append(self.Cs)
+        return search(self, *arguments, **options)
+
+    monkeypatch.setattr(LogisticRegressionCV, "fit", counted)
+    model = make_sentiment_pipeline(ngrams=True, C="cv", model=tiny_bert).fit(TEXTS, LABELS)
+    tuned = model[-1].named_estimators_["bert"][-1]
+    assert searches == [tuned.Cs]
+    assert tuned.scores_.shape == (3, len(tuned.Cs))
+    assert model[-1].estimators_[0][-1] is tuned
+    fixed = make_sentiment_pipeline(ngrams=True, C=tuned.C_, model=tiny_bert).fit(TEXTS, LABELS)
+    assert np.abs(model.predict_proba(NEW) - fixed.predict_proba(NEW)).max() < 1e-4

@@ -257,7 +257,10 @@ def test_a_worker_that_is_killed_half_way_changes_no_byte(score, tmp_path):
     assert hashes(killed.out) == hashes(calm.out)
 
 
-@pytest.mark.parametrize(("executor", "workers"), [("serial", 1), ("processes", 2)])
+@pytest.mark.parametrize(
+    ("executor", "workers"),
+    [pytest.param("serial", 1, marks=pytest.mark.thorough), ("processes", 2)],
+)
 def test_a_driver_that_is_killed_half_way_leaves_whole_parts_and_a_rerun_gives_the_same_bytes(
     executor, workers, score, model, obeying, tmp_path
 ):
@@ -334,7 +337,7 @@ def test_a_rerun_may_begin_to_go_on_without_bad_rows_and_keeps_what_was_finished
     source = write_csv(tmp_path / "in.csv", rows)
     with pytest.raises(
         BadRowError,
-        match=r"row 35 cannot be scored: ValueError: this text says 'FAIL'\. on_bad_row='null'",
+        match=r"row 35 cannot be scored: ValueError: this text says 'FAIL'\. Use on_bad_row='null'",
     ):
         score(source)
     scored = score(source, on_bad_row="null")
@@ -483,7 +486,7 @@ def test_a_full_disk_is_called_one_and_a_rerun_goes_on(score, tmp_path, monkeypa
         patched.setattr(os, "fsync", full)
         with pytest.raises(
             OSError,
-            match=r"no space left for .*out: what is finished is kept; free some, and run it again",
+            match=r"no space left for .*out. Finished parts are kept; free some space",
         ):
             score(source)
     scored = score(source)
@@ -523,6 +526,7 @@ def test_other_kinds_of_columns_and_models_are_refused(score, tmp_path):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(),
     reason="the peak of a process's memory is read from /proc",

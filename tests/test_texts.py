@@ -211,7 +211,7 @@ MISSING = {
 def test_a_missing_text_is_refused_with_its_row_or_read_as_empty(name, on_invalid):
     with pytest.raises(
         ValueError,
-        match=r"row 1 of X is (None|nan|<NA>|NaT|np\..*) \(missing; .*missing='empty'",
+        match=r"row 1 of X is (None|nan|<NA>|NaT|np\..*) \(missing\).*missing='empty'",
     ):
         check_texts(MISSING[name], on_invalid=on_invalid)
     assert check_texts(MISSING[name], missing="empty", on_invalid=on_invalid) == ["a", "", "c"]
@@ -306,7 +306,7 @@ def test_no_index_label_is_named_where_the_index_counts_the_rows():
 # ---- containers that are refused
 
 
-MAPPING = r"a sequence of texts .*list\(X\.values\(\)\)"
+MAPPING = r"expected a sequence of texts.*list\(X\.values\(\)\)"
 REFUSED = [
     *(
         (X, ValueError, r"X is a single string.*Wrap it in a list: \[text\]")
@@ -326,7 +326,7 @@ REFUSED = [
         for X in ({"text"}, set(), frozenset({"text"}))
     ),
     *(
-        (X.asformat(kind), TypeError, "X is a sparse matrix; .*Pass the raw texts, a list of str")
+        (X.asformat(kind), TypeError, "X is a sparse matrix, .*Pass the raw texts, a list of str")
         for X in (sparse.csr_array(np.eye(2)), sparse.csr_matrix(np.eye(2)))
         for kind in ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
     ),
@@ -340,11 +340,11 @@ REFUSED = [
     ),
     *(
         (np.full(shape, "text", dtype=object), ValueError,
-         rf"array of {len(shape)} dimensions, shape {re.escape(str(shape))}; one column")
+         rf"array of {len(shape)} dimensions, shape {re.escape(str(shape))}; expected one column")
         for shape in ((1, 1, 1), (2, 3, 1), (1, 1, 1, 1))
     ),
     *(
-        (X, ValueError, r"0 feature\(s\).*one column of text is expected")
+        (X, ValueError, r"0 feature\(s\).*expected one column of text")
         for X in (np.empty((2, 0), dtype=object), pd.DataFrame(index=[0, 1]), pl.DataFrame(),
                   pa.table({}))
     ),
@@ -379,7 +379,7 @@ def test_several_columns_are_refused_with_their_names_and_a_column_transformer_a
     cure = r"make_column_transformer\(\(BertVectorizer\(\), 'title'\)\)"
     with pytest.raises(
         ValueError,
-        match=rf"DataFrame with 2 columns, \['title', 'body'\]; one column of text .*{cure}",
+        match=rf"DataFrame with 2 columns, \['title', 'body'\]; expected one column .*{cure}",
     ):
         check_texts(TWO_COLUMNS[name])
 
@@ -387,7 +387,7 @@ def test_several_columns_are_refused_with_their_names_and_a_column_transformer_a
 def test_several_columns_of_an_array_are_refused_with_its_shape():
     with pytest.raises(
         ValueError,
-        match=r"X has 3 columns, shape \(2, 3\); one column of text .*as in X\[:, 0\]",
+        match=r"X has 3 columns, shape \(2, 3\); expected one column of text.*as in X\[:, 0\]",
     ):
         check_texts(np.array([["a", "b", "c"]] * 2))
 

@@ -85,7 +85,7 @@ def test_any_text_gets_the_ids_of_transformers_or_is_refused_by_its_row(
     assert own_ids(tokenized) == [hugging_face(folder).ids(text, 512) for text in repaired]
     if repaired != texts:
         row = next(i for i, text in enumerate(texts) if text != repaired[i])
-        with pytest.raises(ValueError, match=rf"row {row} of X, a str, holds a lone surrogate"):
+        with pytest.raises(ValueError, match=rf"row {row} of X, a str, contains a lone surrogate"):
             check_texts(texts)
 
 
@@ -240,7 +240,7 @@ def test_truncation_and_padding_in_tokenizer_json_are_ignored(tiny_bert):
 def test_a_tokenizer_that_puts_nothing_in_front_is_refused(post_processor, tiny_bert):
     stored = json.loads(tokenizer_json(tiny_bert))
     with pytest.raises(
-        CheckpointError, match=r"adds no \[CLS\] in front of a text.*save the tokenizer again"
+        CheckpointError, match=r"does not put \[CLS\] in front of a text.*Save the tokenizer again"
     ):
         TextTokenizer(json.dumps({**stored, "post_processor": post_processor}), 64, "head")
 

@@ -79,7 +79,7 @@ def test_the_learning_rate_rises_and_falls(tiny_bert, monkeypatch):
 def test_a_training_that_diverges_is_told(tiny_bert):
     with pytest.raises(
         TrainingDivergedError,
-        match=r"losses of its epochs.*Use a smaller learning_rate than 1e\+30",
+        match=r"losses per epoch.*Use a smaller learning_rate than 1e\+30",
     ):
         run(tiny_bert, learning_rate=1e30)
 

@@ -102,7 +102,7 @@ def test_a_corrupt_file_is_put_aside_with_one_warning_and_the_result_is_right(
                 BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS), expected, atol=1e-5
             )
     assert [w.category for w in caught] == [CacheWarning]
-    assert "put aside as" in str(caught[0].message)
+    assert "moved to" in str(caught[0].message)
     assert len(list(tmp_path.glob("*.corrupt-*"))) == 1
     clear_cache(tmp_path)  # as a new run
     clear_cache()

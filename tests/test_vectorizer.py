@@ -241,7 +241,7 @@ def test_a_masked_language_model_has_no_pooler_but_all_layers(tmp_path, hugging_
 
 
 def test_the_pooler_is_refused_for_other_layers(tiny_bert):
-    with pytest.raises(ValueError, match=r"last layer only; layers=\(1, 2\)"):
+    with pytest.raises(ValueError, match=r"last layer only; got layers=\(1, 2\)"):
         BertVectorizer(tiny_bert, pooling="pooler", layers=(1, 2)).fit(["text"])
 
 
@@ -340,7 +340,7 @@ def test_count_tokens_tells_which_texts_are_cut(tiny_bert, hugging_face):
         ({"layers": "last"}, "'layers' parameter"),
         (
             {"layers": 4},
-            r"asks for layer 4; this model has 3 layers, so allowed are 0 .* to 3, or -4 to -1",
+            r"asks for layer 4, .* has 3 layers\. Allowed are 0 .* to 3, or -4 to -1",
         ),
         ({"layers": (1, -3)}, "names a layer twice"),
         ({"layers": ()}, "layers is empty"),
@@ -357,7 +357,7 @@ def test_count_tokens_tells_which_texts_are_cut(tiny_bert, hugging_face):
         ({"missing": "drop"}, "'missing' parameter"),
         ({"on_invalid": "ignore"}, "'on_invalid' parameter"),
         ({"batch_tokens": 0}, "'batch_tokens' parameter"),
-        ({"device": "cuda:9"}, r"device='cuda:9' is not on this machine; there is cpu"),
+        ({"device": "cuda:9"}, r"device='cuda:9' is not available .* cpu"),
         ({"device": "cpu", "dtype": "float16"}, "dtype='float16' needs an accelerator"),
         ({"model": "no/such/folder"}, r"neither an existing folder .* nor a hub id"),
         ({"model": 3}, "'model' parameter"),
@@ -433,7 +433,7 @@ def test_any_texts_give_one_finite_row_each_or_an_error_that_names_the_row(tiny_
     assert np.isfinite(rows).all()
     if wrong:
         with pytest.raises(
-            ValueError, match=rf"^row {wrong[0]} of X, a str, holds a lone surrogate"
+            ValueError, match=rf"^row {wrong[0]} of X, a str, contains a lone surrogate"
         ):
             strict.transform(texts)
     assert np.array_equal(strict.transform(repaired), rows)

@@ -126,7 +126,7 @@ def test_vectors_come_from_a_file_in_either_format(name, keyed, tmp_path):
 
 
 def test_a_file_that_is_missing_or_no_vectors_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no file; give one in word2vec's format"):
+    with pytest.raises(FileNotFoundError, match="is not a file; give one in word2vec's format"):
         Word2VecVectorizer(tmp_path / "none.txt").fit(TEXTS)
     (tmp_path / "text.txt").write_text("these are\nno vectors\n")
     with pytest.raises(

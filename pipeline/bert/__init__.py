@@ -1,1 +1,1 @@
-"""Texts -> tokens -> batches -> hidden states -> vectors, with torch alone."""
+"""The BERT forward pass, from texts to vectors, in torch alone."""

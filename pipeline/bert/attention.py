@@ -1,4 +1,4 @@
-"""Self-attention over packed texts, each attending to itself alone."""
+"""Self-attention over packed texts."""
 
 from collections.abc import Sequence
 from inspect import signature
@@ -12,33 +12,33 @@ from pipeline.bert.pooling import Run
 
 # exp() of scores within these bounds neither overflows nor vanishes in float32
 _SAFE_SCORE = 60.0
-# Texts from this length on, and single ones, take torch's own attention: it copies no heads and
-# holds no scores, but goes text by text, slow for many short ones.
+# From this length on, and for single texts, torch's own attention is faster: it copies no heads and
+# holds no scores, but runs once per text.
 _LONG = 48
-# One split: the order of summation then does not depend on the other texts of the batch.
-# Before torch 2.13 its own kernel never splits packed texts; there, and on ROCm, the option fails.
+# With one split, the order of summation does not depend on the other texts of the batch.
+# Before torch 2.13, and on ROCm, the option fails; torch's own kernel never splits there.
 _ONE_SPLIT: dict[str, Any] = (
     {"num_splits": 1} if torch.__version__ >= "2.13" and torch.version.hip is None else {}
 )
 
 
 class Workspace:
-    """Buffers reused from batch to batch: fresh memory costs more than filling it."""
+    """Buffers reused across batches, cheaper than fresh memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     def take(self, name: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
-        """Return the named buffer in a shape; its old contents are lost."""
+        """Return the named buffer in a shape. Its old contents are lost."""
         size, key = prod(shape), (name, dtype)
         if key not in self._buffers or self._buffers[key].numel() < size:
             self._buffers[key] = torch.empty(size, device=self._device, dtype=dtype)
         return self._buffers[key][:size].view(shape)
 
 
-# Both functions below compute softmax(q k^T) v of Vaswani et al. 2017, equation 1; the factor
-# 1/sqrt(d) is in q already. On the CPU in float32, whatever q is: scores need the precision.
+# Both functions below compute softmax(q k^T) v (Vaswani et al. 2017, equation 1); q already holds
+# the factor 1/sqrt(d). The CPU computes in float32 whatever the type of q: scores need it.
 
 
 def attend_runs(
@@ -48,7 +48,7 @@ def attend_runs(
     *,
     cls_only: bool = False,
 ) -> torch.Tensor:
-    """Attend within each text, run by run, from all tokens or from [CLS] alone."""
+    """Attend within each text, from all tokens or [CLS] only."""
     # (n_tokens or n_texts, n_heads * head_size), valid until the next call
     n_tokens, _, n_heads, size = qkv.shape
     n_queries = sum(run.n_texts for run in runs) if cls_only else n_tokens
@@ -76,7 +76,7 @@ def _heads(qkv: torch.Tensor, run: Run) -> torch.Tensor:
 
 
 def _torchs(heads: torch.Tensor, cls_only: bool) -> torch.Tensor:
-    """Attend by torch's own function, (n_texts, length or 1, n_heads, head_size), float32."""
+    """Attend with torch's own function: (n_texts, length or 1, n_heads, head_size), float32."""
     query, key, value = heads.float().unbind()  # much faster than iterating
     if cls_only:
         query = query[:, :, :1]
@@ -84,7 +84,6 @@ def _torchs(heads: torch.Tensor, cls_only: bool) -> torch.Tensor:
 
 
 def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> None:
-    """Attend within short texts of one length, into (n_texts, length, n_heads, head_size)."""
     _, n, n_heads, length, size = heads.shape
     copied = workspace.take("heads", torch.float32, *heads.shape)
     q, k, v = copied.copy_(heads).view(3, n * n_heads, length, size)
@@ -97,13 +96,13 @@ def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> Non
 
 
 def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
-    """Turn scores into softmax numerators in place; return the denominators."""
-    # torch's softmax goes row by row, slow for short rows; exp over everything at once and a sum
-    # are several times as fast, and safe where no score is large
+    """Turn scores into softmax numerators in place, and return the denominators."""
+    # torch's softmax goes row by row, which is slow for short rows. exp over everything and a sum
+    # are several times as fast, and safe unless a score is large.
     low, high = torch.aminmax(scores)
     if low.item() > -_SAFE_SCORE and high.item() < _SAFE_SCORE:
         return scores.exp_().sum(-1, keepdim=True)
-    torch.softmax(scores, -1, out=scores)  # NaN comes here too, and stays
+    torch.softmax(scores, -1, out=scores)  # also for NaN, which stays NaN
     return scores.new_ones((*scores.shape[:2], 1))
 
 
@@ -115,7 +114,7 @@ def attend_varlen(
     max_query: int,
     max_length: int,
 ) -> torch.Tensor:
-    """Attend by torch's flash attention on CUDA, (n_queries, n_heads * head_size)."""
+    """Attend with torch's flash attention on CUDA: (n_queries, n_heads * head_size)."""
     from torch.nn.attention.varlen import varlen_attn
 
     key, value = key_value.unbind(1)
@@ -127,7 +126,7 @@ def attend_varlen(
 
 
 def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
-    """Tell whether `attend_varlen` runs there: CUDA since Ampere, half precision."""
+    """Tell whether `attend_varlen` runs here: CUDA since Ampere, half precision."""
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
         return False
     if head_size % 8 or head_size > 256:

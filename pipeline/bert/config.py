@@ -1,4 +1,4 @@
-"""The configuration of a BERT: family, sizes, and what this package supports."""
+"""The configuration of a BERT: family, sizes and supported features."""
 
 import json
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any, Self
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError
 
-# model_type in config.json -> prefixes of its tensors when saved with a head on top
-PACKED: dict[str, tuple[str, ...]] = {  # the packed forward runs them
+# model_type in config.json -> prefixes of its tensors when saved with a head
+PACKED: dict[str, tuple[str, ...]] = {
     "bert": ("bert.",),
     "distilbert": ("distilbert.",),
     "roberta": ("roberta.",),
@@ -17,7 +17,7 @@ PACKED: dict[str, tuple[str, ...]] = {  # the packed forward runs them
     "camembert": ("roberta.", "camembert."),
     "electra": ("electra.", "discriminator.electra."),
 }
-FAMILIES: dict[str, tuple[str, ...]] = PACKED | {  # transformers' own forward runs the others
+FAMILIES: dict[str, tuple[str, ...]] = PACKED | {  # the others run in transformers' own forward
     "albert": ("albert.",),
     "deberta": ("deberta.",),
     "deberta-v2": ("deberta.",),
@@ -33,9 +33,8 @@ OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "camembert"),
     *("mpnet", "roberta-prelayernorm", "xlm-roberta-xl"),
 )
-# Activations that the packed forward knows, by HF's names.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
-# What a config.json leaves out, where a family differs from BERT.
+# Defaults of config.json in which a family differs from BERT.
 _DEFAULTS: dict[str, dict[str, int]] = {
     "distilbert": {"num_hidden_layers": 6, "type_vocab_size": 0},
     "roberta": {"vocab_size": 50265, "pad_token_id": 1},
@@ -48,7 +47,7 @@ _DEFAULTS: dict[str, dict[str, int]] = {
         "embedding_size": 128,
     },
 }
-# BERT's names -> DistilBERT's, of settings; it has no others
+# BERT's setting names -> DistilBERT's
 _DISTILBERT = {
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
@@ -64,7 +63,7 @@ _DISTILBERT = {
 class EncoderShape:
     """Sizes of an encoder, read without loading it."""
 
-    family: str  # one of `FAMILIES`
+    family: str
     n_layers: int  # without the embedding output, which is layer 0
     hidden_size: int
     max_positions: int  # longest sequence, [CLS] and [SEP] included
@@ -75,9 +74,9 @@ class EncoderShape:
 
 @dataclass(frozen=True)
 class BertConfig:
-    """A config.json that the packed forward runs, with BERT's names and defaults."""
+    """A config.json for the packed forward, with BERT's names and defaults."""
 
-    # read without transformers, whose import costs seconds; a test compares the defaults
+    # read without transformers, which takes seconds to import; a test compares the defaults
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -86,15 +85,15 @@ class BertConfig:
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2  # 0 without token types
+    type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
-    embedding_size: int = 0  # ELECTRA's, of layer 0 before it is projected; 0 is hidden_size
+    embedding_size: int = 0  # ELECTRA's, of layer 0 before its projection; 0 means hidden_size
     model_type: str = "bert"
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> Self | None:
-        """Return the config of a plain encoder, None where something is unusual."""
+        """Return the config of a plain encoder, else None."""
         family = values.get("model_type")
         if family not in PACKED or _is_unusual(values):
             return None
@@ -122,20 +121,19 @@ class BertConfig:
 
 
 def _is_unusual(values: dict[str, Any]) -> bool:
-    """Tell whether a config asks for what the packed forward lacks."""
     family = values["model_type"]
     return (
         values.get("position_embedding_type") not in (None, "absolute")
         or any(values.get(name) for name in ("is_decoder", "add_cross_attention", "pruned_heads"))
         or (family in OFFSET_POSITIONS and values.get("pad_token_id", 1) is None)
-        # transformers takes some of BERT's names for DistilBERT's too
+        # transformers also accepts some of BERT's names for DistilBERT's
         or (family == "distilbert" and any(values.get(name) for name in _DISTILBERT))
     )
 
 
 @lru_cache(maxsize=8)
 def read_plain_config(config_json: str) -> BertConfig | None:
-    """Return what `BertConfig.read` finds in the text of a config.json."""
+    """Parse a config.json and return `BertConfig.read` of it."""
     return BertConfig.read(json.loads(config_json))
 
 
@@ -163,25 +161,26 @@ def hf_config(checkpoint: Checkpoint) -> Any:
     family = values.pop("model_type", None)
     if family not in FAMILIES:
         raise CheckpointError(
-            f"{name!r} is of the family {family!r}; supported are {', '.join(FAMILIES)}: encoders "
-            "of the BERT kind, with a hidden state per layer, that need no code of their own."
+            f"{name!r} belongs to the family {family!r}, which is not supported. Supported are "
+            f"{', '.join(FAMILIES)}: encoders like BERT that give a hidden state per layer and "
+            "need no code of their own."
         )
     if family in OFFSET_POSITIONS and values.get("pad_token_id", 1) is None:
         raise CheckpointError(
-            f"config.json of {name!r} has no pad_token_id, from which positions count."
+            f"config.json of {name!r} has no pad_token_id, which is needed to number positions."
         )
     from transformers import CONFIG_MAPPING
 
     try:
         return CONFIG_MAPPING[family](**values)
-    except Exception as error:  # transformers raises validation errors of many types
+    except Exception as error:
         raise CheckpointError(
             f"config.json of {name!r} is not a valid {family} config: {error}"
         ) from error
 
 
 def bare_name(name: str, family: str) -> str:
-    """Strip a head's prefix, and rename LayerNorms converted from TensorFlow."""
+    """Strip the prefix of a head, and rename LayerNorms converted from TensorFlow."""
     for prefix in FAMILIES[family]:
         name = name.removeprefix(prefix)
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight")

@@ -1,4 +1,4 @@
-"""A frozen BERT: texts to tokens, batches, hidden states and pooled vectors."""
+"""A frozen BERT: from texts to tokens, batches, hidden states and pooled vectors."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ from pipeline.bert.tokenizing import (
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError, TextTooLongError
 
-_IN_FLIGHT = 4  # results being copied from an accelerator while it computes the next ones
+_IN_FLIGHT = 4  # results copied from an accelerator while it computes the next ones
 
 # lengths of sequences -> batches, positions in them
 Group = Callable[[Sequence[int]], list[np.ndarray]]
@@ -36,13 +36,13 @@ Group = Callable[[Sequence[int]], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Plan:
-    """Distinct texts, tokenised and cut to length, and the rows they stand for."""
+    """Distinct texts, tokenised and truncated, with the rows they belong to."""
 
     row_of: np.ndarray  # the distinct text of each row, (n_texts,), int64
-    tokenized: TokenizedTexts  # of the distinct texts
+    tokenized: TokenizedTexts
     group: Group
     texts: list[Any]  # the distinct texts: str, or tuples of words
-    encodings: list[Pieces] | None = None  # of the whole distinct texts, where asked for
+    encodings: list[Pieces] | None = None  # of the whole distinct texts, on request
 
     @property
     def n_distinct(self) -> int:
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def n_windows(self) -> np.ndarray:
-        """Number of sequences of each distinct text, (n_distinct,), int64."""
+        """Number of sequences per distinct text, (n_distinct,), int64."""
         return np.bincount(self.tokenized.owner, minlength=self.n_distinct)
 
     @property
@@ -75,7 +75,7 @@ class Plan:
         return Plan(rows, chosen, self.group, [self.texts[i] for i in distinct])
 
     def truncation_report(self) -> dict[str, Any]:
-        """Count what truncation cut, over all rows."""
+        """Count what was truncated, over all rows."""
         tokenized, rows = self.tokenized, self.row_of
         return truncation_report(
             tokenized.n_tokens[rows], tokenized.n_lost[rows], self.n_windows[rows]
@@ -85,12 +85,12 @@ class Plan:
 def truncation_report(
     n_tokens: np.ndarray, n_lost: np.ndarray, n_windows: np.ndarray
 ) -> dict[str, Any]:
-    """Count what truncation cut; each argument is (n_texts,), int64."""
+    """Count what was truncated. Each argument is (n_texts,), int64."""
     total = int(n_tokens.sum())
     return {
         "n_texts": len(n_tokens),
         "texts_cut": int((n_lost > 0).sum()),
-        "n_tokens": total,  # of the whole texts, [CLS] and [SEP] included
+        "n_tokens": total,
         "tokens_lost": int(n_lost.sum()),
         "share_lost": float(n_lost.sum() / total) if total else 0.0,
         "texts_in_windows": int((n_windows > 1).sum()),
@@ -99,23 +99,21 @@ def truncation_report(
 
 @dataclass(frozen=True)
 class FrozenBert:
-    """A checkpoint and the choice of layers, poolings and length."""
-
-    # holds no torch object: encoders live in `load_encoder`
+    """A checkpoint with its layers, poolings and maximum length."""
 
     checkpoint: Checkpoint
-    n_layers: int  # of the whole model
+    n_layers: int
     hidden_size: int
-    layers: tuple[int, ...]  # indices 0 ... n_layers
+    layers: tuple[int, ...]
     poolings: tuple[Pooling, ...]
-    max_length: int  # tokens per sequence, [CLS] and [SEP] included
+    max_length: int  # tokens per sequence, with [CLS] and [SEP]
     truncation: Truncation
-    batch_tokens: int | None  # None is what suits the device, `BATCH_TOKENS`
+    batch_tokens: int | None  # None is the default of the device, `BATCH_TOKENS`
     device: str
     dtype: DType
-    prompt: str = ""  # before each text
-    lower: bool = False  # lower-case texts first
-    pools_prompt: bool = True  # whether poolings count the tokens of the prompt
+    prompt: str = ""
+    lower: bool = False
+    pools_prompt: bool = True  # whether poolings include the tokens of the prompt
 
     @classmethod
     def choose(
@@ -133,7 +131,7 @@ class FrozenBert:
         lower: bool = False,
         pools_prompt: bool = True,
     ) -> Self:
-        """Check a choice against what the model has; nothing is loaded."""
+        """Check the settings against the model, without loading it."""
         name = checkpoint.source["model"]
         choose_device(device, dtype)
         shape = read_shape(checkpoint)
@@ -146,20 +144,20 @@ class FrozenBert:
             )
         if "pooler" in poolings and not shape.has_pooler:
             raise ValueError(
-                f"pooling='pooler' needs a trained pooler, and {name!r} has none: its "
-                "pooler_output would be random and differ at every load. Use 'cls' or 'mean'."
+                f"pooling='pooler' needs a trained pooler, and {name!r} has none. Its "
+                "pooler_output would be random at every load. Use 'cls' or 'mean'."
             )
         if "pooler" in poolings and chosen != (shape.n_layers,):
             raise ValueError(
-                f"pooling='pooler' is made for the last layer only; layers={layers!r}. Use "
-                "layers=-1, or another pooling."
+                f"pooling='pooler' works on the last layer only; got layers={layers!r}. Use "
+                "layers=-1 or another pooling."
             )
         tokenizer = text_tokenizer(checkpoint.tokenizer_json, length, truncation, prompt, lower)
         if (largest_id := tokenizer.largest_id) >= shape.n_vocabulary:
             raise CheckpointError(
-                f"The tokenizer of {name!r} knows ids up to {largest_id}, the model's vocabulary "
-                f"has {shape.n_vocabulary} rows: they belong to different models. Save both again "
-                "from one model."
+                f"The tokenizer and the weights of {name!r} come from different models: the "
+                f"tokenizer has ids up to {largest_id}, and the model's vocabulary has "
+                f"{shape.n_vocabulary} rows. Save both again from one model."
             )
         return cls(
             checkpoint,
@@ -179,12 +177,12 @@ class FrozenBert:
 
     @property
     def deepest_layer(self) -> int:
-        """The deepest layer with weights: an artifact may carry fewer than the model."""
+        """The deepest layer with weights, which may be cut in an artifact."""
         return self.n_layers if self.checkpoint.depth is None else self.checkpoint.depth
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """Texts -> token ids, cut to length."""
+        """The tokenizer of these settings."""
         of_checkpoint = self.checkpoint.tokenizer_json
         return text_tokenizer(
             of_checkpoint, self.max_length, self.truncation, self.prompt, self.lower
@@ -192,7 +190,7 @@ class FrozenBert:
 
     @property
     def skip(self) -> int:
-        """How many first tokens of each text no pooling counts: [CLS] and a prompt, or none."""
+        """Number of first tokens, [CLS] and prompt, that no pooling includes."""
         if self.pools_prompt or not self.prompt:
             return 0
         return self.tokenizer.n_special_before + self.tokenizer.n_prompt
@@ -200,7 +198,7 @@ class FrozenBert:
     def plan(
         self, texts: Sequence[str] | Sequence[tuple[str, ...]], *, pieces: bool = False
     ) -> Plan:
-        """Tokenise each distinct text once; tuples are texts split into words."""
+        """Tokenise each distinct text once. Tuples are texts split into words."""
         position: dict[Any, int] = {}
         rows = [position.setdefault(text, len(position)) for text in texts]
         row_of, distinct = np.array(rows, dtype=np.int64), list(position)
@@ -210,14 +208,14 @@ class FrozenBert:
                 encodings, tokenized = self.tokenizer.with_pieces(distinct)
             else:
                 tokenized = self.tokenizer(distinct)
-        except TextTooLongError as error:  # it counts distinct texts, the user counts rows
+        except TextTooLongError as error:  # counts distinct texts; users count rows
             raise TextTooLongError(
                 rows.index(error.text), error.n_tokens, error.max_length
             ) from None
         return Plan(row_of, tokenized, self.group, distinct, encodings)
 
     def group(self, lengths: Sequence[int]) -> list[np.ndarray]:
-        """Group sequences into batches, of equal length where the encoder does not pack."""
+        """Group sequences into batches, of equal length unless the encoder packs."""
         device, dtype = choose_device(self.device, self.dtype)
         packs = can_pack(self.checkpoint, device, dtype)
         budget = self.batch_tokens or BATCH_TOKENS[device.type]
@@ -231,7 +229,7 @@ class FrozenBert:
             return vectors
         encoder = self._load(self.n_layers if "pooler" in self.poolings else max(self.layers))
         input_ids, owner = plan.tokenized.input_ids, plan.tokenized.owner
-        # a text of several windows gets their mean, weighted by their numbers of tokens
+        # a text of several windows gets their mean, weighted by their token counts
         weight = np.array([len(ids) for ids in input_ids], dtype=np.float64)
         share = weight / np.bincount(owner, weights=weight, minlength=plan.n_distinct)[owner]
         alone = plan.n_windows[owner] == 1
@@ -278,9 +276,9 @@ def run_batches(
     input_ids: Sequence[np.ndarray],
     batches: Sequence[np.ndarray],
     compute: Callable[[TokenBatch, Any], torch.Tensor],  # first axis over texts or tokens
-    skip: int = 0,  # first tokens that no pooling counts
+    skip: int = 0,  # first tokens that no pooling includes
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions in ``input_ids`` and their values, halving batches if memory ends."""
+    """Yield positions in ``input_ids`` and values, halving batches if memory runs out."""
     workspace = encoder.workspace()
     waiting = deque(batches)
     in_flight: deque[tuple[np.ndarray, Callable[[], np.ndarray]]] = deque()
@@ -298,12 +296,12 @@ def run_batches(
         except torch.OutOfMemoryError as error:
             if len(positions) == 1:
                 raise MemoryError(
-                    f"A single text of {n_tokens} tokens does not fit into the memory of "
-                    f"{encoder.device}. Use device='cpu', or a smaller max_length with "
-                    "truncation='window'."
+                    f"One text of {n_tokens} tokens does not fit into the memory of "
+                    f"{encoder.device}. Use device='cpu', or truncation='window' with a smaller "
+                    "max_length."
                 ) from error
             budget = n_tokens // 2
-            workspace = encoder.workspace()  # the old buffers may be what is too large
+            workspace = encoder.workspace()  # the old buffers may be too large
             torch.cuda.empty_cache()
             waiting.appendleft(positions)
             continue
@@ -316,7 +314,7 @@ def run_batches(
 
 
 def _copy_to_host(values: torch.Tensor) -> Callable[[], np.ndarray]:
-    """Start copying a result, and return what waits for it."""
+    """Start copying a result, and return a function that waits for it."""
     if not values.is_cuda:
         return values.cpu().numpy
     copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

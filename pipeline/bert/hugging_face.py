@@ -1,4 +1,4 @@
-"""transformers' own forward over texts of equal length, for what `packed` does not run."""
+"""transformers' own forward over texts of equal length, for models not in `packed`."""
 
 import inspect
 import warnings
@@ -17,7 +17,7 @@ from pipeline.exceptions import CheckpointError
 
 
 class HuggingFaceEncoder:
-    """A frozen encoder up to layer ``depth``, run by transformers, unmodified."""
+    """A frozen encoder up to layer ``depth``, run by transformers."""
 
     def __init__(
         self, checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype
@@ -26,7 +26,7 @@ class HuggingFaceEncoder:
         self.depth, self.device = depth, device
 
     def workspace(self) -> None:
-        """Return nothing: HF's forward takes its own memory."""
+        """Return None: transformers allocates its own memory."""
 
     def pooled(
         self,
@@ -49,7 +49,7 @@ class HuggingFaceEncoder:
     def _pool(self, state: torch.Tensor, batch: TokenBatch, pooling: Pooling) -> torch.Tensor:
         if pooling != "pooler":
             return pool_packed(state, batch, pooling)
-        first = state[torch.from_numpy(batch.starts[:-1]), None]  # (n_texts, 1, hidden_size)
+        first = state[torch.from_numpy(batch.starts[:-1]), None]
         vector: torch.Tensor = self._model.pooler(first.to(self._model.dtype)).float()
         return vector
 
@@ -74,14 +74,14 @@ class HuggingFaceEncoder:
             return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(self.device)
 
         mask = None if attention_mask is None else on_device(attention_mask)
-        with torch.inference_mode():  # grad mode is per thread: set it here, never globally
+        with torch.inference_mode():  # grad mode is per thread: never set it globally
             output = self._model(
                 input_ids=on_device(input_ids),
                 attention_mask=mask,
                 output_hidden_states=True,
                 return_dict=True,
             )
-            # without any layer there is only the embedding output
+            # a model without layers has only the embedding output
             states = output.hidden_states or (output.last_hidden_state,)
             return [state.float() for state in states]
 
@@ -89,26 +89,26 @@ class HuggingFaceEncoder:
 def build_model(
     checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """Build transformers' model without a head, frozen, nothing initialised at random."""
-    with warnings.catch_warnings():  # a notebook without ipywidgets, which no bar here needs
+    """Build transformers' model without a head, frozen, with no random weights."""
+    with warnings.catch_warnings():  # about notebooks without ipywidgets, not needed here
         warnings.simplefilter("ignore", TqdmWarning)
         from transformers import MODEL_MAPPING
 
     config = hf_config(checkpoint)
     packed = config.model_type in PACKED
-    if packed:  # others norm what their last layer gives, whichever that is
+    if packed:  # other families normalise the output of whichever layer is last
         config.num_hidden_layers = depth
     model_class = MODEL_MAPPING[type(config)]
     settings = {}
     if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
         settings["add_pooling_layer"] = read_shape(checkpoint).has_pooler
-    # on meta there are shapes alone; the buffers of other families have values, as of rotations
+    # meta tensors have only shapes, but the buffers of other families hold values (rotations)
     with torch.device("meta" if packed else "cpu"), torch.random.fork_rng(devices=[]):
         try:
             model = model_class(config, **settings)
         except Exception as error:
             raise CheckpointError(
-                f"config.json of {checkpoint.source['model']!r} describes no model that can be "
+                f"config.json of {checkpoint.source['model']!r} describes a model that cannot be "
                 f"built: {error}"
             ) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -130,7 +130,7 @@ def _fill_buffers(model: Any) -> None:
             value = torch.zeros(buffer.shape, dtype=torch.int64)
         else:
             raise CheckpointError(
-                f"The model class has a buffer {path!r} that is not known here; this transformers "
-                "is too new."
+                f"The model class has an unknown buffer {path!r}; the installed transformers is "
+                "too new."
             )
         setattr(model.get_submodule(parent), name, value)

@@ -1,4 +1,4 @@
-"""Products with frozen matrices: oneDNN's, from a copy laid out once, or torch's own."""
+"""Products with frozen matrices, by oneDNN from a packed copy or by BLAS."""
 
 import os
 import platform
@@ -14,19 +14,19 @@ from torch.nn import functional
 from pipeline.bert.attention import Workspace
 from pipeline.forks import ForkSafeLock
 
-# "onednn" or "blas" forces the products of the CPU. Without it they follow from the processor,
-# never from a timing: all processes of a machine give the same bits.
+# "onednn" or "blas" forces the products of the CPU. By default the processor decides, never a
+# timing, so that all processes of a machine give the same bits.
 PRODUCTS = "PIPELINE_PRODUCTS"
-# "1" allows bfloat16 where the processor only emulates it, to test its numbers
+# "1" allows bfloat16 on processors that only emulate it, for tests
 EMULATE_BFLOAT16 = "PIPELINE_EMULATE_BFLOAT16"
-# With few rows a product mostly reads its matrix, and torch's own rearranges it first, each time
-# anew: oneDNN takes half the time at 12 rows, three quarters at 64, on every processor.
+# With few rows, most of the time goes into reading the matrix, which BLAS rearranges at every
+# call: oneDNN takes half the time at 12 rows, three quarters at 64, on every processor.
 FEW_ROWS = 64
 
 _AMD = {"AuthenticAMD", "HygonGenuine"}
-_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is Arm's
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
 
-# HF's name of an activation -> how to compute it in place, and oneDNN's names for it
+# HF's name of an activation -> its in-place function, and oneDNN's names
 _ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], Any], tuple[str, str]]] = {
     "gelu": (torch.ops.aten.gelu_, ("gelu", "none")),
     "gelu_new": (lambda x: torch.ops.aten.gelu_(x, approximate="tanh"), ("gelu", "tanh")),
@@ -38,10 +38,10 @@ _one_at_a_time = ForkSafeLock()
 
 
 class Linear:
-    """x W + b of a frozen matrix, followed by an activation or added to a residual."""
+    """Frozen x W + b, with an activation or a residual."""
 
-    # oneDNN's copy is made when it is first used; where it does all the work, at once, and then
-    # nothing else is kept. Each number of rows costs it a few milliseconds once, for its kernels.
+    # oneDNN's copy is made at first use, or at once if it does all the work; then nothing else is
+    # kept. Each new number of rows costs a few milliseconds once, for its kernels.
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Linear:
             del self._weight
 
     def __call__(self, x: torch.Tensor, workspace: Workspace) -> torch.Tensor:
-        """Return (n_rows, n_out), by BLAS in the workspace, valid until the next call."""
+        """Return (n_rows, n_out), with BLAS valid until the next call."""
         n_rows = x.shape[0]  # len(x) is slow
         if n_rows <= self.packed_rows:
             name, algorithm = self._fused
@@ -80,7 +80,7 @@ class Linear:
         return y
 
     def plus(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return residual + x W + b, by BLAS in the residual's place."""
+        """Return residual + x W + b. BLAS overwrites the residual."""
         if x.shape[0] <= self.packed_rows:
             product = torch.ops.mkldnn._linear_pointwise.binary
             y: torch.Tensor = product(x, residual, self._blocks(), self._whole_bias, "add")
@@ -89,7 +89,6 @@ class Linear:
         return residual.addmm_(x, self._weight.t())
 
     def _blocks(self) -> torch.Tensor:
-        """Return the matrix in oneDNN's blocks."""
         if self._packed is None:
             with _one_at_a_time, torch.inference_mode():
                 if self._packed is None:
@@ -103,7 +102,7 @@ def _pack(weight: torch.Tensor) -> torch.Tensor:
 
 
 def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the most rows that oneDNN multiplies there; with more of them BLAS does."""
+    """Return the most rows that oneDNN multiplies rather than BLAS."""
     ops = torch.ops.mkldnn
     has_ops = (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -117,7 +116,7 @@ def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
         if forced not in ("onednn", "blas"):
             raise ValueError(f"{PRODUCTS}={forced!r}; allowed are 'onednn' and 'blas'.")
         return inf if forced == "onednn" else 0
-    # MKL uses AVX-512 itself on Intel's processors, and there is as fast or a little faster
+    # on Intel's processors MKL uses AVX-512 too, and is as fast or a little faster
     is_faster = _capability().startswith("AVX") and (
         dtype == torch.bfloat16 or not _AMD.isdisjoint(_processor())
     )
@@ -125,7 +124,7 @@ def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def computes_bfloat16() -> bool:
-    """Tell whether the processor multiplies in bfloat16; others emulate it, slowly."""
+    """Tell whether the processor multiplies in bfloat16 rather than emulating it."""
     ops = torch.ops.mkldnn
     if not (hasattr(ops, "_is_mkldnn_bf16_supported") and ops._is_mkldnn_bf16_supported()):
         return False
@@ -133,13 +132,12 @@ def computes_bfloat16() -> bool:
 
 
 def _capability() -> str:
-    """Return the instructions that torch uses here, such as ``"AVX2"`` or ``"AVX512"``."""
+    """Return the instruction set that torch uses, such as ``"AVX2"`` or ``"AVX512"``."""
     return torch.backends.cpu.get_cpu_capability()
 
 
 @cache
 def _processor() -> set[str]:
-    """Return what is known of the processor, as words: its maker, its instructions."""
     try:
         first, _, _ = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")
     except OSError:  # Windows, macOS

@@ -1,4 +1,4 @@
-"""BertModel's forward over packed texts: no padding, nothing computed that is not needed."""
+"""BertModel's forward over packed texts, without padding."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from pipeline.bert.pooling import Pooling, TokenBatch, pool_packed
 from pipeline.bert.weights import Layer, read_encoder, read_layer, read_norm
 from pipeline.checkpoints.checkpoint import Checkpoint
 
-# Rows of the feed-forward layer at a time: its inner activations (1,024 x 1,536 floats for MiniLM,
-# 6 MiB) stay in the cache.
+# Rows per step of the feed-forward layer, so that its inner activations (1,024 x 1,536 floats for
+# MiniLM, 6 MiB) stay in the cache.
 _FEED_FORWARD_TOKENS = 1024
 
 
@@ -27,11 +27,11 @@ class _Tokens(NamedTuple):
 
 
 class PackedEncoder:
-    """A frozen BertModel up to layer ``depth``, over texts of any lengths in one matrix."""
+    """A frozen BertModel up to layer ``depth``, over concatenated texts."""
 
-    # The matrix products see (n_tokens, hidden_size), whatever the texts are; only attention looks
-    # at one text at a time. Query, key and value are one product. On the CPU all weights but the
-    # fused ones are views of the checkpoint's bytes.
+    # Matrix products see (n_tokens, hidden_size); only attention looks at one text at a time.
+    # Query, key and value are one product. On the CPU, all weights but the fused ones are views of
+    # the checkpoint's bytes.
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class PackedEncoder:
         varlen: bool = False,
     ) -> None:
         config = read_plain_config(checkpoint.config_json)
-        assert config is not None  # can_pack was asked
+        assert config is not None
         self.depth, self.device, self._dtype, self._varlen = depth, device, dtype, varlen
         self._n_heads, self._hidden_size = config.num_attention_heads, config.hidden_size
         self._padding = config.pad_token_id if config.model_type in OFFSET_POSITIONS else None
         has_pooler = read_shape(checkpoint).has_pooler
         stored = read_encoder(checkpoint, config, depth, with_pooler=has_pooler)
-        # on the CPU only products are in half precision
+        # on the CPU only products use half precision
         kept = torch.float32 if device.type == "cpu" else dtype
         tensors = {name: t.to(device=device, dtype=kept) for name, t in stored.items()}
         self._words = tensors["embeddings.word_embeddings.weight"]
@@ -63,7 +63,7 @@ class PackedEncoder:
         self._layers = [read_layer(tensors, k, config, dtype) for k in range(depth)]
 
     def workspace(self) -> Workspace:
-        """Return buffers for a series of batches, for one thread at a time."""
+        """Return buffers for a series of batches in one thread."""
         return Workspace(self.device)
 
     def pooled(
@@ -74,7 +74,7 @@ class PackedEncoder:
         workspace: Workspace | None = None,
     ) -> torch.Tensor:
         """Return vectors (n_texts, n_poolings, n_layers, hidden_size), float32."""
-        with torch.inference_mode():  # grad mode is per thread: set it here, never globally
+        with torch.inference_mode():  # grad mode is per thread: never set it globally
             shape = (len(batch.lengths), len(poolings), len(layers), self._hidden_size)
             vectors = torch.empty(shape, device=self.device)
             tokens, last = self._to_device(batch), max(layers)
@@ -115,7 +115,7 @@ class PackedEncoder:
     def _states(
         self, batch: TokenBatch, tokens: _Tokens, workspace: Workspace, last: int, *, cls_only: bool
     ) -> Iterator[torch.Tensor]:
-        """Yield layers 0 to ``last``, (n_tokens, hidden_size), valid until the next."""
+        """Yield layers 0 to ``last``, (n_tokens, hidden_size), each valid until the next."""
         # with ``cls_only`` the last one is (n_texts, hidden_size)
         x = self._embed(tokens, workspace)
         yield x
@@ -130,13 +130,13 @@ class PackedEncoder:
             yield x
 
     def _feed_forward(self, x: torch.Tensor, layer: Layer, workspace: Workspace) -> torch.Tensor:
-        """Return x plus what the feed-forward layer makes of it; x is lost."""
+        """Return x plus its feed-forward layer, overwriting x."""
         at_once = max(layer.up.packed_rows, _FEED_FORWARD_TOKENS)
         if x.shape[0] <= at_once or self.device.type != "cpu":
             return layer.down.plus(x, layer.up(x, workspace))
         for rows in torch.split(x, _FEED_FORWARD_TOKENS):
             fed = layer.down.plus(rows, layer.up(rows, workspace))
-            if fed is not rows:  # a few last rows, by oneDNN
+            if fed is not rows:
                 rows.copy_(fed)
         return x
 
@@ -171,9 +171,8 @@ class PackedEncoder:
         return attend_varlen(query, qkv[:, 1:], query_starts, starts, 1, longest)
 
     def _to_device(self, batch: TokenBatch) -> _Tokens:
-        """Copy a batch to the device, without waiting for it where that helps."""
         positions = batch.position_ids
-        if self._padding is not None:  # RoBERTa counts from there, and does not count padding
+        if self._padding is not None:  # RoBERTa numbers positions from there, padding excluded
             real = batch.input_ids != self._padding
             counts = np.cumsum(real)
             first = batch.starts[:-1]
@@ -189,7 +188,7 @@ class PackedEncoder:
 
 
 def can_pack(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether `PackedEncoder` runs a checkpoint there."""
+    """Tell whether `PackedEncoder` can run a checkpoint here."""
     config = read_plain_config(checkpoint.config_json)
     if config is None:
         return False

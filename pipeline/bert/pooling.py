@@ -1,4 +1,4 @@
-"""Batches of texts without padding, and their hidden states pooled to one vector per text."""
+"""Batches of texts without padding, pooled to one vector per text."""
 
 import math
 from collections.abc import Sequence
@@ -10,26 +10,26 @@ import torch
 
 
 class Run(NamedTuple):
-    """Neighbouring texts of equal length in a batch."""
+    """Adjacent texts of equal length in a batch."""
 
     first_text: int
     first_token: int
     n_texts: int
-    length: int  # tokens of each text
+    length: int
 
     @property
     def tokens(self) -> slice:
-        """The rows of its tokens in the batch."""
+        """Rows of the tokens in the batch."""
         return slice(self.first_token, self.first_token + self.n_texts * self.length)
 
 
 class TokenBatch:
-    """The tokens of several texts, one after the other, without padding."""
+    """The tokens of several texts, concatenated without padding."""
 
     def __init__(self, sequences: Sequence[np.ndarray], skip: int = 0) -> None:
-        self.skip = skip  # first tokens of each text that no pooling counts
-        # all at once, not in cached properties: their lock, one for the whole class, may be held
-        # for ever in a forked child
+        self.skip = skip  # first tokens of each text that no pooling includes
+        # not cached properties: their lock, one for the whole class, may stay locked in a forked
+        # child for ever
         self.input_ids = np.concatenate(sequences)  # (n_tokens,), int64
         self.lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)  # (n_texts,)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])  # (n_texts + 1,)
@@ -41,12 +41,12 @@ class TokenBatch:
         ]
 
 
-# Both functions below return positions in ``lengths``, each once, longest first, so that a lack of
-# memory shows at once. A sequence longer than the budget is a batch of its own.
+# Both functions below return positions in ``lengths``, each once, longest first, so that memory
+# runs out early if at all. A sequence longer than the budget is a batch of its own.
 
 
 def batch_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Group sequences of exactly the same length: no padding."""
+    """Group sequences of equal length, so that no padding is needed."""
     lengths = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     batches: list[np.ndarray] = []
@@ -83,9 +83,9 @@ def pool(
     hidden_state: torch.Tensor, pooling: Pooling, attention_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Pool (n_texts, n_tokens, hidden_size) of one layer to (n_texts, hidden_size)."""
-    # cls is the state of [CLS] (Devlin et al. 2019, section 3); mean and max go over the real
-    # tokens, [CLS] and [SEP] included (Reimers and Gurevych 2019, section 3); the others are those
-    # of sentence-transformers, weightedmean by positions from 1 (Muennighoff 2022)
+    # cls is the state of [CLS] (Devlin et al. 2019, section 3); mean and max cover the real
+    # tokens with [CLS] and [SEP] (Reimers and Gurevych 2019, section 3); the others follow
+    # sentence-transformers, with positions from 1 in weightedmean (Muennighoff 2022)
     if pooling == "cls":
         return hidden_state[:, 0]
     if attention_mask is None:
@@ -119,13 +119,13 @@ def pool_packed(
     if pooling == "cls" and not batch.skip:
         first = torch.from_numpy(batch.starts[:-1]) if starts is None else starts[:-1].long()
         return hidden_state[first].float()
-    # on the device: one kernel for all texts, as accelerators need it
+    # one kernel for all texts, as accelerators need it
     if starts is not None and pooling in ("mean", "max") and not batch.skip:
         lengths = starts.diff().long()
         return torch.segment_reduce(
             hidden_state.float(), pooling, lengths=lengths, axis=0, unsafe=True
         )
-    # run by run of equal length, faster on the CPU
+    # one run of equal length at a time, faster on the CPU
     pooled = [
         _pool_from(
             hidden_state[run.tokens].float().view(run.n_texts, run.length, -1),
@@ -141,31 +141,31 @@ def resolve_layers(layers: int | Sequence[int] | str, n_layers: int) -> tuple[in
     """Turn ``layers`` into indices 0 ... n_layers of HF's ``hidden_states``."""
     if isinstance(layers, str):
         if layers != "all":
-            raise ValueError(f"layers={layers!r}; allowed are an int, a tuple of ints, or 'all'.")
+            raise ValueError(f"layers={layers!r} is not an int, a tuple of ints, or 'all'.")
         return tuple(range(n_layers + 1))
     asked = (layers,) if isinstance(layers, int | np.integer) else tuple(layers)
     if not asked:
         raise ValueError(
-            "layers is empty; name at least one layer, such as layers=-1 for the last."
+            "layers is empty; name at least one layer, for example layers=-1 for the last."
         )
     for layer in asked:
         if not -n_layers - 1 <= layer <= n_layers:
             raise ValueError(
-                f"layers={layers!r} asks for layer {layer}; this model has {n_layers} layers, so "
-                f"allowed are 0 (embedding output) to {n_layers}, or -{n_layers + 1} to -1 counted "
+                f"layers={layers!r} asks for layer {layer}, and this model has {n_layers} layers. "
+                f"Allowed are 0 (embedding output) to {n_layers}, or -{n_layers + 1} to -1 counted "
                 "from the end."
             )
     resolved = tuple(int(layer) % (n_layers + 1) for layer in asked)
     if len(set(resolved)) < len(resolved):
         raise ValueError(
-            f"layers={layers!r} names a layer twice: they stand for {resolved} of {n_layers}."
+            f"layers={layers!r} names a layer twice: these are {resolved} of {n_layers}."
         )
     return resolved
 
 
 def combine_layers(vectors: np.ndarray, combine: Combine) -> np.ndarray:
     """Turn (n_texts, n_poolings, n_layers, hidden_size) into (n_texts, n_features)."""
-    # over the layers of one pooling, Devlin et al. 2019, Table 7; poolings are concatenated
+    # concatenates the layers of each pooling (Devlin et al. 2019, Table 7), then the poolings
     if combine != "concat":
         vectors = vectors.mean(axis=2) if combine == "mean" else vectors.sum(axis=2)
     return vectors.reshape(len(vectors), int(np.prod(vectors.shape[1:])))

@@ -1,4 +1,4 @@
-"""What a checkpoint's makers put around the encoder: prompt, poolings, Dense, norms."""
+"""Prompt, poolings, Dense and norm layers that a checkpoint brings with it."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from pipeline.bert.pooling import POOLINGS, Pooling
 from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
 from pipeline.exceptions import CheckpointError, ModelWarning
 
-# Keys of 1_Pooling/config.json, in the order in which sentence-transformers concatenates.
+# Keys of 1_Pooling/config.json, in the order of concatenation in sentence-transformers.
 _POOLING_KEYS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -49,7 +49,7 @@ class Step:
     residual: bool = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (n_texts, n_out) of (n_texts, n_in)."""
+        """Map (n_texts, n_in) to (n_texts, n_out)."""
         if self.kind == "Normalize":
             return functional.normalize(x, dim=-1)
         if self.kind == "LayerNorm":
@@ -69,9 +69,9 @@ class SentenceModules:
 
     poolings: tuple[Pooling, ...]
     steps: tuple[Step, ...]
-    include_prompt: bool  # whether the tokens of the prompt are pooled
+    include_prompt: bool  # whether poolings include the tokens of the prompt
     prompt: str  # the default one, "" for none
-    lower: bool  # lower-case texts before they are tokenised
+    lower: bool
     max_length: int | None
 
     def width(self, hidden_size: int) -> int:
@@ -82,11 +82,11 @@ class SentenceModules:
         return size
 
     def reading(self) -> dict[str, bool]:
-        """Return how texts are read, as `FrozenBert` takes it."""
+        """Return how texts are read, as arguments of `FrozenBert`."""
         return {"lower": self.lower, "pools_prompt": self.include_prompt}
 
     def finish(self, pooled: np.ndarray) -> np.ndarray:
-        """Turn pooled vectors, (n_texts, n_poolings * hidden_size), into features, float32."""
+        """Turn pooled vectors (n_texts, n_poolings * hidden_size) into features, float32."""
         with torch.inference_mode():
             x = torch.tensor(pooled)
             for step in self.steps:
@@ -95,13 +95,13 @@ class SentenceModules:
 
 
 def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
-    """Read the modules of a checkpoint, or raise what is missing or not known."""
+    """Read the modules of a checkpoint, or raise for unknown ones."""
     name, files = checkpoint.source["model"], checkpoint.modules
     listed = _json(files, "modules.json", name)
     if listed is None:
         raise CheckpointError(
-            f"pooling='checkpoint' needs modules.json of sentence-transformers, and {name!r} has "
-            "none: its makers published no pooling. Use 'mean' or 'cls'."
+            f"pooling='checkpoint' needs the file modules.json of sentence-transformers, and "
+            f"{name!r} has none: its authors published no pooling. Use 'mean' or 'cls'."
         )
     try:
         kinds = [(_kind(module["type"], name), module["path"]) for module in listed]
@@ -126,31 +126,31 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
         _check_widths(found, checkpoint.config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"The modules of {name!r} are not ones that pooling='checkpoint' knows, an encoder, a "
-            f"Pooling, then Dense, LayerNorm or Normalize: {error}. Use 'mean' or 'cls'."
+            f"pooling='checkpoint' cannot run the modules of {name!r}: {error}. Supported are an "
+            "encoder, a Pooling, then Dense, LayerNorm or Normalize. Use 'mean' or 'cls'."
         ) from error
     return found
 
 
 def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
-    """Warn where the makers of a checkpoint pool otherwise than by the mean."""
+    """Warn if a checkpoint was published with another pooling."""
     try:
         modules = sentence_modules(checkpoint)
-    except CheckpointError:  # nothing is known
+    except CheckpointError:
         return
     kinds = [step.kind for step in modules.steps if step.kind != "Normalize"]
     if modules.poolings != ("mean",) or kinds:
         others = ", then ".join([" and ".join(modules.poolings), *kinds])
-        warnings.warn(  # once: equal warnings of one line are shown once
-            f"The makers of {model!r} pool by {others}, not by the mean alone. "
-            "pooling='checkpoint' gives their vectors.",
+        warnings.warn(  # Python shows equal warnings of one line once
+            f"The authors of {model!r} pool by {others}, not by the mean alone. "
+            "Use pooling='checkpoint' to get their vectors.",
             ModelWarning,
             stacklevel=6,
         )
 
 
 def _json(files: Mapping[str, np.ndarray], file: str, name: str) -> Any:
-    """Return the parsed file, None where there is none."""
+    """Return the parsed file, or None if there is none."""
     if file not in files:
         return None
     try:
@@ -165,7 +165,7 @@ def _kind(type_name: str, name: str) -> str:
     known = ("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
     match = _TYPE.fullmatch(type_name)
     if match is None or match[1] not in known:
-        raise ValueError(f"{type_name!r} is none of them, and no code of {name!r} is run")
+        raise ValueError(f"{type_name!r} is not supported, and code of {name!r} is never run")
     return match[1]
 
 
@@ -175,7 +175,7 @@ def _poolings(config: dict[str, Any]) -> tuple[Pooling, ...]:
         modes = [mode for key, mode in _POOLING_KEYS.items() if config.get(key)] or ["mean"]
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     if unknown := set(modes) - set(POOLINGS) | set(modes) & {"pooler"}:
-        raise ValueError(f"pooling modes {sorted(unknown)} are not known")
+        raise ValueError(f"unknown pooling modes {sorted(unknown)}")
     return modes
 
 
@@ -187,7 +187,7 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
         return Step(kind, {})
     file = f"{path}/model.safetensors"
     if file not in files:
-        raise ValueError(f"{file} is not there (another format can execute code, and is not read)")
+        raise ValueError(f"{file} is missing (other formats can execute code and are not read)")
     table, start = read_tensor_table(files[file], name)
     kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     tensors = {}
@@ -197,21 +197,20 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
         tensors[tensor] = raw.view(kinds[entry["dtype"]]).reshape(entry["shape"]).float()
     if kind == "LayerNorm":
         return Step(kind, {key: tensors[key] for key in ("norm.weight", "norm.bias")})
-    # sentence-transformers takes Tanh where it does not trust the name
+    # sentence-transformers falls back to Tanh if it does not trust the name
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     short = activation.rpartition(".")[2]
     if not activation.startswith("torch.nn.modules.") or short not in _ACTIVATIONS:
         raise ValueError(
-            f"activation {activation!r} of {path} is none of {', '.join(_ACTIVATIONS)}"
+            f"activation {activation!r} of {path} is not one of {', '.join(_ACTIVATIONS)}"
         )
     return Step(kind, tensors, short, bool(config.get("use_residual")))
 
 
 def _check_widths(modules: SentenceModules, config: dict[str, Any]) -> None:
-    """Raise where a module does not fit the width of what comes before."""
     size = (config.get("hidden_size") or config["dim"]) * len(modules.poolings)
     for step in modules.steps:
         weight = step.tensors.get("linear.weight", step.tensors.get("norm.weight"))
         if weight is not None and weight.shape[-1] != size:
-            raise ValueError(f"{step.kind} takes {weight.shape[-1]} numbers and gets {size}")
+            raise ValueError(f"{step.kind} takes {weight.shape[-1]} features but gets {size}")
         size = len(weight) if step.kind == "Dense" and weight is not None else size

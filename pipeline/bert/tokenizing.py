@@ -1,4 +1,4 @@
-"""Texts -> token ids: a private tokenizers.Tokenizer, truncation policies, no padding."""
+"""Texts -> token ids, with truncation policies and without padding."""
 
 import contextlib
 import re
@@ -12,15 +12,15 @@ from tokenizers import Encoding, Tokenizer, normalizers
 
 from pipeline.exceptions import CheckpointError, TextTooLongError
 
-# Characters tokenised at a time: the library keeps some 150 bytes of a token until its text is
-# done, ids are 8.
+# Characters tokenised at a time: tokenizers keeps some 150 bytes per token until a text is done,
+# ids take 8.
 AT_ONCE = 1 << 20
 
 Truncation = Literal["head", "tail", "head_tail", "window", "error"]
 
 
 def select_tokens(n_tokens: int, capacity: int, truncation: Truncation) -> list[np.ndarray]:
-    """Choose which of a text's own tokens are kept: one index array per window."""
+    """Choose the tokens to keep: one index array per window."""
     if n_tokens <= capacity:
         return [np.arange(n_tokens)]
     if truncation == "tail":
@@ -31,7 +31,7 @@ def select_tokens(n_tokens: int, capacity: int, truncation: Truncation) -> list[
         head = capacity // 4
         return [np.concatenate([np.arange(head), np.arange(n_tokens - capacity + head, n_tokens)])]
     if truncation == "window":
-        # neighbours share a quarter, as HF tokenizers cut with stride=capacity // 4
+        # neighbours share a quarter, like HF tokenizers with stride=capacity // 4
         step = capacity - capacity // 4
         starts = range(0, n_tokens - capacity + step, step)
         return [np.arange(start, min(start + capacity, n_tokens)) for start in starts]
@@ -40,13 +40,13 @@ def select_tokens(n_tokens: int, capacity: int, truncation: Truncation) -> list[
 
 @dataclass
 class TokenizedTexts:
-    """Token ids cut to length: one sequence per text, or several windows."""
+    """Truncated token ids: one sequence per text, or several windows."""
 
     input_ids: list[np.ndarray]  # of each sequence, (n_tokens,), int64, with [CLS] and [SEP]
     owner: np.ndarray  # the text of each sequence, (n_sequences,), int64, ascending
     n_tokens: np.ndarray  # of each whole text, (n_texts,), int64, with [CLS] and [SEP]
     n_lost: np.ndarray  # how many of them were cut, (n_texts,), int64
-    n_unknown: np.ndarray  # how many of them the vocabulary lacks, (n_texts,), int64
+    n_unknown: np.ndarray  # how many of them are not in the vocabulary, (n_texts,), int64
 
 
 class Pieces(NamedTuple):
@@ -59,7 +59,7 @@ class Pieces(NamedTuple):
 
 
 def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
-    """Return the pieces after a prompt of ``n`` pieces and so many characters."""
+    """Return the pieces after a prompt of ``n`` pieces and ``n_characters`` characters."""
     words = encoding.word_ids[n:]
     first = next((word for word in words if word is not None), 0) if n else 0
     return Pieces(
@@ -72,14 +72,14 @@ def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
 
 @lru_cache(maxsize=8)
 def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
-    """Build a tokenizer whose state never changes, so that threads may share it."""
+    """Build a tokenizer that never changes state, for use by several threads."""
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(
             f"tokenizer.json cannot be read: {error}. Fetch the model again."
         ) from error
-    if lower:  # as sentence-transformers does
+    if lower:
         own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     tokenizer.no_truncation()
@@ -102,7 +102,7 @@ def _tokenizing() -> Iterator[None]:
 
 
 def _unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
-    """Return the id of [UNK], None for a vocabulary that has none, as one of bytes."""
+    """Return the id of [UNK], or None if there is none."""
     unknown = getattr(tokenizer.model, "unk_token", None)
     if unknown is not None:
         found: int | None = tokenizer.token_to_id(unknown)
@@ -137,10 +137,10 @@ def text_tokenizer(
 
 
 class TextTokenizer:
-    """Texts -> the ids of the model's own tokenizer, cut by our truncation policies."""
+    """Turns texts into ids with the model's own tokenizer and our truncation."""
 
-    # HF's tokenizers keep truncation and padding as shared, mutable state: two threads with
-    # different settings get wrong ids. Both are done here instead, on the ids.
+    # HF's tokenizers keep truncation and padding as shared, mutable state, so that two threads with
+    # different settings get wrong ids. Truncation happens here instead, on the ids.
 
     def __init__(
         self,
@@ -158,13 +158,13 @@ class TextTokenizer:
         n_before = next((i for i in range(len(full) - n + 1) if full[i : i + n] == bare), 0)
         if len(full) - n_special != n or n_before == 0:
             raise CheckpointError(
-                "tokenizer.json adds no [CLS] in front of a text, which BERT's sentence vectors "
-                "need; save the tokenizer again with transformers' own class for this model."
+                "tokenizer.json does not put [CLS] in front of a text, which BERT's sentence "
+                "vectors need. Save the tokenizer again with transformers' class for this model."
             )
         self._cls = np.array(full[:n_before], dtype=np.int64)
         self.suffix = np.array(full[n_before + n :], dtype=np.int64)  # [SEP]
         self.n_special_before = n_before
-        # a piece at the end of the prompt alone, as of a blank, may be part of the text's first one
+        # the last piece of the prompt alone, such as a blank, may merge with the text's first one
         alone = self._tokenizer.encode(prompt, add_special_tokens=False).ids if prompt else []
         self.n_prompt = len(alone)
         joined = self._tokenizer.encode(f"{prompt}a", add_special_tokens=False).ids
@@ -176,12 +176,12 @@ class TextTokenizer:
         self.unknown = _unknown_id(self._tokenizer, tokenizer_json)
         if self.capacity < 1:
             raise ValueError(
-                f"max_length={max_length} has no room for a text beside the prompt {prompt!r} of "
+                f"max_length={max_length} leaves no room for text after the prompt {prompt!r} of "
                 f"{self.n_prompt} tokens. Use a shorter prompt or a larger max_length."
             )
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Tokenise and cut texts; the empty text gives [CLS] [SEP]."""
+        """Tokenise and truncate texts. An empty text gives [CLS] [SEP]."""
         ids: list[np.ndarray] = []
         for portion in _portions(texts):
             whole = [self._prompt + text for text in portion] if self._prompt else portion
@@ -193,7 +193,7 @@ class TextTokenizer:
     def with_pieces(
         self, texts: Sequence[str] | Sequence[Sequence[str]]
     ) -> tuple[list[Pieces], TokenizedTexts]:
-        """Tokenise texts, or texts split into words; return the pieces of the whole texts too."""
+        """Tokenise texts, or texts split into words, and return their pieces too."""
         split = bool(texts) and not isinstance(texts[0], str)
         before: Any = self._prompt
         if split:
@@ -209,7 +209,7 @@ class TextTokenizer:
         return [_pieces_after(encoding, n, n_characters) for encoding in encodings], self._cut(ids)
 
     def windows(self, n_tokens: int) -> list[np.ndarray]:
-        """Return which of a text's own tokens each of its sequences holds."""
+        """Return the tokens of a text that each of its sequences holds."""
         return select_tokens(n_tokens, self.capacity, self.truncation)
 
     def token(self, token_id: int) -> str:
@@ -218,7 +218,7 @@ class TextTokenizer:
 
     @property
     def largest_id(self) -> int:
-        """The largest id of this tokenizer."""
+        """Largest id of the vocabulary."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def _cut(self, ids: list[np.ndarray]) -> TokenizedTexts:
@@ -231,7 +231,7 @@ class TextTokenizer:
         sequences: list[np.ndarray] = []
         owner: list[int] = []
         for i, whole in enumerate(ids):
-            # the prompt as it stands before this text: their border may be within a piece
+            # the prompt as tokenised with this text: a piece may cross the border
             before, tokens = self._cls, whole
             if self._n_shared:
                 before = np.concatenate([self._cls, whole[: self._n_shared]])

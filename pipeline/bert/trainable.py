@@ -1,4 +1,4 @@
-"""A BERT with a linear head that can be trained: a copy of a checkpoint, and back."""
+"""A trainable BERT with a linear head, from a checkpoint and back."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 
 
 class TrainableBert(nn.Module):
-    """An encoder, a pooling over the real tokens, dropout, and a linear head."""
+    """An encoder with pooling, dropout and a linear head."""
 
-    # The tensors are copied: training changes neither the mapped file nor a shared encoder. What
-    # is not trained stays in eval mode, without dropout.
+    # The tensors are copies, so that training changes neither the mapped file nor a shared encoder.
+    # Frozen parts stay in eval mode, without dropout.
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class TrainableBert(nn.Module):
         *,
         pooling: Pooling,
         n_classes: int,
-        n_trained: int | None,  # encoder layers from the top; None is all, with the embeddings
+        n_trained: int | None,  # encoder layers from the top; None trains all and the embeddings
         dropout: float,  # of the pooled vector
         class_weight: np.ndarray,  # (n_classes,)
     ) -> None:
@@ -43,7 +43,7 @@ class TrainableBert(nn.Module):
         self.pooling, self.pad_token_id = pooling, shape.pad_token_id
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(shape.hidden_size, n_classes)
-        nn.init.normal_(self.head.weight, std=0.02)  # as BERT's own heads
+        nn.init.normal_(self.head.weight, std=0.02)  # like BERT's own heads
         nn.init.zeros_(self.head.bias)
         self.class_weight: torch.Tensor
         self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
@@ -51,12 +51,12 @@ class TrainableBert(nn.Module):
             parameter.requires_grad_(_is_trained(name, shape.n_layers, n_trained))
         if n_trained and not any(p.requires_grad for p in self.encoder.parameters()):
             raise ValueError(
-                f"unfrozen_layers={n_trained} of {checkpoint.source['model']!r}: the layers of "
-                f"{shape.family} share their weights. Use unfrozen_layers=None, all of them."
+                f"unfrozen_layers={n_trained} does not work for {checkpoint.source['model']!r}: "
+                f"the layers of {shape.family} share their weights. Use unfrozen_layers=None."
             )
 
     def train(self, mode: bool = True) -> Self:
-        """Switch dropout on or off, in what is trained."""
+        """Switch dropout on or off in the trained parts."""
         super().train(mode)
         for module in self.encoder.modules():
             own = list(module.parameters())
@@ -77,13 +77,13 @@ class TrainableBert(nn.Module):
         logits = self.head(self.dropout(pool(states, self.pooling, attention_mask)))
         if labels is None:
             return {"logits": logits}
-        # cross_entropy's own weight divides by the weights of the batch, and so cancels out where
-        # a batch has one class
+        # cross_entropy's own weight divides by the weights of the batch, which cancels them in a
+        # batch of one class
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         return {"loss": (losses * self.class_weight[labels]).mean(), "logits": logits}
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad texts to the longest of them, (n_texts, n_tokens), int64."""
+        """Pad texts to the longest one, (n_texts, n_tokens), int64."""
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # (n_texts, n_tokens)
         ids = torch.full(mask.shape, self.pad_token_id)
@@ -94,7 +94,7 @@ class TrainableBert(nn.Module):
     def parameter_groups(
         self, learning_rate: float, head_learning_rate: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        """Group trained parameters for an optimizer; only matrices have weight decay."""
+        """Group parameters for an optimizer, with weight decay only for matrices."""
         trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         groups = [
             ([p for p in trained if p.ndim > 1], learning_rate, weight_decay),
@@ -109,7 +109,7 @@ class TrainableBert(nn.Module):
         ]
 
     def trained_tensors(self) -> dict[str, torch.Tensor]:
-        """Return a copy of what is trained, by name, on the CPU."""
+        """Return copies of the trained tensors by name, on the CPU."""
         return {
             name: p.detach().cpu().clone() for name, p in self.named_parameters() if p.requires_grad
         }
@@ -128,7 +128,7 @@ class TrainableBert(nn.Module):
                 if not name.startswith("pooler.")
             }
         )
-        weights = np.array(np.frombuffer(saved, dtype=np.uint8))  # torch wants writable bytes
+        weights = np.array(np.frombuffer(saved, dtype=np.uint8))
         sha256 = hashlib.sha256(weights.data).hexdigest()
         return replace(
             checkpoint, weights=weights, depth=None, weights_sha256=sha256, verified=True
@@ -138,7 +138,7 @@ class TrainableBert(nn.Module):
 def read_head(
     checkpoint: Checkpoint, n_classes: int, hidden_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight (n_classes, hidden_size) and bias (n_classes,), float64, of a head."""
+    """Return weight (n_classes, hidden_size) and bias (n_classes,) of a head, float64."""
     expected = {HEAD_WEIGHT: (n_classes, hidden_size), HEAD_BIAS: (n_classes,)}
     tensors = read_tensors(checkpoint, read_shape(checkpoint).family, expected)
     return tensors[HEAD_WEIGHT].double().numpy(), tensors[HEAD_BIAS].double().numpy()

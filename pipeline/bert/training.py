@@ -19,7 +19,7 @@ from pipeline.exceptions import TrainingDivergedError
 from pipeline.forks import ForkSafeLock
 from pipeline.progress import Part, progress
 
-# Seeds are global, so trainings of one process take turns.
+# Seeds are global, so only one training runs at a time in a process.
 _one_at_a_time = ForkSafeLock()
 
 
@@ -31,7 +31,7 @@ class Examples:
     labels: np.ndarray  # class numbers, (n_texts,), int64
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one dict per text, as the Trainer wants them."""
+        """Return one dict per text, as the Trainer needs it."""
         return [
             {"input_ids": ids, "labels": int(label)}
             for ids, label in zip(self.input_ids, self.labels, strict=True)
@@ -40,29 +40,29 @@ class Examples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; see `pipeline.finetuning.FineTunedBertClassifier`."""
+    """Training settings of `pipeline.finetuning.FineTunedBertClassifier`."""
 
     epochs: int
     batch_size: int
-    learning_rate: float  # AdamW's
+    learning_rate: float
     head_learning_rate: float
     weight_decay: float
     warmup_ratio: float  # share of all steps in which the rate rises; then it falls to 0
     dropout: float
-    patience: int  # epochs without a better validation accuracy before it stops
+    patience: int  # epochs to wait for a better validation accuracy before stopping
     n_trained: int | None
     pooling: Pooling
-    seed: int  # of the head's first weights, of dropout and of the order of the texts
+    seed: int  # of the head's initial weights, dropout and the order of the texts
     progress: bool
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A fine-tuned checkpoint, and how it came about."""
+    """A fine-tuned checkpoint and its history."""
 
-    checkpoint: Checkpoint  # with its head
+    checkpoint: Checkpoint
     history: list[dict[str, float]]  # epoch, loss, and with validation val_loss, val_accuracy
-    best_epoch: int  # whose weights these are
+    best_epoch: int  # the epoch of these weights
 
 
 def train(
@@ -74,13 +74,13 @@ def train(
     recipe: Recipe,
     device: torch.device,
 ) -> Trained:
-    """Fine-tune a copy of a checkpoint; all global state stays as it was."""
-    # on the CPU the same bits for the same arguments and number of threads; with validation texts
-    # the weights of the best epoch are kept, else those of the last
+    """Fine-tune a copy of a checkpoint, leaving global state unchanged."""
+    # on the CPU, equal arguments and thread counts give equal bits; validation texts keep the
+    # weights of the best epoch, otherwise the last one's
     if device.type == "cuda" and device.index != 0:
         raise ValueError(
-            f"device='{device}'; training runs on the first GPU it sees. Use device='cuda' and "
-            f"choose the GPU by the environment variable CUDA_VISIBLE_DEVICES={device.index}."
+            f"device='{device}' is not supported: training runs on the first visible GPU. Use "
+            f"device='cuda' and set the environment variable CUDA_VISIBLE_DEVICES={device.index}."
         )
     checkpoint.verify()
     with (
@@ -110,7 +110,7 @@ def train(
             torch.isfinite(parameter).all() for parameter in module.parameters()
         ):
             raise TrainingDivergedError(
-                f"The training diverged: the losses of its epochs are {losses}. Use a smaller "
+                f"The training diverged: the losses per epoch are {losses}. Use a smaller "
                 f"learning_rate than {recipe.learning_rate:g}, or a larger warmup_ratio than "
                 f"{recipe.warmup_ratio:g}."
             )
@@ -132,13 +132,13 @@ def _make_trainer(
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=2 * recipe.batch_size,
         learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of all steps
+        warmup_steps=recipe.warmup_ratio,
         lr_scheduler_type="linear",
         max_grad_norm=1.0,
-        train_sampling_strategy="group_by_length",  # texts of like length together: little padding
+        train_sampling_strategy="group_by_length",  # less padding
         eval_strategy="no" if validation is None else "epoch",
         logging_strategy="epoch",
-        logging_nan_inf_filter=False,  # a loss that is NaN must be seen
+        logging_nan_inf_filter=False,  # show losses that are NaN
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -147,13 +147,13 @@ def _make_trainer(
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
     )
-    # no DataParallel: its result would depend on the number of GPUs
+    # no DataParallel, which would make the result depend on the number of GPUs
     arguments._n_gpu = min(arguments.n_gpu, 1)
     groups = module.parameter_groups(
         recipe.learning_rate, recipe.head_learning_rate, recipe.weight_decay
     )
     module.to(device)
-    optimizer = torch.optim.AdamW(groups, fused=True)  # one pass over the weights, also on a CPU
+    optimizer = torch.optim.AdamW(groups, fused=True)
     trainer = Trainer(
         model=module,
         args=arguments,
@@ -171,7 +171,7 @@ def _make_trainer(
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Keeps the weights of the best epoch, and stops when none is better for a while."""
+    """Keeps the weights of the best epoch, and stops when none improves."""
 
     def __init__(self, module: TrainableBert, patience: int) -> None:
         self._module, self._patience = module, patience
@@ -191,7 +191,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 class _Shown(TrainerCallback):  # type: ignore[misc]
-    """Shows the steps; the Trainer's own bar prints its logs between."""
+    """Shows progress by step, without the logs of the Trainer's own bar."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -205,7 +205,6 @@ class _Shown(TrainerCallback):  # type: ignore[misc]
 
 
 def _history(logs: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Make one row per epoch of the Trainer's logs."""
     names = {"loss": "loss", "eval_loss": "val_loss", "eval_accuracy": "val_accuracy"}
     rows: dict[int, dict[str, float]] = {}
     for log in logs:
@@ -224,7 +223,7 @@ def _global_state_kept(device: torch.device) -> Iterator[None]:
         stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
         stack.callback(random.setstate, random.getstate())
         for state in (AcceleratorState, GradientState, PartialState):
-            # an Accelerator of the caller's own would find its state gone
+            # or a caller's own Accelerator would lose its state
             stack.callback(state._shared_state.update, dict(state._shared_state))
             stack.callback(state._shared_state.clear)
         stack.enter_context(torch.random.fork_rng(gpus, device_type="cuda"))

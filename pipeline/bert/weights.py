@@ -1,4 +1,4 @@
-"""The weights of a checkpoint as tensors: read, renamed, and cut to the layers that run."""
+"""The weights of a checkpoint as tensors: read, renamed, cut to the needed layers."""
 
 import hashlib
 import re
@@ -24,7 +24,7 @@ _TORCH_DTYPES = {
 }
 _LAYER = re.compile(r"(?:(?:encoder|transformer)\.)?layers?\.(\d+)\.")
 _PARTS = ("embeddings.", "embeddings_project.", "encoder.", "transformer.", "pooler.")
-# BERT's names of tensors -> DistilBERT's, one after the other
+# BERT's names of tensors -> DistilBERT's, applied in order
 _DISTILBERT = (
     ("encoder.layer", "transformer.layer"),
     ("attention.self.query", "attention.q_lin"),
@@ -36,7 +36,7 @@ _DISTILBERT = (
     ("output.dense", "ffn.lin2"),
     ("output.LayerNorm", "output_layer_norm"),
 )
-# Saving less than this costs more, by a copy in memory, than it gains in the file.
+# Saving less than this share of the file is not worth a copy in memory.
 SMALLEST_SAVING = 0.05
 
 _cut_checkpoints: "weakref.WeakValueDictionary[tuple[str, int, bool], Checkpoint]" = (
@@ -48,7 +48,7 @@ _cut_lock = ForkSafeLock()
 def read_tensors(
     checkpoint: Checkpoint, family: str, expected: Mapping[str, Sequence[int]]
 ) -> dict[str, torch.Tensor]:
-    """View the expected tensors in the weights' bytes; raise where they disagree."""
+    """View the expected tensors in the weights, or raise if they differ."""
     name = checkpoint.source["model"]
     table, start = read_tensor_table(checkpoint.weights, name)
     buffer = memoryview(checkpoint.weights)  # type: ignore[arg-type]
@@ -59,12 +59,12 @@ def read_tensors(
             continue
         if entry["dtype"] not in _TORCH_DTYPES:
             raise CheckpointError(
-                f"{name!r} holds {bare!r} as {entry['dtype']}; read are {', '.join(_TORCH_DTYPES)}."
-                " Use the checkpoint that is not quantized."
+                f"{name!r} stores {bare!r} as {entry['dtype']}, which is not supported. Supported "
+                f"are {', '.join(_TORCH_DTYPES)}. Use a checkpoint that is not quantized."
             )
         dtype, shape = _TORCH_DTYPES[entry["dtype"]], entry["shape"]
         begin, end = entry["data_offsets"]
-        if end - begin != prod(shape) * dtype.itemsize:  # it would read its neighbours' bytes
+        if end - begin != prod(shape) * dtype.itemsize:  # would read its neighbours' bytes
             raise CheckpointError(
                 f"model.safetensors of {name!r} is damaged: {bare!r} of shape {tuple(shape)} has "
                 f"{end - begin} bytes. Fetch the model again."
@@ -75,15 +75,15 @@ def read_tensors(
     missing = sorted(set(expected) - set(tensors))
     if missing:
         raise CheckpointError(
-            f"{disagree}: the config asks for {len(missing)} tensors that the weights do not hold, "
-            f"first {missing[0]!r}. They must come from the same model; nothing is filled in at "
-            "random."
+            f"{disagree}: the config needs {len(missing)} tensors that the weights do not have, "
+            f"first {missing[0]!r}. Take both from the same model; missing weights are never "
+            "filled in at random."
         )
     for key, wanted in expected.items():
         if tuple(tensors[key].shape) != tuple(wanted):
             raise CheckpointError(
-                f"{disagree}: {key!r} is {tuple(wanted)} by the config and "
-                f"{tuple(tensors[key].shape)} in the weights. They must come from the same model."
+                f"{disagree}: {key!r} has the shape {tuple(wanted)} in the config and "
+                f"{tuple(tensors[key].shape)} in the weights. Take both from the same model."
             )
     return tensors
 
@@ -122,7 +122,7 @@ def read_norm(tensors: Mapping[str, torch.Tensor], name: str, config: BertConfig
 def read_layer(
     tensors: Mapping[str, torch.Tensor], k: int, config: BertConfig, dtype: torch.dtype
 ) -> Layer:
-    """Return layer ``k``, from 0, with its products in a precision."""
+    """Return layer ``k``, from 0, with its products in ``dtype``."""
     name = f"encoder.layer.{k}"
 
     def dense(part: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,12 +136,12 @@ def read_layer(
     )
     output, output_bias = dense("attention.output.dense")
     scale = (config.hidden_size // config.num_attention_heads) ** -0.5
-    # The key's bias adds the same to all scores of a query, and softmax takes it away again. The
-    # value's goes through the average as it is.
+    # The key's bias adds the same to all scores of a query, which softmax cancels. The value's
+    # bias passes through the average unchanged.
     qkv = torch.cat([query * scale, key, value])
     total = qkv.sum(dtype=torch.float32) + query_bias.sum(dtype=torch.float32)
     if not total.isfinite():  # torch's attention may turn NaN into 0
-        raise CheckpointError(f"Weights of {name}.attention are not finite: they are damaged.")
+        raise CheckpointError(f"The weights of {name}.attention are damaged: some are not finite.")
     return Layer(
         linear(qkv, query_bias * scale),
         linear(output, (output_bias + output.float() @ value_bias.float())),
@@ -155,7 +155,7 @@ def read_layer(
 def read_encoder(
     checkpoint: Checkpoint, config: BertConfig, depth: int, *, with_pooler: bool
 ) -> dict[str, torch.Tensor]:
-    """View the tensors of an encoder up to layer ``depth``, by BERT's names."""
+    """View the tensors of an encoder up to layer ``depth``."""
     family, stored = config.model_type, {}
     for name, shape in _expected_tensors(config, depth, with_pooler).items():
         own = name
@@ -169,7 +169,6 @@ def read_encoder(
 def _expected_tensors(
     config: BertConfig, depth: int, with_pooler: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of an encoder's tensors, up to layer ``depth``."""
     d, f = config.hidden_size, config.intermediate_size
     width = config.embedding_size or d
     expected: dict[str, tuple[int, ...]] = {
@@ -198,15 +197,15 @@ def _expected_tensors(
 
 
 def layer_number(name: str) -> int | None:
-    """Return the encoder layer of a tensor's bare name, from 0."""
+    """Return the encoder layer, from 0, that a tensor belongs to."""
     match = _LAYER.match(name)
     return None if match is None else int(match[1])
 
 
 def cut(checkpoint: Checkpoint, depth: int, *, with_pooler: bool) -> Checkpoint:
-    """Leave out what never runs: deeper layers, pooler, heads of pre-training."""
+    """Remove what never runs: deeper layers, pooler, pre-training heads."""
     key = (checkpoint.fingerprint, depth, with_pooler)
-    with _cut_lock:  # asked twice, the same object
+    with _cut_lock:  # equal requests get the same object
         if (known := _cut_checkpoints.get(key)) is not None:
             return known
         shorter = _cut_checkpoints[key] = _cut(checkpoint, depth, with_pooler)
@@ -225,7 +224,7 @@ def _cut(checkpoint: Checkpoint, depth: int, with_pooler: bool) -> Checkpoint:
             return k < depth
         return name.startswith(_PARTS) and (with_pooler or not name.startswith("pooler."))
 
-    # the bytes of a safetensors file, whatever the types: see `read_tensor_table` for the format
+    # a safetensors file, whatever its dtypes; `read_tensor_table` explains the format
     kept = []
     for name, entry in table.items():
         if runs(name):

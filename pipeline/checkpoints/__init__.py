@@ -1,1 +1,1 @@
-"""Model ids and folders become verified files."""
+"""Find models by id or folder and verify their files."""

@@ -20,27 +20,27 @@ class FetchedFolder:
 
     folder: Path
     model: str
-    revision: str | None  # None for the installed copy
-    files: dict[str, int]  # name -> size in bytes
+    revision: str | None
+    files: dict[str, int]
 
 
 def fetch_to(model: str, folder: Path, revision: str | None = None) -> FetchedFolder:
     """Copy a model's files to a folder, with ``SHA256SUMS`` and ``source.json``.
 
-    Every file is verified before and after it is copied, and appears whole or not at all;
-    ``SHA256SUMS`` comes last. A folder of the same model is completed or repaired.
+    Files are verified before and after copying, and ``SHA256SUMS`` is written last. A folder of the
+    same model is completed or repaired.
     """
     found, source = locate(model, revision=revision)
     if source["kind"] == "folder":
         raise CheckpointError(
-            f"model={model!r} is a folder already ({found.absolute()}): copy it as it is."
+            f"model={model!r} is already a folder ({found.absolute()}): copy it as it is."
         )
-    read_folder(found, source)  # refuses a model that could not be used there either
+    read_folder(found, source)  # refuses a model that would not load there either
     names = needed_files({name for name in files_in(found) if (found / name).is_file()})
     sums = {name: sha256_of_file(found / name) for name in names}
     record = {"model": model, "revision": source["revision"]}
     _refuse_another(folder, record, sums)
-    # the record first: from now on the folder is this model's
+    # the record first: from now on the folder belongs to this model
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     for name, sha256 in sums.items():
         if difference(folder / name, sha256) is not None:
@@ -52,7 +52,6 @@ def fetch_to(model: str, folder: Path, revision: str | None = None) -> FetchedFo
 
 
 def _refuse_another(folder: Path, record: dict[str, str | None], sums: dict[str, str]) -> None:
-    """Refuse a folder with files of another model or commit."""
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder to fetch the model to.")
     if not folder.is_dir() or read_record(folder) == record:
@@ -67,16 +66,15 @@ def _refuse_another(folder: Path, record: dict[str, str | None], sums: dict[str,
     )
     if others:
         raise CheckpointError(
-            f"{folder} holds files of another model or commit ({', '.join(others[:8])}); name an "
+            f"{folder} holds files of another model or commit ({', '.join(others[:8])}). Name an "
             f"empty or new folder for {record['model']!r} at commit {record['revision']}."
         )
 
 
 def _copy(source: Path, target: Path, sha256: str) -> None:
-    """Copy a file, verify the copy, then give it its name."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(target) as copy:
         shutil.copyfile(source, copy)
         if damage := difference(copy, sha256):
-            raise CheckpointError(f"{target} was not copied whole: {damage}. Check the disk.")
+            raise CheckpointError(f"{target} was not copied completely: {damage}. Check the disk.")
         put(copy, target)

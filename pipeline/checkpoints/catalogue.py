@@ -1,4 +1,4 @@
-"""The published BERT configurations, and encoders worth trying, as data."""
+"""The published BERT configurations and other encoders, as data."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,13 +11,13 @@ class PublishedModel:
     Attributes
     ----------
     model : str
-        Hub id, to give as ``BertVectorizer(model=...)``.
+        Hub id, for ``BertVectorizer(model=...)``.
     name : str
-        What people call it.
+        Common name.
     n_layers, hidden_size, n_heads : int
         Of the encoder; the feed-forward layers are four times ``hidden_size`` wide.
     n_vocabulary : int
-        Word pieces.
+        Number of word pieces.
     case : str
         ``"uncased"`` (lower-cased, accents dropped) or ``"cased"``.
     languages : str
@@ -38,10 +38,10 @@ class PublishedModel:
 
     @property
     def n_parameters(self) -> int:
-        """Weights of embeddings, layers and pooler (Devlin et al. 2019, section 3)."""
+        """Number of weights (Devlin et al. 2019, section 3)."""
         h, f = self.hidden_size, 4 * self.hidden_size
         token_types = 2 if self.family == "bert" else 0
-        embeddings = (self.n_vocabulary + 512 + token_types) * h + 2 * h  # + LayerNorm
+        embeddings = (self.n_vocabulary + 512 + token_types) * h + 2 * h
         attention = 4 * (h * h + h) + 2 * h  # query, key, value, output + LayerNorm
         feed_forward = (h * f + f) + (f * h + h) + 2 * h
         pooler = h * h + h if self.family == "bert" else 0
@@ -49,7 +49,6 @@ class PublishedModel:
 
 
 _ROWS = (
-    # model, name, layers, width, heads, vocabulary, case
     ("google/bert_uncased_L-2_H-128_A-2", "BERT-Tiny", 2, 128, 2, 30522, "uncased"),
     ("google/bert_uncased_L-4_H-256_A-4", "BERT-Mini", 4, 256, 4, 30522, "uncased"),
     ("google/bert_uncased_L-4_H-512_A-8", "BERT-Small", 4, 512, 8, 30522, "uncased"),
@@ -79,21 +78,21 @@ _ROWS = (
 
 
 class PublishedEncoder(NamedTuple):
-    """An encoder worth trying, with figures that its makers or MTEB published."""
+    """Another encoder, with figures published by its authors or MTEB."""
 
-    model: str  # hub id
+    model: str
     parameters: str
     languages: str
     licence: str
-    pooling: str  # its makers'
-    prompt: str  # for classification, as its makers advise
+    pooling: str  # of its authors
+    prompt: str  # for classification, as its authors advise
     amazon: float | None  # accuracy, per cent: MTEB AmazonPolarityClassification
     imdb: float | None  # ImdbClassification
     banking: float | None  # Banking77Classification
 
 
-# Source of the figures: github.com/embeddings-benchmark/results at f4cc6c8b, and model cards for
-# prompts, poolings and licences. None of them was measured here.
+# Figures from github.com/embeddings-benchmark/results at f4cc6c8b; prompts, poolings and licences
+# from the model cards. None of them was measured here.
 ENCODERS = (
     PublishedEncoder("sentence-transformers/all-MiniLM-L6-v2", "23 M", "English", "Apache-2.0",
                      "mean", "", 64.3, 61.8, 80.0),
@@ -119,12 +118,12 @@ ENCODERS = (
 
 
 def catalogue() -> list[PublishedModel]:
-    """Return the published BERT configurations, smallest first within each kind.
+    """Return the published BERT configurations, by kind and size.
 
     Returns
     -------
     list of PublishedModel
-        Source: the model cards on the hub. Any other encoder of these families works by its id.
+        From the model cards on the hub. Any other encoder of these families works by its id.
 
     Examples
     --------

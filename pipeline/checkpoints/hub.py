@@ -1,4 +1,4 @@
-"""Verified files from the hub cache or the hub, in bounded time."""
+"""Download and verify files of the hub, in bounded time."""
 
 import os
 import re
@@ -23,46 +23,44 @@ from pipeline.files import program, write_text
 T = TypeVar("T")
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
-# A tokenizer may be rebuilt from a vocabulary and settings.
+INDEX = f"{WEIGHTS}.index.json"
+# A tokenizer can be rebuilt from a vocabulary and settings.
 VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model", "spiece.model")
 _SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-# The weights last: a folder that has them is complete.
+# The weights come last: a folder that has them is complete.
 MODEL_FILES = (CONFIG, TOKENIZER, *VOCABULARIES, *_SETTINGS, WEIGHTS)
-# What sentence-transformers adds, and the folders of its modules
 MODULES, OLD_ENCODER = "modules.json", "0_Transformer/"
 SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
 _MODULE_FILE = re.compile(rf"[1-9]\d*_\w+/(?:{CONFIG}|{WEIGHTS})".replace(".", r"\."))
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
-# A whole transfer has no limit: a big model on a slow line may take hours. All in seconds:
-ANSWER_TIMEOUT = 10.0  # until the hub begins to answer
-CACHED_TIMEOUT = 5.0  # the same if the model is cached, and only something newer could be missed
-METADATA_TIMEOUT = 30.0  # for the whole list of a model's files
-STALL_TIMEOUT = 50.0  # of silence, or of less than MIN_SPEED, within a file
-LOCK_TIMEOUT = 120.0  # for another process that fetches the same file
-RETRY_WAIT = 1.0  # before the second try, twice as many before the third
-MAX_RETRY_AFTER = 10.0  # a hub that asks for a longer wait is not waited for
+# In seconds. There is no limit on a whole transfer: a large model may take hours on a slow line.
+ANSWER_TIMEOUT = 10.0  # until the hub starts to answer
+CACHED_TIMEOUT = 5.0  # the same for a cached model, which only lacks what is newer
+METADATA_TIMEOUT = 30.0  # for the list of a model's files
+STALL_TIMEOUT = 50.0  # without data, or below MIN_SPEED, within a file
+LOCK_TIMEOUT = 120.0
+RETRY_WAIT = 1.0  # before the second try; doubled before the third
+MAX_RETRY_AFTER = 10.0  # give up if the hub asks for a longer wait
 TRIES = 3
-MIN_SPEED = 1024  # bytes per second: with less, a model of 100 MB takes more than a day
-CHUNK = 1 << 13  # bytes
+MIN_SPEED = 1024  # bytes per second; any slower, and 100 MB take more than a day
+CHUNK = 1 << 13
 
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _TOKEN = (
-    "Accept the model's conditions on its page of the hub, and set HF_TOKEN to a token that may "
-    "read it."
+    "Accept the model's conditions on its hub page, and set HF_TOKEN to a token with access to it."
 )
 _SPELLING = "Check the spelling; a private model needs HF_TOKEN."
 _CONNECTION = "Check the connection, a proxy (HTTPS_PROXY) and HF_ENDPOINT."
 _WAIT = (
-    f"{_CONNECTION} Behind a proxy that scans files before it passes them on, set "
-    "HF_HUB_DOWNLOAD_TIMEOUT to more seconds."
+    f"{_CONNECTION} Behind a proxy that scans files before passing them on, increase "
+    "HF_HUB_DOWNLOAD_TIMEOUT (seconds)."
 )
 _LATER = "Try again later."
 
 
 class TransferError(Exception):
-    """The reason why the hub did not deliver, and advice."""
+    """Why a download failed, with advice."""
 
     def __init__(self, reason: str, advice: str = _LATER) -> None:
         super().__init__(reason)
@@ -70,9 +68,9 @@ class TransferError(Exception):
 
 
 class _TryAgain(TransferError):
-    """A failure that another try may heal."""
+    """A failure that may be temporary."""
 
-    wait: float | None = None  # seconds that the hub asked for
+    wait: float | None = None  # seconds, as asked by the hub
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Listing:
     """The files of one revision."""
 
     commit: str
-    files: dict[str, tuple[str | None, int | None]]  # name -> hash and size, None if not published
+    files: dict[str, tuple[str | None, int | None]]  # name -> hash and size, None if unpublished
 
 
 def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Path, str, str | None]:
@@ -94,18 +92,18 @@ def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Pat
     if local_files_only or is_offline_mode():
         reason, advice = (
             "the hub was not asked (local_files_only=True or HF_HUB_OFFLINE)",
-            "Let it be asked once, or bring the files.",
+            "Allow one request to the hub, or copy the files here.",
         )
     elif not (usable and is_commit(revision)):
         try:
             folder = _from_hub(model, revision, patient=not usable)
             return folder, "hub", folder.name
         except TransferError as error:
-            failure, reason, advice = error, f"the hub did not deliver it: {error}", error.advice
+            failure, reason, advice = error, f"the download failed: {error}", error.advice
     if cached is not None and usable:
         if failure is not None:
             warnings.warn(
-                f"Model {model!r} is taken from the hub cache, at commit {cached.name}: {reason}.",
+                f"Using the cached copy of {model!r}, at commit {cached.name}: {reason}.",
                 stacklevel=2,
             )
         return cached, "hub cache", cached.name if is_commit(cached.name) else None
@@ -113,7 +111,7 @@ def fetch(model: str, revision: str | None, local_files_only: bool) -> tuple[Pat
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether the hub could have a model of this name."""
+    """Whether this could be the name of a model on the hub."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -125,25 +123,25 @@ def is_hub_id(model: str) -> bool:
 
 
 def is_cached(model: str) -> bool:
-    """Whether the weights of a model's default branch are in the hub cache."""
+    """Whether a model's default branch is in the hub cache."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(model, WEIGHTS), str)
 
 
 def encoder_folder(names: Collection[str]) -> str:
-    """Return where the encoder's files are: "", or as an older sentence-transformers put them."""
+    """Return the encoder's folder: "", or that of an older sentence-transformers."""
     return OLD_ENCODER if CONFIG not in names and OLD_ENCODER + CONFIG in names else ""
 
 
 def files_in(folder: Path) -> set[str]:
-    """List the files of a model folder and of its modules; links to nothing too."""
+    """List the files of a model folder, its modules and broken links."""
     paths = [*folder.iterdir(), *folder.glob("[0-9]*_*/*")]
     return {path.relative_to(folder).as_posix() for path in paths if not path.is_dir()}
 
 
 def needed_files(names: Collection[str]) -> list[str]:
-    """Choose the files that are read: ``tokenizer.json`` replaces its sources."""
+    """Choose the files to read: ``tokenizer.json`` replaces its sources."""
     at = encoder_folder(names)
     own = {name.removeprefix(at) for name in names if name.startswith(at)}
     wanted = [name for name in MODEL_FILES if name in own]
@@ -160,7 +158,7 @@ def needed_files(names: Collection[str]) -> list[str]:
 
 
 def is_whole(names: Collection[str]) -> bool:
-    """Whether config, weights and a tokenizer are among the files."""
+    """Whether the files include config, weights and a tokenizer."""
     own = {name.removeprefix(encoder_folder(names)) for name in names}
     return CONFIG in own and bool({WEIGHTS, INDEX} & own) and bool({TOKENIZER, *VOCABULARIES} & own)
 
@@ -169,14 +167,13 @@ def is_whole(names: Collection[str]) -> bool:
 
 
 def _storage(model: str) -> Path:
-    """Return a model's folder in the hub cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser() / "--".join(["models", *model.split("/")])
 
 
 def _cached_snapshot(model: str, revision: str | None) -> Path | None:
-    """Find a snapshot with all needed files, damaged or not."""
+    """Find a snapshot with all needed files, even if damaged."""
     storage, commit = _storage(model), revision or "main"
     if not is_commit(revision):
         try:
@@ -189,17 +186,13 @@ def _cached_snapshot(model: str, revision: str | None) -> Path | None:
 
 
 def _damage(folder: Path) -> str | None:
-    """Describe the first damaged file of a snapshot."""
     for name in needed_files(files_in(folder)):
         path = folder / name
-        # a link's target is named by its hash; one link only: it may go on into a shared store
+        # the link's target is named by its hash, but may itself link into a shared store
         published = os.path.basename(os.readlink(path)) if path.is_symlink() else None
         if is_hash(published) and (damage := difference(path, str(published))):
             return damage
     return None
-
-
-# ---- the hub
 
 
 def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
@@ -208,7 +201,7 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
     files = listing.files
     if not {WEIGHTS, INDEX} & {name.removeprefix(encoder_folder(files)) for name in files}:
         raise FetchError(
-            f"{model!r} has no {WEIGHTS} on the hub, only {', '.join(sorted(files)[:8])}: other "
+            f"{model!r} has no {WEIGHTS} on the hub, only {', '.join(sorted(files)[:8])}. Other "
             "weight files can execute code when loaded and are never opened here."
         )
     folder = _storage(model) / "snapshots" / listing.commit
@@ -220,7 +213,7 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
             except OSError as error:
                 raise TransferError(
                     f"{folder} cannot be written ({error.strerror or error})",
-                    "Free space there, or set HF_HOME to a folder with room that may be written.",
+                    "Free space there, or set HF_HOME to a writable folder with enough space.",
                 ) from error
     _remember(model, revision, listing.commit)
     return folder
@@ -229,7 +222,7 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
 def _fetch_file(
     model: str, folder: Path, name: str, published: str | None, size: int | None
 ) -> None:
-    """Fetch a file into the cache, twice if it comes damaged."""
+    """Fetch a file into the cache, twice if it arrives damaged."""
     path, commit, storage = folder / name, folder.name, folder.parents[1]
     blobs, damage = storage / "blobs", None
     for place in (blobs, path.parent):
@@ -238,7 +231,7 @@ def _fetch_file(
         raise OSError(None, f"{name} needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
     sha = published or _header_hash(model, commit, name)
     with _alone(model, sha):
-        # of another commit, or another process was quicker
+        # already here from another commit or by another process
         if difference(blobs / sha, sha) is None:
             return _link(blobs / sha, path)
         for _ in range(2):
@@ -248,16 +241,15 @@ def _fetch_file(
                 file = download(model, commit, name, part)
                 damage = difference(file, sha)
                 if damage is None:
-                    # in place of a damaged one, which others may have mapped
+                    # replaces a damaged one, which others may have mapped
                     os.replace(file, blobs / sha)
                     return _link(blobs / sha, path)
         raise TransferError(
-            f"{damage}, fetched twice", "Check the connection and a proxy (HTTPS_PROXY)."
+            f"{damage}, after two downloads", "Check the connection and a proxy (HTTPS_PROXY)."
         )
 
 
 def _link(blob: Path, path: Path) -> None:
-    """Link a snapshot's file to a blob, or move the blob there."""
     from huggingface_hub import constants
 
     new = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.incomplete")
@@ -272,7 +264,7 @@ def _link(blob: Path, path: Path) -> None:
 
 
 def _remember(model: str, revision: str | None, commit: str) -> None:
-    """Record the commit of a branch or tag, if the cache can be written."""
+    """Record the commit of a branch or tag if possible."""
     refs = _storage(model) / "refs"
     path = refs / (revision or "main")
     if is_commit(revision) or not path.resolve().is_relative_to(refs.resolve()):
@@ -286,7 +278,7 @@ def _remember(model: str, revision: str | None, commit: str) -> None:
 
 @contextmanager
 def _alone(model: str, name: str) -> Iterator[None]:
-    """Let one process fetch a file; the cache stays right without."""
+    """Let one process fetch a file at a time."""
     from huggingface_hub.utils import WeakFileLock
 
     storage = _storage(model)
@@ -301,7 +293,6 @@ def _alone(model: str, name: str) -> Iterator[None]:
 def _not_here(
     model: str, revision: str | None, damage: str | None, reason: str, advice: str
 ) -> str:
-    """Say where the model was looked for, why it is missing, and what to do."""
     from huggingface_hub import constants
 
     at = f" at revision {revision!r}" if revision else ""
@@ -310,20 +301,17 @@ def _not_here(
     state = (
         f"is damaged in {where}: {damage}"
         if damage
-        else f"is not here: it is no folder, no installed copy, not in {where}"
+        else f"was not found: not a folder, no installed copy, not in {where}"
     )
     return (
         f"Model {model!r}{at} {state}, and {reason}; endpoint {constants.ENDPOINT}. {advice} "
-        f"For a machine without a connection: `{program()} fetch {asked} --to DIR` on "
-        "one that has it, copy DIR over, and give model=DIR."
+        f"For a machine without a connection, run `{program()} fetch {asked} --to DIR` on "
+        "one that has it, copy DIR here, and use model=DIR."
     )
 
 
-# ---- requests
-
-
 def ask(model: str, revision: str | None, patient: bool) -> Listing:
-    """Ask the hub for the files of a revision, once if not patient."""
+    """Ask the hub for the files of a revision."""
     from huggingface_hub import HfApi
 
     def once() -> Listing:
@@ -338,38 +326,36 @@ def ask(model: str, revision: str | None, patient: bool) -> Listing:
 
 
 def _listing(about: Any, revision: str | None) -> Listing:
-    """Check the hub's answer."""
     if not is_commit(about.sha) or (is_commit(revision) and about.sha != revision):
         raise ValueError(f"commit {about.sha!r}")
     files: dict[str, tuple[str | None, int | None]] = {}
     for file in about.siblings or []:
         sha = file.lfs.sha256 if file.lfs else file.blob_id
-        # some mirrors publish no hash; anything else must never become the name of a file
+        # some mirrors publish no hash; nothing else may become the name of a file
         size = file.size if isinstance(file.size, int) else None
         files[file.rfilename] = (sha if is_hash(sha) else None, size)
     return Listing(about.sha, files)
 
 
 def _header_hash(model: str, commit: str, name: str) -> str:
-    """Return the hash in a file's headers, for a mirror that lists none."""
+    """Return the hash in a file's headers, for mirrors that list none."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(model, name, revision=commit)
     etag = _retried(lambda: _within(ANSWER_TIMEOUT, lambda: get_hf_file_metadata(url).etag), name)
     if not is_hash(etag):
         raise TransferError(
-            f"the hub names no hash of {name} to verify it by", "Check HF_ENDPOINT."
+            f"the hub publishes no hash of {name} to verify it", "Check HF_ENDPOINT."
         )
     return str(etag)
 
 
 def download(model: str, commit: str, name: str, folder: str) -> Path:
-    """Download a file of the hub to a folder, however slowly it comes."""
+    """Download a file of the hub to a folder, with retries."""
     return _retried(lambda: _watched(model, commit, name, folder), name)
 
 
 def _watched(model: str, commit: str, name: str, folder: str) -> Path:
-    """Download a file until next to nothing comes."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import tqdm
 
@@ -379,11 +365,11 @@ def _watched(model: str, commit: str, name: str, folder: str) -> Path:
         def update(self, n: float | None = 1) -> Any:
             nonlocal received
             if abandoned.is_set():
-                raise InterruptedError(f"the download of {name} was given up")
+                raise InterruptedError(f"the download of {name} was cancelled")
             received += int(n or 0)
             return super().update(n)
 
-    # The library's 10 MB take minutes on a slow line, and are lost when it breaks.
+    # The library's chunks of 10 MB take minutes on a slow line, and are lost when it breaks.
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     stall = max(STALL_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
     try:
@@ -393,7 +379,7 @@ def _watched(model: str, commit: str, name: str, folder: str) -> Path:
                 name,
                 revision=commit,
                 local_dir=folder,
-                cache_dir=folder,  # where it would look for a copy
+                cache_dir=folder,  # where the library looks for a copy
                 library_name="bert-vectorizer",
                 tqdm_class=Bar,
             )
@@ -401,7 +387,7 @@ def _watched(model: str, commit: str, name: str, folder: str) -> Path:
         before = 0
         while not wait([future], timeout=stall).done:
             if received == 0:
-                raise TransferError(f"the hub did not answer in time (asked for {name})", _WAIT)
+                raise TransferError(f"the hub did not answer in time (request: {name})", _WAIT)
             if received - before < MIN_SPEED * stall:
                 raise TransferError(
                     f"the hub sent less than {MIN_SPEED} bytes per second of {name} "
@@ -429,13 +415,11 @@ def _start(action: Callable[[], T]) -> "Future[T]":
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Return the result of an action, or raise TimeoutError."""
-    # timeouts of sockets know neither name servers nor headers that come byte by byte
+    # socket timeouts cover neither DNS nor headers that arrive byte by byte
     return _start(action).result(timeout=seconds)
 
 
 def _retried(action: Callable[[], T], what: str, tries: int = TRIES) -> T:
-    """Run an action until it succeeds, or raise why it does not."""
     n = 0
     while True:
         try:
@@ -452,56 +436,54 @@ def _retried(action: Callable[[], T], what: str, tries: int = TRIES) -> T:
 
 
 def _explained(error: Exception, what: str) -> Exception:
-    """Translate an exception into a reason, and whether to try again."""
+    """Translate an exception into a reason."""
     from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError
     from huggingface_hub.utils import httpx
 
     message = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        cause = _explained(error.__cause__, what)  # the library has tried again already
+        cause = _explained(error.__cause__, what)  # the library has already retried
         return TransferError(str(cause), cause.advice) if isinstance(cause, _TryAgain) else cause
     if isinstance(error, HfHubHTTPError):
         return _refused(error.response.status_code, error.response.headers, what)
     if isinstance(error, TransferError):
         return error
     if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return TransferError(f"the hub did not answer in time (asked for {what})", _WAIT)
+        return TransferError(f"the hub did not answer in time (request: {what})", _WAIT)
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
-        return _TryAgain(
-            f"the connection broke off in the middle of {what} ({message})", _CONNECTION
-        )
+        return _TryAgain(f"the connection broke while receiving {what} ({message})", _CONNECTION)
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
         return TransferError(
             f"the hub cannot be reached ({type(error).__name__}: {message})", _CONNECTION
         )
-    if str(getattr(error, "doc", "")).lstrip()[:1] == "<":  # the text of a JSONDecodeError
+    if str(getattr(error, "doc", "")).lstrip()[:1] == "<":
         return TransferError(
-            "the hub's answer is an HTML page, as of a network that wants a login first",
+            "the hub's answer is an HTML page, perhaps the login page of this network",
             _CONNECTION,
         )
     if isinstance(error, FileMetadataError | ValueError | KeyError | TypeError | AttributeError):
         return TransferError(
-            f"the answer for {what} is none of a model hub ({type(error).__name__}: {message})",
+            f"the answer for {what} is not from a model hub ({type(error).__name__}: {message})",
             _CONNECTION,
         )
     if message.startswith("Consistency check failed"):
-        return _TryAgain(f"{what} came with another length than the hub said", _CONNECTION)
+        return _TryAgain(f"{what} does not have the length that the hub announced", _CONNECTION)
     return error
 
 
 def _refused(status: int, headers: Mapping[str, str], what: str) -> TransferError:
-    """Translate an HTTP status into a reason, and whether to try again."""
+    """Translate an HTTP status into a reason."""
     code = headers.get("X-Error-Code", "")
-    told = f"{status} {code or responses.get(status, '')}".strip()
+    reply = f"{status} {code or responses.get(status, '')}".strip()
     if status in _AGAIN:
         after = headers.get("Retry-After", "").strip()
-        asked = f" and asks to come back in {after} s" if after.isdigit() else ""
-        failure = _TryAgain(f"the hub answered {told} for {what}{asked}")
+        asked = f" and asks to retry in {after} s" if after.isdigit() else ""
+        failure = _TryAgain(f"the hub answered {reply} for {what}{asked}")
         failure.wait = float(after) if after.isdigit() else None
         return failure
     if status in (401, 403):
         return TransferError(
-            f"the hub answered {told} for {what}: the model is gated or private and needs a token",
+            f"the hub answered {reply} for {what}: the model is gated or private and needs a token",
             _TOKEN,
         )
     if status == 404:
@@ -510,6 +492,6 @@ def _refused(status: int, headers: Mapping[str, str], what: str) -> TransferErro
             "EntryNotFound": f"no {what} in it",
         }
         return TransferError(
-            f"the hub answered {told}: it has {missing.get(code, 'no such model')}", _SPELLING
+            f"the hub answered {reply}: it has {missing.get(code, 'no such model')}", _SPELLING
         )
-    return TransferError(f"the hub answered {told} for {what}", _CONNECTION)
+    return TransferError(f"the hub answered {reply} for {what}", _CONNECTION)

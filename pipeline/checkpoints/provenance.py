@@ -1,4 +1,4 @@
-"""Published hashes, and the SHA256SUMS and source.json of a carried folder."""
+"""Published hashes, and SHA256SUMS and source.json of a copied folder."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ _hashes_lock = ForkSafeLock()
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hash a file once per process, until it changes."""
+    """Hash a file, once per process unless it changes."""
     stat = path.stat()
     state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     with _hashes_lock:
@@ -29,9 +29,9 @@ def sha256_of_file(path: Path) -> str:
 
 
 def difference(path: Path, published: str) -> str | None:
-    """Describe how a file differs from its published hash, None if it does not."""
+    """Describe how a file differs from its published hash, or return None."""
     if not path.is_file():
-        return f"{path.name} is missing, where a file of hash {published} is expected"
+        return f"{path.name} is missing (expected hash {published})"
     if len(published) == 64:
         kind, found = "sha256", sha256_of_file(path)
     else:  # small files are published by git's hash of the blob
@@ -40,11 +40,11 @@ def difference(path: Path, published: str) -> str | None:
         found = hashlib.sha1(b"blob %d\0" % len(blob) + blob, usedforsecurity=False).hexdigest()
     if found == published:
         return None
-    return f"{path.name} has {kind} {found}, the published one is {published}"
+    return f"{path.name} has {kind} {found}, expected {published}"
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """Read a folder's ``SHA256SUMS``: file name -> sha256, empty without one."""
+    """Read a folder's ``SHA256SUMS`` as file name -> sha256, empty if missing."""
     path = folder / SUMS
     if not path.is_file():
         return {}
@@ -55,16 +55,16 @@ def read_sums(folder: Path) -> dict[str, str]:
         name = PurePosixPath(match[2]) if match else PurePosixPath("..")
         if match is None or name.is_absolute() or ".." in name.parts:
             raise DamagedFile(
-                f"line {number} of {path} is {line[:100]!r}; 'sha256  name of a file in this "
-                f"folder' is expected. Fetch the folder again, or delete {SUMS} if it is none of "
-                "this model's."
+                f"line {number} of {path} is {line[:100]!r}, not 'sha256  name of a file in this "
+                f"folder'. Fetch the folder again, or delete {SUMS} if it does not belong to "
+                "this model."
             )
         sums[str(name)] = match[1].lower()
     return sums
 
 
 def check_sums(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Check the listed files, or those of `names`, and return their sha256."""
+    """Check all listed files, or those of `names`, and return their sha256."""
     sums = read_sums(folder)
     checked = {name: sums[name] for name in (sums if names is None else names) if name in sums}
     for name, published in checked.items():
@@ -74,17 +74,17 @@ def check_sums(folder: Path, names: Iterable[str] | None = None) -> dict[str, st
 
 
 def verify_folder(folder: Path) -> dict[str, str]:
-    """Check every file that ``SHA256SUMS`` lists, as ``sha256sum -c`` does; return the hashes."""
+    """Check every file in ``SHA256SUMS``, like ``sha256sum -c``, and return the hashes."""
     if checked := check_sums(folder):
         return checked
     raise DamagedFile(
-        f"{folder} has no {SUMS}, or an empty one: nothing to check against. "
+        f"{folder} has no {SUMS}, or an empty one, to check against. "
         f"`{program()} fetch MODEL --to DIR` writes one with the model."
     )
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return the ``model`` and ``revision`` of a carried folder, None if unknown."""
+    """Return the ``model`` and ``revision`` of a copied folder, None if unknown."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def is_commit(revision: Any) -> bool:
-    """Whether a revision is a full commit, which never changes."""
+    """Whether a revision is a full commit hash, which never changes."""
     return isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 

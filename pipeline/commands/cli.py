@@ -1,4 +1,4 @@
-"""The command line: its commands in order, one line for every mistake."""
+"""The command line: all commands, and errors in one line."""
 
 import os
 import sys
@@ -49,7 +49,7 @@ for name, command in _COMMANDS.items():
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2."""
+    """Run the command line, with one line and exit code 2 for user errors."""
     warnings.showwarning = _show_warning
     _show.cache_clear()
     try:
@@ -58,11 +58,11 @@ def main() -> None:
                 app(prog_name=program())
         finally:
             if sys.stdout is not None:  # None: closed, as by `>&-`
-                sys.stdout.flush()  # here, where a reader that went away can still be forgiven
-    except BrokenPipeError:  # as in `| head`
+                sys.stdout.flush()  # here, where a closed pipe is still handled
+    except BrokenPipeError:
         _end_quietly()
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # typer and rich make exit code 1 of it
+        if isinstance(end.__context__, BrokenPipeError):  # typer and rich exit with code 1
             _end_quietly()
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -78,7 +78,7 @@ def _end_quietly() -> NoReturn:
     sys.exit(0)
 
 
-@cache  # equal ones once: training, cross-validation and scoring see the same texts
+@cache  # equal warnings once: training, cross-validation and scoring see the same texts
 def _show(warning: str) -> None:
     with without_bar():
         plain_console(stderr=True).print(f"Warning: {warning}")

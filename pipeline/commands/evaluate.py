@@ -1,4 +1,4 @@
-"""evaluate, layers, compare, explain."""
+"""Commands evaluate, layers, compare and explain."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +41,7 @@ from pipeline.commands.printing import (
 )
 from pipeline.commands.train import Head
 
-_WHY_LOCAL = "figures and word vectors are files here. Name a path, and copy it."
+_WHY_LOCAL = "figures and word vectors are local files. Name a path, and copy it there."
 _ROWS = "majority, tfidf, word2vec, static, cls, default, ngrams, layers, finetuned"
 
 
@@ -54,14 +54,14 @@ def evaluate(
     trust: Trust,
     by: Groups = None,
     train_data: Annotated[
-        str | None, typer.Option(help="What it was trained on: texts in both files are told.")
+        str | None, typer.Option(help="The training data; texts in both files are reported.")
     ] = None,
-    mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to print.")] = 0,
+    mistakes: Annotated[int, typer.Option(help="Number of the surest mistakes to print.")] = 0,
     cache: CacheFolder = None,
     threads: Threads = None,
     seed: Seed = 0,
 ) -> None:
-    """Score a saved pipeline on labelled texts it has not seen."""
+    """Score a saved pipeline on labelled texts that it has not seen."""
     limit_threads(threads)
     from pipeline.evaluation.evaluate import evaluate as score_texts
     from pipeline.saved.artifact import load_pipeline
@@ -79,7 +79,6 @@ def evaluate(
                          random_state=seed)  # fmt: skip
     scores = in_file(scores, tested)
     print_scores(Console(), scores, f"{pipeline} on {data or 'the held-out shipped reviews'}")
-    # how many tokens is not among the scores
     sizes = {g["value"]: g["n_texts"] for g in scores["slices"].get("by truncation", [])}
     print_cut(plain_console(), {"texts_cut": sizes.get("cut", 0), "n_texts": scores["n_texts"]})
 
@@ -92,12 +91,12 @@ def study_layers(
     group_column: GroupColumn = None,
     encoder: Encoder,
     pooling: Annotated[
-        str, typer.Option(help="Poolings to try: cls, mean, max, or several.")
+        str, typer.Option(help="Poolings to try: cls, mean, max, or several of them.")
     ] = "cls,mean,max",
     cv: Folds = 5,
     seed: Seed = 0,
     nested: Annotated[
-        bool, typer.Option("--nested", help="Also the honest score of taking the best.")
+        bool, typer.Option("--nested", help="Add the unbiased score of picking the best.")
     ] = False,
     out: TableOut = None,
     figures: Annotated[
@@ -131,7 +130,6 @@ def study_layers(
 
 
 def _check_outputs(out: str | None, data: str | None, figures: str | None) -> Path | None:
-    """Refuse outputs that cannot be written, and return the folder of figures."""
     from pipeline.datasets import check_output
     from pipeline.evaluation.plots import check_matplotlib
     from pipeline.files import local_path
@@ -154,9 +152,9 @@ def compare_models(
         bool, typer.Option("--test", help="One split: the held-out reviews, or a fifth of --data.")
     ] = False,
     test_data: OwnTestData = None,
-    models: Annotated[str | None, typer.Option(help=f"Rows: {_ROWS}; or all.")] = None,
+    models: Annotated[str | None, typer.Option(help=f"Rows to compare: {_ROWS}; or all.")] = None,
     fine_tuned: Annotated[
-        bool, typer.Option("--fine-tuned", help="Also a fine-tuned BERT; takes minutes to hours.")
+        bool, typer.Option("--fine-tuned", help="Add a fine-tuned BERT; takes minutes to hours.")
     ] = False,
     encoder: Encoder,
     head: Head,
@@ -169,12 +167,12 @@ def compare_models(
     cv: Folds = 5,
     seed: Seed = 0,
     scoring: Annotated[
-        str, typer.Option(help="What decides the verdict, such as f1_macro or balanced_accuracy.")
+        str, typer.Option(help="Score behind the verdict, such as f1_macro or balanced_accuracy.")
     ] = "accuracy",
     out: TableOut = None,
-    figures: Annotated[str | None, typer.Option(help="Folder for a picture (PNG).")] = None,
+    figures: Annotated[str | None, typer.Option(help="Folder for a chart (PNG).")] = None,
 ) -> None:
-    """Score baselines and uses of BERT on the same folds or split, each against TF-IDF."""
+    """Compare baselines and uses of BERT on the same folds or split."""
     computing = {**encoder.options(), "truncation": truncation}
     from pipeline.datasets import split_rows, write_table
     from pipeline.evaluation.baselines import QUICK
@@ -227,17 +225,17 @@ def compare_models(
 def explain(
     *,
     text: Annotated[
-        list[str] | None, typer.Option(help="A text to explain; may be given several times.")
+        list[str] | None, typer.Option(help="A text to explain; can be repeated.")
     ] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     trust: Trust,
     missing: Missing = "error",
     level: Annotated[str, typer.Option(help="word or token.")] = "word",
     method: Annotated[
-        str, typer.Option(help="auto, exact (a sum over tokens) or occlusion (each word left out).")
+        str, typer.Option(help="auto, exact (a sum over tokens) or occlusion (omit each word).")
     ] = "auto",
 ) -> None:
-    """Show which words made a prediction, of texts or of the lines of standard input."""
+    """Show which words made a prediction."""
     from pipeline import explanation
     from pipeline.answers import gives_several, several_labels
     from pipeline.columns import from_texts
@@ -248,7 +246,7 @@ def explain(
     if not texts:
         raise ValueError(nothing)
     fitted = load_pipeline(pipeline, **trust.options())
-    only = "--text gives texts alone: call pipeline.explain with a DataFrame"
+    only = "--text gives only texts; call pipeline.explain with a DataFrame"
     X = from_texts(fitted, texts, only)
     if gives_several(fitted, X[:1]):
         raise several_labels(fitted)

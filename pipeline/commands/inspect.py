@@ -1,4 +1,4 @@
-"""inspect, verify, fetch, tokens, models."""
+"""Commands inspect, verify, fetch, tokens and models."""
 
 import shlex
 from pathlib import Path
@@ -16,9 +16,9 @@ from pipeline.commands.printing import describe_inspection, describe_verificatio
 def inspect(
     file: Annotated[str | None, typer.Argument(help="A saved pipeline, .joblib or .skops.")] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
-    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show what is in a saved pipeline without unpickling it: safe for untrusted files."""
+    """Show the contents of a saved pipeline without unpickling it."""
     from json import dumps
 
     from pipeline.saved.artifact import inspect_pipeline
@@ -37,11 +37,11 @@ def verify(
     ] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     sha256: Annotated[
-        str | None, typer.Option(help="The hash it must have, as you know it from elsewhere.")
+        str | None, typer.Option(help="The expected hash, known from another source.")
     ] = None,
     trust: Trust,
 ) -> None:
-    """Check a saved pipeline: hashes, signature, names, and its answers to the probe texts."""
+    """Check a saved pipeline: hashes, signature, names and self-test."""
     from pipeline.checkpoints.provenance import verify_folder
     from pipeline.files import where
     from pipeline.saved.artifact import verify_pipeline
@@ -58,15 +58,15 @@ def verify(
 
 def fetch(
     model: Annotated[str, typer.Argument(help="BERT model: hub id.")],
-    to: Annotated[str, typer.Option(help="Folder for its files; made where it is missing.")],
+    to: Annotated[str, typer.Option(help="Folder for its files, created if missing.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
-    """Fetch a model to a folder that can be carried to a machine without a connection."""
+    """Fetch a model to a folder for a machine without a connection."""
     from pipeline.checkpoints.carry import fetch_to
     from pipeline.files import local_path, program
 
     folder = local_path(
-        to, "folder", "a model is read from one. Fetch it to a folder, and copy that."
+        to, "folder", "models are read from local folders. Fetch it to one, and copy that."
     )
     fetched = fetch_to(model, folder, revision)
     origin = f"commit {fetched.revision}" if fetched.revision else "the installed copy"
@@ -86,7 +86,7 @@ def tokens(
     max_length: Annotated[int | None, typer.Option(help="Pad or cut to this many tokens.")] = None,
     bert: BertModel = None,
 ) -> None:
-    """Show what BERT makes of one text: tokens, ids, attention mask and vector shapes."""
+    """Show the steps of BERT on one text."""
     from pipeline.vectorizer import DEFAULT_MODEL
     from pipeline.walk import walk_text
 
@@ -105,12 +105,12 @@ def tokens(
 
 
 def models() -> None:
-    """List published BERT models and encoders worth trying, and which are on this machine."""
+    """List published BERT models and other encoders."""
     from pipeline.checkpoints.catalogue import ENCODERS, catalogue
     from pipeline.checkpoints.checkpoint import where
 
     numbers = ("layers", "width", "heads", "parameters", "vocabulary")
-    # ids last and unbroken, so that they can be copied
+    # ids last and unbroken, for copying
     words = ("case", "language", "here", "name", "model")
     table = Table(
         *(Column(name, justify="right", no_wrap=True) for name in numbers),
@@ -123,9 +123,9 @@ def models() -> None:
         table.add_row(str(entry.n_layers), str(entry.hidden_size), str(entry.n_heads), parameters,
                       str(entry.n_vocabulary), entry.case, entry.languages,
                       where(entry.model) or "no", entry.name, entry.model)  # fmt: skip
-    # a narrower terminal wraps the long ids, and only those
+    # only the long ids wrap in a narrower terminal
     Console(width=max(Console().width, 200)).print(table)
-    print("Worth trying for classification: accuracy in per cent as published (MTEB: reviews of\n"
+    print("Worth trying for classification: published accuracy in per cent (MTEB: reviews of\n"
           "Amazon, film reviews, 77 intents of bank customers), not measured here")  # fmt: skip
     table = Table(
         *(Column(name, justify="right", no_wrap=True) for name in
@@ -143,7 +143,7 @@ def models() -> None:
                       encoder.model)  # fmt: skip
     Console(width=max(Console().width, 200)).print(table)
     print(
-        "Take an encoder as its makers meant it with pooling='checkpoint' (and prompt=, if one is "
-        "named).\nAny other encoder of these families works too, by its hub id or folder: "
+        "Use pooling='checkpoint' (and prompt=, if one is listed) to run an encoder as its authors "
+        "do.\nAny other encoder of these families works too, by hub id or folder: "
         "docs/models.md."
     )

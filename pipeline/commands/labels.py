@@ -1,4 +1,4 @@
-"""labels: texts whose label is probably wrong."""
+"""Command labels."""
 
 from typing import Annotated
 
@@ -28,10 +28,10 @@ def labels(
     head: Head,
     cv: Folds = 5,
     seed: Seed = 0,
-    show: Annotated[int, typer.Option(help="How many to print.")] = 10,
+    show: Annotated[int, typer.Option(help="Number of texts to print.")] = 10,
     out: TableOut = None,
 ) -> None:
-    """Rank the texts of a table by how much a classifier doubts their label."""
+    """Rank the texts of a table by how doubtful their label is."""
     classifier = head.make(seed, **encoder.options())
     from pipeline.datasets import check_output, write_table
     from pipeline.evaluation.label_issues import label_issues
@@ -47,4 +47,4 @@ def labels(
     print_issues(console, issues, show)
     if out is not None:
         write_table(issues.reset_index(names="row"), out)
-        console.print(f"Wrote {out}: every text, the most doubtful first; row 0 is the first.")
+        console.print(f"Wrote {out}: all texts, the most doubtful first; rows count from 0.")

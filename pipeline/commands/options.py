@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options shared by several commands, and how their values are read."""
 
 import importlib
 import inspect
@@ -17,39 +17,37 @@ from pipeline.commands.printing import plain_console
 if TYPE_CHECKING:
     import pandas as pd
 
-# Paths are str: a Path would take a slash from s3://.
+# str, because a Path would take a slash from s3://
 DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
 ArtifactPath = Annotated[str, typer.Option("--pipeline", help="A file written by train.")]
 BertModel = Annotated[str | None, typer.Option(help="BERT model to start from: hub id or folder.")]
 MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
 SHIPPED = "the shipped reviews"
-MERGED = "other"  # the class that rare ones become
+MERGED = "other"
 _FORMATS = "CSV, TSV, JSON lines, Excel or Parquet"
 TestData = Annotated[
-    str | None, typer.Option(help=f"{_FORMATS}; the held-out shipped reviews by default.")
+    str | None, typer.Option(help=f"{_FORMATS}; by default the held-out shipped reviews.")
 ]
 TrainingData = Annotated[
-    str | None, typer.Option(help=f"{_FORMATS}; the shipped training reviews by default.")
+    str | None, typer.Option(help=f"{_FORMATS}; by default the shipped training reviews.")
 ]
 OwnTestData = Annotated[
     str | None,
-    typer.Option(help="Score on this file, with the same columns, instead of on a fifth."),
+    typer.Option(
+        help="Score on this file, with the same columns, instead of on a fifth of --data."
+    ),
 ]
-Groups = Annotated[
-    list[str] | None, typer.Option(help="A column to score by; may be given several times.")
-]
+Groups = Annotated[list[str] | None, typer.Option(help="A column to score by; can be repeated.")]
 Folds = Annotated[int, typer.Option(help="Folds.")]
-Seed = Annotated[int, typer.Option(help="Seed of all that is drawn by chance.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 GroupColumn = Annotated[
     str | None,
-    typer.Option(help="Texts with one value here stay on one side of every split."),
+    typer.Option(help="Column of groups; each stays on one side of every split."),
 ]
-ClassWeight = Annotated[
-    str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
-]
+ClassWeight = Annotated[str | None, typer.Option(help="balanced gives rare classes more weight.")]
 Regularisation = Annotated[
     str | None,
-    typer.Option("--C", help="Inverse regularisation, or cv (default): by cross-validation."),
+    typer.Option("--C", help="Inverse regularisation, or cv (default) to cross-validate it."),
 ]
 Classifier = Annotated[
     str,
@@ -60,23 +58,22 @@ Classifier = Annotated[
 ]
 CacheFolder = Annotated[
     str | None,
-    typer.Option("--cache", help="Folder for vectors: what was interrupted goes on from there."),
+    typer.Option("--cache", help="Folder for vectors, to resume after an interruption."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Most threads to compute with.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Most threads to use.")]
 TextColumn = Annotated[
-    str | None, typer.Option(help="Column of the texts: as in training, or text.")
+    str | None, typer.Option(help="Text column; by default as in training, or text.")
 ]
 Encoding = Annotated[str, typer.Option(help="Encoding of a CSV file.")]
 Separator = Annotated[
-    str | None, typer.Option(help="Separator of a CSV file, such as ';', or tab; by its name.")
+    str | None,
+    typer.Option(help="Separator of a CSV file, such as ';' or tab; by default from its name."),
 ]
 Missing = Annotated[
     Literal["error", "empty"],
-    typer.Option(help="A row without a text: error, or empty to go on with an empty text."),
+    typer.Option(help="Rows without a text: error, or empty to use an empty text."),
 ]
-TableOut = Annotated[str | None, typer.Option(help="Where the table goes: .csv or .parquet.")]
-
-# ---- one vocabulary
+TableOut = Annotated[str | None, typer.Option(help="Write the table to: .csv or .parquet.")]
 
 _OLD_NAMES = {
     "--text": ("--text-column",),
@@ -87,42 +84,42 @@ _OLD_NAMES = {
 
 
 class Command(TyperCommand):
-    """A command that takes former names of options too, with a hint, and can be interrupted."""
+    """A command that accepts former names of options, and can be interrupted."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it; an interruption says what is kept."""
+        """Run the command, and say what is kept if it is interrupted."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             cache = ctx.params.get("cache", "")
             kept = (
-                f"Vectors are kept in {cache}, but for the last few thousand texts: the same "
-                "command goes on from there."
+                f"Vectors are kept in {cache}, except for the last few thousand texts. Run the "
+                "same command again to resume."
             )
             if cache is None:
-                kept = "With --cache FOLDER vectors are kept for the next time."
+                kept = "Use --cache FOLDER to keep vectors for the next time."
             say(f"Interrupted. {kept if cache != '' else ''}".rstrip())
             raise typer.Exit(130) from None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put new names in the place of former ones."""
+        """Replace former names of options."""
         known = {name for param in self.params for name in param.opts}
         end = args.index("--") if "--" in args else len(args)
-        told = set()
+        hinted = set()
         for i, word in enumerate(args[:end]):
             old, equals, value = word.partition("=")
             new = next((name for name in _OLD_NAMES.get(old, ()) if name in known), None)
             if new is None or old in known:
                 continue
             args[i] = f"{new}{equals}{value}"
-            if old not in told:
-                plain_console(stderr=True).print(f"Hint: {old} is called {new} now.")
-            told.add(old)
+            if old not in hinted:
+                plain_console(stderr=True).print(f"Hint: {old} is now called {new}.")
+            hinted.add(old)
         return super().parse_args(ctx, args)
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of its dataclasses, one by one."""
+    """Turn the dataclass parameters of a command into single options."""
     parameters: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
     for parameter in inspect.signature(command).parameters.values():
@@ -145,9 +142,6 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-# ---- saved pipelines
-
-
 @dataclass(frozen=True)
 class Trust:
     """What a command believes of the file that it opens."""
@@ -155,15 +149,13 @@ class Trust:
     trusted: Annotated[
         list[str] | None,
         typer.Option(
-            help="What the file may name besides: my_package.MyStep, or lightgbm, xgboost, "
-            "catboost, imblearn; may be given several times."
+            help="More names that the file may contain: my_package.MyStep, or lightgbm, "
+            "xgboost, catboost, imblearn; can be repeated."
         ),
     ] = None
     trusted_key: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Open only what this public key (.pem) signed; may be given several times."
-        ),
+        typer.Option(help="Open only what this public key (.pem) signed; can be repeated."),
     ] = None
 
     def options(self) -> dict[str, Any]:
@@ -171,12 +163,9 @@ class Trust:
         return {"trusted": self.trusted or (), "trusted_key": self.trusted_key or None}
 
 
-# ---- encoders and classifiers
-
-
 @dataclass(frozen=True)
 class Encoder:
-    """The BERT that a command starts from, and how it computes."""
+    """The BERT model of a command and its settings."""
 
     bert: BertModel = None
     max_length: MaxLength = None
@@ -186,7 +175,7 @@ class Encoder:
     threads: Threads = None
 
     def options(self) -> dict[str, Any]:
-        """Return parameters of BertVectorizer, with the limit on threads in force."""
+        """Return parameters of BertVectorizer, after limiting the threads."""
         limit_threads(self.threads)
         given = {"model": self.bert, "max_length": self.max_length, "cache": self.cache}
         return {
@@ -197,10 +186,10 @@ class Encoder:
 
 
 def limit_threads(threads: int | None) -> None:
-    """Let every library compute with so many threads at most."""
+    """Limit the threads of every library."""
     if threads is None:
         return
-    for name in ("OMP", "MKL", "OPENBLAS", "RAYON"):  # read by what is imported from here on
+    for name in ("OMP", "MKL", "OPENBLAS", "RAYON"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
@@ -214,7 +203,7 @@ _CLASSIFIERS = {
 
 
 def make_classifier(name: str, **given: Any) -> Any:
-    """Return a classifier by name or import path, with those parameters that it has."""
+    """Return a classifier by name or import path, with its parameters."""
     from sklearn.base import is_classifier
 
     path = _CLASSIFIERS.get(name, name)
@@ -230,30 +219,27 @@ def make_classifier(name: str, **given: Any) -> Any:
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(f"--classifier {name}: {error}; {allowed}.") from None
     if not (hasattr(classifier, "get_params") and is_classifier(classifier)):
-        hint = ", a regressor perhaps" if hasattr(classifier, "predict") else ""
-        raise ValueError(f"--classifier {name} is no classifier{hint}; {allowed}.")
+        hint = ", perhaps a regressor" if hasattr(classifier, "predict") else ""
+        raise ValueError(f"--classifier {name} is not a classifier{hint}; {allowed}.")
     known = classifier.get_params()
     wanted = {key: value for key, value in given.items() if value is not None}
     for key in wanted:
         if key not in known and key != "random_state":
             option = "--C" if key == "C" else f"--{key.replace('_', '-')}"
             raise ValueError(f"--classifier {name}: a {kind} has no {key}; leave out {option}.")
-    if name == "linear-svm":  # liblinear's dual solver needs far more iterations
+    if name == "linear-svm":  # liblinear's dual solver needs many more iterations
         classifier.set_params(dual=False)
     return classifier.set_params(**{key: value for key, value in wanted.items() if key in known})
 
 
-# ---- tables
-
-
 @dataclass(frozen=True)
 class Labelled:
-    """Rows of a table with a text and a label each; the index is their place in the file."""
+    """Rows with a text and a label each."""
 
     table: "pd.DataFrame"
     text: str
     label: str
-    source: str  # of messages
+    source: str
 
     @property
     def texts(self) -> "pd.Series":
@@ -262,11 +248,11 @@ class Labelled:
 
     @property
     def labels(self) -> "pd.Series":
-        """Their labels."""
+        """The labels."""
         return self.table[self.label]
 
     def origin(self) -> tuple[Any, "pd.DataFrame"]:
-        """Return where the table comes from, and the table."""
+        """Return the origin of the table, and the table."""
         from pipeline.files import where
 
         return self.source if self.source == SHIPPED else where(self.source), self.table
@@ -278,11 +264,11 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Table:
-    """How a table of texts and labels is read, and what is done where one is missing."""
+    """How to read a table of texts and labels."""
 
     text_column: TextColumn = None
     label_column: Annotated[
-        str | None, typer.Option(help="Column of the labels: as in training, or label.")
+        str | None, typer.Option(help="Label column; by default as in training, or label.")
     ] = None
     encoding: Encoding = "utf-8"
     sep: Separator = None
@@ -293,13 +279,13 @@ class Table:
     rare: Annotated[
         Literal["error", "drop", "merge"],
         typer.Option(
-            help="A class with too few texts, or one that the pipeline does not know: error, drop "
-            f"its rows, or merge such classes into one, called {MERGED}."
+            help="For classes with too few texts, or unknown to the pipeline: error, drop their "
+            f"rows, or merge them into one class called {MERGED}."
         ),
     ] = "error"
 
     def of_pipeline(self, place: str) -> "Table":
-        """Return the same, where nothing is said with the columns of a pipeline's training."""
+        """Return this table with defaults from a pipeline's training columns."""
         known = its_columns(place)
         text, label = (known.get(kind) for kind in ("text", "label"))
         return replace(
@@ -334,17 +320,17 @@ class Table:
                 f"in row {empty[0]} (0 is the first)"
             )
             if not self.drop_missing_labels:
-                raise ValueError(f"{what}. --drop-missing-labels leaves them out.")
-            say(f"{what}: they are left out.")
+                raise ValueError(f"{what}. Use --drop-missing-labels to leave them out.")
+            say(f"{what}; left out.")
             table = table.drop(index=empty)
         texts = with_empty(table[text], self.missing, f"{data}: column {text!r}")
         if holds_numbers(texts):
-            say(f"{data}: column {text!r} holds numbers only; --text-column names another.")
+            say(f"{data}: column {text!r} holds only numbers; use --text-column for another.")
         columns_read = {label: typed_labels(table[label]), text: texts}
         return Labelled(table.assign(**columns_read), text, label, data)
 
     def learn(self, data: str | None, least: int, group: str | None = None) -> Labelled:
-        """Return what is learned from, with rare classes dropped or merged where that is asked."""
+        """Return the training rows, with rare classes dropped or merged if requested."""
         from pipeline.datasets import rare_labels
 
         rows = self.read(data, group=group)
@@ -354,69 +340,68 @@ class Table:
         if rare and 0 < (n := int((rows.labels == MERGED).sum())) < least:
             raise ValueError(
                 f"{rows.source}: the rare classes have {n} texts together, too few for a class of "
-                "their own. --rare drop leaves them out."
+                "their own. Use --rare drop to leave them out."
             )
         return rows
 
     def known(self, rows: Labelled, classes: Sequence[Any]) -> Labelled:
-        """Return rows without classes that a model does not know, where that is asked."""
+        """Return rows without classes unknown to a model, if requested."""
         from pipeline.answers import positions
 
         found = rows.labels.unique().tolist()
         unknown = [] if self.rare == "error" else positions(found, classes)[1]
         if unknown and self.rare == "merge" and MERGED not in classes:
             raise ValueError(
-                f"--rare merge: the pipeline knows no class {MERGED!r}, as train --rare merge "
-                "makes one. --rare drop leaves out what it does not know."
+                f"--rare merge: the pipeline has no class {MERGED!r}, as made by train --rare "
+                "merge. Use --rare drop to leave out unknown classes."
             )
         return self._without(rows, unknown, "that were not trained on")
 
     def _without(self, rows: Labelled, labels: list[Any], why: str) -> Labelled:
-        """Drop or merge classes, and say so."""
         if not labels:
             return rows
         is_gone = rows.labels.isin(labels)
         names = ", ".join(repr(str(label)) for label in labels[:5])
-        told = f"{rows.source}: {is_gone.sum()} texts of {len(labels)} classes {why} ({names}"
-        told += ", ...)" if labels[5:] else ")"
+        message = f"{rows.source}: {is_gone.sum()} texts of {len(labels)} classes {why} ({names}"
+        message += ", ...)" if labels[5:] else ")"
         if self.rare == "drop":
-            say(f"{told} are left out.")
+            say(f"{message} are left out.")
             return replace(rows, table=rows.table[~is_gone])
-        say(f"{told} are merged into the class {MERGED!r}; labels are texts.")
+        say(f"{message} are merged into the class {MERGED!r}; labels are texts.")
         merged = rows.labels.astype("str").mask(is_gone, MERGED)
         return replace(rows, table=rows.table.assign(**{rows.label: merged}))
 
 
 def say(message: str) -> None:
-    """Tell what was done to the data, beside the output."""
+    """Print on standard error what was done to the data."""
     plain_console(stderr=True).print(message)
 
 
 def with_empty(texts: "pd.Series", missing: str, what: str) -> "pd.Series":
-    """Return texts whose missing ones are empty, counted; or refuse these."""
+    """Return texts with missing ones as empty, or raise."""
     from pipeline.datasets import missing_cells
 
     if not (empty := missing_cells(texts)):
         return texts
-    told = f"{what} is empty in {len(empty)} of {len(texts)} rows, first in row {empty[0]}"
+    message = f"{what} is empty in {len(empty)} of {len(texts)} rows, first in row {empty[0]}"
     if missing == "error":
         raise ValueError(
-            f"{told} (0 is the first). Fill or delete these rows, or read them as empty texts by "
-            "--missing empty."
+            f"{message} (0 is the first). Fill or delete these rows, or use --missing empty to "
+            "read them as empty texts."
         )
-    say(f"{told}: they are read as empty texts.")
+    say(f"{message}; read as empty texts.")
     return texts.mask(texts.index.isin(empty), "")
 
 
 def holds_numbers(texts: "pd.Series") -> bool:
-    """Say whether all texts are written as numbers."""
+    """Return whether all texts are numbers."""
     import pandas as pd
 
     return len(texts) > 0 and bool(pd.to_numeric(texts, errors="coerce").notna().all())
 
 
 def its_columns(place: str) -> dict[str, str]:
-    """Return the columns that a saved pipeline was trained on, empty if it does not say."""
+    """Return the training columns of a saved pipeline, empty if unknown."""
     from pipeline.files import where
     from pipeline.saved.manifest import columns_of
 
@@ -424,7 +409,7 @@ def its_columns(place: str) -> dict[str, str]:
 
 
 def rows_for(fitted: Any, rows: Labelled) -> Any:
-    """Return what a fitted model takes of a table: its texts, or its columns."""
+    """Return the texts of a table, or the columns of a model."""
     from pipeline.columns import as_fitted
     from pipeline.datasets import columns_for
 
@@ -446,7 +431,7 @@ def in_file(scores: Any, rows: Labelled) -> Any:
 
 
 def texts_to_answer(texts: list[str] | None, missing: str, nothing: str) -> list[str]:
-    """Return the texts that were given, or the lines of standard input."""
+    """Return the given texts, or the lines of standard input."""
     import pandas as pd
 
     if texts:
@@ -459,17 +444,17 @@ def texts_to_answer(texts: list[str] | None, missing: str, nothing: str) -> list
 
 
 def split_list(value: str) -> list[str]:
-    """Return the names in a comma-separated list."""
+    """Split a comma-separated list of names."""
     return [part.strip() for part in value.split(",")]
 
 
 def split_names(value: str | None) -> Any:
-    """Read ``"cls"`` as one name, ``"cls,mean"`` as several."""
+    """Parse ``"cls"`` as one name, ``"cls,mean"`` as several."""
     return None if value is None else _one_or_several(split_list(value))
 
 
 def parse_layers(value: str | None) -> Any:
-    """Read ``"all"``, ``"-1"`` as one layer, ``"-2,-1"`` as several."""
+    """Parse ``"all"``, ``"-1"`` as one layer, ``"-2,-1"`` as several."""
     if value is None or value == "all":
         return value
     try:
@@ -481,7 +466,7 @@ def parse_layers(value: str | None) -> Any:
 
 
 def parse_C(value: str) -> Any:
-    """Read ``"cv"``, or a number above 0."""
+    """Parse ``"cv"``, or a number above 0."""
     if value == "cv":
         return value
     try:
@@ -498,6 +483,6 @@ def _one_or_several(values: list[Any]) -> Any:
 
 
 def with_cache(pipeline: Any, cache: str | None) -> Any:
-    """Let the vectorizers of a loaded pipeline keep vectors in a folder, if one is given."""
+    """Set the cache folder of a loaded pipeline's vectorizers, if given."""
     names = [name for name in pipeline.get_params() if name.endswith("__cache")]
     return pipeline if cache is None else pipeline.set_params(**dict.fromkeys(names, cache))

@@ -1,4 +1,4 @@
-"""predict: labels for texts, lines of standard input, or a table of any size."""
+"""Command predict."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -25,29 +25,27 @@ from pipeline.commands.printing import plain_console, print_labels, print_output
 
 @dataclass(frozen=True)
 class Scoring:
-    """Where a table is scored, and how."""
+    """Where and how to score a table."""
 
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes for --data, of one thread each; by default one per core for a long "
+            help="Processes for --data, with one thread each; by default one per core for a long "
             "table."
         ),
     ] = None
     scheduler: Annotated[
         str | None,
-        typer.Option(
-            help="Score on the workers of this Dask scheduler instead, such as tcp://10.0.0.5:8786."
-        ),
+        typer.Option(help="Use the workers of this Dask scheduler, such as tcp://10.0.0.5:8786."),
     ] = None
     resources: Annotated[
-        str | None, typer.Option(help="What these workers must have, such as GPU=1.")
+        str | None, typer.Option(help="Resources that these workers must have, such as GPU=1.")
     ] = None
     on_bad_row: Annotated[
-        str, typer.Option(help="A row that cannot be labelled: error, or null to go on without.")
+        str, typer.Option(help="For rows that cannot be labelled: error, or null to continue.")
     ] = "error"
     shard_rows: Annotated[
-        int | None, typer.Option(help="Rows of a part: what a crash costs, and what is in memory.")
+        int | None, typer.Option(help="Rows per part: held in memory, and lost in a crash.")
     ] = None
 
     def options(self) -> dict[str, Any]:
@@ -65,18 +63,18 @@ def predict(
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     trust: Trust,
     text: Annotated[
-        list[str] | None, typer.Option(help="A text to label; may be given several times.")
+        list[str] | None, typer.Option(help="A text to label; can be repeated.")
     ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
             help="CSV, TSV, JSON lines, Excel or Parquet to label: a file, a folder, a pattern, an "
-            "address such as s3://...; or several."
+            "address such as s3://...; can be repeated."
         ),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="Where the labels go: .csv, .parquet, .jsonl, or a folder of parts."),
+        typer.Option(help="Write the labels to: .csv, .parquet, .jsonl, or a folder of parts."),
     ] = None,
     text_column: TextColumn = None,
     encoding: Encoding = "utf-8",
@@ -85,7 +83,7 @@ def predict(
     threads: Threads = None,
     scoring: Scoring,
 ) -> None:
-    """Label texts: --text "...", a table (--data in.csv --out out.csv), or standard input."""
+    """Label texts, a table, or lines of standard input."""
     limit_threads(threads)
     from pipeline.saved.artifact import load_pipeline
 
@@ -112,10 +110,10 @@ def predict(
 def label_texts(
     console: Console, fitted: Any, texts: list[str], known: dict[str, list[Any]] | None = None
 ) -> None:
-    """Print what is known of each text, and its label and probability."""
+    """Print each text with its known values, its label and probability."""
     from pipeline import answers, columns
 
-    X = columns.from_texts(fitted, texts, "--text gives texts alone: use --data")
+    X = columns.from_texts(fitted, texts, "--text gives only texts: use --data")
     several = isinstance(getattr(fitted, "classes_", None), list)
     if not several:
         answers.check_classifier(fitted, need_probability=False)
@@ -135,23 +133,22 @@ def label_texts(
 
 
 def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
-    """Return the options of score_table that say where it runs."""
     if scheduler is None:
         if resources is not None:
             raise ValueError(
-                "--resources are those of a Dask cluster's workers: give its --scheduler too."
+                "--resources describe the workers of a Dask cluster: give --scheduler too."
             )
         executor = {None: "auto", 1: "serial"}.get(workers, "processes")
         return {"executor": executor, "workers": workers}
     if "://" not in scheduler:
         raise ValueError(
-            f"--scheduler {scheduler} is no address; `dask scheduler` prints its own, such as "
+            f"--scheduler {scheduler} is not an address; `dask scheduler` prints its own, such as "
             "tcp://10.0.0.5:8786."
         )
     if workers is not None:
         raise ValueError(
-            f"--workers {workers} are processes of this machine; the cluster at {scheduler} has "
-            "its own."
+            f"--workers {workers} starts processes on this machine; the cluster at {scheduler} has "
+            "its own workers."
         )
     from pipeline.scoring.dask_executor import DaskExecutor
 
@@ -159,7 +156,7 @@ def _executor(workers: int | None, scheduler: str | None, resources: str | None)
 
 
 def _amounts(resources: str) -> dict[str, float]:
-    """Read resources as `dask worker` does: ``"GPU=1,memory=16e9"``."""
+    """Parse resources like `dask worker`: ``"GPU=1,memory=16e9"``."""
     amounts = {}
     for resource in filter(None, resources.split(",")):
         name, _, amount = resource.partition("=")
@@ -179,14 +176,14 @@ def _predict_table(model: str, data: list[str], out: str, options: dict[str, Any
         scored = score_table(model, data if len(data) > 1 else data[0], out, **options)
     except KeyboardInterrupt:
         plain_console(stderr=True).print(
-            "Interrupted. What is finished is kept: the same command goes on from there."
+            "Interrupted. Finished parts are kept; run the same command again to resume."
         )
         raise typer.Exit(130) from None
     console = plain_console()
     columns = ", ".join(scored.columns)
     console.print(f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {columns}.")
     if scored.n_empty:
-        console.print(f"{scored.n_empty} of them have no text and are labelled as empty ones.")
+        console.print(f"{scored.n_empty} of them have no text and are labelled as empty texts.")
     if scored.n_skipped:
         console.print(f"{scored.n_skipped} of them were finished by an earlier run.")
     if scored.n_parts > 1 and scored.n_skipped < scored.n_rows:

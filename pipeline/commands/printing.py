@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Output of the commands."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def _say(console: Console, text: str) -> None:
-    """Print a text as it is, in lines of its own for a terminal alone."""
+    """Print a text unchanged, wrapping lines only for a terminal."""
     console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints texts as they are, and breaks lines for a terminal alone."""
+    """Return a console that prints texts unchanged."""
     console = Console(stderr=stderr, markup=False, highlight=False)
     console.soft_wrap = not console.is_terminal
     return console
 
 
 def print_cut(console: Console, *reports: dict[str, Any]) -> None:
-    """Say, where most texts are cut, what reads them whole, and what that costs."""
+    """If most texts are truncated, say how to read them whole."""
     for report in reports:
         if 2 * report["texts_cut"] <= report["n_texts"]:
             continue
@@ -39,18 +39,17 @@ def print_cut(console: Console, *reports: dict[str, Any]) -> None:
             times = report["n_tokens"] / (report["n_tokens"] - report["tokens_lost"])
             cost = f", {times:.1f} times as many tokens"
         console.print(
-            f"{report['texts_cut']} of {report['n_texts']} texts are cut. train --truncation "
-            f"window --max-length 128 reads them whole{cost}, and --ngrams their words too "
-            "(docs/long-texts.md)."
+            f"{report['texts_cut']} of {report['n_texts']} texts are truncated. train --truncation "
+            f"window --max-length 128 reads them whole{cost} (docs/long-texts.md)."
         )
 
 
 def describe_inspection(inspection: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines about an inspected file, with its control characters escaped."""
+    """Yield the lines about an inspected file, with control characters escaped."""
     yield f"{inspection['path']}: {inspection['format']}, {inspection['size'] / 1e6:.1f} MB"
     names, refused = inspection["names"], inspection["refused"]
     if refused is None:
-        unknown = "which of them would be refused is known only where skops is installed"
+        unknown = "install skops to see which of them would be refused"
         yield f"names     {len(names)}; {unknown}"
     elif refused:
         yield f"REFUSED   {', '.join(map(_safe, refused))}: load_pipeline will not open this file"
@@ -71,7 +70,7 @@ def _describe_manifest(manifest: dict[str, Any] | None) -> Iterator[str]:
     if manifest is None or "error" in manifest:
         yield f"manifest  {_safe(manifest['error']) if manifest else 'none'}"
         return
-    yield f"manifest  (as it stands beside the file; {program()} verify compares)"
+    yield f"manifest  (unverified, as found beside the file; {program()} verify compares)"
     for key in ("sha256", "created", "classes", "n_training_texts", "scores"):
         if manifest.get(key) is not None:
             yield f"  {key}: {_safe(manifest[key])}"
@@ -112,25 +111,24 @@ def _fits_a_line(value: Any) -> bool:
 
 
 def describe_verification(path: Path | str, result: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines about a verified file, one check a line."""
-    yield f"{path}: whole and as it was saved"
+    """Yield the lines about a verified file, one per check."""
+    yield f"{path}: complete and as saved"
     yield f"  size      {result['size']} bytes, as in the manifest"
     yield f"  sha256    {result['sha256']}, as in the manifest"
     yield f"  names     {result['names']}, all allowed"
     for model, sha256 in result["weights"].items():
         yield f"  weights   of {_safe(model)}: sha256 {sha256}"
     changed = "; ".join(map(_safe, result["versions"]))
-    yield f"  versions  {changed or 'the same as it was made with'}"
+    yield f"  versions  {changed or 'the same as when saved'}"
     probes = result["probes"]
     if probes is None:
         yield "  probes    none in the manifest: no self-test"
     else:
         allowed = f"to {probes['difference']:.1g} (allowed {probes['tolerance']:g})"
-        yield f"  probes    {probes['n']} answered as when it was saved, {allowed}"
+        yield f"  probes    {probes['n']} answered as when saved, {allowed}"
 
 
 def _safe(value: Any) -> str:
-    """Escape what would steer a terminal in a value's text."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
@@ -141,7 +139,7 @@ def print_labels(
     probability: Sequence[float],
     known: dict[str, list[Any]] | None = None,
 ) -> None:
-    """Print a table of labels beside what is known, or tab-separated lines for a pipe."""
+    """Print labels beside known values, or tab-separated lines for a pipe."""
     known = known or {}
     table = Table(*known, "prediction" if known else "label", "probability", "text")
     if known and not console.is_terminal:
@@ -150,7 +148,7 @@ def print_labels(
     for first, value, text in zip(rows, probability, texts, strict=True):
         if console.is_terminal:
             table.add_row(*map(str, first), _number(value), text)
-        else:  # one text a line, for the next program in the pipe
+        else:
             print(*first, "-" if value != value else f"{value:.4f}", text, sep="\t")
     if console.is_terminal:
         console.print(table, markup=False)
@@ -163,7 +161,7 @@ def print_outputs(
     labels: "np.ndarray",
     probability: "np.ndarray",
 ) -> None:
-    """Print the labels of each text, then their probabilities, as `print_labels` does."""
+    """Print the labels of each text, then their probabilities, like `print_labels`."""
     table = Table(*(name for name, _ in outputs), "probabilities", "text")
     for text, own, values in zip(texts, labels.tolist(), probability.tolist(), strict=True):
         if console.is_terminal:
@@ -209,7 +207,7 @@ def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -
 
 
 def _wide_table(*headers: str) -> Table:
-    """Return a table of models; narrow terminals break its lines and lose nothing."""
+    """Return a table of models whose lines break in narrow terminals."""
     columns = (Column(header, overflow="fold") for header in ("model", *headers))
     style: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
     return Table(*columns, padding=(0, 1, 0, 0), **style)
@@ -221,7 +219,7 @@ def _number(value: float | None) -> str:
 
 
 def _size(value: float) -> str:
-    """Return a time or a size with two digits or more, a dash for NaN."""
+    """Return a time or size with two digits or more."""
     if value != value:
         return "-"
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.01 else "< 0.01"
@@ -254,7 +252,7 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
     for mistake in scores["mistakes"]:
         probability = mistake["probability"]
         sure = " (no class)" if probability is None else f" ({probability:.3f})"
-        if scores["log_loss"] is None:  # a model without probabilities
+        if scores["log_loss"] is None:
             sure = ""
         labels_of = f"{mistake['true']} taken for {mistake['predicted']}{sure}"
         _say(console, f"row {mistake['row']}: {labels_of}: {_safe(mistake['text'])}")
@@ -287,7 +285,7 @@ def print_explanations(
             print("(decision)", "", "", f"{decision:+.4f}", _safe(label), sep="\t")
             continue
         is_sum = frame.attrs["method"] == "exact"
-        how = "add up to" if is_sum else "are what leaving a word out takes off"
+        how = "add up to" if is_sum else "show the effect of leaving a word out on"
         legend = f"words for {blue} (blue) and for {red} (red)"
         result = f"  {legend}; they {how} {decision:+.3f}"
         console.print(Text.assemble((str(label), "bold"), result))
@@ -306,9 +304,8 @@ def print_explanations(
 
 
 def _coloured(text: str, frame: "pd.DataFrame") -> Text:
-    """Colour words by their contributions: blue for, red against."""
     coloured = Text(_safe(text))
-    if coloured.plain != text:  # escaped, so the positions differ: better plain than wrong
+    if coloured.plain != text:  # escaping moved the positions: print it plain
         return coloured
     inside = frame[frame["start"] < frame["end"]].to_dict("records")
     largest = max((abs(row["contribution"]) for row in inside), default=0.0) or 1.0
@@ -339,7 +336,7 @@ def print_study(console: Console, study: "pd.DataFrame") -> None:
         console.print(table)
     if attrs["left_out"]:
         names = ", ".join(attrs["left_out"])
-        console.print(f"Left out, for the model has {attrs['n_layers']} layers: {names}.")
+        console.print(f"Left out, because the model has {attrs['n_layers']} layers: {names}.")
     best = study.iloc[int(study["score"].argmax())]
     layers_option = ",".join(map(str, best["layers"]))
     choice = f"--pooling {best['pooling']} --layers {layers_option} --combine {best['combine']}"
@@ -347,10 +344,11 @@ def print_study(console: Console, study: "pd.DataFrame") -> None:
     console.print(f"Best: {name}: {_score(best)} ({choice} --C {best['C']:g}).")
     nested = attrs["nested"]
     if nested is None:
-        console.print("The best of many scores is too good; --nested says how good the choice is.")
+        console.print("Picking the best of many scores is optimistic; use --nested for an unbiased "
+                      "estimate.")  # fmt: skip
         return
     below = f"{nested['optimism']:.3f} below the best in the table"
-    console.print(f"Honest score of taking the best: {_score(nested)}, {below}.")
+    console.print(f"Unbiased score of picking the best: {_score(nested)}, {below}.")
     chosen = "; ".join(f"{row['features']}, {row['pooling']}" for row in nested["chosen"])
     console.print(f"Chosen within the folds: {chosen}.")
 

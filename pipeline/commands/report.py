@@ -1,4 +1,4 @@
-"""report: write the page about a saved pipeline."""
+"""Command report."""
 
 import sys
 from pathlib import Path, PurePath
@@ -40,29 +40,27 @@ def report(
     table: Table,
     by: Groups = None,
     train_data: Annotated[
-        str | None, typer.Option(help="What it was trained on: for the texts nearest to mistakes.")
+        str | None, typer.Option(help="The training data, for the texts nearest to mistakes.")
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option(
-            "--compare", help="Cross-validate it and the baselines on the training texts."
-        ),
+        typer.Option("--compare", help="Cross-validate it and the baselines on the training data."),
     ] = False,
     group_column: GroupColumn = None,
     layers: Annotated[
         str | None,
-        typer.Option(help="A table that `layers --out` wrote, or `run` to study them now."),
+        typer.Option(help="A table written by `layers --out`, or `run` to study them now."),
     ] = None,
-    mistakes: Annotated[int, typer.Option(help="How many of the surest mistakes to show.")] = 10,
+    mistakes: Annotated[int, typer.Option(help="Number of the surest mistakes to show.")] = 10,
     out: Annotated[
-        str | None, typer.Option(help="Where the page goes; beside the pipeline by default.")
+        str | None, typer.Option(help="Path of the page; by default beside the pipeline.")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Its heading.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
     cache: CacheFolder = None,
     threads: Threads = None,
     seed: Seed = 0,
 ) -> None:
-    """Write a page about a saved pipeline: scores, figures, explained mistakes; and its JSON."""
+    """Write a page about a saved pipeline, as HTML and JSON."""
     limit_threads(threads)
     from pipeline.evaluation.evaluate import evaluate as score_texts
     from pipeline.files import check_writable, where, with_ending
@@ -81,8 +79,7 @@ def report(
     learn = table.read(None) if known is None and data is None and study else known
     if learn is None and study:
         raise ValueError(
-            f"{'--compare' if compare else '--layers run'} needs texts to train on; give "
-            "--train-data."
+            f"{'--compare' if compare else '--layers run'} needs training texts; give --train-data."
         )
     fitted = with_cache(load_pipeline(pipeline, **trust.options()), cache)
     tested = table.known(tested, fitted.classes_)
@@ -120,7 +117,7 @@ def write_page(
     comparison: "pd.DataFrame | None" = None,
     layers: "pd.DataFrame | None" = None,
 ) -> None:
-    """Write the page and its JSON, with where the numbers come from, and say so."""
+    """Write the page and its JSON, with the origin of the numbers."""
     from pipeline.files import program
     from pipeline.report.lineage import trace_lineage
     from pipeline.report.page import write_report
@@ -135,7 +132,7 @@ def write_page(
 
 
 def _unfitted(fitted: Any) -> Any:
-    """Return an unfitted copy, with the cache that a loaded pipeline has not."""
+    """Return an unfitted copy, with the cache that a loaded pipeline lacks."""
     from sklearn.base import clone
 
     pipeline = clone(fitted)
@@ -144,7 +141,6 @@ def _unfitted(fitted: Any) -> Any:
 
 
 def _compare(fitted: Any, learn: Labelled, group_column: str | None, seed: int) -> "pd.DataFrame":
-    """Return the comparison with the baselines."""
     from pipeline.evaluation.compare import compare
 
     return compare(
@@ -161,7 +157,6 @@ def _compare(fitted: Any, learn: Labelled, group_column: str | None, seed: int) 
 def _study(
     layers: str, fitted: Any, learn: Labelled | None, group_column: str | None, seed: int
 ) -> "pd.DataFrame":
-    """Return the layer study: run now, or read from its table."""
     from pipeline.datasets import read_table
     from pipeline.evaluation.baselines import vectorizers_of
     from pipeline.evaluation.layer_study import layer_study
@@ -172,7 +167,7 @@ def _study(
     if not found:
         first = type(fitted.steps[0][1]).__name__
         raise ValueError(
-            f"--layers run: the pipeline begins with a {first}, which has no layers to study."
+            f"--layers run: the pipeline starts with a {first}, which has no layers to study."
         )
     groups = learn.table[group_column] if group_column else None
     return layer_study(learn.texts, learn.labels, vectorizer=found[0], groups=groups, nested=True,

@@ -1,4 +1,4 @@
-"""train: a table becomes a saved pipeline, compared, scored and reported on."""
+"""Command train."""
 
 from dataclasses import dataclass
 from operator import attrgetter
@@ -32,18 +32,19 @@ from pipeline.commands.predict import label_texts
 from pipeline.commands.printing import plain_console, print_comparison, print_cut, print_scores
 from pipeline.commands.report import write_page
 
-_LEAST = 5  # texts of a class, to train and to test
+_LEAST = 5  # texts per class, to train and to test
+_MANY_CLASSES = 10  # with more, the six fits of a stack take minutes
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What BertVectorizer makes of a text."""
+    """Settings of BertVectorizer's vectors."""
 
     pooling: Annotated[
         str | None,
-        typer.Option(help="cls, mean, max, pooler, or several: cls,mean; checkpoint: its own."),
+        typer.Option(help="cls, mean, max, pooler, several, or checkpoint (as published)."),
     ] = None
-    prompt: Annotated[str | None, typer.Option(help="Put before each text: 'query: '.")] = None
+    prompt: Annotated[str | None, typer.Option(help="Text before each text: 'query: '.")] = None
     layers: Annotated[
         str | None, typer.Option(help="A layer (-1), several (-4,-3,-2,-1) or all.")
     ] = None
@@ -70,23 +71,31 @@ class Head:
     class_weight: ClassWeight = None
     C: Regularisation = None
     ngrams: Annotated[
-        bool, typer.Option("--ngrams", help="TF-IDF of words and pairs beside BERT, stacked.")
-    ] = False
+        bool | None,
+        typer.Option(
+            help="Stack TF-IDF of words and word pairs with BERT; the default of train for up to "
+            f"{_MANY_CLASSES} classes."
+        ),
+    ] = None
 
-    def make(self, seed: int, default_C: str = "cv", **vectors: Any) -> Any:
+    def make(
+        self, seed: int, default_C: str = "cv", default_ngrams: bool = False, **vectors: Any
+    ) -> Any:
         """Return the pipeline, not fitted."""
         from pipeline.sentiment import make_sentiment_pipeline
 
-        options = {"class_weight": self.class_weight, "ngrams": self.ngrams, **vectors}
-        if self.classifier == "logistic":
+        logistic = self.classifier == "logistic"
+        ngrams = default_ngrams and logistic if self.ngrams is None else self.ngrams
+        options = {"class_weight": self.class_weight, "ngrams": ngrams, **vectors}
+        if logistic:
             model = make_sentiment_pipeline(C=parse_C(self.C or default_C), **options)
             names = [n for n in model.get_params() if n.endswith("regression__random_state")]
             return model.set_params(**dict.fromkeys(names, seed))
-        if self.ngrams:
-            raise ValueError("--ngrams stacks logistic regressions: leave out --classifier.")
+        if ngrams:
+            raise ValueError("--ngrams stacks logistic regressions; leave out --classifier.")
         C = None if self.C is None else parse_C(self.C)
         if C == "cv":
-            raise ValueError("--C cv is for --classifier logistic; give a number.")
+            raise ValueError("--C cv works only with --classifier logistic; give a number.")
         head = make_classifier(
             self.classifier, C=C, class_weight=self.class_weight, random_state=seed
         )
@@ -97,7 +106,7 @@ class Head:
 
 @dataclass(frozen=True)
 class _Sets:
-    """What is trained on and what is held out, with the class and the group of each."""
+    """Training and held-out rows, with the class and group of each."""
 
     train: Labelled
     test: Labelled
@@ -115,19 +124,17 @@ def train(
     encoder: Encoder,
     vectors: Vectors,
     head: Head,
-    out: Annotated[
-        str, typer.Option(help="Where the trained pipeline is written.")
-    ] = DEFAULT_ARTIFACT,
+    out: Annotated[str, typer.Option(help="Path of the trained pipeline.")] = DEFAULT_ARTIFACT,
     sign: Annotated[
-        str | None, typer.Option(help="Sign it by this private Ed25519 key (.pem).")
+        str | None, typer.Option(help="Sign it with this private Ed25519 key (.pem).")
     ] = None,
-    cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 leaves it out.")] = 5,
+    cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 skips it.")] = 5,
     seed: Seed = 0,
     report: Annotated[
-        bool, typer.Option(help="A page about the pipeline beside it (.html, and .json).")
+        bool, typer.Option(help="Write a page about the pipeline beside it (.html, .json).")
     ] = True,
 ) -> None:
-    """Train on a table, save, compare with TF-IDF, score held-out texts, and write a report."""
+    """Train, save and evaluate a pipeline, and write a report."""
     from pipeline.evaluation.compare import compare
     from pipeline.files import file_size
     from pipeline.saved.artifact import save_pipeline
@@ -136,9 +143,12 @@ def train(
 
     console, computing, key = plain_console(), encoder.options(), signing_key(sign)
     no_report = _check_outputs(out, report)
-    model = head.make(seed, **computing, **vectors.options())
+    options = {**computing, **vectors.options()}
+    model = head.make(seed, default_ngrams=True, **options)  # what is wrong is refused first
     sets = _read(data, test_data, table, group_column, seed, cv)
     learn, held_out = sets.train, sets.test
+    if sets.codes.max() >= _MANY_CLASSES:
+        model = head.make(seed, **options)
     console.print(
         f"{len(learn.table)} texts to train on, {len(held_out.table)} held out ({learn.source}"
         f"{f', {test_data}' if test_data else ''})."
@@ -147,7 +157,7 @@ def train(
     print_cut(console, *map(attrgetter("truncation_report_"), vectorizers_in(model)))
     columns = {"text": learn.text, "label": learn.label}
     path = save_pipeline(model, out, columns=columns, sign=key)
-    # first: whatever fails below, the model is there
+    # first, so that the model is safe if anything below fails
     console.print(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
     comparison = None
     if cv:
@@ -163,7 +173,7 @@ def train(
 
 
 def _check_outputs(out: str, report: bool) -> str | None:
-    """Refuse what cannot be written, and return why there will be no report."""
+    """Check the outputs, and return why there will be no report."""
     from pipeline.files import check_writable, refuse_folder, where
     from pipeline.report.page import check_report_extra
 
@@ -171,7 +181,7 @@ def _check_outputs(out: str, report: bool) -> str | None:
     refuse_folder(place, "sentiment.joblib")
     if report and PurePath(place).suffix in (".html", ".json"):
         raise ValueError(
-            f"--out {out}: the report beside it would get this name; use another ending, or "
+            f"--out {out}: the report beside it would get this name. Use another ending, or "
             "--no-report."
         )
     check_writable(place)
@@ -191,7 +201,7 @@ def _read(
     seed: int,
     cv: int,
 ) -> _Sets:
-    """Read what to train on and what to hold out, and refuse what could not be compared."""
+    """Read the training and held-out rows, and check them early."""
     from pipeline.datasets import split_rows
     from pipeline.evaluation.folds import check_classes, split_folds
     from pipeline.texts import class_numbers, group_numbers, text_groups
@@ -208,13 +218,13 @@ def _read(
     values = None if group_column is None else rows.table[group_column]
     groups = text_groups(rows.texts, group_numbers(values, len(rows.table)))
     classes, codes = class_numbers(rows.labels, len(rows.table), warn=False)
-    if cv:  # refuses what the comparison would refuse, before anything is trained
+    if cv:  # raise what the comparison would raise, before training
         check_classes(split_folds(cv, codes, seed, groups), classes, codes)
     return _Sets(rows, held_out, codes, groups)
 
 
 def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
-    """Fit, with groups kept together in the folds that choose C, and say what came of it."""
+    """Fit, keeping groups together in the folds that choose C."""
     from pipeline.evaluation.folds import keep_groups
     from pipeline.progress import progress
 
@@ -224,13 +234,14 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
     with progress("fitting the classifier") as part:
         part.show(0)
         model.fit(sets.train.texts, sets.train.labels).set_params(**own_folds)
-    if hasattr(model[-1], "C_"):
-        console.print(f"C={model[-1].C_:g}, chosen by the log loss.")
+    heads = [model[-1], *(part[-1] for part in getattr(model[-1], "estimators_", []))]
+    for C in (head.C_ for head in heads if hasattr(head, "C_")):
+        console.print(f"C={C:g}, chosen by the log loss.")
     if not hasattr(model, "predict_proba"):
         console.print(
-            f"A {type(model[-1]).__name__} gives no probabilities: there is no log loss, no "
-            "calibration, no search for wrong labels and no predict --data, and predict prints "
-            "labels alone. --classifier logistic gives them all."
+            f"A {type(model[-1]).__name__} gives no probabilities: no log loss, no calibration, no "
+            "search for wrong labels and no predict --data; predict prints only labels. Use "
+            "--classifier logistic for all of them."
         )
     return model
 
@@ -238,7 +249,6 @@ def _fit(console: Console, model: Any, sets: _Sets, seed: int) -> Any:
 def _score(
     console: Console, model: Any, sets: _Sets, path: Path | str, key: Any, *, report: bool
 ) -> dict[str, Any]:
-    """Score the held-out texts, print that, and put it into the manifest."""
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.saved.artifact import record_scores
 
@@ -268,7 +278,6 @@ def _write_page(
 
 
 def _try(console: Console, path: Path | str, held_out: Labelled, model: Any, seed: int) -> None:
-    """Let the saved file, loaded again, label three of the held-out texts."""
     import numpy as np
 
     from pipeline.saved.allow_list import GROUPS, name_of
@@ -279,6 +288,6 @@ def _try(console: Console, path: Path | str, held_out: Labelled, model: Any, see
     kind = type(model[-1])
     group = kind.__module__.partition(".")[0]
     fitted = load_pipeline(path, trusted=[group if group in GROUPS else name_of(kind)])
-    console.print(f"{path}, loaded again, says of three held-out rows of {held_out.source}:")
+    console.print(f"{path}, loaded again, predicts for three held-out rows of {held_out.source}:")
     label_texts(console, fitted, three[held_out.text].tolist(), {
         "row": three.index.tolist(), "label": three[held_out.label].tolist()})  # fmt: skip

@@ -1,1 +1,1 @@
-"""Scores, comparisons and layer studies of classifiers."""
+"""Score, compare and study classifiers."""

@@ -24,20 +24,20 @@ from pipeline.sentiment import make_ngram_classifier, make_sentiment_pipeline
 from pipeline.stacking import TextStackingClassifier
 from pipeline.vectorizer import BertVectorizer
 
-FINE_TUNED_LENGTH = 128  # tokens: more would take too long
+FINE_TUNED_LENGTH = 128  # tokens; longer texts would take too long
 
 
 def make_majority_baseline() -> DummyClassifier:
-    """Return the classifier that always predicts the most frequent class."""
+    """Return a classifier that always predicts the most frequent class."""
     return DummyClassifier(strategy="prior")
 
 
 def make_tfidf_baseline() -> Pipeline:
     """Return TF-IDF + LogisticRegression, the baseline of every comparison.
 
-    Words and word pairs with sublinear counts and ``C=30``, chosen by the same cross-validation as
-    our own defaults (``docs/defaults.md``): an honest baseline is tuned too. It is the part
-    ``ngrams`` of ``make_sentiment_pipeline(ngrams=True)`` as well.
+    Words and word pairs with sublinear counts and ``C=30``, tuned by the same cross-validation as
+    our own defaults (``docs/defaults.md``). It is also the part ``ngrams`` of
+    ``make_sentiment_pipeline(ngrams=True)``.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def make_tfidf_baseline() -> Pipeline:
 
 def make_word2vec_baseline(vectors: Any = None, *, random_state: int | None = 0) -> Pipeline:
     """Return mean word2vec vectors, standardised, + LogisticRegression."""
-    # width, epochs and C were chosen by cross-validation (docs/comparison.md)
+    # width, epochs and C come from cross-validation (docs/comparison.md)
     vectorizer = Word2VecVectorizer(vectors, random_state=random_state)
     return make_pipeline(vectorizer, StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
 
@@ -98,7 +98,6 @@ def make_fine_tuned(vectorizer: BertVectorizer, *, random_state: int | None = 0)
     )
 
 
-# name in `models` -> name of the row
 ROWS = {
     "majority": "majority",
     "tfidf": "TF-IDF + LogisticRegression",
@@ -120,14 +119,14 @@ class Candidate(NamedTuple):
     """A row to score."""
 
     name: str
-    by_fold: Sequence[BaseEstimator]  # one per fold; the same one unless layers are chosen
+    by_fold: Sequence[BaseEstimator]  # one per fold, all the same unless layers are chosen
     choice_seconds: float = 0.0
 
 
 def choose_rows(
     models: Models, model: BaseEstimator | None
 ) -> tuple[dict[str, BaseEstimator | None], dict[str, str]]:
-    """Return the requested rows, None for standard ones, and reasons of those left out."""
+    """Return the requested rows, and why others are left out."""
     if models is None and model is None:
         if find_spec("gensim") is not None:
             return dict.fromkeys(QUICK), {}
@@ -140,13 +139,13 @@ def choose_rows(
     for name, estimator in _named(short if models is None else models):
         if name in rows or (estimator is not None and (name in ROWS or name in ROWS.values())):
             raise ValueError(
-                f"models holds {name!r} twice, or gives it to an estimator of yours; give every "
+                f"models holds {name!r} twice, or uses it for an estimator of yours; give every "
                 "row its own name."
             )
         rows[name] = estimator
     if model is not None and own not in rows:
         raise ValueError(
-            f"model is the row {own!r}, which is not among models. Name it there, or give model "
+            f"model is the row {own!r}, which is not among models. Name it there, or pass model "
             "as (name, model)."
         )
     if "word2vec" in rows:
@@ -154,13 +153,13 @@ def choose_rows(
     if "finetuned" in rows and find_spec("accelerate") is None:
         raise ImportError(
             "The row 'finetuned' needs accelerate: pip install '.[finetune]' in a checkout, or pip "
-            "install accelerate; or leave it out."
+            "install accelerate; or leave the row out."
         )
     return rows if "tfidf" in rows else {"tfidf": None, **rows}, {}
 
 
 def row_of(model: BaseEstimator | None) -> str:
-    """Return the standard row that a model of the user's replaces."""
+    """Return the standard row that the user's model replaces."""
     last = model[-1] if isinstance(model, Pipeline) else model
     return "ngrams" if isinstance(last, TextStackingClassifier) else "default"
 
@@ -190,20 +189,20 @@ def _named(models: Any) -> list[tuple[str, BaseEstimator | None]]:
 
 
 def check_classifier_to_fit(name: str, estimator: Any) -> BaseEstimator:
-    """Refuse what is no unfitted classifier."""
+    """Raise unless this is an unfitted classifier."""
     if (
         isinstance(estimator, type)
         or not hasattr(estimator, "fit")
         or not hasattr(estimator, "get_params")
     ):
         raise TypeError(
-            f"{name!r} is {estimator!r:.100}; a scikit-learn classifier is expected, as an object."
+            f"{name!r} is {estimator!r:.100}; expected a scikit-learn classifier, as an object."
         )
-    # before fit a StackingClassifier does not show its predict
+    # an unfitted StackingClassifier does not show its predict
     if is_regressor(estimator) or not (is_classifier(estimator) or hasattr(estimator, "predict")):
         raise TypeError(
-            f"{name!r} is a {type(estimator).__name__}, which predicts no classes; a scikit-learn "
-            "classifier is expected. Regression is scored by cross_val_score."
+            f"{name!r} is a {type(estimator).__name__}, which predicts no classes; expected a "
+            "scikit-learn classifier. Regression is scored with cross_val_score."
         )
     return estimator
 
@@ -218,20 +217,20 @@ def make_candidates(
     *,
     label_sets: bool = False,
 ) -> dict[str, Candidate]:
-    """Return the candidates of all rows but "layers"; of label sets a classifier per label."""
+    """Return the candidates of all rows but "layers"."""
     if label_sets and (alone := {"layers", "finetuned"} & set(rows)):
         raise ValueError(
             f"models holds {', '.join(map(repr, sorted(alone)))}, which take one label per text, "
-            "and y holds several. Leave them out."
+            "but y holds several. Leave them out."
         )
     if word_vectors is not None and "word2vec" not in rows:
         raise ValueError(
-            "word_vectors are given, and the row 'word2vec' is not among models. Name it there, or "
+            "word_vectors are given, but the row 'word2vec' is not among models. Name it there, or "
             "leave them out."
         )
     if isinstance(word_vectors, str | Path) and not Path(word_vectors).expanduser().is_file():
         raise FileNotFoundError(
-            f"word_vectors={str(word_vectors)!r} is no file; give one in word2vec's format, or "
+            f"word_vectors={str(word_vectors)!r} is not a file; give one in word2vec's format, or "
             "KeyedVectors."
         )
     standard: dict[str, Callable[[], BaseEstimator]] = {
@@ -256,7 +255,6 @@ def make_candidates(
 
 
 def _for_label_sets(make: Callable[[], Any]) -> BaseEstimator:
-    """Return an estimator that fits a classifier to each of several labels."""
     estimator = make()
     if isinstance(estimator, DummyClassifier):
         return estimator
@@ -291,7 +289,7 @@ def best_layers(
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """Choose features and C of each fold by one nested layer study."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LeakWarning)  # of the same folds
+        warnings.simplefilter("ignore", LeakWarning)  # given for the same folds already
         study = layer_study(
             texts,
             labels,
@@ -314,7 +312,7 @@ def best_layers(
 
 
 def encode_all(estimators: Iterable[BaseEstimator], texts: np.ndarray, labels: np.ndarray) -> None:
-    """Fill the caches, so that no row pays for encoding first."""
+    """Fill the caches, so that no row is timed with encoding."""
     for estimator in estimators:
         for vectorizer in cached_vectorizers(estimator):
             clone(vectorizer).set_params(combine="concat").fit_transform(texts, labels)

@@ -48,14 +48,14 @@ from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 from pipeline.progress import Part, progress
 from pipeline.vectorizer import BertVectorizer
 
-_LONG_ENOUGH = 0.5  # seconds: shorter predictions are timed three times
+_LONG_ENOUGH = 0.5  # seconds; shorter predictions are timed three times
 
 
 class ColdCost(NamedTuple):
     """Cost of one fitted model, measured on a saved and loaded copy."""
 
     predict_seconds: float  # per 1,000 texts
-    encode_seconds: float  # per text: copy minus fitted model, whose cache holds the texts
+    encode_seconds: float  # per text: copy minus fitted model, which has them cached
     artifact_mb: float  # of 1e6 bytes
 
 
@@ -63,7 +63,7 @@ UNKNOWN = ColdCost(math.nan, math.nan, math.nan)
 
 
 def cold_cost(fitted: BaseEstimator, texts: np.ndarray) -> ColdCost:
-    """Save and load a model and time its predictions; NaN if unpicklable."""
+    """Time the predictions of a saved and loaded model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.joblib"
         try:
@@ -77,8 +77,8 @@ def cold_cost(fitted: BaseEstimator, texts: np.ndarray) -> ColdCost:
 
 
 def _seconds(model: Any, texts: np.ndarray) -> float:
-    """Return the time of predicting, the shortest of three if quick."""
-    model.predict(texts[:1])  # loads the model once
+    """Return the prediction time, the shortest of three if quick."""
+    model.predict(texts[:1])
     times: list[float] = []
     while len(times) < 3 and sum(times) < _LONG_ENOUGH:
         start = time.perf_counter()
@@ -95,12 +95,10 @@ METRICS = (
     "log_loss",
     "calibration_error",
 )
-# of several labels per text
 LABEL_SET_METRICS = (
     *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
     *("log_loss", "calibration_error"),
 )
-# scorers that are columns
 _COLUMNS = {
     "f1_macro": "macro_f1",
     "f1_micro": "micro_f1",
@@ -113,9 +111,9 @@ BASELINE = ROWS["tfidf"]
 class RowResult(NamedTuple):
     """The result of one row."""
 
-    scores: list[dict[str, float]]  # of each fold; NaN for None
+    scores: list[dict[str, float]]  # per fold, NaN for None
     right: np.ndarray  # (n_tested,), bool
-    answers: list[GivenAnswers]  # of each fold
+    answers: list[GivenAnswers]  # per fold
     fit_seconds: float
     cost: ColdCost
 
@@ -140,20 +138,21 @@ def compare(
     n_jobs: int | None = None,
     text: str | None = None,
 ) -> AttributedFrame:
-    """Score baselines and uses of BERT on the same folds, each against TF-IDF.
+    """Compare baselines and uses of BERT on the same folds.
 
     Parameters
     ----------
     X : iterable of str, length n_texts, or DataFrame
-        Texts. Of several columns your own estimators get all, unless they begin with a vectorizer
-        of texts; the standard rows get the column ``text``.
+        Texts, or several columns: your own estimators get all of them unless they start with a text
+        vectorizer; the standard rows get the column ``text``.
     y : array-like of shape (n_texts,) or (n_texts, n_labels)
-        Labels. Of several labels per text, 1 or 0 for each: ``accuracy`` is then the share of texts
-        with all of them right, ``micro_f1`` takes the place of ``balanced_accuracy``, and the
-        standard rows fit a classifier to each label (`OneVsRestClassifier`).
+        Labels, or 1 and 0 for each of several labels per text. Then ``accuracy`` is the share of
+        texts with all labels right, ``micro_f1`` replaces ``balanced_accuracy``, and the standard
+        rows fit a classifier to each label (`OneVsRestClassifier`).
     model : estimator, optional
-        The row ``default``, or ``ngrams`` if it is a stack; `make_sentiment_pipeline()` by
-        default. Without ``models`` it is compared with the majority class and TF-IDF only.
+        Used for the row ``default``, or ``ngrams`` if it is a stack. Default:
+        `make_sentiment_pipeline()`. Without ``models`` it is compared only with the majority class
+        and TF-IDF.
     models : sequence, mapping or "all", optional
         The rows, in order: names of standard rows, and your own estimators as
         ``(name, estimator)``; or a mapping of name to estimator. TF-IDF is always included.
@@ -171,23 +170,23 @@ def compare(
           of every fold;
         - ``"finetuned"``: `FineTunedBertClassifier` with its defaults (needs accelerate).
 
-        By default all but the last two, which take minutes instead of seconds, and without
-        word2vec if gensim is not installed. ``"all"`` is all nine.
+        Default: all but the last two, which take minutes, and without word2vec if gensim is not
+        installed. ``"all"`` is all nine.
     test : (X_test, y_test), optional
         Fit to all of X and score on these, instead of cross-validation.
     cv : int, splitter or iterable of (train, test), default=5
         The folds, unused with ``test``. A number means stratified and shuffled. No text may be
         tested twice.
     groups : array-like of shape (n_texts,), optional
-        Texts of one group, such as one author's, stay on one side of every fold, also of the folds
-        inside rows that choose something by cross-validation.
+        Texts of one group, such as one author's, stay on one side of every fold, including the
+        folds inside rows that use cross-validation.
     scoring : str or callable, default="accuracy"
-        What decides the verdict: a scorer as in scikit-learn, such as ``"f1_macro"`` or
+        The score behind the verdict: a scikit-learn scorer, such as ``"f1_macro"`` or
         ``"balanced_accuracy"``, or the name of a column. Classes are passed as 0, 1, ... in sorted
         order.
     vectorizer : BertVectorizer, optional
         Sets model, truncation, cache and so on of the BERT rows; its ``layers``, ``pooling`` and
-        ``combine`` are ignored. By default the one inside ``model``, or ``BertVectorizer()``.
+        ``combine`` are ignored. Default: the one inside ``model``, or ``BertVectorizer()``.
     word_vectors : gensim KeyedVectors, str or Path, optional
         Vectors for the row ``word2vec``, instead of training them; see
         `pipeline.evaluation.word2vec.Word2VecVectorizer`.
@@ -198,12 +197,12 @@ def compare(
     n_jobs : int, optional
         Threads of the layer study. None is one, -1 all processors.
     text : str, optional
-        The column of the texts; needed where several columns of X hold strings.
+        The text column, needed if several columns of X hold strings.
 
     Returns
     -------
     AttributedFrame
-        A DataFrame with one row per model, by name; a notebook shows it rounded, the best bold.
+        A DataFrame with one row per model, by name; shown rounded in a notebook, the best bold.
         ``accuracy``, ``macro_f1``, ``balanced_accuracy``, ``roc_auc``, ``log_loss`` and
         ``calibration_error`` (see `pipeline.evaluation.metrics.classification_scores`; NaN without
         probabilities), and a column for another ``scoring``: means over the folds; the same with
@@ -212,46 +211,43 @@ def compare(
         ``artifact_mb``; ``difference`` (accuracy minus that of TF-IDF, over all tested texts; the
         mean over the folds for another ``scoring``), ``difference_low`` and ``difference_high``
         (95 % interval); ``verdict``: ``"baseline"``, ``"better than TF-IDF"``, ``"worse than
-        TF-IDF"``, ``"no clear difference"``, or ``"not scored"`` where ``scoring`` needs
-        probabilities and the model has none.
+        TF-IDF"``, ``"no clear difference"``, or ``"not scored"`` if ``scoring`` needs probabilities
+        and the model has none.
 
         Attributes, also in ``attrs``:
         ``model`` (BERT's name), ``baseline`` (TF-IDF's row), ``classes``, ``n_texts``,
         ``n_tested``, ``n_folds`` (``"split"`` with ``test``), ``n_timed``, ``random_state``,
-        ``scoring``, ``left_out`` (name to reason), ``never_predicted`` (name to classes that were
-        tested and that the row never predicts) and ``chosen`` (the layer study's choice in each
-        fold, or None).
+        ``scoring``, ``left_out`` (name to reason), ``never_predicted`` (name to tested classes that
+        the row never predicts) and ``chosen`` (the layer study's choice in each fold, or None).
 
     Raises
     ------
     TypeError, ValueError
-        For wrong parameters, texts or labels, before anything is encoded; also for a class that is
-        tested in a fold and not trained on.
+        For invalid parameters, texts or labels, before anything is encoded, and if a class is
+        tested in a fold but not trained on.
     ImportError
         If a requested row needs a package that is not installed.
 
     Warns
     -----
     LeakWarning
-        If test texts stand in the training part of their fold too.
+        If test texts also occur in the training part of their fold.
 
     Notes
     -----
     **Interval.** Both models label the same texts, so only texts that one of them gets wrong
     distinguish them: Tango's score interval for paired proportions [1]_, over the texts of all
     folds; for another ``scoring``, a bootstrap of the test texts within each fold. It covers other
-    test texts, for models trained as these were, but not other training
-    texts: folds share most of theirs, and no unbiased estimate of that variance exists [2]_, [3]_.
-    An interval that just misses 0 is weak evidence, and each row has its own 95 %: of twenty equal
-    rows one is expected to miss it.
+    test texts for these trained models, not other training texts: folds share most of theirs, and
+    no unbiased estimate of that variance exists [2]_, [3]_. An interval that just misses 0 is weak
+    evidence, and each row has its own 95 %: of twenty equal rows one is expected to miss 0.
 
     **Times.** The cache sends every text through BERT once for all rows, so times inside the folds
-    would mislead. ``predict_seconds`` is that of a copy of the first fold's model, saved and
-    loaded, without a cache. ``fit_seconds`` is the time of fitting (choosing layers included) plus
-    that copy's encoding time for each distinct training text that came from the cache: an estimate
-    of a first fit. Loading a model, and worker processes of your own estimator's ``n_jobs``, are
-    not counted. With ``n_timed=0`` all three costs are NaN, except ``fit_seconds`` of rows that no
-    cache helped.
+    would mislead. ``predict_seconds`` is measured on a saved and loaded copy of the first fold's
+    model, without a cache. ``fit_seconds`` is the fitting time (with the choice of layers) plus
+    that copy's encoding time for each distinct training text from the cache: an estimate of a first
+    fit. Loading a model, and worker processes of your estimator's ``n_jobs``, are not counted. With
+    ``n_timed=0`` all three costs are NaN, except ``fit_seconds`` of rows without a cache.
 
     References
     ----------
@@ -322,7 +318,7 @@ def _with_folds(
     random_state: int,
     n_jobs: int | None,
 ) -> tuple[list[Candidate], list[dict[str, Any]] | None]:
-    """Return the rows in order, with groups kept in folds of their own, and layers chosen."""
+    """Return the rows with groups in inner folds and layers chosen."""
     folds, together, chosen = data.folds, data.groups, None
     if together is not None:
         parts = [(data.numbers[train], together[train], random_state) for train, _ in folds]
@@ -354,9 +350,8 @@ def _results(
     frame: pd.DataFrame | None,
     part: Part,
 ) -> dict[str, "RowResult"]:
-    """Encode every text once, then score the rows."""
     encode_all([candidate.by_fold[0] for candidate in candidates], data.texts, data.labels)
-    # threads of BLAS cost such fits more than they give; torch keeps its own
+    # BLAS threads cost such fits more than they give; torch keeps its own
     with threadpool_limits(limits=1, user_api="blas"):
         return {
             candidate.name: _score_row(
@@ -370,11 +365,8 @@ def _results(
         }
 
 
-# ---- the texts
-
-
 def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.DataFrame | None]:
-    """Return texts, test and all rows of a table of several columns, with those of test."""
+    """Return texts, test, and the table if it has several columns."""
     if not isinstance(X, pd.DataFrame) or X.shape[1] < 2:
         return X, test, None
     column, frame = text_column(X, text), X
@@ -385,7 +377,6 @@ def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.Dat
 
 
 def _check_scoring(scoring: Any, data: Data) -> Any:
-    """Return a column's name or a scorer; one that cannot score these classes is refused."""
     metrics = LABEL_SET_METRICS if data.has_sets else METRICS
     if isinstance(scoring, str) and (column := _COLUMNS.get(scoring, scoring)) in metrics:
         return column
@@ -397,13 +388,9 @@ def _check_scoring(scoring: Any, data: Data) -> Any:
     return scorer
 
 
-# ---- one row
-
-
 def _score_row(
     candidate: Candidate, data: Data, folds: Iterable[Fold], timed: np.ndarray, X: Any
 ) -> RowResult:
-    """Fit and score a candidate on every fold of X, texts or columns, and time the first."""
     texts, labels = data.texts, data.labels
     scores, right, most_probable, seconds, from_cache = [], [], [], [], []
     given = []
@@ -411,7 +398,7 @@ def _score_row(
     for fold, (train, tested) in enumerate(folds):
         estimator = clone(candidate.by_fold[fold])
         before, start = cache_info(), time.perf_counter()
-        # truncation was reported when the caches were filled, or is in the first fold
+        # truncation was already reported when filling the caches or in the first fold
         with silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
             _fit(estimator, rows_of(X, train), labels[train], candidate.name)
         seconds.append(time.perf_counter() - start)
@@ -431,7 +418,7 @@ def _score_row(
         right.append(judged[1])
         most_probable.append(judged[2])
         given.append(judged[3])
-    # a first fit would have encoded the texts that came from the cache
+    # a first fit would have encoded the cached texts
     encoding = [n * cost.encode_seconds if n else 0.0 for n in from_cache]
     fit_seconds = float(np.mean(np.add(seconds, encoding))) + candidate.choice_seconds
     warn_of_other_labels(np.concatenate(most_probable), repr(candidate.name), stacklevel=5)
@@ -444,7 +431,7 @@ def _fit(estimator: Any, X: Any, y: np.ndarray, name: str) -> None:
     except ValueError as error:
         if y.ndim == 2 and "1d array" in str(error):
             raise ValueError(
-                f"{name!r} takes one label per text, and y holds {y.shape[1]}; wrap its classifier "
+                f"{name!r} takes one label per text, but y holds {y.shape[1]}; wrap its classifier "
                 "in OneVsRestClassifier or MultiOutputClassifier."
             ) from error
         raise
@@ -454,7 +441,7 @@ Judgement = tuple[dict[str, float], np.ndarray, np.ndarray, GivenAnswers]
 
 
 def _judge(estimator: Any, data: Data, tested: np.ndarray, answers: Answers) -> Judgement:
-    """Return scores, whether each text is right, whether by the most probable class; answers."""
+    """Return scores, whether each text is right, and the answers."""
     known = np.asarray(estimator.classes_).tolist()
     true = class_positions(len(tested), data.labels[tested], known)
     predicted, _ = positions(answers.labels, known)
@@ -468,7 +455,7 @@ def _judge(estimator: Any, data: Data, tested: np.ndarray, answers: Answers) -> 
 
 
 def _judge_sets(estimator: Any, data: Data, tested: np.ndarray, answers: Answers) -> Judgement:
-    """Return the same of several labels per text."""
+    """Return the same for several labels per text."""
     true = data.numbers[tested]
     values, _ = label_set_scores(true, answers)
     scores = {n: np.nan if (value := values[n]) is None else value for n in LABEL_SET_METRICS}
@@ -479,15 +466,12 @@ def _judge_sets(estimator: Any, data: Data, tested: np.ndarray, answers: Answers
 
 @contextmanager
 def silent_truncation(silent: bool = True) -> Iterator[None]:
-    """Ignore that texts are cut, which was reported before."""
+    """Ignore truncation warnings that were given before."""
     with warnings.catch_warnings():
         if silent:
             warnings.simplefilter("ignore", TruncationWarning)
             warnings.simplefilter("ignore", UnknownTokensWarning)
         yield
-
-
-# ---- the table
 
 
 def _table(
@@ -514,7 +498,7 @@ def _table(
         }
     for name, result in results.items():
         scores = np.array([list(of_fold.values()) for of_fold in result.scores])
-        means = scores.mean(axis=0)  # NaN where a fold has none
+        means = scores.mean(axis=0)
         spreads = scores.std(axis=0, ddof=1) if with_spread else np.full(len(metrics), np.nan)
         difference = PairedDifference(0.0, 0.0, 0.0)
         if name != BASELINE and scoring == "accuracy":
@@ -550,12 +534,12 @@ def _verdict(difference: PairedDifference) -> str:
 
 
 def _never_predicted(results: Mapping[str, RowResult], data: Data) -> dict[str, list[Any]]:
-    """Return the tested classes that a row never predicts; the majority class is meant to."""
+    """Return the tested classes that each row but the majority never predicts."""
     found = {}
     for name, result in results.items():
         tested = np.concatenate([given.true for given in result.answers])
         predicted = np.concatenate([given.labels for given in result.answers])
-        if data.has_sets:  # columns with a 1
+        if data.has_sets:
             tested, predicted = (np.nonzero(table)[1] for table in (tested, predicted))
         if name != ROWS["majority"] and (missing := np.setdiff1d(tested, predicted)).size:
             found[name] = data.classes[missing].tolist()

@@ -55,8 +55,8 @@ from pipeline.evaluation.metrics import (
 from pipeline.evaluation.shown import Scores
 from pipeline.texts import has_label_sets, label_sets, labels_of_texts, of_regression
 
-_MOST_ON_MAP = 6  # classes
-MOST_CHARACTERS = 200  # of a point's text, so that a map does not copy long texts
+_MOST_ON_MAP = 6
+MOST_CHARACTERS = 200  # of a point's text, to keep the map small
 
 
 def map_embeddings(
@@ -67,10 +67,9 @@ def map_embeddings(
     n_points: int,
     random_state: int,
 ) -> dict[str, Any] | None:
-    """Return texts on a plane along the differences between the predicted classes.
+    """Return texts on a plane along the differences between predicted classes.
 
-    Of many classes those most confused. A string in place of features is the reason why there are
-    none.
+    Shows the most confused of many classes. A string as features is the reason why there are none.
     """
     if not n_points:
         return None
@@ -86,7 +85,7 @@ def map_embeddings(
     chosen = dense(rows_of(features, rows))
     if min(chosen.shape) < 2:
         return {
-            "refused": "a map needs two texts and two features at least; here are "
+            "refused": "a map needs at least two texts and two features, but there are "
             f"{chosen.shape[0]} and {chosen.shape[1]}."
         }
     places, shares = _flat(chosen, judged.predicted[rows])
@@ -110,11 +109,11 @@ def map_embeddings(
 
 def _flat(features: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Return places, (n_texts, 2), and each axis's share of the variance."""
-    # The axes go through the means of the predicted classes, as those of linear discriminant
-    # analysis (Fisher 1936) with equal variances; a second one that two classes leave open is the
-    # first principal component of the rest.
+    # The axes go through the means of the predicted classes, as in linear discriminant analysis
+    # (Fisher 1936) with equal variances. Two classes leave the second axis open: it is the first
+    # principal component of the rest.
     centred = features - features.mean(axis=0)
-    # equal texts only: PCA would divide by 0
+    # all texts equal: PCA would divide by 0
     if not np.abs(centred).max() > 1e-9 * max(np.abs(features).max(), 1e-300):
         return np.zeros((len(features), 2)), [0.0, 0.0]
     means = np.stack([centred[predicted == place].mean(axis=0) for place in np.unique(predicted)])
@@ -144,27 +143,27 @@ def evaluate(
 ) -> Scores:
     """Score a fitted classifier on held-out texts, and list its failures.
 
-    The labels are those of the model's ``predict``, with probabilities beside them.
+    Labels are those of the model's ``predict``, with probabilities beside them.
 
     Parameters
     ----------
     model : estimator
         A fitted classifier. Without ``predict_proba`` its labels are scored, and its
-        ``decision_function`` where it has one.
+        ``decision_function`` if it has one.
     X : iterable of str, length n_texts
         Texts.
     y : array-like of shape (n_texts,) or (n_texts, n_labels)
-        Their labels: equal values are equal, such as 0, 0.0, False and the "0" of a CSV file. Of
-        several labels per text, 1 or 0 for each; the columns of a DataFrame name them.
+        Labels, or 1 and 0 for each of several labels per text, named by the columns of a DataFrame.
+        Equal values count as equal, such as 0, 0.0, False and the "0" of a CSV file.
     by : DataFrame or mapping of str to sequence, optional
         Columns of length n_texts to score by, such as the domain of each text.
     train : (X_train, y_train), optional
         The training texts and labels, to find the nearest training texts of each mistake, and
         texts that are in both sets.
     n_mistakes : int, default=10
-        How many of the most confident mistakes to list.
+        Number of the most confident mistakes to list.
     n_examples : int, default=4
-        How many correct predictions to explain, the surest of each class in turn.
+        Number of correct predictions to explain, the surest of each class in turn.
     n_map : int, default=500
         Most points on the map of the texts; 0 omits the map.
     n_bootstrap : int, default=1000
@@ -175,26 +174,25 @@ def evaluate(
     Returns
     -------
     Scores
-        A dict of plain numbers, strings, lists and dicts; `pipeline.write_report` makes a page of
-        it. A notebook shows score cards, the weakest groups and the surest mistakes, a terminal
-        the scores; ``dict(scores)`` is shown whole.
+        A dict of plain numbers, strings, lists and dicts, and the input of `pipeline.write_report`.
+        A notebook shows score cards, the weakest groups and the surest mistakes, a terminal the
+        scores; ``dict(scores)`` is shown in full.
 
         - ``n_texts``; ``classes``: those of the model, then other labels that it predicts, such as
           that of a reject option; ``n_not_most_probable``: labels that are not the most probable
-          class; ``never_predicted``: classes that ``y`` holds and ``predict`` never gives;
+          class; ``never_predicted``: classes of ``y`` that ``predict`` never gives;
         - the scores of `pipeline.evaluation.metrics.classification_scores` (``accuracy``,
           ``balanced_accuracy``, ``f1``, ``macro_f1``, ``roc_auc``, ``average_precision``,
           ``log_loss``, ``brier``, ``calibration_error``), their 95 % ``intervals``, and
-          ``not_scored``, the reason for each that is None, as without probabilities;
+          ``not_scored``, the reason for each that is None, for example without probabilities;
         - ``confusion_matrix`` (rows are true), ``by_class``, ``curves`` (ROC and precision-recall,
           see `pipeline.evaluation.metrics.score_curves`), ``calibration``;
         - ``slices``: name -> scores by length, by truncation and unknown characters if the model
-          begins with a BertVectorizer or stacks one, and by each column of ``by``;
-        - ``unknown``: what the model does not read as words, as in
-          `BertVectorizer.unknown_report_`, which stands beside it as ``training``; None if the
-          model does not begin with one;
+          starts with a BertVectorizer or stacks one, and by each column of ``by``;
+        - ``unknown``: counts as in `BertVectorizer.unknown_report_`, which it holds as
+          ``training``; None if the model does not start with one;
         - ``mistakes``: ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of the
-          predicted label, or None), ``explanation`` (``method``, ``words`` and, of more than two
+          predicted label, or None), ``explanation`` (``method``, ``words`` and, for more than two
           classes, the class ``against`` which they speak; or ``refused``) and
           ``nearest`` (three training texts with ``label`` and ``similarity``); ``examples``: the
           same for correct predictions, without ``nearest``;
@@ -206,18 +204,18 @@ def evaluate(
         - ``duplicates``: ``n_texts``, ``share``, ``other_label`` (how many have another label in
           the training set), ``rows`` and ``examples``; None without ``train``.
 
-        Of several labels per text, ``multilabel`` is True, ``classes`` are the labels,
-        ``accuracy`` is the share of texts with all of them right, ``micro_f1`` and
-        ``hamming_loss`` count all labels of all texts alike, and the other scores are means over
-        the labels. ``by_class`` and ``curves`` have each label, ``confusion_matrix`` a matrix of
-        2 x 2 for each. ``true`` and ``predicted`` of a mistake are lists, and ``probability`` and
+        For several labels per text, ``multilabel`` is True, ``classes`` are the labels,
+        ``accuracy`` is the share of texts with all labels right, ``micro_f1`` and ``hamming_loss``
+        are over all labels of all texts, and the other scores are means over the labels.
+        ``by_class`` and ``curves`` have each label, ``confusion_matrix`` a matrix of 2 x 2 for
+        each. ``true`` and ``predicted`` of a mistake are lists, and ``probability`` and
         ``explanation`` belong to the surest wrong ``label``.
 
     Raises
     ------
     ValueError
-        For labels the model does not know, different lengths, no texts, models that are no
-        classifier, and outputs other than 1 and 0 of several labels per text.
+        For labels unknown to the model, different lengths, no texts, models that are not a
+        classifier, and values other than 1 and 0 for several labels per text.
 
     Warns
     -----
@@ -272,7 +270,7 @@ def _evaluate_classes(
     if n_map and (type(model) is not Pipeline or len(model.steps) < 2):
         features = features_of(model, X)
         if features is None:
-            features = f"a {type(model).__name__} shows no features before its last step."
+            features = f"a {type(model).__name__} has no features before its last step."
     scored = true, predicted, probability, ranking
     sure = label_probability(predicted, ranking)
     judged = Judged(true, predicted, sure, labels, answers.decision is None)
@@ -313,7 +311,6 @@ def _evaluate_label_sets(
     n_bootstrap: int,
     random_state: int,
 ) -> dict[str, Any]:
-    """Score a model that says of each of several labels whether a text has it."""
     outputs = _yes_or_no(model)
     true, names = label_sets(y, len(texts))
     answers = ask_label_sets(model, X, true.shape[1])
@@ -355,12 +352,12 @@ def _evaluate_label_sets(
 
 
 def ask_label_sets(model: Any, X: Any, n_labels: int) -> Answers:
-    """Return 0 or 1 of each text and label, (n_texts, n_labels), and what ranks the texts."""
+    """Return 0 or 1 for each text and label, with scores."""
     outputs = _yes_or_no(model)
     several = isinstance(model.classes_, list) or gives_several(model, rows_of(X, np.arange(1)))
     if not several or len(outputs) != n_labels:
         raise ValueError(
-            f"y holds {n_labels} label{'s' * (n_labels > 1)} per text, and the model gives "
+            f"y holds {n_labels} label{'s' * (n_labels > 1)} per text, but the model gives "
             f"{len(outputs) if several else 'one'}."
         )
     answers = ask_each(model, X, need_probability=False)
@@ -371,7 +368,7 @@ def ask_label_sets(model: Any, X: Any, n_labels: int) -> Answers:
 
 
 def _yes_or_no(model: Any) -> list[tuple[str, list[Any]]]:
-    """Return name and classes of each output, all of which are 0 and 1."""
+    """Return the outputs, or raise unless all are 0 and 1."""
     if not hasattr(model, "classes_"):
         check_classifier(model, need_probability=False)
     outputs = outputs_of(model)
@@ -379,8 +376,8 @@ def _yes_or_no(model: Any) -> list[tuple[str, list[Any]]]:
         if not is_yes_or_no(classes):
             raise ValueError(
                 f"Output {name!r} of the model has the classes {', '.join(map(repr, classes))}; "
-                "of several labels per text, those that a text has or has not (1 or 0) can be "
-                "scored. Fit a model to each column, and score it with that column of y."
+                "with several labels per text, only outputs of 1 and 0 can be scored. Fit a model "
+                "to each column, and score it with that column of y."
             )
     return outputs
 
@@ -397,14 +394,13 @@ def _joined(row: np.ndarray, names: Sequence[str]) -> str:
 def _not_scored(
     model: Any, scores: Mapping[str, float | None], ranking: np.ndarray, absent: Sequence[Any]
 ) -> dict[str, str]:
-    """Return why scores are absent, by name."""
     while isinstance(model, Pipeline) or hasattr(model, "best_estimator_"):
         model = model[-1] if isinstance(model, Pipeline) else model.best_estimator_
     name = type(model).__name__
     reasons = {}
     for score, value in scores.items():
         if value is None and score in ("log_loss", "brier", "calibration_error"):
-            reasons[score] = f"{name} has no predict_proba; CalibratedClassifierCV gives it one"
+            reasons[score] = f"{name} has no predict_proba; CalibratedClassifierCV adds it"
         elif value is None and np.isnan(ranking).all():
             reasons[score] = f"{name} has neither predict_proba nor a decision for each class"
         elif value is None:
@@ -451,7 +447,7 @@ def class_positions(n_texts: int, y: Any, classes: list[Any]) -> np.ndarray:
         raise ValueError(of_regression(odd[0]))
     if unknown:
         raise ValueError(
-            "y holds labels the model does not know: "
+            "y holds labels that the model does not know: "
             f"{_listed(sorted(repr(str(label)) for label in unknown))}; it knows "
             f"{', '.join(map(repr, classes))}."
         )

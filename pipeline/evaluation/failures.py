@@ -1,4 +1,4 @@
-"""Where a classifier fails: slices, confident mistakes, leaked texts."""
+"""Failures of a classifier: slices, confident mistakes, leaked texts."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,24 +18,24 @@ from pipeline.text_warnings import unknown_report
 from pipeline.texts import canonical, check_texts, label_cells, take_columns
 from pipeline.vectorizer import BertVectorizer
 
-_MOST_GROUPS = 20  # the rest of a column's values becomes "other"
+_MOST_GROUPS = 20  # other values of a column become "other"
 _LENGTH_GROUPS = 4
 
 
 def texts_of(X: Any) -> list[str]:
-    """Return each row as readable text; several columns are joined."""
+    """Return each row as readable text, joining several columns."""
     return check_texts(take_columns(X, on_invalid="coerce"), missing="empty", on_invalid="coerce")
 
 
 def slice_by(values: Sequence[Any], right: np.ndarray) -> list[dict[str, Any]]:
-    """Return size, accuracy and Wilson interval of the texts of each value."""
+    """Return size, accuracy and Wilson interval for the texts of each value."""
     named = pd.Series(
         ["missing" if pd.isna(value) else str(value) for value in values], dtype=object
     )
     counts = named.value_counts()
     if len(counts) > _MOST_GROUPS:
         named = named.where(named.isin(counts.index[: _MOST_GROUPS - 1]), "other")
-    # no groupby: its index would be of pandas' str, which refuses lone surrogates
+    # no groupby: its index would be pandas' str, which refuses lone surrogates
     return [_group(value, right[(named == value).to_numpy()]) for value in sorted(named.unique())]
 
 
@@ -50,7 +50,7 @@ def _group(value: str, right: np.ndarray) -> dict[str, Any]:
 
 
 def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """Score groups of similar length, and truncated texts apart."""
+    """Score groups of similar length, and truncated texts separately."""
     vectorizer = first_step(model)
     if not isinstance(vectorizer, BertVectorizer):
         return {"by characters": _by_number(np.array([len(text) for text in texts_of(X)]), right)}
@@ -60,7 +60,7 @@ def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[di
         "by tokens": _by_number(counted["n_tokens"].to_numpy(), right),
         "by truncation": slice_by(cut, right),
     }
-    # ASCII holds none: there [UNK] is a very long word
+    # in plain ASCII, [UNK] is a very long word
     unknown = [
         "some" if n and not text.isascii() else "none"
         for n, text in zip(counted["n_unknown"], texts_of(X), strict=True)
@@ -71,7 +71,7 @@ def slices_by_length(model: Any, X: Any, right: np.ndarray) -> dict[str, list[di
 
 
 def count_unknown(model: Any, X: Any) -> dict[str, Any] | None:
-    """Count what a BertVectorizer does not read of X, beside the same of its training texts."""
+    """Count unknown tokens in X and in the training texts."""
     vectorizer = first_step(model)
     if not isinstance(vectorizer, BertVectorizer):
         return None
@@ -137,7 +137,7 @@ def find_examples(model: Any, X: Any, judged: Judged, *, n: int) -> list[dict[st
 def _explanations(
     model: Any, X: Any, predicted: np.ndarray, true: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Say why each text got its label; of many classes, why not the true or the next one."""
+    """Explain each label, against the next one if there are many."""
     frames = _frames(model, X)
     if isinstance(frames, str):
         return [{"refused": frames}] * len(predicted)
@@ -157,22 +157,21 @@ def _explanations(
             other = classes[next(place for place in others if place != label)]
             values = frame[f"contribution_{classes[label]}"] - frame[f"contribution_{other}"]
             against = {"against": other}
-        explanations.append(_told(frame, values) | against)
+        explanations.append(_weighted_words(frame, values) | against)
     return explanations
 
 
 def _frames(model: Any, X: Any) -> Sequence[pd.DataFrame] | str:
-    """Return the explanations of texts, or why there are none."""
     try:
         with warnings.catch_warnings():
-            for given in (TruncationWarning, UnknownTokensWarning):  # when they were scored
+            for given in (TruncationWarning, UnknownTokensWarning):
                 warnings.simplefilter("ignore", given)
             return explain(model, X)
     except ExplanationError as error:
         return str(error)
 
 
-def _told(frame: pd.DataFrame, contributions: pd.Series) -> dict[str, Any]:
+def _weighted_words(frame: pd.DataFrame, contributions: pd.Series) -> dict[str, Any]:
     words = frame.assign(contribution=contributions)[["word", "start", "end", "contribution"]]
     return {"method": frame.attrs["method"], "words": words.to_dict(orient="records")}
 
@@ -188,12 +187,12 @@ def find_in_label_sets(
     wrong: bool,
     train: tuple[Any, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """List texts with a wrong label, or with right ones, by the label that is surest of these."""
+    """List texts with a wrong or right label, surest first."""
     given, said = answers.labels, answers.probability
     is_right = given == true
     if wrong:
         which = ~is_right
-    else:  # a label that the text has says more than one that it has not
+    else:  # a label of the text says more than one that it lacks
         which = is_right & (given == 1) & is_right.all(axis=1, keepdims=True)
     sure = np.where(given == 1, said, 1 - said)  # (n_texts, n_labels)
     if np.isnan(said).all():
@@ -215,7 +214,7 @@ def find_in_label_sets(
         if not isinstance(frames, str):
             sign = 1 if given[row, k] else -1
             own = [name for name in frames[i] if str(name).startswith("contribution")][k]
-            explanation = _told(frames[i], sign * frames[i][own])
+            explanation = _weighted_words(frames[i], sign * frames[i][own])
         probability = None if np.isnan(said).all() else float(sure[row, k])
         found.append(
             {
@@ -235,7 +234,7 @@ def find_in_label_sets(
 def _nearest(
     model: Any, X: Any, X_train: Any, y_train: Any, n: int = 3
 ) -> Sequence[list[dict[str, Any]] | None]:
-    """Return the n most similar training texts of each row, by the last step's input."""
+    """Return the n most similar training texts of each row."""
     ours, theirs = features_of(model, X), features_of(model, X_train)
     if ours is None or theirs is None:
         return [None] * len(X)
@@ -253,7 +252,7 @@ def _nearest(
 
 
 def features_of(model: Any, X: Any) -> Any:
-    """Return the last step's input, of a stack that of its first part; None if none is shown."""
+    """Return the last step's input, None if unavailable."""
     while not (isinstance(model, Pipeline) and len(model.steps) > 1):
         model = model[0] if isinstance(model, Pipeline) else model_inside(model)
         if model is None:
@@ -268,9 +267,9 @@ def doubted_labels(
     rows = np.arange(len(given))
     own = probability[rows, given]
     n_given, sums = (np.bincount(given, weights, len(classes)) for weights in (None, own))
-    # a class without texts: no text belongs to it confidently
+    # no text belongs confidently to a class without texts
     mean = np.divide(sums, n_given, out=np.full(len(classes), np.inf), where=n_given > 0)
-    # rounding must not decide, as where all texts of a class have one probability
+    # rounding must not decide if all texts of a class have one probability
     confident = np.where(probability >= mean - 1e-6, probability, -np.inf)
     others = probability.copy()
     others[rows, given] = -np.inf
@@ -300,7 +299,7 @@ def dense(features: Any) -> np.ndarray:
 def find_duplicates(
     texts: Sequence[str], labels: Sequence[Any], X_train: Any, y_train: Any
 ) -> dict[str, Any]:
-    """Find texts that are in the training set, by NFKC, case and blanks folded."""
+    """Find texts that also occur in the training set."""
     known: dict[str, int] = {}
     classes = list(dict.fromkeys(label_cells(y_train)))
     theirs, ours = (positions(label_cells(y), classes)[0].tolist() for y in (y_train, labels))

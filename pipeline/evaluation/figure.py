@@ -1,4 +1,4 @@
-"""A figure that a notebook shows without pyplot. Imports matplotlib: import this late."""
+"""Figures for notebooks, without pyplot. Imports matplotlib."""
 
 import io
 
@@ -8,9 +8,9 @@ _SHOWN_DPI, _SHARPER = 90, 2
 
 
 class ShownFigure(Figure):
-    """A matplotlib Figure that is a picture in a notebook."""
+    """A matplotlib Figure that shows as a picture in a notebook."""
 
-    # IPython asks its own printer for figures first where `%matplotlib inline` is on
+    # with `%matplotlib inline`, IPython asks its own printer for figures first
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=_SHOWN_DPI * _SHARPER)

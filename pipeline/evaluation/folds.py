@@ -1,4 +1,4 @@
-"""Folds: groups kept together, classes in every part, leaks counted."""
+"""Folds that keep groups together and have all classes, without leaks."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -27,24 +27,24 @@ from pipeline.texts import (
     text_groups,
 )
 
-Fold = tuple[np.ndarray, np.ndarray]  # training rows, test rows
+Fold = tuple[np.ndarray, np.ndarray]
 
 
 def split_folds(
     cv: Any, codes: np.ndarray, random_state: int, groups: np.ndarray | None = None
 ) -> list[Fold]:
-    """Return training and test rows of every fold; a number shuffles and stratifies."""
+    """Return training and test rows of every fold."""
     if isinstance(cv, int | np.integer):
         most = int(np.bincount(codes).max()) if codes.ndim == 1 and len(codes) else len(codes)
         if not 2 <= cv <= most:
             raise ValueError(
-                f"n_splits={cv} folds (cv=, --cv) cannot be made; allowed are 2 to {most}, as many "
-                "as the largest class has texts."
+                f"n_splits={cv} folds (cv=, --cv) cannot be made; allowed are 2 to {most}, the "
+                "number of texts in the largest class."
             )
         kinds = (StratifiedKFold, StratifiedGroupKFold) if codes.ndim == 1 else (KFold, GroupKFold)
         kind: Any = kinds[groups is not None]
         cv = kind(int(cv), shuffle=True, random_state=random_state)
-    with warnings.catch_warnings():  # what they warn of is refused where it matters
+    with warnings.catch_warnings():  # `check_classes` raises if it matters
         warnings.filterwarnings("ignore", "The (least populated class|groups parameter is ignored)")
         splitter = check_cv(cv, codes, classifier=True)
         try:
@@ -52,7 +52,7 @@ def split_folds(
         except ValueError as error:
             if groups is None and "groups" in str(error):
                 name = type(cv).__name__
-                raise ValueError(f"cv is a {name}, which needs groups; give groups=.") from error
+                raise ValueError(f"cv is a {name}, which needs groups; pass groups=.") from error
             raise
     folds = [(np.asarray(train), np.asarray(test)) for train, test in splits]
     for i, (train, test) in enumerate(folds):
@@ -65,7 +65,7 @@ def split_folds(
 
 
 def check_classes(folds: Sequence[Fold], classes: np.ndarray, codes: np.ndarray) -> None:
-    """Refuse folds that test a class they do not train on."""
+    """Raise for folds that test a class they do not train on."""
     for i, (train, test) in enumerate(folds):
         known, tested = np.unique(codes[train]), codes[test]
         lacking = np.setdiff1d(tested, known)
@@ -73,12 +73,12 @@ def check_classes(folds: Sequence[Fold], classes: np.ndarray, codes: np.ndarray)
             n_tested = int((tested == lacking[0]).sum())
             raise ValueError(
                 f"Class {classes.tolist()[lacking[0]]!r} has no text in the training part of fold "
-                f"{i}, and {n_tested} in its test part, which no model could label correctly. "
+                f"{i}, but {n_tested} in its test part, which no model could label correctly. "
                 "Merge or drop rare classes, or choose other folds."
             )
         if len(known) < 2:
             raise ValueError(
-                f"The training part of fold {i} holds one class only, "
+                f"The training part of fold {i} holds only one class, "
                 f"{classes.tolist()[known[0]]!r}; a classifier needs at least two. Choose other "
                 "folds."
             )
@@ -87,12 +87,12 @@ def check_classes(folds: Sequence[Fold], classes: np.ndarray, codes: np.ndarray)
 def keep_groups(
     estimator: BaseEstimator, codes: np.ndarray, groups: np.ndarray, random_state: int
 ) -> BaseEstimator:
-    """Return a copy whose own folds, such as a search's, keep the groups of its texts together."""
+    """Return a copy whose own folds keep groups together."""
     copy: Any = clone(estimator)
     parameters = copy.get_params()
     names = [name for name in parameters if name == "cv" or name.endswith("__cv")]
     for name in names:
-        # one inside another, as in a search over a LogisticRegressionCV, sees parts of the texts
+        # a nested one, such as a LogisticRegressionCV in a search, sees parts of the texts
         inner = any(name != other and name.startswith(other[:-2]) for other in names)
         cv = 5 if parameters[name] is None else parameters[name]
         if not inner and (isinstance(cv, int | np.integer) or hasattr(cv, "split")):
@@ -104,51 +104,48 @@ def keep_groups(
 def warn_of_leaking_folds(
     texts: Iterable[Any], folds: Sequence[Fold], *, stacklevel: int = 4
 ) -> None:
-    """Warn of test texts that stand in the training part of their fold too."""
+    """Warn of test texts that a fold trains on."""
     keys = text_groups(texts)
     if keys is not None:
         n_leaked = sum(int(np.isin(keys[test], keys[train]).sum()) for train, test in folds)
-        cure = "Drop them, or keep equal texts together, as by groups=X"
+        cure = "Drop them, or keep equal texts together, for example with groups=X"
         warn_of_leaks(n_leaked, sum(len(test) for _, test in folds), cure, stacklevel=stacklevel)
 
 
 def warn_of_leaks(
     n_leaked: int, n_scored: int, cure: str = "Drop them", *, stacklevel: int = 3
 ) -> None:
-    """Warn of scored texts that were trained on, from a public function."""
+    """Warn of scored texts that were trained on."""
     if n_leaked:
         warnings.warn(
-            f"{n_leaked} of {n_scored} texts that are scored stand in the training part too, equal "
-            "but for case and blanks: a model can know their labels by heart, and the scores are "
-            f"too good. {cure}.",
+            f"{n_leaked} of {n_scored} scored texts also occur in the training part, except for "
+            "case and blanks. A model can memorise their labels, so the scores are too high. "
+            f"{cure}.",
             LeakWarning,
             stacklevel=stacklevel,
         )
 
 
-# ---- what is compared on
-
-
 class Data(NamedTuple):
-    """What is compared on."""
+    """The texts, labels and folds of a comparison."""
 
     texts: np.ndarray
     labels: np.ndarray
     classes: np.ndarray
-    numbers: np.ndarray  # of the classes; of several labels per text 0 or 1, (n_texts, n_labels)
+    numbers: np.ndarray  # of the classes, or 0 and 1 of several labels, (n_texts, n_labels)
     folds: list[Fold]
     groups: np.ndarray | None
 
     @property
     def has_sets(self) -> bool:
-        """Whether a text has several labels."""
+        """Whether texts have several labels."""
         return self.numbers.ndim == 2
 
 
 def check_data(
     X: Any, y: Any, test: tuple[Any, Any] | None, cv: Any, groups: Any, random_state: int
 ) -> Data:
-    """Check texts, labels and folds; test texts follow the training texts."""
+    """Check texts, labels and folds. Test texts follow the training texts."""
     texts = check_texts(X)
     if sets := has_label_sets(y):
         numbers, names = label_sets(y, len(texts))
@@ -169,15 +166,15 @@ def check_data(
     tested, expected = check_texts(test[0]), label_cells(test[1])
     if len(tested) != len(expected) or not tested:
         raise ValueError(
-            f"test holds {len(tested)} texts and {len(expected)} labels; it needs one label per "
-            "text, and some texts."
+            f"test holds {len(tested)} texts and {len(expected)} labels; it needs at least one "
+            "text, and one label per text."
         )
     if sets:
         places, unknown = label_sets(test[1], len(tested))[0], list[Any]()
         if places.shape[1] != len(classes):
             raise ValueError(
-                f"y holds {len(classes)} labels per text, and test {places.shape[1]}; the same are "
-                "needed, in one order."
+                f"y holds {len(classes)} labels per text, but test {places.shape[1]}; both need "
+                "the same labels in the same order."
             )
     else:
         places, unknown = positions(labels_of_texts(expected, len(tested)), classes.tolist())
@@ -190,7 +187,7 @@ def check_data(
     numbers = np.concatenate([numbers, places])
     rows = np.arange(len(texts) + len(tested))
     folds = [(rows[: len(texts)], rows[len(texts) :])]
-    if together is not None:  # a test text is a group of its own
+    if together is not None:  # each test text is its own group
         together = np.concatenate([together, rows[len(texts) :] + together.max() + 1])
     every = np.array(texts + tested, dtype=object)
     return Data(every, numbers if sets else classes[numbers], classes, numbers, folds, together)
@@ -202,6 +199,6 @@ def _check_folds(folds: Sequence[Fold]) -> None:
         np.isin(tested, train).any() or not len(tested) for train, tested in folds
     ):
         raise ValueError(
-            "cv tests some text twice, tests one that it trains on, or tests none in a fold: "
+            "cv tests some text twice, tests one that it trains on, or has an empty test part: "
             "intervals would be wrong. Use disjoint folds, such as cv=5 or StratifiedKFold."
         )

@@ -1,4 +1,4 @@
-"""Texts whose label a classifier doubts: confident learning."""
+"""Find labels that are probably wrong, by confident learning."""
 
 from typing import Any
 
@@ -28,8 +28,8 @@ def label_issues(
 ) -> pd.DataFrame:
     """Rank texts by how much a classifier doubts their label.
 
-    The classifier is fitted to folds, and judges the labels of the texts that it was not fitted to.
-    Each text is encoded once.
+    The classifier is cross-validated, so it judges labels of texts that it was not fitted to. Each
+    text is encoded once.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def label_issues(
     X : iterable of str, length n_texts, or DataFrame
         Texts, or the columns that the model takes.
     y : array-like of shape (n_texts,)
-        Their labels.
+        Labels.
     cv : int, splitter or iterable of (train, test), default=5
         The folds, which test every text once. A number means stratified and shuffled, with equal
         texts in one fold.
@@ -50,18 +50,18 @@ def label_issues(
     Returns
     -------
     DataFrame
-        One row per text, the most doubtful first; the index is the row in X. ``text``; ``label``;
-        ``suggested`` (the most probable of the other classes); ``probability`` (of the label);
-        ``score`` (that minus the probability of ``suggested``, so below 0 where the model
-        disagrees); ``issue`` (whether the label is probably wrong).
+        One row per text, the most doubtful first, indexed by the row in X: ``text``; ``label``;
+        ``suggested`` (the most probable other class); ``probability`` (of the label); ``score``
+        (``probability`` minus that of ``suggested``, negative if the model disagrees); ``issue``
+        (whether the label is probably wrong).
 
     Notes
     -----
     This is confident learning [1]_. A text belongs confidently to a class if its probability is at
-    least the mean probability of the texts with that label: so no class is accused more because the
-    model is less sure of it. A label is an issue if the text belongs confidently to another class,
-    and its label is not the most probable one, as in cleanlab [2]_. Look at the texts before you
-    change a label: rare but right texts are doubted too.
+    least the mean probability of the texts with that label, so that classes of which the model is
+    less sure are not accused more. A label is an issue if the text belongs confidently to another
+    class, and the label is not the most probable one, as in cleanlab [2]_. Look at the texts before
+    changing labels: rare but correct texts are doubted too.
 
     References
     ----------
@@ -87,22 +87,22 @@ def label_issues(
     tested = np.concatenate([test for _, test in folds])
     if not np.array_equal(np.sort(tested), np.arange(len(texts))):
         raise ValueError(
-            "cv has to test every text once, so that each label is judged. Use a number, or a "
+            "cv must test every text once, so that each label is judged. Use a number, or a "
             "splitter such as StratifiedKFold."
         )
     model, labels = clone(check_classifier_to_fit("model", model)), classes[codes]
-    for vectorizer in vectorizers_of(model):  # that of a loaded pipeline has no cache
+    for vectorizer in vectorizers_of(model):  # a loaded pipeline has no cache
         vectorizer.set_params(cache=vectorizer.cache or "memory")
     shown = any(vectorizer.progress for vectorizer in vectorizers_of(model))
     probability = np.zeros((len(texts), len(classes)))
     with progress(unit="fit", shown=shown) as part:
-        if told := not reads_columns(model):
+        if warned := not reads_columns(model):
             encode_all([model], X, labels)
         for i, (train, test) in enumerate(part.folds(folds, "the classifier")):
             fitted: Any = clone(model)
             if together is not None:
                 fitted = keep_groups(fitted, codes[train], together[train], random_state)
-            with silent_truncation(told or i > 0):
+            with silent_truncation(warned or i > 0):
                 fitted.fit(rows_of(X, train), labels[train])
                 answers = ask(fitted, rows_of(X, test))
             known, _ = positions(np.asarray(fitted.classes_).tolist(), classes.tolist())

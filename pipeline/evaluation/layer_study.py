@@ -1,4 +1,4 @@
-"""Score every layer and combination of layers by a LogisticRegression."""
+"""Score every layer and combination of layers with a LogisticRegression."""
 
 import time
 import warnings
@@ -31,14 +31,14 @@ from pipeline.texts import (
 from pipeline.vectorizer import BertVectorizer
 
 INNER_FOLDS = 3
-_FEW_WEIGHTS = 400  # for which Newton's method is as fast as L-BFGS or faster, and exact
+_FEW_WEIGHTS = 400  # up to here Newton's method is as fast as L-BFGS, and exact
 
 
 class FoldResult(NamedTuple):
     """The result of one row on one fold."""
 
     inner: np.ndarray  # mean inner score, (n_C,)
-    chosen: int  # position of C
+    chosen: int
     score: float  # of the test rows
 
 
@@ -53,7 +53,7 @@ def score_fold(
     random_state: int,
     groups: np.ndarray | None = None,
 ) -> FoldResult:
-    """Choose C within the training rows, fit to them, score the test rows.
+    """Choose C inside the training rows, then score the test rows.
 
     ``vectors`` are those of all texts, (n_texts, 1, n_layers, hidden_size).
     """
@@ -62,7 +62,6 @@ def score_fold(
     inner_folds = _inner_folds(train, codes, random_state, groups)
 
     def features(fit_to: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return features of the rows; a mix of layers is learned from ``fit_to``."""
         if combine == "learned":
             mix = learn_layer_mix(vectors[fit_to], codes[fit_to])
             X = apply_layer_mix(vectors[rows], mix)
@@ -87,7 +86,7 @@ def score_fold(
         return head.fit(X, y)
 
     X, X_test = np.split(features(train, np.concatenate(fold)), [len(train)])
-    if combine == "learned":  # each part learns its own mix, and so has its own features
+    if combine == "learned":
         parts = [search(features(train[part[0]], train), [part]) for part in inner_folds]
         inner = np.mean([part.scores_[0, 0] for part in parts], axis=0)
         head = LogisticRegression(C=Cs[inner.argmax()], **options).fit(X, y)
@@ -98,7 +97,7 @@ def score_fold(
 
 
 POOLINGS = ("cls", "mean", "max")
-# Devlin et al. 2019, Table 7: name -> layers and how they become one vector
+# Devlin et al. 2019, Table 7: name -> layers and how to combine them
 COMBINATIONS: dict[str, tuple[tuple[int, ...] | str, str]] = {
     "embeddings": ((0,), "concat"),
     "second-to-last": ((-2,), "concat"),
@@ -146,23 +145,23 @@ def layer_study(
     Parameters
     ----------
     X : iterable of str, length n_texts
-        As for ``BertVectorizer.fit``.
+        As in ``BertVectorizer.fit``.
     y : array-like of shape (n_texts,)
         One class label per text.
     vectorizer : BertVectorizer, optional
         Sets model, truncation, cache and so on; its ``layers``, ``pooling`` and ``combine`` are
-        ignored. It is neither fitted nor changed. ``BertVectorizer()`` by default.
+        ignored. It is neither fitted nor changed. Default: ``BertVectorizer()``.
     cv : int, splitter or iterable of (train, test), default=5
         The same folds for every row. A number means stratified and shuffled.
     groups : array-like of shape (n_texts,), optional
         Texts of one group, such as one author's, stay on one side of every fold, inner ones too.
     poolings : sequence of {"cls", "mean", "max"}, default=("cls", "mean", "max")
-        Each is scored with each layer. ``"pooler"`` exists for the last layer only.
+        Each is scored with each layer. ``"pooler"`` exists only for the last layer.
     combinations : sequence of str, optional
-        Of ``"embeddings"``, ``"second-to-last"``, ``"last"``, ``"sum of last four"``,
+        Any of ``"embeddings"``, ``"second-to-last"``, ``"last"``, ``"sum of last four"``,
         ``"mean of last four"``, ``"concat of last four"``, ``"sum of all"``,
         ``"learned mix of all"`` and ``"concat of all"``, where "all" includes the embedding
-        output. All by default, without those of the last four if the model has fewer layers.
+        output. Default: all, without those of the last four if the model has fewer layers.
     combination_pooling : {"cls", "mean", "max"}, default="mean"
         Pooling of the combinations.
     scoring : str or callable, default="accuracy"
@@ -171,20 +170,20 @@ def layer_study(
         Candidates for C, chosen for every row and fold by 3-fold cross-validation inside the
         training texts of the fold.
     nested : bool, default=False
-        Whether to add the unbiased score of "take the best row". It costs nothing more.
+        Whether to add the unbiased score of picking the best row, at no extra cost.
     random_state : int, default=0
         Seed of the outer and inner folds.
     n_jobs : int, optional
-        Threads; the numbers do not depend on it. None is one, -1 all processors.
+        Threads, without effect on the numbers. None is one, -1 all processors.
 
     Returns
     -------
     AttributedFrame
-        A DataFrame, which a notebook shows as a grid of scores, the best framed. One row per layer
-        and pooling, then per combination: ``kind`` (``layer`` or ``combination``),
+        A DataFrame, shown in a notebook as a grid of scores, the best framed. One row per layer and
+        pooling, then per combination: ``kind`` (``layer`` or ``combination``),
         ``features`` (name), ``pooling``, ``layers``, ``combine`` (parameters of
         `BertVectorizer`), ``dimension``, ``score`` and ``score_sd`` (mean and standard deviation
-        over the folds), ``C`` (lower median of those chosen), ``fold_scores`` and ``fold_C``.
+        over the folds), ``C`` (lower median over the folds), ``fold_scores`` and ``fold_C``.
 
         Attributes, also in ``attrs``:
         ``model``, ``n_layers``, ``n_texts``, ``n_folds``, ``scoring``, ``majority``
@@ -197,20 +196,20 @@ def layer_study(
     Raises
     ------
     TypeError, ValueError
-        For wrong parameters, texts or labels, before anything is encoded if possible; also for a
+        For invalid parameters, texts or labels, before anything is encoded if possible; also for a
         class with fewer than three texts in the training part of a fold.
 
     Warns
     -----
     LeakWarning
-        If test texts stand in the training part of their fold too.
+        If test texts also occur in the training part of their fold.
 
     Notes
     -----
-    The rows are those of Devlin et al. 2019 [1]_, Table 7, for classes of texts instead of tags
-    of words, with a linear classifier on raw features, as in `make_sentiment_pipeline`. C is
-    chosen for every row and fold, because one layer needs another C than all of them together.
-    The learned mix is fitted to the training texts of each part, inner folds included.
+    The rows follow Devlin et al. 2019 [1]_, Table 7, for classes of texts instead of tags of words,
+    with a linear classifier on raw features, as in `make_sentiment_pipeline`. C is chosen for every
+    row and fold, because one layer needs another C than all together. The learned mix is fitted to
+    the training texts of each part, inner folds included.
 
     Picking the best of thirty scores is optimistic. ``nested`` repeats the choice of row and C
     inside the training texts of every fold, by the inner scores, and scores the choice on the
@@ -296,16 +295,12 @@ def layer_study(
     return study
 
 
-# ---- parameters
-
-
 def _check_choices(
     vectorizer: Any,
     poolings: Sequence[str],
     combinations: Sequence[str] | None,
     combination_pooling: str,
 ) -> tuple[str, ...]:
-    """Return the names of the combinations; None means all."""
     if not isinstance(vectorizer, BertVectorizer):
         raise TypeError(
             f"vectorizer is a {type(vectorizer).__name__}; allowed is a BertVectorizer, or None "
@@ -351,12 +346,11 @@ def _check_folds(
     random_state: int,
     groups: np.ndarray | None,
 ) -> None:
-    """Refuse overlapping folds, and training rows too few to choose C."""
     for i, (train, test) in enumerate(folds):
         if not len(test) or np.isin(test, train).any():
             raise ValueError(
-                f"Fold {i} of cv has {len(test)} test rows, or some that it trains on too. Split "
-                "rows into disjoint sets."
+                f"Fold {i} of cv has {len(test)} test rows, or tests some that it trains on. Split "
+                "the rows into disjoint sets."
             )
         counts = np.bincount(codes[train], minlength=len(classes))
         if counts.min() < INNER_FOLDS:
@@ -393,9 +387,6 @@ def _rows(
     return rows, left_out
 
 
-# ---- scores
-
-
 def _score_rows(
     score: Callable[[Features, Fold], FoldResult],
     rows: list[Features],
@@ -403,12 +394,11 @@ def _score_rows(
     n_jobs: int | None,
     part: Part,
 ) -> dict[Features, list[FoldResult]]:
-    """Score every row on every fold; equal features are scored once."""
-    # reversed: the last rows take longest, and begun first leave no thread to finish alone
+    # reversed: the last rows take longest, so they start first and no thread finishes alone
     distinct = list({row[2:]: row for row in reversed(rows)}.values())
-    # small products gain nothing from threads, and change in their last digits
+    # threads slow small products down, and change their last digits
     with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
-        # where Newton's method cannot go on, scikit-learn goes on by L-BFGS
+        # if Newton's method fails, scikit-learn continues with L-BFGS
         warnings.filterwarnings("ignore", "Line search of Newton", ConvergenceWarning)
         warnings.simplefilter("ignore", LinAlgWarning)
         part.show(0, total := len(distinct) * len(folds))
@@ -462,7 +452,6 @@ def _nested(
     results: dict[Features, list[FoldResult]],
     Cs: list[float],
 ) -> dict[str, Any]:
-    """Choose row and C by each fold's inner scores; score the choices."""
     chosen, scores = [], []
     for fold in range(len(results[rows[0]])):
         inner = [results[row][fold].inner.max() for row in rows]

@@ -34,12 +34,12 @@ def classification_scores(
     probability: np.ndarray,
     ranking: np.ndarray | None = None,
 ) -> dict[str, float | None]:
-    """Score labels and probabilities, (n_texts, n_classes), against positions of true classes.
+    """Score labels and probabilities, (n_texts, n_classes), against true class positions.
 
-    Labels of n_classes and above are no class, hence wrong; rows of NaN are a model without
-    probabilities; `ranking` is such as ``decision_function``. ``f1``, ``roc_auc`` and
-    ``average_precision`` are those of the second of two classes, else macro (None if a class is
-    absent); ``brier`` is summed over more than two classes.
+    Labels from n_classes on are not a class, hence wrong; rows of NaN mean no probabilities;
+    `ranking` is for example ``decision_function``. ``f1``, ``roc_auc`` and ``average_precision``
+    refer to the second of two classes, else they are macro (None if a class is absent); ``brier``
+    is summed over more than two classes.
     """
     n_classes = probability.shape[1]
     probability = _normalized(probability)
@@ -64,14 +64,13 @@ def classification_scores(
 
 
 def _normalized(probability: np.ndarray) -> np.ndarray:
-    """Return rows that add up to 1 in float64; those that do are unchanged."""
+    """Return rows that sum to 1 in float64, unchanged if they do."""
     rows = np.asarray(probability, dtype=np.float64)
     total = rows.sum(axis=1, keepdims=True)
     return rows if np.abs(total - 1).max(initial=0.0) < 1e-12 else np.asarray(rows / total)
 
 
 def _mean_recall(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Return scikit-learn's balanced accuracy, without its warning."""
     return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
 
 
@@ -98,7 +97,7 @@ def _bins(probability: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(true: np.ndarray, probability: np.ndarray) -> float:
-    """Return the weighted mean gap of confidence and accuracy (Guo et al. 2017)."""
+    """Return the expected calibration error (Guo et al. 2017)."""
     rows = calibration_table(true, probability)
     gaps = sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
     return gaps / len(true)
@@ -107,12 +106,12 @@ def expected_calibration_error(true: np.ndarray, probability: np.ndarray) -> flo
 def bootstrap_intervals(
     *answers: Any, n_samples: int, random_state: int
 ) -> dict[str, list[float] | None]:
-    """Return 95 % intervals of `resampled_scores`, by score; None without any."""
+    """Return 95 % intervals of `resampled_scores` by score, None without any."""
     return intervals_of(resampled_scores(*answers, n_samples=n_samples, random_state=random_state))
 
 
 def intervals_of(drawn: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
-    """Return 95 % intervals of scores on resampled texts; None without any."""
+    """Return 95 % intervals of scores on resampled texts, None without any."""
     finite = {name: values[np.isfinite(values)] for name, values in drawn.items()}
     return {
         name: np.percentile(values, [2.5, 97.5]).tolist() if len(values) else None
@@ -129,7 +128,7 @@ def resampled_scores(
     n_samples: int,
     random_state: int,
 ) -> dict[str, np.ndarray]:
-    """Return every score on resampled texts, (n_samples,); NaN where a sample has none."""
+    """Return every score on resampled texts, (n_samples,) or NaN."""
     probability = _normalized(probability)
 
     def scores(times: np.ndarray) -> dict[str, np.ndarray]:
@@ -144,7 +143,7 @@ def _resampled(
     n_samples: int,
     random_state: int,
 ) -> dict[str, np.ndarray]:
-    """Return scores of how often each sample has each text, some samples at once."""
+    """Return the scores of resampled texts, some samples at a time."""
     random = np.random.default_rng(random_state)
     drawn: dict[str, list[np.ndarray]] = {}
     at_once = max(1, _COUNTS_AT_ONCE // n_texts)
@@ -165,7 +164,7 @@ def _resampled_scores(
     times: np.ndarray,
     ranking: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return `classification_scores` of each sample, (n_samples,); NaN for None.
+    """Return `classification_scores` of each sample, (n_samples,), NaN for None.
 
     ``times``, (n_samples, n_texts), counts each text in each sample. No array here is larger than
     texts x classes.
@@ -176,7 +175,6 @@ def _resampled_scores(
     known = np.flatnonzero(predicted < n_classes)
 
     def count(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Return how often each class occurs in the rows, (n_samples, n_classes)."""
         member = csr_array((np.ones(len(rows)), (rows, classes[rows])), shape=(n_texts, n_classes))
         return np.asarray(times @ member)
 
@@ -221,13 +219,13 @@ def _mean_ranking(true: np.ndarray, ranking: np.ndarray, times: np.ndarray) -> n
 def _ranking(
     positive: np.ndarray, score: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ROC-AUC and average precision, (n_samples,); NaN without both classes.
+    """Return ROC-AUC and average precision, (n_samples,), NaN without both classes.
 
-    Both are sums over positives, so texts are counted by the thresholds of positives alone: those
-    that score like a positive, and those between two of them.
+    Both are sums over positives, so only thresholds of positives count: texts that score like a
+    positive, and those between two of them.
     """
     order = np.argsort(-score, kind="stable")
-    ranked, thresholds = -score[order], np.unique(-score[positive])  # highest score first
+    ranked, thresholds = -score[order], np.unique(-score[positive])
     edges = [np.searchsorted(ranked, thresholds, side) for side in ("left", "right")]
     starts = np.concatenate([[0], np.stack(edges, axis=1).ravel(), [len(score)]])
 
@@ -239,7 +237,7 @@ def _ranking(
     n_hits, n_misses = hits.sum(axis=0), misses.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         right, wrong = hits.cumsum(axis=0), misses.cumsum(axis=0)
-        below = n_misses - wrong + misses / 2  # negatives that score lower, and half of the ties
+        below = n_misses - wrong + misses / 2  # negatives with lower scores, and half of the ties
         area = (hits * below).sum(axis=0) / (n_hits * n_misses)
         average = (hits * right / np.maximum(right + wrong, 1e-300)).sum(axis=0) / n_hits
     return area, average
@@ -254,10 +252,10 @@ LABEL_SET_SCORES = (
 def label_set_scores(
     true: np.ndarray, answers: Answers, *, n_samples: int = 0, random_state: int = 0
 ) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
-    """Score labels that each text has or has not, (n_texts, n_labels), and on resampled texts.
+    """Score labels of 0 and 1, (n_texts, n_labels), also on resampled texts.
 
-    ``accuracy`` is the share of texts with all labels right; ``micro_f1`` counts all labels of all
-    texts alike; the last five are means over the labels that some texts have and others have not.
+    ``accuracy`` is the share of texts with all labels right; ``micro_f1`` is over all labels of all
+    texts; the last five are means over the labels that some texts have and others lack.
     """
     predicted = answers.labels
     given = [two_columns(part) for part in (answers.probability, answers.ranking)]
@@ -269,7 +267,7 @@ def label_set_scores(
         n = times.sum(axis=1)
         found = [_resampled_scores(own, said, p, times, rank) for own, said, p, rank in each]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # no label has the score
+            warnings.simplefilter("ignore", RuntimeWarning)
             means = {
                 name: np.nanmean([scores[name] for scores in found if name in scores], axis=0)
                 for name in found[0]
@@ -289,7 +287,7 @@ def label_set_scores(
 
 
 def two_columns(numbers: np.ndarray) -> np.ndarray:
-    """Return the probability of 0 and of 1 of each label, (n_labels, n_texts, 2)."""
+    """Return probabilities of 0 and 1, (n_labels, n_texts, 2)."""
     return np.stack([1 - numbers.T, numbers.T], axis=2)
 
 
@@ -315,10 +313,10 @@ MOST_POINTS = 101  # of a curve: keeps areas to about 0.001
 
 
 def score_curves(true: np.ndarray, ranking: np.ndarray, classes: list[Any]) -> list[dict[str, Any]]:
-    """Return the ROC and the precision-recall curve of each class against the rest.
+    """Return ROC and precision-recall curves of each class against the rest.
 
-    For two classes of the second alone. Long curves are thinned, areas are those of the whole;
-    classes of no text or all texts, and rankings of NaN, give none.
+    With two classes, only of the second. Long curves are thinned, but their areas are exact.
+    Classes of no text or all texts, and rankings of NaN, have none.
     """
     present = set(np.unique(true).tolist())
     return [
@@ -342,7 +340,7 @@ def _curves(positive: np.ndarray, score: np.ndarray, label: Any) -> dict[str, An
 
 
 def _thinned(curve: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Keep at most `MOST_POINTS` at even steps along the curve, and its ends."""
+    """Keep at most `MOST_POINTS` at even steps along a curve."""
     points = np.stack(list(curve.values()))  # (2, n_points)
     if points.shape[1] > MOST_POINTS:
         along = np.concatenate([[0.0], np.abs(np.diff(points)).sum(axis=0).cumsum()])
@@ -352,7 +350,7 @@ def _thinned(curve: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 
 class GivenAnswers(ClassifierMixin, BaseEstimator):
-    """A classifier whose answers are given, for scikit-learn's scorers; X is rows of them."""
+    """A classifier with given answers, for scikit-learn's scorers."""
 
     def __init__(self, classes: Any, true: Any, labels: Any, answers: Any) -> None:
         self.classes, self.true, self.labels, self.answers = classes, true, labels, answers
@@ -374,22 +372,22 @@ class GivenAnswers(ClassifierMixin, BaseEstimator):
 
 
 LOWER_IS_BETTER = ("log_loss", "calibration_error")
-# a resampled set costs a scorer milliseconds, and our own scores microseconds
+# scorers take milliseconds per resampled set, our own scores microseconds
 _N_BY_SCORER, _N_OWN = 200, 1000
 
 
 def score_rows(scorer: Any, model: GivenAnswers, rows: np.ndarray) -> float:
-    """Return a scorer's value on some rows; NaN where it has none."""
+    """Return a scorer's value on some rows, NaN if it has none."""
     with warnings.catch_warnings(), config_context(skip_parameter_validation=True):
         warnings.simplefilter("ignore")
         try:
             return float(scorer(model, rows, model.true[rows]))
-        except (AttributeError, ValueError):  # no probabilities, or one class only
+        except (AttributeError, ValueError):
             return float("nan")
 
 
 def resample(score: Any, model: GivenAnswers, random_state: int) -> np.ndarray:
-    """Return a score, a scorer or the name of one of ours, on resampled rows, (n_samples,)."""
+    """Return a score on resampled rows, (n_samples,)."""
     if not isinstance(score, str):
         random, n = np.random.default_rng(random_state), len(model.true)
         samples = (random.integers(n, size=n) for _ in range(_N_BY_SCORER))
@@ -417,7 +415,7 @@ def resample(score: Any, model: GivenAnswers, random_state: int) -> np.ndarray:
 
 
 class PairedDifference(NamedTuple):
-    """A difference of two scores on the same texts, and its interval."""
+    """A difference of two scores on the same texts, with its interval."""
 
     difference: float
     low: float
@@ -425,7 +423,7 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDifference:
-    """Return the accuracy of one model minus another's, with its 95 % interval.
+    """Return the difference of two accuracies with its 95 % interval.
 
     Only texts that one model has right and the other wrong distinguish the two: ``b`` texts for
     the first, ``c`` for the second. The interval holds the differences d that the score test does
@@ -441,17 +439,17 @@ def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDi
     right, other = np.asarray(right, dtype=bool), np.asarray(right_of_other, dtype=bool)
     if right.shape != other.shape or right.ndim != 1 or not len(right):
         raise ValueError(
-            f"Found arrays of shapes {right.shape} and {other.shape}; two flat ones of one length "
-            "above 0 are needed."
+            f"Found arrays of shapes {right.shape} and {other.shape}; expected two flat ones of "
+            "the same length above 0."
         )
     n, b, c = len(right), int((right & ~other).sum()), int((other & ~right).sum())
     z = float(norm.ppf(0.975))
-    # the low end is the high end with the two models exchanged
+    # the low end is the high end with the models exchanged
     return PairedDifference((b - c) / n, -_upper_bound(n, c, b, z), _upper_bound(n, b, c, z))
 
 
 def _upper_bound(n: int, b: int, c: int, z: float) -> float:
-    """Return the difference above which Tango's test rejects; 1 if it never does."""
+    """Return the difference above which Tango's test rejects."""
 
     def score(d: float) -> float:
         q = -b - c + (2 * n - b + c) * d

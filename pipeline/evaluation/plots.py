@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# a blue and an orange that colour-blind readers can tell apart
+# a blue and an orange that are distinct to colour-blind readers
 _BLUE, _ORANGE, _RULE = "#5b8db8", "#d9822b", "#444444"
 
 
 def layer_heatmap(study: "pd.DataFrame") -> "Figure":
-    """Draw a heatmap of scores by layer and pooling, the best in bold.
+    """Draw a heatmap of scores by layer and pooling.
 
     Parameters
     ----------
@@ -24,12 +24,12 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
+        Outside of pyplot; shown in a notebook, written by ``savefig``.
 
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
+        If matplotlib is not installed: ``pip install '.[report]'``.
     """
     figure_class = check_matplotlib()
     layers = study[study["kind"] == "layer"]
@@ -45,7 +45,7 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
     last = len(scores) - 1
     names = {0: "0 (embeddings)", last: f"{last} (last)"}
     axes.set_yticks(range(len(scores)), [names.get(layer, str(layer)) for layer in scores.index])
-    axes.invert_yaxis()  # layer 0 at the bottom
+    axes.invert_yaxis()
     axes.set_xlabel("pooling")
     axes.set_ylabel("layer")
     values = scores.to_numpy()
@@ -68,7 +68,7 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
 
 
 def layer_bars(study: "pd.DataFrame") -> "Figure":
-    """Draw the score of every row as a bar, with its standard deviation.
+    """Draw every score of a layer study as a bar with its standard deviation.
 
     Parameters
     ----------
@@ -78,15 +78,15 @@ def layer_bars(study: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        One panel of layers per pooling, and one of the combinations; the best bar of each is
-        orange. Bars begin at the accuracy of the majority class (dotted line), or at zero if the
-        study does not know it. The dashed line is the nested score, if the study has one.
-        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
+        One panel of layers per pooling, and one of the combinations, with the best bar of each in
+        orange. Bars start at the accuracy of the majority class (dotted line), or at zero if
+        unknown. The dashed line is the nested score, if any. Outside of pyplot; shown in a
+        notebook, written by ``savefig``.
 
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
+        If matplotlib is not installed: ``pip install '.[report]'``.
     """
     figure_class = check_matplotlib()
     layers = study[study["kind"] == "layer"]
@@ -122,14 +122,14 @@ def comparison_figure(comparison: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        One dot per row, best accuracy on top, the accuracy beside it; TF-IDF is the line at 0. If
-        the interval does not reach the line the dot is filled: blue for better, orange for worse.
-        Outside of pyplot; a notebook shows it, and ``savefig`` writes it.
+        One dot per row, best accuracy on top, the accuracy beside it; TF-IDF is the line at 0. Dots
+        are filled if the interval does not reach the line: blue for better, orange for worse.
+        Outside of pyplot; shown in a notebook, written by ``savefig``.
 
     Raises
     ------
     ImportError
-        If matplotlib is not installed; ``pip install '.[report]'`` brings it.
+        If matplotlib is not installed: ``pip install '.[report]'``.
     """
     figure_class = check_matplotlib()
     rows = comparison.sort_values("accuracy", ascending=False, kind="stable")
@@ -149,7 +149,7 @@ def comparison_figure(comparison: "pd.DataFrame") -> "Figure":
     axes.set_yticks(range(len(rows)), list(rows.index))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("accuracy minus that of TF-IDF, 95 % interval; at the right the accuracy")
+    axes.set_xlabel("accuracy minus that of TF-IDF, 95 % interval; accuracy on the right")
     attrs = comparison.attrs
     how = "one split" if attrs["n_folds"] == "split" else f"{attrs['n_folds']} folds"
     axes.set_title(f"{attrs['n_tested']:,} texts, {how}", fontsize="medium")
@@ -162,7 +162,7 @@ def write_comparison(comparison: "pd.DataFrame", folder: str | Path) -> Path:
 
 
 def write_figures(study: "pd.DataFrame", folder: str | Path) -> list[Path]:
-    """Write layer_heatmap.png and layer_bars.png into a folder; return their paths."""
+    """Write layer_heatmap.png and layer_bars.png, and return their paths."""
     return _save(
         {"layer_heatmap.png": layer_heatmap(study), "layer_bars.png": layer_bars(study)}, folder
     )
@@ -177,7 +177,7 @@ def _save(figures: "dict[str, Figure]", folder: str | Path) -> list[Path]:
 
 
 def check_matplotlib() -> "type[Figure]":
-    """Return the class of figures, or raise ImportError with the cure."""
+    """Return the Figure class, or raise ImportError with the cure."""
     try:
         from matplotlib.figure import Figure  # noqa: F401
     except ImportError as error:
@@ -214,7 +214,6 @@ def _draw_bars(axes: Any, name: str, rows: "pd.DataFrame", start: float) -> None
 
 
 def _write_beside(axes: Any, position: int, score: float, *, bold: bool = False) -> None:
-    """Write a score to the right of the panel, where no line crosses it."""
     axes.text(
         1.01,
         position,
@@ -227,10 +226,10 @@ def _write_beside(axes: Any, position: int, score: float, *, bold: bool = False)
 
 
 def _draw_rules(panels: Any, study: "pd.DataFrame") -> None:
-    """Set one scale; draw majority and nested score through all panels."""
+    """Set one scale, and draw majority and nested score through all panels."""
     nested, majority = study.attrs["nested"], study.attrs["majority"]
-    honest = None if nested is None else nested["score"]
-    lines = [(majority, ":", "majority class"), (honest, "--", "honest score of taking the best")]
+    unbiased = None if nested is None else nested["score"]
+    lines = [(majority, ":", "majority class"), (unbiased, "--", "unbiased score of the best")]
     known = [(value, style, label) for value, style, label in lines if value is not None]
     edges = [
         majority or 0.0,

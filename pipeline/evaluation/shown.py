@@ -1,4 +1,4 @@
-"""What evaluations return: a dict and tables that say in a notebook what matters."""
+"""Results of evaluations as a notebook shows them."""
 
 from typing import Any
 
@@ -32,11 +32,11 @@ from pipeline.tables import (
 _COMPARED = ("accuracy", "accuracy_sd", "difference", "difference_low", "difference_high")
 _ALSO_COMPARED = ("verdict", "macro_f1", "log_loss", "fit_seconds", "predict_seconds")
 _STUDIED = "kind features pooling layers combine dimension score score_sd C".split()
-_FEW, _SOME = 5, 10  # groups and mistakes that are shown; texts that a group has at least
+_FEW, _SOME = 5, 10  # groups and mistakes to show; least texts of a group
 
 
 class Scores(dict[str, Any]):
-    """The dict of `evaluate`; a notebook shows score cards, weak groups and surest mistakes."""
+    """The dict of `evaluate`, shown as cards in a notebook."""
 
     def _is_whole(self) -> bool:
         return {"n_texts", "classes", "intervals", "by_class", "slices", "mistakes"} <= set(self)
@@ -114,9 +114,9 @@ def _between(interval: Any) -> str:
 
 
 class AttributedFrame(pd.DataFrame):
-    """A DataFrame whose ``attrs`` are attributes too; copies and selections keep them.
+    """A DataFrame with ``attrs`` as attributes, kept by copies and selections.
 
-    A notebook shows a comparison and a layer study rounded, the best marked.
+    A notebook shows a comparison or layer study rounded, with the best marked.
     """
 
     @property
@@ -129,7 +129,7 @@ class AttributedFrame(pd.DataFrame):
 
     def _repr_html_(self) -> str | None:
         plain: str | None = super()._repr_html_()  # type: ignore[misc]
-        if plain is None or self.empty:  # None: pandas is told to show text
+        if plain is None or self.empty:
             return plain
         if {*_COMPARED, *_ALSO_COMPARED} <= set(self.columns):
             return _comparison_html(self)
@@ -170,7 +170,7 @@ def _study_html(study: pd.DataFrame) -> str:
     numbers = [*range(attrs.get("n_layers", 0) + 1)] * len(poolings)
     whole = [own[0] for own in study["layers"][: len(numbers)]] == numbers
     whole = whole and is_layer.tolist() == sorted(is_layer.tolist(), reverse=True)
-    if not whole:  # a selection, or another order
+    if not whole:
         rows: Any = study.astype(object).to_dict("records")
         places = [int(study["score"].argmax())]
         return block(table_html(layers_table(rows, attrs, "", in_order=True)._replace(best=places)))
@@ -195,10 +195,10 @@ def _study_html(study: pd.DataFrame) -> str:
     header = ("Combination", metric.capitalize(), "Dimension", "C")
     beside = Table(f"Combinations, pooling {study['pooling'].iloc[-1]}", header, combined)
     nested = attrs.get("nested")
-    honest = (
-        "The best of many scores is too good; nested=True says how good the choice is."
+    unbiased = (
+        "Picking the best of many scores is optimistic; use nested=True for an unbiased estimate."
         if nested is None
-        else f"The honest score of taking the best: {nested['score']:.3f} ± "
+        else f"Unbiased score of picking the best: {nested['score']:.3f} ± "
         f"{nested['score_sd']:.3f}, {nested['optimism']:.3f} lower."
     )
     parameters = (
@@ -206,7 +206,7 @@ def _study_html(study: pd.DataFrame) -> str:
     )
     said = (
         f"Best: {escaped(best['features'])}, {escaped(best['pooling'])}: {best['score']:.3f}, "
-        f"<code>BertVectorizer({escaped(parameters)})</code>. {escaped(honest)}"
+        f"<code>BertVectorizer({escaped(parameters)})</code>. {escaped(unbiased)}"
     )
     how = f"{metric.capitalize()}, mean ± standard deviation of {attrs.get('n_folds')} folds."
     return block(

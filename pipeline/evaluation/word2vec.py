@@ -27,7 +27,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     """Turn each text into the mean of its word vectors.
 
     The vectors are word2vec's [1]_, trained by gensim on the texts of `fit`, or given. A word has
-    one vector in every context, unlike in BERT.
+    the same vector in every context, unlike in BERT.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         scikit-learn's ``clone`` copies an object.
 
     vector_size : int, default=300
-        Width of the trained vectors. With ``vectors``, this and all that follow but ``lowercase``
-        are unused.
+        Width of the trained vectors. With ``vectors``, this and the following parameters except
+        ``lowercase`` are unused.
 
     window : int, default=5
         Words on each side that predict a word.
@@ -56,7 +56,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Whether "Good" is "good". Some vectors need False, such as those of Google News.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the training, by one thread. With an int the vectors are the same bits each time on
+        Seed of the single-threaded training. With an int the vectors are the same bits each time on
         one machine.
 
     Attributes
@@ -65,7 +65,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Row of each word.
 
     vectors_ : ndarray of shape (n_words, n_features), float32
-        Their vectors.
+        The word vectors.
 
     See Also
     --------
@@ -74,7 +74,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     Notes
     -----
     Words are runs of letters, digits and underscores of any script. A text without a known word is
-    a row of zeros. gensim is needed to train or read vectors, never to transform.
+    a row of zeros. gensim is needed to train or read vectors, but not to transform.
 
     References
     ----------
@@ -123,7 +123,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
-        """Train the vectors on the texts, or take the given ones.
+        """Train the vectors on the texts, or use the given ones.
 
         Parameters
         ----------
@@ -135,12 +135,12 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Returns
         -------
         Word2VecVectorizer
-            Itself.
+            The fitted vectorizer.
 
         Raises
         ------
         TypeError, ValueError
-            For wrong parameters and texts, or if no word occurs ``min_count`` times.
+            For invalid parameters and texts, or if no word occurs ``min_count`` times.
         OSError
             If the file of vectors does not exist.
         ImportError
@@ -154,7 +154,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             )
         keyed = self._train(texts) if self.vectors is None else self._take()
         self.vocabulary_: dict[str, int] = dict(keyed.key_to_index)
-        # a copy: gensim's own objects stay out of saved files
+        # a copy keeps gensim's own objects out of saved files
         self.vectors_: np.ndarray = np.array(keyed.vectors, dtype=np.float32)
         self._n_features_out = self.vectors_.shape[1]
         return self
@@ -165,7 +165,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Parameters
         ----------
         X : iterable of str, length n_texts
-            As for `fit`.
+            As in `fit`.
 
         Returns
         -------
@@ -220,7 +220,7 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         path = Path(self.vectors).expanduser()
         if not path.is_file():
             raise FileNotFoundError(
-                f"vectors={str(self.vectors)!r} is no file; give one in word2vec's format, or "
+                f"vectors={str(self.vectors)!r} is not a file; give one in word2vec's format, or "
                 "KeyedVectors."
             )
         binary = path.name.endswith((".bin", ".bin.gz"))
@@ -256,5 +256,4 @@ def import_gensim() -> Any:
 
 
 def _stable_hash(word: str) -> int:
-    """Hash a word alike in every process."""
     return crc32(word.encode("utf-8", "surrogatepass"))

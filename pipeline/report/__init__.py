@@ -1,1 +1,1 @@
-"""One self-contained page about a classifier, as HTML and JSON."""
+"""A self-contained page about a classifier, as HTML and JSON."""

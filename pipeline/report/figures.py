@@ -1,4 +1,4 @@
-"""The figures of a report as SVG that follows the page's theme."""
+"""Figures of a report as SVG that follows the page's theme."""
 
 import io
 import math
@@ -15,15 +15,15 @@ from pipeline.readable import columns, readable, shortened
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Drawn in these, shown in the page's: var(--ink) is dark on a light page and light on a dark one.
+# Placeholder colours of matplotlib -> the page's: var(--ink) is dark on light and light on dark.
 _NAMES = ("ink", "muted", "rule", "page", "for", "against", *(f"series{i}" for i in range(1, 7)))
 COLOURS = {name: f"#01010{i:x}" for i, name in enumerate(_NAMES)}
 POINTS_PER_INCH = 72
-# comes with matplotlib, and is wider than most fonts: the layout leaves room for the page's font
+# comes with matplotlib and is wider than most fonts, which leaves space for the page's font
 _FONT = "DejaVu Sans"
-_COLUMN = 0.6  # of the letters' size: no letter of a typewriter font is wider
+_COLUMN = 0.6  # of the font size, the widest letter of a monospaced font
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # letters stay letters: searchable, selectable, in the font of the page
+    "svg.fonttype": "none",  # keeps text: searchable, selectable, in the font of the page
     "font.family": _FONT,
     "text.parse_math": False,
     "font.size": 10.5,
@@ -50,14 +50,14 @@ _STYLE: dict[Any, Any] = {
     "savefig.facecolor": "none",
 }
 _STAND_IN = re.compile(r"Q(\d{4})n*")
-# what HTML does without, and what the page says better: its own font and style
+# not needed in HTML, or set by the page: font and style
 _UNWANTED = re.compile(
     r' xmlns(:xlink)?="[^"]*"|xlink:(?=href)| font-family: [^;]*;|<style.*?/style>'
 )
 
 
 def text_columns(text: str) -> float:
-    """Return how many columns a text takes at most; capitals take more than one."""
+    """Return the most columns that a text takes."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
     from matplotlib.textpath import text_to_path
 
@@ -69,16 +69,16 @@ def text_columns(text: str) -> float:
 
 
 class Words:
-    """Replaces user words by stand-ins for matplotlib's layout, and puts them back in the SVG."""
+    """Replaces user words by placeholders for matplotlib's layout."""
 
-    # So no class name is read as mathematics, no letter is missing from a font, and no direction
-    # of writing matters.
+    # So class names are not read as mathematics, no font lacks a letter, and the direction of
+    # writing does not matter.
 
     def __init__(self) -> None:
         self._words: list[str] = []
 
     def __call__(self, text: object, most: int = 18) -> str:
-        """Return a stand-in, no narrower than the text cut to ``most`` columns."""
+        """Return a placeholder as wide as the text."""
         cuts = (shortened(text, fewer) for fewer in range(most, 0, -1))
         word = next((cut for cut in cuts if text_columns(cut) <= most), "")
         self._words.append(word)
@@ -86,7 +86,7 @@ class Words:
         return f"Q{len(self._words) - 1:04d}".ljust(math.ceil(0.95 * text_columns(word)), "n")
 
     def put_back(self, text: str) -> str:
-        """Put the words where their stand-ins are."""
+        """Replace the placeholders by the words."""
         return _STAND_IN.sub(lambda match: self._words[int(match[1])], text)
 
 
@@ -96,9 +96,9 @@ Draw = Callable[["Figure", Words], None]
 def figure_svg(
     draw: Draw,
     *,
-    key: str,  # its name on the page: no two figures share an id
-    size: tuple[float, float],  # width and height in points
-    label: str,  # what it shows, with the numbers, for those who do not see it
+    key: str,  # its name on the page, so that figures share no id
+    size: tuple[float, float],
+    label: str,  # description with the numbers, for screen readers
     titles: Mapping[str, Sequence[str]] | None = None,  # by the gid of a scatter: text per point
 ) -> str:
     """Draw a figure as one ``<svg>`` element, equal for equal figures."""
@@ -112,7 +112,6 @@ def figure_svg(
         draw(figure, words)
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=metadata)
-    # Of the words of others there are only stand-ins in it yet.
     svg = _UNWANTED.sub("", file.getvalue())
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
@@ -137,11 +136,11 @@ def figure_svg(
     return ElementTree.tostring(root, encoding="unicode")
 
 
-_WIDTH = 340  # points: about a phone's width, so that letters are never scaled below their size
-_NAME_BESIDE = 26  # columns of a name that leave enough room for its row
-_NAME_ABOVE = 44  # columns of a name with a line of its own
-MOST_IN_MATRIX = 12  # classes of a matrix that can be read on a phone
-MOST_NAMED = 6  # classes that have a colour, a line or a marker of their own
+_WIDTH = 340  # points: about the width of a phone, so that letters are never scaled down
+_NAME_BESIDE = 26  # most columns of a name beside its row
+_NAME_ABOVE = 44  # most columns of a name on its own line
+MOST_IN_MATRIX = 12  # classes of a matrix that is readable on a phone
+MOST_NAMED = 6  # classes with a colour, line or marker of their own
 MARKERS = ("o", "s", "^", "D", "v", ">")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1.5, 2)), (0, (3, 1.2)), (0, (8, 3)))
 _REFERENCE: Any = {"color": COLOURS["muted"], "linestyle": (0, (4, 3)), "linewidth": 1}
@@ -153,9 +152,9 @@ def interval_figure(
     key: str,
     label: str,
     axis: str,
-    reference: tuple[str, float] | None = None,  # a dashed line through all rows
+    reference: tuple[str, float] | None = None,
 ) -> str:
-    """Draw a value with its interval a row."""
+    """Draw a value with its interval per row."""
     above = max(text_columns(shortened(row["name"], _NAME_ABOVE)) for row in rows) > _NAME_BESIDE
 
     def draw(figure: "Figure", words: Words) -> None:
@@ -222,7 +221,7 @@ def precision_recall_figure(curves: Sequence[Mapping[str, Any]]) -> str:
 def _curves_figure(
     curves: Sequence[Mapping[str, Any]], kind: str, x: str, y: str, area: str, label: str
 ) -> str:
-    """Draw a curve a class; of more than six classes the best and the worst stand out."""
+    """Draw a curve per class, highlighting the best and worst."""
     named, others = curves, []
     if len(curves) > MOST_NAMED:
         best, *others, worst = sorted(curves, key=lambda curve: -curve[area])
@@ -237,7 +236,6 @@ def _curves_figure(
         for curve in others:
             axes.plot(curve[kind][x], curve[kind][y], color=COLOURS["muted"], linewidth=0.8,
                       alpha=0.5, drawstyle=drawstyle)  # fmt: skip
-        # a curve alone is of the second of two classes
         for number, curve in enumerate(named, start=1 if len(named) == 1 else 0):
             axes.plot(curve[kind][x], curve[kind][y], color=COLOURS[f"series{number + 1}"],
                       linewidth=2, linestyle=_DASHES[number] if len(named) > 1 else "-",
@@ -248,14 +246,14 @@ def _curves_figure(
         for set_ticks in (axes.set_xticks, axes.set_yticks):
             set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes.grid()
-        figure.legend(loc="outside lower left", handlelength=2.6)  # below: no curve is hidden
+        figure.legend(loc="outside lower left", handlelength=2.6)
 
     size = (_WIDTH, 320 + 17 * len(named))
     return figure_svg(draw, key=kind, size=size, label=label)
 
 
 def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Draw accuracy against confidence, a point a bin."""
+    """Draw accuracy against confidence, a point per bin."""
     confidence, accuracy, n_texts = (
         np.array([row[name] for row in rows]) for name in ("confidence", "accuracy", "n_texts")
     )
@@ -281,7 +279,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) -> str:
-    """Draw the shares of each true class; of many classes, those most confused."""
+    """Draw the shares of each true class."""
     counts, shown = np.asarray(matrix), most_confused(matrix, MOST_IN_MATRIX)
     shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
     correct = "; ".join(
@@ -299,11 +297,10 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) ->
 
 
 def layers_figure(layers: Mapping[str, Any]) -> str | None:
-    """Draw the score of every layer by every pooling; None where no row is a layer."""
+    """Draw the score of every layer and pooling, None without layers."""
     rows = [row for row in layers["rows"] if row["layer"] is not None]
     if not rows:
         return None
-    # the text enters below and rises through the layers
     numbers = sorted({row["layer"] for row in rows}, reverse=True)
     poolings = list(dict.fromkeys(row["pooling"] for row in rows))
     values = np.full((len(numbers), len(poolings)), np.nan)
@@ -334,7 +331,7 @@ def _grid_figure(
     texts: Sequence[Sequence[str]] | None,
     label: str,
 ) -> str:
-    """Draw cells of one colour, the fuller the larger their share, on light and dark alike."""
+    """Draw cells, stronger for larger shares."""
 
     def draw(figure: "Figure", words: Words) -> None:
         from matplotlib.patches import Rectangle
@@ -345,12 +342,12 @@ def _grid_figure(
             axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, edgecolor="none", **fill))
             if texts is not None:
                 weight = "bold" if shares[i, j] == shares.max() else "normal"
-                ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]  # the better of both themes
+                ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]
                 size = 9 if len(column_names) > MOST_NAMED else 10.5
                 axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight,
                           color=ink, fontsize=size)  # fmt: skip
         crowded = len(column_names) > 4
-        # Upright names end at their columns, however long they are in the font of the page.
+        # Upright names end at their columns, whatever their length in the page's font.
         upright: Any = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
         names = [words(name, 14 if crowded else 18) for name in column_names]
         axes.set_xticks(range(len(names)), names, **(upright if crowded else {}))
@@ -365,7 +362,7 @@ def _grid_figure(
 
 
 def map_figure(points: Sequence[Mapping[str, Any]], names: Sequence[Any], label: str) -> str:
-    """Draw texts as points in colours and shapes of the named classes, wrong ones hollow."""
+    """Draw texts as points by class, wrong ones hollow."""
     kinds = {str(name): kind for kind, name in enumerate(names)}
     groups: dict[str, list[Mapping[str, Any]]] = {}
     titles: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Where a report's numbers come from: model, file hashes, versions, seed, command."""
+"""The origin of a report's numbers: model, file hashes, versions, seed, command."""
 
 import hashlib
 import os
@@ -28,9 +28,9 @@ def trace_lineage(
     random_state: int | None = 0,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Return where the numbers of a report come from.
+    """Return the origin of a report's numbers.
 
-    Names of users, machines and folders are left out.
+    Without names of users, machines and folders.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def trace_lineage(
     artifact : str or Path, optional
         The file it was saved to or loaded from.
     tables : mapping of str to (Path or str, DataFrame), optional
-        What was scored and trained on, by a name such as ``"data"``: its file, or a description
-        where it has none, and the rows.
+        The scored and training tables by a name such as ``"data"``: file, or a description, and
+        rows.
     random_state : int, optional
         As given to `pipeline.evaluate`.
     command : sequence of str, optional
@@ -49,12 +49,12 @@ def trace_lineage(
     Returns
     -------
     dict
-        ``created`` (UTC), ``command``, ``models`` (``id``, ``kind`` of its source, ``revision``,
-        which is the commit on the hub, ``sha256`` of its files, and its settings), ``classifier``
-        (``kind`` of the last step, and its ``C``, chosen or given), ``artifact``
-        (``file``, ``sha256``, ``size_bytes``, ``created``), the ``tables`` (``file`` and its
-        ``sha256``, or ``source``; ``rows`` and ``sha256_of_rows``, a hash of the cells),
-        ``seed``, ``versions`` and ``platform``.
+        ``created`` (UTC), ``command``, ``models`` (``id``, ``kind`` of its source, ``revision``
+        (the commit on the hub), ``sha256`` of its files, and its settings), ``classifier``
+        (``kind`` of the last step, and its ``C``, chosen or given), ``artifact`` (``file``,
+        ``sha256``, ``size_bytes``, ``created``), the ``tables`` (``file`` and its ``sha256``, or
+        ``source``; ``rows`` and ``sha256_of_rows``, a hash of the cells), ``seed``, ``versions``
+        and ``platform``.
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -70,7 +70,6 @@ def trace_lineage(
 
 
 def _without_folders(text: str) -> str:
-    """Reduce a path outside the working folder to its name."""  # folders name people
     option, equals, value = text.partition("=") if text.startswith("--") else ("", "", text)
     path = PurePath(value)
     outside = path.is_absolute() or value.startswith(("..", "~"))
@@ -110,7 +109,7 @@ def _artifact(place: Path | str) -> dict[str, Any]:
 
 
 def _table(origin: Path | str, table: pd.DataFrame) -> dict[str, Any]:
-    # of the cells as text, so that the same rows of CSV and Parquet have the same hash
+    # hash the cells as text, so that equal rows of CSV and Parquet have equal hashes
     digest = hashlib.sha256()
     for row in table.itertuples(index=False):
         digest.update("\x1f".join(map(str, row)).encode("utf-8", errors="surrogatepass") + b"\x1e")

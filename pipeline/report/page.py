@@ -21,18 +21,18 @@ _DOCTYPE = "<!DOCTYPE html>"
 
 
 class ReportPage(type(Path())):  # type: ignore[misc]  # of this system
-    """The path of a report; a notebook shows the page."""
+    """The path of a report, shown as the page in a notebook."""
 
     def _repr_html_(self) -> str | None:
         try:
             page = self.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):  # a folder, a moved page
+        except (OSError, UnicodeDecodeError):
             return None
         if not page.startswith(_DOCTYPE):
             return None
-        # its own base: links would lead to the notebook's address
+        # with its own base, so that links do not lead to the notebook's address
         page = page.replace("<head>", '<head><base href="about:srcdoc">', 1)
-        what = f'title="{escape(str(self))}" sandbox="allow-same-origin"'  # runs no script
+        what = f'title="{escape(str(self))}" sandbox="allow-same-origin"'
         return block(f'<iframe {what} srcdoc="{escape(page)}"></iframe>')
 
 
@@ -45,7 +45,7 @@ def write_report(
     provenance: Mapping[str, Any] | None = None,
     title: str | None = None,
 ) -> Path | str:
-    """Write the scores of a classifier as one HTML page, and as JSON beside it.
+    """Write the scores of a classifier as an HTML page and JSON.
 
     The page needs no network.
 
@@ -54,30 +54,29 @@ def write_report(
     scores : dict
         From `pipeline.evaluate`.
     out : str or Path
-        Such as ``reports/sentiment.html``; missing folders are created. Or an address of fsspec
+        For example ``reports/sentiment.html``, creating missing folders, or an address of fsspec
         such as ``s3://bucket/sentiment.html``. The JSON gets the same name with ``.json``.
     comparison : DataFrame, optional
         From `pipeline.compare`: the model beside the baselines.
     layers : DataFrame, optional
-        From `pipeline.layer_study`, or the table that ``run_pipeline.py layers --out`` wrote.
+        From `pipeline.layer_study`, or the table written by ``run_pipeline.py layers --out``.
     provenance : mapping, optional
-        Where the numbers come from, such as `pipeline.report.lineage.trace_lineage` returns.
+        Origin of the numbers, for example from `pipeline.report.lineage.trace_lineage`.
     title : str, optional
         The heading.
 
     Returns
     -------
     Path or str
-        Path of the page, which a notebook shows; of an address a str. Equal arguments give equal
+        Path of the page, shown in a notebook; a str for an address. Equal arguments give equal
         files, byte for byte.
 
     Raises
     ------
     ImportError
-        If matplotlib or jinja2 is not installed; both come with
-        ``pip install '.[report]'``.
+        If matplotlib or jinja2 is not installed: ``pip install '.[report]'``.
     TypeError, ValueError
-        If an argument is not what these functions return, or ``out`` does not end in ``.html``.
+        If an argument is not from these functions, or ``out`` does not end in ``.html``.
 
     Examples
     --------
@@ -104,7 +103,7 @@ def write_report(
 
 
 def check_page_name(out: str | os.PathLike) -> Path | str:
-    """Return where the page goes, and refuse names that cannot be a page."""
+    """Return the place of the page, if it can be one."""
     page = where(out)
     refuse_folder(page, "report.html")
     if PurePath(page).suffix.lower() not in (".html", ".htm"):
@@ -138,7 +137,7 @@ def render_page(contents: Mapping[str, Any]) -> str:
 
     environment = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "svg": Markup,  # our own drawings, in which the words are escaped already
+        "svg": Markup,  # our own drawings, with words already escaped
         "number": number,
         "shortened": shortened,
         "signed": signed,

@@ -1,4 +1,4 @@
-"""What a report says: its contents as plain values, then its sections."""
+"""Contents of a report as plain values, and as sections."""
 
 import math
 import re
@@ -27,7 +27,6 @@ _NEEDED = (
     "mistakes",
 )
 _LAYER = re.compile(r"layer (\d+)\b.*")
-# columns and attrs of a layer study that the page shows
 _WORDS, _NUMBERS = ("kind", "features", "pooling"), ("score", "score_sd", "dimension", "C")
 _LAYER_ATTRS = ("n_folds", "scoring", "n_texts", "majority", "nested")
 
@@ -40,17 +39,17 @@ def report_contents(
     provenance: Mapping[str, Any] | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
-    """Return everything a report says as plain values, which are its JSON file."""
+    """Return the contents of a report as plain values."""
     if not isinstance(scores, Mapping):
         raise TypeError(
-            f"scores is a {type(scores).__name__}; the dict that evaluate(model, X, y) returns is "
-            "expected."
+            f"scores is a {type(scores).__name__}; expected the dict returned by evaluate(model, "
+            "X, y)."
         )
     missing = [name for name in _NEEDED if name not in scores]
     if missing:
         raise ValueError(
-            f"scores lacks {', '.join(missing)}; give the whole dict that evaluate(model, X, y) "
-            "returns."
+            f"scores lacks {', '.join(missing)}; give the whole dict returned by evaluate(model, "
+            "X, y)."
         )
     return {
         "title": title or "How good is this classifier?",
@@ -62,7 +61,7 @@ def report_contents(
 
 
 def plain_values(value: Any) -> Any:
-    """Convert a value to JSON types: NaN and infinities to None, others to text."""
+    """Convert a value to JSON types, NaN to None."""
     if isinstance(value, Mapping):
         return {str(key): plain_values(inner) for key, inner in value.items()}
     if hasattr(value, "tolist"):
@@ -77,7 +76,7 @@ def plain_values(value: Any) -> Any:
 def _plain_comparison(table: pd.DataFrame) -> list[dict[str, Any]]:
     if "accuracy" not in getattr(table, "columns", ()):
         raise ValueError(
-            "comparison has no column 'accuracy'; give the DataFrame that compare(X, y) returns."
+            "comparison has no column 'accuracy'; give the DataFrame returned by compare(X, y)."
         )
     return [
         {"model": str(name), **plain_values(row)}
@@ -90,10 +89,9 @@ def _plain_layers(study: pd.DataFrame) -> dict[str, Any]:
         if name not in getattr(study, "columns", ()):
             raise ValueError(
                 f"layers has no column {name!r}; give the DataFrame of layer_study, or the table "
-                "that `layers` wrote."
+                "written by `layers`."
             )
     columns = study[[name for name in (*_WORDS, *_NUMBERS) if name in study.columns]]
-    # numbers of a CSV file are text
     numbers = {name: pd.to_numeric(columns[name]) for name in _NUMBERS if name in columns}
     rows = plain_values(columns.assign(**numbers).to_dict("records"))
     for row in rows:
@@ -103,14 +101,14 @@ def _plain_layers(study: pd.DataFrame) -> dict[str, Any]:
     return {"rows": rows, **attrs}
 
 
-# of figures.MARKERS, in plain fonts too; \ufe0e: no emoji
+# of figures.MARKERS, also in plain fonts; \ufe0e: not an emoji
 _SYMBOLS = ("●", "■", "▲", "♦\ufe0e", "▼", "►")
 _SAME_TEXTS = "The dashed line is the accuracy on all texts; a bar is the 95 % interval (Wilson)."
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its caption, and the table that says the same."""
+    """A figure with its caption, and the same as a table."""
 
     svg: str
     caption: str
@@ -119,25 +117,25 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of the page, and what stands below it."""
+    """A heading of the page, and its contents."""
 
     id: str
     heading: str
     lead: str = ""
     pictures: Sequence[Picture] = ()
-    beside: Sequence[Table] = ()  # to the right of the only picture
+    beside: Sequence[Table] = ()
     tables: Sequence[Table] = ()
-    texts: Sequence[Mapping[str, Any]] = ()  # answers, with their coloured pieces
+    texts: Sequence[Mapping[str, Any]] = ()
     legend: Sequence[tuple[str, str]] = ()  # symbol and class, in the order of the colours
-    wide: bool = False  # whether a figure needs the width for itself
+    wide: bool = False  # whether a figure needs the full width
     folded: bool = False  # whether it opens on a click
 
 
 def sections_of(contents: Mapping[str, Any]) -> list[Section]:
-    """Return the sections that have something to say."""
+    """Return the sections that are not empty."""
     scores = contents["scores"]
-    best_answers = "The surest right answers of each class."
-    worst_answers = "The wrong answers it was surest of, the surest first."
+    best_answers = "The most confident correct predictions of each class."
+    worst_answers = "The most confident mistakes, surest first."
     sections = [
         _texts("mistakes", "Where it is wrong", scores["mistakes"], worst_answers),
         _classes(scores),
@@ -177,13 +175,13 @@ def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
     has_sd = any(point["low"] is not None for point in points)
     axis = "accuracy, mean ± sd of the folds" if has_sd else "accuracy"
     label = "Accuracy of the models"
-    # far below all others: beside it, their differences could not be seen
+    # drawn with the others, it would hide their differences
     drawn = [point for point in points if point["name"] != "majority"]
     svg = figures.interval_figure(
         drawn if len(drawn) > 1 else points, key="comparison", label=label, axis=axis
     )
     caption = "Accuracy of every model on the same texts. The best is the orange diamond."
-    lead = "A model is worth its cost where it beats simple ones that were tuned as well."
+    lead = "A model is worth its cost if it beats simple baselines that were tuned as well."
     return Section(
         "comparison",
         "Beside the baselines",
@@ -201,8 +199,8 @@ def _classes(scores: Mapping[str, Any]) -> Section:
         lead = never_predicted(unseen) if unseen else ""
         return Section("classes", "Label by label", lead, tables=written)
     caption = (
-        "Confusion matrix, in per cent of the texts of each true class (rows); the fuller the "
-        "colour, the more."
+        "Confusion matrix, in per cent of the texts of each true class (rows); stronger colours "
+        "mean larger shares."
     )
     n_shown = len(most_confused(matrix, figures.MOST_IN_MATRIX))
     if n_shown < len(classes):
@@ -214,7 +212,7 @@ def _classes(scores: Mapping[str, Any]) -> Section:
     n_others = scores.get("n_not_most_probable", 0)
     lead = (
         f"{n_others:,} of {scores['n_texts']:,} labels are not the most probable class: the "
-        "model's own predict decides, as with a tuned threshold."
+        "model's predict decides differently, for example by a tuned threshold."
     )
     leads = [lead] if n_others else []
     if unseen := scores.get("never_predicted"):
@@ -234,14 +232,14 @@ def _curves(curves: Sequence[Mapping[str, Any]]) -> Section | None:
         return None
     of = f"the class {curves[0]['class']}" if len(curves) == 1 else "each class against the rest"
     if len(curves) > figures.MOST_NAMED:
-        of += "; the best and the worst stand out"
+        of += "; the best and the worst are highlighted"
     roc_caption = f"ROC curves of {of}, with the area below. The dashed line is guessing."
     recall_caption = f"Precision and recall of {of}, with the average precision."
     pictures = [
         Picture(figures.roc_figure(curves), roc_caption),
         Picture(figures.precision_recall_figure(curves), recall_caption),
     ]
-    lead = "What other thresholds of the probability would give."
+    lead = "Scores at other thresholds of the probability."
     return Section("curves", "At every threshold", lead, pictures)
 
 
@@ -249,15 +247,15 @@ def _calibration(rows: Sequence[Mapping[str, Any]]) -> Section | None:
     if not rows:
         return None
     caption = (
-        "A point is a bin of answers, the larger the more of them. On the dashed line the model is "
-        "as often right as it says; below it, it is too sure."
+        "Each point is a bin of predictions, larger for more of them. On the dashed line, "
+        "confidence equals accuracy; below it, the model is overconfident."
     )
     picture = Picture(figures.calibration_figure(rows), caption)
     remark = tables.sureness(rows)
-    cure = "another C, or CalibratedClassifierCV, may mend that."
+    cure = "try another C, or CalibratedClassifierCV."
     return Section(
         "calibration",
-        "Is it as sure as it should be?",
+        "Are the probabilities right?",
         f"Its probabilities are {remark}: {cure}" if remark else "",
         [picture],
         beside=[tables.calibration_table(rows)],
@@ -309,10 +307,10 @@ def _layers(layers: Mapping[str, Any] | None) -> Section | None:
         "Score of every layer by every pooling, in cross-validation. The best is bold; the text "
         "enters below."
     )
-    lead = "The best of many scores is too good."
+    lead = "Picking the best of many scores is optimistic."
     if nested := layers.get("nested"):
         score = f"{nested['score']:.3f} ± {nested['score_sd']:.3f}"
-        lead += f" The honest score of taking the best is {score}."
+        lead += f" The unbiased score of picking the best is {score}."
     all_rows = "Every layer and combination, the best first"
     whole = tables.layers_table(layers["rows"], layers, all_rows)
     figure = figures.layers_figure(layers)
@@ -355,7 +353,7 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
         return Section("map", heading, f"No map: {embedding['refused']}")
     points, method = embedding["points"], embedding["method"]
     names = embedding.get("classes")
-    if names is None:  # of an older evaluate
+    if names is None:  # from an older evaluate
         confused = most_confused(scores["confusion_matrix"], figures.MOST_NAMED)
         names = [scores["classes"][place] for place in confused]
     some = len(names) < len(scores["classes"])
@@ -363,14 +361,14 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
     first, second = embedding["explained_variance"]
     n_wrong = sum(str(point["true"]) != str(point["predicted"]) for point in points)
     label = (
-        f"Map of {len(points)} texts by {method}, of which {n_wrong} were taken for another class; "
-        "the table below holds them."
+        f"Map of {len(points)} texts by {method}, {n_wrong} of them misclassified; the table below "
+        "holds them."
     )
     caption = (
-        f"{len(points):,} of {scores['n_texts']:,} texts by what the classifier sees of them, "
-        f"drawn flat by {method}{of_some}: the axes hold {100 * first:.0f} and "
-        f"{100 * second:.0f} % of the variance. Colour and shape are the true class; hollow points "
-        "were taken for another. "
+        f"{len(points):,} of {scores['n_texts']:,} texts by their features, projected to a plane "
+        f"by {method}{of_some}: the axes hold {100 * first:.0f} and "
+        f"{100 * second:.0f} % of the variance. Colour and shape show the true class; hollow "
+        "points were misclassified. "
         "Point at one to read it."
     )
     legend = [(symbol, str(name)) for symbol, name in zip(_SYMBOLS, names, strict=False)]
@@ -385,9 +383,9 @@ def _label_issues(issues: Mapping[str, Any] | None) -> Section | None:
     if not issues or not issues["rows"]:
         return None
     lead = (
-        f"{issues['n_texts']:,} labels are doubted: another class is more probable, and at least "
-        "as probable as for its own texts on average (Northcutt et al. 2021). Some of them will be "
-        "mistakes of the model."
+        f"{issues['n_texts']:,} labels are doubtful: another class is more probable, and at least "
+        "as probable as for its own texts on average (Northcutt et al. 2021). Some of these will "
+        "be mistakes of the model."
     )
     rows = [
         {
@@ -422,6 +420,6 @@ def _duplicates(duplicates: Mapping[str, Any] | None) -> Section | None:
 def _provenance(provenance: Mapping[str, Any]) -> Section | None:
     if not provenance:
         return None
-    lead = "With this, the same numbers can be made again."
+    lead = "Use these to reproduce the numbers."
     written = [tables.provenance_table(provenance)]
     return Section("provenance", "Provenance", lead, tables=written, folded=True)

@@ -1,1 +1,1 @@
-"""What a saved file holds, and whether it may be opened."""
+"""Saved files: format, contents, and whether they may be opened."""

@@ -1,4 +1,4 @@
-"""The allow-list: what a saved pipeline may name, and what may be done with it."""
+"""The names that a saved pipeline may use, and how."""
 
 import importlib
 from collections.abc import Collection, Iterable
@@ -9,17 +9,17 @@ from sklearn.base import BaseEstimator
 
 from pipeline.exceptions import ArtifactError
 
-# A hostile file may name whatever is here, give it any state and arguments, and have it called
-# later, say by a FunctionTransformer. So each name was read: it computes numbers or holds values;
-# it reads and writes no file, imports, evaluates and starts nothing, looks up no attribute by
-# name, and calls no other callable than what it is given, which is of this list too. Left out for
-# that: what takes a callable and hands out work (pairwise_distances, cross_validate), what looks up
-# by name (get_scorer), and all of sklearn.utils and sklearn.datasets. A test says what a new
-# release of scikit-learn, numpy or scipy adds.
+# A hostile file may use these names with any state and arguments, and have them called later, for
+# example by a FunctionTransformer. So each name was reviewed: it computes numbers or holds values.
+# It does no I/O, imports, evaluates or starts nothing, looks up no attribute by name, and calls no
+# callable except its arguments, which are on this list too. Hence nothing that takes a callable and
+# hands out work (pairwise_distances, cross_validate) or looks up by name (get_scorer), and nothing
+# of sklearn.utils and sklearn.datasets. A test shows what a new release of scikit-learn, numpy or
+# scipy adds.
 
 
 def _names(text: str) -> frozenset[str]:
-    """Read ``"module: name name"``, over several lines."""
+    """Parse ``"module: name name"`` on several lines."""
     names, module = set(), ""
     for word in text.split():
         if word.endswith(":"):
@@ -32,8 +32,8 @@ def _names(text: str) -> frozenset[str]:
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 NDARRAY = "numpy.ndarray"
 
-# Functions by which pickles make arrays and compiled objects: they may be called, and cannot be
-# kept as values. numpy.ndarray is among them as an argument: it would make pointers of any bytes.
+# Functions with which pickles make arrays and compiled objects: callable, but never kept as values.
+# numpy.ndarray is only an argument: called, it would make pointers of any bytes.
 FUNCTIONS = _names("""
 numpy: ndarray
 numpy._core.multiarray: _reconstruct scalar
@@ -60,7 +60,7 @@ sklearn.linear_model._sgd_fast: EpsilonInsensitive Hinge ModifiedHuber SquaredEp
   SquaredHinge
 """)
 FROZEN = _names("scipy.stats._distn_infrastructure: rv_continuous_frozen rv_discrete_frozen")
-# Classes whose objects are made empty and given their state, as estimators are.
+# Classes whose objects are made empty and then given their state, like estimators.
 MADE = FROZEN | _names("""
 joblib.numpy_pickle: NumpyArrayWrapper
 pipeline.evaluation.word2vec: Word2VecVectorizer
@@ -97,7 +97,7 @@ sklearn.model_selection._split: GroupKFold GroupShuffleSplit KFold LeaveOneGroup
   LeavePGroupsOut LeavePOut PredefinedSplit RepeatedKFold RepeatedStratifiedKFold ShuffleSplit
   StratifiedGroupKFold StratifiedKFold StratifiedShuffleSplit TimeSeriesSplit _CVIterableWrapper
 """)
-# Functions and types that may stand as values, and that no file calls.
+# Functions and types that are only values, never called by a file.
 NAMED = _names("""
 builtins: bool bytes dict float int list object str tuple
 numpy.linalg: norm
@@ -196,8 +196,8 @@ scipy.special._ufuncs: agm bdtr bdtrc bdtri bdtrik bdtrin betainc betaincc betai
   powm1 pseudo_huber rel_entr round shichi sici smirnov smirnovi spence stdtr stdtridf stdtrit
   tklmbda wrightomega yn
 """)
-# scipy executes a text of a distribution's state: their states are never followed, and they get
-# that of scipy's own object of their class. No levy_stable and vonmises, which have several.
+# scipy executes a text in a distribution's state, so the state in the file is ignored and replaced
+# by that of scipy's own object. Without levy_stable and vonmises, which have several.
 DISTRIBUTIONS = _names("""
 scipy.stats._continuous_distns: alpha_gen anglit_gen arcsine_gen argus_gen beta_gen
   betaprime_gen bradford_gen burr12_gen burr_gen cauchy_gen chi2_gen chi_gen cosine_gen
@@ -221,7 +221,7 @@ scipy.stats._discrete_distns: bernoulli_gen betabinom_gen betanbinom_gen binom_g
   nchypergeom_wallenius_gen nhypergeom_gen planck_gen poisson_binom_gen poisson_gen randint_gen
   skellam_gen yulesimon_gen zipf_gen zipfian_gen
 """)
-# What `trusted="lightgbm"` allows: the estimators of a module, and what these leave in files.
+# What `trusted="lightgbm"` allows: estimators of a module, and what they leave in files.
 GROUPS = {
     "catboost": (
         "",
@@ -235,7 +235,7 @@ _NO_ESTIMATORS = {"tests", "conftest", "externals", "utils", "keras", "tensorflo
 
 
 def trusted_names(trusted: str | Iterable[str]) -> frozenset[str]:
-    """Check what a user trusts: full names, and names of `GROUPS`."""
+    """Check names that a user trusts: full names, and names of `GROUPS`."""
     names = frozenset([trusted] if isinstance(trusted, str) else trusted)
     for name in names:
         if name not in GROUPS and "." not in name:
@@ -247,7 +247,7 @@ def trusted_names(trusted: str | Iterable[str]) -> frozenset[str]:
 
 
 def is_allowed(name: str, trusted: Collection[str] = ()) -> bool:
-    """Say whether a file may name a global; at most a module of an estimator is imported."""
+    """Return whether a file may use a name."""
     return (
         name in trusted
         or any(name in names for names in (FUNCTIONS, CALLED, MADE, NAMED, DISTRIBUTIONS))
@@ -261,24 +261,24 @@ def is_allowed(name: str, trusted: Collection[str] = ()) -> bool:
 
 
 def not_allowed(names: Iterable[str], trusted: Collection[str] = ()) -> list[str]:
-    """Return those names that are not allowed, in their order."""
+    """Return the names that are not allowed, in order."""
     return [name for name in names if not is_allowed(name, trusted)]
 
 
 def how_to_trust(refused: list[str]) -> str:
-    """Return what `trusted` has to be for a file to open, as it is written in a call."""
+    """Return the argument `trusted` that opens a file."""
     groups = [group for group in groups_of(refused) if not_allowed(refused, [group]) != refused]
     trusted = groups + not_allowed(refused, groups)
     return f"trusted={trusted[0]!r}" if trusted == groups[:1] else f"trusted={trusted}"
 
 
 def name_of(kind: type) -> str:
-    """Return the name by which files know a class."""
+    """Return the name of a class in saved files."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def refuse_names(path: Path, refused: list[str]) -> None:
-    """Refuse a file for the names in it that are not allowed, with all of them."""
+    """Raise if a file uses names that are not allowed, listing all."""
     if refused:
         raise refused_file(
             path,
@@ -288,23 +288,22 @@ def refuse_names(path: Path, refused: list[str]) -> None:
 
 
 def refused_file(path: Path, reason: str, groups: Iterable[str] = ()) -> ArtifactError:
-    """Return the error of a file that is not opened."""
+    """Return the error for a file that is not opened."""
     further = "".join(f", such as trusted={group!r}" for group in groups)
     return ArtifactError(
         f"{path} is refused: {reason}. Nothing of it was run. inspect_pipeline shows what is "
-        "inside; if you trust the author, load_pipeline(path, trusted=[...]) takes further names"
+        "inside; if you trust the author, load_pipeline(path, trusted=[...]) allows more names"
         f"{further}."
     )
 
 
 def groups_of(names: Iterable[str]) -> list[str]:
-    """Return the groups by whose packages names are; nothing is imported."""
+    """Return the groups that cover some names, without importing."""
     packages = {name.partition(".")[0] for name in names}
     return [group for group in GROUPS if group in packages]
 
 
 def _is_estimator(name: str, of: str) -> bool:
-    """Say whether a name is an estimator that a package or module defines."""
     module, _, qualified = name.rpartition(".")
     parts = name.split(".")
     if not of or not f"{module}.".startswith(f"{of}.") or _NO_ESTIMATORS & set(parts):
@@ -314,16 +313,15 @@ def _is_estimator(name: str, of: str) -> bool:
     try:
         value = getattr(importlib.import_module(module), qualified, None)
     except ImportError:
-        # of a package that is not installed, as the user is told when the file is opened
+        # from a package that is not installed; opening the file will say so
         return of != "sklearn" and qualified[:1].isupper()
-    # the class itself, from where it is defined: not what a module merely imports
     return (
         isinstance(value, type) and issubclass(value, BaseEstimator) and value.__module__ == module
     )
 
 
 def restore_distribution(distribution: Any) -> None:
-    """Give an empty distribution the state of scipy's own object of its class."""
+    """Give an empty distribution the state of scipy's own."""
     import scipy.stats
 
     own = next(own for own in vars(scipy.stats).values() if type(own) is type(distribution))

@@ -52,11 +52,11 @@ def save_pipeline(
 ) -> Path | str:
     """Write a fitted pipeline to one file, with a manifest beside it.
 
-    The file is written under another name, flushed to the disk and renamed: no reader ever sees
-    half of it, and one that has the old file open keeps it. The manifest, ``<file>.json``, holds
-    its hash, versions, contents and answers to three probe texts; `load_pipeline` compares. The
-    file alone is enough to predict. It is read back, without unpickling, for names that
-    `load_pipeline` will refuse.
+    The file is written under a temporary name, flushed to disk and renamed, so that readers see the
+    old or the new file, never half of one. The manifest, ``<file>.json``, holds its hash, versions,
+    contents and answers to three probe texts, for `load_pipeline` to compare. The file alone is
+    enough to predict. After writing, it is checked for names that `load_pipeline` will refuse,
+    without unpickling.
 
     Parameters
     ----------
@@ -64,21 +64,20 @@ def save_pipeline(
         Fitted: a Pipeline, or another estimator, such as a search, a voting or calibrated
         classifier around pipelines, or a `BertVectorizer`, which becomes a Pipeline of one step.
     path : str or Path
-        Such as ``models/sentiment.joblib``; missing folders are made, and ``~`` is the home
+        For example ``models/sentiment.joblib``. Missing folders are created, and ``~`` is the home
         folder. Or an address that fsspec knows, such as ``"s3://bucket/sentiment.joblib"``.
     format : {"joblib", "skops"}, default="joblib"
-        ``"joblib"`` is an ordinary joblib file, whose weights are memory-mapped when it is opened.
-        ``"skops"`` executes nothing when anyone opens it, and is read into memory as a whole.
+        ``"joblib"`` is an ordinary joblib file, whose weights are memory-mapped when opened.
+        ``"skops"`` executes nothing when opened, and is read into memory as a whole.
     probes : list of str, DataFrame or array, optional
-        A few rows of what the pipeline predicts on, for the self-test; they are stored as they
-        are. Three texts by default.
+        A few input rows for the self-test, stored as they are. Default: three texts.
     n_training_texts : int, optional
-        For the manifest; by default the number of texts that the vectorizer was fitted on.
+        For the manifest. Default: the number of texts that the vectorizer was fitted on.
     scores : mapping, optional
-        For the manifest: any numbers that say how good it is.
+        For the manifest: any scores of the pipeline.
     columns : mapping, optional
-        For the manifest: the names that the columns ``"text"`` and ``"label"`` have in your tables.
-        Commands take them as defaults.
+        For the manifest: the names of the columns ``"text"`` and ``"label"`` in your tables, which
+        commands use as defaults.
     sign : path or Ed25519PrivateKey, optional
         Sign the manifest, which holds the file's hash, by this private key of cryptography or a
         file of it in PEM. The signature is ``<file>.json.sig``.
@@ -86,26 +85,26 @@ def save_pipeline(
     Returns
     -------
     Path or str
-        Where it was written: a Path of this machine, or the address.
+        Where it was written: a local Path, or the address.
 
     Raises
     ------
     NotFittedError
         Before ``fit``.
     OSError
-        For a folder, and for what cannot be written.
+        If the path is a folder or cannot be written.
     ValueError
         For probes that the pipeline cannot predict on, and for lambdas.
     CheckpointError
-        Where a loaded pipeline's weights are not those it was made with.
+        If a loaded pipeline's weights are not those it was saved with.
 
     Warns
     -----
     ArtifactWarning
-        Where the file names what `load_pipeline` opens with ``trusted`` only, or has no self-test.
+        If `load_pipeline` needs ``trusted`` for a name in the file, or there is no self-test.
     """
     if isinstance(pipeline, type) or not hasattr(pipeline, "fit"):
-        raise TypeError(f"pipeline is {pipeline!r:.100}; a fitted estimator is expected.")
+        raise TypeError(f"pipeline is {pipeline!r:.100}; expected a fitted estimator.")
     if format not in ("joblib", "skops"):
         raise ValueError(f"format={format!r}; allowed are 'joblib' and 'skops'.")
     check_is_fitted(pipeline)
@@ -113,7 +112,7 @@ def save_pipeline(
         pipeline = make_pipeline(pipeline)
     place, key = where(path), signing_key(sign)
     refuse_folder(place, "sentiment.joblib")
-    for vectorizer in vectorizers_in(pipeline):  # what came from a damaged file is not spread
+    for vectorizer in vectorizers_in(pipeline):  # does not spread damaged weights
         vectorizer.verify_weights()
     described = describe(pipeline, n_training_texts, columns)
     described["probes"] = _probes(pipeline, probes, described["vectorizers"])
@@ -128,8 +127,8 @@ def save_pipeline(
             refused = not_allowed(read_contents(temporary).names)
         if nameless := [name for name in refused or () if "<" in name]:
             raise ValueError(
-                f"pipeline holds {', '.join(nameless)}, which nobody finds by its name when the "
-                "file is opened. Define it at the top of a module."
+                f"pipeline contains {', '.join(nameless)}, which cannot be found by name when the "
+                "file is opened. Define it at the top level of a module."
             )
         manifest = Manifest(
             file=PurePath(place).name,
@@ -146,7 +145,7 @@ def save_pipeline(
         warnings.warn(
             f"load_pipeline will refuse {place}: it names {', '.join(refused)}, which are not on "
             "the list of what a saved pipeline may name. Open it with load_pipeline(path, "
-            f"{how_to_trust(refused)}), here and wherever it goes.",
+            f"{how_to_trust(refused)}), here and elsewhere.",
             ArtifactWarning,
             stacklevel=2,
         )
@@ -168,11 +167,11 @@ def load_pipeline(
 ) -> Pipeline:
     """Open and verify a file written by `save_pipeline`.
 
-    In this order: its kind; its size and hash by the manifest; its signature, with `trusted_key`;
-    every name in it, against a list of what a saved pipeline may name; only then is it unpickled,
-    by an unpickler that follows no other name; then its versions; and last a self-test: it must
-    answer the probe texts as it did when it was saved. The weights are memory-mapped: opening is
-    fast, and processes share them.
+    The checks come in this order: the kind of file; size and hash by the manifest; its signature,
+    with `trusted_key`; every name in the file, against a list of what a saved pipeline may name.
+    Only then is it unpickled, without following any other name. Last come versions and a
+    self-test: the answers to the probe texts must be those at saving. The weights are
+    memory-mapped: opening is fast, and processes share them.
 
     Parameters
     ----------
@@ -180,14 +179,12 @@ def load_pipeline(
         The file, or its address, from which it is read into memory; also one written by
         ``joblib.dump`` or skops, which has no manifest.
     verify : {"probes", "sha256", "size"}, default="probes"
-        How far to go: self-test, hash and size; hash and size; or size alone. The names are always
-        checked.
+        Self-test, hash and size; hash and size; or only size. Names are always checked.
     sha256 : str, optional
-        The file's hash as you know it from elsewhere; the manifest beside a file is as trustworthy
-        as the file.
+        The file's hash, known from another source; the manifest is only as trustworthy as the file.
     trusted : str or iterable of str
-        Further names that this file may use, such as ``"my_package.MyTransformer"``, and
-        ``"lightgbm"``, ``"xgboost"``, ``"catboost"`` or ``"imblearn"`` for the estimators of these.
+        More names that this file may use, such as ``"my_package.MyTransformer"``, and
+        ``"lightgbm"``, ``"xgboost"``, ``"catboost"`` or ``"imblearn"`` for their estimators.
     trusted_key : path, Ed25519PublicKey or list of these, optional
         Open only what one of these public keys signed (``save_pipeline(..., sign=)``): files in
         PEM, or keys of cryptography. The hash is then always checked.
@@ -200,16 +197,16 @@ def load_pipeline(
     Raises
     ------
     FileNotFoundError
-        Where there is no such file.
+        If there is no such file.
     ArtifactError
-        Where it is another kind of file, damaged, not the one that was saved, not signed by a
-        trusted key, names what is not allowed, is of a newer version, or fails its self-test; the
+        If it is another kind of file, damaged, not the one that was saved, not signed by a trusted
+        key, uses a name that is not allowed, is from a newer version, or fails its self-test; the
         message says which.
 
     Warns
     -----
     ArtifactWarning
-        Where there is no manifest, or it was made with other versions.
+        If there is no manifest, or it was saved with other versions.
     """
     if verify not in ("probes", "sha256", "size"):
         raise ValueError(f"verify={verify!r}; allowed are 'probes', 'sha256' and 'size'.")
@@ -222,8 +219,8 @@ def load_pipeline(
             difference = check_probes(pipeline, manifest.probes)
     if manifest is None:
         warnings.warn(
-            f"{place} has no manifest ({PurePath(place).name}.json): the names in it were checked, "
-            "but not whether it is the file that was saved. save_pipeline writes one.",
+            f"{place} has no manifest ({PurePath(place).name}.json): its names were checked, but "
+            "not whether it is the file that was saved. save_pipeline writes one.",
             ArtifactWarning,
             stacklevel=2,
         )
@@ -231,7 +228,7 @@ def load_pipeline(
         tested = (
             "It was not tested on its probe texts."
             if difference is None
-            else f"Its probe texts come out as they did then (to {difference:.1g})."
+            else f"Its answers to the probe texts are unchanged (to {difference:.1g})."
         )
         warnings.warn(
             f"{place} was made with {'; '.join(differing)}. {tested}", ArtifactWarning, stacklevel=2
@@ -251,19 +248,19 @@ def verify_pipeline(
     Parameters
     ----------
     path, sha256, trusted, trusted_key
-        As for `load_pipeline`.
+        As in `load_pipeline`.
 
     Returns
     -------
     dict
         ``size``, ``sha256`` (of the file), ``names`` (how many, all allowed), ``weights`` (the
         sha256 of each model's weights), ``versions`` (those that differ) and ``probes``: ``n``,
-        ``difference`` and ``tolerance``, or None where it has none.
+        ``difference`` and ``tolerance``, or None if it has none.
 
     Raises
     ------
     ArtifactError
-        At the first thing that is wrong; also where there is no manifest to compare with.
+        At the first failed check, or if there is no manifest to compare with.
     """
     place = where(path)
     pipeline, manifest = _open(place, True, sha256, trusted, trusted_key)
@@ -296,7 +293,7 @@ def verify_pipeline(
 
 
 class Inspection(dict[str, Any]):
-    """The dict of `inspect_pipeline`; a notebook shows what is in the file."""
+    """The dict of `inspect_pipeline`, shown in a notebook as facts."""
 
     def __repr__(self) -> str:
         facts = "; ".join(f"{name.lower()}: {value}" for name, value in self._facts().items())
@@ -304,7 +301,7 @@ class Inspection(dict[str, Any]):
 
     def _facts(self) -> dict[str, str]:
         names, refused = self["names"], self["refused"]
-        named = "all allowed" if refused == [] else "not known without skops which are refused"
+        named = "all allowed" if refused == [] else "refused ones unknown without skops"
         if refused or self["problems"]:
             named = f"REFUSED by load_pipeline: {', '.join([*(refused or ()), *self['problems']])}"
         return {
@@ -312,7 +309,7 @@ class Inspection(dict[str, Any]):
             "Format": f"{self['format']}, {self['size'] / 1e6:,.1f} MB",
             "Names": f"{len(names)}, {named}",
             "Arrays": f"{len(self['arrays'])}",
-            "Manifest": "none" if self["manifest"] is None else "as it stands beside the file",
+            "Manifest": "none" if self["manifest"] is None else "unverified, beside the file",
             "Signature": ", ".join(self["signed_by"] or ["none"]),
         }
 
@@ -328,7 +325,7 @@ class Inspection(dict[str, Any]):
 def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     """Look into a saved file without unpickling it.
 
-    Nothing in it is called or trusted, and nothing imported but scikit-learn's own modules.
+    Nothing in it is called or trusted, and nothing imported except scikit-learn's modules.
 
     Parameters
     ----------
@@ -338,20 +335,20 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     Returns
     -------
     Inspection
-        A dict, of which terminals and notebooks show the gist: ``path``, ``format``, ``size``,
-        ``names`` (every class and function that it names), ``refused`` (those that `load_pipeline`
-        would refuse; None for a .skops file where skops is not installed), ``problems`` (what it
-        does with allowed names, for which `load_pipeline` would refuse it too), ``arrays`` (shape,
-        dtype and bytes of each; joblib only), ``contents`` (the objects as nested dicts and lists,
-        long values cut), ``manifest`` (an unchecked dict, or None) and ``signed_by`` (the public
-        keys that its signature claims, unchecked, or None).
+        A dict, shown in short in terminals and notebooks: ``path``, ``format``, ``size``, ``names``
+        (all classes and functions in it), ``refused`` (those that `load_pipeline` would refuse;
+        None for a .skops file without skops), ``problems`` (what it does with allowed names that
+        `load_pipeline` refuses too), ``arrays`` (shape, dtype and bytes of each; joblib only),
+        ``contents`` (the objects as nested dicts and lists, long values cut), ``manifest`` (an
+        unchecked dict, or None) and ``signed_by`` (the public keys that its signature claims, not
+        verified, or None).
 
     Raises
     ------
     FileNotFoundError
-        Where there is no such file.
+        If there is no such file.
     ArtifactError
-        Where it is another kind of file, or damaged.
+        If it is another kind of file, or damaged.
     """
     place = where(path)
     arrays: list[dict[str, Any]] = []
@@ -415,7 +412,7 @@ def _differing(pipeline: Pipeline, manifest: Manifest | None) -> list[str]:
 
 @contextlib.contextmanager
 def _self_test(place: Path | str, differing: list[str]) -> Iterator[None]:
-    """Say of what is wrong inside that the file fails its self-test."""
+    """Turn errors inside into a failed self-test of the file."""
     try:
         yield
     except (ArtifactError, CheckpointError) as error:
@@ -433,8 +430,8 @@ def _probes(
         return probes
     except ArtifactError as error:
         warnings.warn(
-            f"The pipeline answers otherwise each time it is asked ({error}), so its file has no "
-            "self-test. Fix its random_state, or use another classifier.",
+            f"The pipeline answers differently each time ({error}), so its file has no self-test. "
+            "Set its random_state, or use another classifier.",
             ArtifactWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""A joblib file: read without running it, checked against the allow-list, then unpickled."""
+"""Read a joblib file without running it, check its names, then unpickle it."""
 
 import copyreg
 import importlib
@@ -34,11 +34,11 @@ WRAPPER_STATE = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_arr
 
 
 def _is_wrapper_state(state: Any) -> bool:
-    """Say whether an array is described as joblib does; both unpicklers ask this."""
+    """Return whether an array is described as in joblib."""
     return isinstance(state, dict) and "dtype" in state and set(state) <= WRAPPER_STATE
 
 
-_OLD_CALL = "it makes objects in the way of pickle protocol 1, which no saved pipeline does"
+_OLD_CALL = "it makes objects as in pickle protocol 1, which no saved pipeline does"
 
 
 def _name_an_array(keys: Iterable[Any]) -> bool:
@@ -46,21 +46,18 @@ def _name_an_array(keys: Iterable[Any]) -> bool:
     return any(isinstance(key, str) and key.startswith("__array_") for key in keys)
 
 
-# ---- reading without running
-
-
 @dataclass(frozen=True)
 class Name:
-    """A global that the file names; nothing was imported."""
+    """A global that the file names, not imported."""
 
-    name: str  # such as "sklearn.pipeline.Pipeline"
+    name: str
 
 
 @dataclass(eq=False)
 class Made:
-    """An object that unpickling would make by calling something; nothing was called."""
+    """An object that unpickling would make by calling something, not called."""
 
-    of: Any  # what would be called: nearly always a `Name`
+    of: Any
     args: Any
     state: Any = None
     items: list[Any] = field(default_factory=list)
@@ -71,7 +68,7 @@ class Made:
         return self.of.name if isinstance(self.of, Name) else "?"
 
     def append(self, item: Any) -> None:
-        """Take one item, as a list would."""
+        """Add one item, like a list."""
         self.items.append(item)
 
     extend = add = append
@@ -85,15 +82,15 @@ class Array:
     """An array in the file."""
 
     shape: tuple[int, ...]
-    dtype: str  # such as "uint8", or "object"
-    offset: int  # where its data begin in the file
+    dtype: str
+    offset: int  # of its data in the file
     n_bytes: int
-    value: Any = None  # of an object array: what is pickled inside
+    value: Any = None  # the pickle inside an object array
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a joblib file holds; names and arrays are in the order of the file."""
+    """Contents of a joblib file, in its order."""
 
     root: Any  # with `Made`, `Name` and `Array` for what unpickling would call, import and read
     names: tuple[str, ...]
@@ -102,9 +99,9 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Read a joblib file as data: nothing is imported or called, no array is read."""
-    # A pickle is a program that imports names and calls them. Here its instructions are followed
-    # on paper: every name stays a `Name`, every call a `Made`.
+    """Read a joblib file as data, without importing or calling anything."""
+    # A pickle is a program that imports names and calls them. Here its instructions are only
+    # recorded: every name stays a `Name`, every call a `Made`.
     names: dict[str, None] = {}
     arrays: list[Array] = []
     problems: dict[str, None] = {}
@@ -114,10 +111,10 @@ def read_contents(path: Path) -> Contents:
             root = reader.load()
         except ArtifactError:
             raise
-        # a damaged pickle fails in any way, even those of the types its bytes happen to make
+        # a damaged pickle can raise anything, even errors of types that its bytes happen to make
         except Exception as error:
             raise _unreadable(
-                path, f"it is damaged or cut short ({type(error).__name__}: {error})"
+                path, f"it is damaged or truncated ({type(error).__name__}: {error})"
             ) from error
         if extra := path.stat().st_size - file.tell():
             raise _unreadable(path, f"it has {extra} bytes after its end")
@@ -125,7 +122,7 @@ def read_contents(path: Path) -> Contents:
 
 
 def _unreadable(path: Path, reason: str) -> ArtifactError:
-    return ArtifactError(f"{path} cannot be read: {reason}. Copy or train it again.")
+    return ArtifactError(f"{path} cannot be read: {reason}. Copy it again or train a new one.")
 
 
 _MAX_NESTED = 8  # object arrays inside object arrays
@@ -133,7 +130,7 @@ _MAX_HASHED = 10_000  # tuples in a key
 
 
 class _PaperUnpickler(PythonUnpickler):
-    """Follow a pickle's instructions on paper; the pure-Python base lets each be replaced."""
+    """Records the instructions of a pickle instead of running them."""
 
     def __init__(
         self,
@@ -222,7 +219,7 @@ class _PaperUnpickler(PythonUnpickler):
     def _instance(self) -> None:
         self._problems[_OLD_CALL] = None
         module, name = (self.readline()[:-1].decode("ascii") for _ in range(2))
-        args = self.pop_mark()  # before append is looked up: it is another list's afterwards
+        args = self.pop_mark()  # before append is looked up, which then belongs to another list
         self.append(Made(self.find_class(module, name), args))
 
     def _object(self) -> None:
@@ -233,14 +230,14 @@ class _PaperUnpickler(PythonUnpickler):
     def _bytearray(self) -> None:
         n_bytes = int.from_bytes(self.read(8), "little")
         if n_bytes > self._size:
-            self._fail(f"it claims {n_bytes} bytes for one value, and has {self._size} in all")
+            self._fail(f"it claims {n_bytes} bytes for one value, but has only {self._size}")
         self.append(bytearray(self.read(n_bytes)))
 
     def _build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, Made):
-            self._fail(f"it gives a state to {target!r:.100}, which is no object of its own")
+            self._fail(f"it gives a state to {target!r:.100}, which is not an object of its own")
         if target.name == WRAPPER:
             array = self._array(state)
             self._arrays.append(array)
@@ -249,7 +246,6 @@ class _PaperUnpickler(PythonUnpickler):
             target.state = state
 
     def _array(self, state: Any) -> Array:
-        """Pass over an array's data."""
         if not _is_wrapper_state(state):
             self._fail("it describes an array in a way that joblib does not")
         dtype, holds_objects = self._dtype(state["dtype"])
@@ -276,12 +272,12 @@ class _PaperUnpickler(PythonUnpickler):
         return Array(shape, str(dtype), start, n_bytes)
 
     def _dtype(self, call: Any) -> tuple[np.dtype, bool]:
-        """Return the dtype that a pickle describes, and whether it holds Python objects."""
+        """Return the dtype in a pickle, and whether it holds Python objects."""
         if not (
             isinstance(call, Made) and call.name == "numpy.dtype" and isinstance(call.args[0], str)
         ):
             self._fail("it describes the type of an array in a way that numpy does not")
-        dtype = np.dtype(call.args[0])  # of a structured type V and its size: all that is needed
+        dtype = np.dtype(call.args[0])  # for a structured type V and its size, which is enough
         # version, order, (subtype, shape), names, {name: (type, offset)}, size, alignment, flags
         known = isinstance(call.state, tuple) and len(call.state) >= 8
         state = call.state if known else (None,) * 8
@@ -309,9 +305,6 @@ class _PaperUnpickler(PythonUnpickler):
     }
 
 
-# ---- pickling
-
-
 def write_joblib(pipeline: Any, path: Path) -> None:
     """Write a fitted pipeline as a joblib file."""
     with path.open("wb") as file:
@@ -319,7 +312,7 @@ def write_joblib(pipeline: Any, path: Path) -> None:
 
 
 class _Pickler(NumpyPickler):
-    """joblib's pickler, which leaves methods out of the states of scipy's distributions."""
+    """joblib's pickler, without methods in the states of scipy's distributions."""
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
@@ -330,15 +323,13 @@ class _Pickler(NumpyPickler):
         return copyreg.__newobj__, (kind,), state  # type: ignore[attr-defined]
 
 
-# ---- unpickling
-
 _MAP_FROM = 1 << 16  # bytes: smaller arrays are read
 
 
 def unpickle_allowed(path: Path, trusted: Collection[str] = (), *, mapped: bool = True) -> Any:
-    """Unpickle a joblib file that names only what is allowed; `mapped` maps the weights."""
-    # No sandbox: what is allowed is made as the file says, and scikit-learn's compiled classes
-    # believe the arrays they are given.
+    """Unpickle a joblib file that uses only allowed names."""
+    # Not a sandbox: allowed objects are made as the file says, and scikit-learn's compiled classes
+    # trust their arrays.
     if tuple(map(int, joblib.__version__.split(".")[:2])) < (1, 6):
         raise refused_file(
             path,
@@ -351,7 +342,7 @@ def unpickle_allowed(path: Path, trusted: Collection[str] = (), *, mapped: bool 
 
 @dataclass(frozen=True, repr=False)
 class _Function:
-    """Stands for one of `FUNCTIONS` until it is called: as a value it is good for nothing."""
+    """Stands for one of `FUNCTIONS` until it is called."""
 
     name: str
     value: Any
@@ -361,13 +352,13 @@ class _Function:
 
 
 class _AllowedUnpickler(NumpyUnpickler):
-    """joblib's unpickler, which imports and calls only what is allowed."""
+    """joblib's unpickler, importing and calling only what is allowed."""
 
     def __init__(self, path: Path, file: BinaryIO, trusted: Collection[str], mapped: bool) -> None:
         super().__init__(str(path), file, ensure_native_byte_order=False, mmap_mode="c")
         self._path, self._trusted, self._mapped = path, trusted, mapped
-        self._named: dict[int, str] = {}  # id of what was imported -> its name
-        self._kept: list[Any] = []  # so that no id is given away twice
+        self._named: dict[int, str] = {}  # id of an imported object -> its name
+        self._kept: list[Any] = []  # keeps ids unique
 
     def _refuse(self, reason: str) -> NoReturn:
         raise refused_file(self._path, reason)
@@ -388,7 +379,6 @@ class _AllowedUnpickler(NumpyUnpickler):
         self._refuse(f"it uses the extension code {code} of copyreg, which no saved pipeline does")
 
     def _check_callable(self, called: Any) -> str:
-        """Return the name of what a file may make objects of."""
         name = self._named.get(id(called))
         if name is None or (name in NAMED and name not in self._trusted):
             self._refuse(f"it calls {name or repr(called)}, which no saved pipeline does")
@@ -398,7 +388,7 @@ class _AllowedUnpickler(NumpyUnpickler):
         called, args = self.stack[-2:]
         if isinstance(called, _Function) and called.name != NDARRAY:
             if any(isinstance(arg, np.dtype) and arg.hasobject for arg in args):
-                self._refuse("it makes Python objects of bytes")
+                self._refuse("it makes Python objects from bytes")
             args = tuple(arg.value if isinstance(arg, _Function) else arg for arg in args)
             self.stack[-2:] = [called.value, args]
         else:
@@ -428,7 +418,7 @@ class _AllowedUnpickler(NumpyUnpickler):
         for part in state if isinstance(state, tuple) else (state,):
             self._check_keys(part if isinstance(part, dict) else ())
         if name_of(type(target)) in DISTRIBUTIONS:
-            del self.stack[-1]  # it has its state, and this one may be a program
+            del self.stack[-1]  # it has its state already, and this one may be a program
             return
         is_wrapper = isinstance(target, NumpyArrayWrapper)
         if is_wrapper:
@@ -453,14 +443,14 @@ class _AllowedUnpickler(NumpyUnpickler):
         PythonUnpickler.load_setitem(self)
 
     def _check_keys(self, keys: Iterable[Any]) -> None:
-        """Refuse attributes by which numpy takes an object for an array at any address."""
+        """Raise for attributes that numpy reads as pointers."""
         if _name_an_array(keys):
             self._refuse("it gives an object the attributes of an array")
 
     def _check_dtype(self, dtype: Any) -> None:
-        """Refuse types that hide objects in fields: their bytes would be taken for pointers."""
+        """Raise for types with objects in fields, whose bytes would become pointers."""
         if not isinstance(dtype, np.dtype):
-            self._refuse(f"it gives a {type(dtype).__name__} for the type of an array")
+            self._refuse(f"it gives a {type(dtype).__name__} as the type of an array")
         inner = [field[0] for field in (dtype.fields or {}).values()]
         if dtype.subdtype is not None:
             inner.append(dtype.subdtype[0])
@@ -468,8 +458,7 @@ class _AllowedUnpickler(NumpyUnpickler):
             self._refuse("it hides Python objects in the type of an array")
 
     def _array(self, wrapper: Any) -> np.ndarray:
-        """Read or map an array's data."""
-        # with all checks of this class, where joblib's inner unpickler would have find_class only
+        # with all checks of this class; joblib's inner unpickler would only have find_class
         if wrapper.dtype.hasobject:
             array = _AllowedUnpickler(
                 self._path, self.file_handle, self._trusted, self._mapped
@@ -478,8 +467,8 @@ class _AllowedUnpickler(NumpyUnpickler):
                 self._refuse(f"it puts a {type(array).__name__} where an array is announced")
             return array
         n_bytes = prod((int(n) for n in wrapper.shape), start=wrapper.dtype.itemsize)
-        # Weights alone are mapped: they carry their hash. joblib hands a mapped array on to workers
-        # as a file's name and an offset, whatever stands there by then.
+        # Only weights are mapped, because they carry their hash: joblib passes a mapped array to
+        # workers as file name and offset, whatever is there by then.
         if self._mapped and n_bytes >= _MAP_FROM and wrapper.dtype == np.uint8:
             return np.asarray(wrapper.read_mmap(self))  # a plain array over the mapping
         return np.asarray(wrapper.read_array(self, ensure_native_byte_order=False))
@@ -497,13 +486,11 @@ class _AllowedUnpickler(NumpyUnpickler):
     }
 
 
-# ---- outlines
-
 _LONGEST_TEXT, _MOST_ITEMS, DEEPEST = 200, 50, 12
 
 
 def outline_of(value: Any, depth: int = 0) -> Any:
-    """Turn what `read_contents` found into plain values; what is cut says so."""
+    """Turn the result of `read_contents` into plain values, marking cuts."""
     if depth > DEEPEST:
         return "..."
     if isinstance(value, Name):
@@ -542,7 +529,7 @@ def _outline_of_call(call: Made, depth: int) -> dict[str, Any]:
 
 
 def _object_array(value: Any) -> Any:
-    """Return the items of an object array: the last part of the state that numpy gives it."""
+    """Return the items of an object array."""
     state = value.state if isinstance(value, Made) else None
     if isinstance(state, tuple) and len(state) == 5 and isinstance(state[4], list):
         return [outline_of(item, DEEPEST - 3) for item in state[4][:_MOST_ITEMS]]
@@ -550,7 +537,6 @@ def _object_array(value: Any) -> Any:
 
 
 def _cut(value: Any) -> str:
-    """Return a value as text of at most `_LONGEST_TEXT` characters."""
     text = value if isinstance(value, str) else repr(value)
     if len(text) <= _LONGEST_TEXT:
         return text

@@ -21,9 +21,7 @@ from pipeline.files import fetched, file_size, flush_to_disk, put, sha256_of, wr
 from pipeline.saved.allow_list import name_of
 from pipeline.saved.signing import is_signed, manifest_text, signed
 
-# ---- versions
-
-# What decides a pipeline's numbers, or how its file is written.
+# packages that decide a pipeline's numbers or its file format
 PACKAGES = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy", "joblib")
 
 
@@ -42,7 +40,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def refuse_newer_state(name: str, made_with: Mapping[str, Any], known: int) -> None:
-    """Refuse a saved state that this version of the class does not know."""
+    """Raise for a saved state that is too new."""
     if made_with["state_version"] > known:
         raise CheckpointError(
             f"This {name} was saved by version {made_with['pipeline']} of pipeline, in state "
@@ -63,15 +61,12 @@ def differing_versions(made_with: Mapping[str, str]) -> list[str]:
 
 
 def _compared(package: str, version: str) -> list[str]:
-    # scikit-learn compares its own in full
+    # scikit-learn itself compares full versions
     return [version] if package == "scikit-learn" else version.partition("+")[0].split(".")[:2]
 
 
-# ---- description
-
-
 def parts_of(value: Any) -> Iterator[Any]:
-    """Yield an object and what it holds in estimators, dicts and lists, each once."""
+    """Yield an object and everything inside, each once."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:
@@ -89,7 +84,7 @@ def parts_of(value: Any) -> Iterator[Any]:
 
 
 _WITH_MODEL = ("pipeline.vectorizer.BertVectorizer", "pipeline.finetuning.FineTunedBertClassifier")
-_RECORDED = {  # name in the manifest -> attribute, where the class has it
+_RECORDED = {
     "source": "source_",
     "layers": "layers_",
     "max_length": "max_length_",
@@ -114,7 +109,7 @@ def vectorizers_in(pipeline: Any) -> list[Any]:
 def describe(
     pipeline: Any, n_training_texts: int | None, columns: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """Return what a manifest says about the inside of a fitted pipeline."""
+    """Return the manifest's description of a fitted pipeline."""
     vectorizers = vectorizers_in(pipeline)
     classes = getattr(pipeline, "classes_", None)
     if isinstance(classes, np.ndarray) and classes.dtype.kind in "MmS":  # dates and bytes
@@ -146,7 +141,7 @@ def _describe_vectorizer(vectorizer: Any) -> dict[str, Any]:
 
 
 def plain(value: Any, where: str) -> Any:
-    """Turn a value into JSON's types, NaN and infinities into None; `where` names it in errors."""
+    """Convert a value to JSON types; errors name `where`."""
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
@@ -163,8 +158,6 @@ def plain(value: Any, where: str) -> Any:
     )
 
 
-# ---- the manifest
-
 FORMAT_VERSION = 2  # 2: columns
 _OPTIONAL = {"n_training_texts", "scores", "columns"}
 # while a file is being replaced: the manifest of the one before, so that neither is without
@@ -173,9 +166,9 @@ _REPLACES = "replaces"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a saved file without opening it; see docs/artifact-format.md."""
+    """Facts about a saved file (docs/artifact-format.md)."""
 
-    file: str  # its name, without folders
+    file: str  # name without folders
     format: str  # "joblib" or "skops"
     size: int
     sha256: str
@@ -192,17 +185,17 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read the manifest of a saved file; None where it has none."""
+        """Read the manifest of a saved file, None if there is none."""
         values = read_manifest(path)
         return None if values is None else cls.of(values, manifest_path(path))
 
     @classmethod
     def of(cls, values: Any, source: Path) -> Self:
-        """Return a manifest of these values, after a check."""
+        """Check values and return them as a manifest."""
         version = values.get("format_version") if isinstance(values, dict) else None
         if not isinstance(version, int):
             raise ArtifactError(
-                f"{source} is no manifest of a saved pipeline. Delete it, to open the file "
+                f"{source} is not the manifest of a saved pipeline. Delete it to open the file "
                 "unverified."
             )
         if version > FORMAT_VERSION:
@@ -210,7 +203,7 @@ class Manifest:
             writer = versions.get("pipeline", "?") if isinstance(versions, dict) else "?"
             raise ArtifactError(
                 f"{source} was written by version {writer} of pipeline in format {version}; this "
-                f"one knows up to {FORMAT_VERSION}. Upgrade to open it."
+                f"version knows up to {FORMAT_VERSION}. Upgrade to open it."
             )
         values = {name: value for name, value in values.items() if name != _REPLACES}
         names = set(cls.__dataclass_fields__)
@@ -237,7 +230,7 @@ def read_manifest(path: Path) -> Any:
         return None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
-            f"{source} is damaged: {error}. Delete it, to open the file unverified, or save again."
+            f"{source} is damaged: {error}. Delete it to open the file unverified, or save again."
         ) from error
 
 
@@ -257,15 +250,15 @@ def manifest_path(path: Path) -> Path:
 
 
 def manifest_place(place: Path | str) -> Path | str:
-    """Return the manifest's path, or its address."""
+    """Return the manifest's path or address."""
     return manifest_path(place) if isinstance(place, Path) else f"{place}.json"
 
 
 def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any = None) -> None:
-    """Rename or upload a written file with its manifest: readers always find a pair.
+    """Move a written file and its manifest into place together.
 
-    First comes a manifest that knows both the new file and the one before; then the file; then the
-    manifest without the one before.
+    Writes a manifest that knows both the new and the old file, then the file, then the final
+    manifest.
     """
     values = asdict(manifest)
     with _turn(place):
@@ -282,7 +275,7 @@ def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any 
 
 
 def put_scores(place: Path | str, scores: dict[str, Any], key: Any = None) -> None:
-    """Write scores into the manifest of a saved file, and sign it; all else in it stays."""
+    """Write scores into the manifest of a saved file and sign it, keeping the rest."""
     with _turn(place):
         values = _read_alone(place)
         if values is None:
@@ -297,16 +290,15 @@ def put_scores(place: Path | str, scores: dict[str, Any], key: Any = None) -> No
 
 
 def columns_of(place: Path | str) -> dict[str, str]:
-    """Return the names of the text and label columns that a saved file was trained on."""
+    """Return the training columns of a saved file."""
     try:
         values = _read_alone(place)
-    except (OSError, ArtifactError):  # whoever opens the file is told
+    except (OSError, ArtifactError):  # opening the file will say so
         return {}
     return (values or {}).get("columns") or {}
 
 
 def _read_alone(place: Path | str) -> dict[str, Any] | None:
-    """Read the manifest of a file that is not fetched itself."""
     with fetched(manifest_place(place)) as path:
         values: dict[str, Any] | None = read_manifest(path.with_suffix(""))
         if values is not None:
@@ -315,12 +307,12 @@ def _read_alone(place: Path | str) -> dict[str, Any] | None:
 
 
 def _before(place: Path | str) -> dict[str, Any] | None:
-    """Return the manifest of the file to be replaced, made of its bytes if it has none."""
+    """Return the manifest of the file to be replaced."""
     try:
         size = file_size(str(place))
     except FileNotFoundError:
         return None
-    # of a file in a store the size will do: to hash it would be to fetch it
+    # in a store the size is enough: hashing would mean fetching
     sha256 = sha256_of(place) if isinstance(place, Path) else None
     with contextlib.suppress(ArtifactError):
         if matching := fitting(_read_alone(place) or {}, size, sha256):
@@ -336,7 +328,7 @@ def _write(place: Path | str, values: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _turn(place: Path | str) -> Iterator[None]:
-    """Wait until no other process is putting a file into a folder; a store has no locks."""
+    """Wait until no other process writes a file into a folder."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -345,7 +337,7 @@ def _turn(place: Path | str) -> Iterator[None]:
     if isinstance(place, str):
         yield
         return
-    # The folder itself is locked, not a file of filelock: that would stay beside the saved file.
+    # Locks the folder itself, because filelock would leave a file beside the saved one.
     handle = os.open(place.parent, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks

@@ -1,4 +1,4 @@
-"""Open a saved file: kind, manifest, names, then the object."""
+"""Open a saved file: check kind, manifest and names, then load the object."""
 
 import contextlib
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ from pipeline.saved.skops_file import read_skops, skops_schema
 
 
 def file_kind(path: Path) -> Literal["joblib", "skops"]:
-    """Return the format of a saved pipeline, by its content; refuse other files."""
+    """Return the format of a saved pipeline by its content, or raise."""
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {problem}; train writes one.")
     with path.open("rb") as file:
         head = file.read(64)
-    if head.startswith(b"\x80"):  # every pickle of protocol 2 or later starts so
+    if head.startswith(b"\x80"):  # every pickle since protocol 2 starts like this
         return "joblib"
     if head.startswith(b"PK") and skops_schema(path) is not None:
         return "skops"
-    raise ArtifactError(f"{path} is no saved pipeline: {_other_kind(head)}.")
+    raise ArtifactError(f"{path} is not a saved pipeline: {_other_kind(head)}.")
 
 
 def _other_kind(head: bytes) -> str:
@@ -42,7 +42,7 @@ def _other_kind(head: bytes) -> str:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page; the download went wrong"
     if head.startswith(b"PK"):
-        return "it is a zip archive, whole or cut short, and no .skops file"
+        return "it is a zip archive, complete or truncated, and not a .skops file"
     if head.startswith((b"\x78", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22M\x18")):
         return (
             "it is compressed, and a compressed file cannot be memory-mapped; load it with "
@@ -51,7 +51,7 @@ def _other_kind(head: bytes) -> str:
     return "it is not a joblib file"
 
 
-_ATTEMPTS = 100  # to find a file and its manifest as a pair, while others save
+_ATTEMPTS = 100  # to find a file with its manifest while others save
 
 
 def open_file(
@@ -62,7 +62,7 @@ def open_file(
     trusted: frozenset[str],
     keys: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Manifest | None]:
-    """Open a saved file and the manifest that fits it, both of one moment."""
+    """Open a saved file with its matching manifest."""
     beside = [manifest_place(place)]
     if keys is not None:
         beside.append(signature_place(beside[0]))
@@ -77,17 +77,17 @@ def open_file(
             if _moment(place, *beside) == before:
                 raise
             continue
-        # else what was read and what was mapped may be of two files
+        # otherwise two files may have been read and mapped
         if _moment(place, *beside) == before:
             return opened, manifest
     raise ArtifactError(
-        f"{place} was replaced {_ATTEMPTS} times while it was opened: somebody saves to it all the "
-        "time."
+        f"{place} was replaced {_ATTEMPTS} times while it was opened: another process keeps saving "
+        "to it."
     )
 
 
 def _moment(*files: Path | str) -> list[Any]:
-    """Return what changes when one of the files is replaced."""
+    """Return values that change when one of the files is replaced."""
     moment: list[Any] = []
     for file in files:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
@@ -106,7 +106,7 @@ def _matching_manifest(
     actual = sha256_of(path) if hashed or sha256 is not None else None
     if sha256 is not None and actual != sha256.lower():
         raise ArtifactError(
-            f"{path} has sha256 {actual}, not {sha256}, which you asked for: it is another file."
+            f"{path} is not the requested file: it has sha256 {actual}, not {sha256}."
         )
     if manifest is None:
         if keys is not None:
@@ -121,8 +121,8 @@ def _matching_manifest(
         )
         raise ArtifactError(
             f"{path} is not the file that was saved: it has {difference}, as {source.name} says. "
-            "It is damaged, cut short or was changed: copy or train it again. If another program "
-            "wrote it on purpose, delete the manifest."
+            "It is damaged, truncated or was changed. Copy it again or train a new one. If another "
+            "program wrote it on purpose, delete the manifest."
         )
     chosen = matching[0] if keys is None else signed_values(path, source, values, matching, keys)
     found = Manifest.of(chosen, source)
@@ -138,12 +138,11 @@ def _read(path: Path, kind: str, trusted: frozenset[str], *, mapped: bool) -> An
             return unpickle_allowed(path, trusted, mapped=mapped)
     except (ArtifactError, Warning, OSError):
         raise
-    except Exception as error:  # a damaged file fails in any way at all
+    except Exception as error:
         raise ArtifactError(_problem(path, error)) from error
 
 
 def _problem(path: Path, error: Exception) -> str:
-    """Say what is wrong with a file whose unpickling failed."""
     if isinstance(error, CheckpointError):
         return f"{path}: {error}"
     if isinstance(error, ModuleNotFoundError):
@@ -156,9 +155,10 @@ def _problem(path: Path, error: Exception) -> str:
         return str(error)
     if isinstance(error, AttributeError):
         return (
-            f"{path} needs something that its module does not have here: {error}. Define or import "
-            "it first."
+            f"{path} needs a name that its module does not have here: {error}. Define or import it "
+            "first."
         )
     return (
-        f"{path} is damaged or cut short ({type(error).__name__}: {error}). Copy or train it again."
+        f"{path} is damaged or truncated ({type(error).__name__}: {error}). Copy it again or train "
+        "a new one."
     )

@@ -1,4 +1,4 @@
-"""The self-test of a saved pipeline: its answers to a few texts, then and now."""
+"""The self-test of a saved pipeline: its answers to a few texts."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ import pandas as pd
 from pipeline.exceptions import ArtifactError
 from pipeline.vector_store import unrecorded
 
-# Ordinary, short, of several opinions. Part of every manifest: a change changes no old file.
+# Ordinary, short, of different opinions. Stored in every manifest, so old files keep theirs.
 PROBES = (
     "A quiet, lovely film that stayed with me for days.",
     "Two hours of my life I want back.",
     "The soup was cold; the terrace, though, is beautiful.",
 )
 _METHODS = ("predict_proba", "decision_function", "predict", "transform")
-# Another machine, thread count or library version adds in another order. Seen: 2e-6 in features.
+# Other machines, thread counts or library versions sum in another order: up to 2e-6 in features.
 TOLERANCE = 1e-3
-TOLERANCE_HALF = 2e-2  # made in half precision, and perhaps read in full
+TOLERANCE_HALF = 2e-2
 
 
 def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[str, Any]:
@@ -44,14 +44,14 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
     rows = pd.DataFrame(inputs) if inputs and isinstance(inputs[0], dict) else inputs
     try:
         answer = _ask(pipeline, probes["method"], rows)
-    except Exception as error:  # whatever it is: it could answer once
+    except Exception as error:
         raise ArtifactError(
             f"it cannot answer any more ({type(error).__name__}: {error})"
         ) from error
     expected = _numbers(outputs)
     if expected is None or answer.dtype.kind != "f":
         if (said := _plain(answer)) != outputs:
-            raise ArtifactError(f"it says {said}, and said {outputs}")
+            raise ArtifactError(f"it gives {said}, but gave {outputs} when it was saved")
         return 0.0
     differences = np.array(np.inf)
     if answer.shape == expected.shape:
@@ -63,24 +63,24 @@ def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
         by_row = differences.reshape(len(expected), -1) if differences.ndim else differences[None]
         row = int(by_row.max(axis=-1).argmax())
         raise ArtifactError(
-            f"of {inputs[row]!r} it says {np.round(answer[row], 4).tolist()} by "
-            f"{probes['method']}, and said {np.round(expected[row], 4).tolist()} when it was saved "
+            f"for {inputs[row]!r} it gives {np.round(answer[row], 4).tolist()} by "
+            f"{probes['method']}, but gave {np.round(expected[row], 4).tolist()} when it was saved "
             f"(tolerance {tolerance:g})"
         )
     if "labels" in probes:
         labels = _plain(_ask(pipeline, "predict", rows))
         for row, (label, before) in enumerate(zip(labels, probes["labels"], strict=True)):
-            # where the two best answers lie within the tolerance, rounding may change the label
+            # rounding may change the label if the two best answers are within the tolerance
             clear = isinstance(label, list) or _margin(expected[row]) > 2 * tolerance
             if label != before and clear:
                 raise ArtifactError(
-                    f"it labels {inputs[row]!r} {label!r}, and said {before!r} when it was saved"
+                    f"it labels {inputs[row]!r} {label!r}, but gave {before!r} when it was saved"
                 )
     return largest
 
 
 def _margin(answer: np.ndarray) -> float:
-    """Return how far the best number is above the next, or a single one from 0."""
+    """Return the margin of the best number over the next."""
     best = np.sort(np.atleast_1d(answer))[-2:]
     return float(abs(best[-1] - best[0]) if len(best) > 1 else abs(best[0]))
 
@@ -88,13 +88,13 @@ def _margin(answer: np.ndarray) -> float:
 def _ask(pipeline: Any, method: str, rows: Any) -> np.ndarray:
     with unrecorded():
         answer = getattr(pipeline, method)(rows)
-    if isinstance(answer, list) and np.ndim(answer[0]) == 2:  # of several outputs
+    if isinstance(answer, list) and np.ndim(answer[0]) == 2:
         answer = np.hstack(answer)
     return np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
 
 
 def _plain(answer: np.ndarray) -> list[Any]:
-    """Return an answer as a manifest holds it: NaN is null, and infinities are words."""
+    """Return an answer in JSON types."""
     if answer.dtype.kind in "MmS":  # dates and bytes
         answer = answer.astype(str)
     if answer.dtype.kind in "fO":
@@ -106,9 +106,9 @@ def _plain(answer: np.ndarray) -> list[Any]:
 
 
 def _numbers(outputs: list[Any]) -> np.ndarray | None:
-    """Return stored numbers as an array, None where they are none."""
+    """Return stored numbers as an array, None for labels."""
     try:
         numbers = np.asarray(outputs, dtype=float)
     except (TypeError, ValueError):
         return None
-    return np.hstack(list(numbers)) if numbers.ndim > 2 else numbers  # of a file of before
+    return np.hstack(list(numbers)) if numbers.ndim > 2 else numbers  # from an older file

@@ -45,12 +45,12 @@ _MOST_UNPACKED, _BYTES_AT_LEAST = 30, 1 << 26  # times the size of the file
 def write_skops(pipeline: Any, path: Path) -> None:
     """Write a fitted pipeline as a .skops file."""
     if any(isinstance(part, np.memmap) or _is_frozen(part) for part in parts_of(pipeline)):
-        # skops writes memmaps that it cannot read again; a joblib file in memory has plain arrays
+        # skops cannot read the memmaps that it writes; a joblib file in memory has plain arrays
         file = io.BytesIO()
         joblib.dump(pipeline, file)
         file.seek(0)
         pipeline = joblib.load(file)
-    for part in filter(_is_frozen, parts_of(pipeline)):  # what is read is without a state, too
+    for part in filter(_is_frozen, parts_of(pipeline)):  # reading gives them no state either
         part.dist = object.__new__(type(part.dist))
     with path.open("wb") as target:
         _skops().dump(pipeline, target)
@@ -70,7 +70,7 @@ def read_skops(path: Path, trusted: Collection[str] = ()) -> Any:
 
 
 def skops_refused(path: Path) -> list[str] | None:
-    """Return the names that `read_skops` would refuse; None without skops."""
+    """Return the names that `read_skops` would refuse, None without skops."""
     try:
         return _refused(_skops().get_untrusted_types(file=_without_states(path)))
     except ImportError:
@@ -78,7 +78,7 @@ def skops_refused(path: Path) -> list[str] | None:
 
 
 def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]:
-    """Return the names that are not allowed; skops calls all others with any arguments."""
+    """Return the names that are not allowed, which skops would call."""
     calls = FUNCTIONS.difference(trusted)
     return [name for name in names if name in calls or not is_allowed(name, trusted)]
 
@@ -153,7 +153,7 @@ def _is_frozen(part: Any) -> bool:
 
 
 def _without_states(path: Path) -> Path | BinaryIO:
-    """Return a file whose distributions have no states: scipy would execute what stands there."""
+    """Return a file without states of distributions, which scipy would execute."""
     schema = skops_schema(path)
     if DISTRIBUTIONS.isdisjoint(skops_names(schema)):
         return path
@@ -166,7 +166,7 @@ def _without_states(path: Path) -> Path | BinaryIO:
 
 
 def _bare(value: Any) -> Any:
-    """Return a description in which distributions are empty objects of their classes."""
+    """Return a description with distributions as empty objects."""
     if isinstance(value, list):
         return [_bare(item) for item in value]
     if not isinstance(value, dict):
@@ -178,7 +178,7 @@ def _bare(value: Any) -> Any:
 
 
 def skops_schema(path: Path) -> dict[str, Any] | None:
-    """Return the description in a .skops file; None for another zip."""
+    """Return the description in a .skops file, None for another zip."""
     try:
         with zipfile.ZipFile(path) as archive:
             if _SCHEMA in archive.namelist():

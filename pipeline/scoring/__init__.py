@@ -1,1 +1,1 @@
-"""Scoring tables of any size, every row exactly once: plan, shards, executors, parts."""
+"""Score tables of any size, every row exactly once."""

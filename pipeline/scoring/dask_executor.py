@@ -17,26 +17,26 @@ from pipeline.scoring.executors import Function
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 _LOST = "its Dask worker was lost: killed, crashed or cut off"  # no address: it enters the output
-_LOOK_AROUND = 1.0  # seconds between looks for workers that joined or were lost
-_FETCHING = 30.0  # seconds after which the result of a finished task counts as lost with its worker
-# For glibc. Dask's own value gives each freed block back to the system, which then clears it anew
-# for the next batch: a tenth of the time.
-_KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}  # bytes
+_LOOK_AROUND = 1.0  # seconds between checks for workers that joined or were lost
+_FETCHING = 30.0  # seconds after which the result of a finished task counts as lost
+# For glibc. With Dask's own value each freed block goes back to the system and is cleared again for
+# the next batch, which takes a tenth of the time.
+_KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}
 
 
 def has_resources(facts: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
-    """Say whether a worker was started with as much of everything."""
+    """Return whether a worker was started with enough of every resource."""
     return all(facts["resources"].get(name, 0) >= amount for name, amount in resources.items())
 
 
 def introduce(threads: int) -> dict[str, str]:
-    """Size the tokenizers' threads of a worker, and return host and versions."""
-    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # read when the first of them is used
+    """Limit the tokenizer threads of a worker, and return host and versions."""
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # read at first use
     return {"host": socket.gethostname(), **installed_versions()}
 
 
 def check_versions(worker: str, there: Mapping[str, str]) -> None:
-    """Refuse a worker whose results may differ from ours."""
+    """Raise for a worker whose results may differ from ours."""
 
     def compared(name: str, version: str) -> str:
         return version.rpartition(".")[0] if name == "python" else version
@@ -49,34 +49,33 @@ def check_versions(worker: str, there: Mapping[str, str]) -> None:
     if differing:
         raise ValueError(
             f"The Dask worker {worker} on {there['host']} has {', '.join(differing)}. Results "
-            "depend on it: give driver and workers the same environment."
+            "depend on it: use the same environment for driver and workers."
         )
 
 
 class DaskExecutor:
     """Runs shards on the worker processes of a Dask cluster.
 
-    Only shards and the function travel, a few hundred bytes each; workers open the model where they
-    run. Every worker process has one shard at a time, whatever its number of threads. Workers may
-    join and leave.
+    Only shards and the function are sent, a few hundred bytes each; workers open the model
+    themselves. Every worker process has one shard at a time, whatever its number of threads.
+    Workers may join and leave.
 
-    The executor has its own connection to the scheduler; a client that you pass stays as it is.
-    When a run ends early, queued shards are cancelled; a shard that a worker is running is finished
-    there.
+    The executor has its own connection to the scheduler; a client that you pass is not changed.
+    When a run ends early, queued shards are cancelled, and running shards finish on their workers.
 
     Parameters
     ----------
     cluster : str or distributed.Client, optional
-        The scheduler's address, such as ``"tcp://10.0.0.5:8786"``, or a client that knows it. By
-        default a cluster is started on this machine, and stopped at the end.
+        The scheduler's address, such as ``"tcp://10.0.0.5:8786"``, or a client that knows it.
+        Default: start a cluster on this machine, and stop it at the end.
     workers : int, optional
         Number of processes of a cluster that is started here; one per core by default.
     threads : int, default=1
-        Of each worker: for its tokenizers, and for workers that are started here. How many the
-        model computes with is set by ``score_table(threads=)``.
+        Threads of each worker's tokenizers, and of workers that are started here. For the threads
+        of the model use ``score_table(threads=)``.
     resources : mapping of str to float, optional
-        What a worker must have been started with, such as ``{"GPU": 1}`` (``dask worker --resources
-        "GPU=1"``); a shard takes as much while it runs. Workers that have less get none.
+        Resources that a worker must have been started with, such as ``{"GPU": 1}`` (``dask worker
+        --resources "GPU=1"``). A shard takes them while it runs. Workers with less get none.
     wait : float, default=120
         Seconds to wait for a worker if there is none, at the start and whenever all are lost; for
         the scheduler at most 30.
@@ -88,8 +87,8 @@ class DaskExecutor:
     OSError
         If the scheduler does not answer, is lost, or no worker comes in time.
     ValueError
-        For a number of workers where a cluster exists; by `run`, if a worker has other versions
-        than this process: its parts would differ from those of one process.
+        For a number of workers with an existing cluster; in `run`, if a worker has other versions
+        than this process, because its parts could differ.
 
     Examples
     --------
@@ -109,18 +108,18 @@ class DaskExecutor:
         if cluster is not None and workers is not None:
             raise ValueError(
                 f"workers={workers}, but the Dask cluster has its own: start as many as you want "
-                "by dask worker, and leave "
+                "with dask worker, and leave "
                 "workers out."
             )
         self.cluster, self.workers, self.wait = cluster, workers, wait
         self.resources = dict(resources or {})
         self.threads = threads
-        self._started = contextlib.ExitStack()  # the connection, and a cluster of its own
+        self._started = contextlib.ExitStack()
         self._client: Any = None
-        self._last_seen = 0.0  # when there was a worker
-        self._hosts: dict[str, str] = {}  # of workers with our versions, by address
+        self._last_seen = 0.0
+        self._hosts: dict[str, str] = {}
         self._busy: dict[str, tuple[Any, Shard | None]] = {}  # tasks; None: an introduction
-        self._done: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()  # worker, task key
+        self._done: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         try:
@@ -176,7 +175,7 @@ class DaskExecutor:
                     present, looked = self._present(), time.monotonic()
                     results += self._lost(present)
                 more = more and self._hand_out(present, function, coming)
-                yield from results  # their workers have the next shards already
+                yield from results  # their workers already have the next shards
                 if not more and all(shard is None for _, shard in self._busy.values()):
                     return
                 results = self._finished()
@@ -184,12 +183,12 @@ class DaskExecutor:
             raise self._scheduler_lost() from error
         finally:
             if self._client.status == "running":
-                with contextlib.suppress(CommClosedError):  # just lost
+                with contextlib.suppress(CommClosedError):
                     self._client.cancel([future for future, _ in self._busy.values()], force=True)
             self._busy.clear()
 
     def _present(self) -> list[str]:
-        """Return the workers with the resources; raise if there were none for long."""
+        """Return the workers with the resources, or raise after a while."""
         address = self._client.scheduler.address
         try:
             if self._client.status != "running":
@@ -205,19 +204,18 @@ class DaskExecutor:
         elif time.monotonic() - self._last_seen > self.wait:
             with_resources = f" with the resources {self.resources}" if self.resources else ""
             raise TimeoutError(
-                f"No worker{with_resources} has come to the Dask scheduler at {address} in "
+                f"No worker{with_resources} joined the Dask scheduler at {address} within "
                 f"{self.wait:.0f} s. Start one: dask worker {address} --nthreads 1"
             )
         return present
 
     def _scheduler_lost(self) -> ConnectionError:
         return ConnectionError(
-            f"The Dask scheduler at {self._client.scheduler.address} is lost. What is finished "
-            "stays; run the same again, and it goes on from there."
+            f"The Dask scheduler at {self._client.scheduler.address} is lost. Finished parts are "
+            "kept; run the same call again to resume."
         )
 
     def _lost(self, present: list[str]) -> Iterator[tuple[Shard, Died]]:
-        """Yield the shards of workers that are gone."""
         for worker in set(self._busy).difference(present):
             future, shard = self._busy.pop(worker)
             future.cancel(force=True)
@@ -225,7 +223,7 @@ class DaskExecutor:
                 yield shard, Died(_LOST)
 
     def _hand_out(self, present: list[str], function: Function, shards: Iterator[Shard]) -> bool:
-        """Give every free worker a shard; say whether there may be more."""
+        """Give free workers a shard, and return whether more may follow."""
         for worker in present:
             if worker in self._busy:
                 continue
@@ -238,8 +236,8 @@ class DaskExecutor:
         return True
 
     def _submit(self, worker: str, shard: Shard | None, function: Any, argument: Any) -> None:
-        # Bound to a worker: so it is known which shard a lost worker had, and Dask does not try
-        # that shard on one worker after another, each of which it may kill.
+        # Bound to a worker, so that the shard of a lost worker is known, and Dask does not try it
+        # on one worker after another, killing each.
         future = self._client.submit(
             function,
             argument,
@@ -254,12 +252,12 @@ class DaskExecutor:
         future.add_done_callback(lambda done: self._done.put((worker, done.key)))
 
     def _finished(self) -> list[tuple[Shard, Outcome | Died]]:
-        """Wait a moment for a task, and return its result if it is a shard's."""
+        """Wait for a task, and return its result if for a shard."""
         try:
             worker, key = self._done.get(timeout=_LOOK_AROUND)
         except queue.Empty:
             return []
-        if worker not in self._busy or self._busy[worker][0].key != key:  # of an earlier run
+        if worker not in self._busy or self._busy[worker][0].key != key:  # from an earlier run
             return []
         future, shard = self._busy.pop(worker)
         result = self._result(worker, future)
@@ -271,7 +269,6 @@ class DaskExecutor:
         return []
 
     def _result(self, worker: str, future: Any) -> Any:
-        """Return the result of a finished task, `Died` if its worker was lost."""
         from distributed import CancelledError, KilledWorker
 
         try:
@@ -279,20 +276,20 @@ class DaskExecutor:
         except KilledWorker:
             return Died(_LOST)
         except (CancelledError, TimeoutError):
-            if future.status == "error":  # raised by the function
+            if future.status == "error":
                 raise
-            self._present()  # or the scheduler is lost
+            self._present()  # raises if the scheduler is lost
             return Died(_LOST)
         except ModuleNotFoundError as error:
             raise ImportError(
-                f"The Dask worker {worker} says: {error}. Every worker needs this package in the "
-                "same version, in the environment it is started in."
+                f"The Dask worker {worker} says: {error}. Install this package in the same version "
+                "in the environment of every worker."
             ) from error
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error} So says the Dask worker {worker} on {self._hosts.get(worker, 'its host')}"
-                ": the saved pipeline and the output must be on storage that every worker and this "
-                "process see under the same path."
+                f"{error} (Reported by the Dask worker {worker} on "
+                f"{self._hosts.get(worker, 'its host')}.) The saved pipeline and the output must "
+                "be on storage that every worker and this process see under the same path."
             ) from error
 
 
@@ -302,7 +299,7 @@ def _start_cluster(workers: int, threads: int) -> Any:
 
     environment = {**dask.config.get("distributed.nanny.pre-spawn-environ"), **_KEEP_FREED}
     with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
-        # No memory limit: Dask counts the mapped weights, which workers share, for each of them
+        # no memory limit: Dask counts the shared mapped weights for each worker
         return distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,

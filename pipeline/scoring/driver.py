@@ -1,4 +1,4 @@
-"""Run every shard of a job, isolate rows that kill workers, report progress, finish."""
+"""Run all shards of a job, isolate rows that kill workers, and finish."""
 
 import functools
 import sys
@@ -31,14 +31,14 @@ _MOST_KILLERS = 100
 
 
 class Progress:
-    """A progress bar on standard error, by default if that is a terminal."""
+    """A progress bar on standard error, by default only in a terminal."""
 
     def __init__(self, visible: bool | None) -> None:
         if visible is None:
             visible = sys.stderr is not None and sys.stderr.isatty()
         self._shown = progress("scoring", " rows", shown=visible, whole=True)
         self.n_scored = 0
-        self.n_skipped = 0  # rows of an earlier run, which do not count for the speed
+        self.n_skipped = 0
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -59,7 +59,7 @@ class Progress:
         self.n_skipped += n_rows
 
     def scored(self, n_rows: int, expected: int | None) -> None:
-        """Count rows scored now, of so many expected in all."""
+        """Count rows scored now, of ``expected`` in total."""
         self.n_scored += n_rows
         self._part.show(self.n_skipped + self.n_scored, expected, known=self.n_skipped)
 
@@ -68,8 +68,8 @@ def score_alone(
     executor: Executor, score: Function, attempt: Function, shard: Shard, died: Died
 ) -> Outcome:
     """Score a shard whose worker died, marking rows that kill any worker."""
-    # The worker may have been killed from outside: the shard is tried again with nothing beside it.
-    # Only if it kills again, its rows are halved, each half in a process of its own.
+    # The worker may have been killed from outside, so the shard is first tried again on its own.
+    # If it dies again, its rows are halved repeatedly, each half in its own process.
     for _ in range(_ROUNDS):
         result = _alone(executor, score, shard)
         if isinstance(result, Outcome):
@@ -78,21 +78,21 @@ def score_alone(
         if all(isinstance(_alone(executor, attempt, shard.rows(0, 0)), Died) for _ in range(2)):
             raise ChildProcessError(
                 f"worker processes die before they score a row ({died.reason}): is the memory too "
-                "small for the model in each of them? Set fewer workers. What is finished is kept."
+                "small for the model in each of them? Use fewer workers. Finished parts are kept."
             )
         killers = dict(_killers(executor, attempt, shard))
-        # none: not one row, and not by chance, but all of them together, or the machine
+        # no killers: not a single row, and not chance, but all rows together, or the machine
         if len(shard.marked) + len(killers) > _MOST_KILLERS:
             raise ChildProcessError(
                 f"more than {_MOST_KILLERS} rows from row {shard.first_row} on kill the process "
-                f"that scores them ({died.reason}): that is hardly the rows' fault. What is "
-                "finished is kept."
+                f"that scores them ({died.reason}), which is unlikely to be the rows' fault. "
+                "Finished parts are kept."
             )
         shard = replace(shard, marked=tuple(sorted({**dict(shard.marked), **killers}.items())))
     raise ChildProcessError(
         f"workers keep dying with the rows {shard.first_row} to "
-        f"{shard.first_row + shard.n_rows - 1} ({died.reason}), and with no single one of them: is "
-        "the memory too small? Set fewer workers, or fewer shard_rows. What is finished is kept."
+        f"{shard.first_row + shard.n_rows - 1} ({died.reason}), but with no single one of them: is "
+        "the memory too small? Use fewer workers, or fewer shard_rows. Finished parts are kept."
     )
 
 
@@ -102,7 +102,7 @@ def _alone(executor: Executor, function: Function, shard: Shard) -> Outcome | Di
 
 
 def _killers(executor: Executor, attempt: Function, shard: Shard) -> Iterator[tuple[int, str]]:
-    """Yield the rows of the table that kill a process by themselves."""
+    """Yield the rows that kill a process on their own."""
     suspects = [shard]
     n_killers = 0
     while suspects and n_killers <= _MOST_KILLERS:
@@ -116,7 +116,7 @@ def _killers(executor: Executor, attempt: Function, shard: Shard) -> Iterator[tu
                 suspects.append(half)
             elif isinstance(_alone(executor, attempt, half), Died):  # twice: not by chance
                 n_killers += 1
-                # no word on how: that depends on the executor
+                # without the signal, which depends on the executor
                 yield half.first_row, "it kills the process that scores it"
 
 
@@ -128,7 +128,7 @@ def _halves(shard: Shard) -> list[Shard]:
 
 
 class Run:
-    """One run in a locked folder that was started or resumed with the plan."""
+    """One run in a locked folder, started or resumed with a plan."""
 
     def __init__(
         self, source: Source, folder: RunFolder, job: Job, plan: Plan, progress: Progress
@@ -139,12 +139,12 @@ class Run:
         self._plan = plan
         self._progress = progress
         self._hashes: dict[int, str] = {}
-        self._n_rows = 0  # of the shards that were read
+        self._n_rows = 0
         self.n_empty = 0
         self._warned: set[type[Warning]] = set()
 
     def run(self, executor: Executor, columns: Sequence[str]) -> dict[str, Any]:
-        """Score what is not finished and return the manifest."""
+        """Score the unfinished shards and return the manifest."""
         score = functools.partial(score_shard, self._job)
         attempt = functools.partial(try_shard, self._job)
         lost: list[tuple[Shard, Died]] = []
@@ -161,7 +161,6 @@ class Run:
         return self._folder.finish(self._plan, columns, hashes, self._n_rows)
 
     def _shards(self) -> Iterator[Shard]:
-        """Read the source and write the shards that are not finished."""
         mark = self._job.on_bad_row == "null"
         index = 0
         for rows in self._source.rows(self._plan.shard_rows, mark=mark):
@@ -172,7 +171,6 @@ class Run:
             if not self._is_finished(index, n_rows):
                 yield self._written(index, first_row, rows)
             index += 1
-        # a table without rows is one part without rows
         if not index and not self._is_finished(0, 0):
             yield self._written(0, 0, Rows(self._source.schema.empty_table(), {}))
 
@@ -204,7 +202,7 @@ class Run:
                 warnings.warn(message + self._row_range(shard), category, stacklevel=5)
 
     def _row_range(self, shard: Shard) -> str:
-        if shard.index == 0 and shard.n_rows < self._plan.shard_rows:  # the whole table
+        if shard.index == 0 and shard.n_rows < self._plan.shard_rows:
             return ""
         last = shard.first_row + shard.n_rows - 1
-        return f" (Said of rows {shard.first_row} to {last}; not repeated for others.)"
+        return f" (For rows {shard.first_row} to {last}; not repeated for others.)"

@@ -22,18 +22,18 @@ Function = Callable[[Shard], Outcome]
 
 
 class Executor(Protocol):
-    """Runs a function on shards, somewhere. A context manager; `run` may be called repeatedly.
+    """Runs a function on shards, any number of times.
 
-    The contract, which tests/test_executors.py checks for every executor:
+    The contract, tested in tests/test_executors.py for every executor:
 
     - Every shard comes back once, with its outcome or with `Died`, in any order.
-    - ``shards`` is consumed lazily: about as many are in flight as there are workers. The iterator
+    - ``shards`` is consumed lazily, with about as many in flight as there are workers. The iterator
       may take time and may raise; its exceptions go to the caller.
-    - An exception raised by the function goes to the caller unchanged. It is never the fault of a
-      row: the function reports those in its outcome.
-    - The death of a worker process is never an exception: its shard comes back as `Died`, no other
+    - Exceptions raised by the function go to the caller unchanged. They are never a row's fault,
+      because the function reports those in its outcome.
+    - The death of a worker process is not an exception: its shard comes back as `Died`, no other
       shard is affected, and another worker takes over. The caller decides whether to retry.
-    - A worker that cannot even start is an exception.
+    - A worker that cannot start is an exception.
     - When the generator is closed, or an exception or KeyboardInterrupt passes through it, nothing
       more is started. After the context no process or connection of the executor remains.
 
@@ -57,7 +57,7 @@ class Executor(Protocol):
 
 
 class SerialExecutor:
-    """Runs every shard in this process, in order. A row that kills, kills the driver."""
+    """Runs every shard in this process, where a killing row ends the run."""
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
@@ -76,12 +76,12 @@ class SerialExecutor:
             yield shard, function(shard)
 
 
-# what sizes the thread pools of OpenMP, the BLAS libraries and the tokenizers when they are loaded
+# thread pools of OpenMP, the BLAS libraries and the tokenizers, sized when they are loaded
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 class _Worker:
-    """A pool of one process: when it breaks, it is known which shard it had."""
+    """A pool of one process, which had exactly one shard if it breaks."""
 
     def __init__(self, threads: int) -> None:
         self._pool = loky.ProcessPoolExecutor(
@@ -94,46 +94,42 @@ class _Worker:
         self._last: Future[Any] = self._started
 
     def submit(self, function: Function, shard: Shard) -> Future[Outcome]:
-        """Start a function on a shard."""
         result: Future[Outcome] = self._pool.submit(_call, function, shard)
         self._last = result
         return result
 
     def died(self, error: Exception) -> Died:
-        """Return the death that broke the pool; raise if the process never started."""
+        """Return the death that broke the pool."""
         code = re.search(r"exit codes of the workers are {(.*)}", str(error))
         reason = f"ended with {code[1] if code else error}"
         if self._started.exception() is not None and "SIGKILL" not in reason:
             raise ChildProcessError(
-                f"a worker process could not start: it {reason}; what it said of it stands above."
+                f"a worker process could not start: it {reason}; see its own message above."
             ) from error
         return Died(reason)
 
     def stop(self) -> None:
-        """Kill the process."""
-        # loky's own thread fails over a call that it has not taken up when the pool is shut down
+        # loky's own thread fails over a call that is still queued when the pool is shut down
         while not (self._last.running() or self._last.done()):
             time.sleep(0.001)
         self._pool.shutdown(kill_workers=True)
 
 
 def _prepare_worker(driver: int) -> None:
-    """Prepare a new worker process of the driver with this id."""
-
     def end_with_driver() -> None:
         while os.getppid() == driver:
             time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=end_with_driver, daemon=True).start()
-    # a Ctrl-C at the terminal goes to all processes; the driver handles it
+    # a Ctrl-C in the terminal reaches all processes; the driver handles it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # standard output is the driver's
-    keep_workers_that_grow()  # a model that is loaded late is no leak
+    keep_workers_that_grow()  # loading a model late is not a leak
 
 
 def _call(function: Function, shard: Shard) -> Outcome:
-    """Run a function so that its errors can be pickled."""
+    """Run a function, making its errors picklable."""
     try:
         return function(shard)
     except Exception as error:
@@ -171,7 +167,7 @@ class ProcessExecutor:
                 while len(busy) < self.workers and (shard := next(coming, None)) is not None:
                     future, worker = self._submit(function, shard)
                     busy[future] = worker, shard
-                if result is not None:  # its worker has the next shard already
+                if result is not None:  # its worker already has the next shard
                     yield result
                 if not busy:
                     return
@@ -190,21 +186,20 @@ class ProcessExecutor:
                 worker.stop()
 
     def _submit(self, function: Function, shard: Shard) -> tuple[Future[Outcome], _Worker]:
-        """Give a shard to an idle worker, or to a new one."""
         while self._idle:
             worker = self._idle.pop()
             try:
                 return worker.submit(function, shard), worker
-            except WorkerDiedError:  # it died while idle
+            except WorkerDiedError:
                 worker.stop()
         worker = _Worker(self.threads)
         return worker.submit(function, shard), worker
 
 
 class BySizeExecutor(ProcessExecutor):
-    """Starts worker processes only for more than one shard: a start takes seconds."""
+    """Starts worker processes only for more than one shard."""
 
-    _serial: bool | None = None  # decided by the first run
+    _serial: bool | None = None
 
     def run(
         self, function: Function, shards: Iterable[Shard]

@@ -1,4 +1,4 @@
-"""Where the output goes: a folder of parts with its plan, or one file joined from them."""
+"""The output of a run: a folder of parts, or one file."""
 
 import contextlib
 import csv
@@ -22,8 +22,8 @@ from pipeline.exceptions import PlanError
 from pipeline.files import flush_to_disk, is_address, local_path, lock, naming, put, temporary_for
 
 STAMP = b"bert_vectorizer.part"
-FORMAT_VERSION = 2  # 1: labels were the most probable classes, whatever predict said
-# Names that begin with _ are skipped by pyarrow, pandas, Spark and Dask: they read the folder as is
+FORMAT_VERSION = 2  # 1: labels were the most probable classes, whatever predict gave
+# pyarrow, pandas, Spark and Dask skip names that start with _, so they read the folder as it is
 RUN, SUCCESS, MANIFEST = "_run", "_SUCCESS", "_manifest.json"
 
 
@@ -32,14 +32,14 @@ class Stamp:
     """The footer of a part."""
 
     index: int  # of the shard
-    plan: str  # hash of the plan
-    artifact: str  # sha256 of the model
+    plan: str
+    artifact: str
     n_rows: int
     n_bad: int  # rows without a label
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
-        """Read the stamp of a part, None unless the file is whole and ours."""
+        """Read the stamp of a part, None if incomplete or foreign."""
         try:
             metadata = pq.read_metadata(path)
             stamp = cls(**json.loads(metadata.metadata[STAMP]))
@@ -54,9 +54,9 @@ def part_name(index: int) -> str:
 
 
 def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
-    """Write a part durably and return its sha256; equal rows give equal bytes."""
+    """Write a part durably and reproducibly, and return its sha256."""
     sink = pa.BufferOutputStream()
-    # checksums: a reader notices a flipped bit instead of taking it for a probability
+    # with checksums, readers notice a flipped bit instead of reading it as a probability
     with pq.ParquetWriter(sink, table.schema, write_page_checksum=True) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         writer.add_key_value_metadata({STAMP.decode(): json.dumps(asdict(stamp), sort_keys=True)})
@@ -67,7 +67,7 @@ def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
 
 def write_whole(path: Path, content: bytes | pa.Buffer) -> None:
     """Write a file durably and atomically."""
-    # to look for abandoned ones at each of many parts takes long: the run does it when it starts
+    # looking for abandoned files at each of many parts is slow; the run does it once at its start
     with temporary_for(path, tidy=False) as temporary:
         temporary.write_bytes(content)
         put(temporary, path)
@@ -79,27 +79,27 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed."""
+    """Remove the temporary files of killed writers."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a byte of the output, as written to ``plan.json``."""
+    """Everything that decides a byte of the output, stored in ``plan.json``."""
 
     source: dict[str, Any]  # kind, files with hashes, and how they are read
-    columns: list[list[str]]  # name and type of each column of the source
-    text: str  # name of the text column
+    columns: list[list[str]]
+    text: str
     model: dict[str, Any]  # sha256, classes, type of the probabilities
     shard_rows: int
-    threads: int  # of each worker: sums by other numbers of threads differ in their last bits
-    versions: dict[str, str]  # of Python and packages
+    threads: int  # of each worker; other numbers change the last bits of sums
+    versions: dict[str, str]
     format_version: int = FORMAT_VERSION
 
     @property
     def sha256(self) -> str:
-        """Hash of the plan, which every part carries."""
+        """Hash of the plan, stored in every part."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> None:
@@ -118,12 +118,12 @@ class Plan:
             return None
         except (ValueError, TypeError, AttributeError) as error:
             raise PlanError(
-                f"{path} is damaged ({error}). Delete its folder, to start anew."
+                f"{path} is damaged ({error}). Delete its folder to start again."
             ) from error
         raise PlanError(f"{path} is of format {version}; this version knows {FORMAT_VERSION}.")
 
     def differences(self, before: Self) -> list[str]:
-        """Describe what differs from an earlier plan."""
+        """Describe the differences to an earlier plan."""
         messages = []
         if before.source != self.source:
             messages.append(f"the source {_source_difference(before.source, self.source)}")
@@ -150,7 +150,6 @@ class Plan:
 
 
 def _source_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Describe the first difference of two sources."""
     then_files, files = before.get("files", []), now.get("files", [])
     if before.get("kind") != now.get("kind"):
         return f"({before.get('kind')}, now {now.get('kind')})"
@@ -170,7 +169,7 @@ def _options(source: dict[str, Any]) -> str:
 
 
 class RunFolder:
-    """A folder of parts, with the plan, the lock and the shards of its run in ``_run``."""
+    """A folder of parts, with its run in ``_run``."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path))
@@ -178,14 +177,14 @@ class RunFolder:
         self._plan = self.path / RUN / "plan.json"
 
     def check_ours(self) -> None:
-        """Refuse a folder that holds files of others."""
+        """Raise if the folder holds other files."""
         if not self.path.is_dir() or (self.path / RUN).is_dir():
             return
         names = sorted(path.name for path in self.path.iterdir())
         if names:
             raise ValueError(
                 f"{self.path} holds other files ({', '.join(names[:3])}"
-                f"{', ...' if len(names) > 3 else ''}); name a new folder, or an empty one."
+                f"{', ...' if len(names) > 3 else ''}); name a new or empty folder."
             )
 
     @contextlib.contextmanager
@@ -197,7 +196,7 @@ class RunFolder:
                 file.seek(0)
                 raise BlockingIOError(
                     f"{self.path} is being written by another run "
-                    f"({file.read().decode().strip() or 'that has just begun'}): wait for it, or "
+                    f"({file.read().decode().strip() or 'that has just started'}). Wait for it, or "
                     "name another folder."
                 )
             with naming(self.path):
@@ -206,14 +205,14 @@ class RunFolder:
             yield
 
     def start_or_resume(self, plan: Plan) -> None:
-        """Start a run or resume one of the same plan."""
+        """Start a run, or resume one of the same plan."""
         before = Plan.read(self._plan)
         if before is None:
             plan.write(self._plan)
         elif before != plan:
             raise PlanError(
                 f"{self.path} holds another run: "
-                f"{'; '.join(plan.differences(before)) or 'it differs'}. Go on with what it was "
+                f"{'; '.join(plan.differences(before)) or 'it differs'}. Resume with what it was "
                 "started with, delete it, or name another folder."
             )
         for folder in (self.path, self.shards.parent):
@@ -222,7 +221,7 @@ class RunFolder:
         self.shards.mkdir(parents=True)
 
     def stamp(self, index: int) -> Stamp | None:
-        """Return the stamp of a part, None if it is missing or damaged."""
+        """Return the stamp of a part, None if missing or damaged."""
         return Stamp.of(self.part(index))
 
     def part(self, index: int) -> Path:
@@ -230,7 +229,7 @@ class RunFolder:
         return self.path / part_name(index)
 
     def has_parts(self) -> bool:
-        """Say whether any part exists."""
+        """Return whether any part exists."""
         return any(self.path.glob("part-*.parquet"))
 
     def reopen(self) -> None:
@@ -239,7 +238,7 @@ class RunFolder:
         (self.path / MANIFEST).unlink(missing_ok=True)
 
     def complete(self, plan: Plan) -> dict[str, Any] | None:
-        """Return the manifest of a run that is finished and intact, and clear up; else None."""
+        """Return the manifest of a finished run, or None."""
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             if not (self.path / SUCCESS).is_file() or manifest["plan"] != plan.sha256:
@@ -262,8 +261,8 @@ class RunFolder:
             stamp = self.stamp(index)
             if stamp is None or (stamp.index, stamp.plan) != (index, plan.sha256):
                 raise RuntimeError(
-                    f"{self.part(index)} is missing or not whole: somebody else has changed it; "
-                    "run it again."
+                    f"{self.part(index)} is missing or incomplete: another program has changed it. "
+                    "Run it again."
                 )
             parts.append(
                 {
@@ -277,11 +276,11 @@ class RunFolder:
         in_parts = sum(part["n_rows"] for part in parts)
         if in_parts != n_rows:
             raise RuntimeError(
-                f"the parts hold {in_parts} rows, the source {n_rows}: run it again."
+                f"the parts hold {in_parts} rows, but the source {n_rows}: run it again."
             )
         for path in self.path.glob("part-*.parquet"):
             if path.name not in {part["file"] for part in parts}:
-                raise RuntimeError(f"{path} is no part of this run: remove it, and run it again.")
+                raise RuntimeError(f"{path} is not part of this run: remove it, and run it again.")
         manifest = {
             "plan": plan.sha256,
             "artifact": plan.model["sha256"],
@@ -308,23 +307,23 @@ _NULLABLE = {
 
 
 class Target:
-    """A folder of parts, or a single file with its parts in ``<out>.parts`` beside it."""
+    """A folder of parts, or a single file made from them."""
 
     def __init__(
         self,
         out: str | os.PathLike,
-        sources: Sequence[str],  # the files that are read
-        folders: Sequence[str | os.PathLike] = (),  # named as sources: output must not be in them
+        sources: Sequence[str],
+        folders: Sequence[str | os.PathLike] = (),  # sources that must not contain the output
     ) -> None:
         why = (
-            "parts are renamed when they are whole, which object stores cannot. "
+            "parts are renamed when complete, which object stores cannot do. "
             "Write to a folder, and copy it."
         )
         path = local_path(out, "folder", why)
         for folder in folders:
             if path.resolve().is_relative_to(Path(folder).resolve()):
                 raise ValueError(
-                    f"{path} is in {folder}, which is read: the next run would read it too. "
+                    f"{path} is in the source folder {folder}: the next run would read it too. "
                     "Name another place."
                 )
         self.file: Path | None = None
@@ -345,7 +344,7 @@ class Target:
         self.folder.check_ours()
 
     def join_parts(self, n_parts: int, schema: pa.Schema) -> None:
-        """Join the parts to the single file atomically, one part in memory."""
+        """Join the parts to the single file atomically."""
         assert self.file is not None
         with temporary_for(self.file) as temporary:
             if self.file.suffix in PARQUET_SUFFIXES:
@@ -369,14 +368,14 @@ class Target:
             self.folder.remove()
 
     def _part(self, index: int, schema: pa.Schema) -> Any:
-        # ParquetFile, not read_table: that takes a folder name like "a=1" for a column
+        # ParquetFile, because read_table takes a folder name like "a=1" for a column
         with pq.ParquetFile(self.folder.part(index), page_checksum_verification=True) as file:
             return file.read(columns=schema.names).cast(schema)
 
     def _write_csv(self, file: TextIO, n_parts: int, schema: pa.Schema) -> None:
         for index in range(n_parts):
             part = self._part(index, schema)
-            # quote all strings: the writer would leave a lone \r and a line of blanks bare
+            # quote all strings: the writer would leave a lone \r or a blank line unquoted
             part.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True).to_csv(
                 file,
                 index=False,
@@ -387,7 +386,6 @@ class Target:
 
 
 def _check_folder(path: Path, sources: Sequence[str]) -> None:
-    """Refuse a folder that cannot be written or that holds the input."""
     if path.exists() and not path.is_dir():
         raise FileExistsError(
             f"{path} is a file; name a folder, or a file with the ending .csv, .parquet, .pq or "
@@ -398,8 +396,8 @@ def _check_folder(path: Path, sources: Sequence[str]) -> None:
     around = path if path.is_dir() else path.parent
     if not os.access(around, os.W_OK):
         raise PermissionError(
-            f"{path} cannot be written: {around} may only be read. Name another folder, or "
-            "change its mode."
+            f"{path} cannot be written: {around} is read-only. Name another folder or change its "
+            "permissions."
         )
     for source in sources:
         if not is_address(source) and Path(source).resolve().is_relative_to(path.resolve()):

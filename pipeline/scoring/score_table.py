@@ -32,13 +32,13 @@ NAMES = ("serial", "processes", "auto", "dask")
 
 
 SHARD_ROWS = 2048
-_TRIED_ROWS = 20  # one of them a model of several columns must take, before the run begins
+_TRIED_ROWS = 20  # at least one must suit a model of several columns before the run starts
 
 
 def choose_executor(
     executor: Any = "serial", workers: int | None = None, *, threads: int | None = None
 ) -> Executor:
-    """Return the executor that a name, address, client or executor stands for."""
+    """Return the executor for a name, address, client or executor."""
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None and (type(number) is not int or number < 1):
             raise ValueError(f"{name}={number!r}; allowed are the numbers from 1, or None.")
@@ -69,7 +69,6 @@ def choose_executor(
 
 
 def _is_cluster(executor: Any) -> bool:
-    """Recognize the address of a Dask scheduler, or a client of one."""
     if isinstance(executor, str):
         return "://" in executor
     is_distributed = type(executor).__module__.partition(".")[0] == "distributed"
@@ -91,13 +90,13 @@ class ScoredTable:
     n_parts : int
         Parts that the table was scored in.
     n_skipped : int
-        Rows that an earlier run had scored.
+        Rows scored by an earlier run.
     columns : list of str
-        The columns that were added.
+        The added columns.
     seconds : float
         Duration of this run.
     n_empty : int
-        Rows that were read by this run and labelled as empty texts, by ``missing="empty"``.
+        Rows of this run labelled as empty texts, by ``missing="empty"``.
     """
 
     out: Path
@@ -146,13 +145,13 @@ def score_table(
     trusted_key: Any = None,
     progress: bool | None = None,
 ) -> ScoredTable:
-    """Score a table of any size with a saved pipeline, every row exactly once.
+    """Score a table of any size, every row exactly once.
 
-    The table is read once, ``shard_rows`` rows at a time, and never as a whole. Each shard becomes
-    a part that is written whole or not at all and names its shard, model and run. After a crash the
-    same call resumes and keeps finished parts. A manifest and ``_SUCCESS`` are written only when
-    all parts exist and their rows add up. The parts have the same bytes whatever the executor, the
-    number of workers, and however often the run was interrupted.
+    The table is read once, ``shard_rows`` rows at a time. Each shard becomes a part that is written
+    completely or not at all and names its shard, model and run. After a crash the same call resumes
+    and keeps finished parts. A manifest and ``_SUCCESS`` are written only when all parts exist and
+    their rows add up. The bytes of the parts do not depend on the executor, the number of workers,
+    or interruptions.
 
     Parameters
     ----------
@@ -161,57 +160,55 @@ def score_table(
         once. Labels are those of its ``predict``. If it gives several per text, each has a column
         ``label_<output>``, of 1 and 0 or of its classes, and its probabilities have columns.
     source : path, sequence of paths, or DataFrame
-        CSV or JSON lines (``.gz``, ``.bz2``, ``.xz``, ``.zip`` are unpacked) or Parquet: a file, a
-        folder of Parquet files, several files, a pattern such as ``"2026-*.parquet"``, here or at
-        an address of fsspec such as ``s3://bucket/folder``.
+        CSV or JSON lines (also ``.gz``, ``.bz2``, ``.xz``, ``.zip``) or Parquet: a file, a folder
+        of Parquet files, several files, a pattern such as ``"2026-*.parquet"``, local or at an
+        address of fsspec such as ``s3://bucket/folder``.
     out : str or Path
         A new folder, for ``part-000000.parquet`` and so on, or one file (``.csv``, ``.parquet``,
         ``.pq``, ``.jsonl``).
     text : str
-        The column of the texts. A model that was fitted on several columns gets all of these.
+        The text column. A model that was fitted on several columns gets all of these.
     executor : {"serial", "processes", "auto", "dask"}, address, Client or executor
-        Default ``"serial"``: this process. ``"processes"``: worker processes of this machine.
+        Default ``"serial"``: this process. ``"processes"``: worker processes on this machine.
         ``"auto"``: these if the table has more than one shard, else this process. ``"dask"``: a
-        Dask cluster of this machine. The address of a Dask cluster, such as
+        Dask cluster on this machine. The address of a Dask cluster, such as
         ``"tcp://10.0.0.5:8786"``, a ``distributed.Client`` or a `pipeline.DaskExecutor`.
     workers : int, optional
         Number of worker processes; one per core by default. An existing Dask cluster has its own.
     threads : int, optional
-        Threads that each worker computes with; 1 by default, whatever the executor. With another
-        number the last bits of a probability may differ, so a rerun needs the same. To use more
-        cores, take more workers.
+        Threads of the model in each worker; 1 by default. Another number may change the last bits
+        of a probability, so a rerun needs the same. To use more cores, use more workers.
     shard_rows : int, default=2048
-        Rows of a part: what a crash loses and what is in memory, for each worker.
+        Rows per part: lost in a crash, and held in memory by each worker.
     on_bad_row : {"error", "null"}, default="error"
-        What happens to a row that cannot be scored: not a string, malformed, one that the model
-        fails on or that kills its process. ``"error"`` stops at it and keeps what is finished.
-        ``"null"`` keeps the row, without label and probabilities, and gives the reason in the
-        column ``label_error``; a rerun may change to it.
+        For a row that cannot be scored: not a string, malformed, or one that the model fails on or
+        that kills its process. ``"error"`` stops there and keeps finished parts. ``"null"`` keeps
+        the row, without label and probabilities, and gives the reason in the column
+        ``label_error``; a rerun may change to it.
     encoding, sep : str
-        Of CSV files, as for `read_table`.
+        Of CSV files, as in `read_table`.
     missing : {"error", "empty"}, optional
-        ``"error"``: a row whose text is missing or blank cannot be scored; ``"empty"``: it is
-        labelled as an empty text, and counted. By default only a blank text is.
+        ``"error"``: a row with a missing or blank text cannot be scored; ``"empty"``: it is
+        labelled as an empty text, and counted. Default: only a blank text is.
     sha256 : str, optional
         The hash that the model must have.
     trusted, trusted_key
-        As for `load_pipeline`.
+        As in `load_pipeline`.
     progress : bool, optional
-        Show rows, rows per second and time left on standard error; by default if that is a
-        terminal.
+        Show rows, rows per second and time left on standard error. Default: only in a terminal.
 
     Returns
     -------
     ScoredTable
-        What was written, and how fast; a notebook shows it as a table.
+        What was written, and how fast; shown as a table in a notebook.
 
     Raises
     ------
     FileNotFoundError, PermissionError, BlockingIOError
         If a source is missing, the output cannot be written, or another run writes there.
     PlanError
-        If ``out`` holds another run: of another model, table or other options. The message says
-        what differs.
+        If ``out`` holds a run of another model, table or other options. The message says what
+        differs.
     BadRowError
         At a row that cannot be scored.
     ArtifactError
@@ -290,7 +287,6 @@ def score_table(
         else:
             bar.skipped(manifest["n_rows"])
         if target.file is not None:
-            # a file without bad rows has no column of errors; a folder keeps one form
             if not manifest["n_bad"]:
                 fields = fields[:-1]
             target.join_parts(len(manifest["parts"]), with_fields(opened.schema, fields))
@@ -309,10 +305,9 @@ def score_table(
 def _open_model(
     path: str | os.PathLike, sha256: str | None, trusted: tuple[str, ...], trusted_key: Any
 ) -> tuple[str, str, Any]:
-    """Open the model with all checks, and return path, sha256 and model."""
     place = where(path)
     if sha256 is None:
-        with fetched(place) as file:  # load_pipeline names what is there if it is not a file
+        with fetched(place) as file:  # if it is not a file, load_pipeline says what it is
             sha256 = sha256_of(file) if file.is_file() else ""
     fitted = load_pipeline(place, sha256=sha256, trusted=trusted, trusted_key=trusted_key)
     return os.path.abspath(place) if isinstance(place, Path) else place, sha256.lower(), fitted
@@ -321,8 +316,8 @@ def _open_model(
 def _try_first(
     fitted: Any, source: Source, columns: dict[str, Kind] | None, text: str
 ) -> tuple[pa.Table, bool, str]:
-    """Return a row that the model takes, if it gives several labels, and its number type."""
-    # what comes out must be known before there is any
+    """Return a row that the model takes, and the form of its answers."""
+    # the output columns must be known before there is any output
     first = None
     if columns is not None and len(columns) > 1:
         first = next(source.rows(_TRIED_ROWS, mark=True), None)
@@ -363,8 +358,8 @@ def _cleaned_up(target: Target) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 error.errno,
-                f"no space left for {target.folder.path}: what is finished is kept; free some, and "
-                "run it again",
+                f"no space left for {target.folder.path}. Finished parts are kept; free some space "
+                "and run it again",
             ) from error
         raise
     finally:

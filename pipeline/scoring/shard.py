@@ -34,10 +34,10 @@ from pipeline.texts import Missing
 
 ERROR = "label_error"
 OnBadRow = Literal["error", "null"]
-_LONGEST_REASON = 500  # characters
+_LONGEST_REASON = 500
 _EMPTY = "the text is missing"
 _PLAIN = pd.Series(["a plain text"], dtype="str")
-# never a row's fault: the disk, the installation, the weights
+# never a row's fault, but the disk's, the installation's or the weights'
 _NOT_THE_ROWS = (OSError, ImportError, CheckpointError)
 
 
@@ -46,7 +46,7 @@ class Shard:
     """A range of rows of one Parquet file, small and picklable."""
 
     index: int  # of its part: part-000007.parquet
-    path: str  # the Parquet file that holds its rows
+    path: str
     start: int  # the rows of that file, start <= row < stop
     stop: int
     first_row: int  # the row of the whole table at start, from 0
@@ -69,15 +69,15 @@ class BadRow:
     """A row without a label."""
 
     row: int  # of the whole table, from 0
-    reason: str  # one line
+    reason: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a shard that was scored."""
+    """The result of a scored shard."""
 
     index: int
-    n_rows: int  # bad ones too
+    n_rows: int  # with bad ones
     sha256: str  # of its part, empty if none was written
     bad: tuple[BadRow, ...] = ()
     warnings: tuple[tuple[type[Warning], str], ...] = ()  # one of each category
@@ -85,28 +85,28 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker process that had a shard was killed or crashed."""
+    """The worker process of a shard was killed or crashed."""
 
     reason: str  # such as "killed by signal 9"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all shards of a run share, picklable."""
+    """Settings shared by all shards of a run, picklable."""
 
-    model: str  # path of the saved pipeline
-    sha256: str  # of the saved pipeline
-    trusted: tuple[str, ...]  # as for load_pipeline
-    text: str  # name of the text column
-    schema: pa.Schema  # of the source
-    fields: tuple[pa.Field, ...]  # that are added: labels, probabilities, the error
-    folder: str  # of the parts
-    plan: str  # hash of the plan
+    model: str
+    sha256: str
+    trusted: tuple[str, ...]
+    text: str
+    schema: pa.Schema
+    fields: tuple[pa.Field, ...]  # added: labels, probabilities, the error
+    folder: str
+    plan: str
     on_bad_row: OnBadRow
     threads: int
-    n_labels: int | None = None  # of the fields, where a text gets several
+    n_labels: int | None = None  # of the fields, if a text gets several
     columns: dict[str, Kind] | None = None  # that the model was fitted on; None: flat texts
-    probe: pa.Table | None = None  # a row that the model takes
+    probe: pa.Table | None = None
     missing: Missing | None = None  # None: a blank text is a text
 
 
@@ -130,7 +130,7 @@ def predict_rows(
         except Exception as error:
             try:
                 predict(probe)
-            except Exception:  # it fails on any row: no row's fault
+            except Exception:  # any row fails, so it is not a row's fault
                 raise error from None
             failed = _failing(predict, texts)
             kept = texts.drop(texts.index[list(failed)])
@@ -143,7 +143,7 @@ def predict_rows(
 
 
 def _failing(predict: Callable[[Any], Answers], texts: Any) -> dict[int, str]:
-    """Find by bisection the positions that the model fails on."""
+    """Find the positions that the model fails on, by bisection."""
     failed: dict[int, str] = {}
     ranges = [(0, len(texts))]
     while ranges:
@@ -162,8 +162,8 @@ def _failing(predict: Callable[[Any], Answers], texts: Any) -> dict[int, str]:
 
 
 def in_one_line(reason: str) -> str:
-    """Shorten the message of a model to one line."""
-    # it may quote what no file can hold
+    """Shorten a model's message to one line."""
+    # it may quote characters that no file can hold
     line = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
 
@@ -172,7 +172,7 @@ def added_fields(
     schema: pa.Schema,
     classes: Sequence[Any],
     kind: str = "float64",
-    outputs: Sequence[tuple[str, list[Any]]] | None = None,  # name and classes, if several
+    outputs: Sequence[tuple[str, list[Any]]] | None = None,
 ) -> tuple[pa.Field, ...]:
     """Return the fields that scoring adds: labels, probabilities, error."""
     labels: dict[str, pa.DataType] = {}
@@ -208,7 +208,7 @@ def add_predictions(
     """Add the columns of `added_fields`, null in bad rows."""
     is_good = np.ones(table.num_rows, bool)
     is_good[list(bad)] = False
-    place = pa.array(np.cumsum(is_good) - 1, mask=~is_good)  # of each row among the good ones
+    place = pa.array(np.cumsum(is_good) - 1, mask=~is_good)
     *fields, error = fields
     labels = _by_output(answers.labels)
     columns = [pa.array(c.tolist(), f.type) for c, f in zip(labels, fields, strict=False)]
@@ -221,15 +221,14 @@ def add_predictions(
 
 
 def _by_output(labels: np.ndarray) -> np.ndarray:
-    """Return the labels as one row per output."""
     return np.atleast_2d(labels.T)
 
 
 @lru_cache(maxsize=1)
 def load_once(model: str, sha256: str, trusted: tuple[str, ...]) -> Pipeline:
-    """Open a saved pipeline of this hash, once in each process."""
+    """Open a saved pipeline with this hash, once per process."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ArtifactWarning)  # the driver has warned
+        warnings.simplefilter("ignore", ArtifactWarning)  # given by the driver already
         return load_pipeline(model, verify="sha256", sha256=sha256, trusted=trusted)
 
 
@@ -242,11 +241,11 @@ def score_shard(job: Job, shard: Shard) -> Outcome:
     )
     if bad and job.on_bad_row == "error":
         raise BadRowError(
-            f"row {bad[0].row} cannot be scored: {bad[0].reason.removesuffix('.')}. "
-            "on_bad_row='null' (--on-bad-row null) goes on without its label; what is finished "
-            "is kept."
+            f"row {bad[0].row} cannot be scored: {bad[0].reason.removesuffix('.')}. Use "
+            "on_bad_row='null' (--on-bad-row null) to continue without its label. Finished parts "
+            "are kept."
             + (
-                " missing='empty' (--missing empty) reads an empty text."
+                " Use missing='empty' (--missing empty) to read it as an empty text."
                 * (bad[0].reason == _EMPTY)
             )
         )
@@ -261,8 +260,8 @@ def score_shard(job: Job, shard: Shard) -> Outcome:
 
 
 def try_shard(job: Job, shard: Shard) -> Outcome:
-    """Score a shard and write nothing, to see whether the process survives."""
-    # with no rows, it still loads the model
+    """Score a shard without writing, to see whether the process survives."""
+    # loads the model even without rows
     _score(job, shard, _read(job, shard), load_once(job.model, job.sha256, job.trusted))
     return Outcome(shard.index, shard.n_rows, "")
 
@@ -275,7 +274,6 @@ def _read(job: Job, shard: Shard) -> pa.Table:
 def _score(
     job: Job, shard: Shard, table: pa.Table, fitted: Pipeline
 ) -> tuple[Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
-    """Return answers of good rows, reasons of bad ones by position, warnings."""
     cells = table.column(job.text).to_pylist()
     bad = {
         row - shard.first_row: reason
@@ -324,11 +322,11 @@ def model_input(
     rows: Sequence[int] = (0,),
     first_row: int = 0,
 ) -> Any:
-    """Return what the model takes of some rows, a Series of texts or a DataFrame."""
+    """Return some rows as the model takes them."""
     names = [text, *(name for name in columns or () if len(columns or ()) > 1 and name != text)]
     taken = table.select(names).take(pa.array(rows, pa.int64()))
     frame = taken.to_pandas(ignore_metadata=True)
-    # index of the whole table: messages of the model name rows as the user knows them
+    # the index of the whole table, so that messages of the model name the user's rows
     frame.index = pd.Index([first_row + i for i in rows])
     frame[text] = pd.Series(taken.column(text).to_pylist(), index=frame.index, dtype="str")
     return as_fitted(columns, frame, text)
@@ -337,7 +335,7 @@ def model_input(
 def _without_misfits(
     answers: Answers, kinds: Sequence[pa.DataType]
 ) -> tuple[Answers, dict[int, str]]:
-    """Set aside labels that are no class and do not fit the column's type."""
+    """Set aside labels that do not fit the column type."""
     misfits = {}
     for labels, kind in zip(_by_output(answers.labels), kinds, strict=False):
         for place, label in enumerate(labels.tolist()):
@@ -345,7 +343,7 @@ def _without_misfits(
                 pa.scalar(label, kind)
             except (pa.ArrowInvalid, pa.ArrowTypeError):
                 misfits[place] = in_one_line(
-                    f"its label {label!r} is no class and does not fit into a column of type {kind}"
+                    f"its label {label!r} is not a class and does not fit a column of type {kind}"
                 )
     kept = np.delete(np.arange(len(answers.labels)), list(misfits))
     return Answers(answers.labels[kept], answers.probability[kept]), misfits
@@ -357,7 +355,6 @@ def empty_cells(cells: Sequence[Any]) -> set[int]:
 
 
 def _takes_missing(fitted: Pipeline) -> bool:
-    """Say whether the pipeline reads missing texts as empty ones."""
     return any(
         name.endswith("__missing") and value == "empty"
         for name, value in fitted.get_params().items()
@@ -366,8 +363,7 @@ def _takes_missing(fitted: Pipeline) -> bool:
 
 @contextlib.contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Limit the threads that BLAS, OpenMP and torch compute with."""
-    torch = sys.modules.get("torch")  # a pipeline without BERT needs none
+    torch = sys.modules.get("torch")  # not needed by a pipeline without BERT
     with threadpool_limits(n):
         if torch is None:
             yield

@@ -41,7 +41,7 @@ TEXT_TYPES = (
     pa.types.is_string_view,
     pa.types.is_null,
 )
-_BUFFER = 1 << 20  # bytes read ahead of a Parquet column
+_BUFFER = 1 << 20
 _BATCH_ROWS = 4096
 _NAMED = "text= (--text-column)"
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
@@ -58,15 +58,15 @@ class Rows:
 class Source(Protocol):
     """A table that is read in order, never as a whole."""
 
-    name: str  # for messages
+    name: str
     schema: pa.Schema
 
     def identity(self) -> dict[str, Any]:
-        """Return what identifies the table, the same on every run."""
+        """Return values that identify the table, the same on every run."""
         ...
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read ``n_rows`` rows at a time; mark malformed rows or raise."""
+        """Read ``n_rows`` rows at a time, marking malformed ones or raising."""
         ...
 
     def expected_rows(self, n_read: int) -> int | None:
@@ -79,7 +79,7 @@ class Source(Protocol):
 
 
 def check_text_type(schema: pa.Schema, text: str, name: str) -> None:
-    """Refuse a text column of another type."""
+    """Raise for a text column of another type."""
     kind = schema.field(text).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -121,11 +121,11 @@ def without_index(schema: pa.Schema) -> pa.Schema:
 
 
 def text_array(cells: list[Any], marked: dict[int, str]) -> pa.Array:
-    """Convert cells to Arrow strings; mark those that are not, keep missing."""
-    if not any(isinstance(cell, bytes) for cell in cells):  # Arrow would decode them on a guess
+    """Convert cells to Arrow strings, marking others and keeping missing ones."""
+    if not any(isinstance(cell, bytes) for cell in cells):  # Arrow would guess their encoding
         try:
             return pa.array(cells, type=pa.large_string(), from_pandas=True)
-        except (UnicodeError, TypeError, ValueError):  # Arrow's own errors are of these
+        except (UnicodeError, TypeError, ValueError):  # Arrow's own errors are subclasses
             pass
     kept: list[str | None] = []
     for i, cell in enumerate(cells):
@@ -133,20 +133,20 @@ def text_array(cells: list[Any], marked: dict[int, str]) -> pa.Array:
             written = cell.encode("utf-8", "backslashreplace").decode()
             if written != cell:
                 marked[i] = (
-                    "the text holds a lone surrogate, which no file can; it is written as "
+                    "the text contains a lone surrogate, which no file can hold; it is written as "
                     f"{written!r:.60}"
                 )
             kept.append(written)
         elif pd.api.types.is_scalar(cell) and pd.isna(cell):
             kept.append(None)
         else:
-            marked[i] = f"the text is of type {type(cell).__name__}; only text is encoded"
+            marked[i] = f"the text is of type {type(cell).__name__}, not a string"
             kept.append(str(cell))
     return pa.array(kept, type=pa.large_string())
 
 
 class _Files:
-    """Files in order, and their identity."""
+    """Files in order, with their identity."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = list(paths)
@@ -159,13 +159,13 @@ class _Files:
         for path, moment in zip(self.paths, self._moments, strict=True):
             if file_moment(path) != moment:
                 raise ValueError(
-                    f"{path} was changed while it was scored: what was written may be of two "
-                    "tables. Start anew."
+                    f"{path} was changed while it was scored, so the output may mix two tables. "
+                    "Start again."
                 )
 
 
 class CsvSource(_Files):
-    """CSV files of the same columns, all of them text."""
+    """CSV files with the same columns, all of them text."""
 
     _kind = "csv"
 
@@ -205,7 +205,7 @@ class CsvSource(_Files):
         }
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read the files one after another."""
+        """Read one file after another."""
         self._read_before = 0
         kept: list[list[str | None]] = []
         marked: dict[int, str] = {}
@@ -224,7 +224,7 @@ class CsvSource(_Files):
                         marked[len(kept) + place] = reason
                     kept += rows
                     if len(kept) < n_rows:
-                        break  # the end of the file
+                        break
                     yield self._rows(kept, marked)
                     kept, marked = [], {}
                 self._read_before += table.n_bytes_read
@@ -237,13 +237,13 @@ class CsvSource(_Files):
         return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
 
     def expected_rows(self, n_read: int) -> int | None:
-        """Estimate the number of rows from the bytes that were read."""
+        """Estimate the number of rows from the bytes read so far."""
         n_bytes = self._read_before + (self._open.n_bytes_read if self._open is not None else 0)
         return max(n_read, round(n_read * self._n_bytes / n_bytes)) if n_read and n_bytes else None
 
 
 class JsonSource(CsvSource):
-    """JSON-lines files; a column has one type in all of them, or is text."""
+    """JSON-lines files with one type per column, or text."""
 
     _kind = "json lines"
 
@@ -290,7 +290,7 @@ def _as_text(cell: Any) -> str | None:
 
 
 class ParquetSource(_Files):
-    """Parquet files of the same columns and types."""
+    """Parquet files with the same columns and types."""
 
     def __init__(self, paths: Sequence[str], text: str) -> None:
         super().__init__(paths)
@@ -312,13 +312,13 @@ class ParquetSource(_Files):
         further = [name for name in schema.names if name not in self.schema.names]
         if missing or further:
             raise ValueError(
-                f"{path} has not the columns of {first}: it lacks {missing}, and has {further} "
-                "instead."
+                f"{path} does not have the columns of {first}: it lacks {missing}, and has "
+                f"{further} instead."
             )
         for field in self.schema:
             if schema.field(field.name).type != field.type:
                 raise ValueError(
-                    f"{path} has {schema.field(field.name).type} in column {field.name!r}, where "
+                    f"{path} has {schema.field(field.name).type} in column {field.name!r}, but "
                     f"{first} has {field.type}; write them with the same types."
                 )
 
@@ -327,7 +327,7 @@ class ParquetSource(_Files):
         return {"kind": "parquet", "files": [file_identity(path) for path in self.paths]}
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read the files one after another, never a row group as a whole."""
+        """Read one file after another, never a whole row group."""
         for table in with_equal_sizes(self._tables(), n_rows):
             yield Rows(table, {})
 
@@ -346,7 +346,7 @@ class ParquetSource(_Files):
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """Open a Parquet file here or at an address, and name it in errors."""
+    """Open a Parquet file, and name it in errors."""
     try:
         with (
             open_binary(path) as file,
@@ -360,7 +360,7 @@ def _opened(path: str) -> Iterator[Any]:
 
 
 class FrameSource:
-    """A pandas DataFrame; named index levels become columns, others are dropped."""
+    """A pandas DataFrame, with named index levels as columns."""
 
     name = "the DataFrame"
 
@@ -374,7 +374,7 @@ class FrameSource:
         check_text_type(self.schema, text, self.name)
 
     def _schema(self) -> pa.Schema:
-        # Arrow makes no column of mixed cells: those of the texts are converted one by one
+        # Arrow cannot convert columns of mixed cells, so texts are converted one by one
         others = self._frame.drop(columns=[self._text])
         for name, column in others.items():
             _as_array(column, name)
@@ -405,7 +405,7 @@ class FrameSource:
         }
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read the frame, marking cells that are not strings in any case."""
+        """Read the frame, always marking cells that are not strings."""
         for start in range(0, len(self._frame), n_rows):
             yield self._rows(self._frame.iloc[start : start + n_rows])
 
@@ -452,8 +452,8 @@ def open_source(
         return FrameSource(source, text)
     if not is_path(source) and not isinstance(source, Sequence):
         raise TypeError(
-            f"source is a {type(source).__name__}; a path, a list of paths or a pandas DataFrame "
-            "is expected."
+            f"source is a {type(source).__name__}; expected a path, a list of paths or a pandas "
+            "DataFrame."
         )
     files = list_files(source)
     if len(files) == 1 and is_excel(files[0]):
@@ -461,8 +461,8 @@ def open_source(
     kinds = {(_is_parquet(file), is_json_lines(file)) for file in files}
     if len(kinds) > 1:
         raise ValueError(
-            f"Parquet and CSV files together, or JSON lines ({', '.join(files[:3])}, ...): score "
-            "them one after another."
+            f"Cannot score Parquet and CSV files together, or JSON lines "
+            f"({', '.join(files[:3])}, ...): score them separately."
         )
     parquet, json_lines = kinds.pop()
     if parquet:
@@ -472,7 +472,7 @@ def open_source(
 
 
 def list_files(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
-    """List the files that a path, pattern, folder or list names."""
+    """List the files of a path, pattern, folder or list."""
     if isinstance(source, Sequence) and not isinstance(source, str):
         files = [file for path in source for file in list_files(path)]
         if not files:
@@ -501,12 +501,12 @@ def _list_local(path: str) -> list[str]:
     if not os.path.exists(path) and glob.has_magic(path):
         files = sorted(file for file in glob.glob(path) if os.path.isfile(file))
         if not files:
-            raise FileNotFoundError(f"no file fits {path}.")
+            raise FileNotFoundError(f"no file matches {path}.")
         return files
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} does not exist.")
     if os.path.getsize(path) == 0:
-        raise ValueError(f"{path} is empty (0 bytes); a table with a header line is expected.")
+        raise ValueError(f"{path} is empty (0 bytes); expected a table with a header line.")
     return [path]
 
 
@@ -529,7 +529,6 @@ def _list_address(path: str) -> list[str]:
 
 
 def _is_hidden(parts: Sequence[str]) -> bool:
-    """Recognize names that pyarrow, Spark and Dask skip."""
     return any(part.startswith((".", "_")) for part in parts)
 
 
