@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick thorough coverage faults lint lock audit release browser clean
+.PHONY: run test quick thorough coverage faults lint docs lock audit release browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -55,6 +55,11 @@ release: $(VENV)/release.installed
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o dist/sbom.json requirements.lock
 	cd dist && sha256sum * > SHA256SUMS
 
+# The site, with every example run, into build/site: minutes the first time, and no network.
+docs: $(VENV)/docs.installed
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/site
+	$(BIN)/python docs/check_links.py build/site
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -70,6 +75,10 @@ $(VENV)/dev.installed: requirements-dev.txt $(VENV)/runtime.installed
 
 $(VENV)/release.installed: requirements-release.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-release.txt
+	touch $@
+
+$(VENV)/docs.installed: requirements-docs.txt $(VENV)/runtime.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
 # For the tests of the report in a real browser and with other fonts; without them they are skipped, and say so.

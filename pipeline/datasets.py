@@ -36,7 +36,13 @@ _TEST_SHARE = 0.2
 
 
 def load_reviews() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Load the shipped reviews, split into train and test."""
+    """Load the shipped reviews, split into train and test.
+
+    Returns
+    -------
+    train, test : DataFrame
+        Columns ``text``, ``label`` (``"positive"`` or ``"negative"``), ``domain`` and ``trait``.
+    """
     path = next((path for path in _REVIEWS if path.is_file()), None)
     if path is None:
         raise FileNotFoundError(
@@ -249,7 +255,21 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a CSV, TSV, Parquet, JSON-lines or Excel file, keeping texts unchanged.
 
-    ``sep`` is a character, or tab, comma, semicolon or pipe; the file's ending sets the default.
+    Parameters
+    ----------
+    path : str or Path
+        The file, or its address, such as ``"s3://bucket/reviews.csv"``.
+    columns : iterable of str
+        Columns that the table must have.
+    encoding : str, default="utf-8"
+        Of a CSV or JSON-lines file.
+    sep : str, optional
+        A character, or tab, comma, semicolon or pipe; by default that of the file's ending.
+
+    Returns
+    -------
+    DataFrame
+        All columns of the table.
     """
     with fetched(where(path)) as file:
         return _read_table(file, columns, encoding, sep)

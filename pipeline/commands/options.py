@@ -142,25 +142,31 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+# ---- saved pipelines
+
+
 @dataclass(frozen=True)
 class Trust:
-    """What a command believes of the file that it opens."""
+    """What a command trusts in a saved file."""
 
     trusted: Annotated[
         list[str] | None,
         typer.Option(
-            help="More names that the file may contain: my_package.MyStep, or lightgbm, "
-            "xgboost, catboost, imblearn; can be repeated."
+            help="More names that the file may contain: my_package.MyStep, or lightgbm, xgboost, "
+            "catboost, imblearn; can be repeated."
         ),
     ] = None
     trusted_key: Annotated[
         list[str] | None,
-        typer.Option(help="Open only what this public key (.pem) signed; can be repeated."),
+        typer.Option(help="Open only files signed by this public key (.pem); can be repeated."),
     ] = None
 
     def options(self) -> dict[str, Any]:
         """Return the options of load_pipeline."""
         return {"trusted": self.trusted or (), "trusted_key": self.trusted_key or None}
+
+
+# ---- encoders and classifiers
 
 
 @dataclass(frozen=True)

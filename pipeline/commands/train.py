@@ -126,7 +126,7 @@ def train(
     head: Head,
     out: Annotated[str, typer.Option(help="Path of the trained pipeline.")] = DEFAULT_ARTIFACT,
     sign: Annotated[
-        str | None, typer.Option(help="Sign it with this private Ed25519 key (.pem).")
+        str | None, typer.Option(help="Sign the pipeline with this Ed25519 key (.pem).")
     ] = None,
     cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 skips it.")] = 5,
     seed: Seed = 0,

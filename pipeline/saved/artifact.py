@@ -79,8 +79,8 @@ def save_pipeline(
         For the manifest: the names of the columns ``"text"`` and ``"label"`` in your tables, which
         commands use as defaults.
     sign : path or Ed25519PrivateKey, optional
-        Sign the manifest, which holds the file's hash, by this private key of cryptography or a
-        file of it in PEM. The signature is ``<file>.json.sig``.
+        Sign the manifest, which holds the hash of the file, with this private key: a PEM file, or a
+        key of the package cryptography. The signature is in ``<file>.json.sig``.
 
     Returns
     -------
@@ -167,11 +167,11 @@ def load_pipeline(
 ) -> Pipeline:
     """Open and verify a file written by `save_pipeline`.
 
-    The checks come in this order: the kind of file; size and hash by the manifest; its signature,
+    The checks come in this order: the kind of file; size and hash by the manifest; the signature,
     with `trusted_key`; every name in the file, against a list of what a saved pipeline may name.
-    Only then is it unpickled, without following any other name. Last come versions and a
-    self-test: the answers to the probe texts must be those at saving. The weights are
-    memory-mapped: opening is fast, and processes share them.
+    Only then is it unpickled, without following any other name. Last come versions and a self-test:
+    the answers to the probe texts must be those at saving. The weights are memory-mapped: opening
+    is fast, and processes share them.
 
     Parameters
     ----------
@@ -186,8 +186,8 @@ def load_pipeline(
         More names that this file may use, such as ``"my_package.MyTransformer"``, and
         ``"lightgbm"``, ``"xgboost"``, ``"catboost"`` or ``"imblearn"`` for their estimators.
     trusted_key : path, Ed25519PublicKey or list of these, optional
-        Open only what one of these public keys signed (``save_pipeline(..., sign=)``): files in
-        PEM, or keys of cryptography. The hash is then always checked.
+        Open only files signed by one of these public keys (``save_pipeline(..., sign=)``): PEM
+        files, or keys of the package cryptography. The hash is then always checked.
 
     Returns
     -------
@@ -337,11 +337,10 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     Inspection
         A dict, shown in short in terminals and notebooks: ``path``, ``format``, ``size``, ``names``
         (all classes and functions in it), ``refused`` (those that `load_pipeline` would refuse;
-        None for a .skops file without skops), ``problems`` (what it does with allowed names that
-        `load_pipeline` refuses too), ``arrays`` (shape, dtype and bytes of each; joblib only),
-        ``contents`` (the objects as nested dicts and lists, long values cut), ``manifest`` (an
-        unchecked dict, or None) and ``signed_by`` (the public keys that its signature claims, not
-        verified, or None).
+        None for a .skops file without skops), ``problems`` (misuse of allowed names, also refused),
+        ``arrays`` (shape, dtype and bytes of each; joblib only), ``contents`` (the objects as
+        nested dicts and lists, long values cut), ``manifest`` (an unchecked dict, or None) and
+        ``signed_by`` (the public keys that the signature claims, unchecked, or None).
 
     Raises
     ------

@@ -38,12 +38,15 @@ def _is_wrapper_state(state: Any) -> bool:
     return isinstance(state, dict) and "dtype" in state and set(state) <= WRAPPER_STATE
 
 
-_OLD_CALL = "it makes objects as in pickle protocol 1, which no saved pipeline does"
+_OLD_CALL = "it makes objects in the way of pickle protocol 1, which no saved pipeline does"
 
 
 def _name_an_array(keys: Iterable[Any]) -> bool:
     """Say whether one of an object's attributes makes numpy take it for an array."""
     return any(isinstance(key, str) and key.startswith("__array_") for key in keys)
+
+
+# ---- reading without running
 
 
 @dataclass(frozen=True)
@@ -277,7 +280,7 @@ class _PaperUnpickler(PythonUnpickler):
             isinstance(call, Made) and call.name == "numpy.dtype" and isinstance(call.args[0], str)
         ):
             self._fail("it describes the type of an array in a way that numpy does not")
-        dtype = np.dtype(call.args[0])  # for a structured type V and its size, which is enough
+        dtype = np.dtype(call.args[0])  # of a structured type V and its size: all that is needed
         # version, order, (subtype, shape), names, {name: (type, offset)}, size, alignment, flags
         known = isinstance(call.state, tuple) and len(call.state) >= 8
         state = call.state if known else (None,) * 8
@@ -443,7 +446,7 @@ class _AllowedUnpickler(NumpyUnpickler):
         PythonUnpickler.load_setitem(self)
 
     def _check_keys(self, keys: Iterable[Any]) -> None:
-        """Raise for attributes that numpy reads as pointers."""
+        """Refuse attributes by which numpy takes an object for an array at any address."""
         if _name_an_array(keys):
             self._refuse("it gives an object the attributes of an array")
 

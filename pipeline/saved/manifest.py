@@ -217,12 +217,12 @@ class Manifest:
         return cls(**values)
 
     def to_json(self) -> str:
-        """Return the text of the manifest."""
+        """Return the manifest as text."""
         return manifest_text(asdict(self))
 
 
 def read_manifest(path: Path) -> Any:
-    """Return what stands in the manifest of a saved file, unchecked; None where it has none."""
+    """Return the unchecked manifest of a saved file, None if there is none."""
     source = manifest_path(path)
     try:
         return json.loads(source.read_bytes().decode("utf-8"))
@@ -275,7 +275,7 @@ def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any 
 
 
 def put_scores(place: Path | str, scores: dict[str, Any], key: Any = None) -> None:
-    """Write scores into the manifest of a saved file and sign it, keeping the rest."""
+    """Write scores into the manifest of a saved file, keeping the rest, and sign it."""
     with _turn(place):
         values = _read_alone(place)
         if values is None:

@@ -77,8 +77,7 @@ def open_file(
             if _moment(place, *beside) == before:
                 raise
             continue
-        # otherwise two files may have been read and mapped
-        if _moment(place, *beside) == before:
+        if _moment(place, *beside) == before:  # otherwise two files may have been read and mapped
             return opened, manifest
     raise ArtifactError(
         f"{place} was replaced {_ATTEMPTS} times while it was opened: another process keeps saving "
