@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick thorough coverage faults lint docs browser clean
+.PHONY: run test quick thorough coverage faults lint docs lock audit release browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -36,6 +36,25 @@ lint: $(VENV)/dev.installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m benchmarks.size
 
+# requirements.lock: all that requirements.txt needs, on every system, with the hash of every file.
+lock: $(VENV)/release.installed
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --custom-compile-command "make lock" requirements.txt -o requirements.lock
+
+# Known holes of what is pinned. --strict: where the advisories cannot be reached, it fails.
+audit: $(VENV)/release.installed
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+
+# The files of a release, checked, and the list of their parts; nothing is uploaded.
+release: $(VENV)/release.installed
+	@version=$$($(BIN)/python -c "import pipeline; print(pipeline.__version__)") && \
+	  grep -q "^## \[*$$version" CHANGELOG.md || { echo "CHANGELOG.md has no heading for version $$version."; exit 1; }
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o dist/sbom.json requirements.lock
+	cd dist && sha256sum * > SHA256SUMS
+
 # The site, with every example run, into build/site: minutes the first time, and no network.
 docs: $(VENV)/docs.installed
 	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees docs build/site
@@ -52,6 +71,10 @@ $(VENV)/runtime.installed: requirements.txt | $(BIN)/python
 
 $(VENV)/dev.installed: requirements-dev.txt $(VENV)/runtime.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/release.installed: requirements-release.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-release.txt
 	touch $@
 
 $(VENV)/docs.installed: requirements-docs.txt $(VENV)/runtime.installed

@@ -136,3 +136,17 @@ def test_private_names_of_other_libraries_are_used_in_few_places_only():
     assert set(found) == set(PLACES_OF_PRIVATE_NAMES)
     for place, some in PLACES_OF_PRIVATE_NAMES.items():
         assert some <= found[place]
+
+
+def test_every_pin_stands_in_the_lock_with_hashes_and_no_address():
+    """`make lock` was run after the last change of requirements.txt."""
+    lock = (TOP / "requirements.lock").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|index-url", lock)
+    locked = re.findall(
+        r"^([\w.-]+==[\w.+!-]+)[^\n]*((?:\n    --hash=sha256:[0-9a-f]{64}.*)+)", lock, re.M
+    )
+    pins = re.findall(
+        r"^[\w.-]+==[\w.+-]+", (TOP / "requirements.txt").read_text(encoding="utf-8"), re.M
+    )
+    assert {pin.lower().replace("_", "-") for pin in pins} <= {name for name, _ in locked}
+    assert len(locked) == len(re.findall(r"^[\w.-]+==", lock, re.M))
