@@ -136,17 +136,28 @@ def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[st
             raise ValueError(f"its header claims {length} bytes of {len(weights)}")
         table = json.loads(weights[8 : 8 + length].tobytes())
         table.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in table.values()), default=0)
+        end = max((_checked_end(*item) for item in table.items()), default=0)
         if 8 + length + end > len(weights):
             raise ValueError(
                 f"it is cut short: {len(weights)} bytes where {8 + length + end} are needed"
             )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"The weights of {name!r} are not a whole {WEIGHTS} file: {error}. "
             "Fetch the model again."
         ) from error
     return table, 8 + length
+
+
+def _checked_end(tensor: str, entry: dict[str, Any]) -> int:
+    """Return where a tensor's bytes end, after a check of its entry in the table."""
+    begin, end = entry["data_offsets"]
+    numbers = [begin, end, *entry["shape"]]
+    if not all(type(n) is int and n >= 0 for n in numbers) or end < begin:
+        raise ValueError(f"{tensor!r} has {entry!r:.200} for its place")
+    if not isinstance(entry["dtype"], str):
+        raise TypeError(f"{tensor!r} is of the type {entry['dtype']!r:.200}")
+    return int(end)
 
 
 @dataclass(frozen=True)
@@ -268,7 +279,7 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         config = json.loads(config_json)
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{CONFIG} of {name!r} cannot be read: {error}. Fetch the model again."
         ) from error

@@ -5,7 +5,7 @@ import importlib
 import pickle
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NoReturn
@@ -118,6 +118,29 @@ def _unreadable(path: Path, reason: str) -> ArtifactError:
 
 
 _MAX_NESTED = 8  # object arrays inside object arrays
+_MAX_KEY = 1000  # tuples and their items, in one key of a dict or one item of a set
+
+
+def _is_endless(key: Any) -> bool:
+    """Say whether a key takes too long, or too much of the stack, to hash."""
+    # 40 bytes make a tuple of 2 of the tuple before, 20 times over: Python hashes each of a million
+    waiting, n = [key], 0
+    while waiting and n <= _MAX_KEY:
+        part = waiting.pop()
+        n += 1
+        if isinstance(part, tuple):
+            waiting += part[: _MAX_KEY + 1]
+    return bool(waiting)
+
+
+def _checked(load: Callable[[Any], None], step: int) -> Callable[[Any], None]:
+    """Check what is hashed of the items on the stack, all or every other one, before it is."""
+
+    def load_checked(reader: "_PaperUnpickler") -> None:
+        reader._check_keys(reader.stack[::step])
+        load(reader)
+
+    return load_checked
 
 
 class _PaperUnpickler(PythonUnpickler):
@@ -174,13 +197,21 @@ class _PaperUnpickler(PythonUnpickler):
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, Made):
-            self._fail(f"it gives a state to {target!r:.100}, which is no object of its own")
+            self._fail(f"it gives a state to a {type(target).__name__}, no object of its own")
         if target.name == WRAPPER:
             array = self._array(state)
             self._arrays.append(array)
             self.stack[-1] = array
         else:
             target.state = state
+
+    def _set_item(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        PythonUnpickler.load_setitem(self)
+
+    def _check_keys(self, keys: Iterable[Any]) -> None:
+        if any(map(_is_endless, keys)):
+            self._fail(f"it has a key of more than {_MAX_KEY} parts")
 
     def _array(self, state: Any) -> Array:
         """Pass over an array's data."""
@@ -223,6 +254,11 @@ class _PaperUnpickler(PythonUnpickler):
         pickle.OBJ[0]: _object,
         pickle.BUILD[0]: _build,
         pickle.BYTEARRAY8[0]: _bytearray,
+        pickle.SETITEM[0]: _set_item,
+        pickle.DICT[0]: _checked(PythonUnpickler.load_dict, 2),
+        pickle.SETITEMS[0]: _checked(PythonUnpickler.load_setitems, 2),
+        pickle.ADDITEMS[0]: _checked(PythonUnpickler.load_additems, 1),
+        pickle.FROZENSET[0]: _checked(PythonUnpickler.load_frozenset, 1),
     }
 
 
@@ -277,6 +313,22 @@ class _Function:
         return self.name
 
 
+# What would take a number, a range or an array for as much memory and time as it says.
+_ARGUMENTS: dict[str, Any] = {
+    "builtins.bytearray": (bytes, str),
+    "builtins.frozenset": (list, tuple, set, frozenset),
+    "builtins.set": (list, tuple, set, frozenset),
+    "collections.OrderedDict": (list, tuple, dict),
+    "collections.defaultdict": (list, tuple, dict, Callable),
+    "numpy.dtype": (str, bool, int),
+}
+
+
+def _has_endless(arg: Any) -> bool:
+    """Say whether an argument holds keys that take too long to hash."""
+    return isinstance(arg, (list, tuple)) and any(map(_is_endless, arg))
+
+
 class _AllowedUnpickler(NumpyUnpickler):
     """joblib's unpickler, which imports and calls only what is allowed."""
 
@@ -308,7 +360,8 @@ class _AllowedUnpickler(NumpyUnpickler):
         """Return the name of what a file may make objects of."""
         name = self._named.get(id(called))
         if name is None or (name in NAMED and name not in self._trusted):
-            self._refuse(f"it calls {name or repr(called)}, which no saved pipeline does")
+            called = name or type(called).__name__  # its repr may have no end
+            self._refuse(f"it calls {called}, which no saved pipeline does")
         return name
 
     def _reduce(self) -> None:
@@ -322,6 +375,9 @@ class _AllowedUnpickler(NumpyUnpickler):
             name = self._check_callable(called)
             if name not in CALLED and name not in self._trusted:
                 self._refuse(f"it calls {name} instead of giving it its state")
+            kinds = _ARGUMENTS.get(name, object)
+            if not all(isinstance(arg, kinds) and not _has_endless(arg) for arg in args):
+                self._refuse(f"it calls {name} with what no saved pipeline does")
         PythonUnpickler.load_reduce(self)
 
     def _new(self) -> None:
@@ -419,53 +475,63 @@ class _AllowedUnpickler(NumpyUnpickler):
 # ---- outlines
 
 _LONGEST_TEXT, _MOST_ITEMS, DEEPEST = 200, 50, 12
+_MOST_BITS = 10_000
+_MOST_PARTS = 20_000  # in all: a few bytes can hold one list many times, in lists of lists
 
 
-def outline_of(value: Any, depth: int = 0) -> Any:
+def outline_of(value: Any) -> Any:
     """Turn what `read_contents` found into plain values; what is cut says so."""
-    if depth > DEEPEST:
+    return _outline(value, 0, count())
+
+
+def _outline(value: Any, depth: int, parts: "count[int]") -> Any:
+    if depth > DEEPEST or next(parts) > _MOST_PARTS:
         return "..."
     if isinstance(value, Name):
         return f"<{value.name}>"
     if isinstance(value, Array):
         text = f"<array {value.dtype} {value.shape}>"
-        return text if value.value is None else {text: _object_array(value.value)}
+        return text if value.value is None else {text: _object_array(value.value, parts)}
     if isinstance(value, Made):
-        return _outline_of_call(value, depth)
+        return _outline_of_call(value, depth, parts)
     if isinstance(value, (dict, list, tuple, set, frozenset)):
         more = f"{len(value) - _MOST_ITEMS} more" if len(value) > _MOST_ITEMS else None
         if isinstance(value, dict):
             outline = {
-                _cut(key): outline_of(item, depth + 1)
+                _cut(key if isinstance(key, str) else str(_outline(key, depth + 1, parts))): (
+                    _outline(item, depth + 1, parts)
+                )
                 for key, item in islice(value.items(), _MOST_ITEMS)
             }
             return {**outline, "...": more} if more else outline
-        items = [outline_of(item, depth + 1) for item in islice(value, _MOST_ITEMS)]
+        items = [_outline(item, depth + 1, parts) for item in islice(value, _MOST_ITEMS)]
         return [*items, f"... {more}"] if more else items
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:  # Python writes no such numbers
+        return f"<a number of {value.bit_length()} bits>"
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return _cut(value)
 
 
-def _outline_of_call(call: Made, depth: int) -> dict[str, Any]:
+def _outline_of_call(call: Made, depth: int, parts: "count[int]") -> dict[str, Any]:
     outline: dict[str, Any] = {"class": call.name}
     if call.args not in ((), []):
-        outline["called with"] = outline_of(call.args, depth + 1)
+        outline["called with"] = _outline(call.args, depth + 1, parts)
     if call.state is not None:
-        state = outline_of(call.state, depth + 1)  # too deep inside, a dict is "..." too
+        state = _outline(call.state, depth + 1, parts)  # too deep inside, a dict is "..." too
         is_dict = isinstance(state, dict) and isinstance(call.state, dict)
         outline |= state if is_dict else {"state": state}
     if call.items:
-        outline["items"] = outline_of(call.items, depth + 1)
+        outline["items"] = _outline(call.items, depth + 1, parts)
     return outline
 
 
-def _object_array(value: Any) -> Any:
+def _object_array(value: Any, parts: "count[int]") -> Any:
     """Return the items of an object array: the last part of the state that numpy gives it."""
     state = value.state if isinstance(value, Made) else None
     if isinstance(state, tuple) and len(state) == 5 and isinstance(state[4], list):
-        return [outline_of(item, DEEPEST - 3) for item in state[4][:_MOST_ITEMS]]
-    return outline_of(value, DEEPEST - 3)
+        return [_outline(item, DEEPEST - 3, parts) for item in state[4][:_MOST_ITEMS]]
+    return _outline(value, DEEPEST - 3, parts)
 
 
 def _cut(value: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -72,9 +73,9 @@ def _compared(package: str, version: str) -> list[str]:
 def parts_of(value: Any) -> Iterator[Any]:
     """Yield an object and what it holds in estimators, dicts and lists, each once."""
     seen: set[int] = set()
-    waiting = [value]
+    waiting = deque([value])
     while waiting:
-        part = waiting.pop(0)
+        part = waiting.popleft()
         if id(part) in seen or part is None or isinstance(part, (str, bytes, int, float)):
             continue
         seen.add(id(part))
@@ -166,6 +167,19 @@ def plain(value: Any, where: str) -> Any:
 
 FORMAT_VERSION = 2  # 2: columns
 _OPTIONAL = {"n_training_texts", "scores", "columns", "replaces"}
+_KINDS: dict[str, tuple[type, ...]] = {
+    "size": (int,),
+    "steps": (list,),
+    "classes": (list, type(None)),
+    "vectorizers": (list,),
+    "n_training_texts": (int, type(None)),
+    **dict.fromkeys(("file", "format", "sha256", "created"), (str,)),
+    **dict.fromkeys(("probes", "scores", "columns", "replaces"), (dict, type(None))),
+}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 @dataclass(frozen=True)
@@ -197,7 +211,7 @@ class Manifest:
             values = json.loads(source.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(
                 f"{source} is damaged: {error}. Delete it, to open the file unverified, or save "
                 "again."
@@ -228,6 +242,17 @@ class Manifest:
                 f"{source} is damaged: missing {missing}, unknown {unknown}. Delete it, or save "
                 "again."
             )
+        wrong = [name for name in values if not isinstance(values[name], _KINDS.get(name, object))]
+        versions, replaces = values["versions"], values.get("replaces")
+        if not isinstance(versions, dict) or not all(map(_is_text, versions.values())):
+            wrong.append("versions")
+        if wrong or (replaces and replaces.get("replaces")):
+            raise ArtifactError(
+                f"{source} is damaged: {', '.join(wrong or ['replaces'])} is nothing that "
+                "save_pipeline writes there. Delete it, or save again."
+            )
+        if replaces is not None:
+            cls.of(replaces, source)
         return cls(**values)
 
     def matching(self, size: int, sha256: str | None) -> Self | None:

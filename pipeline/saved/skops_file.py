@@ -3,6 +3,8 @@
 import io
 import json
 import zipfile
+import zlib
+from collections import deque
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +12,7 @@ from typing import Any, BinaryIO
 import joblib
 import numpy as np
 
+from pipeline.exceptions import ArtifactError
 from pipeline.saved.allow_list import (
     DISTRIBUTIONS,
     FROZEN,
@@ -23,6 +26,9 @@ from pipeline.saved.joblib_file import DEEPEST, Made, Name
 from pipeline.saved.manifest import parts_of
 
 _SCHEMA = "schema.json"
+_MOST_PACKED = 100  # times the size of a file; JSON packs by 10 to 30, skops itself packs nothing
+# what an archive that is damaged, encrypted or made to do harm can cause
+_DAMAGED = (KeyError, ValueError, zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError)
 
 
 def write_skops(pipeline: Any, path: Path) -> None:
@@ -56,6 +62,10 @@ def skops_refused(path: Path) -> list[str] | None:
         return _refused(_skops().get_untrusted_types(file=_without_states(path)))
     except ImportError:
         return None
+    except Exception as error:  # skops fails in any way at what it has not written
+        raise ArtifactError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Copy or train it again."
+        ) from error
 
 
 def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]:
@@ -97,8 +107,11 @@ def skops_schema(path: Path) -> dict[str, Any] | None:
     """Return the description in a .skops file; None for another zip."""
     try:
         with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > _MOST_PACKED * path.stat().st_size:
+                return None  # of few bytes that fill the memory
             schema: Any = json.loads(archive.read(_SCHEMA))
-    except (KeyError, ValueError, zipfile.BadZipFile, OSError):
+    except _DAMAGED:
         return None
     return schema if isinstance(schema, dict) and "__class__" in schema else None
 
@@ -106,9 +119,9 @@ def skops_schema(path: Path) -> dict[str, Any] | None:
 def skops_names(schema: Any) -> list[str]:
     """Return every class and function that a .skops file names, each once."""
     names: dict[str, None] = {}
-    waiting = [schema]
+    waiting = deque([schema])
     while waiting:
-        value = waiting.pop(0)
+        value = waiting.popleft()
         if isinstance(value, dict):
             if isinstance(value.get("__class__"), str) and isinstance(value.get("__module__"), str):
                 names[f"{value['__module__']}.{value['__class__']}"] = None
@@ -124,7 +137,10 @@ def skops_root(schema: Any, depth: int = 0) -> Any:
         return schema
     content = schema.get("content")
     if schema.get("is_json") and isinstance(content, str):
-        return json.loads(content)
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            return content
     name = f"{schema.get('__module__')}.{schema['__class__']}"
     if name in ("builtins.list", "builtins.tuple", "builtins.set") and isinstance(content, list):
         return [skops_root(item, depth + 1) for item in content]
