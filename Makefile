@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick coverage faults lint browser clean
+.PHONY: run test quick coverage faults fuzz soak lint browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -24,6 +24,12 @@ coverage: $(VENV)/dev.installed
 # Every call that reaches the disk fails once, and kills once: half an hour.
 faults: $(VENV)/dev.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fault_loops
+
+# Each reader of strangers' bytes for so many seconds, by atheris, which has wheels for Linux.
+SECONDS ?= 60
+fuzz: $(VENV)/dev.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing --seconds $(SECONDS) --corpus fuzzing
 
 lint: $(VENV)/dev.installed
 	$(BIN)/python -m ruff check .

@@ -48,8 +48,8 @@ from pipeline.bert.tokenizing import text_tokenizer
 from pipeline.bert.weights import read_tensors
 from pipeline.checkpoints import checkpoint
 from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
-from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.csv_table import CsvTable, JsonLines
+from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.saved import allow_list, artifact, joblib_file, manifest, opening, skops_file
 from pipeline.saved.joblib_file import Contents, outline_of, read_contents
 from pipeline.saved.manifest import Manifest, manifest_path
@@ -112,7 +112,9 @@ _watched = False
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    if _watched and (event in LEAVES or (event == "open" and arguments[1] in ("w", "a", "x", "wb"))):
+    if _watched and (
+        event in LEAVES or (event == "open" and arguments[1] in ("w", "a", "x", "wb"))
+    ):
         _left.append(f"{event}{arguments}")
 
 
@@ -349,7 +351,23 @@ def _instruction(choose: random.Random) -> bytes:
     return head + claimed.to_bytes(n_bytes, "little") + body
 
 
-VALUES = [None, True, 0, -1, 1 << 40, 1e400, float("nan"), 0.5, "", "a", "F32", [], {}, [[]], [0, 8]]
+VALUES = [
+    None,
+    True,
+    0,
+    -1,
+    1 << 40,
+    1e400,
+    float("nan"),
+    0.5,
+    "",
+    "a",
+    "F32",
+    [],
+    {},
+    [[]],
+    [0, 8],
+]
 
 
 def mutate_json(data: bytes, choose: random.Random) -> bytes:
@@ -525,8 +543,11 @@ _PICKLES = [
     b"\x80\x04cbuiltins\nset\ncbuiltins\nrange\n\x8a\x05\0\0\0\0\x01\x85R\x85R.",
     b"\x80\x04cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x7f\x85R.",
     b"\x80\x04cbuiltins\nset\n](N" + _PAIRS + b"e\x85R.",
+    b"\x80\x04}\x8b\x00\x08\x00\x00" + b"\x7f" * 2048 + b"\x85Ns.",
     b"\x80\x04N" + _PAIRS + b")R.",  # a call of a value whose repr has no end
     b"\x80\x04cnumpy\ndtype\nN" + _PAIRS + b"\x85R.",
+    # a state that no dtype has, at which numpy crashes
+    b"\x80\x04cnumpy\ndtype\n\x8c\x02i8\x89\x88\x87R(K\x03\x8c\x01<NNNJ\xff\xff\xff\xff\x87K\0K\xfftb.",
 ]
 _DEEP = b"[" * 200_000
 FINDS: dict[str, list[bytes]] = {
@@ -544,6 +565,18 @@ FINDS: dict[str, list[bytes]] = {
         )
     ],
     "manifest JSON": [_DEEP],
+    "tokenizer.json": [
+        json.dumps(
+            {
+                "model": {"type": "Unigram", "unk_id": None, "vocab": [["a", 0.0]]},
+                "post_processor": {
+                    "type": "BertProcessing",
+                    "sep": ["a", 0],
+                    "cls": ["a", 0],
+                },
+            }
+        ).encode()
+    ],
     "JSON lines": [b"\1" + _DEEP],
 }
 
@@ -574,12 +607,14 @@ def fuzz(name: str, options: list[str]) -> None:
     import atheris
 
     target = TARGETS[name]
-    inputs_of(name)  # what is imported and saved once is no call of the target
+    for data in target.seeds():  # what is imported and saved once is no call of the target
+        target.run(data)
     instrument()
+    warnings.simplefilter("ignore")
 
     def mutated(data: bytes, max_size: int, seed: int) -> bytes:
         choose = random.Random(seed)
-        if target.mutate is None or choose.random() < 0.2:
+        if target.mutate is None or choose.random() < 0.4:
             return bytes(atheris.Mutate(data, max_size))
         return target.mutate(data, choose)[:max_size]
 

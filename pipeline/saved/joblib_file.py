@@ -47,7 +47,7 @@ class Name:
     name: str  # such as "sklearn.pipeline.Pipeline"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Made:
     """An object that unpickling would make by calling something; nothing was called."""
 
@@ -60,6 +60,9 @@ class Made:
     def name(self) -> str:
         """The name of its class or function."""
         return self.of.name if isinstance(self.of, Name) else "?"
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"  # what is inside may have no end
 
     def append(self, item: Any) -> None:
         """Take one item, as a list would."""
@@ -128,8 +131,8 @@ def _is_endless(key: Any) -> bool:
     while waiting and n <= _MAX_KEY:
         part = waiting.pop()
         n += 1
-        if isinstance(part, tuple):
-            waiting += part[: _MAX_KEY + 1]
+        if isinstance(part, (tuple, frozenset)):
+            waiting += islice(part, _MAX_KEY + 1)
     return bool(waiting)
 
 
@@ -324,6 +327,34 @@ _ARGUMENTS: dict[str, Any] = {
 }
 
 
+def _is_numpys(state: Any, of: np.dtype) -> bool:
+    """Say whether numpy itself gives such a state to such a dtype; it believes any that it gets."""
+    try:
+        order, inner, names, fields, size = state[1:6]
+        same = of.newbyteorder(order)
+        if inner is not None:
+            same = np.dtype((inner[0], inner[1]))
+        elif names is not None:
+            entries = [(*fields[name], None)[:3] for name in names]
+            if any(_depth(entry[0]) > _MAX_NESTED for entry in entries):
+                return False
+            columns = zip(*entries, strict=True)
+            formats, offsets, titles = (list(column) for column in columns)
+            parts = {"names": list(names), "formats": formats, "offsets": offsets}
+            parts |= {"titles": titles, "itemsize": size}
+            same = np.dtype(parts, align=bool(state[7] & 0x80))  # type: ignore[call-overload]
+        further = tuple if of.kind in "mM" else dict  # units, or what users note
+        known = len(state) == 8 or (len(state) == 9 and type(state[8]) is further)
+        return known and type(state[0]) is int and same.__reduce__()[2][1:8] == state[1:8]
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
+        return False
+
+
+def _depth(dtype: np.dtype) -> int:
+    fields = (dtype.fields or {}).values()
+    return max((1 + _depth(field[0]) for field in fields), default=0)
+
+
 def _has_endless(arg: Any) -> bool:
     """Say whether an argument holds keys that take too long to hash."""
     return isinstance(arg, (list, tuple)) and any(map(_is_endless, arg))
@@ -360,8 +391,9 @@ class _AllowedUnpickler(NumpyUnpickler):
         """Return the name of what a file may make objects of."""
         name = self._named.get(id(called))
         if name is None or (name in NAMED and name not in self._trusted):
-            called = name or type(called).__name__  # its repr may have no end
-            self._refuse(f"it calls {called}, which no saved pipeline does")
+            kind = type(called).__name__  # the repr of anything else may have no end
+            shown = name or (repr(called) if isinstance(called, (_Function, str)) else kind)
+            self._refuse(f"it calls {shown}, which no saved pipeline does")
         return name
 
     def _reduce(self) -> None:
@@ -375,6 +407,8 @@ class _AllowedUnpickler(NumpyUnpickler):
             name = self._check_callable(called)
             if name not in CALLED and name not in self._trusted:
                 self._refuse(f"it calls {name} instead of giving it its state")
+            if name == "numpy.dtype" and (len(args) < 3 or args[1] or not args[2]):
+                self._refuse("it calls numpy.dtype for no copy")  # it could change numpy's own
             kinds = _ARGUMENTS.get(name, object)
             if not all(isinstance(arg, kinds) and not _has_endless(arg) for arg in args):
                 self._refuse(f"it calls {name} with what no saved pipeline does")
@@ -405,6 +439,8 @@ class _AllowedUnpickler(NumpyUnpickler):
         if name_of(type(target)) in DISTRIBUTIONS:
             del self.stack[-1]  # it has its state, and this one may be a program
             return
+        if isinstance(target, np.dtype) and not _is_numpys(state, target):
+            self._refuse("it gives the type of an array a state that numpy does not")
         is_wrapper = isinstance(target, NumpyArrayWrapper)
         if is_wrapper:
             if not _is_wrapper_state(state) or state.get("subclass") != _Function(
@@ -475,7 +511,7 @@ class _AllowedUnpickler(NumpyUnpickler):
 # ---- outlines
 
 _LONGEST_TEXT, _MOST_ITEMS, DEEPEST = 200, 50, 12
-_MOST_BITS = 10_000
+_MOST_BITS, _LONG_NUMBER = 10_000, "a number of thousands of digits"
 _MOST_PARTS = 20_000  # in all: a few bytes can hold one list many times, in lists of lists
 
 
@@ -498,18 +534,15 @@ def _outline(value: Any, depth: int, parts: "count[int]") -> Any:
         more = f"{len(value) - _MOST_ITEMS} more" if len(value) > _MOST_ITEMS else None
         if isinstance(value, dict):
             outline = {
-                _cut(key if isinstance(key, str) else str(_outline(key, depth + 1, parts))): (
-                    _outline(item, depth + 1, parts)
-                )
+                _cut(key): _outline(item, depth + 1, parts)
                 for key, item in islice(value.items(), _MOST_ITEMS)
             }
             return {**outline, "...": more} if more else outline
         items = [_outline(item, depth + 1, parts) for item in islice(value, _MOST_ITEMS)]
         return [*items, f"... {more}"] if more else items
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:  # Python writes no such numbers
-        return f"<a number of {value.bit_length()} bits>"
     if value is None or isinstance(value, (bool, int, float)):
-        return value
+        is_short = not isinstance(value, int) or value.bit_length() <= _MOST_BITS
+        return value if is_short else _LONG_NUMBER
     return _cut(value)
 
 
@@ -536,7 +569,10 @@ def _object_array(value: Any, parts: "count[int]") -> Any:
 
 def _cut(value: Any) -> str:
     """Return a value as text of at most `_LONGEST_TEXT` characters."""
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = _LONG_NUMBER
     if len(text) <= _LONGEST_TEXT:
         return text
     return f"{text[:_LONGEST_TEXT]}... ({len(text)} characters)"
