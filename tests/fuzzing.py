@@ -244,7 +244,7 @@ def csv_stream(data: bytes) -> None:
             raise Finding(f"it reads {ours} of a table that is none")
     elif ours != rows and not any(re.match(magic, data) for magic, *_ in csv_table._MAGIC):
         raise Finding(f"it reads {ours}, the csv module {rows}")
-    elif first < 64:
+    elif first < 8:
         as_pandas(header, rows, n_rows)
 
 

@@ -35,6 +35,7 @@ from pipeline.checkpoints.provenance import (
     sha256_of_file,
 )
 from pipeline.exceptions import CheckpointError, DamagedFile, FetchError
+from pipeline.files import naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,7 +318,8 @@ def _map(path: Path, name: str) -> tuple[np.ndarray, str]:
             "again."
         )
     # a plain ndarray over a copy-on-write mapping, so that no stray write reaches the file
-    return np.asarray(np.memmap(path, dtype=np.uint8, mode="c")), sha256_of_file(path)
+    with naming(path):
+        return np.asarray(np.memmap(path, dtype=np.uint8, mode="c")), sha256_of_file(path)
 
 
 def _joined(folder: Path, name: str) -> tuple[np.ndarray, str]:

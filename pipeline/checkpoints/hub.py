@@ -237,13 +237,18 @@ def _fetch_file(
     if size and size > (free := shutil.disk_usage(blobs).free):
         raise OSError(None, f"{name} needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
     sha = published or _header_hash(model, commit, name)
-    with _alone(model, sha):
+    with _alone(model, sha) as alone:
+        if alone:  # what is left is of processes that were killed
+            for left in storage.glob(f"{sha}.*.incomplete"):
+                shutil.rmtree(left, ignore_errors=True)
+            for left in path.parent.glob(f"{path.name}.*.incomplete"):
+                left.unlink(missing_ok=True)
         # of another commit, or another process was quicker
         if difference(blobs / sha, sha) is None:
             return _link(blobs / sha, path)
         for _ in range(2):
             with tempfile.TemporaryDirectory(
-                dir=storage, suffix=".incomplete", ignore_cleanup_errors=True
+                dir=storage, prefix=f"{sha}.", suffix=".incomplete", ignore_cleanup_errors=True
             ) as part:
                 file = download(model, commit, name, part)
                 damage = difference(file, sha)
@@ -285,17 +290,19 @@ def _remember(model: str, revision: str | None, commit: str) -> None:
 
 
 @contextmanager
-def _alone(model: str, name: str) -> Iterator[None]:
-    """Let one process fetch a file; the cache stays right without."""
+def _alone(model: str, name: str) -> Iterator[bool]:
+    """Let one process fetch a file, and say whether it does; the cache stays right without."""
     from huggingface_hub.utils import WeakFileLock
 
     storage = _storage(model)
     path = storage.parent / ".locks" / storage.name / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        alone = False
         with suppress(TimeoutError):
             stack.enter_context(WeakFileLock(path, timeout=LOCK_TIMEOUT))
-        yield
+            alone = True
+        yield alone
 
 
 def _not_here(
