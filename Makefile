@@ -31,6 +31,11 @@ fuzz: $(VENV)/dev.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing --seconds $(SECONDS) --corpus fuzzing
 
+# Threads and processes predict from one artifact that is replaced 200 times; machines of many steps.
+soak: $(VENV)/dev.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/test_machines.py
+
 lint: $(VENV)/dev.installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .

@@ -212,6 +212,7 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
             "weight files can execute code when loaded and are never opened here."
         )
     folder = _storage(model) / "snapshots" / listing.commit
+    _tidy(model)
     for name in needed_files(files):
         published, size = files[name]
         if published is None or difference(folder / name, published) is not None:
@@ -224,6 +225,16 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
                 ) from error
     _remember(model, revision, listing.commit)
     return folder
+
+
+def _tidy(model: str) -> None:
+    """Remove what processes that were killed had fetched in part."""
+    for left in _storage(model).glob("*.incomplete"):
+        sha = left.name.partition(".")[0]
+        if is_hash(sha):
+            with suppress(OSError), _alone(model, sha, timeout=0.1) as alone:
+                if alone:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def _fetch_file(
@@ -239,8 +250,6 @@ def _fetch_file(
     sha = published or _header_hash(model, commit, name)
     with _alone(model, sha) as alone:
         if alone:  # what is left is of processes that were killed
-            for left in storage.glob(f"{sha}.*.incomplete"):
-                shutil.rmtree(left, ignore_errors=True)
             for left in path.parent.glob(f"{path.name}.*.incomplete"):
                 left.unlink(missing_ok=True)
         # of another commit, or another process was quicker
@@ -290,7 +299,7 @@ def _remember(model: str, revision: str | None, commit: str) -> None:
 
 
 @contextmanager
-def _alone(model: str, name: str) -> Iterator[bool]:
+def _alone(model: str, name: str, timeout: float | None = None) -> Iterator[bool]:
     """Let one process fetch a file, and say whether it does; the cache stays right without."""
     from huggingface_hub.utils import WeakFileLock
 
@@ -300,7 +309,9 @@ def _alone(model: str, name: str) -> Iterator[bool]:
     with ExitStack() as stack:
         alone = False
         with suppress(TimeoutError):
-            stack.enter_context(WeakFileLock(path, timeout=LOCK_TIMEOUT))
+            stack.enter_context(
+                WeakFileLock(path, timeout=LOCK_TIMEOUT if timeout is None else timeout)
+            )
             alone = True
         yield alone
 
