@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ class Holder(threading.Thread):
         self.join()
 
 
+def _tasks() -> list[int]:
+    """List the threads of this process, also those that are about to end."""
+    tasks = Path("/proc/self/task")
+    return [int(task.name) for task in tasks.iterdir()] if tasks.is_dir() else []
+
+
 def told(found: Any, expected: np.ndarray) -> str:
     if isinstance(found, str):
         return found
@@ -138,9 +145,15 @@ def while_another_thread_is_inside_a_forward_pass(
             assert inside.wait(PATIENCE)
             found.append(told(Child(lambda: fitted.predict_proba(TEXTS)).get(), expected))
     finally:
+        before = set(_tasks())
         stop.set()
         thread.join()
         PackedEncoder.pooled = pooled
+        # a thread that ends still takes a lock of MKL, which a child would inherit
+        until = time.monotonic() + PATIENCE
+        while thread.native_id in before & set(_tasks()) and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.1)  # and OpenMP's helpers of that thread
     return " ".join(sorted(set(found)))
 
 
