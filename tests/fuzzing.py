@@ -456,7 +456,11 @@ def skops_files() -> list[bytes]:
 
     fitted = LogisticRegression(C=3).fit([[0.0], [1.0]], ["no", "yes"])
     values = [fitted, make_pipeline(TfidfVectorizer(), fitted), {"a": [1, (2, {3})], "b": None}]
-    return [skops.io.dumps(value) for value in values]
+    damaged = io.BytesIO()
+    with zipfile.ZipFile(damaged, "w") as archive:
+        content = '"content": [{"__class__": "str", "is_json": true, "content": "["}]'
+        archive.writestr("schema.json", f'{{"__class__": "list", "__module__": [], {content}}}')
+    return [*(skops.io.dumps(value) for value in values), damaged.getvalue()]
 
 
 def safetensors_files() -> list[bytes]:
@@ -468,7 +472,18 @@ def safetensors_files() -> list[bytes]:
 def manifests() -> list[bytes]:
     values = json.loads(small_pipeline()[1])
     replacing = {**values, "sha256": "0", "replaces": values}
-    return [small_pipeline()[1], json.dumps(replacing).encode(), b"{}", b"[]"]
+    wrong = [
+        {"versions": []},
+        {"versions": {"torch": 2.13}},
+        {"size": "1665"},
+        {"probes": {}},
+        {"probes": {**values["probes"], "method": "set_params"}},
+        {"probes": {**values["probes"], "tolerance": "much"}},
+        {"replaces": {"format_version": 2}},
+        {"replaces": []},
+    ]
+    damaged = [json.dumps({**values, **part}).encode() for part in wrong]
+    return [small_pipeline()[1], json.dumps(replacing).encode(), b"{}", b"[]", *damaged]
 
 
 def tokenizers() -> list[bytes]:
@@ -494,7 +509,10 @@ def json_files() -> list[bytes]:
 
 def parquet_files() -> list[bytes]:
     seeds = []
+    no_utf8 = pa.array([b"\xff"]).cast(pa.string(), safe=False)
     for table in (
+        pa.table({"text": no_utf8}),
+        pa.table({"text": ["a"]}).replace_schema_metadata({"pandas": "{"}),
         pa.table({"text": ["a", None, "b"], "n": [1, 2, 3]}),
         pa.table({"text": pa.array(["a", "b"]).dictionary_encode(), "l": [[1], [2]]}),
         pa.Table.from_pandas(pd.DataFrame({"text": ["x"]}, index=pd.Index([7], name="i"))),
