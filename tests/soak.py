@@ -26,7 +26,7 @@ from tests.conftest import CORPUS, build_model
 
 LABELS = ["good", "bad", "bad", "good", "good", "good"]
 MODELS = 3
-STARTS = 120  # seconds in which a process has to begin
+STARTS = 600  # seconds in which a process has to begin
 
 
 def resident() -> float:
