@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick thorough coverage faults lint docs lock audit release browser clean
+.PHONY: run test quick thorough coverage faults fuzz soak lint docs lock audit release browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -28,6 +28,17 @@ coverage: $(VENV)/dev.installed
 # Every call that reaches the disk fails once, and kills once: half an hour.
 faults: $(VENV)/dev.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fault_loops
+
+# Each reader of strangers' bytes for so many seconds, by atheris, which has wheels for Linux.
+SECONDS ?= 60
+fuzz: $(VENV)/dev.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing --seconds $(SECONDS) --corpus fuzzing
+
+# Threads and processes predict from one artifact that is replaced 200 times; machines of many steps.
+soak: $(VENV)/dev.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/test_machines.py
 
 lint: $(VENV)/dev.installed
 	$(BIN)/python -m ruff check .

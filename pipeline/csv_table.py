@@ -262,7 +262,7 @@ class JsonLines(CsvTable):
                     row = json.loads(line[1])
                     if not isinstance(row, dict):
                         raise ValueError(f"expected an object, not {line[1].strip():.40}")
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     fault = f"line {line[0]}: {error}"
                     if faults is None:
                         raise ValueError(f"{self.path} is not well-formed: {fault}") from None

@@ -2,14 +2,17 @@
 
     python -m tests.fault_loops [SCENARIO ...] [--places K]
 
-A forked child does the work of a scenario with one fault in it: the n-th open, rename, remove,
-mkdir, rmdir, mmap or fsync raises OSError, or the process dies there by SIGKILL; or files may grow
-to n bytes only, which is a disk that fills in the middle of a write (`RLIMIT_FSIZE`), and either an
-error or death (SIGXFSZ). After each fault the folder must hold the old state or the new one, and
-the same work, done again without a fault, must give the new state and leave nothing else behind.
+A forked child does the work of a scenario with one fault in it: the n-th open, rename, link,
+remove, mkdir, rmdir, mmap, fsync, start of a process, or statement or commit of SQLite raises
+OSError, or the process dies there by SIGKILL; "in a worker" it is the n-th call of one worker
+process from its first prediction on; or files may grow to n bytes only, which is a disk that fills
+in the middle of a write (`RLIMIT_FSIZE`), and either an error or death (SIGXFSZ). After each fault
+the folder must hold the old state or the new one, and the same work, done again without a fault,
+must give the new state and leave nothing else behind.
 Prints a JSON object per scenario: how many faults of each kind, and every violation.
 """
 
+import _posixsubprocess
 import argparse
 import errno
 import json
@@ -18,8 +21,11 @@ import pickle
 import resource
 import shutil
 import signal
+import sqlite3
+import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,12 +35,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from pipeline import (
     BertVectorizer,
+    cache_info,
     clear_cache,
     evaluate,
     load_pipeline,
@@ -42,10 +50,17 @@ from pipeline import (
     score_table,
     write_report,
 )
+from pipeline.checkpoints.checkpoint import resolve
 from pipeline.datasets import write_table
+from pipeline.exceptions import CheckpointError
+from tests import scoring_steps
 from tests.conftest import build_model
+from tests.fake_hub import MODEL, FakeHub, connect
 
-CALLS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "mmap.__new__", "os.fsync"}
+CALLS = {
+    *("open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir"),
+    *("mmap.__new__", "sqlite3.connect"),
+}
 TEXTS = [
     f"a {'lovely' if i % 2 else 'dull'} film, {'soup' if i % 3 else 'Paris'}" for i in range(12)
 ]
@@ -95,19 +110,37 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     fault = Fault.armed
     if fault is not None and event in CALLS:
         first = None if event == "mmap.__new__" else arguments[0]
+        if event in ("os.symlink", "os.link"):
+            first = arguments[1]
         if not isinstance(first, int):  # a handle: its opening was counted
             fault.strike(event, first)
 
 
-def _fsync(handle: int) -> None:
-    if Fault.armed is not None:
-        Fault.armed.strike("os.fsync", None)
-    _real_fsync(handle)
+def _counted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Count a call that raises no audit event."""
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        if Fault.armed is not None:
+            Fault.armed.strike(call.__name__, None)
+        return call(*arguments, **options)
+
+    return counted
 
 
-_real_fsync = os.fsync
-sys.addaudithook(_audit)
-os.fsync = _fsync
+class Connection(sqlite3.Connection):
+    """Counts statements and commits."""
+
+    execute = _counted(sqlite3.Connection.execute)
+    executemany = _counted(sqlite3.Connection.executemany)
+    __exit__ = _counted(sqlite3.Connection.__exit__)
+
+
+def watch() -> None:
+    """Count the calls of this process and its children from now on."""
+    sys.addaudithook(_audit)
+    os.fsync = _counted(os.fsync)
+    sqlite3.connect = partial(sqlite3.connect, factory=Connection)
+    _posixsubprocess.fork_exec = subprocess._fork_exec = _counted(_posixsubprocess.fork_exec)
 
 
 @dataclass
@@ -115,13 +148,17 @@ class Scenario:
     """Some work on a folder, and what the folder may hold after it.
 
     `state` returns "old" or "new", or raises; `resumes` says that what is finished is kept after an
-    error, and the next run goes on.
+    error, and the next run goes on; `survives` that an error may be a warning, and leave the old;
+    `in_workers` that the fault is in a worker; `slow` bounds the places of each kind.
     """
 
     prepare: Callable[[Path], None]
     act: Callable[[Path], Any]
     state: Callable[[Path], str]
     resumes: bool = False
+    survives: bool = False
+    in_workers: bool = False
+    slow: int | None = None
 
 
 # ---- scenarios
@@ -182,9 +219,13 @@ def writing_a_table(model: str, ending: str) -> Scenario:
     )
 
 
-def scoring(model: str, out: str, executor: str = "serial") -> Scenario:
-    fitted = _fitted(model, 1.0)
+def scoring(model: str | None, out: str, executor: str = "serial", **options: Any) -> Scenario:
+    if model is None:
+        fitted = scoring_steps.breaking()
+    else:
+        fitted = _fitted(model, 1.0)
     reference: list[list[Any]] = []
+    workers = None if executor == "serial" else 2
 
     def act(folder: Path) -> None:
         score_table(
@@ -194,6 +235,8 @@ def scoring(model: str, out: str, executor: str = "serial") -> Scenario:
             out=folder / out,
             shard_rows=4,
             executor=executor,
+            workers=workers,
+            trusted=scoring_steps.TRUSTED,
             progress=False,
         )
 
@@ -218,7 +261,49 @@ def scoring(model: str, out: str, executor: str = "serial") -> Scenario:
         assert read(folder) == reference[0], "other rows than those of a run without a fault"
         return "new"
 
-    return Scenario(prepare, act, state, resumes=True)
+    return Scenario(prepare, act, state, resumes=True, **options)
+
+
+def caching(model: str) -> Scenario:
+    expected = BertVectorizer(model, device="cpu", cache=None).fit_transform(TEXTS)
+
+    def act(folder: Path) -> None:
+        found = BertVectorizer(model, device="cpu", cache=folder / "cache").fit_transform(TEXTS)
+        assert np.allclose(found, expected, atol=1e-5)
+
+    def state(folder: Path) -> str:
+        before = cache_info().texts_encoded
+        act(folder)
+        return "new" if cache_info().texts_encoded == before else "old"
+
+    def prepare(folder: Path) -> None:
+        BertVectorizer(model, device="cpu", cache=folder / "cache").fit_transform(TEXTS[:2])
+
+    return Scenario(prepare, act, state, resumes=True, survives=True)
+
+
+def fetching(model: str) -> Scenario:
+    hub = FakeHub({MODEL: Path(model)})
+    hub.__enter__()  # until this process ends
+    patch, sleep = pytest.MonkeyPatch(), time.sleep
+    patch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+
+    def act(folder: Path) -> None:
+        connect(hub.url, folder / "hub", patch)
+        resolve(MODEL)
+
+    def state(folder: Path) -> str:
+        connect(hub.url, folder / "hub", patch)
+        try:
+            resolve(MODEL, local_files_only=True)
+        except CheckpointError:
+            return "old"
+        return "new"
+
+    # what a branch points to is remembered if it can be: "old" without a word
+    return Scenario(
+        lambda folder: (folder / "hub").mkdir(), act, state, resumes=True, survives=True
+    )
 
 
 def reporting(model: str) -> Scenario:
@@ -258,6 +343,13 @@ SCENARIOS: dict[str, Callable[[str], Scenario]] = {
     "score_table, one file": lambda model: scoring(model, "out.parquet"),
     "score_table, a folder": lambda model: scoring(model, "out"),
     "write_report": reporting,
+    "the cache": caching,
+    "fetch": fetching,
+    "score_table, processes": lambda _: scoring(None, "out", "processes", slow=10),
+    "score_table, in a worker": lambda _: scoring(None, "out", "processes", in_workers=True),
+    "score_table, in a Dask worker": lambda _: scoring(
+        None, "out", "dask", in_workers=True, slow=3
+    ),
 }
 
 
@@ -316,17 +408,29 @@ def run(name: str, model: str, places: int | None) -> dict[str, Any]:
         n_bytes = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         counts: dict[str, int] = {}
         violations = []
-        for kind, n in faults_of(n_calls, n_bytes, places):
+        at_most = min(filter(None, (places, scenario.slow)), default=None)
+        faults = faults_of(n_calls, n_bytes, at_most)
+        if scenario.in_workers:  # whose calls nobody counts
+            each = range(1, (at_most or 1000) + 1)
+            faults = ((kind, n) for n in each for kind in ("error", "death"))
+        for kind, n in faults:
             shutil.rmtree(folder)
-            shutil.copytree(before, folder)
+            shutil.copytree(before, folder, symlinks=True)
+            scoring_steps.STRUCK.unlink(missing_ok=True)
             found, _ = in_child(partial(_act, scenario, folder, kind, n))
+            if scenario.in_workers and not scoring_steps.STRUCK.exists():
+                break
             counts[kind] = counts.get(kind, 0) + 1
-            for problem in _problems(scenario, folder, found, names):
+            for problem in _problems(scenario, model, folder, found, names):
                 violations.append(f"{kind} {n}: {problem}")
         return {"scenario": name, **counts, "violations": violations}
 
 
 def _act(scenario: Scenario, folder: Path, kind: str, n: int) -> None:
+    if scenario.in_workers:
+        os.environ[scoring_steps.BREAKS] = json.dumps([str(folder), kind, n])
+        scenario.act(folder)
+        return
     with Fault(folder, kind, n):
         scenario.act(folder)
 
@@ -335,19 +439,21 @@ def _names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def _problems(scenario: Scenario, folder: Path, found: Any, names: list[str]) -> Iterator[str]:
+def _problems(
+    scenario: Scenario, model: str, folder: Path, found: Any, names: list[str]
+) -> Iterator[str]:
     """Yield what is wrong after a fault, and after the same work without one."""
     if isinstance(found, tuple):
         error, message = found
         if error in ("AssertionError", "KeyError", "TypeError", "AttributeError"):
             yield f"{error}: {message}"
-        if str(folder.parent) not in message:
+        if not any(place in message for place in (str(folder.parent), model)):
             yield f"{error} names no file: {message}"
         left = sorted(set(_names(folder)) - set(names))
         if left and not scenario.resumes:
             yield f"left behind after {found}: {left}"
     try:
-        if scenario.state(folder) == "old" and found == "done":
+        if scenario.state(folder) == "old" and found == "done" and not scenario.survives:
             yield "no error, and the old state"
     except Exception as error:
         yield f"after {found}: {type(error).__name__}: {error}"
@@ -357,7 +463,8 @@ def _problems(scenario: Scenario, folder: Path, found: Any, names: list[str]) ->
         return
     if scenario.state(folder) != "new":
         yield "the same work again gave the old state"
-    if left := sorted(set(_names(folder)) ^ set(names)):
+    missing = set() if scenario.survives else set(names) - set(_names(folder))
+    if left := sorted((set(_names(folder)) - set(names)) | missing):
         yield f"after the same work again: {left}"
 
 
@@ -369,6 +476,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS))
     parser.add_argument("--places", type=int, help="so many for each kind of fault; all by default")
     options = parser.parse_args()
+    watch()
     with tempfile.TemporaryDirectory() as top:
         model = str(build_model(Path(top, "model"), "bert"))
         for name in options.scenarios:

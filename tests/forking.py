@@ -4,6 +4,7 @@ Every child answers through a pipe; one that does not within `PATIENCE` seconds 
 as hung.
 """
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ class Child:
         self.reading, writing = os.pipe()
         self.process = os.fork()
         if self.process == 0:
+            faulthandler.dump_traceback_later(PATIENCE - 10)  # to see where one hangs
             try:
                 value = answer()
             except BaseException as error:
@@ -84,6 +87,12 @@ class Holder(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self.leave.set()
         self.join()
+
+
+def _tasks() -> list[int]:
+    """List the threads of this process, also those that are about to end."""
+    tasks = Path("/proc/self/task")
+    return [int(task.name) for task in tasks.iterdir()] if tasks.is_dir() else []
 
 
 def told(found: Any, expected: np.ndarray) -> str:
@@ -136,9 +145,15 @@ def while_another_thread_is_inside_a_forward_pass(
             assert inside.wait(PATIENCE)
             found.append(told(Child(lambda: fitted.predict_proba(TEXTS)).get(), expected))
     finally:
+        before = set(_tasks())
         stop.set()
         thread.join()
         PackedEncoder.pooled = pooled
+        # a thread that ends still takes a lock of MKL, which a child would inherit
+        until = time.monotonic() + PATIENCE
+        while thread.native_id in before & set(_tasks()) and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.1)  # and OpenMP's helpers of that thread
     return " ".join(sorted(set(found)))
 
 

@@ -1,7 +1,11 @@
 """A step that does what its texts say, in a saved pipeline. Workers import this module."""
 
+import errno
+import json
 import os
 import signal
+import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -14,7 +18,9 @@ from sklearn.pipeline import make_pipeline
 from pipeline import save_pipeline
 from pipeline.exceptions import ArtifactWarning
 
-TRUSTED = ("tests.scoring_steps.Obeys",)
+TRUSTED = ("tests.scoring_steps.Obeys", "tests.scoring_steps.Breaks")
+BREAKS = "PIPELINE_TEST_BREAKS"  # folder, kind and number of the call that breaks, as JSON
+STRUCK = Path(tempfile.gettempdir(), f"struck-{os.getuid() if hasattr(os, 'getuid') else 0}")
 LOVELY = [f"a lovely film, number {i}" for i in range(10)]
 DULL = [f"a dull film, number {i}" for i in range(10)]
 
@@ -42,6 +48,36 @@ class Obeys(TransformerMixin, BaseEstimator):
             elif word == "SLEEP":
                 time.sleep(float(rest))
         return X
+
+
+class Breaks(Obeys):
+    """From its first prediction on, lets the n-th call on a folder fail, or kill, once."""
+
+    def transform(self, X):
+        if BREAKS in os.environ and not STRUCK.exists():
+            folder, kind, left = json.loads(os.environ.pop(BREAKS))
+
+            def strike(event, arguments):
+                nonlocal left
+                if event not in ("open", "os.rename", "os.remove") or left < 1:
+                    return
+                if not str(arguments[0]).startswith(folder):
+                    return
+                left -= 1
+                if not left and not STRUCK.exists():
+                    STRUCK.touch()
+                    if kind == "death":
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), str(arguments[0]))
+
+            sys.addaudithook(strike)
+        return X
+
+
+def breaking():
+    """Fit a pipeline that needs no torch and breaks as it is told."""
+    model = make_pipeline(Breaks(), TfidfVectorizer(), LogisticRegression())
+    return model.fit([*LOVELY, *DULL], ["good"] * 10 + ["bad"] * 10)
 
 
 def save_obeying(folder):

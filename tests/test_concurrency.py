@@ -125,6 +125,20 @@ def test_cuda_in_a_child_forked_after_its_use_is_refused_with_the_start_methods_
     assert choose_device("cpu")[0].type == "cpu"
 
 
+@needs_proc
+def test_whoever_predicts_while_the_file_is_replaced_gets_the_answers_of_what_it_opened():
+    """`make soak` replaces it 200 times, before 16 threads and 4 processes."""
+    command = ["-m", "tests.soak", "--times", "12", "--threads", "4", "--processes", "1"]
+    ran = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=TOP, timeout=4 * HANG
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert (told["wrong"], told["replaced"]) == ([], 12)
+    before, after = told["megabytes"]
+    assert after < before + 50
+
+
 # ---- loky: one copy of the weights
 
 

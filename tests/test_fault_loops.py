@@ -8,11 +8,22 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("resource", reason="no resource limits on this system")
+
+from tests.fault_loops import SCENARIOS
+
+QUICK = [name for name in SCENARIOS if "work" not in name and "processes" not in name]
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_after_any_fault_the_old_state_or_the_new_one_is_there_and_a_rerun_succeeds():
+@pytest.mark.parametrize(
+    ("scenarios", "places"), [(QUICK, 2), (["score_table, in a worker"], 1)], ids=["here", "worker"]
+)
+def test_after_any_fault_the_old_state_or_the_new_one_is_there_and_a_rerun_succeeds(
+    scenarios, places
+):
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.fault_loops", "--places", "2"],
+        [sys.executable, "-m", "tests.fault_loops", *scenarios, "--places", str(places)],
         cwd=Path(__file__).parent.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         capture_output=True,
@@ -22,4 +33,5 @@ def test_after_any_fault_the_old_state_or_the_new_one_is_there_and_a_rerun_succe
     assert ran.returncode == 0, ran.stderr
     told = [json.loads(line) for line in ran.stdout.splitlines()]
     assert {row["scenario"]: row["violations"] for row in told if row["violations"]} == {}
-    assert all(row["error"] and row["death at bytes"] for row in told)
+    assert all(row["error"] and row["death"] for row in told)
+    assert len(told) == len(scenarios)

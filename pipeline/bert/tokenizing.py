@@ -70,35 +70,30 @@ def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
     )
 
 
-@lru_cache(maxsize=8)
-def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
-    """Build a tokenizer that never changes state, for use by several threads."""
+@contextlib.contextmanager
+def _naming() -> Iterator[None]:
+    """Name tokenizer.json in the bare Exceptions of tokenizers, and in its panics."""
     try:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # tokenizers raises bare Exception
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
         raise CheckpointError(
             f"tokenizer.json cannot be read: {error}. Fetch the model again."
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
+    """Build a tokenizer that never changes state, for use by several threads."""
+    with _naming():
+        tokenizer = Tokenizer.from_str(tokenizer_json)
     if lower:
         own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-@contextlib.contextmanager
-def _tokenizing() -> Iterator[None]:
-    """Raise panics of tokenizers, such as a slow regular expression, by name."""
-    try:
-        yield
-    except BaseException as error:  # a panic is no Exception
-        if type(error).__name__ != "PanicException":
-            raise
-        raise CheckpointError(
-            f"tokenizer.json fails on these texts: {error}. It is damaged, or was made to do so: "
-            "use the model's own."
-        ) from error
 
 
 def _unknown_id(tokenizer: Tokenizer, tokenizer_json: str) -> int | None:
@@ -152,8 +147,13 @@ class TextTokenizer:
     ) -> None:
         self._tokenizer = _load_tokenizer(tokenizer_json, lower)
         self.max_length, self.truncation, self._prompt = max_length, truncation, prompt
-        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
-        full = self._tokenizer.encode("a").ids
+        # a piece at the end of the prompt alone, as of a blank, may be part of the text's first one
+        with _naming():
+            bare, alone, joined = (
+                self._tokenizer.encode(text, add_special_tokens=False).ids
+                for text in ("a", prompt, f"{prompt}a")
+            )
+            full = self._tokenizer.encode("a").ids
         n_special, n = self._tokenizer.num_special_tokens_to_add(False), len(bare)
         n_before = next((i for i in range(len(full) - n + 1) if full[i : i + n] == bare), 0)
         if len(full) - n_special != n or n_before == 0:
@@ -164,10 +164,7 @@ class TextTokenizer:
         self._cls = np.array(full[:n_before], dtype=np.int64)
         self.suffix = np.array(full[n_before + n :], dtype=np.int64)  # [SEP]
         self.n_special_before = n_before
-        # the last piece of the prompt alone, such as a blank, may merge with the text's first one
-        alone = self._tokenizer.encode(prompt, add_special_tokens=False).ids if prompt else []
         self.n_prompt = len(alone)
-        joined = self._tokenizer.encode(f"{prompt}a", add_special_tokens=False).ids
         differ = [i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b]
         self._n_shared = min([*differ, len(alone), len(joined)])
         own = np.array(alone[: self._n_shared], dtype=np.int64)
@@ -185,7 +182,7 @@ class TextTokenizer:
         ids: list[np.ndarray] = []
         for portion in _portions(texts):
             whole = [self._prompt + text for text in portion] if self._prompt else portion
-            with _tokenizing():
+            with _naming():
                 encodings = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
             ids.extend(np.array(encoding.ids, dtype=np.int64) for encoding in encodings)
         return self._cut(ids)
@@ -199,7 +196,7 @@ class TextTokenizer:
         if split:
             before = [self._prompt] if self._prompt else []
         items: list[Any] = [before + (list(words) if split else words) for words in texts]
-        with _tokenizing():
+        with _naming():
             encodings = self._tokenizer.encode_batch(
                 items, is_pretokenized=split, add_special_tokens=False
             )

@@ -69,6 +69,9 @@ def read_tensors(
                 f"model.safetensors of {name!r} is damaged: {bare!r} of shape {tuple(shape)} has "
                 f"{end - begin} bytes. Fetch the model again."
             )
+        if begin == end:  # of which torch reads none
+            tensors[bare] = torch.empty(0, dtype=dtype)
+            continue
         flat = torch.frombuffer(buffer, dtype=dtype, count=prod(shape), offset=start + begin)
         tensors[bare] = flat.reshape(shape)
     disagree = f"config.json and model.safetensors of {name!r} disagree"

@@ -35,6 +35,7 @@ from pipeline.checkpoints.provenance import (
     sha256_of_file,
 )
 from pipeline.exceptions import CheckpointError, DamagedFile, FetchError
+from pipeline.files import naming
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +152,10 @@ def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[st
             # one after the other, as safetensors has it
             if begin != end or stop < begin:
                 raise ValueError(f"{stored!r} is at {begin} to {stop}, {before!r} ends at {end}")
-            if any(type(n) is not int or n < 0 for n in table[stored]["shape"]):
-                raise ValueError(f"{stored!r} has the shape {table[stored]['shape']}")
+            if any(type(n) is not int or n < 0 for n in (stop, *table[stored]["shape"])):
+                raise ValueError(f"{stored!r} has {table[stored]!r:.200} for its place")
+            if not isinstance(table[stored]["dtype"], str):
+                raise TypeError(f"{stored!r} is of the type {table[stored]['dtype']!r:.200}")
             end, before = stop, stored
         if 8 + length + end > len(weights):
             raise ValueError(f"it is truncated: {len(weights)} bytes instead of {8 + length + end}")
@@ -280,7 +283,7 @@ def read_folder(folder: Path, source: dict[str, Any]) -> Checkpoint:
         config = json.loads(config_json)
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{CONFIG} of {name!r} cannot be read: {error}. Fetch the model again."
         ) from error
@@ -317,7 +320,8 @@ def _map(path: Path, name: str) -> tuple[np.ndarray, str]:
             "again."
         )
     # copy-on-write, so that no stray write reaches the file
-    return np.asarray(np.memmap(path, dtype=np.uint8, mode="c")), sha256_of_file(path)
+    with naming(path):
+        return np.asarray(np.memmap(path, dtype=np.uint8, mode="c")), sha256_of_file(path)
 
 
 def _joined(folder: Path, name: str) -> tuple[np.ndarray, str]:

@@ -205,6 +205,7 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
             "weight files can execute code when loaded and are never opened here."
         )
     folder = _storage(model) / "snapshots" / listing.commit
+    _tidy(model)
     for name in needed_files(files):
         published, size = files[name]
         if published is None or difference(folder / name, published) is not None:
@@ -219,6 +220,16 @@ def _from_hub(model: str, revision: str | None, patient: bool) -> Path:
     return folder
 
 
+def _tidy(model: str) -> None:
+    """Remove what processes that were killed had fetched in part."""
+    for left in _storage(model).glob("*.incomplete"):
+        sha = left.name.partition(".")[0]
+        if is_hash(sha):
+            with suppress(OSError), _alone(model, sha, timeout=0.1) as alone:
+                if alone:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
 def _fetch_file(
     model: str, folder: Path, name: str, published: str | None, size: int | None
 ) -> None:
@@ -230,13 +241,16 @@ def _fetch_file(
     if size and size > (free := shutil.disk_usage(blobs).free):
         raise OSError(None, f"{name} needs {size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
     sha = published or _header_hash(model, commit, name)
-    with _alone(model, sha):
+    with _alone(model, sha) as alone:
+        if alone:  # what is left is of processes that were killed
+            for left in path.parent.glob(f"{path.name}.*.incomplete"):
+                left.unlink(missing_ok=True)
         # already here from another commit or by another process
         if difference(blobs / sha, sha) is None:
             return _link(blobs / sha, path)
         for _ in range(2):
             with tempfile.TemporaryDirectory(
-                dir=storage, suffix=".incomplete", ignore_cleanup_errors=True
+                dir=storage, prefix=f"{sha}.", suffix=".incomplete", ignore_cleanup_errors=True
             ) as part:
                 file = download(model, commit, name, part)
                 damage = difference(file, sha)
@@ -277,17 +291,21 @@ def _remember(model: str, revision: str | None, commit: str) -> None:
 
 
 @contextmanager
-def _alone(model: str, name: str) -> Iterator[None]:
-    """Let one process fetch a file at a time."""
+def _alone(model: str, name: str, timeout: float | None = None) -> Iterator[bool]:
+    """Let one process fetch a file at a time, and say whether it is this one."""
     from huggingface_hub.utils import WeakFileLock
 
     storage = _storage(model)
     path = storage.parent / ".locks" / storage.name / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        alone = False
         with suppress(TimeoutError):
-            stack.enter_context(WeakFileLock(path, timeout=LOCK_TIMEOUT))
-        yield
+            stack.enter_context(
+                WeakFileLock(path, timeout=LOCK_TIMEOUT if timeout is None else timeout)
+            )
+            alone = True
+        yield alone
 
 
 def _not_here(

@@ -5,7 +5,7 @@ import importlib
 import pickle
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NoReturn
@@ -56,7 +56,7 @@ class Name:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Made:
     """An object that unpickling would make by calling something, not called."""
 
@@ -69,6 +69,9 @@ class Made:
     def name(self) -> str:
         """The name of its class or function."""
         return self.of.name if isinstance(self.of, Name) else "?"
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"  # what is inside may have no end
 
     def append(self, item: Any) -> None:
         """Add one item, like a list."""
@@ -129,7 +132,19 @@ def _unreadable(path: Path, reason: str) -> ArtifactError:
 
 
 _MAX_NESTED = 8  # object arrays inside object arrays
-_MAX_HASHED = 10_000  # tuples in a key
+_MAX_KEY = 1000  # tuples and their items, in one key of a dict or one item of a set
+
+
+def _is_endless(key: Any) -> bool:
+    """Say whether a key takes too long, or too much of the stack, to hash."""
+    # 40 bytes make a tuple of 2 of the tuple before, 20 times over: Python hashes each of a million
+    waiting, n = [key], 0
+    while waiting and n <= _MAX_KEY:
+        part = waiting.pop()
+        n += 1
+        if isinstance(part, (tuple, frozenset)):
+            waiting += islice(part, _MAX_KEY + 1)
+    return bool(waiting)
 
 
 class _PaperUnpickler(PythonUnpickler):
@@ -167,7 +182,8 @@ class _PaperUnpickler(PythonUnpickler):
         called, args = self.stack[-2:]
         name = called.name if isinstance(called, Name) else None
         if name is None:
-            self._problems[f"it calls {called!r:.100}"] = None
+            shown = called.name if isinstance(called, Made) else type(called).__name__
+            self._problems[f"it calls what {shown} gives"] = None
         elif name == NDARRAY or (name not in FUNCTIONS | CALLED and is_allowed(name)):
             self._problems[f"it calls {name} instead of giving it its state"] = None
         elif name in FUNCTIONS and any(
@@ -206,13 +222,8 @@ class _PaperUnpickler(PythonUnpickler):
         PythonUnpickler.load_dict(self)
 
     def _check_hash(self, keys: Iterable[Any]) -> None:
-        """Refuse tuples of tuples of ..., whose hash would take forever."""
-        waiting = [key for key in keys if isinstance(key, tuple)]
-        for _ in range(_MAX_HASHED):
-            if not waiting:
-                return
-            waiting += [part for part in waiting.pop() if isinstance(part, tuple)]
-        self._fail("it uses endless tuples as keys")
+        if any(map(_is_endless, keys)):
+            self._fail(f"it has a key of more than {_MAX_KEY} parts")
 
     def _check_keys(self, keys: list[Any]) -> None:
         self._check_hash(keys)
@@ -240,7 +251,7 @@ class _PaperUnpickler(PythonUnpickler):
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, Made):
-            self._fail(f"it gives a state to {target!r:.100}, which is not an object of its own")
+            self._fail(f"it gives a state to a {type(target).__name__}, not an object of its own")
         if target.name == WRAPPER:
             array = self._array(state)
             self._arrays.append(array)
@@ -354,6 +365,50 @@ class _Function:
         return self.name
 
 
+# What would take a number, a range or an array for as much memory and time as it says.
+_ARGUMENTS: dict[str, Any] = {
+    "builtins.bytearray": (bytes, str),
+    "builtins.frozenset": (list, tuple, set, frozenset),
+    "builtins.set": (list, tuple, set, frozenset),
+    "collections.OrderedDict": (list, tuple, dict),
+    "collections.defaultdict": (list, tuple, dict, Callable),
+    "numpy.dtype": (str, bool, int),
+}
+
+
+def _is_numpys(state: Any, of: np.dtype) -> bool:
+    """Say whether numpy itself gives such a state to such a dtype; it believes any that it gets."""
+    try:
+        order, inner, names, fields, size = state[1:6]
+        same = of.newbyteorder(order)
+        if inner is not None:
+            same = np.dtype((inner[0], inner[1]))
+        elif names is not None:
+            entries = [(*fields[name], None)[:3] for name in names]
+            if any(_depth(entry[0]) > _MAX_NESTED for entry in entries):
+                return False
+            columns = zip(*entries, strict=True)
+            formats, offsets, titles = (list(column) for column in columns)
+            parts = {"names": list(names), "formats": formats, "offsets": offsets}
+            parts |= {"titles": titles, "itemsize": size}
+            same = np.dtype(parts, align=bool(state[7] & 0x80))  # type: ignore[call-overload]
+        further = tuple if of.kind in "mM" else dict  # units, or what users note
+        known = len(state) == 8 or (len(state) == 9 and type(state[8]) is further)
+        return known and type(state[0]) is int and same.__reduce__()[2][1:8] == state[1:8]
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
+        return False
+
+
+def _depth(dtype: np.dtype) -> int:
+    fields = (dtype.fields or {}).values()
+    return max((1 + _depth(field[0]) for field in fields), default=0)
+
+
+def _has_endless(arg: Any) -> bool:
+    """Say whether an argument holds keys that take too long to hash."""
+    return isinstance(arg, (list, tuple)) and any(map(_is_endless, arg))
+
+
 class _AllowedUnpickler(NumpyUnpickler):
     """joblib's unpickler, importing and calling only what is allowed."""
 
@@ -384,7 +439,9 @@ class _AllowedUnpickler(NumpyUnpickler):
     def _check_callable(self, called: Any) -> str:
         name = self._named.get(id(called))
         if name is None or (name in NAMED and name not in self._trusted):
-            self._refuse(f"it calls {name or repr(called)}, which no saved pipeline does")
+            kind = type(called).__name__  # the repr of anything else may have no end
+            shown = name or (repr(called) if isinstance(called, (_Function, str)) else kind)
+            self._refuse(f"it calls {shown}, which no saved pipeline does")
         return name
 
     def _reduce(self) -> None:
@@ -398,6 +455,11 @@ class _AllowedUnpickler(NumpyUnpickler):
             name = self._check_callable(called)
             if name not in CALLED and name not in self._trusted:
                 self._refuse(f"it calls {name} instead of giving it its state")
+            if name == "numpy.dtype" and (len(args) < 3 or args[1] or not args[2]):
+                self._refuse("it calls numpy.dtype for no copy")  # it could change numpy's own
+            kinds = _ARGUMENTS.get(name, object)
+            if not all(isinstance(arg, kinds) and not _has_endless(arg) for arg in args):
+                self._refuse(f"it calls {name} with what no saved pipeline does")
         PythonUnpickler.load_reduce(self)
 
     def _new(self) -> None:
@@ -423,6 +485,8 @@ class _AllowedUnpickler(NumpyUnpickler):
         if name_of(type(target)) in DISTRIBUTIONS:
             del self.stack[-1]  # it has its state already, and this one may be a program
             return
+        if isinstance(target, np.dtype) and not _is_numpys(state, target):
+            self._refuse("it gives the type of an array a state that numpy does not")
         is_wrapper = isinstance(target, NumpyArrayWrapper)
         if is_wrapper:
             if not _is_wrapper_state(state) or state.get("subclass") != _Function(
@@ -490,57 +554,67 @@ class _AllowedUnpickler(NumpyUnpickler):
 
 
 _LONGEST_TEXT, _MOST_ITEMS, DEEPEST = 200, 50, 12
+_MOST_BITS, _LONG_NUMBER = 10_000, "a number of thousands of digits"
+_MOST_PARTS = 20_000  # in all: a few bytes can hold one list many times, in lists of lists
 
 
-def outline_of(value: Any, depth: int = 0) -> Any:
+def outline_of(value: Any) -> Any:
     """Turn the result of `read_contents` into plain values, marking cuts."""
-    if depth > DEEPEST:
+    return _outline(value, 0, count())
+
+
+def _outline(value: Any, depth: int, parts: "count[int]") -> Any:
+    if depth > DEEPEST or next(parts) > _MOST_PARTS:
         return "..."
     if isinstance(value, Name):
         return f"<{value.name}>"
     if isinstance(value, Array):
         text = f"<array {value.dtype} {value.shape}>"
-        return text if value.value is None else {text: _object_array(value.value)}
+        return text if value.value is None else {text: _object_array(value.value, parts)}
     if isinstance(value, Made):
-        return _outline_of_call(value, depth)
+        return _outline_of_call(value, depth, parts)
     if isinstance(value, (dict, list, tuple, set, frozenset)):
         more = f"{len(value) - _MOST_ITEMS} more" if len(value) > _MOST_ITEMS else None
         if isinstance(value, dict):
             outline = {
-                _cut(key): outline_of(item, depth + 1)
+                _cut(key): _outline(item, depth + 1, parts)
                 for key, item in islice(value.items(), _MOST_ITEMS)
             }
             return {**outline, "...": more} if more else outline
-        items = [outline_of(item, depth + 1) for item in islice(value, _MOST_ITEMS)]
+        items = [_outline(item, depth + 1, parts) for item in islice(value, _MOST_ITEMS)]
         return [*items, f"... {more}"] if more else items
     if value is None or isinstance(value, (bool, int, float)):
-        return value
+        is_short = not isinstance(value, int) or value.bit_length() <= _MOST_BITS
+        return value if is_short else _LONG_NUMBER
     return _cut(value)
 
 
-def _outline_of_call(call: Made, depth: int) -> dict[str, Any]:
+def _outline_of_call(call: Made, depth: int, parts: "count[int]") -> dict[str, Any]:
     outline: dict[str, Any] = {"class": call.name}
     if call.args not in ((), []):
-        outline["called with"] = outline_of(call.args, depth + 1)
+        outline["called with"] = _outline(call.args, depth + 1, parts)
     if call.state is not None:
-        state = outline_of(call.state, depth + 1)  # too deep inside, a dict is "..." too
+        state = _outline(call.state, depth + 1, parts)  # too deep inside, a dict is "..." too
         is_dict = isinstance(state, dict) and isinstance(call.state, dict)
         outline |= state if is_dict else {"state": state}
     if call.items:
-        outline["items"] = outline_of(call.items, depth + 1)
+        outline["items"] = _outline(call.items, depth + 1, parts)
     return outline
 
 
-def _object_array(value: Any) -> Any:
+def _object_array(value: Any, parts: "count[int]") -> Any:
     """Return the items of an object array."""
     state = value.state if isinstance(value, Made) else None
     if isinstance(state, tuple) and len(state) == 5 and isinstance(state[4], list):
-        return [outline_of(item, DEEPEST - 3) for item in state[4][:_MOST_ITEMS]]
-    return outline_of(value, DEEPEST - 3)
+        return [_outline(item, DEEPEST - 3, parts) for item in state[4][:_MOST_ITEMS]]
+    return _outline(value, DEEPEST - 3, parts)
 
 
 def _cut(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = _LONG_NUMBER
     if len(text) <= _LONGEST_TEXT:
         return text
     return f"{text[:_LONGEST_TEXT]}... ({len(text)} characters)"

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -68,9 +69,9 @@ def _compared(package: str, version: str) -> list[str]:
 def parts_of(value: Any) -> Iterator[Any]:
     """Yield an object and everything inside, each once."""
     seen: set[int] = set()
-    waiting = [value]
+    waiting = deque([value])
     while waiting:
-        part = waiting.pop(0)
+        part = waiting.popleft()
         if id(part) in seen or part is None or isinstance(part, (str, bytes, int, float)):
             continue
         seen.add(id(part))
@@ -162,6 +163,19 @@ FORMAT_VERSION = 2  # 2: columns
 _OPTIONAL = {"n_training_texts", "scores", "columns"}
 # while a file is being replaced: the manifest of the one before, so that neither is without
 _REPLACES = "replaces"
+_KINDS: dict[str, tuple[type, ...]] = {
+    "size": (int,),
+    "steps": (list,),
+    "classes": (list, type(None)),
+    "vectorizers": (list,),
+    "n_training_texts": (int, type(None)),
+    **dict.fromkeys(("file", "format", "sha256", "created"), (str,)),
+    **dict.fromkeys(("probes", "scores", "columns"), (dict, type(None))),
+}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 @dataclass(frozen=True)
@@ -205,7 +219,8 @@ class Manifest:
                 f"{source} was written by version {writer} of pipeline in format {version}; this "
                 f"version knows up to {FORMAT_VERSION}. Upgrade to open it."
             )
-        values = {name: value for name, value in values.items() if name != _REPLACES}
+        values = dict(values)
+        replaces = values.pop(_REPLACES, None)
         names = set(cls.__dataclass_fields__)
         missing = sorted(names - set(values) - _OPTIONAL)
         unknown = sorted(set(values) - names)
@@ -214,6 +229,19 @@ class Manifest:
                 f"{source} is damaged: missing {missing}, unknown {unknown}. Delete it, or save "
                 "again."
             )
+        wrong = [name for name in values if not isinstance(values[name], _KINDS.get(name, object))]
+        versions = values["versions"]
+        if not isinstance(versions, dict) or not all(map(_is_text, versions.values())):
+            wrong.append("versions")
+        if not isinstance(replaces, dict | None) or (replaces and replaces.get(_REPLACES)):
+            wrong.append(_REPLACES)
+        if wrong:
+            raise ArtifactError(
+                f"{source} is damaged: {', '.join(wrong)} is nothing that save_pipeline writes "
+                "there. Delete it, or save again."
+            )
+        if replaces is not None:
+            cls.of(replaces, source)
         return cls(**values)
 
     def to_json(self) -> str:

@@ -40,7 +40,20 @@ def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[
 
 def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
     """Return the largest difference to the answers of `make_probes`, 0 for labels."""
+    try:
+        return _largest_difference(pipeline, probes)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(
+            f"its manifest describes no probes ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _largest_difference(pipeline: Any, probes: dict[str, Any]) -> float:
     inputs, outputs, tolerance = probes["inputs"], probes["outputs"], probes["tolerance"]
+    if probes["method"] not in _METHODS:
+        raise ValueError(f"method {probes['method']!r}")
     rows = pd.DataFrame(inputs) if inputs and isinstance(inputs[0], dict) else inputs
     try:
         answer = _ask(pipeline, probes["method"], rows)

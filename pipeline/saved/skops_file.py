@@ -4,6 +4,7 @@ import io
 import json
 import stat
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,6 +41,8 @@ _MAKES = {
     "TreeNode": CALLED,
 }
 _MOST_UNPACKED, _BYTES_AT_LEAST = 30, 1 << 26  # times the size of the file
+# what an archive that is damaged, encrypted or made to do harm can cause
+_DAMAGED = (KeyError, ValueError, zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError)
 
 
 def write_skops(pipeline: Any, path: Path) -> None:
@@ -75,6 +78,10 @@ def skops_refused(path: Path) -> list[str] | None:
         return _refused(_skops().get_untrusted_types(file=_without_states(path)))
     except ImportError:
         return None
+    except Exception as error:  # skops fails in any way at what it has not written
+        raise ArtifactError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Copy or train it again."
+        ) from error
 
 
 def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]:
@@ -186,7 +193,7 @@ def skops_schema(path: Path) -> dict[str, Any] | None:
             schema: Any = json.loads(archive.read(_SCHEMA))
     except RecursionError as error:
         raise refused_file(path, "it is nested too deeply") from error
-    except (KeyError, UnicodeError, json.JSONDecodeError, zipfile.BadZipFile, OSError):
+    except _DAMAGED:
         return None
     return schema if isinstance(schema, dict) and "__class__" in schema else None
 
@@ -220,7 +227,10 @@ def skops_root(schema: Any, depth: int = 0) -> Any:
         return schema
     content = schema.get("content")
     if schema.get("is_json") and isinstance(content, str):
-        return json.loads(content)
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            return content
     name = f"{schema.get('__module__')}.{schema['__class__']}"
     if name in ("builtins.list", "builtins.tuple", "builtins.set") and isinstance(content, list):
         return [skops_root(item, depth + 1) for item in content]

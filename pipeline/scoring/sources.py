@@ -111,12 +111,15 @@ def without_index(schema: pa.Schema) -> pa.Schema:
     metadata = dict(schema.metadata or {})
     schema = pa.schema(field for field in schema if not _UNNAMED_INDEX.fullmatch(field.name))
     if b"pandas" in metadata:
-        pandas = json.loads(metadata[b"pandas"])
-        pandas["index_columns"] = []
-        pandas["columns"] = [
-            column for column in pandas["columns"] if column.get("field_name") in schema.names
-        ]
-        metadata[b"pandas"] = json.dumps(pandas, sort_keys=True).encode()
+        try:
+            pandas = json.loads(metadata[b"pandas"])
+            pandas["index_columns"] = []
+            pandas["columns"] = [
+                column for column in pandas["columns"] if column.get("field_name") in schema.names
+            ]
+            metadata[b"pandas"] = json.dumps(pandas, sort_keys=True).encode()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            del metadata[b"pandas"]  # damaged, and only pandas would miss it
     return schema.with_metadata(metadata or None)
 
 
@@ -294,6 +297,7 @@ class ParquetSource(_Files):
 
     def __init__(self, paths: Sequence[str], text: str) -> None:
         super().__init__(paths)
+        self._text = text
         self._n_rows = 0
         for path in self.paths:
             with _opened(path) as file:
@@ -337,6 +341,7 @@ class ParquetSource(_Files):
                 names = self.schema.names
                 for batch in file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False):
                     table = pa.Table.from_batches([batch]).select(names)
+                    table.column(self._text).validate(full=True)  # UTF-8: here it has a file's name
                     yield table.unify_dictionaries().cast(self.schema)
 
     def expected_rows(self, n_read: int) -> int | None:
@@ -355,7 +360,7 @@ def _opened(path: str) -> Iterator[Any]:
             yield parquet
     except (FileNotFoundError, PermissionError):
         raise
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
 
 
