@@ -4,7 +4,6 @@ Every child answers through a pipe; one that does not within `PATIENCE` seconds 
 as hung.
 """
 
-import faulthandler
 import json
 import multiprocessing
 import os
@@ -45,7 +44,6 @@ class Child:
         self.reading, writing = os.pipe()
         self.process = os.fork()
         if self.process == 0:
-            faulthandler.dump_traceback_later(PATIENCE - 10)  # to see where one hangs
             try:
                 value = answer()
             except BaseException as error:
