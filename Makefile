@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick thorough coverage faults fuzz soak lint docs lock audit release browser clean
+.PHONY: run test quick thorough oldest coverage faults fuzz soak lint docs lock audit release browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -17,6 +17,14 @@ test: $(VENV)/dev.installed
 # All but the tests that start processes, servers or a browser, or train a model: about two minutes.
 quick: $(VENV)/dev.installed
 	$(PYTEST) -m "not slow and not thorough"
+
+# The core tests with the oldest releases allowed, in an environment of its own. Warnings of old releases are no errors.
+OLDEST := texts vectorizer encoder pooling packed logistic stacking token_level manifest checkpoint_modules
+oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements-oldest.txt)"
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-oldest.txt
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n auto -W default $(OLDEST:%=tests/test_%.py)
 
 # Every test, the longest too: before a release, and after work on executors or Dask.
 thorough: $(VENV)/dev.installed
@@ -101,4 +109,4 @@ browser:
 	  echo "No Chromium could be installed; install one yourself for the tests of the report in a browser."
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-oldest

@@ -10,6 +10,7 @@ from scipy.special import log_softmax
 from sklearn import config_context
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
 from sklearn.utils import check_X_y, compute_class_weight
 from sklearn.utils.validation import validate_data
@@ -26,7 +27,15 @@ CS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 SOLVER = {"solver": "newton-cg", "tol": 1e-5}
 _DIRECTIONS = 256  # enough to find nearly the best C of all features, in a tenth of the time
 _GAIN = 0.05  # of the log loss; smaller differences on few directions are noise
-_SEARCH = {"l1_ratios": (0.0,), "use_legacy_attributes": False, "scoring": "neg_log_loss"}
+
+
+def _neg_log_loss(model: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
+    # before scikit-learn 1.9 its own one fails where a fold lacks a class
+    probability = model.predict_proba(X)
+    return -float(log_loss(y, probability, labels=model.classes_, sample_weight=sample_weight))
+
+
+_SEARCH = {"l1_ratios": (0.0,), "use_legacy_attributes": False, "scoring": _neg_log_loss}
 
 
 class TunedLogisticRegression(LogisticRegression):

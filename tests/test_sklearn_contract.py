@@ -15,7 +15,6 @@ import polars as pl
 import pytest
 from sklearn.base import is_classifier
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.callback import ProgressBar
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import NotFittedError
@@ -258,6 +257,11 @@ def test_calibration_and_stacking_take_it_as_any_classifier():
 # ---- callbacks and the repr
 
 
+needs_callbacks = pytest.mark.skipif(
+    not hasattr(BertVectorizer, "set_callbacks"), reason="callbacks need scikit-learn 1.9"
+)
+
+
 class CountBatches:
     """A callback that counts what it is told of."""
 
@@ -274,6 +278,7 @@ class CountBatches:
     def on_fit_task_end(self, estimator, context): ...
 
 
+@needs_callbacks
 def test_callbacks_hear_of_every_batch_and_stay_out_of_pickles():
     counter = CountBatches()
     vectorizer = BertVectorizer(MODEL, batch_tokens=1).set_callbacks(counter)
@@ -285,7 +290,10 @@ def test_callbacks_hear_of_every_batch_and_stay_out_of_pickles():
     assert "_skl_callbacks" not in vectorizer.__getstate__()
 
 
+@needs_callbacks
 def test_the_progress_bar_of_scikit_learn_shows_encoding_inside_a_pipeline(capsys):
+    from sklearn.callback import ProgressBar
+
     model = classifier().set_callbacks(ProgressBar(max_propagation_depth=3))
     with warnings.catch_warnings():
         warnings.simplefilter(

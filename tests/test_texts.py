@@ -452,7 +452,7 @@ def test_coerce_joins_several_columns_by_a_blank_row_by_row(X):
 
 def test_coerce_joins_missing_cells_as_empty_ones_only_where_they_are_allowed():
     X = pd.DataFrame({"title": ["a", None], "body": ["b", "d"]})
-    with pytest.raises(ValueError, match=r"row 1 of X is nan \(missing"):
+    with pytest.raises(ValueError, match=r"row 1 of X is (nan|None) \(missing"):
         check_texts(X, on_invalid="coerce")
     assert check_texts(X, on_invalid="coerce", missing="empty") == ["a b", " d"]
 
