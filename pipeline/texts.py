@@ -235,8 +235,8 @@ def _check_cell(
         if _is_missing(cell):
             if missing == "error":
                 raise ValueError(
-                    f"{table.row(i)} of X is {cell!r} (missing). Drop or fill missing rows, or set "
-                    "missing='empty' to read them as empty texts."
+                    f"{table.row(i)} of X is {cell!r} (missing; NaN, None and NA are not texts). "
+                    "Drop or fill missing rows, or set missing='empty' to read them as empty texts."
                 )
             return ""
         if on_invalid == "error" or isinstance(cell, bytes | bytearray | list | tuple | np.ndarray):

@@ -109,7 +109,7 @@ def test_what_the_parser_does_not_understand_is_named_with_a_way_to_help(argumen
 @pytest.mark.parametrize("command", ["train", "layers", "compare"])
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("--device", "cuda:99", "there is "), ("--dtype", "float8", "bfloat16")],
+    [("--device", "cuda:99", "Available: "), ("--dtype", "float8", "bfloat16")],
 )
 def test_device_and_precision_reach_the_vectorizer(command, option, value, message, run, data):
     result = run(command, "--data", data, option, value)

@@ -126,6 +126,7 @@ def test_cuda_in_a_child_forked_after_its_use_is_refused_with_the_start_methods_
 
 
 @needs_proc
+@pytest.mark.thorough
 def test_whoever_predicts_while_the_file_is_replaced_gets_the_answers_of_what_it_opened():
     """`make soak` replaces it 200 times, before 16 threads and 4 processes."""
     command = ["-m", "tests.soak", "--times", "12", "--threads", "4", "--processes", "1"]

@@ -18,7 +18,11 @@ FEWER = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=FEWER)
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "first_hour" else pytest.param(name, marks=pytest.mark.thorough)
+            for name in FEWER],
+)  # fmt: skip
 def committed(request):
     notebook = nbformat.read(FOLDER / f"{request.param}.ipynb", as_version=4)
     notebook.metadata["name"] = request.param

@@ -8,6 +8,8 @@ FOUND = {
     "size": 91_348_212,
     "names": ["sklearn.pipeline.Pipeline", "os.system"],
     "refused": [],
+    "problems": [],
+    "signed_by": None,
     "arrays": [],
     "contents": {
         "class": "sklearn.pipeline.Pipeline",
