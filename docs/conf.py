@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ sys.path.insert(0, str(TOP))
 os.environ["PYTHONPATH"] = str(TOP)  # for the processes that examples start
 
 import pipeline  # noqa: E402
+
+# the gallery looks for shorter names of what examples use
+warnings.filterwarnings("ignore", r"pipeline\.\w+ is now", FutureWarning)
 
 # the "?" of a pipeline that an example shows
 pipeline.BertVectorizer._doc_link_template = "../api/pipeline.BertVectorizer.html"
