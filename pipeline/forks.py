@@ -73,8 +73,10 @@ def _before_fork() -> None:
 
 
 def _after_in_parent() -> None:
-    while _closed:  # empty before the last gate opens and another thread may fork
-        _closed.pop().open()
+    gates = _closed[:]
+    _closed.clear()  # before the first gate opens: another thread may fork once the last is open
+    for gate in reversed(gates):
+        gate.open()
 
 
 def _after_in_child() -> None:

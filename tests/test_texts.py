@@ -211,7 +211,7 @@ MISSING = {
 def test_a_missing_text_is_refused_with_its_row_or_read_as_empty(name, on_invalid):
     with pytest.raises(
         ValueError,
-        match=r"row 1 of X is (None|nan|<NA>|NaT|np\..*) \(missing\).*missing='empty'",
+        match=r"row 1 of X is (None|nan|<NA>|NaT|np\..*) \(missing.*missing='empty'",
     ):
         check_texts(MISSING[name], on_invalid=on_invalid)
     assert check_texts(MISSING[name], missing="empty", on_invalid=on_invalid) == ["a", "", "c"]
