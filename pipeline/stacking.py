@@ -62,11 +62,11 @@ class TextStackingClassifier(StackingClassifier):
             if name.endswith("class_weight") and isinstance(weight, dict)
         }
         plain.set_params(cv=self._folds(texts, numbers), **weights)
-        y = classes[numbers]
         with warned_once():  # or every fold would warn of the same texts
-            tuned = {} if fit_params else _tuned(plain, texts, y)
+            # class numbers, as StackingClassifier gives them to the parts
+            tuned = {} if fit_params else _tuned(plain, texts, numbers)
             plain.set_params(**{name: (C,) for name, (_, C) in tuned.items()})
-            plain.fit(texts, y, **fit_params)
+            plain.fit(texts, classes[numbers], **fit_params)
         for name, (part, _) in tuned.items():  # which has the scores of its search
             name = name.partition("__")[0]
             place = plain.estimators_.index(plain.named_estimators_[name])

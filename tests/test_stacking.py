@@ -370,7 +370,11 @@ def test_groups_stay_together_in_the_folds_of_a_stack():
         assert not {author[text] for text in known} & {author[text] for text in asked}
 
 
-def test_a_part_that_chooses_its_C_does_so_once_and_keeps_it_in_the_folds(tiny_bert, monkeypatch):
+@pytest.mark.parametrize("weight", [None, {"positive": 3.0, "negative": 1.0}])
+def test_a_part_that_chooses_its_C_does_so_once_and_keeps_it_in_the_folds(
+    weight, tiny_bert, monkeypatch
+):
+    options = {"ngrams": True, "class_weight": weight, "model": tiny_bert}
     searches = []
     search = LogisticRegressionCV.fit
 
@@ -379,10 +383,11 @@ def test_a_part_that_chooses_its_C_does_so_once_and_keeps_it_in_the_folds(tiny_b
         return search(self, *arguments, **options)
 
     monkeypatch.setattr(LogisticRegressionCV, "fit", counted)
-    model = make_sentiment_pipeline(ngrams=True, C="cv", model=tiny_bert).fit(TEXTS, LABELS)
+    model = make_sentiment_pipeline(C="cv", **options).fit(TEXTS, LABELS)
     tuned = model[-1].named_estimators_["bert"][-1]
     assert searches == [tuned.Cs]
     assert tuned.scores_.shape == (3, len(tuned.Cs))
     assert model[-1].estimators_[0][-1] is tuned
-    fixed = make_sentiment_pipeline(ngrams=True, C=tuned.C_, model=tiny_bert).fit(TEXTS, LABELS)
+    fixed = make_sentiment_pipeline(C=tuned.C_, **options).fit(TEXTS, LABELS)
+    assert tuned.classes_.tolist() == fixed[-1].estimators_[0][-1].classes_.tolist()
     assert np.abs(model.predict_proba(NEW) - fixed.predict_proba(NEW)).max() < 1e-4
