@@ -9,7 +9,6 @@ that name. Without --write the program says which pages are out of date, and exi
 import argparse
 import math
 import re
-import textwrap
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -38,7 +37,6 @@ SETS = {  # of the comparison, those that were measured
 DEFAULT = "frozen BERT + LogisticRegression"
 STACK = "frozen BERT and TF-IDF, stacked"
 STACKED = "C=cv, stacked with n-grams"
-FULL = 100_000  # rows of score_table; with fewer, what starts once weighs more
 
 
 def pages() -> list[Path]:
@@ -401,7 +399,7 @@ def cold_start(what: str) -> str:
 
 def rows_per_second(way: str) -> str:
     """Return how many rows a way of scoring labels per second."""
-    return f"{ {row['way']: row for row in read_rows('score_table')}[way]['rows_per_s']:,.0f}"
+    return f"{scored_ways()[way]['rows_per_s']:,.0f}"
 
 
 def opening(verify: str) -> str:
@@ -421,142 +419,58 @@ def _saved(pipeline: str, step: str) -> dict[str, Any]:
     return rows[pipeline, "joblib", step]
 
 
-# ---- 100 million rows, on paper
+# ---- scoring
 
 
-def scaling_out() -> str:
-    """Return speeds, a run over kills, and 100 million rows on paper."""
-    ways = {row["way"]: row for row in read_rows("score_table")}
-    (million,) = read_rows("score_million")
-    fewest = min(row["rows"] for row in ways.values())
-    return "\n".join(
-        [
-            *(
-                [
-                    f"The table has fewer rows than the {FULL:,} it is meant for, so start-up "
-                    "weighs more.",
-                    "",
-                ]
-                if fewest < FULL
-                else []
-            ),
-            *speeds(ways),
-            "",
-            *over_kills(million),
-            "",
-            "### A hundred million rows, on paper",
-            "",
-            *on_paper(ways, million),
-        ]
-    )
+def scored_ways() -> dict[str, dict[str, Any]]:
+    """Return the rows of score_table by their way."""
+    return {row["way"]: row for row in read_rows("score_table")}
 
 
-def speeds(ways: dict[str, dict[str, Any]]) -> list[str]:
-    """Say how fast each way was, and what the layer of score_table costs."""
-    plain = ways["predict_proba, 2 threads"]
-    lines = [
-        f"Labelling {plain['rows']:,} distinct short texts of a CSV file on two cores "
-        "(`benchmarks/score_table.py`).",
-        "Ratios are to `predict_proba` in the same run:",
-        "",
-        "| way | rows per second | of predict_proba, 2 threads | peak memory, MiB | of a worker |",
-        "|---|---|---|---|---|",
-    ]
-    for row in ways.values():
-        if "peak_mib" in row:
-            worker = row["worker_peak_mib"] or "-"
-            lines.append(
-                f"| {row['way']} | {row['rows_per_s']:,.0f} | {row['speed_over_plain']:.2f} | "
-                f"{row['peak_mib']:,} | {worker} |"
-            )
-    costs = [
-        100
-        * (
-            ways[f"predict_proba, {threads}"]["rows_per_s"]
-            / ways[f"score_table, serial, {threads}"]["rows_per_s"]
-            - 1
+def score_table() -> str:
+    """Return how fast each way of scoring was."""
+    rows = [
+        (
+            row["way"],
+            f"{row['rows_per_s']:,.0f}",
+            f"{row['speed_over_plain']:.2f}",
+            f"{row['peak_mib']:,}",
+            row["worker_peak_mib"] or "-",
         )
-        for threads in ("1 thread", "2 threads")
+        for row in scored_ways().values()
+        if "peak_mib" in row
     ]
-    one = ways["predict_proba, 1 thread"]["rows_per_s"]
-    two = plain["rows_per_s"] / one
-    processes, dask = (
-        ways[f"score_table, {way}"]["rows_per_s"] / one
-        for way in ("2 processes", "Dask, 2 workers")
-    )
-    return [
-        *lines,
-        "",
-        *paragraph(
-            "Scoring each row exactly once changes the time of plain `predict_proba` by "
-            f"{costs[0]:+.1f} % with one thread and",
-            f"by {costs[1]:+.1f} % with two.",
-            f"On two cores two threads of one process were {two:.2f} times as fast as one, two "
-            f"processes {processes:.2f},",
-            f"and two Dask workers {dask:.2f} times. This includes some seconds to start "
-            "processes and workers.",
-        ),
-    ]
+    return table("| way | rows per second | of plain | peak memory, MiB | of a worker |", rows)
 
 
-def over_kills(million: dict[str, Any]) -> list[str]:
-    """Say what the run over two kills took."""
-    worker, driver = (f"{million['kills'][victim]:.0%}" for victim in ("worker", "driver"))
-    rate, lost = f"{million['rows_per_s']:,.0f}", million["seconds_lost"]
-    cost = f"The kills cost {lost:,.0f} s." if lost > 0 else (
-        "The cost of the kills is unknown: other work on the machine came and went, and the run "
-        "was faster after them than before."
-    )  # fmt: skip
-    return paragraph(
-        f"{million['rows']:,} rows in {million['executor']}, one of them killed by `kill -9` at "
-        f"{worker} of the parts",
-        f"and the driver at {driver}, then run again (`benchmarks/score_million.py`): "
-        f"{million['seconds']:,.0f} s, {rate} rows",
-        f"per second. {cost} Every row came out once, in its place,",
-        f"and {million['parts_compared_with_serial']} parts that the serial executor scored again "
-        "had the same bytes.",
-        f"Peak memory: driver {million['driver_peak_mib']:,} MiB, worker "
-        f"{million['worker_peak_mib']:,}.",
-    )
+def million(column: str) -> str:
+    """Return a number of the run over two kills."""
+    (row,) = read_rows("score_million")
+    return f"{row[column]:,.0f}"
 
 
-def on_paper(ways: dict[str, dict[str, Any]], million: dict[str, Any]) -> list[str]:
+def on_paper() -> str:
     """Compute shards, workers, hours and storage for ROWS rows."""
-    rate = ways["score_table, 2 processes"]["rows_per_s"] / 2
-    cutting = ways["reading and cutting alone"]["rows_per_s"]
-    size = million["output_bytes_per_row"]
+    rate = scored_ways()["score_table, 2 processes"]["rows_per_s"] / 2
+    cutting = scored_ways()["reading and cutting alone"]["rows_per_s"]
+    (run,) = read_rows("score_million")
+    size = run["output_bytes_per_row"]
     hours = ROWS / rate / 3600
-    return [
-        *paragraph(
-            f"With r = {rate:,.0f} rows per second and worker (half of two processes', one core "
-            f"each), {size:.0f} bytes of",
-            f"output per row and d = {cutting:,.0f} rows per second that one driver reads and "
-            "cuts:",
-        ),
-        "",
-        "| quantity | formula | value |",
-        "|---|---|---|",
-        f"| parts | rows / {SHARD_ROWS:,} | {math.ceil(ROWS / SHARD_ROWS):,} |",
-        f"| seconds per part | {SHARD_ROWS:,} / r | {SHARD_ROWS / rate:.1f} |",
-        f"| core hours | rows / r / 3,600 | {hours:,.0f} |",
+    rows = [
+        ("r, rows per second and worker", "half of two processes'", f"{rate:,.0f}"),
+        ("d, rows per second a driver cuts", "measured", f"{cutting:,.0f}"),
+        ("b, bytes of output per row", "measured", f"{size:.0f}"),
+        ("parts", f"rows / {SHARD_ROWS:,}", f"{math.ceil(ROWS / SHARD_ROWS):,}"),
+        ("seconds per part", f"{SHARD_ROWS:,} / r", f"{SHARD_ROWS / rate:.1f}"),
+        ("core hours", "rows / r / 3,600", f"{hours:,.0f}"),
         *(
-            f"| workers for {limit} h | core hours / {limit} | {math.ceil(hours / limit):,} |"
+            (f"workers for {limit} h", f"core hours / {limit}", f"{math.ceil(hours / limit):,}")
             for limit in HOURS
         ),
-        f"| most workers one driver feeds | d / r | {cutting / rate:,.0f} |",
-        f"| output | rows x bytes per row | {ROWS * size / 1e9:.1f} GB |",
-        "",
-        *paragraph(
-            "No such run was made. The model ignores what a cluster adds: workers that wait for",
-            "storage, slower machines, time to start. It also assumes short texts; longer ones",
-            "lower r.",
-        ),
+        ("most workers one driver feeds", "d / r", f"{cutting / rate:,.0f}"),
+        ("output", "rows x b", f"{ROWS * size / 1e9:.1f} GB"),
     ]
-
-
-def paragraph(*pieces: str) -> list[str]:
-    """Fill lines as the page's are."""
-    return textwrap.wrap(" ".join(pieces), 140, break_long_words=False, break_on_hyphens=False)
+    return table("| quantity | formula | value |", rows)
 
 
 NUMBERS: dict[str, Callable[[], str]] = {
@@ -610,7 +524,12 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "saved.size.ms": partial(opening, "size"),
     "saved.sha256.ms": partial(opening, "sha256"),
     "saved.probes.ms": partial(opening, "probes"),
-    "scaling_out": lambda: f"\n\n{scaling_out()}\n\n",
+    "score_table": score_table,
+    **{
+        f"million.{column}": partial(million, column)
+        for column in ("seconds", "rows_per_s", "driver_peak_mib", "worker_peak_mib")
+    },
+    "on_paper": on_paper,
 }
 
 

@@ -46,11 +46,9 @@ ROWS = 100_000
 CHUNK = 2048  # rows the loop over sentence-transformers reads at a time: as many as a part has
 # way -> threads of its process, and what it is called in the results
 WAYS = {
-    "plain_1": (1, "predict_proba, 1 thread"),
     "plain": (2, "predict_proba, 2 threads"),
     "loop": (2, "pandas and sentence-transformers, 2 threads"),
-    "serial": (1, "score_table, serial, 1 thread"),
-    "serial_2": (2, "score_table, serial, 2 threads"),
+    "serial": (2, "score_table, serial, 2 threads"),
     "processes": (2, "score_table, 2 processes"),
     "dask": (2, "score_table, Dask, 2 workers"),
 }
@@ -160,13 +158,10 @@ def label(way: str, folder: Path, out: Path) -> None:
     """Label the table in one way."""
     model, table = folder / "model.joblib", folder / "texts.csv"
     if way in EXECUTORS:
-        score_table(
-            model, table, out, text="text", executor=way, workers=None if way == "serial" else 2
-        )
-    elif way == "serial_2":
-        score_table(model, table, out, text="text", threads=2)
+        threads, workers = (2, None) if way == "serial" else (None, 2)
+        score_table(model, table, out, text="text", executor=way, threads=threads, workers=workers)
     else:
-        {"plain": by_predict_proba, "plain_1": by_predict_proba, "loop": by_loop}[way](folder, out)
+        {"plain": by_predict_proba, "loop": by_loop}[way](folder, out)
 
 
 def in_a_process(way: str, folder: Path) -> dict[str, float]:
