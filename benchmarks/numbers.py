@@ -397,11 +397,6 @@ def cold_start(what: str) -> str:
     return f"{row['wall_over']['SentenceTransformer, encode']:.2f}"
 
 
-def rows_per_second(way: str) -> str:
-    """Return how many rows a way of scoring labels per second."""
-    return f"{scored_ways()[way]['rows_per_s']:,.0f}"
-
-
 def opening(verify: str) -> str:
     """Return the milliseconds of opening the default pipeline."""
     row = _saved("default pipeline", f"load_pipeline(verify={verify!r})")
@@ -516,9 +511,6 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "truncation.gain.high": partial(window_gain, 2),
     "cold_start.seconds": partial(cold_start, "seconds"),
     "cold_start.ratio": partial(cold_start, "ratio"),
-    "score_table.processes": partial(rows_per_second, "score_table, 2 processes"),
-    "score_table.plain": partial(rows_per_second, "predict_proba, 2 threads"),
-    "score_table.peer": partial(rows_per_second, "pandas and sentence-transformers, 2 threads"),
     "saved.mb": partial(file_size, "default pipeline"),
     "saved.by_hash.kb": partial(file_size, "default pipeline, weights by hash"),
     "saved.size.ms": partial(opening, "size"),
