@@ -7,6 +7,7 @@ that name. Without --write the program says which pages are out of date, and exi
 """
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -422,6 +423,12 @@ def scored_ways() -> dict[str, dict[str, Any]]:
     return {row["way"]: row for row in read_rows("score_table")}
 
 
+def processor(results: str) -> str:
+    """Return the processor that results were measured on."""
+    name: str = json.loads((RESULTS / f"{results}.json").read_text("utf-8"))["machine"]["cpu"]
+    return name
+
+
 def score_table() -> str:
     """Return how fast each way of scoring was."""
     rows = [
@@ -517,6 +524,8 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "saved.sha256.ms": partial(opening, "sha256"),
     "saved.probes.ms": partial(opening, "probes"),
     "score_table": score_table,
+    "score_table.rows": lambda: f"{next(iter(scored_ways().values()))['rows']:,}",
+    "score_table.cpu": partial(processor, "score_table"),
     **{
         f"million.{column}": partial(million, column)
         for column in ("seconds", "rows_per_s", "driver_peak_mib", "worker_peak_mib")
