@@ -37,6 +37,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
@@ -380,6 +381,21 @@ def in_child(work: Callable[[], Any]) -> Any:
     if not data:
         return signal.Signals(os.WTERMSIG(status)).name, 0
     return pickle.loads(data)
+
+
+def struck(folder: Path, fault: tuple[str, int], work: Callable[[], Any]) -> None:
+    """Work in this process, which has to be a child, while a fault lies in wait."""
+    watch()
+    with Fault(folder, *fault):
+        work()
+
+
+def faults(places: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[str, int]]:
+    """Give faults of every kind: at a call, or where files may grow to so many half pages."""
+    at_bytes = st.sampled_from(["error at bytes", "death at bytes"])
+    return st.tuples(st.sampled_from(["error", "death"]), places) | st.tuples(
+        at_bytes, places.map(lambda n: n * 2048)
+    )
 
 
 def faults_of(n_calls: int, n_bytes: int, places: int | None) -> Iterator[tuple[str, int]]:

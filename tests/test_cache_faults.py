@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from hypothesis.stateful import (
 from pipeline import BertVectorizer, cache_info, clear_cache, embedding_cache
 from pipeline.exceptions import CacheWarning
 from pipeline.vector_store import FolderStore, MemoryStore, clear_folder
+from tests.fault_loops import faults, in_child, struck
 
 TEXTS = [f"a film, number {i}" for i in range(12)]
 FAULTS = {
@@ -186,6 +188,24 @@ class FolderMachine(RuleBasedStateMachine):
         found = self.store.get(keys)
         assert found.keys() == self.rows.keys() & set(keys)
         assert all(np.array_equal(found[key], self.rows[key]) for key in found)
+
+    @rule(keys=some_keys, others=some_keys, width=widths)
+    def put_beside_another_process(self, keys, others, width):
+        with ThreadPoolExecutor(1) as threads:
+            child = threads.submit(in_child, partial(self.put, others, width))
+            self.put(keys, width)
+            assert child.result()[0] == "done"
+        if not self.broken:
+            self.rows |= {key: vector_of(key, width) for key in others}
+
+    @precondition(lambda self: not self.broken)
+    @rule(keys=some_keys, width=widths, fault=faults(st.integers(1, 24)))
+    def put_from_a_process_that_is_struck(self, keys, width, fault):
+        in_child(partial(struck, self.folder, fault, partial(self.put, keys, width)))
+        found = self.store.get(keys)
+        is_there = {key: np.array_equal(found.get(key), vector_of(key, width)) for key in keys}
+        if all(is_there.values()):  # else none of them: the invariant looks at the old rows
+            self.rows |= found
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data())

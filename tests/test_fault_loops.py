@@ -12,14 +12,19 @@ pytest.importorskip("resource", reason="no resource limits on this system")
 
 from tests.fault_loops import SCENARIOS
 
-QUICK = [name for name in SCENARIOS if "work" not in name and "processes" not in name]
+HERE = [name for name in SCENARIOS if "work" not in name and "processes" not in name]
+QUICK = ["save_pipeline", "load_pipeline", "score_table, a folder", "the cache", "fetch"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize(
     "scenarios",
-    [QUICK, pytest.param(["score_table, in a worker"], marks=pytest.mark.thorough)],
-    ids=["here", "worker"],
+    [
+        QUICK,
+        pytest.param(sorted({*HERE} - {*QUICK}), marks=pytest.mark.thorough),
+        pytest.param(["score_table, in a worker"], marks=pytest.mark.thorough),
+    ],
+    ids=["quick", "others", "worker"],
 )
 def test_after_any_fault_the_old_state_or_the_new_one_is_there_and_a_rerun_succeeds(
     scenarios,

@@ -3,12 +3,12 @@
 `HYPOTHESIS_PROFILE=soak` (`make soak`) tries many orders instead of a few.
 """
 
-import contextlib
 import io
 import os
 import pickle
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,6 +33,7 @@ from pipeline import BertVectorizer, clear_cache, load_pipeline, save_pipeline, 
 from pipeline.exceptions import BadRowError, PlanError
 from pipeline.scoring.run_folder import RunFolder
 from tests.conftest import CORPUS
+from tests.fault_loops import faults, in_child, struck
 
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 LABELS = ["good", "bad", "bad", "good", "good", "good"]
@@ -42,36 +43,6 @@ WORDS = ["a lovely film", "a dull film", "the soup", "Paris", "", "two hours of 
 def fitted(model, C):
     vectorizer = BertVectorizer(model, device="cpu", cache=None)
     return make_pipeline(vectorizer, LogisticRegression(C=C)).fit(CORPUS, LABELS)
-
-
-class Stop(BaseException):
-    """Stands for a kill: nobody handles it."""
-
-
-@contextlib.contextmanager
-def stopping(n):
-    """Stop before the n-th rename or removal of a file, as a kill would."""
-    real = {name: getattr(os, name) for name in ("replace", "unlink")}
-    left = [n]
-
-    def counted(name):
-        def call(*arguments, **options):
-            left[0] -= 1
-            if left[0] < 0:  # and so do all later ones: a dead process tidies nothing up
-                raise Stop
-            return real[name](*arguments, **options)
-
-        return call
-
-    for name in real:
-        setattr(os, name, counted(name))
-    try:
-        yield
-    except Stop:
-        pass
-    finally:
-        for name, call in real.items():
-            setattr(os, name, call)
 
 
 class ScoringMachine(RuleBasedStateMachine):
@@ -112,15 +83,19 @@ class ScoringMachine(RuleBasedStateMachine):
     def other_options(self, shard_rows, on_bad_row):
         self.options = {"shard_rows": shard_rows, "on_bad_row": on_bad_row}
 
-    @rule(n=st.integers(0, 12))
-    def run_and_be_killed(self, n):
-        with stopping(n):
-            self.run()
+    def holds_another(self):
+        """Say whether the folder has the plan of another run."""
+        return (self.out / "_run" / "plan.json").exists() and self.begun != self.asked()
+
+    @precondition(lambda self: not self.holds_another())
+    @rule(fault=faults(st.integers(1, 60)))
+    def run_and_be_struck(self, fault):
+        self.begun = self.asked()
+        in_child(partial(struck, self.top, fault, self.score))
 
     @rule()
     def run(self):
-        has_plan = (self.out / "_run" / "plan.json").exists()
-        if has_plan and self.begun != self.asked():
+        if self.holds_another():
             with pytest.raises(PlanError, match="holds another run"):
                 self.score()
             return
