@@ -66,7 +66,8 @@ class ScoringMachine(RuleBasedStateMachine):
         return self.which, tuple(self.texts), self.options["shard_rows"]
 
     def score(self):
-        table = pd.DataFrame({"text": self.texts, "row": range(len(self.texts))})
+        texts = pd.Series(self.texts, dtype="str")
+        table = pd.DataFrame({"text": texts, "row": range(len(texts))})
         score_table(
             self.paths[self.which], table, self.out, text="text", progress=False, **self.options
         )
