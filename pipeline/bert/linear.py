@@ -1,17 +1,17 @@
-"""Products with frozen matrices, by oneDNN from a packed copy or by BLAS."""
+"""Products with frozen matrices, by oneDNN from a packed copy or by BLAS, and norms."""
 
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from math import inf
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from pipeline.bert.attention import Workspace
 from pipeline.forks import ForkSafeLock
 
 # "onednn" or "blas" forces the products of the CPU. By default the processor decides, never a
@@ -35,6 +35,34 @@ _ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], Any], tuple[str, str]]] =
 _ACTIVATIONS["gelu_pytorch_tanh"] = _ACTIVATIONS["gelu_new"]
 
 _one_at_a_time = ForkSafeLock()
+
+
+class Workspace:
+    """Buffers reused across batches, cheaper than fresh memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+    def take(self, name: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+        """Return the named buffer in a shape. Its old contents are lost."""
+        size, key = prod(shape), (name, dtype)
+        if key not in self._buffers or self._buffers[key].numel() < size:
+            self._buffers[key] = torch.empty(size, device=self._device, dtype=dtype)
+        return self._buffers[key][:size].view(shape)
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """A LayerNorm over the last axis."""
+
+    weight: torch.Tensor  # (hidden,)
+    bias: torch.Tensor  # (hidden,)
+    eps: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise the last axis."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class Linear:

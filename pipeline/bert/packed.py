@@ -1,21 +1,32 @@
-"""BertModel's forward over packed texts, without padding."""
+"""BertModel's forward and attention over packed texts, without padding."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.bert.attention import Workspace, attend_runs, attend_varlen, has_varlen
 from pipeline.bert.config import OFFSET_POSITIONS, read_plain_config, read_shape
-from pipeline.bert.pooling import Pooling, TokenBatch, pool_packed
+from pipeline.bert.linear import Workspace
+from pipeline.bert.pooling import Pooling, Run, TokenBatch, pool_packed
 from pipeline.bert.weights import Layer, read_encoder, read_layer, read_norm
 from pipeline.checkpoints.checkpoint import Checkpoint
 
 # Rows per step of the feed-forward layer, so that its inner activations (1,024 x 1,536 floats for
 # MiniLM, 6 MiB) stay in the cache.
 _FEED_FORWARD_TOKENS = 1024
+
+# exp() of scores within these bounds neither overflows nor vanishes in float32
+_SAFE_SCORE = 60.0
+# From this length on, and for single texts, torch's own attention is faster: it copies no heads and
+# holds no scores, but runs once per text.
+_LONG = 48
+# With one split, the order of summation does not depend on the other texts of the batch.
+# Before torch 2.13, and on ROCm, the option fails; torch's own kernel never splits there.
+_ONE_SPLIT: dict[str, Any] = (
+    {"num_splits": 1} if torch.__version__ >= "2.13" and torch.version.hip is None else {}
+)
 
 
 class _Tokens(NamedTuple):
@@ -122,7 +133,11 @@ class PackedEncoder:
         for k, layer in enumerate(self._layers[:last], 1):
             only_cls = cls_only and k == last
             qkv = layer.qkv(x, workspace).view(x.shape[0], 3, self._n_heads, -1)
-            context = self._attend(qkv, batch, tokens.starts, workspace, cls_only=only_cls)
+            if self._varlen:
+                longest = int(batch.lengths.max())
+                context = _attend_varlen(qkv, tokens.starts, longest, cls_only=only_cls)
+            else:
+                context = attend_runs(qkv, batch.runs, workspace, cls_only=only_cls)
             if only_cls:
                 x = x[tokens.starts[:-1].long()]  # (n_texts, hidden_size)
             x = layer.attention_norm(layer.output.plus(x, context))
@@ -151,25 +166,6 @@ class PackedEncoder:
         x = self._embedding_norm(x)
         return (functional.linear(x, *self._project) if self._project else x).to(self._dtype)
 
-    def _attend(
-        self,
-        qkv: torch.Tensor,  # (n_tokens, 3, n_heads, head_size)
-        batch: TokenBatch,
-        starts: torch.Tensor,
-        workspace: Workspace,
-        *,
-        cls_only: bool,
-    ) -> torch.Tensor:
-        """Return the context, (n_tokens or n_texts, hidden_size)."""
-        if not self._varlen:
-            return attend_runs(qkv, batch.runs, workspace, cls_only=cls_only)
-        longest = int(batch.lengths.max())
-        if not cls_only:
-            return attend_varlen(qkv[:, 0], qkv[:, 1:], starts, starts, longest, longest)
-        query = qkv[starts[:-1].long(), 0]  # (n_texts, n_heads, head_size)
-        query_starts = torch.arange(len(starts), dtype=torch.int32, device=self.device)
-        return attend_varlen(query, qkv[:, 1:], query_starts, starts, 1, longest)
-
     def _to_device(self, batch: TokenBatch) -> _Tokens:
         positions = batch.position_ids
         if self._padding is not None:  # RoBERTa numbers positions from there, padding excluded
@@ -195,3 +191,106 @@ def can_pack(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     if device.type == "cpu":
         return dtype in (torch.float32, torch.bfloat16)
     return has_varlen(device, dtype, config.hidden_size // config.num_attention_heads)
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
+    """Tell whether torch's flash attention runs here: CUDA since Ampere, half precision."""
+    return (
+        device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and head_size % 8 == 0
+        and head_size <= 256
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+# The functions below compute softmax(q k^T) v (Vaswani et al. 2017, equation 1); q already holds
+# the factor 1/sqrt(d). The CPU computes in float32 whatever the type of q: scores need it.
+
+
+def attend_runs(
+    qkv: torch.Tensor,  # (n_tokens, 3, n_heads, head_size)
+    runs: Sequence[Run],
+    workspace: Workspace,
+    *,
+    cls_only: bool = False,
+) -> torch.Tensor:
+    """Attend within each text, from all tokens or [CLS] only."""
+    # (n_tokens or n_texts, n_heads * head_size), valid until the next call
+    n_tokens, _, n_heads, size = qkv.shape
+    n_queries = sum(run.n_texts for run in runs) if cls_only else n_tokens
+    if len(runs) == 1 and (cls_only or _is_long(runs[0])):
+        return _torchs(_heads(qkv, runs[0]), cls_only).reshape(n_queries, -1).to(qkv.dtype)
+    out = workspace.take("context", qkv.dtype, n_queries, n_heads, size)
+    for run in runs:
+        rows = run.texts if cls_only else run.tokens
+        context = out[rows].view(run.n_texts, -1, n_heads, size)
+        heads = _heads(qkv[run.tokens], run)
+        if cls_only or _is_long(run):
+            context.copy_(_torchs(heads, cls_only))
+        else:
+            _attend(heads, context, workspace)
+    return out.view(n_queries, -1)
+
+
+def _is_long(run: Run) -> bool:
+    return run.n_texts == 1 or run.length >= _LONG
+
+
+def _heads(qkv: torch.Tensor, run: Run) -> torch.Tensor:
+    """View the rows of a run as (3, n_texts, n_heads, length, head_size)."""
+    return qkv.view(run.n_texts, run.length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+
+
+def _torchs(heads: torch.Tensor, cls_only: bool) -> torch.Tensor:
+    """Attend with torch's own function: (n_texts, length or 1, n_heads, head_size), float32."""
+    query, key, value = heads.float().unbind()  # much faster than iterating
+    if cls_only:
+        query = query[:, :, :1]
+    return functional.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
+
+
+def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> None:
+    _, n, n_heads, length, size = heads.shape
+    copied = workspace.take("heads", torch.float32, *heads.shape)
+    q, k, v = copied.copy_(heads).view(3, n * n_heads, length, size)
+    scores = workspace.take("scores", torch.float32, n * n_heads, length, length)
+    torch.bmm(q, k.transpose(1, 2), out=scores)
+    sums = _exponentiate(scores).view(n, n_heads, length, 1)
+    mixed = workspace.take("mixed", torch.float32, n * n_heads, length, size)
+    by_head = torch.bmm(scores, v, out=mixed).view(n, n_heads, length, size)
+    torch.div(by_head.transpose(1, 2), sums.transpose(1, 2), out=out)
+
+
+def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
+    """Turn scores into softmax numerators in place, and return the denominators."""
+    # torch's softmax goes row by row, which is slow for short rows. exp over everything and a sum
+    # are several times as fast, and safe unless a score is large.
+    low, high = torch.aminmax(scores)
+    if low.item() > -_SAFE_SCORE and high.item() < _SAFE_SCORE:
+        return scores.exp_().sum(-1, keepdim=True)
+    torch.softmax(scores, -1, out=scores)  # also for NaN, which stays NaN
+    return scores.new_ones((*scores.shape[:2], 1))
+
+
+def _attend_varlen(
+    qkv: torch.Tensor,  # (n_tokens, 3, n_heads, head_size)
+    starts: torch.Tensor,  # (n_texts + 1,), int32
+    longest: int,
+    *,
+    cls_only: bool,
+) -> torch.Tensor:
+    """Attend with torch's flash attention on CUDA, as `attend_runs` does."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = qkv.unbind(1)
+    query_starts, max_query = starts, longest
+    if cls_only:
+        query = query[starts[:-1].long()]  # (n_texts, n_heads, head_size)
+        query_starts = torch.arange(len(starts), dtype=torch.int32, device=starts.device)
+        max_query = 1
+    mixed = varlen_attn(
+        query, key, value, query_starts, starts, max_query, longest, scale=1.0, **_ONE_SPLIT
+    )
+    assert isinstance(mixed, torch.Tensor)
+    return mixed.flatten(1)

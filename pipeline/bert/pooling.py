@@ -12,15 +12,10 @@ import torch
 class Run(NamedTuple):
     """Adjacent texts of equal length in a batch."""
 
-    first_text: int
-    first_token: int
+    texts: slice  # their places in the batch
+    tokens: slice  # and those of their tokens
     n_texts: int
     length: int
-
-    @property
-    def tokens(self) -> slice:
-        """Rows of the tokens in the batch."""
-        return slice(self.first_token, self.first_token + self.n_texts * self.length)
 
 
 class TokenBatch:
@@ -36,8 +31,10 @@ class TokenBatch:
         first_tokens = np.repeat(self.starts[:-1], self.lengths)
         self.position_ids = np.arange(len(self.input_ids)) - first_tokens  # (n_tokens,)
         edges = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self.lengths)]
+        starts = self.starts.tolist()
         self.runs = [
-            Run(i, int(self.starts[i]), j - i, int(self.lengths[i])) for i, j in pairwise(edges)
+            Run(slice(i, j), slice(starts[i], starts[j]), j - i, starts[i + 1] - starts[i])
+            for i, j in pairwise(edges)
         ]
 
 

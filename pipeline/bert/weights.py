@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import torch
-from torch.nn import functional
 
 from pipeline.bert.config import PACKED, BertConfig, bare_name
-from pipeline.bert.linear import Linear
+from pipeline.bert.linear import LayerNorm, Linear
 from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table, safetensors_bytes
 from pipeline.exceptions import CheckpointError
 from pipeline.forks import ForkSafeLock
@@ -89,19 +88,6 @@ def read_tensors(
                 f"{tuple(tensors[key].shape)} in the weights. Take both from the same model."
             )
     return tensors
-
-
-@dataclass(frozen=True)
-class LayerNorm:
-    """A LayerNorm over the last axis."""
-
-    weight: torch.Tensor  # (hidden,)
-    bias: torch.Tensor  # (hidden,)
-    eps: float
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise the last axis."""
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True)
