@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.bert.encoder import HuggingFaceEncoder
 from pipeline.bert.pooling import TokenBatch
 from pipeline.checkpoints.checkpoint import resolve
 from tests.conftest import FAMILIES, TEXTS

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.bert.config import read_shape
-from pipeline.bert.hugging_face import build_model
+from pipeline.bert.encoder import build_model
 from pipeline.bert.pooling import Pooling, pool
 from pipeline.bert.weights import layer_number, read_tensors
 from pipeline.checkpoints.checkpoint import Checkpoint
