@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
 import torch
 
-from pipeline.bert.config import PACKED, BertConfig, bare_name
+from pipeline.bert.config import PACKED, BertConfig, bare_name, read_shape
 from pipeline.bert.linear import LayerNorm, Linear
 from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table, safetensors_bytes
 from pipeline.exceptions import CheckpointError
@@ -35,6 +36,7 @@ _DISTILBERT = (
     ("output.dense", "ffn.lin2"),
     ("output.LayerNorm", "output_layer_norm"),
 )
+HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # of a fine-tuned model
 # Saving less than this share of the file is not worth a copy in memory.
 SMALLEST_SAVING = 0.05
 
@@ -88,6 +90,15 @@ def read_tensors(
                 f"{tuple(tensors[key].shape)} in the weights. Take both from the same model."
             )
     return tensors
+
+
+def read_head(
+    checkpoint: Checkpoint, n_classes: int, hidden_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight (n_classes, hidden_size) and bias (n_classes,) of a head, float64."""
+    expected = {HEAD_WEIGHT: (n_classes, hidden_size), HEAD_BIAS: (n_classes,)}
+    tensors = read_tensors(checkpoint, read_shape(checkpoint).family, expected)
+    return tensors[HEAD_WEIGHT].double().numpy(), tensors[HEAD_BIAS].double().numpy()
 
 
 @dataclass(frozen=True)
