@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.bert import encoder
-from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
+from pipeline.bert.embedding import FrozenBert, Plan, TokenCounts, find_distinct, naming_row
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TokenizedTexts
 from pipeline.exceptions import CacheWarning, TextTooLongError
@@ -36,14 +36,6 @@ NUMERICS = 4  # part of every key: raise it when a change of the encoder changes
 CHUNK_TEXTS = 1024
 # free with the forward pass
 _FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")
-
-
-class Counted(NamedTuple):
-    """Token counts of the texts of a call."""
-
-    truncation: dict[str, Any]
-    n_tokens: np.ndarray
-    n_unknown: np.ndarray
 
 
 class CacheInfo(NamedTuple):
@@ -94,12 +86,12 @@ def cache_info() -> CacheInfo:
     (2, 2, 2)
     """
     with _counts_lock:
-        counts = dict(_counts)
+        counts = _counts.copy()
     return CacheInfo(
-        hits=counts.get("hits", 0),
-        misses=counts.get("misses", 0),
-        texts_encoded=counts.get("texts_encoded", 0),
-        model_loads=encoder.n_loads() - counts.get("loads_before", 0),
+        counts["hits"],
+        counts["misses"],
+        counts["texts_encoded"],
+        model_loads=encoder.n_loads() - counts["loads_before"],
         current_bytes=_memory.current_bytes,
     )
 
@@ -168,18 +160,16 @@ def encode(
     store: Store | None,
     part: Part,
     on_batch: Callable[[], None] | None = None,
-) -> tuple[np.ndarray, Counted]:
+) -> tuple[np.ndarray, TokenCounts]:
     """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and token counts."""
     # distinct -> tokenise -> look up -> forward -> store -> gather. Texts found in the store are
     # tokenised too, for the report on truncation.
-    position: dict[str, int] = {}
-    row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
-    distinct = list(position)
+    distinct, row_of = find_distinct(texts)
     kept = _widen(bert, len(distinct), store)
     vectors = np.empty(
         (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
-    counts = np.zeros((4, len(distinct)), dtype=np.int64)
+    counts = np.zeros((len(TokenCounts._fields), len(distinct)), dtype=np.int64)
     # without a store, one layer is held instead of all: longer chunks fill large batches
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
     starts = range(0, len(distinct), n_at_once)
@@ -188,31 +178,23 @@ def encode(
     try:
         for chunk, tokenized in zip(chunks, _tokenized_ahead(bert, chunks), strict=True):
             rows = slice(done, done + len(chunk))
-            plan = Plan(np.arange(len(chunk)), tokenized, bert.group, chunk)
-            counts[:3, rows] = tokenized.n_tokens, tokenized.n_lost, plan.n_windows
-            counts[3, rows] = tokenized.n_unknown
+            plan = Plan(np.arange(len(chunk)), tokenized, chunk)
+            counts[:, rows] = plan.counts
             missing = _look_up(bert, store, chunk, vectors[rows])
+            n_known = len(chunk) - len(missing)
+            known += n_known
             if len(missing):
                 plan = plan.subset(missing)
-                known += len(chunk) - len(missing)
-                before = done + len(chunk) - len(missing)
-                step = _in_texts(part, plan, before, len(distinct), known, on_batch)
+                step = _in_texts(part, plan, done + n_known, len(distinct), known, on_batch)
                 vectors[rows][missing] = _compute(bert, kept, store, plan, step)
-            else:
-                known += len(chunk)
             done += len(chunk)
-    except TextTooLongError as error:  # counts distinct texts of a chunk; users count rows
-        row = int(np.flatnonzero(row_of == done + error.text)[0])
-        raise TextTooLongError(row, error.n_tokens, error.max_length) from None
+    except TextTooLongError as error:
+        raise naming_row(error, row_of, done) from None
     if isinstance(store, MemoryStore) and known < len(distinct):
         _warn_if_full(kept, bert, store, len(distinct))
-    n_tokens, n_lost, n_windows, n_unknown = counts[:, row_of]
-    counted = Counted(
-        truncation_report(n_tokens, n_lost, n_windows),
-        n_tokens,
-        n_unknown,
-    )
-    return (vectors if len(distinct) == len(texts) else vectors[row_of]), counted
+    if len(distinct) < len(texts):
+        vectors = vectors[row_of]
+    return vectors, TokenCounts(*counts[:, row_of])
 
 
 def _in_texts(

@@ -1,22 +1,16 @@
 """Vectors of tokens and words, and their shares of a linear function."""
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
-from pipeline.bert.pooling import Combine, Pooling, combine_layers
-from pipeline.bert.sentence_modules import SentenceModules
-from pipeline.bert.tokenizing import Pieces, TextTokenizer, Truncation
-from pipeline.checkpoints.checkpoint import INSTALLED
-from pipeline.exceptions import ModelWarning
-from pipeline.layer_mix import LayerMix, apply_layer_mix
-from pipeline.text_warnings import count_words, warn_truncation
-from pipeline.texts import check_texts, check_words, take_columns
+from pipeline.bert.embedding import FrozenBert, Plan, TokenCounts
+from pipeline.bert.tokenizing import Pieces, TextTokenizer
+from pipeline.text_warnings import count_words
+from pipeline.texts import Missing, OnInvalid, check_texts, check_words, check_X, take_columns
 
 CombineLayers = Callable[[np.ndarray], np.ndarray]
 
@@ -214,24 +208,15 @@ _TEXTS_AT_ONCE = 64  # whose token vectors are in memory together
 class TokenLevelMixin:
     """Token- and word-level methods of BertVectorizer."""
 
-    pooling: Pooling | Literal["checkpoint"] | tuple[Pooling, ...]
+    pooling: Any
     normalize: bool
-    missing: Any
-    on_invalid: Any
-    model: Any
-    max_length: int | None
-    combine: Combine | Literal["learned"]
-    truncation: Truncation
-    layers_: tuple[int, ...]
-    n_layers_: int
-    hidden_size_: int
-    max_length_: int
+    missing: Missing
+    on_invalid: OnInvalid
     _bert: Callable[[], FrozenBert]
-    _modules: Callable[[], SentenceModules]
     _changes_the_mean: Callable[[], bool]
-    _check_X: Callable[..., list[str]]
-    layer_weights_: np.ndarray
-    layer_scale_: float
+    _combine_layers: CombineLayers
+    _names: Callable[[tuple[str, ...]], list[str]]
+    _warn_truncation: Callable[[TokenCounts], None]
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or word, instead of one per text.
@@ -265,7 +250,7 @@ class TokenLevelMixin:
         )
         bert = self._bert()
         plan = bert.plan(texts, pieces=True)
-        self._warn_truncation(plan.truncation_report())
+        self._warn_truncation(plan.counts)
         labels = range(len(texts)) if table.index is None else table.index
         names = [name.removeprefix("token_") for name in self._names(("token",))]
         to_frame = token_frame if level == "token" else word_frame
@@ -314,15 +299,15 @@ class TokenLevelMixin:
                 f"weights has shape {weights.shape}; allowed is ({n_features}, n_outputs), a row "
                 "per feature."
             )
-        texts = self._check_X(X, reset=False)
+        texts = check_X(self, X, reset=False)
         bert = self._bert()
         tokenizer = bert.tokenizer
         frames: dict[str, pd.DataFrame] = {}
         distinct = list(dict.fromkeys(texts))
-        reports = []
+        counts = []
         for start in range(0, len(distinct), _TEXTS_AT_ONCE):
             plan = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
-            reports.append((plan.tokenized.n_tokens, plan.tokenized.n_lost, plan.n_windows))
+            counts.append(plan.counts)
             vectors = bert.embed_tokens(plan)
             ends = np.cumsum(plan.n_windows)
             assert plan.encodings is not None
@@ -332,10 +317,8 @@ class TokenLevelMixin:
                 own = vectors[stop - n_windows : stop]
                 options = (tokenizer, self._combine_layers, weights, 0.0 if base is None else base)
                 frames[text] = share_out(own, encoding, text, *options)
-        if reports:
-            self._warn_truncation(
-                truncation_report(*(np.concatenate(parts) for parts in zip(*reports, strict=True)))
-            )
+        if counts:
+            self._warn_truncation(TokenCounts(*np.hstack(counts)))
         return [frames[text].copy() for text in texts]
 
     def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
@@ -375,50 +358,9 @@ class TokenLevelMixin:
             Start and end of each word, in characters, including words that truncation would cut.
         """
         check_is_fitted(self)
-        texts = self._check_X(X, reset=False)
+        texts = check_X(self, X, reset=False)
         encodings, _ = self._bert().tokenizer.with_pieces(texts)
         return [
             [trimmed(text, *span) for span in word_spans_of(encoding).values()]
             for text, encoding in zip(texts, encodings, strict=True)
         ]
-
-    def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
-        if self.combine == "learned":
-            return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
-        return combine_layers(vectors, self.combine)
-
-    def _warn_truncation(self, report: dict[str, Any]) -> None:
-        cure = "Use count_tokens(X) to find them, or truncation='window' to keep all tokens."
-        search = self.__dict__.get("_search")
-        warn_truncation(report, self.max_length_, self.truncation, cure, search)
-
-    def _names(self, poolings: tuple[str, ...]) -> list[str]:
-        if poolings == ("checkpoint",):
-            size = self._modules().width(self.hidden_size_)
-            return [f"checkpoint_{i:0{len(str(size - 1))}d}" for i in range(size)]
-        digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
-        layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
-        if self.combine != "concat" and len(layers) > 1:
-            layers = [f"layer{self.combine}"]
-        return [
-            f"{p}_{layer}_{i:0{width}d}"
-            for p in poolings
-            for layer in layers
-            for i in range(self.hidden_size_)
-        ]
-
-    def _warn_longer(self, n_tokens: np.ndarray) -> None:
-        length = self._bert().checkpoint.max_seq_length
-        # the default model was measured with 512: docs/long-texts.md
-        if length is None or self.max_length is not None or str(self.model) in INSTALLED:
-            return
-        if length < self.max_length_ and (n_tokens > length).any():
-            # no counts: equal messages are shown once per search
-            warnings.warn(
-                f"Some texts are longer than {length} tokens, where sentence-transformers cuts "
-                f"them for {str(self.model)!r} (max_seq_length in sentence_bert_config.json). Here "
-                f"they are read up to {self.max_length_}. Set max_length={length} for the vectors "
-                f"of sentence-transformers, or max_length={self.max_length_} to keep these.",
-                ModelWarning,
-                stacklevel=4,
-            )

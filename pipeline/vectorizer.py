@@ -1,7 +1,8 @@
 """BertVectorizer. Saved artifacts name this module."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -23,18 +24,26 @@ from pipeline._compat import (
     with_callbacks,
 )
 from pipeline.bert.config import read_shape
-from pipeline.bert.embedding import FrozenBert
+from pipeline.bert.embedding import FrozenBert, TokenCounts
 from pipeline.bert.encoder import DType
-from pipeline.bert.pooling import POOLINGS, Combine, Pooling
+from pipeline.bert.pooling import POOLINGS, Combine, Pooling, combine_layers
 from pipeline.bert.sentence_modules import SentenceModules, hint_at_modules, sentence_modules
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
-from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.embedding_cache import Counted, encode, open_store
+from pipeline.checkpoints.checkpoint import INSTALLED, Checkpoint, resolve
+from pipeline.embedding_cache import encode, open_store
+from pipeline.exceptions import ModelWarning
 from pipeline.fitted import SavedModel
-from pipeline.layer_mix import class_codes, learn_layer_mix
+from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.progress import progress
-from pipeline.text_warnings import FEW, count_words, search_of, unknown_report, warn_unknown
+from pipeline.text_warnings import (
+    FEW,
+    count_words,
+    search_of,
+    unknown_report,
+    warn_truncation,
+    warn_unknown,
+)
 from pipeline.texts import Missing, OnInvalid, check_labels, check_X
 from pipeline.token_level import TokenLevelMixin
 from pipeline.vector_store import parse_size
@@ -313,19 +322,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         if self.combine == "learned":
             self._encode_and_learn(texts, X, y)
             return self
-        context = self._init_callback_context(task_name="fit")
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self._search, place = search_of(context)
-        plan = self._bert().plan(texts)
-        self.truncation_report_ = plan.truncation_report()
-        rows, n_words = plan.row_of, count_words(texts, self.prompt_)
-        n_tokens, n_unknown = plan.tokenized.n_tokens[rows], plan.tokenized.n_unknown[rows]
-        self.unknown_report_ = unknown_report(n_tokens, n_unknown, n_words)
-        self._warn_truncation(self.truncation_report_)
-        self._warn_longer(n_tokens)
-        warn_unknown(texts, n_unknown, n_tokens, str(self.model))
-        self._search = self._search if place else None
-        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        with self._fit_task(X, y, task_name="fit"):
+            self._report(texts, self._bert().plan(texts).counts)
         return self
 
     @with_callbacks
@@ -368,10 +366,11 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             Before `fit`.
         """
         check_is_fitted(self)
-        texts = self._check_X(X, reset=False)
-        vectors, counted = self._encode(texts)
+        texts = check_X(self, X, reset=False)
+        vectors, counts = self._encode(texts)
+        self._warn_truncation(counts)
         name = str(self.model)
-        warn_unknown(texts, counted.n_unknown, counted.n_tokens, name, at_least=FEW)
+        warn_unknown(texts, counts.n_unknown, counts.n_tokens, name, at_least=FEW)
         return self._features(vectors)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -393,7 +392,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return np.array(self._names(of), dtype=object)
 
     def _check_fit(self, X: Any, y: Any) -> list[str]:
-        texts = self._check_X(X, reset=True)
+        texts = check_X(self, X, reset=True)
         if not texts:
             raise ValueError(
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
@@ -406,9 +405,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             parse_size(self.cache_size)
         self._find_model()
         return texts
-
-    def _check_X(self, X: Any, *, reset: bool) -> list[str]:
-        return check_X(self, X, reset=reset)
 
     def _find_model(self) -> None:
         own = self.pooling == "checkpoint"
@@ -430,11 +426,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             checkpoint = replace(checkpoint, source=source)
         self._checkpoint, self.source_ = checkpoint, checkpoint.source
         self._sentence: SentenceModules | None = None
-        self.prompt_ = self.prompt or ""
-        max_length = self.max_length
+        self.prompt_, max_length = self.prompt or "", self.max_length
         if own:
             modules = self._modules()
-            poolings = modules.poolings
             self.prompt_ = modules.prompt if self.prompt is None else self.prompt
             if max_length is None and modules.max_length is not None:
                 max_length = min(modules.max_length, read_shape(checkpoint).max_positions)
@@ -443,13 +437,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         bert = FrozenBert.choose(
             checkpoint,
             layers=self.layers,
-            poolings=poolings,
             max_length=max_length,
-            truncation=self.truncation,
-            batch_tokens=self.batch_tokens,
-            device=self.device,
-            dtype=self.dtype,
-            **self._reading(),
+            **self._settings(self.device, self.dtype),
         )
         if own and bert.layers != (bert.n_layers,):
             raise ValueError(
@@ -472,22 +461,28 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
                 stacklevel=4,
             )
         return FrozenBert(
-            checkpoint=self._get_checkpoint(),
-            n_layers=self.n_layers_,
-            hidden_size=self.hidden_size_,
-            layers=self.layers_,
-            poolings=self._poolings(),
+            self._get_checkpoint(),
+            self.n_layers_,
+            self.hidden_size_,
+            self.layers_,
             max_length=self.max_length_,
-            truncation=self.truncation,
-            batch_tokens=self.batch_tokens,
-            device=device,
-            dtype=dtype,
-            **self._reading(),
+            **self._settings(device, dtype),
         )
 
-    def _reading(self) -> dict[str, Any]:
-        own = self._modules().reading() if self.pooling == "checkpoint" else {}
-        return {"prompt": self.prompt_, **own}
+    def _settings(self, device: str, dtype: DType) -> dict[str, Any]:
+        """Return how to read and encode texts, as arguments of `FrozenBert`."""
+        settings = {
+            "poolings": self._poolings(),
+            "truncation": self.truncation,
+            "batch_tokens": self.batch_tokens,
+            "device": device,
+            "dtype": dtype,
+            "prompt": self.prompt_,
+        }
+        if self.pooling == "checkpoint":
+            modules = self._modules()
+            settings |= {"lower": modules.lower, "pools_prompt": modules.include_prompt}
+        return settings
 
     def _modules(self) -> SentenceModules:
         if self.__dict__.get("_sentence") is None:
@@ -509,40 +504,50 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     def _encode(
         self, texts: list[str], on_batch: Callable[[], None] | None = None, place: str = ""
-    ) -> tuple[np.ndarray, Counted]:
+    ) -> tuple[np.ndarray, TokenCounts]:
         """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and token counts."""
         bert = self._bert()
         what = f"{place}, encoding" if place else "encoding"
         with progress(what, "text", shown=self.progress) as part:
             store = open_store(self.cache, bert, self.cache_size)
-            vectors, counted = encode(bert, texts, store, part, on_batch)
-        self._warn_truncation(counted.truncation)
-        return vectors, counted
+            return encode(bert, texts, store, part, on_batch)
 
     def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
         """Return the vectors of fit, learning layer weights if needed."""
-        context = self._init_callback_context(task_name="encode", max_subtasks=None)
+        with self._fit_task(X, y, task_name="encode", max_subtasks=None) as (context, place):
+
+            def on_batch() -> None:
+                batch = context.subcontext(task_name="batch")
+                batch.call_on_fit_task_begin(estimator=self)
+                batch.call_on_fit_task_end(estimator=self)
+
+            vectors, counts = self._encode(texts, on_batch, place)
+            self._report(texts, counts)
+            if self.combine == "learned":
+                self._refuse_not_finite(vectors)
+                mix = learn_layer_mix(vectors, y)
+                self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
+        return vectors
+
+    @contextmanager
+    def _fit_task(self, X: Any, y: Any, **task: Any) -> Iterator[tuple[Any, str]]:
+        """Tell callbacks of a fit, and give its context and its place in a search."""
+        context = self._init_callback_context(**task)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._search, place = search_of(context)
-
-        def on_batch() -> None:
-            batch = context.subcontext(task_name="batch")
-            batch.call_on_fit_task_begin(estimator=self)
-            batch.call_on_fit_task_end(estimator=self)
-
-        vectors, counted = self._encode(texts, on_batch, place)
-        self.truncation_report_ = counted.truncation
-        n_tokens, n_unknown = counted.n_tokens, counted.n_unknown
-        self.unknown_report_ = unknown_report(n_tokens, n_unknown, count_words(texts, self.prompt_))
-        self._warn_longer(n_tokens)
-        warn_unknown(texts, n_unknown, n_tokens, str(self.model))
-        if self.combine == "learned":
-            self._refuse_not_finite(vectors)
-            mix = learn_layer_mix(vectors, y)
-            self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
+        yield context, place
         self._search = self._search if place else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
-        return vectors
+
+    def _report(self, texts: list[str], counts: TokenCounts) -> None:
+        """Keep what fit could not read of its texts, and warn of it."""
+        n_tokens, n_unknown = counts.n_tokens, counts.n_unknown
+        n_words = count_words(texts, self.prompt_)
+        self.truncation_report_ = counts.truncation_report()
+        self.unknown_report_ = unknown_report(n_tokens, n_unknown, n_words)
+        self._warn_truncation(counts)
+        self._warn_longer(n_tokens)
+        warn_unknown(texts, n_unknown, n_tokens, str(self.model))
 
     def _features(self, vectors: np.ndarray) -> np.ndarray:
         features = self._combine_layers(vectors)
@@ -550,6 +555,47 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             features = self._modules().finish(features)
         self._refuse_not_finite(features)
         return l2_normalize(features, copy=False) if self.normalize else features
+
+    def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
+        if self.combine == "learned":
+            return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
+        return combine_layers(vectors, self.combine)
+
+    def _warn_truncation(self, counts: TokenCounts) -> None:
+        report, search = counts.truncation_report(), self.__dict__.get("_search")
+        cure = "Use count_tokens(X) to find them, or truncation='window' to keep all tokens."
+        warn_truncation(report, self.max_length_, self.truncation, cure, search)
+
+    def _names(self, poolings: tuple[str, ...]) -> list[str]:
+        if poolings == ("checkpoint",):
+            size = self._modules().width(self.hidden_size_)
+            return [f"checkpoint_{i:0{len(str(size - 1))}d}" for i in range(size)]
+        digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
+        layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
+        if self.combine != "concat" and len(layers) > 1:
+            layers = [f"layer{self.combine}"]
+        return [
+            f"{p}_{layer}_{i:0{width}d}"
+            for p in poolings
+            for layer in layers
+            for i in range(self.hidden_size_)
+        ]
+
+    def _warn_longer(self, n_tokens: np.ndarray) -> None:
+        length = self._bert().checkpoint.max_seq_length
+        # the default model was measured with 512: docs/long-texts.md
+        if length is None or self.max_length is not None or str(self.model) in INSTALLED:
+            return
+        if length < self.max_length_ and (n_tokens > length).any():
+            # no counts: equal messages are shown once per search
+            warnings.warn(
+                f"Some texts are longer than {length} tokens, where sentence-transformers cuts "
+                f"them for {str(self.model)!r} (max_seq_length in sentence_bert_config.json). Here "
+                f"they are read up to {self.max_length_}. Set max_length={length} for the vectors "
+                f"of sentence-transformers, or max_length={self.max_length_} to keep these.",
+                ModelWarning,
+                stacklevel=5,
+            )
 
     def _refuse_not_finite(self, features: np.ndarray) -> None:
         features = features.reshape(len(features), int(np.prod(features.shape[1:])))

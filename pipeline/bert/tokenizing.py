@@ -19,25 +19,6 @@ AT_ONCE = 1 << 20
 Truncation = Literal["head", "tail", "head_tail", "window", "error"]
 
 
-def select_tokens(n_tokens: int, capacity: int, truncation: Truncation) -> list[np.ndarray]:
-    """Choose the tokens to keep: one index array per window."""
-    if n_tokens <= capacity:
-        return [np.arange(n_tokens)]
-    if truncation == "tail":
-        return [np.arange(n_tokens - capacity, n_tokens)]
-    if truncation == "head_tail":
-        # a quarter from the start, the proportion of Sun et al. 2019, "How to Fine-Tune BERT for
-        # Text Classification?", section 5.3.1 (128 + 382 of 510)
-        head = capacity // 4
-        return [np.concatenate([np.arange(head), np.arange(n_tokens - capacity + head, n_tokens)])]
-    if truncation == "window":
-        # neighbours share a quarter, like HF tokenizers with stride=capacity // 4
-        step = capacity - capacity // 4
-        starts = range(0, n_tokens - capacity + step, step)
-        return [np.arange(start, min(start + capacity, n_tokens)) for start in starts]
-    return [np.arange(capacity)]
-
-
 @dataclass
 class TokenizedTexts:
     """Truncated token ids: one sequence per text, or several windows."""
@@ -84,7 +65,7 @@ def _naming() -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
+def _load_tokenizer(tokenizer_json: str, lower: bool) -> Tokenizer:
     """Build a tokenizer that never changes state, for use by several threads."""
     with _naming():
         tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -119,18 +100,6 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
         yield portion
 
 
-@lru_cache(maxsize=32)
-def text_tokenizer(
-    tokenizer_json: str,
-    max_length: int,
-    truncation: Truncation,
-    prompt: str = "",
-    lower: bool = False,
-) -> "TextTokenizer":
-    """Return the shared tokenizer of these settings."""
-    return TextTokenizer(tokenizer_json, max_length, truncation, prompt, lower)
-
-
 class TextTokenizer:
     """Turns texts into ids with the model's own tokenizer and our truncation."""
 
@@ -163,8 +132,7 @@ class TextTokenizer:
             )
         self._cls = np.array(full[:n_before], dtype=np.int64)
         self.suffix = np.array(full[n_before + n :], dtype=np.int64)  # [SEP]
-        self.n_special_before = n_before
-        self.n_prompt = len(alone)
+        self.n_before = n_before + len(alone)  # tokens in front of a text
         differ = [i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b]
         self._n_shared = min([*differ, len(alone), len(joined)])
         own = np.array(alone[: self._n_shared], dtype=np.int64)
@@ -174,7 +142,7 @@ class TextTokenizer:
         if self.capacity < 1:
             raise ValueError(
                 f"max_length={max_length} leaves no room for text after the prompt {prompt!r} of "
-                f"{self.n_prompt} tokens. Use a shorter prompt or a larger max_length."
+                f"{len(alone)} tokens. Use a shorter prompt or a larger max_length."
             )
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
@@ -207,7 +175,23 @@ class TextTokenizer:
 
     def windows(self, n_tokens: int) -> list[np.ndarray]:
         """Return the tokens of a text that each of its sequences holds."""
-        return select_tokens(n_tokens, self.capacity, self.truncation)
+        capacity = self.capacity
+        if n_tokens <= capacity:
+            return [np.arange(n_tokens)]
+        if self.truncation == "tail":
+            return [np.arange(n_tokens - capacity, n_tokens)]
+        quarter = capacity // 4
+        if self.truncation == "head_tail":
+            # the proportion of Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?",
+            # section 5.3.1 (128 + 382 of 510)
+            tail = np.arange(n_tokens - capacity + quarter, n_tokens)
+            return [np.concatenate([np.arange(quarter), tail])]
+        if self.truncation == "window":
+            # neighbours share a quarter, like HF tokenizers with stride=capacity // 4
+            step = capacity - quarter
+            starts = range(0, n_tokens - capacity + step, step)
+            return [np.arange(start, min(start + capacity, n_tokens)) for start in starts]
+        return [np.arange(capacity)]
 
     def token(self, token_id: int) -> str:
         """Return the piece of an id, such as ``##ing``."""
@@ -244,3 +228,7 @@ class TextTokenizer:
             owner += [i] * len(kept)
         owners = np.array(owner, dtype=np.int64)
         return TokenizedTexts(sequences, owners, n_tokens, n_lost, n_unknown)
+
+
+# the shared tokenizer of each choice of settings
+text_tokenizer = lru_cache(maxsize=32)(TextTokenizer)
