@@ -26,13 +26,17 @@ from pipeline._compat import (
 from pipeline.bert.config import read_shape
 from pipeline.bert.embedding import FrozenBert, TokenCounts
 from pipeline.bert.encoder import DType
-from pipeline.bert.pooling import POOLINGS, Combine, Pooling, combine_layers
-from pipeline.bert.sentence_modules import SentenceModules, hint_at_modules, sentence_modules
+from pipeline.bert.pooling import POOLINGS, Combine, Pooling, combine_layers, feature_names
+from pipeline.bert.sentence_modules import (
+    SentenceModules,
+    hint_at_length,
+    hint_at_modules,
+    sentence_modules,
+)
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
-from pipeline.checkpoints.checkpoint import INSTALLED, Checkpoint, resolve
+from pipeline.checkpoints.checkpoint import Checkpoint, resolve
 from pipeline.embedding_cache import encode, open_store
-from pipeline.exceptions import ModelWarning
 from pipeline.fitted import SavedModel
 from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.progress import progress
@@ -55,33 +59,32 @@ _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, SavedModel):
     """Turn raw texts into vectors of a frozen BERT.
 
-    Each text is tokenised, encoded by a pre-trained model with fixed weights, and pooled to one
-    vector per layer; the chosen layers and poolings together make one row of features. Each
-    distinct text is encoded once, without padding, up to the deepest layer needed.
+    A pre-trained model with fixed weights encodes each distinct text once, up to the deepest layer
+    needed. Its tokens are pooled to one vector per layer; the chosen layers and poolings make one
+    row of features.
 
     Parameters
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
         A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id. Fast
         families: BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, ELECTRA. Others: MPNet, ModernBERT,
-        DeBERTa, ALBERT and more, see docs/models.md. The default, a 6-layer BERT of width 384 with
-        the bert-base-uncased vocabulary, comes with the installation.
+        DeBERTa, ALBERT and more, see docs/models.md. The default, a 6-layer uncased BERT of width
+        384, comes with the installation.
 
     revision : str or None, default=None
         Branch, tag or commit on the hub. A commit pins the model.
 
     pooling : str or tuple of str, default="mean"
-        How the tokens of a text become one vector. ``"cls"``: the hidden state of [CLS].
-        ``"mean"``, ``"max"``: over all tokens. ``"pooler"``: ``pooler_output``, the checkpoint's
-        own dense layer with tanh on the last [CLS], if it has a trained one. ``"lasttoken"``,
-        ``"weightedmean"`` (by position), ``"mean_sqrt_len_tokens"``: as in sentence-transformers.
-        Several poolings are concatenated. ``"checkpoint"``: as published with the model
-        (``modules.json``), from the last layer: its poolings, dense layers, norms, prompt and
-        length, for the same vectors as sentence-transformers.
+        How the tokens of a text become one vector. ``"cls"``: the state of [CLS]. ``"mean"``,
+        ``"max"``: over all tokens. ``"pooler"``: ``pooler_output``, a dense layer with tanh on the
+        last [CLS], if the checkpoint has a trained one. ``"lasttoken"``, ``"weightedmean"`` (by
+        position), ``"mean_sqrt_len_tokens"``: as in sentence-transformers. Several are
+        concatenated. ``"checkpoint"``: the published poolings, dense layers, norms, prompt and
+        length (``modules.json``) on the last layer, for the vectors of sentence-transformers.
 
     prompt : str or None, default=None
-        Text to put before each text, such as ``"query: "``; truncation keeps it. None is no prompt,
-        or under ``pooling="checkpoint"`` the checkpoint's default; "" is none.
+        Put before each text, such as ``"query: "``; truncation keeps it. None is the checkpoint's
+        default under ``pooling="checkpoint"``, else none; "" is none.
 
     layers : int, tuple of int, or "all", default=-1
         Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder
@@ -89,68 +92,64 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     combine : {"concat", "mean", "sum", "learned"}, default="concat"
         How several layers become one vector. ``"learned"`` fits the weights (softmax) and scale of
-        a weighted sum to the labels given to `fit`; the others learn nothing.
+        a weighted sum to the labels.
 
     max_length : int or None, default=None
         Most tokens per sequence, with [CLS], [SEP] and prompt. None is the model's limit, often
-        512, or under ``pooling="checkpoint"`` the published one. `fit` gives a `ModelWarning` if
-        sentence-transformers would truncate texts earlier.
+        512, or under ``pooling="checkpoint"`` the published one. `fit` warns (`ModelWarning`) if
+        sentence-transformers would truncate earlier.
 
     truncation : {"head", "tail", "head_tail", "window", "error"}, default="head"
         What to keep of longer texts: the start; the end; a quarter from the start and the rest from
         the end; everything, in overlapping windows whose vectors are averaged by token count; or
-        raise an error. ``truncation_report_`` and one `TruncationWarning` per call count what was
-        cut.
+        raise an error. One `TruncationWarning` per call counts what was cut.
 
     missing : {"error", "empty"}, default="error"
         Treat None, NaN and pd.NA as an error or as the empty text.
 
     on_invalid : {"error", "coerce"}, default="error"
-        For cells that are not strings, several columns, and lone surrogates (half of a UTF-16
-        pair): raise an error that names the row, or turn cells into text, join columns by a space,
-        and replace surrogates by U+FFFD.
+        Raise an error that names the row for cells that are not strings, several columns, and lone
+        surrogates (half of a UTF-16 pair); or turn cells into text, join columns by a space, and
+        replace surrogates by U+FFFD.
 
     normalize : bool, default=False
         Scale every row to Euclidean length 1.
 
     device : str, default="auto"
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; ``"auto"`` prefers CUDA, then MPS, then
-        the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; ``"auto"`` prefers CUDA, then MPS.
 
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the forward pass: ``"auto"`` is float16 on CUDA and float32 elsewhere. float16
-        needs an accelerator; bfloat16 an accelerator or a CPU with bfloat16 products (AVX512-BF16,
-        AMX). Features are always float32.
+        Precision of the forward pass; ``"auto"`` is float16 on CUDA, else float32. float16 needs an
+        accelerator, bfloat16 one or a CPU with bfloat16 products (AVX512-BF16, AMX). Features are
+        always float32.
 
     batch_tokens : int or None, default=None
-        Token budget of one batch. Changes speed and memory, and float32 features by at most 1e-5.
-        None is 2,048 on the CPU, 65,536 on CUDA and 8,192 on MPS. Batches are halved if CUDA memory
-        runs out.
+        Token budget of a batch, halved if CUDA memory runs out. Changes float32 features by at most
+        1e-5. None is 2,048 on the CPU, 65,536 on CUDA and 8,192 on MPS.
 
     cache : {"memory"}, folder or None, default="memory"
         Where to keep vectors for folds, grid points and refits: in this process (up to
-        ``cache_size``; the least recently used are dropped, with one `CacheWarning`); in a folder
-        (SQLite), shared by processes and runs; or nowhere. With a cache, the first pass runs all
-        layers for later use. The folder is readable only by its owner: vectors reveal something
-        about their texts. Not saved: a loaded pipeline caches nothing, and runs only the layers it
-        needs.
+        ``cache_size``, dropping the least recently used with one `CacheWarning`); in a folder
+        (SQLite), shared by processes and runs, readable only by its owner, since vectors reveal
+        something about texts; or nowhere. With a cache, the first pass runs all layers for later
+        use. A loaded pipeline caches nothing.
 
     cache_size : int, str or None, default=None
-        Most bytes of this process's memory cache, for all vectorizers together, as a number or a
+        Most bytes of this process's memory cache, for all vectorizers together: a number or a
         string such as ``"4GB"``. None keeps the current size, initially 1 GiB: about 70,000 texts
-        of the default model with one pooling and all layers.
+        of the default model and one pooling.
 
     weights_in_artifact : bool, default=True
-        Whether a pickled (joblib) vectorizer contains the model's weights. Otherwise it contains
-        their hashes, finds the model again when opened, and rejects another one.
+        Whether a saved vectorizer contains the model's weights, or only their hashes: then it finds
+        the model again when opened, and rejects another one.
 
     local_files_only : bool, default=False
         Never ask the hub.
 
     progress : bool, default=False
-        Show progress of encoding on stderr: a bar in a terminal or notebook, removed when done,
-        else a line every half minute. `compare`, `layer_study` and `label_issues` also show their
-        fits. Nothing is shown if all vectors come from the cache.
+        Show progress of encoding on stderr, unless all vectors are cached: a bar in a terminal or
+        notebook, removed when done, else a line every half minute. `compare`, `layer_study` and
+        `label_issues` also show their fits.
 
     Attributes
     ----------
@@ -186,16 +185,16 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     mean_ : ndarray of shape (n_features,), float32
         Mean of the features, the baseline of `pipeline.explain`. Only set by `fit_transform`, which
-        pipelines call; `fit` encodes nothing.
+        pipelines call.
 
     truncation_report_ : dict
         For the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``,
         ``share_lost``, ``texts_in_windows``.
 
     unknown_report_ : dict
-        Tokens of the same texts that are not in the vocabulary, such as emoji, and read as [UNK]:
-        ``n_texts``, ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``;
-        also ``n_words`` (between blanks) and ``pieces_per_word``: 1.2 to 1.5 in English, more in a
+        Their tokens that are not in the vocabulary, such as emoji, and read as [UNK]: ``n_texts``,
+        ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``; also
+        ``n_words`` (between blanks) and ``pieces_per_word``: 1.2 to 1.5 in English, more in a
         language that is spelled out. An `UnknownTokensWarning` is given if more than a fifth of the
         texts cannot be read.
 
@@ -242,7 +241,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     _state_version: ClassVar[int] = 2  # 2: prompts, and the modules of a checkpoint
 
-    # the "?" of the HTML repr leads to the page in this checkout, for there is no web site
+    # where the "?" of the HTML repr leads: there is no web site
     _doc_link_module = "pipeline"
     _doc_link_template = _DOCS.as_uri() if _DOCS.is_file() else ""
 
@@ -302,8 +301,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas,
             polars or pyarrow.
         y : array-like of shape (n_texts,) or (n_texts, n_outputs), optional
-            Labels or targets. Only used by ``combine="learned"``, but rejected if no classifier
-            could use them.
+            Labels or targets, for ``combine="learned"``. Rejected if no classifier could use them.
 
         Returns
         -------
@@ -336,7 +334,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         X : iterable of str, length n_texts
             As in `fit`.
         y : array-like of shape (n_texts,), optional
-            As in `fit`. Invalid labels are rejected before anything is encoded.
+            As in `fit`.
 
         Returns
         -------
@@ -388,8 +386,12 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         """
         check_is_fitted(self)
         check_feature_names_in(self, input_features, generate_names=False)
-        of = ("checkpoint",) if self.pooling == "checkpoint" else self._poolings()
-        return np.array(self._names(of), dtype=object)
+        if self.pooling == "checkpoint":
+            size = self._modules().width
+            names = [f"checkpoint_{i:0{len(str(size - 1))}d}" for i in range(size)]
+        else:
+            names = self._names(self._poolings())
+        return np.array(names, dtype=object)
 
     def _check_fit(self, X: Any, y: Any) -> list[str]:
         texts = check_X(self, X, reset=True)
@@ -490,13 +492,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         assert self._sentence is not None
         return self._sentence
 
-    def _changes_the_mean(self) -> bool:
-        """Return whether features are more than the pooled tokens."""
-        if self.pooling != "checkpoint":
-            return False
-        modules = self._modules()
-        return bool(modules.steps) or not (modules.include_prompt or not self.prompt_)
-
     def _poolings(self) -> tuple[Pooling, ...]:
         if self.pooling == "checkpoint":
             return self._modules().poolings
@@ -546,7 +541,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self.truncation_report_ = counts.truncation_report()
         self.unknown_report_ = unknown_report(n_tokens, n_unknown, n_words)
         self._warn_truncation(counts)
-        self._warn_longer(n_tokens)
+        if self.max_length is None:
+            hint_at_length(self._get_checkpoint(), str(self.model), n_tokens, self.max_length_)
         warn_unknown(texts, n_unknown, n_tokens, str(self.model))
 
     def _features(self, vectors: np.ndarray) -> np.ndarray:
@@ -567,35 +563,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         warn_truncation(report, self.max_length_, self.truncation, cure, search)
 
     def _names(self, poolings: tuple[str, ...]) -> list[str]:
-        if poolings == ("checkpoint",):
-            size = self._modules().width(self.hidden_size_)
-            return [f"checkpoint_{i:0{len(str(size - 1))}d}" for i in range(size)]
-        digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
-        layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
-        if self.combine != "concat" and len(layers) > 1:
-            layers = [f"layer{self.combine}"]
-        return [
-            f"{p}_{layer}_{i:0{width}d}"
-            for p in poolings
-            for layer in layers
-            for i in range(self.hidden_size_)
-        ]
-
-    def _warn_longer(self, n_tokens: np.ndarray) -> None:
-        length = self._bert().checkpoint.max_seq_length
-        # the default model was measured with 512: docs/long-texts.md
-        if length is None or self.max_length is not None or str(self.model) in INSTALLED:
-            return
-        if length < self.max_length_ and (n_tokens > length).any():
-            # no counts: equal messages are shown once per search
-            warnings.warn(
-                f"Some texts are longer than {length} tokens, where sentence-transformers cuts "
-                f"them for {str(self.model)!r} (max_seq_length in sentence_bert_config.json). Here "
-                f"they are read up to {self.max_length_}. Set max_length={length} for the vectors "
-                f"of sentence-transformers, or max_length={self.max_length_} to keep these.",
-                ModelWarning,
-                stacklevel=5,
-            )
+        sizes = (self.n_layers_, self.hidden_size_)
+        return feature_names(poolings, self.layers_, *sizes, self.combine)
 
     def _refuse_not_finite(self, features: np.ndarray) -> None:
         features = features.reshape(len(features), int(np.prod(features.shape[1:])))
@@ -610,8 +579,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
-        # one_d_array stays False: scikit-learn's checks would then only send 1-D numbers, and with
-        # two_d_array=False they would not run at all
+        # with one_d_array scikit-learn's checks would only send 1-D numbers, and without
+        # two_d_array not run at all
         tags.input_tags.allow_nan = self.missing == "empty"
         tags.transformer_tags.preserves_dtype = []
         tags.target_tags.required = self.combine == "learned"

@@ -108,7 +108,7 @@ def small_problem(n_classes, n_poolings):
         rng.normal(size=(12, n_poolings, 3, 4)) + rng.normal(size=(3, 1)) * 5
     )  # layers with means of their own
     codes = np.arange(12) % n_classes
-    objective = MixObjective.of(vectors, codes, 0.7)
+    objective = MixObjective(vectors, codes, 0.7)
     return vectors, codes, objective, rng.normal(size=objective.n_parameters)
 
 
@@ -119,7 +119,7 @@ def test_the_objective_is_the_slow_one(n_classes, n_poolings):
     assert objective(parameters)[0] == pytest.approx(
         slow_objective(parameters, vectors, codes, 0.7), rel=1e-5
     )
-    in_float32 = MixObjective.of(vectors.astype(np.float32), codes, 0.7)
+    in_float32 = MixObjective(vectors.astype(np.float32), codes, 0.7)
     assert in_float32(parameters)[0] == pytest.approx(objective(parameters)[0], rel=1e-5)
 
 
@@ -151,7 +151,7 @@ def test_all_texts_count_for_the_lengths_of_the_layers():
         np.random.default_rng(0).normal(size=(1100, 2, 3, 4))
         * np.linspace(1, 3, 1100)[:, None, None, None]
     )
-    objective = MixObjective.of(vectors, np.arange(1100) % 2, 1.0)
+    objective = MixObjective(vectors, np.arange(1100) % 2, 1.0)
     layers = (vectors - vectors.mean(axis=0)).transpose(2, 0, 1, 3).reshape(3, -1)
     assert objective.unit == pytest.approx(np.sqrt(np.trace(layers @ layers.T) / 1100 / 3))
     assert np.allclose(objective.products, layers @ layers.T / 1100 / objective.unit**2, atol=1e-5)
@@ -167,7 +167,7 @@ def test_the_mix_is_the_optimum_that_torch_finds(n_classes):
         value.backward()
         return value.item(), leaf.grad.numpy()
 
-    start = np.zeros(MixObjective.of(vectors, codes, 1.0).n_parameters)
+    start = np.zeros(MixObjective(vectors, codes, 1.0).n_parameters)
     theirs = minimize(value_and_gradient, start, jac=True, method="BFGS", options={"gtol": 1e-6}).x
     mix = learn_layer_mix(vectors, codes)
     assert np.allclose(
@@ -437,18 +437,3 @@ def test_labels_of_no_use_are_refused_with_the_cure(y, message):
 def test_no_texts_are_refused():
     with pytest.raises(ValueError, match="only one class"):
         learn_layer_mix(np.empty((0, 1, N_LAYERS, 8), dtype=np.float32), [])
-
-
-@pytest.mark.parametrize("C", [0, -1.0, float("nan")])
-def test_a_C_that_is_not_positive_is_refused(C):
-    vectors, codes = noise_but_for(0, n_texts=6)
-    with pytest.raises(ValueError, match=r"C=.*allowed are numbers above 0"):
-        learn_layer_mix(vectors, codes, C=C)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_vectors_that_are_not_finite_are_refused_by_their_text(bad):
-    vectors, codes = noise_but_for(0, n_texts=6)
-    vectors[4, 0, 1, 2] = bad
-    with pytest.raises(ValueError, match=r"The vectors of text 4 are not finite.*dtype='float32'"):
-        learn_layer_mix(vectors, codes)

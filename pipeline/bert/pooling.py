@@ -166,3 +166,19 @@ def combine_layers(vectors: np.ndarray, combine: Combine) -> np.ndarray:
     if combine != "concat":
         vectors = vectors.mean(axis=2) if combine == "mean" else vectors.sum(axis=2)
     return vectors.reshape(len(vectors), int(np.prod(vectors.shape[1:])))
+
+
+def feature_names(
+    poolings: Sequence[str], layers: Sequence[int], n_layers: int, hidden_size: int, combine: str
+) -> list[str]:
+    """Name the features of `combine_layers`, such as ``mean_layer6_017``."""
+    digits, width = len(str(n_layers)), len(str(hidden_size - 1))
+    of_layers = [f"layer{layer:0{digits}d}" for layer in layers]
+    if combine != "concat" and len(layers) > 1:
+        of_layers = [f"layer{combine}"]
+    return [
+        f"{pooling}_{layer}_{i:0{width}d}"
+        for pooling in poolings
+        for layer in of_layers
+        for i in range(hidden_size)
+    ]

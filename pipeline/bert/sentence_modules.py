@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional
 
 from pipeline.bert.pooling import POOLINGS, Pooling
-from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
+from pipeline.bert.weights import TORCH_DTYPES
+from pipeline.checkpoints.checkpoint import INSTALLED, Checkpoint, read_tensor_table
 from pipeline.exceptions import CheckpointError, ModelWarning
 
 # Keys of 1_Pooling/config.json, in the order of concatenation in sentence-transformers.
@@ -73,17 +74,7 @@ class SentenceModules:
     prompt: str  # the default one, "" for none
     lower: bool
     max_length: int | None
-
-    def width(self, hidden_size: int) -> int:
-        """Return the number of features."""
-        size = hidden_size * len(self.poolings)
-        for step in self.steps:
-            size = len(step.tensors["linear.weight"]) if step.kind == "Dense" else size
-        return size
-
-    def reading(self) -> dict[str, bool]:
-        """Return how texts are read, as arguments of `FrozenBert`."""
-        return {"lower": self.lower, "pools_prompt": self.include_prompt}
+    width: int  # number of features
 
     def finish(self, pooled: np.ndarray) -> np.ndarray:
         """Turn pooled vectors (n_texts, n_poolings * hidden_size) into features, float32."""
@@ -108,28 +99,30 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
         if [kind for kind, _ in kinds[:2]] != ["Transformer", "Pooling"]:
             raise ValueError(f"its modules are {', '.join(kind for kind, _ in kinds)}")
         pooling = _json(files, f"{kinds[1][1]}/config.json", name) or {}
-        steps = [_step(kind, path, files, name) for kind, path in kinds[2:] if kind != "Dropout"]
+        poolings = _poolings(pooling)
+        steps = tuple(
+            _step(kind, path, files, name) for kind, path in kinds[2:] if kind != "Dropout"
+        )
         prefix = f"{kinds[0][1]}/" if kinds[0][1] else ""
         settings = _json(files, f"{prefix}sentence_bert_config.json", name) or {}
         tokenizer = _json(files, f"{prefix}tokenizer_config.json", name) or {}
         about = _json(files, "config_sentence_transformers.json", name) or {}
         length = settings.get("max_seq_length") or tokenizer.get("model_max_length")
         prompt = (about.get("prompts") or {}).get(about.get("default_prompt_name"), "")
-        found = SentenceModules(
-            _poolings(pooling),
-            tuple(steps),
+        return SentenceModules(
+            poolings,
+            steps,
             bool(pooling.get("include_prompt", True)),
             str(prompt or ""),
             bool(settings.get("do_lower_case", False)),
             length if type(length) is int else None,
+            _width(poolings, steps, checkpoint.config),
         )
-        _check_widths(found, checkpoint.config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"pooling='checkpoint' cannot run the modules of {name!r}: {error}. Supported are an "
             "encoder, a Pooling, then Dense, LayerNorm or Normalize. Use 'mean' or 'cls'."
         ) from error
-    return found
 
 
 def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
@@ -146,6 +139,26 @@ def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
             "Use pooling='checkpoint' to get their vectors.",
             ModelWarning,
             stacklevel=6,
+        )
+
+
+def hint_at_length(
+    checkpoint: Checkpoint, model: str, n_tokens: np.ndarray, max_length: int
+) -> None:
+    """Warn if sentence-transformers would cut some texts earlier."""
+    length = checkpoint.max_seq_length
+    # the default model was measured with 512: docs/long-texts.md
+    if length is None or model in INSTALLED:
+        return
+    if length < max_length and (n_tokens > length).any():
+        # no counts: equal messages are shown once per search
+        warnings.warn(
+            f"Some texts are longer than {length} tokens, where sentence-transformers cuts them "
+            f"for {model!r} (max_seq_length in sentence_bert_config.json). Here they are read up "
+            f"to {max_length}. Set max_length={length} for the vectors of sentence-transformers, "
+            f"or max_length={max_length} to keep these.",
+            ModelWarning,
+            stacklevel=5,
         )
 
 
@@ -189,12 +202,11 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
     if file not in files:
         raise ValueError(f"{file} is missing (other formats can execute code and are not read)")
     table, start = read_tensor_table(files[file], name)
-    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     tensors = {}
     for tensor, entry in table.items():
         begin, end = entry["data_offsets"]
         raw = torch.from_numpy(np.array(files[file][start + begin : start + end]))
-        tensors[tensor] = raw.view(kinds[entry["dtype"]]).reshape(entry["shape"]).float()
+        tensors[tensor] = raw.view(TORCH_DTYPES[entry["dtype"]]).reshape(entry["shape"]).float()
     if kind == "LayerNorm":
         return Step(kind, {key: tensors[key] for key in ("norm.weight", "norm.bias")})
     # sentence-transformers falls back to Tanh if it does not trust the name
@@ -207,10 +219,15 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
     return Step(kind, tensors, short, bool(config.get("use_residual")))
 
 
-def _check_widths(modules: SentenceModules, config: dict[str, Any]) -> None:
-    size = (config.get("hidden_size") or config["dim"]) * len(modules.poolings)
-    for step in modules.steps:
+def _width(poolings: Sequence[Pooling], steps: Sequence[Step], config: dict[str, Any]) -> int:
+    """Return the number of features, or raise if a module does not fit the one before."""
+    size: int = (config.get("hidden_size") or config["dim"]) * len(poolings)
+    for step in steps:
         weight = step.tensors.get("linear.weight", step.tensors.get("norm.weight"))
-        if weight is not None and weight.shape[-1] != size:
+        if weight is None:
+            continue
+        if weight.shape[-1] != size:
             raise ValueError(f"{step.kind} takes {weight.shape[-1]} features but gets {size}")
-        size = len(weight) if step.kind == "Dense" and weight is not None else size
+        if step.kind == "Dense":
+            size = len(weight)
+    return size

@@ -16,7 +16,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table, safet
 from pipeline.exceptions import CheckpointError
 from pipeline.forks import ForkSafeLock
 
-_TORCH_DTYPES = {
+TORCH_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -58,12 +58,12 @@ def read_tensors(
         bare = bare_name(stored, family)
         if bare not in expected:
             continue
-        if entry["dtype"] not in _TORCH_DTYPES:
+        if entry["dtype"] not in TORCH_DTYPES:
             raise CheckpointError(
                 f"{name!r} stores {bare!r} as {entry['dtype']}, which is not supported. Supported "
-                f"are {', '.join(_TORCH_DTYPES)}. Use a checkpoint that is not quantized."
+                f"are {', '.join(TORCH_DTYPES)}. Use a checkpoint that is not quantized."
             )
-        dtype, shape = _TORCH_DTYPES[entry["dtype"]], entry["shape"]
+        dtype, shape = TORCH_DTYPES[entry["dtype"]], entry["shape"]
         begin, end = entry["data_offsets"]
         if end - begin != prod(shape) * dtype.itemsize:  # would read its neighbours' bytes
             raise CheckpointError(
