@@ -241,10 +241,10 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     every_layer = replace(bert, layers=tuple(range(bert.deepest_layer + 1)))
     poolings = (*bert.poolings, *(p for p in _FREE_POOLINGS if p not in bert.poolings))
     per_pooling = n_texts * len(every_layer.layers) * bert.hidden_size * 4
-    if store.free_bytes() >= per_pooling * len(poolings):
+    if store.max_bytes >= per_pooling * len(poolings):
         return replace(every_layer, poolings=poolings)
     # a batch too large for the memory cache would push itself out again
-    return every_layer if store.free_bytes() >= per_pooling * len(bert.poolings) else None
+    return every_layer if store.max_bytes >= per_pooling * len(bert.poolings) else None
 
 
 def _warn_if_full(
@@ -270,17 +270,22 @@ def _warn_if_full(
 def _look_up(
     bert: FrozenBert, store: Store | None, texts: list[str], vectors: np.ndarray
 ) -> np.ndarray:
-    missing = list(range(len(texts)))
-    if store is not None:
-        namespace = fingerprint(bert)
-        keys = [[text_key(namespace, pooling, text) for pooling in bert.poolings] for text in texts]
-        known = store.get([key for of_text in keys for key in of_text])
-        missing = [i for i in missing if not all(key in known for key in keys[i])]
-        for i in set(range(len(texts))).difference(missing):
-            for j, (pooling, key) in enumerate(zip(bert.poolings, keys[i], strict=True)):
-                vectors[i, j] = known[key][[0] if pooling == "pooler" else list(bert.layers)]
-        _count(hits=len(texts) - len(missing), misses=len(missing))
-    _count(texts_encoded=len(missing))
+    """Fill in the vectors that are stored, and return the places of the other texts."""
+    if store is None:
+        _count(texts_encoded=len(texts))
+        return np.arange(len(texts))
+    namespace = fingerprint(bert)
+    keys = [[text_key(namespace, pooling, text) for pooling in bert.poolings] for text in texts]
+    known = store.get([key for of_text in keys for key in of_text])
+    missing = []
+    for i, of_text in enumerate(keys):
+        if not known.keys() >= set(of_text):
+            missing.append(i)
+            continue
+        for j, (pooling, key) in enumerate(zip(bert.poolings, of_text, strict=True)):
+            vectors[i, j] = known[key][[0] if pooling == "pooler" else list(bert.layers)]
+    n_missing = len(missing)
+    _count(hits=len(texts) - n_missing, misses=n_missing, texts_encoded=n_missing)
     return np.array(missing, dtype=np.int64)
 
 

@@ -279,6 +279,7 @@ class TokenLevelMixin:
                 "per feature."
             )
         texts = check_X(self, X, reset=False)
+        options = (bert.tokenizer, self._combine_layers, weights, 0.0 if base is None else base)
         frames: dict[str, pd.DataFrame] = {}
         distinct = list(dict.fromkeys(texts))
         counts = []
@@ -286,10 +287,7 @@ class TokenLevelMixin:
             plan = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
             counts.append(plan.counts)
             for text, pieces, vectors in _by_text(plan, bert.embed_tokens(plan)):
-                options = (bert.tokenizer, self._combine_layers, weights)
-                frames[text] = share_out(
-                    vectors, pieces, text, *options, base=0.0 if base is None else base
-                )
+                frames[text] = share_out(vectors, pieces, text, *options)
         if counts:
             self._warn_truncation(TokenCounts(*np.hstack(counts)))
         return [frames[text].copy() for text in texts]

@@ -39,8 +39,9 @@ class Store(Protocol):
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
         """Store the vectors of new keys."""
 
-    def free_bytes(self) -> float:
-        """Return the number of bytes that fit."""
+    @property
+    def max_bytes(self) -> float:
+        """The number of bytes that fit if older vectors are evicted."""
 
 
 @contextmanager
@@ -92,10 +93,6 @@ class MemoryStore:
                 self.current_bytes -= self._vectors.popitem(last=False)[1].nbytes
                 self.overflowed = True
 
-    def free_bytes(self) -> float:
-        """Return the number of bytes that fit if older vectors are evicted."""
-        return self.max_bytes
-
     def clear(self) -> None:
         """Remove all vectors."""
         with self._lock:
@@ -117,6 +114,8 @@ def parse_size(size: int | str) -> int:
 
 class FolderStore:
     """Vectors of one encoder in one SQLite file, shared by processes."""
+
+    max_bytes = float("inf")  # only the disk is the limit
 
     def __init__(self, folder: Path, namespace: str) -> None:
         self.folder = folder
@@ -148,10 +147,6 @@ class FolderStore:
                 connection.executemany("INSERT OR REPLACE INTO e VALUES (?, ?, ?)", rows)
 
         self._run(insert)
-
-    def free_bytes(self) -> float:
-        """Return infinity: only the disk is the limit."""
-        return float("inf")
 
     def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Call ``work`` with a connection of its own, without raising."""
