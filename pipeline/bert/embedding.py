@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import BATCH_TOKENS, DType, Encoder, choose_device, load_encoder
@@ -262,7 +263,7 @@ def run_batches(
     encoder: Encoder,
     input_ids: Sequence[np.ndarray],
     batches: Sequence[np.ndarray],
-    compute: Callable[[TokenBatch, Any], torch.Tensor],  # first axis over texts or tokens
+    compute: Callable[[TokenBatch, Any], Tensor],  # first axis over texts or tokens
     skip: int = 0,  # first tokens that no pooling includes
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield positions in ``input_ids`` and values, halving batches if memory runs out."""
@@ -300,7 +301,7 @@ def run_batches(
         yield positions, wait()
 
 
-def _copy_to_host(values: torch.Tensor) -> Callable[[], np.ndarray]:
+def _copy_to_host(values: Tensor) -> Callable[[], np.ndarray]:
     """Start copying a result, and return a function that waits for it."""
     if not values.is_cuda:
         return values.cpu().numpy

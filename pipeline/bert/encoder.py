@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import TqdmWarning
 
 from pipeline.bert.config import PACKED, hf_config, read_shape
@@ -48,7 +49,7 @@ class HuggingFaceEncoder:
         poolings: Sequence[Pooling],
         layers: Sequence[int],
         workspace: None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return vectors (n_texts, n_poolings, n_layers, hidden_size), float32."""
         with torch.inference_mode():
             states = self.token_states(batch, layers).unbind(1)
@@ -60,16 +61,16 @@ class HuggingFaceEncoder:
                 1,
             )
 
-    def _pool(self, state: torch.Tensor, batch: TokenBatch, pooling: Pooling) -> torch.Tensor:
+    def _pool(self, state: Tensor, batch: TokenBatch, pooling: Pooling) -> Tensor:
         if pooling != "pooler":
             return pool_packed(state, batch, pooling)
         first = state[torch.from_numpy(batch.starts[:-1]), None]
-        vector: torch.Tensor = self._model.pooler(first.to(self._model.dtype)).float()
+        vector: Tensor = self._model.pooler(first.to(self._model.dtype)).float()
         return vector
 
     def token_states(
         self, batch: TokenBatch, layers: Sequence[int], workspace: None = None
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the states of every token, (n_tokens, n_layers, hidden_size), float32."""
         runs = (
             self.hidden_states(batch.input_ids[run.tokens].reshape(run.n_texts, run.length))
@@ -81,10 +82,10 @@ class HuggingFaceEncoder:
 
     def hidden_states(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None
-    ) -> list[torch.Tensor]:
+    ) -> list[Tensor]:
         """Return layers 0 to ``depth``, each (n_texts, n_tokens, hidden_size), float32."""
 
-        def on_device(values: np.ndarray) -> torch.Tensor:
+        def on_device(values: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(self.device)
 
         mask = None if attention_mask is None else on_device(attention_mask)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.forks import ForkSafeLock
@@ -27,7 +28,7 @@ _AMD = {"AuthenticAMD", "HygonGenuine"}
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
 
 # HF's name of an activation -> its in-place function, and oneDNN's names
-_ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], Any], tuple[str, str]]] = {
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Any], tuple[str, str]]] = {
     "gelu": (torch.ops.aten.gelu_, ("gelu", "none")),
     "gelu_new": (lambda x: torch.ops.aten.gelu_(x, approximate="tanh"), ("gelu", "tanh")),
     "relu": (torch.relu_, ("relu", "")),
@@ -42,9 +43,9 @@ class Workspace:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
 
-    def take(self, name: str, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    def take(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
         """Return the named buffer in a shape. Its old contents are lost."""
         size, key = prod(shape), (name, dtype)
         if key not in self._buffers or self._buffers[key].numel() < size:
@@ -56,11 +57,11 @@ class Workspace:
 class LayerNorm:
     """A LayerNorm over the last axis."""
 
-    weight: torch.Tensor  # (hidden,)
-    bias: torch.Tensor  # (hidden,)
+    weight: Tensor  # (hidden,)
+    bias: Tensor  # (hidden,)
     eps: float
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
@@ -73,8 +74,8 @@ class Linear:
 
     def __init__(
         self,
-        weight: torch.Tensor,  # (n_out, n_in)
-        bias: torch.Tensor,  # (n_out,), or of the first columns alone
+        weight: Tensor,  # (n_out, n_in)
+        bias: Tensor,  # (n_out,), or of the first columns alone
         activation: str | None = None,
     ) -> None:
         self._bias, self._n_out = bias, len(weight)
@@ -90,13 +91,13 @@ class Linear:
         if self._packed is not None:
             del self._weight
 
-    def __call__(self, x: torch.Tensor, workspace: Workspace) -> torch.Tensor:
+    def __call__(self, x: Tensor, workspace: Workspace) -> Tensor:
         """Return (n_rows, n_out), with BLAS valid until the next call."""
         n_rows = x.shape[0]  # len(x) is slow
         if n_rows <= self.packed_rows:
             name, algorithm = self._fused
             product = torch.ops.mkldnn._linear_pointwise.default
-            y: torch.Tensor = product(x, self._blocks(), self._whole_bias, name, [], algorithm)
+            y: Tensor = product(x, self._blocks(), self._whole_bias, name, [], algorithm)
             activate = self._activate_apart
         else:
             y = workspace.take("product", x.dtype, n_rows, self._n_out)
@@ -107,16 +108,16 @@ class Linear:
             activate(y)
         return y
 
-    def plus(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def plus(self, residual: Tensor, x: Tensor) -> Tensor:
         """Return residual + x W + b. BLAS overwrites the residual."""
         if x.shape[0] <= self.packed_rows:
             product = torch.ops.mkldnn._linear_pointwise.binary
-            y: torch.Tensor = product(x, residual, self._blocks(), self._whole_bias, "add")
+            y: Tensor = product(x, residual, self._blocks(), self._whole_bias, "add")
             return y
         residual += self._bias
         return residual.addmm_(x, self._weight.t())
 
-    def _blocks(self) -> torch.Tensor:
+    def _blocks(self) -> Tensor:
         if self._packed is None:
             with _one_at_a_time, torch.inference_mode():
                 if self._packed is None:
@@ -124,8 +125,8 @@ class Linear:
         return self._packed
 
 
-def _pack(weight: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return packed
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.bert.config import OFFSET_POSITIONS, read_plain_config, read_shape
@@ -32,9 +33,9 @@ _ONE_SPLIT: dict[str, Any] = (
 class _Tokens(NamedTuple):
     """A batch on the device, int32."""
 
-    ids: torch.Tensor  # (n_tokens,)
-    positions: torch.Tensor  # (n_tokens,)
-    starts: torch.Tensor  # (n_texts + 1,)
+    ids: Tensor  # (n_tokens,)
+    positions: Tensor  # (n_tokens,)
+    starts: Tensor  # (n_texts + 1,)
 
 
 class PackedEncoder:
@@ -83,7 +84,7 @@ class PackedEncoder:
         poolings: Sequence[Pooling],
         layers: Sequence[int],
         workspace: Workspace | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return vectors (n_texts, n_poolings, n_layers, hidden_size), float32."""
         with torch.inference_mode():  # grad mode is per thread: never set it globally
             shape = (len(batch.lengths), len(poolings), len(layers), self._hidden_size)
@@ -91,11 +92,8 @@ class PackedEncoder:
             tokens, last = self._to_device(batch), max(layers)
             starts = None if self.device.type == "cpu" else tokens.starts
             cls_only = last > 0 and set(poolings) <= {"cls", "pooler"} and not batch.skip
-            space = workspace or self.workspace()
-            states = self._states(batch, tokens, space, last, cls_only=cls_only)
-            for depth, state in enumerate(states):
-                if depth not in layers:
-                    continue
+            states = self._states(batch, tokens, layers, workspace, cls_only=cls_only)
+            for depth, state in states:
                 for j, pooling in enumerate(poolings):
                     if cls_only and depth == last:
                         vector = state  # (n_texts, hidden_size) already
@@ -111,25 +109,30 @@ class PackedEncoder:
 
     def token_states(
         self, batch: TokenBatch, layers: Sequence[int], workspace: Workspace | None = None
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the states of every token, (n_tokens, n_layers, hidden_size), float32."""
         with torch.inference_mode():
             shape = (len(batch.input_ids), len(layers), self._hidden_size)
             states = torch.empty(shape, device=self.device)
-            tokens, space = self._to_device(batch), workspace or self.workspace()
-            computed = self._states(batch, tokens, space, max(layers), cls_only=False)
-            for depth, state in enumerate(computed):
-                if depth in layers:
-                    states[:, layers.index(depth)] = state
+            for depth, state in self._states(batch, self._to_device(batch), layers, workspace):
+                states[:, layers.index(depth)] = state
             return states
 
     def _states(
-        self, batch: TokenBatch, tokens: _Tokens, workspace: Workspace, last: int, *, cls_only: bool
-    ) -> Iterator[torch.Tensor]:
-        """Yield layers 0 to ``last``, (n_tokens, hidden_size), each valid until the next."""
+        self,
+        batch: TokenBatch,
+        tokens: _Tokens,
+        layers: Sequence[int],
+        workspace: Workspace | None,
+        *,
+        cls_only: bool = False,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the asked layers, (n_tokens, hidden_size), each valid until the next."""
         # with ``cls_only`` the last one is (n_texts, hidden_size)
+        workspace, last = workspace or self.workspace(), max(layers)
         x = self._embed(tokens, workspace)
-        yield x
+        if 0 in layers:
+            yield 0, x
         for k, layer in enumerate(self._layers[:last], 1):
             only_cls = cls_only and k == last
             qkv = layer.qkv(x, workspace).view(x.shape[0], 3, self._n_heads, -1)
@@ -142,9 +145,10 @@ class PackedEncoder:
                 x = x[tokens.starts[:-1].long()]  # (n_texts, hidden_size)
             x = layer.attention_norm(layer.output.plus(x, context))
             x = layer.norm(self._feed_forward(x, layer, workspace))
-            yield x
+            if k in layers:
+                yield k, x
 
-    def _feed_forward(self, x: torch.Tensor, layer: Layer, workspace: Workspace) -> torch.Tensor:
+    def _feed_forward(self, x: Tensor, layer: Layer, workspace: Workspace) -> Tensor:
         """Return x plus its feed-forward layer, overwriting x."""
         at_once = max(layer.up.packed_rows, _FEED_FORWARD_TOKENS)
         if x.shape[0] <= at_once or self.device.type != "cpu":
@@ -155,7 +159,7 @@ class PackedEncoder:
                 rows.copy_(fed)
         return x
 
-    def _embed(self, tokens: _Tokens, workspace: Workspace) -> torch.Tensor:
+    def _embed(self, tokens: _Tokens, workspace: Workspace) -> Tensor:
         """Return layer 0, (n_tokens, hidden_size)."""
         shape = (len(tokens.ids), self._words.shape[1])
         x = workspace.take("embeddings", self._words.dtype, *shape)
@@ -209,12 +213,12 @@ def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool
 
 
 def attend_runs(
-    qkv: torch.Tensor,  # (n_tokens, 3, n_heads, head_size)
+    qkv: Tensor,  # (n_tokens, 3, n_heads, head_size)
     runs: Sequence[Run],
     workspace: Workspace,
     *,
     cls_only: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Attend within each text, from all tokens or [CLS] only."""
     # (n_tokens or n_texts, n_heads * head_size), valid until the next call
     n_tokens, _, n_heads, size = qkv.shape
@@ -237,12 +241,12 @@ def _is_long(run: Run) -> bool:
     return run.n_texts == 1 or run.length >= _LONG
 
 
-def _heads(qkv: torch.Tensor, run: Run) -> torch.Tensor:
+def _heads(qkv: Tensor, run: Run) -> Tensor:
     """View the rows of a run as (3, n_texts, n_heads, length, head_size)."""
     return qkv.view(run.n_texts, run.length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
 
 
-def _torchs(heads: torch.Tensor, cls_only: bool) -> torch.Tensor:
+def _torchs(heads: Tensor, cls_only: bool) -> Tensor:
     """Attend with torch's own function: (n_texts, length or 1, n_heads, head_size), float32."""
     query, key, value = heads.float().unbind()  # much faster than iterating
     if cls_only:
@@ -250,7 +254,7 @@ def _torchs(heads: torch.Tensor, cls_only: bool) -> torch.Tensor:
     return functional.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
 
 
-def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> None:
+def _attend(heads: Tensor, out: Tensor, workspace: Workspace) -> None:
     _, n, n_heads, length, size = heads.shape
     copied = workspace.take("heads", torch.float32, *heads.shape)
     q, k, v = copied.copy_(heads).view(3, n * n_heads, length, size)
@@ -262,7 +266,7 @@ def _attend(heads: torch.Tensor, out: torch.Tensor, workspace: Workspace) -> Non
     torch.div(by_head.transpose(1, 2), sums.transpose(1, 2), out=out)
 
 
-def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
+def _exponentiate(scores: Tensor) -> Tensor:
     """Turn scores into softmax numerators in place, and return the denominators."""
     # torch's softmax goes row by row, which is slow for short rows. exp over everything and a sum
     # are several times as fast, and safe unless a score is large.
@@ -274,12 +278,12 @@ def _exponentiate(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _attend_varlen(
-    qkv: torch.Tensor,  # (n_tokens, 3, n_heads, head_size)
-    starts: torch.Tensor,  # (n_texts + 1,), int32
+    qkv: Tensor,  # (n_tokens, 3, n_heads, head_size)
+    starts: Tensor,  # (n_texts + 1,), int32
     longest: int,
     *,
     cls_only: bool,
-) -> torch.Tensor:
+) -> Tensor:
     """Attend with torch's flash attention on CUDA, as `attend_runs` does."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -292,5 +296,5 @@ def _attend_varlen(
     mixed = varlen_attn(
         query, key, value, query_starts, starts, max_query, longest, scale=1.0, **_ONE_SPLIT
     )
-    assert isinstance(mixed, torch.Tensor)
+    assert isinstance(mixed, Tensor)
     return mixed.flatten(1)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 class Run(NamedTuple):
@@ -76,9 +77,7 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 Combine = Literal["concat", "mean", "sum"]
 
 
-def pool(
-    hidden_state: torch.Tensor, pooling: Pooling, attention_mask: torch.Tensor | None = None
-) -> torch.Tensor:
+def pool(hidden_state: Tensor, pooling: Pooling, attention_mask: Tensor | None = None) -> Tensor:
     """Pool (n_texts, n_tokens, hidden_size) of one layer to (n_texts, hidden_size)."""
     # cls is the state of [CLS] (Devlin et al. 2019, section 3); mean and max cover the real
     # tokens with [CLS] and [SEP] (Reimers and Gurevych 2019, section 3); the others follow
@@ -93,7 +92,7 @@ def pool(
     return hidden_state.masked_fill(~real, -torch.inf).amax(dim=1)
 
 
-def _pool_from(states: torch.Tensor, pooling: Pooling, skip: int) -> torch.Tensor:
+def _pool_from(states: Tensor, pooling: Pooling, skip: int) -> Tensor:
     """Pool (n_texts, n_tokens, hidden_size) from token ``skip`` on."""
     own = states[:, skip:]
     if pooling == "lasttoken":
@@ -107,11 +106,11 @@ def _pool_from(states: torch.Tensor, pooling: Pooling, skip: int) -> torch.Tenso
 
 
 def pool_packed(
-    hidden_state: torch.Tensor,
+    hidden_state: Tensor,
     batch: TokenBatch,
     pooling: Pooling,
-    starts: torch.Tensor | None = None,
-) -> torch.Tensor:
+    starts: Tensor | None = None,
+) -> Tensor:
     """Pool (n_tokens, hidden_size) of one layer to (n_texts, hidden_size), float32."""
     if pooling == "cls" and not batch.skip:
         first = torch.from_numpy(batch.starts[:-1]) if starts is None else starts[:-1].long()

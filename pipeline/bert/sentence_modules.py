@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.bert.pooling import POOLINGS, Pooling
@@ -45,11 +46,11 @@ class Step:
     """One module after the pooling."""
 
     kind: str  # "Dense", "LayerNorm" or "Normalize"
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, Tensor]
     activation: str = "Identity"
     residual: bool = False
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Map (n_texts, n_in) to (n_texts, n_out)."""
         if self.kind == "Normalize":
             return functional.normalize(x, dim=-1)
@@ -57,7 +58,7 @@ class Step:
             weight, bias = self.tensors["norm.weight"], self.tensors["norm.bias"]
             return functional.layer_norm(x, weight.shape, weight, bias)
         dense = functional.linear(x, self.tensors["linear.weight"], self.tensors.get("linear.bias"))
-        y: torch.Tensor = _ACTIVATIONS[self.activation](dense)
+        y: Tensor = _ACTIVATIONS[self.activation](dense)
         if not self.residual:
             return y
         projection = self.tensors.get("residual.weight")

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline.bert.config import read_shape
@@ -86,7 +86,7 @@ class TrainableBert(nn.Module):
         self.head = nn.Linear(shape.hidden_size, len(class_weight))
         nn.init.normal_(self.head.weight, std=0.02)  # like BERT's own heads
         nn.init.zeros_(self.head.bias)
-        self.class_weight: torch.Tensor
+        self.class_weight: Tensor
         self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(_is_trained(name, shape.n_layers, n_trained))
@@ -107,10 +107,10 @@ class TrainableBert(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        labels: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Return ``logits``, (n_texts, n_classes), and with labels the mean ``loss``."""
         states = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, return_dict=True
@@ -123,7 +123,7 @@ class TrainableBert(nn.Module):
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         return {"loss": (losses * self.class_weight[labels]).mean(), "logits": logits}
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Pad texts to the longest one, (n_texts, n_tokens), int64."""
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # (n_texts, n_tokens)
@@ -149,7 +149,7 @@ class TrainableBert(nn.Module):
             if parameters
         ]
 
-    def trained_tensors(self) -> dict[str, torch.Tensor]:
+    def trained_tensors(self) -> dict[str, Tensor]:
         """Return copies of the trained tensors by name, on the CPU."""
         return {
             name: p.detach().cpu().clone() for name, p in self.named_parameters() if p.requires_grad
@@ -302,7 +302,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def __init__(self, module: TrainableBert, patience: int) -> None:
         self._module, self._patience = module, patience
         self._best_score = (-np.inf, -np.inf)
-        self.best: dict[str, torch.Tensor] | None = None
+        self.best: dict[str, Tensor] | None = None
         self.best_epoch: int | None = None
 
     def on_evaluate(

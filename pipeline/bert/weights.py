@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.bert.config import PACKED, BertConfig, bare_name, read_shape
 from pipeline.bert.linear import LayerNorm, Linear
@@ -48,12 +49,12 @@ _cut_lock = ForkSafeLock()
 
 def read_tensors(
     checkpoint: Checkpoint, family: str, expected: Mapping[str, Sequence[int]]
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """View the expected tensors in the weights, or raise if they differ."""
     name = checkpoint.source["model"]
     table, start = read_tensor_table(checkpoint.weights, name)
     buffer = memoryview(checkpoint.weights)  # type: ignore[arg-type]
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for stored, entry in table.items():
         bare = bare_name(stored, family)
         if bare not in expected:
@@ -113,22 +114,22 @@ class Layer:
     norm: LayerNorm
 
 
-def read_norm(tensors: Mapping[str, torch.Tensor], name: str, config: BertConfig) -> LayerNorm:
+def read_norm(tensors: Mapping[str, Tensor], name: str, config: BertConfig) -> LayerNorm:
     """Return the LayerNorm of ``name``, such as ``"embeddings"``."""
     norm = f"{name}.LayerNorm"
     return LayerNorm(tensors[f"{norm}.weight"], tensors[f"{norm}.bias"], config.layer_norm_eps)
 
 
 def read_layer(
-    tensors: Mapping[str, torch.Tensor], k: int, config: BertConfig, dtype: torch.dtype
+    tensors: Mapping[str, Tensor], k: int, config: BertConfig, dtype: torch.dtype
 ) -> Layer:
     """Return layer ``k``, from 0, with its products in ``dtype``."""
     name = f"encoder.layer.{k}"
 
-    def dense(part: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def dense(part: str) -> tuple[Tensor, Tensor]:
         return tensors[f"{name}.{part}.weight"], tensors[f"{name}.{part}.bias"]
 
-    def linear(weight: torch.Tensor, bias: torch.Tensor, activation: str | None = None) -> Linear:
+    def linear(weight: Tensor, bias: Tensor, activation: str | None = None) -> Linear:
         return Linear(weight.to(dtype), bias.to(dtype), activation)
 
     (query, query_bias), (key, _), (value, value_bias) = (
@@ -154,7 +155,7 @@ def read_layer(
 
 def read_encoder(
     checkpoint: Checkpoint, config: BertConfig, depth: int, *, with_pooler: bool
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """View the tensors of an encoder up to layer ``depth``."""
     family, stored = config.model_type, {}
     for name, shape in _expected_tensors(config, depth, with_pooler).items():
