@@ -52,15 +52,10 @@ def _rows_of(window: np.ndarray, kept: np.ndarray, tokenizer: TextTokenizer) -> 
     return np.concatenate([np.arange(n_prefix), own, n_prefix + len(kept) + np.arange(n_suffix)])
 
 
-def token_frame(
-    plan: Plan,
-    vectors: Sequence[np.ndarray],
-    tokenizer: TextTokenizer,
-    combine: CombineLayers,
-    labels: Iterable[Any],
-    names: list[str],
-) -> pd.DataFrame:
-    """Return one row per token of every text, with special tokens."""
+def _token_columns(
+    plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
+) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """Return columns and vectors of the tokens of each distinct text, with special tokens."""
     positions, ids, rows = [], [], []
     for _, pieces, of_windows in _by_text(plan, vectors):
         kept, merged = _merge_windows(of_windows, pieces, tokenizer)
@@ -68,22 +63,13 @@ def token_frame(
         positions.append(_rows_of(kept, np.arange(len(own)), tokenizer))
         ids.append(np.concatenate([tokenizer.prefix, own[kept], tokenizer.suffix]))
         rows.append(merged)
-    columns = {"position": positions, "token_id": ids}
-    frame = _assemble(plan, columns, rows, combine, labels, names)
-    token_of = {token_id: tokenizer.token(token_id) for token_id in frame["token_id"].unique()}
-    frame.insert(2, "token", frame["token_id"].map(token_of).astype(str))
-    return frame
+    return {"position": positions, "token_id": ids}, rows
 
 
-def word_frame(
-    plan: Plan,
-    vectors: Sequence[np.ndarray],
-    tokenizer: TextTokenizer,
-    combine: CombineLayers,
-    labels: Iterable[Any],
-    names: list[str],
-) -> pd.DataFrame:
-    """Return one row per word of every text."""
+def _word_columns(
+    plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
+) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """Return columns and vectors of the words of each distinct text."""
     # words that truncation or the tokenizer removed have no row
     positions, words, counts, rows = [], [], [], []
     for text, pieces, of_windows in _by_text(plan, vectors):
@@ -99,8 +85,7 @@ def word_frame(
         if isinstance(text, str):
             text = {word: text[a:b] for word, (a, b) in word_spans_of(pieces).items()}
         words.append(np.array([text[number] for number in numbers.tolist()], dtype=object))
-    columns = {"position": positions, "word": words, "n_tokens": counts}
-    return _assemble(plan, columns, rows, combine, labels, names)
+    return {"position": positions, "word": words, "n_tokens": counts}, rows
 
 
 def word_spans_of(pieces: Pieces) -> dict[int, tuple[int, int]]:
@@ -111,26 +96,6 @@ def word_spans_of(pieces: Pieces) -> dict[int, tuple[int, int]]:
             before = spans.get(word, (start, end))
             spans[word] = (min(before[0], start), max(before[1], end))
     return spans
-
-
-def _assemble(
-    plan: Plan,
-    columns: dict[str, list[np.ndarray]],
-    rows: list[np.ndarray],
-    combine: CombineLayers,
-    labels: Iterable[Any],
-    names: list[str],
-) -> pd.DataFrame:
-    """Repeat values of distinct texts for each text, and combine the layers."""
-    n_rows = [len(rows[i]) for i in plan.row_of]
-    table: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
-    empty = np.zeros(0, dtype=np.int64)
-    for name, parts in columns.items():
-        table[name] = np.concatenate([empty, *(parts[i] for i in plan.row_of)])
-    values = np.zeros((0, len(names)), dtype=np.float32)
-    if sum(n_rows):
-        values = combine(np.concatenate([rows[i] for i in plan.row_of])[:, None])
-    return pd.concat([pd.DataFrame(table), pd.DataFrame(values, columns=names)], axis=1)
 
 
 def share_out(
@@ -231,9 +196,22 @@ class TokenLevelMixin:
         self._warn_truncation(plan.counts)
         labels = range(len(texts)) if table.index is None else table.index
         names = [name.removeprefix("token_") for name in self._names(("token",))]
-        to_frame = token_frame if level == "token" else word_frame
-        vectors = bert.embed_tokens(plan)
-        return to_frame(plan, vectors, bert.tokenizer, self._combine_layers, labels, names)
+        columns_of = _token_columns if level == "token" else _word_columns
+        columns, rows = columns_of(plan, bert.embed_tokens(plan), bert.tokenizer)
+        # repeat the rows of a distinct text for each text
+        n_rows = [len(rows[i]) for i in plan.row_of]
+        table: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
+        for name, parts in columns.items():
+            of_texts = [parts[i] for i in plan.row_of]
+            table[name] = np.concatenate([np.zeros(0, dtype=np.int64), *of_texts])
+        values = np.zeros((0, len(names)), dtype=np.float32)
+        if sum(n_rows):
+            values = self._combine_layers(np.concatenate([rows[i] for i in plan.row_of])[:, None])
+        frame = pd.concat([pd.DataFrame(table), pd.DataFrame(values, columns=names)], axis=1)
+        if level == "token":
+            piece_of = {i: bert.tokenizer.token(i) for i in frame["token_id"].unique()}
+            frame.insert(2, "token", frame["token_id"].map(piece_of).astype(str))
+        return frame
 
     def token_shares(
         self, X: Iterable[str], weights: np.ndarray, base: np.ndarray | None = None
