@@ -240,6 +240,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     }
 
     _state_version: ClassVar[int] = 2  # 2: prompts, and the modules of a checkpoint
+    _sentence: SentenceModules | None = None
+    _search: Any = None  # in which a fit takes place
 
     # where the "?" of the HTML repr leads: there is no web site
     _doc_link_module = "pipeline"
@@ -427,7 +429,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             source = {**checkpoint.source, "modules": checkpoint.modules_sha256}
             checkpoint = replace(checkpoint, source=source)
         self._checkpoint, self.source_ = checkpoint, checkpoint.source
-        self._sentence: SentenceModules | None = None
+        self._sentence = None
         self.prompt_, max_length = self.prompt or "", self.max_length
         if own:
             modules = self._modules()
@@ -487,9 +489,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return settings
 
     def _modules(self) -> SentenceModules:
-        if self.__dict__.get("_sentence") is None:
+        if self._sentence is None:
             self._sentence = sentence_modules(self._get_checkpoint())
-        assert self._sentence is not None
         return self._sentence
 
     def _poolings(self) -> tuple[Pooling, ...]:
@@ -558,17 +559,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         return combine_layers(vectors, self.combine)
 
     def _warn_truncation(self, counts: TokenCounts) -> None:
-        report, search = counts.truncation_report(), self.__dict__.get("_search")
         cure = "Use count_tokens(X) to find them, or truncation='window' to keep all tokens."
-        warn_truncation(report, self.max_length_, self.truncation, cure, search)
+        report = counts.truncation_report()
+        warn_truncation(report, self.max_length_, self.truncation, cure, self._search)
 
     def _names(self, poolings: tuple[str, ...]) -> list[str]:
         sizes = (self.n_layers_, self.hidden_size_)
         return feature_names(poolings, self.layers_, *sizes, self.combine)
 
     def _refuse_not_finite(self, features: np.ndarray) -> None:
-        features = features.reshape(len(features), int(np.prod(features.shape[1:])))
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        axes = tuple(range(1, features.ndim))
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=axes))
         if len(bad):
             raise ValueError(
                 f"The features of text {bad[0]} are not finite (dtype={self.dtype!r}, {len(bad)} "

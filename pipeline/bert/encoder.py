@@ -53,13 +53,8 @@ class HuggingFaceEncoder:
         """Return vectors (n_texts, n_poolings, n_layers, hidden_size), float32."""
         with torch.inference_mode():
             states = self.token_states(batch, layers).unbind(1)
-            return torch.stack(
-                [
-                    torch.stack([self._pool(state, batch, pooling) for state in states], 1)
-                    for pooling in poolings
-                ],
-                1,
-            )
+            vectors = [self._pool(state, batch, kind) for kind in poolings for state in states]
+            return torch.stack(vectors, 1).unflatten(1, (len(poolings), len(layers)))
 
     def _pool(self, state: Tensor, batch: TokenBatch, pooling: Pooling) -> Tensor:
         if pooling != "pooler":
@@ -84,18 +79,14 @@ class HuggingFaceEncoder:
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None
     ) -> list[Tensor]:
         """Return layers 0 to ``depth``, each (n_texts, n_tokens, hidden_size), float32."""
-
-        def on_device(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(self.device)
-
-        mask = None if attention_mask is None else on_device(attention_mask)
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask}
+        given = {
+            name: torch.as_tensor(values, device=self.device)
+            for name, values in arrays.items()
+            if values is not None
+        }
         with torch.inference_mode():  # grad mode is per thread: never set it globally
-            output = self._model(
-                input_ids=on_device(input_ids),
-                attention_mask=mask,
-                output_hidden_states=True,
-                return_dict=True,
-            )
+            output = self._model(**given, output_hidden_states=True, return_dict=True)
             # a model without layers has only the embedding output
             states = output.hidden_states or (output.last_hidden_state,)
             return [state.float() for state in states]
