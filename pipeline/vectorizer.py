@@ -87,8 +87,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         default under ``pooling="checkpoint"``, else none; "" is none.
 
     layers : int, tuple of int, or "all", default=-1
-        Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder
-        layer, -1 the last.
+        Which of HF's ``hidden_states`` to use: 0 is the embedding output, -1 the last layer.
 
     combine : {"concat", "mean", "sum", "learned"}, default="concat"
         How several layers become one vector. ``"learned"`` fits the weights (softmax) and scale of
@@ -96,7 +95,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     max_length : int or None, default=None
         Most tokens per sequence, with [CLS], [SEP] and prompt. None is the model's limit, often
-        512, or under ``pooling="checkpoint"`` the published one. `fit` warns (`ModelWarning`) if
+        512, or under ``pooling="checkpoint"`` the published one. `fit` gives a `ModelWarning` if
         sentence-transformers would truncate earlier.
 
     truncation : {"head", "tail", "head_tail", "window", "error"}, default="head"
@@ -130,14 +129,13 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     cache : {"memory"}, folder or None, default="memory"
         Where to keep vectors for folds, grid points and refits: in this process (up to
         ``cache_size``, dropping the least recently used with one `CacheWarning`); in a folder
-        (SQLite), shared by processes and runs, readable only by its owner, since vectors reveal
-        something about texts; or nowhere. With a cache, the first pass runs all layers for later
-        use. A loaded pipeline caches nothing.
+        (SQLite), shared by processes and runs, readable only by its owner (vectors reveal something
+        about texts); or nowhere. A loaded pipeline caches nothing; else the first pass runs all
+        layers.
 
     cache_size : int, str or None, default=None
-        Most bytes of this process's memory cache, for all vectorizers together: a number or a
-        string such as ``"4GB"``. None keeps the current size, initially 1 GiB: about 70,000 texts
-        of the default model and one pooling.
+        Most bytes of this process's memory cache, for all vectorizers, such as ``"4GB"``. None
+        keeps the size, at first 1 GiB: about 70,000 texts of the default model and one pooling.
 
     weights_in_artifact : bool, default=True
         Whether a saved vectorizer contains the model's weights, or only their hashes: then it finds
@@ -147,9 +145,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         Never ask the hub.
 
     progress : bool, default=False
-        Show progress of encoding on stderr, unless all vectors are cached: a bar in a terminal or
-        notebook, removed when done, else a line every half minute. `compare`, `layer_study` and
-        `label_issues` also show their fits.
+        Show progress of encoding on stderr: a bar in a terminal or notebook, else a line every half
+        minute. `compare`, `layer_study` and `label_issues` also show their fits.
 
     Attributes
     ----------
@@ -193,10 +190,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     unknown_report_ : dict
         Their tokens that are not in the vocabulary, such as emoji, and read as [UNK]: ``n_texts``,
-        ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``; also
-        ``n_words`` (between blanks) and ``pieces_per_word``: 1.2 to 1.5 in English, more in a
-        language that is spelled out. An `UnknownTokensWarning` is given if more than a fifth of the
-        texts cannot be read.
+        ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``; ``n_words``
+        (between blanks) and ``pieces_per_word``: 1.2 to 1.5 in English, more in a language that is
+        spelled out. If a fifth of the texts cannot be read, fit gives an `UnknownTokensWarning`.
 
     See Also
     --------
@@ -243,8 +239,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     _sentence: SentenceModules | None = None
     _search: Any = None  # in which a fit takes place
 
-    # where the "?" of the HTML repr leads: there is no web site
-    _doc_link_module = "pipeline"
+    _doc_link_module = "pipeline"  # where the "?" of the HTML repr leads: there is no web site
     _doc_link_template = _DOCS.as_uri() if _DOCS.is_file() else ""
 
     def __init__(
@@ -295,7 +290,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
         """Check parameters and texts, and find the model.
 
-        Nothing is encoded or learned, except with ``combine="learned"``.
+        Nothing is encoded, except with ``combine="learned"``.
 
         Parameters
         ----------
@@ -321,9 +316,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self.__dict__.pop("mean_", None)  # from an earlier fit
         if self.combine == "learned":
             self._encode_and_learn(texts, X, y)
-            return self
-        with self._fit_task(X, y, task_name="fit"):
-            self._report(texts, self._bert().plan(texts).counts)
+        else:
+            with self._fit_task(X, y, task_name="fit"):
+                self._report(texts, self._bert().plan(texts).counts)
         return self
 
     @with_callbacks
@@ -359,11 +354,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         -------
         ndarray of shape (n_texts, n_features), float32
             In the order of the texts. Or a DataFrame, as set by `set_output`.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
         """
         check_is_fitted(self)
         texts = check_X(self, X, reset=False)
@@ -450,8 +440,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
                 f"got layers={self.layers!r}. Use layers=-1, or another pooling."
             )
         self.layers_, self.n_layers_ = bert.layers, bert.n_layers
-        self.hidden_size_ = bert.hidden_size
-        self.max_length_ = bert.max_length
+        self.hidden_size_, self.max_length_ = bert.hidden_size, bert.max_length
         self._made_with = None
         self._to_save: Checkpoint | None = None
 
@@ -564,8 +553,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         warn_truncation(report, self.max_length_, self.truncation, cure, self._search)
 
     def _names(self, poolings: tuple[str, ...]) -> list[str]:
-        sizes = (self.n_layers_, self.hidden_size_)
-        return feature_names(poolings, self.layers_, *sizes, self.combine)
+        return feature_names(
+            poolings, self.layers_, self.combine, self.n_layers_, self.hidden_size_
+        )
 
     def _refuse_not_finite(self, features: np.ndarray) -> None:
         axes = tuple(range(1, features.ndim))

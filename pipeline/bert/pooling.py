@@ -168,7 +168,7 @@ def combine_layers(vectors: np.ndarray, combine: Combine) -> np.ndarray:
 
 
 def feature_names(
-    poolings: Sequence[str], layers: Sequence[int], n_layers: int, hidden_size: int, combine: str
+    poolings: Sequence[str], layers: Sequence[int], combine: str, n_layers: int, hidden_size: int
 ) -> list[str]:
     """Name the features of `combine_layers`, such as ``mean_layer6_017``."""
     digits, width = len(str(n_layers)), len(str(hidden_size - 1))
