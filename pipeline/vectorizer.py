@@ -59,9 +59,8 @@ _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, SavedModel):
     """Turn raw texts into vectors of a frozen BERT.
 
-    A pre-trained model with fixed weights encodes each distinct text once, up to the deepest layer
-    needed. Its tokens are pooled to one vector per layer; the chosen layers and poolings make one
-    row of features.
+    Each distinct text is encoded once, up to the deepest layer needed, and pooled to one vector
+    per layer. The chosen layers and poolings make one row of features.
 
     Parameters
     ----------
@@ -90,8 +89,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         Which of HF's ``hidden_states`` to use: 0 is the embedding output, -1 the last layer.
 
     combine : {"concat", "mean", "sum", "learned"}, default="concat"
-        How several layers become one vector. ``"learned"`` fits the weights (softmax) and scale of
-        a weighted sum to the labels.
+        How several layers become one vector. ``"learned"`` fits softmax weights and a scale to y.
 
     max_length : int or None, default=None
         Most tokens per sequence, with [CLS], [SEP] and prompt. None is the model's limit, often
@@ -181,8 +179,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         With ``combine="learned"``: the factor of the weighted sum.
 
     mean_ : ndarray of shape (n_features,), float32
-        Mean of the features, the baseline of `pipeline.explain`. Only set by `fit_transform`, which
-        pipelines call.
+        Mean of the features, the baseline of `pipeline.explain`. Only set by `fit_transform`.
 
     truncation_report_ : dict
         For the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``,
@@ -553,9 +550,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         warn_truncation(report, self.max_length_, self.truncation, cure, self._search)
 
     def _names(self, poolings: tuple[str, ...]) -> list[str]:
-        return feature_names(
-            poolings, self.layers_, self.combine, self.n_layers_, self.hidden_size_
-        )
+        sizes = (self.n_layers_, self.hidden_size_)
+        return feature_names(poolings, self.layers_, self.combine, *sizes)
 
     def _refuse_not_finite(self, features: np.ndarray) -> None:
         axes = tuple(range(1, features.ndim))
