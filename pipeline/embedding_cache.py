@@ -31,8 +31,8 @@ from pipeline.vector_store import (
     text_key,
 )
 
-NUMERICS = 4  # part of every key: raise it when a change of the encoder changes its numbers
-# texts per step of tokenising, looking up, encoding and storing: limits the memory of a long run
+NUMERICS = 4  # in every key: raise it when the encoder's numbers change
+# texts per step, which limits the memory of a long run
 CHUNK_TEXTS = 1024
 # free with the forward pass
 _FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")
@@ -123,7 +123,7 @@ def _count(**numbers: int) -> None:
 
 
 def fingerprint(bert: FrozenBert) -> str:
-    """Return a hash of the model and its settings, a part of every key."""
+    """Return a hash of the model and its settings."""
     device, dtype = encoder.choose_device(bert.device, bert.dtype)
     settings: tuple[Any, ...] = (
         NUMERICS,
@@ -144,7 +144,7 @@ def open_store(
     """Return the store of ``BertVectorizer(cache=..., cache_size=...)``, or None."""
     if cache is None:
         return None
-    # a store even here: without one, another depth might run in an encoder of its own
+    # without a store, another depth might run in an encoder of its own
     if is_unrecorded():
         return MemoryStore()
     if cache != "memory":
@@ -162,15 +162,14 @@ def encode(
     on_batch: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, TokenCounts]:
     """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and token counts."""
-    # distinct -> tokenise -> look up -> forward -> store -> gather. Texts found in the store are
-    # tokenised too, for the report on truncation.
+    # stored texts are tokenised too, for the report on truncation
     distinct, row_of = find_distinct(texts)
     kept = _widen(bert, len(distinct), store)
     vectors = np.empty(
         (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
     counts = np.zeros((len(TokenCounts._fields), len(distinct)), dtype=np.int64)
-    # without a store, one layer is held instead of all: longer chunks fill large batches
+    # one layer instead of all: longer chunks fill large batches
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
     starts = range(0, len(distinct), n_at_once)
     chunks = [distinct[start : start + n_at_once] for start in starts]
@@ -205,7 +204,7 @@ def _in_texts(
     known: int,
     on_batch: Callable[[], None] | None,
 ) -> Callable[[int], None]:
-    """Return a function that shows progress in texts."""
+    """Return a function that shows progress."""
     n_sequences, encoded = len(plan.tokenized.input_ids), 0
     part.show(before, n_texts, known=known)
 
@@ -236,14 +235,13 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     """Return what to compute and keep, or None to keep nothing."""
     if store is None:
         return None
-    # all layers and, if there is space, all poolings that cost nothing more, so that a search
-    # over them finds everything
+    # all layers and, if there is space, all poolings that cost nothing more, for searches
     every_layer = replace(bert, layers=tuple(range(bert.deepest_layer + 1)))
     poolings = (*bert.poolings, *(p for p in _FREE_POOLINGS if p not in bert.poolings))
     per_pooling = n_texts * len(every_layer.layers) * bert.hidden_size * 4
     if store.max_bytes >= per_pooling * len(poolings):
         return replace(every_layer, poolings=poolings)
-    # a batch too large for the memory cache would push itself out again
+    # a larger batch would push itself out again
     return every_layer if store.max_bytes >= per_pooling * len(bert.poolings) else None
 
 
@@ -270,7 +268,7 @@ def _warn_if_full(
 def _look_up(
     bert: FrozenBert, store: Store | None, texts: list[str], vectors: np.ndarray
 ) -> np.ndarray:
-    """Fill in the vectors that are stored, and return the places of the other texts."""
+    """Fill in stored vectors, and return the places of the others."""
     if store is None:
         _count(texts_encoded=len(texts))
         return np.arange(len(texts))
@@ -296,7 +294,7 @@ def _compute(
     plan: Plan,
     on_batch: Callable[[int], None],
 ) -> np.ndarray:
-    """Encode a plan, store ``kept`` vectors, and return those of ``bert``."""
+    """Encode a plan, store it as ``kept``, and return it as ``bert``."""
     wide = kept or bert
     computed = wide.embed(plan, on_batch)  # (n_missing, n_wide_poolings, n_wide_layers, hidden)
     if store is not None and kept is not None:

@@ -1,4 +1,4 @@
-"""Learned layer weights: a scalar mix fitted with a linear head."""
+"""Learned layer weights, fitted with a linear head."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +9,7 @@ from scipy.special import log_softmax, softmax
 
 from pipeline.texts import class_numbers, labels_of_texts
 
-# Chosen on 1,500 texts of SST-2 train, scored on its dev split and by cross-validation on both;
-# scores from 0.3 to 3 are ties.
+# Chosen on 1,500 texts of SST-2; scores from 0.3 to 3 are ties.
 DEFAULT_C = 1.0
 _OPTIONS = {"maxiter": 500, "maxfun": 1000, "gtol": 1e-5, "ftol": 1e-10, "maxcor": 20}
 _CHUNK = 512
@@ -26,7 +25,7 @@ class LayerMix:
 
 
 def learn_layer_mix(vectors: np.ndarray, y: Any, *, C: float = DEFAULT_C) -> LayerMix:
-    """Learn layer weights and scale from (n_texts, n_poolings, n_layers, hidden_size)."""
+    """Learn from (n_texts, n_poolings, n_layers, hidden_size)."""
     objective = MixObjective(vectors, class_codes(y, len(vectors)), C)
     found = minimize(
         objective,
@@ -74,7 +73,7 @@ class MixObjective:
 
     @property
     def n_parameters(self) -> int:
-        """Number of layer logits, log scale, biases and head weights."""
+        """Layer logits, log scale, biases and head weights."""
         n_poolings, n_layers, hidden_size = self.shape
         return n_layers + 1 + len(self.contrast) * (1 + n_poolings * hidden_size)
 

@@ -1,4 +1,4 @@
-"""A frozen BERT: from texts to tokens, batches, hidden states and pooled vectors."""
+"""A frozen BERT: from texts to pooled vectors, batch by batch."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ from pipeline.bert.tokenizing import (
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError, TextTooLongError
 
-_IN_FLIGHT = 4  # results copied from an accelerator while it computes the next ones
+_IN_FLIGHT = 4  # results being copied from an accelerator
 
 
 class TokenCounts(NamedTuple):
@@ -55,16 +55,16 @@ class TokenCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Distinct texts, tokenised and truncated, with the rows they belong to."""
+    """Distinct texts, tokenised and truncated, and their rows."""
 
     row_of: np.ndarray  # the distinct text of each row, (n_texts,), int64
     tokenized: TokenizedTexts
     texts: list[Any]  # the distinct texts: str, or tuples of words
-    encodings: list[Pieces] | None = None  # of the whole distinct texts, on request
+    encodings: list[Pieces] | None = None  # of the whole texts, on request
 
     @property
     def n_windows(self) -> np.ndarray:
-        """Number of sequences per distinct text, (n_distinct,), int64."""
+        """Sequences per distinct text, (n_distinct,), int64."""
         return np.bincount(self.tokenized.owner, minlength=len(self.texts))
 
     @property
@@ -75,7 +75,7 @@ class Plan:
         return TokenCounts(*np.stack(of_distinct)[:, self.row_of])
 
     def subset(self, distinct: np.ndarray) -> "Plan":
-        """Return the plan of some distinct texts, in that order."""
+        """Return the plan of some distinct texts."""
         tokenized = self.tokenized
         starts = np.searchsorted(tokenized.owner, distinct)
         stops = np.searchsorted(tokenized.owner, distinct, side="right")
@@ -105,12 +105,12 @@ class FrozenBert:
     poolings: tuple[Pooling, ...]
     max_length: int  # tokens per sequence, with [CLS] and [SEP]
     truncation: Truncation
-    batch_tokens: int | None  # None is the default of the device, `BATCH_TOKENS`
+    batch_tokens: int | None  # None is `BATCH_TOKENS`
     device: str
     dtype: DType
     prompt: str = ""
     lower: bool = False
-    pools_prompt: bool = True  # whether poolings include the tokens of the prompt
+    pools_prompt: bool = True  # whether poolings include the prompt
 
     @classmethod
     def choose(
@@ -158,7 +158,7 @@ class FrozenBert:
 
     @property
     def deepest_layer(self) -> int:
-        """The deepest layer with weights, which may be cut in an artifact."""
+        """The deepest layer with weights; artifacts may lack others."""
         return self.n_layers if self.checkpoint.depth is None else self.checkpoint.depth
 
     @property
@@ -171,13 +171,13 @@ class FrozenBert:
 
     @property
     def skip(self) -> int:
-        """Number of first tokens, [CLS] and prompt, that no pooling includes."""
+        """First tokens, [CLS] and prompt, that no pooling includes."""
         return 0 if self.pools_prompt or not self.prompt else self.tokenizer.n_before
 
     def plan(
         self, texts: Sequence[str] | Sequence[tuple[str, ...]], *, pieces: bool = False
     ) -> Plan:
-        """Tokenise each distinct text once. Tuples are texts split into words."""
+        """Tokenise each distinct text once. Tuples are split words."""
         distinct, row_of = find_distinct(texts)
         encodings = None
         try:
@@ -190,7 +190,7 @@ class FrozenBert:
         return Plan(row_of, tokenized, distinct, encodings)
 
     def _batches(self, input_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Group sequences into batches, of equal length unless the encoder packs."""
+        """Group sequences, by equal length unless the encoder packs."""
         device, dtype = choose_device(self.device, self.dtype)
         group = pack_by_length if can_pack(self.checkpoint, device, dtype) else batch_by_length
         budget = self.batch_tokens or BATCH_TOKENS[device.type]
@@ -204,7 +204,7 @@ class FrozenBert:
             return vectors
         encoder = self._load(self.n_layers if "pooler" in self.poolings else max(self.layers))
         input_ids, owner = plan.tokenized.input_ids, plan.tokenized.owner
-        # a text of several windows gets their mean, weighted by their token counts
+        # windows are averaged by their token counts
         weight = np.array([len(ids) for ids in input_ids], dtype=np.float64)
         share = weight / np.bincount(owner, weights=weight, minlength=len(plan.texts))[owner]
         alone = plan.n_windows[owner] == 1
@@ -225,7 +225,7 @@ class FrozenBert:
         return np.asarray(vectors[plan.row_of])
 
     def embed_tokens(self, plan: Plan) -> list[np.ndarray]:
-        """Return (n_tokens, n_layers, hidden_size), float32, per sequence of a plan."""
+        """Return (n_tokens, n_layers, hidden_size), float32, per sequence."""
         if not len(plan.texts):
             return []
         encoder, input_ids = self._load(max(self.layers)), plan.tokenized.input_ids
@@ -247,14 +247,14 @@ class FrozenBert:
 
 
 def find_distinct(texts: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
-    """Return the distinct texts, and which of them each row is, (n_texts,), int64."""
+    """Return the distinct texts, and which one each row is."""
     position: dict[Any, int] = {}
     row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
     return list(position), row_of
 
 
 def naming_row(error: TextTooLongError, row_of: np.ndarray, n_before: int = 0) -> TextTooLongError:
-    """Return the error with the first row of its text, which counts from ``n_before``."""
+    """Return the error with the first row of its text."""
     row = int(np.flatnonzero(row_of == n_before + error.text)[0])
     return TextTooLongError(row, error.n_tokens, error.max_length)
 
@@ -266,7 +266,7 @@ def run_batches(
     compute: Callable[[TokenBatch, Any], Tensor],  # first axis over texts or tokens
     skip: int = 0,  # first tokens that no pooling includes
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions in ``input_ids`` and values, halving batches if memory runs out."""
+    """Yield positions and values, halving batches if memory runs out."""
     workspace = encoder.workspace()
     waiting = deque(batches)
     in_flight: deque[tuple[np.ndarray, Callable[[], np.ndarray]]] = deque()
@@ -302,7 +302,7 @@ def run_batches(
 
 
 def _copy_to_host(values: Tensor) -> Callable[[], np.ndarray]:
-    """Start copying a result, and return a function that waits for it."""
+    """Start copying, and return a function that waits."""
     if not values.is_cuda:
         return values.cpu().numpy
     copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

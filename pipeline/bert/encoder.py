@@ -1,4 +1,4 @@
-"""Encoders of checkpoints, packed or by transformers, loaded once per process."""
+"""Encoders, packed or by transformers, loaded once per process."""
 
 import inspect
 import os
@@ -25,14 +25,14 @@ from pipeline.forks import ForkSafeLock
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
-# Tokens in one batch. On the CPU the activations of a batch should fit its caches (see
-# benchmarks/results/batch_tokens.json); an accelerator needs larger batches.
+# Tokens in one batch. On the CPU its activations should fit the caches: see
+# benchmarks/results/batch_tokens.json.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 _MAX_LOADED = 4
 
 
 class HuggingFaceEncoder:
-    """A frozen encoder up to layer ``depth``, run by transformers on texts of equal length."""
+    """A frozen encoder in transformers, over texts of equal length."""
 
     def __init__(
         self, checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype
@@ -87,7 +87,7 @@ class HuggingFaceEncoder:
         }
         with torch.inference_mode():  # grad mode is per thread: never set it globally
             output = self._model(**given, output_hidden_states=True, return_dict=True)
-            # a model without layers has only the embedding output
+            # None if the model has no layers
             states = output.hidden_states or (output.last_hidden_state,)
             return [state.float() for state in states]
 
@@ -100,7 +100,7 @@ _n_loads = 0
 
 
 def n_loads() -> int:
-    """Return how many encoders this process has built."""
+    """Return the number of encoders built so far."""
     return _n_loads
 
 
@@ -119,10 +119,10 @@ def load_encoder(
         depth = read_shape(checkpoint).n_layers
     key = (checkpoint.fingerprint, depth, where, precision, packs)
     global _n_loads
-    with _loaded_lock:  # held while loading, so that two threads load a model once
+    with _loaded_lock:  # two threads load a model once
         if key not in _loaded:
             _cure_fork()
-            checkpoint.verify()  # encoders are shared by content hash, which must be true
+            checkpoint.verify()  # encoders are shared by content hash
             _n_loads += 1
             _loaded[key] = (
                 PackedEncoder(checkpoint, depth, where, precision, varlen=where.type != "cpu")
@@ -137,13 +137,13 @@ def load_encoder(
 
 @cache
 def _cure_fork() -> None:
-    """Keep forked children from waiting for libgomp threads that the fork lost."""
+    """Keep forked children from waiting for lost libgomp threads."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def device_here(device: str, dtype: DType) -> tuple[str, DType]:
-    """Return device and dtype, replaced by ``"auto"`` if this machine lacks them."""
+    """Return device and dtype, or ``"auto"`` if not available."""
     choices: list[tuple[str, DType]] = [(device, dtype), (device, "auto")]
     for choice in choices:
         with suppress(ValueError):
@@ -153,7 +153,7 @@ def device_here(device: str, dtype: DType) -> tuple[str, DType]:
 
 
 def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, torch.dtype]:
-    """Return the device and precision to use, or raise naming those available."""
+    """Return device and precision, or raise with those available."""
     forked = torch.cuda._is_in_bad_fork()  # then is_available() is False
     has_cuda = forked or torch.cuda.is_available()
     available = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if has_cuda else []
@@ -190,20 +190,20 @@ def choose_device(device: str, dtype: DType = "auto") -> tuple[torch.device, tor
 def build_model(
     checkpoint: Checkpoint, depth: int, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """Build transformers' model without a head, frozen, with no random weights."""
-    with warnings.catch_warnings():  # about notebooks without ipywidgets, not needed here
+    """Build transformers' frozen model, without head and random weights."""
+    with warnings.catch_warnings():  # about missing ipywidgets
         warnings.simplefilter("ignore", TqdmWarning)
         from transformers import MODEL_MAPPING
 
     config = hf_config(checkpoint)
     packed = config.model_type in PACKED
-    if packed:  # other families normalise the output of whichever layer is last
+    if packed:  # other families normalise the last layer's output
         config.num_hidden_layers = depth
     model_class = MODEL_MAPPING[type(config)]
     settings = {}
     if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
         settings["add_pooling_layer"] = read_shape(checkpoint).has_pooler
-    # meta tensors have only shapes, but the buffers of other families hold values (rotations)
+    # buffers of other families hold values (rotations), which meta tensors lack
     with torch.device("meta" if packed else "cpu"), torch.random.fork_rng(devices=[]):
         try:
             model = model_class(config, **settings)
@@ -222,7 +222,7 @@ def build_model(
 
 
 def _fill_buffers(model: Any) -> None:
-    """Create the buffers that checkpoints do not store: positions and token types."""
+    """Create the buffers that checkpoints do not store."""
     for path, buffer in list(model.named_buffers()):
         parent, _, name = path.rpartition(".")
         if name == "position_ids":

@@ -1,4 +1,4 @@
-"""Products with frozen matrices, by oneDNN from a packed copy or by BLAS, and norms."""
+"""Products with frozen matrices, by oneDNN or BLAS, and norms."""
 
 import os
 import platform
@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from pipeline.forks import ForkSafeLock
 
-# "onednn" or "blas" forces the products of the CPU. By default the processor decides, never a
-# timing, so that all processes of a machine give the same bits.
+# "onednn" or "blas" forces the products of the CPU. By default its model decides, not a timing: all
+# processes of a machine give the same bits.
 PRODUCTS = "PIPELINE_PRODUCTS"
-# "1" allows bfloat16 on processors that only emulate it, for tests
+# "1" allows emulated bfloat16, for tests
 EMULATE_BFLOAT16 = "PIPELINE_EMULATE_BFLOAT16"
-# With few rows, most of the time goes into reading the matrix, which BLAS rearranges at every
-# call: oneDNN takes half the time at 12 rows, three quarters at 64, on every processor.
+# BLAS rearranges the matrix at every call: with 12 rows oneDNN takes half the time, with 64 three
+# quarters, on every processor.
 FEW_ROWS = 64
 
 _AMD = {"AuthenticAMD", "HygonGenuine"}
@@ -46,7 +46,7 @@ class Workspace:
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def take(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-        """Return the named buffer in a shape. Its old contents are lost."""
+        """Return the named buffer; its contents are lost."""
         size, key = prod(shape), (name, dtype)
         if key not in self._buffers or self._buffers[key].numel() < size:
             self._buffers[key] = torch.empty(size, device=self._device, dtype=dtype)
@@ -69,8 +69,8 @@ class LayerNorm:
 class Linear:
     """Frozen x W + b, with an activation or a residual."""
 
-    # oneDNN's copy is made at first use, or at once if it does all the work; then nothing else is
-    # kept. Each new number of rows costs a few milliseconds once, for its kernels.
+    # oneDNN's copy is made at first use, or at once if it does all the work: then nothing else is
+    # kept. Each new number of rows costs milliseconds once.
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ def _pack(weight: Tensor) -> Tensor:
 
 
 def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the most rows that oneDNN multiplies rather than BLAS."""
+    """Return up to how many rows oneDNN multiplies."""
     ops = torch.ops.mkldnn
     has_ops = (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -145,7 +145,7 @@ def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
         if forced not in ("onednn", "blas"):
             raise ValueError(f"{PRODUCTS}={forced!r}; allowed are 'onednn' and 'blas'.")
         return inf if forced == "onednn" else 0
-    # on Intel's processors MKL uses AVX-512 too, and is as fast or a little faster
+    # on Intel's processors MKL is at least as fast
     is_faster = _capability().startswith("AVX") and (
         dtype == torch.bfloat16 or not _AMD.isdisjoint(_processor())
     )
@@ -153,7 +153,7 @@ def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def computes_bfloat16() -> bool:
-    """Tell whether the processor multiplies in bfloat16 rather than emulating it."""
+    """Tell whether the processor multiplies in bfloat16."""
     ops = torch.ops.mkldnn
     if not (hasattr(ops, "_is_mkldnn_bf16_supported") and ops._is_mkldnn_bf16_supported()):
         return False
@@ -161,7 +161,7 @@ def computes_bfloat16() -> bool:
 
 
 def _capability() -> str:
-    """Return the instruction set that torch uses, such as ``"AVX2"`` or ``"AVX512"``."""
+    """Return torch's instruction set, such as ``"AVX512"``."""
     return torch.backends.cpu.get_cpu_capability()
 
 

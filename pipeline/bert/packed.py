@@ -14,17 +14,16 @@ from pipeline.bert.pooling import Pooling, Run, TokenBatch, pool_packed
 from pipeline.bert.weights import Layer, read_encoder, read_layer, read_norm
 from pipeline.checkpoints.checkpoint import Checkpoint
 
-# Rows per step of the feed-forward layer, so that its inner activations (1,024 x 1,536 floats for
-# MiniLM, 6 MiB) stay in the cache.
+# Rows per step of the feed-forward layer, whose activations (6 MiB for MiniLM) should stay in the
+# cache.
 _FEED_FORWARD_TOKENS = 1024
 
-# exp() of scores within these bounds neither overflows nor vanishes in float32
+# exp() within these bounds neither overflows nor vanishes
 _SAFE_SCORE = 60.0
-# From this length on, and for single texts, torch's own attention is faster: it copies no heads and
-# holds no scores, but runs once per text.
+# From this length on, and for single texts, torch's own attention is faster.
 _LONG = 48
-# With one split, the order of summation does not depend on the other texts of the batch.
-# Before torch 2.13, and on ROCm, the option fails; torch's own kernel never splits there.
+# With one split, sums do not depend on the other texts of the batch. Before torch 2.13, and on
+# ROCm, the option fails, and the kernel never splits.
 _ONE_SPLIT: dict[str, Any] = (
     {"num_splits": 1} if torch.__version__ >= "2.13" and torch.version.hip is None else {}
 )
@@ -39,11 +38,10 @@ class _Tokens(NamedTuple):
 
 
 class PackedEncoder:
-    """A frozen BertModel up to layer ``depth``, over concatenated texts."""
+    """A frozen BertModel over concatenated texts."""
 
-    # Matrix products see (n_tokens, hidden_size); only attention looks at one text at a time.
-    # Query, key and value are one product. On the CPU, all weights but the fused ones are views of
-    # the checkpoint's bytes.
+    # Only attention looks at one text at a time. Query, key and value are one product. On the CPU,
+    # the other weights are views of the checkpoint's bytes.
 
     def __init__(
         self,
@@ -75,7 +73,7 @@ class PackedEncoder:
         self._layers = [read_layer(tensors, k, config, dtype) for k in range(depth)]
 
     def workspace(self) -> Workspace:
-        """Return buffers for a series of batches in one thread."""
+        """Return buffers for the batches of one thread."""
         return Workspace(self.device)
 
     def pooled(
@@ -127,7 +125,7 @@ class PackedEncoder:
         *,
         cls_only: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield the asked layers, (n_tokens, hidden_size), each valid until the next."""
+        """Yield layers, (n_tokens, hidden_size), each valid until the next."""
         # with ``cls_only`` the last one is (n_texts, hidden_size)
         workspace, last = workspace or self.workspace(), max(layers)
         x = self._embed(tokens, workspace)
@@ -198,7 +196,7 @@ def can_pack(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
 
 
 def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
-    """Tell whether torch's flash attention runs here: CUDA since Ampere, half precision."""
+    """Tell whether torch's flash attention runs here."""
     return (
         device.type == "cuda"
         and dtype in (torch.float16, torch.bfloat16)
@@ -208,8 +206,8 @@ def has_varlen(device: torch.device, dtype: torch.dtype, head_size: int) -> bool
     )
 
 
-# The functions below compute softmax(q k^T) v (Vaswani et al. 2017, equation 1); q already holds
-# the factor 1/sqrt(d). The CPU computes in float32 whatever the type of q: scores need it.
+# Below is softmax(q k^T) v (Vaswani et al. 2017, equation 1); q holds the factor 1/sqrt(d). Scores
+# need float32 on the CPU.
 
 
 def attend_runs(
@@ -220,7 +218,7 @@ def attend_runs(
     cls_only: bool = False,
 ) -> Tensor:
     """Attend within each text, from all tokens or [CLS] only."""
-    # (n_tokens or n_texts, n_heads * head_size), valid until the next call
+    # valid until the next call
     n_tokens, _, n_heads, size = qkv.shape
     n_queries = sum(run.n_texts for run in runs) if cls_only else n_tokens
     if len(runs) == 1 and (cls_only or _is_long(runs[0])):
@@ -247,7 +245,7 @@ def _heads(qkv: Tensor, run: Run) -> Tensor:
 
 
 def _torchs(heads: Tensor, cls_only: bool) -> Tensor:
-    """Attend with torch's own function: (n_texts, length or 1, n_heads, head_size), float32."""
+    """Attend by torch: (n_texts, length or 1, n_heads, head_size), float32."""
     query, key, value = heads.float().unbind()  # much faster than iterating
     if cls_only:
         query = query[:, :, :1]
@@ -267,9 +265,8 @@ def _attend(heads: Tensor, out: Tensor, workspace: Workspace) -> None:
 
 
 def _exponentiate(scores: Tensor) -> Tensor:
-    """Turn scores into softmax numerators in place, and return the denominators."""
-    # torch's softmax goes row by row, which is slow for short rows. exp over everything and a sum
-    # are several times as fast, and safe unless a score is large.
+    """Turn scores into softmax's numerators, and return the denominators."""
+    # several times as fast as torch's softmax over short rows, and safe unless a score is large
     low, high = torch.aminmax(scores)
     if low.item() > -_SAFE_SCORE and high.item() < _SAFE_SCORE:
         return scores.exp_().sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Batches of texts without padding, pooled to one vector per text."""
+"""Batches without padding, and the pooling of texts and layers."""
 
 import math
 from collections.abc import Sequence
@@ -23,9 +23,8 @@ class TokenBatch:
     """The tokens of several texts, concatenated without padding."""
 
     def __init__(self, sequences: Sequence[np.ndarray], skip: int = 0) -> None:
-        self.skip = skip  # first tokens of each text that no pooling includes
-        # not cached properties: their lock, one for the whole class, may stay locked in a forked
-        # child for ever
+        self.skip = skip  # first tokens that no pooling includes
+        # no cached properties: their lock may stay locked in a forked child
         self.input_ids = np.concatenate(sequences)  # (n_tokens,), int64
         self.lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)  # (n_texts,)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])  # (n_texts + 1,)
@@ -39,12 +38,12 @@ class TokenBatch:
         ]
 
 
-# Both functions below return positions in ``lengths``, each once, longest first, so that memory
-# runs out early if at all. A sequence longer than the budget is a batch of its own.
+# Both functions return positions, longest first, so that memory runs out early if at all. A
+# sequence longer than the budget is a batch of its own.
 
 
 def batch_by_length(lengths: Sequence[int] | np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Group sequences of equal length, so that no padding is needed."""
+    """Group sequences of equal length."""
     lengths = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     batches: list[np.ndarray] = []
@@ -121,7 +120,7 @@ def pool_packed(
         return torch.segment_reduce(
             hidden_state.float(), pooling, lengths=lengths, axis=0, unsafe=True
         )
-    # one run of equal length at a time, faster on the CPU
+    # run by run, faster on the CPU
     pooled = [
         _pool_from(
             hidden_state[run.tokens].float().view(run.n_texts, run.length, -1),
@@ -161,7 +160,7 @@ def resolve_layers(layers: int | Sequence[int] | str, n_layers: int) -> tuple[in
 
 def combine_layers(vectors: np.ndarray, combine: Combine) -> np.ndarray:
     """Turn (n_texts, n_poolings, n_layers, hidden_size) into (n_texts, n_features)."""
-    # concatenates the layers of each pooling (Devlin et al. 2019, Table 7), then the poolings
+    # layers of each pooling (Devlin et al. 2019, Table 7), then poolings
     if combine != "concat":
         vectors = vectors.mean(axis=2) if combine == "mean" else vectors.sum(axis=2)
     return vectors.reshape(len(vectors), int(np.prod(vectors.shape[1:])))

@@ -1,4 +1,4 @@
-"""Prompt, poolings, Dense and norm layers that a checkpoint brings with it."""
+"""What a checkpoint was published with: prompt, poolings, Dense and norms."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from pipeline.bert.weights import TORCH_DTYPES
 from pipeline.checkpoints.checkpoint import INSTALLED, Checkpoint, read_tensor_table
 from pipeline.exceptions import CheckpointError, ModelWarning
 
-# Keys of 1_Pooling/config.json, in the order of concatenation in sentence-transformers.
+# Keys of 1_Pooling/config.json, as sentence-transformers concatenates.
 _POOLING_KEYS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -71,14 +71,14 @@ class SentenceModules:
 
     poolings: tuple[Pooling, ...]
     steps: tuple[Step, ...]
-    include_prompt: bool  # whether poolings include the tokens of the prompt
+    include_prompt: bool  # whether poolings include the prompt
     prompt: str  # the default one, "" for none
     lower: bool
     max_length: int | None
     width: int  # number of features
 
     def finish(self, pooled: np.ndarray) -> np.ndarray:
-        """Turn pooled vectors (n_texts, n_poolings * hidden_size) into features, float32."""
+        """Turn (n_texts, n_poolings * hidden_size) into features."""
         with torch.inference_mode():
             x = torch.tensor(pooled)
             for step in self.steps:
@@ -135,7 +135,7 @@ def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
     kinds = [step.kind for step in modules.steps if step.kind != "Normalize"]
     if modules.poolings != ("mean",) or kinds:
         others = ", then ".join([" and ".join(modules.poolings), *kinds])
-        warnings.warn(  # Python shows equal warnings of one line once
+        warnings.warn(
             f"The authors of {model!r} pool by {others}, not by the mean alone. "
             "Use pooling='checkpoint' to get their vectors.",
             ModelWarning,
@@ -210,7 +210,7 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
         tensors[tensor] = raw.view(TORCH_DTYPES[entry["dtype"]]).reshape(entry["shape"]).float()
     if kind == "LayerNorm":
         return Step(kind, {key: tensors[key] for key in ("norm.weight", "norm.bias")})
-    # sentence-transformers falls back to Tanh if it does not trust the name
+    # the default of sentence-transformers is Tanh
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     short = activation.rpartition(".")[2]
     if not activation.startswith("torch.nn.modules.") or short not in _ACTIVATIONS:
@@ -221,7 +221,7 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
 
 
 def _width(poolings: Sequence[Pooling], steps: Sequence[Step], config: dict[str, Any]) -> int:
-    """Return the number of features, or raise if a module does not fit the one before."""
+    """Return the number of features, or raise if modules do not fit."""
     size: int = (config.get("hidden_size") or config["dim"]) * len(poolings)
     for step in steps:
         weight = step.tensors.get("linear.weight", step.tensors.get("norm.weight"))

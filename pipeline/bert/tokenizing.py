@@ -1,4 +1,4 @@
-"""Texts -> token ids, with truncation policies and without padding."""
+"""Texts -> token ids, truncated, without padding."""
 
 import contextlib
 import re
@@ -23,11 +23,11 @@ Truncation = Literal["head", "tail", "head_tail", "window", "error"]
 class TokenizedTexts:
     """Truncated token ids: one sequence per text, or several windows."""
 
-    input_ids: list[np.ndarray]  # of each sequence, (n_tokens,), int64, with [CLS] and [SEP]
+    input_ids: list[np.ndarray]  # each (n_tokens,), int64, with [CLS] and [SEP]
     owner: np.ndarray  # the text of each sequence, (n_sequences,), int64, ascending
     n_tokens: np.ndarray  # of each whole text, (n_texts,), int64, with [CLS] and [SEP]
-    n_lost: np.ndarray  # how many of them were cut, (n_texts,), int64
-    n_unknown: np.ndarray  # how many of them are not in the vocabulary, (n_texts,), int64
+    n_lost: np.ndarray  # of them cut
+    n_unknown: np.ndarray  # of them not in the vocabulary
 
 
 class Pieces(NamedTuple):
@@ -40,7 +40,7 @@ class Pieces(NamedTuple):
 
 
 def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
-    """Return the pieces after a prompt of ``n`` pieces and ``n_characters`` characters."""
+    """Return the pieces after a prompt."""
     words = encoding.word_ids[n:]
     first = next((word for word in words if word is not None), 0) if n else 0
     return Pieces(
@@ -53,7 +53,7 @@ def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
 
 @contextlib.contextmanager
 def _naming() -> Iterator[None]:
-    """Name tokenizer.json in the bare Exceptions of tokenizers, and in its panics."""
+    """Name tokenizer.json in the errors and panics of tokenizers."""
     try:
         yield
     except BaseException as error:
@@ -66,7 +66,7 @@ def _naming() -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def _load_tokenizer(tokenizer_json: str, lower: bool) -> Tokenizer:
-    """Build a tokenizer that never changes state, for use by several threads."""
+    """Build a tokenizer whose state never changes, for several threads."""
     with _naming():
         tokenizer = Tokenizer.from_str(tokenizer_json)
     if lower:
@@ -103,8 +103,8 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
 class TextTokenizer:
     """Turns texts into ids with the model's own tokenizer and our truncation."""
 
-    # HF's tokenizers keep truncation and padding as shared, mutable state, so that two threads with
-    # different settings get wrong ids. Truncation happens here instead, on the ids.
+    # HF's tokenizers share truncation and padding between threads, which then get wrong ids.
+    # Truncation happens here instead, on the ids.
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class TextTokenizer:
     ) -> None:
         self._tokenizer = _load_tokenizer(tokenizer_json, lower)
         self.max_length, self.truncation, self._prompt = max_length, truncation, prompt
-        # a piece at the end of the prompt alone, as of a blank, may be part of the text's first one
+        # the prompt's last piece alone, such as a blank, may be part of the text's first one
         with _naming():
             bare, alone, joined = (
                 self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -158,7 +158,7 @@ class TextTokenizer:
     def with_pieces(
         self, texts: Sequence[str] | Sequence[Sequence[str]]
     ) -> tuple[list[Pieces], TokenizedTexts]:
-        """Tokenise texts, or texts split into words, and return their pieces too."""
+        """Tokenise texts, or split words, and return their pieces too."""
         split = bool(texts) and not isinstance(texts[0], str)
         before: Any = self._prompt
         if split:
@@ -174,7 +174,7 @@ class TextTokenizer:
         return [_pieces_after(encoding, n, n_characters) for encoding in encodings], self._cut(ids)
 
     def windows(self, n_tokens: int) -> list[np.ndarray]:
-        """Return the tokens of a text that each of its sequences holds."""
+        """Return the tokens of a text in each of its sequences."""
         capacity = self.capacity
         if n_tokens <= capacity:
             return [np.arange(n_tokens)]
@@ -212,7 +212,7 @@ class TextTokenizer:
         sequences: list[np.ndarray] = []
         owner: list[int] = []
         for i, whole in enumerate(ids):
-            # the prompt as tokenised with this text: a piece may cross the border
+            # a piece may cross the border between prompt and text
             before, tokens = self._cls, whole
             if self._n_shared:
                 before = np.concatenate([self._cls, whole[: self._n_shared]])

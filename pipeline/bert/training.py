@@ -1,4 +1,4 @@
-"""Fine-tuning: a trainable BERT with a linear head, and its loop by transformers' Trainer."""
+"""Fine-tuning: a trainable BERT with a head, and transformers' Trainer."""
 
 import hashlib
 import random
@@ -24,7 +24,7 @@ from pipeline.exceptions import TrainingDivergedError
 from pipeline.forks import ForkSafeLock
 from pipeline.progress import Part, progress
 
-# Seeds are global, so only one training runs at a time in a process.
+# Seeds are global.
 _one_at_a_time = ForkSafeLock()
 
 
@@ -52,27 +52,26 @@ class Recipe:
     learning_rate: float
     head_learning_rate: float
     weight_decay: float
-    warmup_ratio: float  # share of all steps in which the rate rises; then it falls to 0
+    warmup_ratio: float  # share of steps in which the rate rises; then it falls
     dropout: float
-    patience: int  # epochs to wait for a better validation accuracy before stopping
+    patience: int  # epochs to wait for a better validation accuracy
     n_trained: int | None
     pooling: Pooling
-    seed: int  # of the head's initial weights, dropout and the order of the texts
+    seed: int  # of the head, dropout and the order of texts
     progress: bool
 
 
 class TrainableBert(nn.Module):
     """An encoder with pooling, dropout and a linear head."""
 
-    # The tensors are copies, so that training changes neither the mapped file nor a shared encoder.
-    # Frozen parts stay in eval mode, without dropout.
+    # Trains copies, not the mapped file or a shared encoder. Frozen parts have no dropout.
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         *,
         pooling: Pooling,
-        n_trained: int | None,  # encoder layers from the top; None trains all and the embeddings
+        n_trained: int | None,  # layers from the top; None trains all and the embeddings
         dropout: float,  # of the pooled vector
         class_weight: np.ndarray,  # (n_classes,)
     ) -> None:
@@ -118,8 +117,7 @@ class TrainableBert(nn.Module):
         logits = self.head(self.dropout(pool(states, self.pooling, attention_mask)))
         if labels is None:
             return {"logits": logits}
-        # cross_entropy's own weight divides by the weights of the batch, which cancels them in a
-        # batch of one class
+        # cross_entropy's own weights cancel out in a batch of one class
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         return {"loss": (losses * self.class_weight[labels]).mean(), "logits": logits}
 
@@ -135,7 +133,7 @@ class TrainableBert(nn.Module):
     def parameter_groups(
         self, learning_rate: float, head_learning_rate: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        """Group parameters for an optimizer, with weight decay only for matrices."""
+        """Group parameters, with weight decay only for matrices."""
         trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         groups = [
             ([p for p in trained if p.ndim > 1], learning_rate, weight_decay),
@@ -150,13 +148,13 @@ class TrainableBert(nn.Module):
         ]
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return copies of the trained tensors by name, on the CPU."""
+        """Return copies of the trained tensors, on the CPU."""
         return {
             name: p.detach().cpu().clone() for name, p in self.named_parameters() if p.requires_grad
         }
 
     def to_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return the checkpoint with these weights and the head, without a pooler."""
+        """Return the checkpoint with these weights, without a pooler."""
         tensors = {
             **self.encoder.state_dict(),
             HEAD_WEIGHT: self.head.weight,
@@ -202,8 +200,8 @@ def train(
     device: torch.device,
 ) -> Trained:
     """Fine-tune a copy of a checkpoint, leaving global state unchanged."""
-    # on the CPU, equal arguments and thread counts give equal bits; validation texts keep the
-    # weights of the best epoch, otherwise the last one's
+    # on the CPU, equal arguments and thread counts give equal bits; with validation texts the best
+    # epoch's weights are kept
     if device.type == "cuda" and device.index != 0:
         raise ValueError(
             f"device='{device}' is not supported: training runs on the first visible GPU. Use "
@@ -273,7 +271,7 @@ def _make_trainer(
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
     )
-    # no DataParallel, which would make the result depend on the number of GPUs
+    # no DataParallel: results would depend on the number of GPUs
     arguments._n_gpu = min(arguments.n_gpu, 1)
     groups = module.parameter_groups(
         recipe.learning_rate, recipe.head_learning_rate, recipe.weight_decay
@@ -317,7 +315,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 class _Shown(TrainerCallback):  # type: ignore[misc]
-    """Shows progress by step, without the logs of the Trainer's own bar."""
+    """Shows progress by step."""
 
     def __init__(self, part: Part) -> None:
         self._part = part

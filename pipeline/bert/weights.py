@@ -1,4 +1,4 @@
-"""The weights of a checkpoint as tensors: read, renamed, cut to the needed layers."""
+"""The weights of a checkpoint: read, renamed, cut to the needed layers."""
 
 import hashlib
 import re
@@ -25,7 +25,7 @@ TORCH_DTYPES = {
 }
 _LAYER = re.compile(r"(?:(?:encoder|transformer)\.)?layers?\.(\d+)\.")
 _PARTS = ("embeddings.", "embeddings_project.", "encoder.", "transformer.", "pooler.")
-# BERT's names of tensors -> DistilBERT's, applied in order
+# BERT's names -> DistilBERT's, applied in order
 _DISTILBERT = (
     ("encoder.layer", "transformer.layer"),
     ("attention.self.query", "attention.q_lin"),
@@ -38,7 +38,7 @@ _DISTILBERT = (
     ("output.LayerNorm", "output_layer_norm"),
 )
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # of a fine-tuned model
-# Saving less than this share of the file is not worth a copy in memory.
+# A smaller share of the file is not worth a copy.
 SMALLEST_SAVING = 0.05
 
 _cut_checkpoints: "weakref.WeakValueDictionary[tuple[str, int, bool], Checkpoint]" = (
@@ -96,7 +96,7 @@ def read_tensors(
 def read_head(
     checkpoint: Checkpoint, n_classes: int, hidden_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight (n_classes, hidden_size) and bias (n_classes,) of a head, float64."""
+    """Return a head's weight (n_classes, hidden_size) and bias, float64."""
     expected = {HEAD_WEIGHT: (n_classes, hidden_size), HEAD_BIAS: (n_classes,)}
     tensors = read_tensors(checkpoint, read_shape(checkpoint).family, expected)
     return tensors[HEAD_WEIGHT].double().numpy(), tensors[HEAD_BIAS].double().numpy()
@@ -106,7 +106,7 @@ def read_head(
 class Layer:
     """One encoder layer."""
 
-    qkv: Linear  # query, key and value; the query's part divided by sqrt(head_size)
+    qkv: Linear  # the query's part divided by sqrt(head_size)
     output: Linear
     attention_norm: LayerNorm
     up: Linear
@@ -137,8 +137,7 @@ def read_layer(
     )
     output, output_bias = dense("attention.output.dense")
     scale = (config.hidden_size // config.num_attention_heads) ** -0.5
-    # The key's bias adds the same to all scores of a query, which softmax cancels. The value's
-    # bias passes through the average unchanged.
+    # softmax cancels the key's bias, and the value's passes through the average unchanged
     qkv = torch.cat([query * scale, key, value])
     total = qkv.sum(dtype=torch.float32) + query_bias.sum(dtype=torch.float32)
     if not total.isfinite():  # torch's attention may turn NaN into 0
@@ -225,7 +224,7 @@ def _cut(checkpoint: Checkpoint, depth: int, with_pooler: bool) -> Checkpoint:
             return k < depth
         return name.startswith(_PARTS) and (with_pooler or not name.startswith("pooler."))
 
-    # a safetensors file, whatever its dtypes; `read_tensor_table` explains the format
+    # `read_tensor_table` explains the format
     kept = []
     for name, entry in table.items():
         if runs(name):
