@@ -115,7 +115,7 @@ def load_encoder(
     """Return the encoder of layers 0 to ``depth``, built once per process."""
     where, precision = choose_device(device, dtype)
     packs = packed and can_pack(checkpoint, where, precision)
-    if checkpoint.config["model_type"] not in PACKED:
+    if not packs and checkpoint.config["model_type"] not in PACKED:
         depth = read_shape(checkpoint).n_layers
     key = (checkpoint.fingerprint, depth, where, precision, packs)
     global _n_loads
