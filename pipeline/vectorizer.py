@@ -586,8 +586,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             return None
         if self._to_save is None:
             with_pooler = "pooler" in self._poolings()
-            depth = self.n_layers_ if with_pooler else max(self.layers_)
-            self._to_save = cut(self._get_checkpoint(), depth, with_pooler=with_pooler)
+            self._to_save = cut(self._get_checkpoint(), max(self.layers_), with_pooler=with_pooler)
         return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -202,7 +202,7 @@ class FrozenBert:
         vectors = np.zeros(shape, dtype=np.float32)
         if not len(plan.texts):
             return vectors
-        encoder = self._load(self.n_layers if "pooler" in self.poolings else max(self.layers))
+        encoder = self._load(max(self.layers))
         input_ids, owner = plan.tokenized.input_ids, plan.tokenized.owner
         # windows are averaged by their token counts
         weight = np.array([len(ids) for ids in input_ids], dtype=np.float64)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.bert.pooling import POOLINGS, Pooling
+from pipeline.bert.pooling import Pooling
 from pipeline.bert.weights import TORCH_DTYPES
 from pipeline.checkpoints.checkpoint import INSTALLED, Checkpoint, read_tensor_table
 from pipeline.exceptions import CheckpointError, ModelWarning
@@ -188,7 +188,7 @@ def _poolings(config: dict[str, Any]) -> tuple[Pooling, ...]:
     if modes is None:
         modes = [mode for key, mode in _POOLING_KEYS.items() if config.get(key)] or ["mean"]
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    if unknown := set(modes) - set(POOLINGS) | set(modes) & {"pooler"}:
+    if unknown := set(modes).difference(_POOLING_KEYS.values()):
         raise ValueError(f"unknown pooling modes {sorted(unknown)}")
     return modes
 
