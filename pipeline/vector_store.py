@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
@@ -28,20 +28,6 @@ _broken: set[Path] = set()  # files that failed: skipped after one warning
 _connections = ForkGate()
 
 _unrecorded = ContextVar("unrecorded", default=False)
-
-
-class Store(Protocol):
-    """Vectors of one encoder, by key."""
-
-    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of known keys."""
-
-    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Store the vectors of new keys."""
-
-    @property
-    def max_bytes(self) -> float:
-        """Bytes that fit if older vectors are evicted."""
 
 
 @contextmanager
@@ -207,6 +193,9 @@ class FolderStore:
             CacheWarning,
             stacklevel=2,
         )
+
+
+Store: TypeAlias = MemoryStore | FolderStore
 
 
 def cache_folder(cache: str | os.PathLike) -> Path:

@@ -89,25 +89,27 @@ class SentenceModules:
 def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
     """Read the modules of a checkpoint, or raise for unknown ones."""
     name, files = checkpoint.source["model"], checkpoint.modules
-    listed = _json(files, "modules.json", name)
-    if listed is None:
+    if "modules.json" not in files:
         raise CheckpointError(
             f"pooling='checkpoint' needs the file modules.json of sentence-transformers, and "
             f"{name!r} has none: its authors published no pooling. Use 'mean' or 'cls'."
         )
     try:
-        kinds = [(_kind(module["type"], name), module["path"]) for module in listed]
+        kinds = [
+            (_kind(module["type"], name), module["path"])
+            for module in _json(files, "modules.json", name)
+        ]
         if [kind for kind, _ in kinds[:2]] != ["Transformer", "Pooling"]:
             raise ValueError(f"its modules are {', '.join(kind for kind, _ in kinds)}")
-        pooling = _json(files, f"{kinds[1][1]}/config.json", name) or {}
+        pooling = _json(files, f"{kinds[1][1]}/config.json", name)
         poolings = _poolings(pooling)
         steps = tuple(
             _step(kind, path, files, name) for kind, path in kinds[2:] if kind != "Dropout"
         )
         prefix = f"{kinds[0][1]}/" if kinds[0][1] else ""
-        settings = _json(files, f"{prefix}sentence_bert_config.json", name) or {}
-        tokenizer = _json(files, f"{prefix}tokenizer_config.json", name) or {}
-        about = _json(files, "config_sentence_transformers.json", name) or {}
+        settings = _json(files, f"{prefix}sentence_bert_config.json", name)
+        tokenizer = _json(files, f"{prefix}tokenizer_config.json", name)
+        about = _json(files, "config_sentence_transformers.json", name)
         length = settings.get("max_seq_length") or tokenizer.get("model_max_length")
         prompt = (about.get("prompts") or {}).get(about.get("default_prompt_name"), "")
         return SentenceModules(
@@ -164,11 +166,9 @@ def hint_at_length(
 
 
 def _json(files: Mapping[str, np.ndarray], file: str, name: str) -> Any:
-    """Return the parsed file, or None if there is none."""
-    if file not in files:
-        return None
+    """Return the parsed file, or {} if there is none."""
     try:
-        return json.loads(files[file].tobytes())
+        return json.loads(files[file].tobytes() if file in files else "{}") or {}
     except ValueError as error:
         raise CheckpointError(
             f"{file} of {name!r} cannot be read: {error}. Fetch the model again."
@@ -194,7 +194,7 @@ def _poolings(config: dict[str, Any]) -> tuple[Pooling, ...]:
 
 
 def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> Step:
-    config = _json(files, f"{path}/config.json", name) or {}
+    config = _json(files, f"{path}/config.json", name)
     if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
         raise ValueError(f"{path} works on {config['module_input_name']!r}")
     if kind == "Normalize":
