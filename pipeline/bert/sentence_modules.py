@@ -94,11 +94,9 @@ def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
             f"pooling='checkpoint' needs the file modules.json of sentence-transformers, and "
             f"{name!r} has none: its authors published no pooling. Use 'mean' or 'cls'."
         )
+    listed = _json(files, "modules.json", name)
     try:
-        kinds = [
-            (_kind(module["type"], name), module["path"])
-            for module in _json(files, "modules.json", name)
-        ]
+        kinds = [(_kind(module["type"], name), module["path"]) for module in listed]
         if [kind for kind, _ in kinds[:2]] != ["Transformer", "Pooling"]:
             raise ValueError(f"its modules are {', '.join(kind for kind, _ in kinds)}")
         pooling = _json(files, f"{kinds[1][1]}/config.json", name)
