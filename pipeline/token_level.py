@@ -46,7 +46,7 @@ def _merge_windows(
 
 
 def _rows_of(window: np.ndarray, kept: np.ndarray, tokenizer: TextTokenizer) -> np.ndarray:
-    """Return the places of a window's tokens between the special tokens, (n_tokens,)."""
+    """Return the places of a window's tokens, with special ones."""
     n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     own = n_prefix + np.searchsorted(kept, window)
     return np.concatenate([np.arange(n_prefix), own, n_prefix + len(kept) + np.arange(n_suffix)])
@@ -55,7 +55,7 @@ def _rows_of(window: np.ndarray, kept: np.ndarray, tokenizer: TextTokenizer) -> 
 def _token_columns(
     plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
 ) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
-    """Return columns and vectors of the tokens of each distinct text, with special tokens."""
+    """Return columns and vectors of tokens, per distinct text."""
     positions, ids, rows = [], [], []
     for _, pieces, of_windows in _by_text(plan, vectors):
         kept, merged = _merge_windows(of_windows, pieces, tokenizer)
@@ -69,7 +69,7 @@ def _token_columns(
 def _word_columns(
     plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
 ) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
-    """Return columns and vectors of the words of each distinct text."""
+    """Return columns and vectors of words, per distinct text."""
     # words that truncation or the tokenizer removed have no row
     positions, words, counts, rows = [], [], [], []
     for text, pieces, of_windows in _by_text(plan, vectors):
@@ -118,7 +118,7 @@ def share_out(
     frame = pd.DataFrame(rows, columns=["token", "word", "start", "end"]).astype({"word": object})
     shares = np.zeros((len(rows), weights.shape[1]))  # (n_rows, n_outputs)
     n_tokens = sum(len(of_window) for of_window in vectors)
-    # exact: the mean over tokens and all combinations of layers are linear in their vectors
+    # exact: means and combinations of layers are linear
     for of_window, window in zip(vectors, windows, strict=True):
         own = combine(of_window[:, None]).astype(np.float64) @ weights
         shares[_rows_of(window, kept, tokenizer)] += (own - base) / n_tokens
@@ -128,7 +128,7 @@ def share_out(
 def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
     """Sum the pieces of each word."""
     number = shares["word"].astype(float).fillna(-1).to_numpy()
-    # pieces of one word share a group; tokens outside words do not
+    # tokens outside words are groups of their own
     group = np.cumsum(np.concatenate([[True], (number[1:] != number[:-1]) | (number[1:] < 0)]))
     how = {"token": "first", "start": "min", "end": "max"}
     joined = shares.groupby(group).agg(how | dict.fromkeys(shares.columns[4:], "sum"))
@@ -180,9 +180,8 @@ class TokenLevelMixin:
         Returns
         -------
         DataFrame
-            ``text`` (index label of the row), ``position``, then ``token`` and ``token_id`` for
-            tokens or ``word`` and ``n_tokens`` for words, then one column per feature. Positions
-            refer to the whole text, even if it was truncated.
+            ``text`` (index label of the row), ``position`` (in the whole text), then ``token`` and
+            ``token_id``, or ``word`` and ``n_tokens``, then one column per feature.
         """
         check_is_fitted(self)
         if level not in ("token", "word"):
@@ -198,7 +197,6 @@ class TokenLevelMixin:
         names = [name.removeprefix("token_") for name in self._names(("token",))]
         columns_of = _token_columns if level == "token" else _word_columns
         columns, rows = columns_of(plan, bert.embed_tokens(plan), bert.tokenizer)
-        # repeat the rows of a distinct text for each text
         n_rows = [len(rows[i]) for i in plan.row_of]
         table: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
         for name, parts in columns.items():
@@ -282,7 +280,7 @@ class TokenLevelMixin:
         -------
         DataFrame
             ``n_tokens`` (of the whole text, with [CLS] and [SEP]), ``n_lost``, ``n_unknown``
-            ([UNK]) and ``n_words`` (between blanks), one row per text, with the index of X.
+            ([UNK]) and ``n_words`` (between blanks), with the index of X.
         """
         check_is_fitted(self)
         table = take_columns(X, on_invalid=self.on_invalid)

@@ -128,7 +128,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         Where to keep vectors for folds, grid points and refits: in this process (up to
         ``cache_size``, dropping the least recently used with one `CacheWarning`); in a folder
         (SQLite), shared by processes and runs, readable only by its owner (vectors reveal something
-        about texts); or nowhere. A loaded pipeline caches nothing; else the first pass runs all
+        about texts); or nowhere, as in a loaded pipeline. With a cache the first pass runs all
         layers.
 
     cache_size : int, str or None, default=None
@@ -487,7 +487,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     def _encode(
         self, texts: list[str], on_batch: Callable[[], None] | None = None, place: str = ""
     ) -> tuple[np.ndarray, TokenCounts]:
-        """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and token counts."""
+        """Return vectors and token counts."""
         bert = self._bert()
         what = f"{place}, encoding" if place else "encoding"
         with progress(what, "text", shown=self.progress) as part:
@@ -513,7 +513,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     @contextmanager
     def _fit_task(self, X: Any, y: Any, **task: Any) -> Iterator[tuple[Any, str]]:
-        """Tell callbacks of a fit, and give its context and its place in a search."""
+        """Tell callbacks of a fit, and give its context and place in a search."""
         context = self._init_callback_context(**task)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._search, place = search_of(context)
@@ -566,8 +566,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
-        # with one_d_array scikit-learn's checks would only send 1-D numbers, and without
-        # two_d_array not run at all
+        # one_d_array=True would make scikit-learn's checks send 1-D numbers only
         tags.input_tags.allow_nan = self.missing == "empty"
         tags.transformer_tags.preserves_dtype = []
         tags.target_tags.required = self.combine == "learned"
