@@ -105,18 +105,13 @@ class TrainableBert(nn.Module):
         return self
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        labels: Tensor | None = None,
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        """Return ``logits``, (n_texts, n_classes), and with labels the mean ``loss``."""
+        """Return ``logits``, (n_texts, n_classes), and the mean ``loss``."""
         states = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, return_dict=True
         ).last_hidden_state
         logits = self.head(self.dropout(pool(states, self.pooling, attention_mask)))
-        if labels is None:
-            return {"logits": logits}
         # cross_entropy's own weights cancel out in a batch of one class
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         return {"loss": (losses * self.class_weight[labels]).mean(), "logits": logits}
@@ -221,10 +216,9 @@ def train(
             dropout=recipe.dropout,
             class_weight=class_weight,
         )
-        watch = _Watch(module, recipe.patience)
-        trainer = _make_trainer(module, examples, validation, recipe, device, folder, watch)
         with progress("fine-tuning", "step", shown=recipe.progress) as part:
-            trainer.add_callback(_Shown(part))
+            watch = _Watch(module, recipe.patience, part)
+            trainer = _make_trainer(module, examples, validation, recipe, device, folder, watch)
             trainer.train()
         if watch.best is not None:
             module.load_state_dict(watch.best, strict=False)
@@ -255,7 +249,6 @@ def _make_trainer(
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=2 * recipe.batch_size,
-        learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_ratio,
         lr_scheduler_type="linear",
         max_grad_norm=1.0,
@@ -295,10 +288,10 @@ def _make_trainer(
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Keeps the weights of the best epoch, and stops when none improves."""
+    """Keeps the best epoch's weights, stops when none improves, and shows progress."""
 
-    def __init__(self, module: TrainableBert, patience: int) -> None:
-        self._module, self._patience = module, patience
+    def __init__(self, module: TrainableBert, patience: int, part: Part) -> None:
+        self._module, self._patience, self._part = module, patience, part
         self._best_score = (-np.inf, -np.inf)
         self.best: dict[str, Tensor] | None = None
         self.best_epoch: int | None = None
@@ -312,13 +305,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.best = self._module.trained_tensors()
         elif epoch - (self.best_epoch or 0) >= self._patience:
             control.should_training_stop = True
-
-
-class _Shown(TrainerCallback):  # type: ignore[misc]
-    """Shows progress by step."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._part.show(state.global_step, state.max_steps)
