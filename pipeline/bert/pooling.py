@@ -76,15 +76,15 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 Combine = Literal["concat", "mean", "sum"]
 
 
-def pool(hidden_state: Tensor, pooling: Pooling, attention_mask: Tensor | None = None) -> Tensor:
-    """Pool (n_texts, n_tokens, hidden_size) of one layer to (n_texts, hidden_size)."""
-    # cls is the state of [CLS] (Devlin et al. 2019, section 3); mean and max cover the real
-    # tokens with [CLS] and [SEP] (Reimers and Gurevych 2019, section 3); the others follow
-    # sentence-transformers, with positions from 1 in weightedmean (Muennighoff 2022)
+# cls is the state of [CLS] (Devlin et al. 2019, section 3); mean and max cover the real tokens with
+# [CLS] and [SEP] (Reimers and Gurevych 2019, section 3); the others follow sentence-transformers,
+# with positions from 1 in weightedmean (Muennighoff 2022)
+
+
+def pool(hidden_state: Tensor, pooling: Pooling, attention_mask: Tensor) -> Tensor:
+    """Pool padded (n_texts, n_tokens, hidden_size) to (n_texts, hidden_size)."""
     if pooling == "cls":
         return hidden_state[:, 0]
-    if attention_mask is None:
-        return hidden_state.mean(dim=1) if pooling == "mean" else hidden_state.amax(dim=1)
     real = attention_mask.bool().unsqueeze(-1)  # (n_texts, n_tokens, 1)
     if pooling == "mean":
         return hidden_state.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)
@@ -94,14 +94,18 @@ def pool(hidden_state: Tensor, pooling: Pooling, attention_mask: Tensor | None =
 def _pool_from(states: Tensor, pooling: Pooling, skip: int) -> Tensor:
     """Pool (n_texts, n_tokens, hidden_size) from token ``skip`` on."""
     own = states[:, skip:]
+    if pooling == "mean":
+        return own.mean(dim=1)
+    if pooling == "max":
+        return own.amax(dim=1)
+    if pooling == "cls":
+        return own[:, 0]
     if pooling == "lasttoken":
         return own[:, -1]
     if pooling == "mean_sqrt_len_tokens":
         return own.sum(dim=1) / math.sqrt(own.shape[1])
-    if pooling == "weightedmean":
-        weight = torch.arange(skip + 1, states.shape[1] + 1, device=own.device, dtype=own.dtype)
-        return (own * (weight / weight.sum())[:, None]).sum(dim=1)
-    return pool(own, pooling)
+    weight = torch.arange(skip + 1, states.shape[1] + 1, device=own.device, dtype=own.dtype)
+    return (own * (weight / weight.sum())[:, None]).sum(dim=1)
 
 
 def pool_packed(
