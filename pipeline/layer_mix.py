@@ -50,7 +50,8 @@ class MixObjective:
     """The function that `learn_layer_mix` minimises, with its gradient."""
 
     def __init__(self, vectors: np.ndarray, codes: np.ndarray, C: float) -> None:
-        self.n_texts, *self.shape = vectors.shape
+        self.n_texts = len(vectors)
+        self.shape: tuple[int, int, int] = vectors.shape[1:]
         n_poolings, n_layers, hidden_size = self.shape
         self.codes, self.C = codes, C
         self.rows = vectors.reshape(self.n_texts, n_poolings * n_layers * hidden_size)

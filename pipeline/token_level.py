@@ -1,13 +1,14 @@
 """Vectors of tokens and words, and their shares of a linear function."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.bert.embedding import FrozenBert, Plan, TokenCounts
+from pipeline.bert.pooling import Pooling
 from pipeline.bert.sentence_modules import SentenceModules
 from pipeline.bert.tokenizing import Pieces, TextTokenizer
 from pipeline.text_warnings import count_words
@@ -153,7 +154,7 @@ _TEXTS_AT_ONCE = 64  # whose token vectors are in memory together
 class TokenLevelMixin:
     """Token- and word-level methods of BertVectorizer."""
 
-    pooling: Any
+    pooling: Pooling | Literal["checkpoint"] | tuple[Pooling, ...]
     normalize: bool
     missing: Missing
     on_invalid: OnInvalid
@@ -198,14 +199,14 @@ class TokenLevelMixin:
         columns_of = _token_columns if level == "token" else _word_columns
         columns, rows = columns_of(plan, bert.embed_tokens(plan), bert.tokenizer)
         n_rows = [len(rows[i]) for i in plan.row_of]
-        table: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
+        cells: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
         for name, parts in columns.items():
             of_texts = [parts[i] for i in plan.row_of]
-            table[name] = np.concatenate([np.zeros(0, dtype=np.int64), *of_texts])
+            cells[name] = np.concatenate([np.zeros(0, dtype=np.int64), *of_texts])
         values = np.zeros((0, len(names)), dtype=np.float32)
         if sum(n_rows):
             values = self._combine_layers(np.concatenate([rows[i] for i in plan.row_of])[:, None])
-        frame = pd.concat([pd.DataFrame(table), pd.DataFrame(values, columns=names)], axis=1)
+        frame = pd.concat([pd.DataFrame(cells), pd.DataFrame(values, columns=names)], axis=1)
         if level == "token":
             piece_of = {i: bert.tokenizer.token(i) for i in frame["token_id"].unique()}
             frame.insert(2, "token", frame["token_id"].map(piece_of).astype(str))

@@ -54,7 +54,8 @@ class HuggingFaceEncoder:
         with torch.inference_mode():
             states = self.token_states(batch, layers).unbind(1)
             vectors = [self._pool(state, batch, kind) for kind in poolings for state in states]
-            return torch.stack(vectors, 1).unflatten(1, (len(poolings), len(layers)))
+            stacked = torch.stack(vectors, 1)
+            return stacked.view(len(stacked), len(poolings), len(layers), -1)
 
     def _pool(self, state: Tensor, batch: TokenBatch, pooling: Pooling) -> Tensor:
         if pooling != "pooler":
