@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.bert import encoder
-from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
+from pipeline.bert.embedding import FrozenBert, Plan, TokenCounts, find_distinct, naming_row
 from pipeline.bert.pooling import Pooling
 from pipeline.bert.tokenizing import TokenizedTexts
 from pipeline.exceptions import CacheWarning, TextTooLongError
@@ -31,19 +31,11 @@ from pipeline.vector_store import (
     text_key,
 )
 
-NUMERICS = 4  # part of every key: raise it when a change of the encoder changes its numbers
-# texts per step of tokenising, looking up, encoding and storing: limits the memory of a long run
+NUMERICS = 4  # in every key: raise it when the encoder's numbers change
+# texts per step, which limits the memory of a long run
 CHUNK_TEXTS = 1024
 # free with the forward pass
 _FREE_POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max")
-
-
-class Counted(NamedTuple):
-    """Token counts of the texts of a call."""
-
-    truncation: dict[str, Any]
-    n_tokens: np.ndarray
-    n_unknown: np.ndarray
 
 
 class CacheInfo(NamedTuple):
@@ -94,12 +86,12 @@ def cache_info() -> CacheInfo:
     (2, 2, 2)
     """
     with _counts_lock:
-        counts = dict(_counts)
+        counts = _counts.copy()
     return CacheInfo(
-        hits=counts.get("hits", 0),
-        misses=counts.get("misses", 0),
-        texts_encoded=counts.get("texts_encoded", 0),
-        model_loads=encoder.n_loads() - counts.get("loads_before", 0),
+        counts["hits"],
+        counts["misses"],
+        counts["texts_encoded"],
+        model_loads=encoder.n_loads() - counts["loads_before"],
         current_bytes=_memory.current_bytes,
     )
 
@@ -131,7 +123,7 @@ def _count(**numbers: int) -> None:
 
 
 def fingerprint(bert: FrozenBert) -> str:
-    """Return a hash of the model and its settings, a part of every key."""
+    """Return a hash of the model and its settings."""
     device, dtype = encoder.choose_device(bert.device, bert.dtype)
     settings: tuple[Any, ...] = (
         NUMERICS,
@@ -152,7 +144,7 @@ def open_store(
     """Return the store of ``BertVectorizer(cache=..., cache_size=...)``, or None."""
     if cache is None:
         return None
-    # a store even here: without one, another depth might run in an encoder of its own
+    # without a store, another depth might run in an encoder of its own
     if is_unrecorded():
         return MemoryStore()
     if cache != "memory":
@@ -168,19 +160,16 @@ def encode(
     store: Store | None,
     part: Part,
     on_batch: Callable[[], None] | None = None,
-) -> tuple[np.ndarray, Counted]:
+) -> tuple[np.ndarray, TokenCounts]:
     """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and token counts."""
-    # distinct -> tokenise -> look up -> forward -> store -> gather. Texts found in the store are
-    # tokenised too, for the report on truncation.
-    position: dict[str, int] = {}
-    row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
-    distinct = list(position)
+    # stored texts are tokenised too, for the report on truncation
+    distinct, row_of = find_distinct(texts)
     kept = _widen(bert, len(distinct), store)
     vectors = np.empty(
         (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
-    counts = np.zeros((4, len(distinct)), dtype=np.int64)
-    # without a store, one layer is held instead of all: longer chunks fill large batches
+    counts = np.zeros((len(TokenCounts._fields), len(distinct)), dtype=np.int64)
+    # one layer instead of all: longer chunks fill large batches
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
     starts = range(0, len(distinct), n_at_once)
     chunks = [distinct[start : start + n_at_once] for start in starts]
@@ -188,31 +177,23 @@ def encode(
     try:
         for chunk, tokenized in zip(chunks, _tokenized_ahead(bert, chunks), strict=True):
             rows = slice(done, done + len(chunk))
-            plan = Plan(np.arange(len(chunk)), tokenized, bert.group, chunk)
-            counts[:3, rows] = tokenized.n_tokens, tokenized.n_lost, plan.n_windows
-            counts[3, rows] = tokenized.n_unknown
+            plan = Plan(np.arange(len(chunk)), tokenized, chunk)
+            counts[:, rows] = plan.counts
             missing = _look_up(bert, store, chunk, vectors[rows])
+            n_known = len(chunk) - len(missing)
+            known += n_known
             if len(missing):
                 plan = plan.subset(missing)
-                known += len(chunk) - len(missing)
-                before = done + len(chunk) - len(missing)
-                step = _in_texts(part, plan, before, len(distinct), known, on_batch)
+                step = _in_texts(part, plan, done + n_known, len(distinct), known, on_batch)
                 vectors[rows][missing] = _compute(bert, kept, store, plan, step)
-            else:
-                known += len(chunk)
             done += len(chunk)
-    except TextTooLongError as error:  # counts distinct texts of a chunk; users count rows
-        row = int(np.flatnonzero(row_of == done + error.text)[0])
-        raise TextTooLongError(row, error.n_tokens, error.max_length) from None
+    except TextTooLongError as error:
+        raise naming_row(error, row_of, done) from None
     if isinstance(store, MemoryStore) and known < len(distinct):
         _warn_if_full(kept, bert, store, len(distinct))
-    n_tokens, n_lost, n_windows, n_unknown = counts[:, row_of]
-    counted = Counted(
-        truncation_report(n_tokens, n_lost, n_windows),
-        n_tokens,
-        n_unknown,
-    )
-    return (vectors if len(distinct) == len(texts) else vectors[row_of]), counted
+    if len(distinct) < len(texts):
+        vectors = vectors[row_of]
+    return vectors, TokenCounts(*counts[:, row_of])
 
 
 def _in_texts(
@@ -223,7 +204,7 @@ def _in_texts(
     known: int,
     on_batch: Callable[[], None] | None,
 ) -> Callable[[int], None]:
-    """Return a function that shows progress in texts."""
+    """Return a function that shows progress."""
     n_sequences, encoded = len(plan.tokenized.input_ids), 0
     part.show(before, n_texts, known=known)
 
@@ -254,15 +235,14 @@ def _widen(bert: FrozenBert, n_texts: int, store: Store | None) -> FrozenBert | 
     """Return what to compute and keep, or None to keep nothing."""
     if store is None:
         return None
-    # all layers and, if there is space, all poolings that cost nothing more, so that a search
-    # over them finds everything
+    # all layers and, if there is space, all poolings that cost nothing more, for searches
     every_layer = replace(bert, layers=tuple(range(bert.deepest_layer + 1)))
     poolings = (*bert.poolings, *(p for p in _FREE_POOLINGS if p not in bert.poolings))
     per_pooling = n_texts * len(every_layer.layers) * bert.hidden_size * 4
-    if store.free_bytes() >= per_pooling * len(poolings):
+    if store.max_bytes >= per_pooling * len(poolings):
         return replace(every_layer, poolings=poolings)
-    # a batch too large for the memory cache would push itself out again
-    return every_layer if store.free_bytes() >= per_pooling * len(bert.poolings) else None
+    # a larger batch would push itself out again
+    return every_layer if store.max_bytes >= per_pooling * len(bert.poolings) else None
 
 
 def _warn_if_full(
@@ -288,17 +268,22 @@ def _warn_if_full(
 def _look_up(
     bert: FrozenBert, store: Store | None, texts: list[str], vectors: np.ndarray
 ) -> np.ndarray:
-    missing = list(range(len(texts)))
-    if store is not None:
-        namespace = fingerprint(bert)
-        keys = [[text_key(namespace, pooling, text) for pooling in bert.poolings] for text in texts]
-        known = store.get([key for of_text in keys for key in of_text])
-        missing = [i for i in missing if not all(key in known for key in keys[i])]
-        for i in set(range(len(texts))).difference(missing):
-            for j, (pooling, key) in enumerate(zip(bert.poolings, keys[i], strict=True)):
-                vectors[i, j] = known[key][[0] if pooling == "pooler" else list(bert.layers)]
-        _count(hits=len(texts) - len(missing), misses=len(missing))
-    _count(texts_encoded=len(missing))
+    """Fill in stored vectors, and return the places of the others."""
+    if store is None:
+        _count(texts_encoded=len(texts))
+        return np.arange(len(texts))
+    namespace = fingerprint(bert)
+    keys = [[text_key(namespace, pooling, text) for pooling in bert.poolings] for text in texts]
+    known = store.get([key for of_text in keys for key in of_text])
+    missing = []
+    for i, of_text in enumerate(keys):
+        if not known.keys() >= set(of_text):
+            missing.append(i)
+            continue
+        for j, (pooling, key) in enumerate(zip(bert.poolings, of_text, strict=True)):
+            vectors[i, j] = known[key][[0] if pooling == "pooler" else list(bert.layers)]
+    n_missing = len(missing)
+    _count(hits=len(texts) - n_missing, misses=n_missing, texts_encoded=n_missing)
     return np.array(missing, dtype=np.int64)
 
 
@@ -309,7 +294,7 @@ def _compute(
     plan: Plan,
     on_batch: Callable[[int], None],
 ) -> np.ndarray:
-    """Encode a plan, store ``kept`` vectors, and return those of ``bert``."""
+    """Encode a plan, store it as ``kept``, and return it as ``bert``."""
     wide = kept or bert
     computed = wide.embed(plan, on_batch)  # (n_missing, n_wide_poolings, n_wide_layers, hidden)
     if store is not None and kept is not None:

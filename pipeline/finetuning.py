@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from pipeline._compat import Interval, StrOptions, fit_context
 from pipeline.bert.embedding import FrozenBert
 from pipeline.bert.encoder import DType, choose_device, device_here
-from pipeline.bert.trainable import read_head
+from pipeline.bert.weights import read_head
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.fitted import SavedModel
 from pipeline.text_warnings import FEW, warn_truncation, warn_unknown

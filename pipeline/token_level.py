@@ -1,117 +1,92 @@
 """Vectors of tokens and words, and their shares of a linear function."""
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from pipeline.bert.embedding import FrozenBert, Plan, truncation_report
-from pipeline.bert.pooling import Combine, Pooling, combine_layers
+from pipeline.bert.embedding import FrozenBert, Plan, TokenCounts
+from pipeline.bert.pooling import Pooling
 from pipeline.bert.sentence_modules import SentenceModules
-from pipeline.bert.tokenizing import Pieces, TextTokenizer, Truncation
-from pipeline.checkpoints.checkpoint import INSTALLED
-from pipeline.exceptions import ModelWarning
-from pipeline.layer_mix import LayerMix, apply_layer_mix
-from pipeline.text_warnings import count_words, warn_truncation
-from pipeline.texts import check_texts, check_words, take_columns
+from pipeline.bert.tokenizing import Pieces, TextTokenizer
+from pipeline.text_warnings import count_words
+from pipeline.texts import Missing, OnInvalid, check_texts, check_words, check_X, take_columns
 
 CombineLayers = Callable[[np.ndarray], np.ndarray]
 
 
-def merge_windows(
-    vectors: Sequence[np.ndarray], windows: Sequence[np.ndarray], n_prefix: int, n_suffix: int
+def _by_text(
+    plan: Plan, vectors: Sequence[np.ndarray]
+) -> Iterator[tuple[Any, Pieces, Sequence[np.ndarray]]]:
+    """Yield each distinct text, its pieces, and the vectors of its windows."""
+    assert plan.encodings is not None, "plan(pieces=True) is needed"
+    stops = np.cumsum(plan.n_windows)
+    starts = stops - plan.n_windows
+    for text, pieces, start, stop in zip(plan.texts, plan.encodings, starts, stops, strict=True):
+        yield text, pieces, vectors[start:stop]
+
+
+def _merge_windows(
+    vectors: Sequence[np.ndarray], pieces: Pieces, tokenizer: TextTokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a text's kept tokens and their vectors, averaged over windows."""
+    windows = tokenizer.windows(len(pieces.ids))
     if len(windows) == 1:
         return windows[0], vectors[0]
     kept = np.unique(np.concatenate(windows))
-    total = np.zeros((n_prefix + len(kept) + n_suffix, *vectors[0].shape[1:]), dtype=np.float64)
+    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
+    total = np.zeros((n_special + len(kept), *vectors[0].shape[1:]), dtype=np.float64)
     count = np.zeros(len(total), dtype=np.int64)
     for vector, window in zip(vectors, windows, strict=True):
-        rows = _rows_of(window, kept, n_prefix, n_suffix)
+        rows = _rows_of(window, kept, tokenizer)
         total[rows] += vector
         count[rows] += 1
     return kept, (total / count[:, None, None]).astype(np.float32)
 
 
-def _rows_of(window: np.ndarray, kept: np.ndarray, n_prefix: int, n_suffix: int) -> np.ndarray:
-    """Return the places of a window's tokens between the special tokens, (n_tokens,)."""
+def _rows_of(window: np.ndarray, kept: np.ndarray, tokenizer: TextTokenizer) -> np.ndarray:
+    """Return the places of a window's tokens, with special ones."""
+    n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
     own = n_prefix + np.searchsorted(kept, window)
     return np.concatenate([np.arange(n_prefix), own, n_prefix + len(kept) + np.arange(n_suffix)])
 
 
-def token_frame(
-    plan: Plan,
-    vectors: Sequence[np.ndarray],
-    tokenizer: TextTokenizer,
-    combine: CombineLayers,
-    labels: Iterable[Any],
-    names: list[str],
-) -> pd.DataFrame:
-    """Return one row per token of every text, with special tokens."""
-    n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
+def _token_columns(
+    plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
+) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """Return columns and vectors of tokens, per distinct text."""
     positions, ids, rows = [], [], []
-    for kept, merged, encoding in _distinct_texts(plan, vectors, tokenizer):
-        positions.append(_rows_of(kept, np.arange(len(encoding.ids)), n_prefix, n_suffix))
-        own = np.array(encoding.ids, dtype=np.int64)[kept]
-        ids.append(np.concatenate([tokenizer.prefix, own, tokenizer.suffix]))
+    for _, pieces, of_windows in _by_text(plan, vectors):
+        kept, merged = _merge_windows(of_windows, pieces, tokenizer)
+        own = np.array(pieces.ids, dtype=np.int64)
+        positions.append(_rows_of(kept, np.arange(len(own)), tokenizer))
+        ids.append(np.concatenate([tokenizer.prefix, own[kept], tokenizer.suffix]))
         rows.append(merged)
-    columns = {"position": positions, "token_id": ids}
-    frame = _assemble(plan, columns, rows, combine, labels, names)
-    token_of = {token_id: tokenizer.token(token_id) for token_id in frame["token_id"].unique()}
-    frame.insert(2, "token", frame["token_id"].map(token_of).astype(str))
-    return frame
+    return {"position": positions, "token_id": ids}, rows
 
 
-def word_frame(
-    plan: Plan,
-    vectors: Sequence[np.ndarray],
-    tokenizer: TextTokenizer,
-    combine: CombineLayers,
-    labels: Iterable[Any],
-    names: list[str],
-) -> pd.DataFrame:
-    """Return one row per word of every text."""
+def _word_columns(
+    plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
+) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """Return columns and vectors of words, per distinct text."""
     # words that truncation or the tokenizer removed have no row
     positions, words, counts, rows = [], [], [], []
-    texts = _distinct_texts(plan, vectors, tokenizer)
-    for text, (kept, merged, encoding) in zip(plan.texts, texts, strict=True):
+    for text, pieces, of_windows in _by_text(plan, vectors):
+        kept, merged = _merge_windows(of_windows, pieces, tokenizer)
         own = merged[len(tokenizer.prefix) :][: len(kept)]  # (n_kept, n_layers, hidden_size)
-        word_of = np.array([-1 if w is None else w for w in encoding.word_ids], dtype=np.int64)
-        word_of = word_of[kept]
+        word_of = np.array([-1 if w is None else w for w in pieces.word_ids], dtype=np.int64)[kept]
         own, word_of = own[word_of >= 0], word_of[word_of >= 0]
         numbers, start, n_pieces = np.unique(word_of, return_index=True, return_counts=True)
         means = [own[s : s + n].mean(axis=0) for s, n in zip(start, n_pieces, strict=True)]
         rows.append(np.stack(means) if means else own)
         positions.append(numbers)
         counts.append(n_pieces)
-        spans = word_spans_of(encoding)
-        words.append(np.array([_word(text, spans, int(n)) for n in numbers], dtype=object))
-    columns = {"position": positions, "word": words, "n_tokens": counts}
-    return _assemble(plan, columns, rows, combine, labels, names)
-
-
-def _distinct_texts(
-    plan: Plan, vectors: Sequence[np.ndarray], tokenizer: TextTokenizer
-) -> list[Any]:
-    """Return kept tokens, merged vectors and encoding of each distinct text."""
-    assert plan.encodings is not None, "plan(pieces=True) is needed"
-    starts = np.searchsorted(plan.tokenized.owner, np.arange(len(plan.encodings)))
-    merged = []
-    for start, encoding in zip(starts, plan.encodings, strict=True):
-        windows = tokenizer.windows(len(encoding.ids))
-        own = vectors[start : start + len(windows)]
-        merged.append(
-            (*merge_windows(own, windows, len(tokenizer.prefix), len(tokenizer.suffix)), encoding)
-        )
-    return merged
-
-
-def _word(text: str | tuple[str, ...], spans: dict[int, tuple[int, int]], number: int) -> str:
-    return text[slice(*spans[number])] if isinstance(text, str) else text[number]
+        if isinstance(text, str):
+            text = {word: text[a:b] for word, (a, b) in word_spans_of(pieces).items()}
+        words.append(np.array([text[number] for number in numbers.tolist()], dtype=object))
+    return {"position": positions, "word": words, "n_tokens": counts}, rows
 
 
 def word_spans_of(pieces: Pieces) -> dict[int, tuple[int, int]]:
@@ -124,29 +99,9 @@ def word_spans_of(pieces: Pieces) -> dict[int, tuple[int, int]]:
     return spans
 
 
-def _assemble(
-    plan: Plan,
-    columns: dict[str, list[np.ndarray]],
-    rows: list[np.ndarray],
-    combine: CombineLayers,
-    labels: Iterable[Any],
-    names: list[str],
-) -> pd.DataFrame:
-    """Repeat values of distinct texts for each text, and combine the layers."""
-    n_rows = [len(rows[i]) for i in plan.row_of]
-    table: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
-    for name, parts in columns.items():
-        empty = np.zeros(0, dtype=np.int64)
-        table[name] = np.concatenate([parts[i] for i in plan.row_of]) if parts else empty
-    values = np.zeros((0, len(names)), dtype=np.float32)
-    if sum(n_rows):
-        values = combine(np.concatenate([rows[i] for i in plan.row_of])[:, None])
-    return pd.concat([pd.DataFrame(table), pd.DataFrame(values, columns=names)], axis=1)
-
-
 def share_out(
     vectors: Sequence[np.ndarray],
-    encoding: Any,
+    pieces: Pieces,
     text: str,
     tokenizer: TextTokenizer,
     combine: CombineLayers,
@@ -154,48 +109,33 @@ def share_out(
     base: np.ndarray | float = 0.0,
 ) -> pd.DataFrame:
     """Split ``features @ weights - base`` of a text into tokens."""
-    windows = tokenizer.windows(len(encoding.ids))
-    n_prefix, n_suffix = len(tokenizer.prefix), len(tokenizer.suffix)
+    windows = tokenizer.windows(len(pieces.ids))
     kept = np.unique(np.concatenate(windows))
-    shares = np.zeros((n_prefix + len(kept) + n_suffix, weights.shape[1]))  # (n_rows, n_outputs)
+    rows: list[tuple[str, int | None, int, int]] = [
+        *((tokenizer.token(token_id), None, 0, 0) for token_id in tokenizer.prefix),
+        *((pieces.tokens[i], pieces.word_ids[i], *pieces.offsets[i]) for i in kept),
+        *((tokenizer.token(token_id), None, len(text), len(text)) for token_id in tokenizer.suffix),
+    ]
+    frame = pd.DataFrame(rows, columns=["token", "word", "start", "end"]).astype({"word": object})
+    shares = np.zeros((len(rows), weights.shape[1]))  # (n_rows, n_outputs)
     n_tokens = sum(len(of_window) for of_window in vectors)
-    # exact: the mean over tokens and all combinations of layers are linear in their vectors
+    # exact: means and combinations of layers are linear
     for of_window, window in zip(vectors, windows, strict=True):
-        rows = _rows_of(window, kept, n_prefix, n_suffix)
         own = combine(of_window[:, None]).astype(np.float64) @ weights
-        shares[rows] += (own - base) / n_tokens
-    return pd.concat([_pieces(encoding, kept, text, tokenizer), pd.DataFrame(shares)], axis=1)
-
-
-def _pieces(encoding: Any, kept: np.ndarray, text: str, tokenizer: TextTokenizer) -> pd.DataFrame:
-    def special(ids: np.ndarray, at: int) -> list[tuple[str, int | None, int, int]]:
-        return [(tokenizer.token(token_id), None, at, at) for token_id in ids]
-
-    own = [(encoding.tokens[i], encoding.word_ids[i], *encoding.offsets[i]) for i in kept]
-    rows = [*special(tokenizer.prefix, 0), *own, *special(tokenizer.suffix, len(text))]
-    return pd.DataFrame(rows, columns=["token", "word", "start", "end"]).astype({"word": object})
+        shares[_rows_of(window, kept, tokenizer)] += (own - base) / n_tokens
+    return pd.concat([frame, pd.DataFrame(shares)], axis=1)
 
 
 def join_words(shares: pd.DataFrame, text: str) -> pd.DataFrame:
     """Sum the pieces of each word."""
-    outputs = shares.columns[4:]
-    number = (
-        shares["word"]
-        .map(lambda word: -1 if word is None or word != word else int(word))
-        .to_numpy()
-    )
-    # pieces of one word share a group; tokens outside words do not
+    number = shares["word"].astype(float).fillna(-1).to_numpy()
+    # tokens outside words are groups of their own
     group = np.cumsum(np.concatenate([[True], (number[1:] != number[:-1]) | (number[1:] < 0)]))
-    joined = shares.groupby(group).agg(
-        {"token": "first", "start": "min", "end": "max", **dict.fromkeys(outputs, "sum")}
-    )
-    spans = [
-        trimmed(text, start, end) for start, end in zip(joined["start"], joined["end"], strict=True)
-    ]
-    joined["start"], joined["end"] = [start for start, _ in spans], [end for _, end in spans]
-    words = [
-        text[start:end] or token for (start, end), token in zip(spans, joined["token"], strict=True)
-    ]
+    how = {"token": "first", "start": "min", "end": "max"}
+    joined = shares.groupby(group).agg(how | dict.fromkeys(shares.columns[4:], "sum"))
+    spans = [trimmed(text, *span) for span in zip(joined["start"], joined["end"], strict=True)]
+    joined[["start", "end"]] = spans
+    words = [text[a:b] or token for (a, b), token in zip(spans, joined["token"], strict=True)]
     joined.insert(0, "word", words)
     return joined.drop(columns="token").reset_index(drop=True)
 
@@ -216,45 +156,33 @@ class TokenLevelMixin:
 
     pooling: Pooling | Literal["checkpoint"] | tuple[Pooling, ...]
     normalize: bool
-    missing: Any
-    on_invalid: Any
-    model: Any
-    max_length: int | None
-    combine: Combine | Literal["learned"]
-    truncation: Truncation
-    layers_: tuple[int, ...]
-    n_layers_: int
-    hidden_size_: int
-    max_length_: int
+    missing: Missing
+    on_invalid: OnInvalid
     _bert: Callable[[], FrozenBert]
     _modules: Callable[[], SentenceModules]
-    _changes_the_mean: Callable[[], bool]
-    _check_X: Callable[..., list[str]]
-    layer_weights_: np.ndarray
-    layer_scale_: float
+    _combine_layers: CombineLayers
+    _names: Callable[[tuple[str, ...]], list[str]]
+    _warn_truncation: Callable[[TokenCounts], None]
 
     def transform_tokens(self, X: Iterable[Any], level: str = "token") -> pd.DataFrame:
         """Return one vector per token or word, instead of one per text.
 
-        Uses the layers, ``combine``, ``max_length`` and ``truncation``, but not ``pooling`` and
-        ``normalize``. A token in two windows (``truncation="window"``) gets the mean of both
-        vectors.
+        Ignores ``pooling`` and ``normalize``. A token in two windows (``truncation="window"``) gets
+        the mean of both vectors.
 
         Parameters
         ----------
         X : iterable of str, or of lists of str
             Texts as in `fit`; with ``level="word"`` also texts already split into words.
         level : {"token", "word"}, default="token"
-            ``"word"`` averages the word pieces of each word, without [CLS] and [SEP]. Words are
-            those of the model's tokenizer (BERT's splits at punctuation: ``don't`` is three words),
-            or the given ones.
+            ``"word"`` averages the word pieces of each word: those of the model's tokenizer (BERT's
+            splits at punctuation: ``don't`` is three words), or the given ones.
 
         Returns
         -------
         DataFrame
-            ``text`` (index label of the row), ``position``, then ``token`` and ``token_id`` for
-            tokens or ``word`` and ``n_tokens`` for words, then one column per feature. Positions
-            refer to the whole text, even if it was truncated.
+            ``text`` (index label of the row), ``position`` (in the whole text), then ``token`` and
+            ``token_id``, or ``word`` and ``n_tokens``, then one column per feature.
         """
         check_is_fitted(self)
         if level not in ("token", "word"):
@@ -265,20 +193,31 @@ class TokenLevelMixin:
         )
         bert = self._bert()
         plan = bert.plan(texts, pieces=True)
-        self._warn_truncation(plan.truncation_report())
+        self._warn_truncation(plan.counts)
         labels = range(len(texts)) if table.index is None else table.index
         names = [name.removeprefix("token_") for name in self._names(("token",))]
-        to_frame = token_frame if level == "token" else word_frame
-        vectors = bert.embed_tokens(plan)
-        return to_frame(plan, vectors, bert.tokenizer, self._combine_layers, labels, names)
+        columns_of = _token_columns if level == "token" else _word_columns
+        columns, rows = columns_of(plan, bert.embed_tokens(plan), bert.tokenizer)
+        n_rows = [len(rows[i]) for i in plan.row_of]
+        cells: dict[str, Any] = {"text": pd.Series(list(labels)).repeat(n_rows).to_numpy()}
+        for name, parts in columns.items():
+            of_texts = [parts[i] for i in plan.row_of]
+            cells[name] = np.concatenate([np.zeros(0, dtype=np.int64), *of_texts])
+        values = np.zeros((0, len(names)), dtype=np.float32)
+        if sum(n_rows):
+            values = self._combine_layers(np.concatenate([rows[i] for i in plan.row_of])[:, None])
+        frame = pd.concat([pd.DataFrame(cells), pd.DataFrame(values, columns=names)], axis=1)
+        if level == "token":
+            piece_of = {i: bert.tokenizer.token(i) for i in frame["token_id"].unique()}
+            frame.insert(2, "token", frame["token_id"].map(piece_of).astype(str))
+        return frame
 
     def token_shares(
         self, X: Iterable[str], weights: np.ndarray, base: np.ndarray | None = None
     ) -> list[pd.DataFrame]:
         """Split ``transform(X) @ weights`` among the tokens of each text, exactly.
 
-        The mean of the token vectors and every combination of layers are linear, so a linear
-        function of the features is the sum over tokens. Used by `pipeline.explain`.
+        The mean of the token vectors and every combination of layers are linear.
 
         Parameters
         ----------
@@ -287,8 +226,8 @@ class TokenLevelMixin:
         weights : ndarray of shape (n_features, n_outputs)
             Weights of the linear function.
         base : ndarray of shape (n_outputs,), optional
-            Subtracted from the total, in equal parts from each token; for example ``mean_ @
-            weights``, for shares relative to the mean text. None subtracts nothing.
+            Subtracted from the total, in equal parts from each token, such as ``mean_ @ weights``
+            for shares relative to the mean text.
 
         Returns
         -------
@@ -302,7 +241,9 @@ class TokenLevelMixin:
             For other poolings, ``normalize=True``, and weights of another shape.
         """
         check_is_fitted(self)
-        if self._bert().poolings != ("mean",) or self.normalize or self._changes_the_mean():
+        bert = self._bert()
+        only_means = bert.poolings == ("mean",) and not (self.normalize or bert.skip)
+        if not only_means or (self.pooling == "checkpoint" and self._modules().steps):
             raise ValueError(
                 f"pooling={self.pooling!r}, normalize={self.normalize}: only the plain mean is a "
                 "sum over tokens. Use pooling='mean' and normalize=False."
@@ -314,28 +255,18 @@ class TokenLevelMixin:
                 f"weights has shape {weights.shape}; allowed is ({n_features}, n_outputs), a row "
                 "per feature."
             )
-        texts = self._check_X(X, reset=False)
-        bert = self._bert()
-        tokenizer = bert.tokenizer
+        texts = check_X(self, X, reset=False)
+        options = (bert.tokenizer, self._combine_layers, weights, 0.0 if base is None else base)
         frames: dict[str, pd.DataFrame] = {}
         distinct = list(dict.fromkeys(texts))
-        reports = []
+        counts = []
         for start in range(0, len(distinct), _TEXTS_AT_ONCE):
             plan = bert.plan(distinct[start : start + _TEXTS_AT_ONCE], pieces=True)
-            reports.append((plan.tokenized.n_tokens, plan.tokenized.n_lost, plan.n_windows))
-            vectors = bert.embed_tokens(plan)
-            ends = np.cumsum(plan.n_windows)
-            assert plan.encodings is not None
-            for text, encoding, stop, n_windows in zip(
-                plan.texts, plan.encodings, ends, plan.n_windows, strict=True
-            ):
-                own = vectors[stop - n_windows : stop]
-                options = (tokenizer, self._combine_layers, weights, 0.0 if base is None else base)
-                frames[text] = share_out(own, encoding, text, *options)
-        if reports:
-            self._warn_truncation(
-                truncation_report(*(np.concatenate(parts) for parts in zip(*reports, strict=True)))
-            )
+            counts.append(plan.counts)
+            for text, pieces, vectors in _by_text(plan, bert.embed_tokens(plan)):
+                frames[text] = share_out(vectors, pieces, text, *options)
+        if counts:
+            self._warn_truncation(TokenCounts(*np.hstack(counts)))
         return [frames[text].copy() for text in texts]
 
     def count_tokens(self, X: Iterable[str]) -> pd.DataFrame:
@@ -350,7 +281,7 @@ class TokenLevelMixin:
         -------
         DataFrame
             ``n_tokens`` (of the whole text, with [CLS] and [SEP]), ``n_lost``, ``n_unknown``
-            ([UNK]) and ``n_words`` (between blanks), one row per text, with the index of X.
+            ([UNK]) and ``n_words`` (between blanks), with the index of X.
         """
         check_is_fitted(self)
         table = take_columns(X, on_invalid=self.on_invalid)
@@ -375,50 +306,9 @@ class TokenLevelMixin:
             Start and end of each word, in characters, including words that truncation would cut.
         """
         check_is_fitted(self)
-        texts = self._check_X(X, reset=False)
+        texts = check_X(self, X, reset=False)
         encodings, _ = self._bert().tokenizer.with_pieces(texts)
         return [
             [trimmed(text, *span) for span in word_spans_of(encoding).values()]
             for text, encoding in zip(texts, encodings, strict=True)
         ]
-
-    def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
-        if self.combine == "learned":
-            return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
-        return combine_layers(vectors, self.combine)
-
-    def _warn_truncation(self, report: dict[str, Any]) -> None:
-        cure = "Use count_tokens(X) to find them, or truncation='window' to keep all tokens."
-        search = self.__dict__.get("_search")
-        warn_truncation(report, self.max_length_, self.truncation, cure, search)
-
-    def _names(self, poolings: tuple[str, ...]) -> list[str]:
-        if poolings == ("checkpoint",):
-            size = self._modules().width(self.hidden_size_)
-            return [f"checkpoint_{i:0{len(str(size - 1))}d}" for i in range(size)]
-        digits, width = len(str(self.n_layers_)), len(str(self.hidden_size_ - 1))
-        layers = [f"layer{layer:0{digits}d}" for layer in self.layers_]
-        if self.combine != "concat" and len(layers) > 1:
-            layers = [f"layer{self.combine}"]
-        return [
-            f"{p}_{layer}_{i:0{width}d}"
-            for p in poolings
-            for layer in layers
-            for i in range(self.hidden_size_)
-        ]
-
-    def _warn_longer(self, n_tokens: np.ndarray) -> None:
-        length = self._bert().checkpoint.max_seq_length
-        # the default model was measured with 512: docs/long-texts.md
-        if length is None or self.max_length is not None or str(self.model) in INSTALLED:
-            return
-        if length < self.max_length_ and (n_tokens > length).any():
-            # no counts: equal messages are shown once per search
-            warnings.warn(
-                f"Some texts are longer than {length} tokens, where sentence-transformers cuts "
-                f"them for {str(self.model)!r} (max_seq_length in sentence_bert_config.json). Here "
-                f"they are read up to {self.max_length_}. Set max_length={length} for the vectors "
-                f"of sentence-transformers, or max_length={self.max_length_} to keep these.",
-                ModelWarning,
-                stacklevel=4,
-            )

@@ -1,4 +1,4 @@
-"""Stores of pooled vectors: memory, or an SQLite file shared by processes."""
+"""Stores of pooled vectors: memory, or a shared SQLite file."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,26 +21,13 @@ from pipeline.files import local_path
 from pipeline.forks import ForkGate, ForkSafeLock
 
 MEMORY_BYTES = 1 << 30  # default limit of the memory cache
-BUSY_SECONDS = 30  # to wait for another process that writes to the same file
+BUSY_SECONDS = 30  # to wait for another process that writes
 _KEYS_PER_SELECT = 400  # SQLite allows 999 in its oldest builds
-_broken: set[Path] = set()  # files that failed in this process: skipped after one warning
-# a connection used after a fork corrupts the file, so forks wait while one is open
+_broken: set[Path] = set()  # files that failed: skipped after one warning
+# a connection used after a fork corrupts the file: forks wait
 _connections = ForkGate()
 
 _unrecorded = ContextVar("unrecorded", default=False)
-
-
-class Store(Protocol):
-    """Vectors of one encoder, by key."""
-
-    def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of known keys."""
-
-    def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Store the vectors of new keys."""
-
-    def free_bytes(self) -> float:
-        """Return the number of bytes that fit."""
 
 
 @contextmanager
@@ -59,7 +46,7 @@ def is_unrecorded() -> bool:
 
 
 def text_key(namespace: str, pooling: str, text: str) -> bytes:
-    """Return the key (16 bytes) of one text's vectors under one pooling."""
+    """Return the key (16 bytes) of a text under one pooling."""
     return hashlib.blake2b(f"{namespace}\0{pooling}\0{text}".encode(), digest_size=16).digest()
 
 
@@ -74,7 +61,7 @@ class MemoryStore:
         self._lock = ForkSafeLock()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of known keys, and mark them as used."""
+        """Return known vectors, and mark them as used."""
         with self._lock:
             known = {key: self._vectors[key] for key in keys if key in self._vectors}
             for key in known:
@@ -82,7 +69,7 @@ class MemoryStore:
             return known
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Store the vectors of new keys, evicting older ones."""
+        """Store new vectors, evicting older ones."""
         with self._lock:
             for key, vector in vectors.items():
                 if key not in self._vectors and vector.nbytes <= self.max_bytes:
@@ -91,10 +78,6 @@ class MemoryStore:
             while self.current_bytes > self.max_bytes:
                 self.current_bytes -= self._vectors.popitem(last=False)[1].nbytes
                 self.overflowed = True
-
-    def free_bytes(self) -> float:
-        """Return the number of bytes that fit if older vectors are evicted."""
-        return self.max_bytes
 
     def clear(self) -> None:
         """Remove all vectors."""
@@ -116,14 +99,16 @@ def parse_size(size: int | str) -> int:
 
 
 class FolderStore:
-    """Vectors of one encoder in one SQLite file, shared by processes."""
+    """Vectors of one encoder in a shared SQLite file."""
+
+    max_bytes = float("inf")  # only the disk is the limit
 
     def __init__(self, folder: Path, namespace: str) -> None:
         self.folder = folder
         self.path = folder / f"embeddings-{namespace[:16]}.sqlite"
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Return the vectors of known keys with a valid checksum."""
+        """Return known vectors with a valid checksum."""
         known: dict[bytes, np.ndarray] = {}
 
         def select(connection: sqlite3.Connection) -> None:
@@ -139,7 +124,7 @@ class FolderStore:
         return known
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
-        """Store the vectors of new keys, all or none."""
+        """Store new vectors, all or none."""
         rows = [(key, vector.shape[-1], _pack(vector)) for key, vector in vectors.items()]
 
         def insert(connection: sqlite3.Connection) -> None:
@@ -149,12 +134,8 @@ class FolderStore:
 
         self._run(insert)
 
-    def free_bytes(self) -> float:
-        """Return infinity: only the disk is the limit."""
-        return float("inf")
-
     def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Call ``work`` with a connection of its own, without raising."""
+        """Call ``work`` with a connection, without raising."""
         if self.path in _broken:
             return
         try:
@@ -164,15 +145,14 @@ class FolderStore:
             self._give_up(error)
 
     def _open(self) -> sqlite3.Connection:
-        """Connect, waiting while other processes create the same file."""
+        """Connect, waiting for processes that create the file."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 return self._connect()
             except sqlite3.OperationalError as error:
-                # SQLite does not wait if two processes create a file at once, or if one of them
-                # takes an older file out of WAL mode
+                # SQLite does not wait if two processes create a file or take it out of WAL mode
                 busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
                 if not busy or time.monotonic() > until:
                     raise
@@ -215,6 +195,9 @@ class FolderStore:
         )
 
 
+Store: TypeAlias = MemoryStore | FolderStore
+
+
 def cache_folder(cache: str | os.PathLike) -> Path:
     """Return the folder of a cache, or raise for an address."""
     return local_path(
@@ -237,7 +220,7 @@ def _pack(vector: np.ndarray) -> bytes:
 
 
 def _unpack(width: int, value: bytes) -> np.ndarray | None:
-    """Return a vector, (n_layers, width), or None if its checksum is wrong."""
+    """Return a vector, (n_layers, width), or None if damaged."""
     raw, check = value[:-4], value[-4:]
     if zlib.crc32(raw).to_bytes(4, "little") != check or width <= 0 or len(raw) % (4 * width):
         return None

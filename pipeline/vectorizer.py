@@ -1,7 +1,8 @@
 """BertVectorizer. Saved artifacts name this module."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -23,18 +24,30 @@ from pipeline._compat import (
     with_callbacks,
 )
 from pipeline.bert.config import read_shape
-from pipeline.bert.embedding import FrozenBert
+from pipeline.bert.embedding import FrozenBert, TokenCounts
 from pipeline.bert.encoder import DType
-from pipeline.bert.pooling import POOLINGS, Combine, Pooling
-from pipeline.bert.sentence_modules import SentenceModules, hint_at_modules, sentence_modules
+from pipeline.bert.pooling import POOLINGS, Combine, Pooling, combine_layers, feature_names
+from pipeline.bert.sentence_modules import (
+    SentenceModules,
+    hint_at_length,
+    hint_at_modules,
+    sentence_modules,
+)
 from pipeline.bert.tokenizing import Truncation
 from pipeline.bert.weights import cut
 from pipeline.checkpoints.checkpoint import Checkpoint, resolve
-from pipeline.embedding_cache import Counted, encode, open_store
+from pipeline.embedding_cache import encode, open_store
 from pipeline.fitted import SavedModel
-from pipeline.layer_mix import class_codes, learn_layer_mix
+from pipeline.layer_mix import LayerMix, apply_layer_mix, class_codes, learn_layer_mix
 from pipeline.progress import progress
-from pipeline.text_warnings import FEW, count_words, search_of, unknown_report, warn_unknown
+from pipeline.text_warnings import (
+    FEW,
+    count_words,
+    search_of,
+    unknown_report,
+    warn_truncation,
+    warn_unknown,
+)
 from pipeline.texts import Missing, OnInvalid, check_labels, check_X
 from pipeline.token_level import TokenLevelMixin
 from pipeline.vector_store import parse_size
@@ -46,102 +59,92 @@ _DOCS = Path(__file__).resolve().parent.parent / "docs" / "bert-features.md"
 class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, SavedModel):
     """Turn raw texts into vectors of a frozen BERT.
 
-    Each text is tokenised, encoded by a pre-trained model with fixed weights, and pooled to one
-    vector per layer; the chosen layers and poolings together make one row of features. Each
-    distinct text is encoded once, without padding, up to the deepest layer needed.
+    Each distinct text is encoded once, up to the deepest layer needed, and pooled to one vector
+    per layer. The chosen layers and poolings make one row of features.
 
     Parameters
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
         A folder with ``config.json``, ``model.safetensors`` and a tokenizer, or a hub id. Fast
         families: BERT, DistilBERT, RoBERTa, XLM-R, CamemBERT, ELECTRA. Others: MPNet, ModernBERT,
-        DeBERTa, ALBERT and more, see docs/models.md. The default, a 6-layer BERT of width 384 with
-        the bert-base-uncased vocabulary, comes with the installation.
+        DeBERTa, ALBERT and more, see docs/models.md. The default, a 6-layer uncased BERT of width
+        384, comes with the installation.
 
     revision : str or None, default=None
         Branch, tag or commit on the hub. A commit pins the model.
 
     pooling : str or tuple of str, default="mean"
-        How the tokens of a text become one vector. ``"cls"``: the hidden state of [CLS].
-        ``"mean"``, ``"max"``: over all tokens. ``"pooler"``: ``pooler_output``, the checkpoint's
-        own dense layer with tanh on the last [CLS], if it has a trained one. ``"lasttoken"``,
-        ``"weightedmean"`` (by position), ``"mean_sqrt_len_tokens"``: as in sentence-transformers.
-        Several poolings are concatenated. ``"checkpoint"``: as published with the model
-        (``modules.json``), from the last layer: its poolings, dense layers, norms, prompt and
-        length, for the same vectors as sentence-transformers.
+        How the tokens of a text become one vector. ``"cls"``: the state of [CLS]. ``"mean"``,
+        ``"max"``: over all tokens. ``"pooler"``: ``pooler_output``, a dense layer with tanh on the
+        last [CLS], if the checkpoint has a trained one. ``"lasttoken"``, ``"weightedmean"`` (by
+        position), ``"mean_sqrt_len_tokens"``: as in sentence-transformers. Several are
+        concatenated. ``"checkpoint"``: the published poolings, dense layers, norms, prompt and
+        length (``modules.json``) on the last layer, for the vectors of sentence-transformers.
 
     prompt : str or None, default=None
-        Text to put before each text, such as ``"query: "``; truncation keeps it. None is no prompt,
-        or under ``pooling="checkpoint"`` the checkpoint's default; "" is none.
+        Put before each text, such as ``"query: "``; truncation keeps it. None is the checkpoint's
+        default under ``pooling="checkpoint"``, else none; "" is none.
 
     layers : int, tuple of int, or "all", default=-1
-        Which of HF's ``hidden_states`` to use: 0 is the embedding output, 1 the first encoder
-        layer, -1 the last.
+        Which of HF's ``hidden_states`` to use: 0 is the embedding output, -1 the last layer.
 
     combine : {"concat", "mean", "sum", "learned"}, default="concat"
-        How several layers become one vector. ``"learned"`` fits the weights (softmax) and scale of
-        a weighted sum to the labels given to `fit`; the others learn nothing.
+        How several layers become one vector. ``"learned"`` fits softmax weights and a scale to y.
 
     max_length : int or None, default=None
         Most tokens per sequence, with [CLS], [SEP] and prompt. None is the model's limit, often
         512, or under ``pooling="checkpoint"`` the published one. `fit` gives a `ModelWarning` if
-        sentence-transformers would truncate texts earlier.
+        sentence-transformers would truncate earlier.
 
     truncation : {"head", "tail", "head_tail", "window", "error"}, default="head"
         What to keep of longer texts: the start; the end; a quarter from the start and the rest from
         the end; everything, in overlapping windows whose vectors are averaged by token count; or
-        raise an error. ``truncation_report_`` and one `TruncationWarning` per call count what was
-        cut.
+        raise an error. One `TruncationWarning` per call counts what was cut.
 
     missing : {"error", "empty"}, default="error"
         Treat None, NaN and pd.NA as an error or as the empty text.
 
     on_invalid : {"error", "coerce"}, default="error"
-        For cells that are not strings, several columns, and lone surrogates (half of a UTF-16
-        pair): raise an error that names the row, or turn cells into text, join columns by a space,
-        and replace surrogates by U+FFFD.
+        Raise an error that names the row for cells that are not strings, several columns, and lone
+        surrogates (half of a UTF-16 pair); or turn cells into text, join columns by a space, and
+        replace surrogates by U+FFFD.
 
     normalize : bool, default=False
         Scale every row to Euclidean length 1.
 
     device : str, default="auto"
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; ``"auto"`` prefers CUDA, then MPS, then
-        the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; ``"auto"`` prefers CUDA, then MPS.
 
     dtype : {"auto", "float32", "float16", "bfloat16"}, default="auto"
-        Precision of the forward pass: ``"auto"`` is float16 on CUDA and float32 elsewhere. float16
-        needs an accelerator; bfloat16 an accelerator or a CPU with bfloat16 products (AVX512-BF16,
-        AMX). Features are always float32.
+        Precision of the forward pass; ``"auto"`` is float16 on CUDA, else float32. float16 needs an
+        accelerator, bfloat16 one or a CPU with bfloat16 products (AVX512-BF16, AMX). Features are
+        always float32.
 
     batch_tokens : int or None, default=None
-        Token budget of one batch. Changes speed and memory, and float32 features by at most 1e-5.
-        None is 2,048 on the CPU, 65,536 on CUDA and 8,192 on MPS. Batches are halved if CUDA memory
-        runs out.
+        Token budget of a batch, halved if CUDA memory runs out. Changes float32 features by at most
+        1e-5. None is 2,048 on the CPU, 65,536 on CUDA and 8,192 on MPS.
 
     cache : {"memory"}, folder or None, default="memory"
         Where to keep vectors for folds, grid points and refits: in this process (up to
-        ``cache_size``; the least recently used are dropped, with one `CacheWarning`); in a folder
-        (SQLite), shared by processes and runs; or nowhere. With a cache, the first pass runs all
-        layers for later use. The folder is readable only by its owner: vectors reveal something
-        about their texts. Not saved: a loaded pipeline caches nothing, and runs only the layers it
-        needs.
+        ``cache_size``, dropping the least recently used with one `CacheWarning`); in a folder
+        (SQLite), shared by processes and runs, readable only by its owner (vectors reveal something
+        about texts); or nowhere, as in a loaded pipeline. With a cache the first pass runs all
+        layers.
 
     cache_size : int, str or None, default=None
-        Most bytes of this process's memory cache, for all vectorizers together, as a number or a
-        string such as ``"4GB"``. None keeps the current size, initially 1 GiB: about 70,000 texts
-        of the default model with one pooling and all layers.
+        Most bytes of this process's memory cache, for all vectorizers, such as ``"4GB"``. None
+        keeps the size, at first 1 GiB: about 70,000 texts of the default model and one pooling.
 
     weights_in_artifact : bool, default=True
-        Whether a pickled (joblib) vectorizer contains the model's weights. Otherwise it contains
-        their hashes, finds the model again when opened, and rejects another one.
+        Whether a saved vectorizer contains the model's weights, or only their hashes: then it finds
+        the model again when opened, and rejects another one.
 
     local_files_only : bool, default=False
         Never ask the hub.
 
     progress : bool, default=False
-        Show progress of encoding on stderr: a bar in a terminal or notebook, removed when done,
-        else a line every half minute. `compare`, `layer_study` and `label_issues` also show their
-        fits. Nothing is shown if all vectors come from the cache.
+        Show progress of encoding on stderr: a bar in a terminal or notebook, else a line every half
+        minute. `compare`, `layer_study` and `label_issues` also show their fits.
 
     Attributes
     ----------
@@ -176,19 +179,17 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         With ``combine="learned"``: the factor of the weighted sum.
 
     mean_ : ndarray of shape (n_features,), float32
-        Mean of the features, the baseline of `pipeline.explain`. Only set by `fit_transform`, which
-        pipelines call; `fit` encodes nothing.
+        Mean of the features, the baseline of `pipeline.explain`. Only set by `fit_transform`.
 
     truncation_report_ : dict
         For the texts seen during fit: ``n_texts``, ``texts_cut``, ``n_tokens``, ``tokens_lost``,
         ``share_lost``, ``texts_in_windows``.
 
     unknown_report_ : dict
-        Tokens of the same texts that are not in the vocabulary, such as emoji, and read as [UNK]:
-        ``n_texts``, ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``;
-        also ``n_words`` (between blanks) and ``pieces_per_word``: 1.2 to 1.5 in English, more in a
-        language that is spelled out. An `UnknownTokensWarning` is given if more than a fifth of the
-        texts cannot be read.
+        Their tokens that are not in the vocabulary, such as emoji, and read as [UNK]: ``n_texts``,
+        ``texts_with_unknown``, ``n_tokens``, ``tokens_unknown``, ``share_unknown``; ``n_words``
+        (between blanks) and ``pieces_per_word``: 1.2 to 1.5 in English, more in a language that is
+        spelled out. If a fifth of the texts cannot be read, fit gives an `UnknownTokensWarning`.
 
     See Also
     --------
@@ -232,9 +233,10 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     }
 
     _state_version: ClassVar[int] = 2  # 2: prompts, and the modules of a checkpoint
+    _sentence: SentenceModules | None = None
+    _search: Any = None  # in which a fit takes place
 
-    # the "?" of the HTML repr leads to the page in this checkout, for there is no web site
-    _doc_link_module = "pipeline"
+    _doc_link_module = "pipeline"  # where the "?" of the HTML repr leads: there is no web site
     _doc_link_template = _DOCS.as_uri() if _DOCS.is_file() else ""
 
     def __init__(
@@ -285,7 +287,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
         """Check parameters and texts, and find the model.
 
-        Nothing is encoded or learned, except with ``combine="learned"``.
+        Nothing is encoded, except with ``combine="learned"``.
 
         Parameters
         ----------
@@ -293,8 +295,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas,
             polars or pyarrow.
         y : array-like of shape (n_texts,) or (n_texts, n_outputs), optional
-            Labels or targets. Only used by ``combine="learned"``, but rejected if no classifier
-            could use them.
+            Labels or targets, for ``combine="learned"``. Rejected if no classifier could use them.
 
         Returns
         -------
@@ -312,20 +313,9 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self.__dict__.pop("mean_", None)  # from an earlier fit
         if self.combine == "learned":
             self._encode_and_learn(texts, X, y)
-            return self
-        context = self._init_callback_context(task_name="fit")
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self._search, place = search_of(context)
-        plan = self._bert().plan(texts)
-        self.truncation_report_ = plan.truncation_report()
-        rows, n_words = plan.row_of, count_words(texts, self.prompt_)
-        n_tokens, n_unknown = plan.tokenized.n_tokens[rows], plan.tokenized.n_unknown[rows]
-        self.unknown_report_ = unknown_report(n_tokens, n_unknown, n_words)
-        self._warn_truncation(self.truncation_report_)
-        self._warn_longer(n_tokens)
-        warn_unknown(texts, n_unknown, n_tokens, str(self.model))
-        self._search = self._search if place else None
-        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+        else:
+            with self._fit_task(X, y, task_name="fit"):
+                self._report(texts, self._bert().plan(texts).counts)
         return self
 
     @with_callbacks
@@ -338,7 +328,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         X : iterable of str, length n_texts
             As in `fit`.
         y : array-like of shape (n_texts,), optional
-            As in `fit`. Invalid labels are rejected before anything is encoded.
+            As in `fit`.
 
         Returns
         -------
@@ -361,17 +351,13 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         -------
         ndarray of shape (n_texts, n_features), float32
             In the order of the texts. Or a DataFrame, as set by `set_output`.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
         """
         check_is_fitted(self)
-        texts = self._check_X(X, reset=False)
-        vectors, counted = self._encode(texts)
+        texts = check_X(self, X, reset=False)
+        vectors, counts = self._encode(texts)
+        self._warn_truncation(counts)
         name = str(self.model)
-        warn_unknown(texts, counted.n_unknown, counted.n_tokens, name, at_least=FEW)
+        warn_unknown(texts, counts.n_unknown, counts.n_tokens, name, at_least=FEW)
         return self._features(vectors)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -389,11 +375,15 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         """
         check_is_fitted(self)
         check_feature_names_in(self, input_features, generate_names=False)
-        of = ("checkpoint",) if self.pooling == "checkpoint" else self._poolings()
-        return np.array(self._names(of), dtype=object)
+        if self.pooling == "checkpoint":
+            size = self._modules().width
+            names = [f"checkpoint_{i:0{len(str(size - 1))}d}" for i in range(size)]
+        else:
+            names = self._names(self._poolings())
+        return np.array(names, dtype=object)
 
     def _check_fit(self, X: Any, y: Any) -> list[str]:
-        texts = self._check_X(X, reset=True)
+        texts = check_X(self, X, reset=True)
         if not texts:
             raise ValueError(
                 f"Found array with 0 sample(s) (shape=(0, {self.n_features_in_})) while a minimum "
@@ -406,9 +396,6 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             parse_size(self.cache_size)
         self._find_model()
         return texts
-
-    def _check_X(self, X: Any, *, reset: bool) -> list[str]:
-        return check_X(self, X, reset=reset)
 
     def _find_model(self) -> None:
         own = self.pooling == "checkpoint"
@@ -429,12 +416,10 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             source = {**checkpoint.source, "modules": checkpoint.modules_sha256}
             checkpoint = replace(checkpoint, source=source)
         self._checkpoint, self.source_ = checkpoint, checkpoint.source
-        self._sentence: SentenceModules | None = None
-        self.prompt_ = self.prompt or ""
-        max_length = self.max_length
+        self._sentence = None
+        self.prompt_, max_length = self.prompt or "", self.max_length
         if own:
             modules = self._modules()
-            poolings = modules.poolings
             self.prompt_ = modules.prompt if self.prompt is None else self.prompt
             if max_length is None and modules.max_length is not None:
                 max_length = min(modules.max_length, read_shape(checkpoint).max_positions)
@@ -443,13 +428,8 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         bert = FrozenBert.choose(
             checkpoint,
             layers=self.layers,
-            poolings=poolings,
             max_length=max_length,
-            truncation=self.truncation,
-            batch_tokens=self.batch_tokens,
-            device=self.device,
-            dtype=self.dtype,
-            **self._reading(),
+            **self._settings(self.device, self.dtype),
         )
         if own and bert.layers != (bert.n_layers,):
             raise ValueError(
@@ -457,8 +437,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
                 f"got layers={self.layers!r}. Use layers=-1, or another pooling."
             )
         self.layers_, self.n_layers_ = bert.layers, bert.n_layers
-        self.hidden_size_ = bert.hidden_size
-        self.max_length_ = bert.max_length
+        self.hidden_size_, self.max_length_ = bert.hidden_size, bert.max_length
         self._made_with = None
         self._to_save: Checkpoint | None = None
 
@@ -472,35 +451,33 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
                 stacklevel=4,
             )
         return FrozenBert(
-            checkpoint=self._get_checkpoint(),
-            n_layers=self.n_layers_,
-            hidden_size=self.hidden_size_,
-            layers=self.layers_,
-            poolings=self._poolings(),
+            self._get_checkpoint(),
+            self.n_layers_,
+            self.hidden_size_,
+            self.layers_,
             max_length=self.max_length_,
-            truncation=self.truncation,
-            batch_tokens=self.batch_tokens,
-            device=device,
-            dtype=dtype,
-            **self._reading(),
+            **self._settings(device, dtype),
         )
 
-    def _reading(self) -> dict[str, Any]:
-        own = self._modules().reading() if self.pooling == "checkpoint" else {}
-        return {"prompt": self.prompt_, **own}
+    def _settings(self, device: str, dtype: DType) -> dict[str, Any]:
+        """Return how to read and encode texts, as arguments of `FrozenBert`."""
+        settings = {
+            "poolings": self._poolings(),
+            "truncation": self.truncation,
+            "batch_tokens": self.batch_tokens,
+            "device": device,
+            "dtype": dtype,
+            "prompt": self.prompt_,
+        }
+        if self.pooling == "checkpoint":
+            modules = self._modules()
+            settings |= {"lower": modules.lower, "pools_prompt": modules.include_prompt}
+        return settings
 
     def _modules(self) -> SentenceModules:
-        if self.__dict__.get("_sentence") is None:
+        if self._sentence is None:
             self._sentence = sentence_modules(self._get_checkpoint())
-        assert self._sentence is not None
         return self._sentence
-
-    def _changes_the_mean(self) -> bool:
-        """Return whether features are more than the pooled tokens."""
-        if self.pooling != "checkpoint":
-            return False
-        modules = self._modules()
-        return bool(modules.steps) or not (modules.include_prompt or not self.prompt_)
 
     def _poolings(self) -> tuple[Pooling, ...]:
         if self.pooling == "checkpoint":
@@ -509,40 +486,51 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
 
     def _encode(
         self, texts: list[str], on_batch: Callable[[], None] | None = None, place: str = ""
-    ) -> tuple[np.ndarray, Counted]:
-        """Return vectors, (n_texts, n_poolings, n_layers, hidden_size), and token counts."""
+    ) -> tuple[np.ndarray, TokenCounts]:
+        """Return vectors and token counts."""
         bert = self._bert()
         what = f"{place}, encoding" if place else "encoding"
         with progress(what, "text", shown=self.progress) as part:
             store = open_store(self.cache, bert, self.cache_size)
-            vectors, counted = encode(bert, texts, store, part, on_batch)
-        self._warn_truncation(counted.truncation)
-        return vectors, counted
+            return encode(bert, texts, store, part, on_batch)
 
     def _encode_and_learn(self, texts: list[str], X: Any, y: Any) -> np.ndarray:
         """Return the vectors of fit, learning layer weights if needed."""
-        context = self._init_callback_context(task_name="encode", max_subtasks=None)
+        with self._fit_task(X, y, task_name="encode", max_subtasks=None) as (context, place):
+
+            def on_batch() -> None:
+                batch = context.subcontext(task_name="batch")
+                batch.call_on_fit_task_begin(estimator=self)
+                batch.call_on_fit_task_end(estimator=self)
+
+            vectors, counts = self._encode(texts, on_batch, place)
+            self._report(texts, counts)
+            if self.combine == "learned":
+                self._refuse_not_finite(vectors)
+                mix = learn_layer_mix(vectors, y)
+                self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
+        return vectors
+
+    @contextmanager
+    def _fit_task(self, X: Any, y: Any, **task: Any) -> Iterator[tuple[Any, str]]:
+        """Tell callbacks of a fit, and give its context and place in a search."""
+        context = self._init_callback_context(**task)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self._search, place = search_of(context)
-
-        def on_batch() -> None:
-            batch = context.subcontext(task_name="batch")
-            batch.call_on_fit_task_begin(estimator=self)
-            batch.call_on_fit_task_end(estimator=self)
-
-        vectors, counted = self._encode(texts, on_batch, place)
-        self.truncation_report_ = counted.truncation
-        n_tokens, n_unknown = counted.n_tokens, counted.n_unknown
-        self.unknown_report_ = unknown_report(n_tokens, n_unknown, count_words(texts, self.prompt_))
-        self._warn_longer(n_tokens)
-        warn_unknown(texts, n_unknown, n_tokens, str(self.model))
-        if self.combine == "learned":
-            self._refuse_not_finite(vectors)
-            mix = learn_layer_mix(vectors, y)
-            self.layer_weights_, self.layer_scale_ = mix.weights, mix.scale
+        yield context, place
         self._search = self._search if place else None
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
-        return vectors
+
+    def _report(self, texts: list[str], counts: TokenCounts) -> None:
+        """Keep what fit could not read of its texts, and warn of it."""
+        n_tokens, n_unknown = counts.n_tokens, counts.n_unknown
+        n_words = count_words(texts, self.prompt_)
+        self.truncation_report_ = counts.truncation_report()
+        self.unknown_report_ = unknown_report(n_tokens, n_unknown, n_words)
+        self._warn_truncation(counts)
+        if self.max_length is None:
+            hint_at_length(self._get_checkpoint(), str(self.model), n_tokens, self.max_length_)
+        warn_unknown(texts, n_unknown, n_tokens, str(self.model))
 
     def _features(self, vectors: np.ndarray) -> np.ndarray:
         features = self._combine_layers(vectors)
@@ -551,9 +539,23 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
         self._refuse_not_finite(features)
         return l2_normalize(features, copy=False) if self.normalize else features
 
+    def _combine_layers(self, vectors: np.ndarray) -> np.ndarray:
+        if self.combine == "learned":
+            return apply_layer_mix(vectors, LayerMix(self.layer_weights_, self.layer_scale_))
+        return combine_layers(vectors, self.combine)
+
+    def _warn_truncation(self, counts: TokenCounts) -> None:
+        cure = "Use count_tokens(X) to find them, or truncation='window' to keep all tokens."
+        report = counts.truncation_report()
+        warn_truncation(report, self.max_length_, self.truncation, cure, self._search)
+
+    def _names(self, poolings: tuple[str, ...]) -> list[str]:
+        sizes = (self.n_layers_, self.hidden_size_)
+        return feature_names(poolings, self.layers_, self.combine, *sizes)
+
     def _refuse_not_finite(self, features: np.ndarray) -> None:
-        features = features.reshape(len(features), int(np.prod(features.shape[1:])))
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        axes = tuple(range(1, features.ndim))
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=axes))
         if len(bad):
             raise ValueError(
                 f"The features of text {bad[0]} are not finite (dtype={self.dtype!r}, {len(bad)} "
@@ -564,8 +566,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
-        # one_d_array stays False: scikit-learn's checks would then only send 1-D numbers, and with
-        # two_d_array=False they would not run at all
+        # one_d_array=True would make scikit-learn's checks send 1-D numbers only
         tags.input_tags.allow_nan = self.missing == "empty"
         tags.transformer_tags.preserves_dtype = []
         tags.target_tags.required = self.combine == "learned"
@@ -584,8 +585,7 @@ class BertVectorizer(TokenLevelMixin, CallbackSupportMixin, TransformerMixin, Sa
             return None
         if self._to_save is None:
             with_pooler = "pooler" in self._poolings()
-            depth = self.n_layers_ if with_pooler else max(self.layers_)
-            self._to_save = cut(self._get_checkpoint(), depth, with_pooler=with_pooler)
+            self._to_save = cut(self._get_checkpoint(), max(self.layers_), with_pooler=with_pooler)
         return self._to_save
 
     def __setstate__(self, state: dict[str, Any]) -> None:

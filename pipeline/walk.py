@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.bert.config import read_shape
-from pipeline.bert.encoder import load_encoder
+from pipeline.bert.encoder import HuggingFaceEncoder, load_encoder
 from pipeline.bert.tokenizing import TextTokenizer
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.notebook import block, paragraph, signed, table_html
@@ -105,6 +105,7 @@ def walk_text(text: str, *, model: str = DEFAULT_MODEL, max_length: int | None =
     input_ids = np.concatenate([real, np.full(n_padding, shape.pad_token_id)])
     mask = np.concatenate([np.ones(len(real), dtype=np.int64), np.zeros(n_padding, dtype=np.int64)])
     encoder = load_encoder(checkpoint, shape.n_layers, device="cpu", packed=False)
+    assert isinstance(encoder, HuggingFaceEncoder)
     states = encoder.hidden_states(input_ids[None], mask[None])
     return TextWalk(
         tokens=[tokenizer.token(i) for i in input_ids],

@@ -28,7 +28,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedTok
 from transformers.utils import logging as hf_logging
 
 from pipeline import clear_cache
-from pipeline.bert.hugging_face import HuggingFaceEncoder
+from pipeline.bert.encoder import HuggingFaceEncoder
 from pipeline.bert.packed import PackedEncoder
 from tests.commands import (  # noqa: F401  (fixtures)
     artifact,

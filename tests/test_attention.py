@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from pipeline.bert.attention import Workspace, attend_runs, has_varlen
+from pipeline.bert.linear import Workspace
+from pipeline.bert.packed import attend_runs, has_varlen
 from pipeline.bert.pooling import TokenBatch
 
 HEADS, SIZE = 4, 8

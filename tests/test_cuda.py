@@ -20,10 +20,8 @@ from pipeline import (
     make_sentiment_pipeline,
     save_pipeline,
 )
-from pipeline.bert.attention import has_varlen
-from pipeline.bert.encoder import choose_device, load_encoder
-from pipeline.bert.hugging_face import HuggingFaceEncoder
-from pipeline.bert.packed import PackedEncoder
+from pipeline.bert.encoder import HuggingFaceEncoder, choose_device, load_encoder
+from pipeline.bert.packed import PackedEncoder, has_varlen
 from pipeline.bert.pooling import TokenBatch
 from pipeline.checkpoints.checkpoint import installed_folder, resolve
 from pipeline.vectorizer import DEFAULT_MODEL

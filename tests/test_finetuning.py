@@ -32,8 +32,8 @@ from pipeline import (
     verify_pipeline,
 )
 from pipeline.bert.config import read_shape
-from pipeline.bert.trainable import TrainableBert, read_head
-from pipeline.bert.weights import read_tensors
+from pipeline.bert.training import TrainableBert
+from pipeline.bert.weights import read_head, read_tensors
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.texts import set_aside
 

@@ -1,10 +1,11 @@
-"""The packed forward equals transformers' for every batch, pooling, layer and depth."""
+"""Both forwards equal transformers' for every batch, pooling and layer."""
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
 
+from pipeline.bert.encoder import HuggingFaceEncoder
 from pipeline.bert.linear import Linear
 from pipeline.bert.packed import PackedEncoder, can_pack
 from pipeline.bert.pooling import TokenBatch
@@ -31,20 +32,34 @@ def slow(oracle, texts, poolings, layers):
     )
 
 
+@pytest.mark.parametrize("kind", [PackedEncoder, HuggingFaceEncoder])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "texts", [TEXTS, TEXTS[::-1], TEXTS[:1], [""], ["film"] * 5 + [TEXTS[0]] * 2], ids=len
 )
 def test_every_pooling_of_every_layer_is_hugging_faces_whatever_the_batch(
-    texts, family, model_folder, hugging_face
+    texts, family, kind, model_folder, hugging_face
 ):
     oracle = hugging_face(model_folder(family))
-    found = (
-        encoder(model_folder(family)).pooled(batch_of(oracle, texts), POOLINGS, range(4)).numpy()
-    )
+    encoder = kind(resolve(model_folder(family)), 3, CPU, torch.float32)
+    found = encoder.pooled(batch_of(oracle, texts), POOLINGS, range(4)).numpy()
     assert found.dtype == np.float32
     assert found.shape == (len(texts), 3, 4, 32)
     assert np.abs(found - slow(oracle, texts, POOLINGS, range(4))).max() <= TOLERANCE
+
+
+def test_in_transformers_a_run_of_equal_length_is_one_forward_pass(model_folder, monkeypatch):
+    shapes = []
+    run = HuggingFaceEncoder.hidden_states
+    monkeypatch.setattr(
+        HuggingFaceEncoder,
+        "hidden_states",
+        lambda self, ids, *a: shapes.append(ids.shape) or run(self, ids, *a),
+    )
+    batch = TokenBatch([np.full(n, 7) for n in (5, 5, 5, 3, 3, 2)])
+    encoder = HuggingFaceEncoder(resolve(model_folder("electra")), 3, CPU, torch.float32)
+    encoder.pooled(batch, ("cls",), (3,))
+    assert shapes == [(3, 5), (2, 3), (1, 2)]
 
 
 def test_for_cls_alone_the_last_layer_feeds_one_row_per_text_forward(

@@ -1,54 +1,36 @@
 """Token and word tables: windows merged, duplicates repeated, words averaged."""
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline import BertVectorizer, TruncationWarning
-from pipeline.bert.embedding import FrozenBert
-from pipeline.bert.pooling import combine_layers
-from pipeline.checkpoints.checkpoint import resolve
-from pipeline.token_level import token_frame, word_frame
 from tests.conftest import TEXTS
 from tests.test_vectorizer import LONG, TOLERANCE
 
-NAMES = [f"v{i}" for i in range(32)]
-CONCAT = partial(combine_layers, combine="concat")
+NAMES = [f"layer2_{i:02d}" for i in range(32)]
 
 
-def prepared(folder, texts, max_length=64, truncation="head"):
-    bert = FrozenBert.choose(
-        resolve(folder),
-        layers=2,
-        poolings=("mean",),
-        max_length=max_length,
-        truncation=truncation,
-        batch_tokens=1024,
-        device="cpu",
-        dtype="float32",
-    )
-    made = bert.plan(texts, pieces=True)
-    return made, bert.embed_tokens(made), bert.tokenizer
+def both_tables(folder, text, **parameters):
+    """Give the tokens and the words of one text."""
+    vectorizer = BertVectorizer(folder, layers=2, **parameters).fit(["film"])
+    return [vectorizer.transform_tokens([text], level=level) for level in ("token", "word")]
 
 
 def test_the_tables_are_lossless_about_columns_and_kinds(tiny_bert):
-    made, vectors, tokenizer = prepared(tiny_bert, ["A quiet film"])
-    frame = token_frame(made, vectors, tokenizer, CONCAT, [0], NAMES)
-    assert list(frame.columns) == ["text", "position", "token", "token_id", *NAMES]
-    assert {frame[name].dtype for name in NAMES} == {np.dtype("float32")}
-    words = word_frame(made, vectors, tokenizer, CONCAT, [0], NAMES)
+    tokens, words = both_tables(tiny_bert, "A quiet film")
+    assert list(tokens.columns) == ["text", "position", "token", "token_id", *NAMES]
+    assert {tokens[name].dtype for name in NAMES} == {np.dtype("float32")}
     assert list(words.columns) == ["text", "position", "word", "n_tokens", *NAMES]
-    assert words["n_tokens"].sum() + 2 == len(frame)
+    assert words["n_tokens"].sum() + 2 == len(tokens)
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.TruncationWarning")
 @pytest.mark.parametrize("truncation", ["head", "tail", "head_tail", "window"])
 def test_word_rows_of_a_cut_text_are_those_of_the_tokens_that_are_left(truncation, tiny_bert):
     text = "film soup paris dull days hours life spring"
-    made, vectors, tokenizer = prepared(tiny_bert, [text], max_length=7, truncation=truncation)
-    tokens = token_frame(made, vectors, tokenizer, CONCAT, [0], NAMES).iloc[1:-1]
-    words = word_frame(made, vectors, tokenizer, CONCAT, [0], NAMES)
+    tokens, words = both_tables(tiny_bert, text, max_length=7, truncation=truncation)
+    tokens = tokens.iloc[1:-1]
     assert words["n_tokens"].sum() == len(tokens)
     start = 0
     for row in range(len(words)):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bert.trainable import TrainableBert, read_head
+from pipeline.bert.training import TrainableBert
+from pipeline.bert.weights import read_head
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.exceptions import CheckpointError
 from tests.conftest import FAMILIES, TEXTS
@@ -14,7 +15,6 @@ def build(folder, **parameters):
     torch.manual_seed(0)
     defaults = {
         "pooling": "mean",
-        "n_classes": 3,
         "n_trained": None,
         "dropout": 0.5,
         "class_weight": np.ones(3),

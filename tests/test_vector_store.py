@@ -111,13 +111,17 @@ def test_a_corrupt_file_is_put_aside_with_one_warning_and_the_result_is_right(
     assert cache_info().texts_encoded == len(set(TEXTS))
 
 
+def assert_costs_one_warning(folder, model, match, texts=TEXTS):
+    with pytest.warns(CacheWarning, match=match) as caught:
+        rows = BertVectorizer(model, cache=folder).fit_transform(texts)
+    assert len(caught) == 1
+    assert np.allclose(rows, BertVectorizer(model, cache=None).fit_transform(texts), atol=1e-5)
+
+
 def test_a_folder_that_cannot_be_made_costs_one_warning(tmp_path, tiny_bert):
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(
-        CacheWarning, match=r"cannot be used \(NotADirectoryError|cannot be used \(FileExistsError"
-    ):
-        rows = BertVectorizer(tiny_bert, cache=tmp_path / "file" / "cache").fit_transform(TEXTS)
-    assert np.array_equal(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS))
+    match = r"cannot be used \((NotADirectoryError|FileExistsError)"
+    assert_costs_one_warning(tmp_path / "file" / "cache", tiny_bert, match)
 
 
 def test_a_full_disk_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
@@ -131,9 +135,7 @@ def test_a_full_disk_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
 
     monkeypatch.setattr(vector_store.sqlite3, "connect", small)
     many = [f"text number {i}" for i in range(300)]
-    with pytest.warns(CacheWarning, match="full"):
-        rows = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(many)
-    assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(many), atol=1e-5)
+    assert_costs_one_warning(tmp_path, tiny_bert, "full", many)
 
 
 def test_a_file_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
@@ -144,10 +146,7 @@ def test_a_file_that_may_only_be_read_costs_one_warning(tmp_path, tiny_bert, mon
         "connect",
         lambda path, **kwargs: connect(f"file:{path}?mode=ro", uri=True, **kwargs),
     )
-    with pytest.warns(CacheWarning, match="readonly database") as caught:
-        rows = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
-    assert len(caught) == 1
-    assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
+    assert_costs_one_warning(tmp_path, tiny_bert, "readonly database")
 
 
 def test_a_database_that_stays_locked_costs_one_warning(tmp_path, tiny_bert, monkeypatch):
@@ -157,12 +156,10 @@ def test_a_database_that_stays_locked_costs_one_warning(tmp_path, tiny_bert, mon
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
-        with pytest.warns(CacheWarning, match="locked"):
-            rows = BertVectorizer(tiny_bert, cache=tmp_path).fit_transform(TEXTS)
+        assert_costs_one_warning(tmp_path, tiny_bert, "locked")
     finally:
         holder.execute("ROLLBACK")
         holder.close()
-    assert np.allclose(rows, BertVectorizer(tiny_bert, cache=None).fit_transform(TEXTS), atol=1e-5)
 
 
 @pytest.mark.parametrize("what", ["the file", "the folder"])

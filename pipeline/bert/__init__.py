@@ -1,1 +1,1 @@
-"""The BERT forward pass, from texts to vectors, in torch alone."""
+"""The BERT forward pass in torch."""

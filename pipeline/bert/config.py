@@ -8,7 +8,7 @@ from typing import Any, Self
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError
 
-# model_type in config.json -> prefixes of its tensors when saved with a head
+# model_type -> prefixes of its tensors when saved with a head
 PACKED: dict[str, tuple[str, ...]] = {
     "bert": ("bert.",),
     "distilbert": ("distilbert.",),
@@ -28,13 +28,13 @@ FAMILIES: dict[str, tuple[str, ...]] = PACKED | {  # the others run in transform
     "roberta-prelayernorm": ("roberta_prelayernorm.",),
     "xlm-roberta-xl": ("roberta.",),
 }
-# These count positions from padding_idx + 1: their table has more rows than usable positions.
+# These count positions from padding_idx + 1, so that a part of their table is unusable.
 OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "camembert"),
     *("mpnet", "roberta-prelayernorm", "xlm-roberta-xl"),
 )
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
-# Defaults of config.json in which a family differs from BERT.
+# Defaults in which a family differs from BERT.
 _DEFAULTS: dict[str, dict[str, int]] = {
     "distilbert": {"num_hidden_layers": 6, "type_vocab_size": 0},
     "roberta": {"vocab_size": 50265, "pad_token_id": 1},
@@ -76,7 +76,7 @@ class EncoderShape:
 class BertConfig:
     """A config.json for the packed forward, with BERT's names and defaults."""
 
-    # read without transformers, which takes seconds to import; a test compares the defaults
+    # importing transformers takes seconds; a test compares the defaults
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -88,7 +88,7 @@ class BertConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
-    embedding_size: int = 0  # ELECTRA's, of layer 0 before its projection; 0 means hidden_size
+    embedding_size: int = 0  # ELECTRA's, before the projection; 0 means hidden_size
     model_type: str = "bert"
 
     @classmethod
@@ -133,7 +133,7 @@ def _is_unusual(values: dict[str, Any]) -> bool:
 
 @lru_cache(maxsize=8)
 def read_plain_config(config_json: str) -> BertConfig | None:
-    """Parse a config.json and return `BertConfig.read` of it."""
+    """Return `BertConfig.read` of a config.json."""
     return BertConfig.read(json.loads(config_json))
 
 
@@ -180,7 +180,7 @@ def hf_config(checkpoint: Checkpoint) -> Any:
 
 
 def bare_name(name: str, family: str) -> str:
-    """Strip the prefix of a head, and rename LayerNorms converted from TensorFlow."""
+    """Strip the prefix of a head, and rename TensorFlow's LayerNorms."""
     for prefix in FAMILIES[family]:
         name = name.removeprefix(prefix)
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight")

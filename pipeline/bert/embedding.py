@@ -1,12 +1,13 @@
-"""A frozen BERT: from texts to tokens, batches, hidden states and pooled vectors."""
+"""A frozen BERT: from texts to pooled vectors, batch by batch."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.bert.config import read_shape
 from pipeline.bert.encoder import BATCH_TOKENS, DType, Encoder, choose_device, load_encoder
@@ -28,39 +29,53 @@ from pipeline.bert.tokenizing import (
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import CheckpointError, TextTooLongError
 
-_IN_FLIGHT = 4  # results copied from an accelerator while it computes the next ones
+_IN_FLIGHT = 4  # results being copied from an accelerator
 
-# lengths of sequences -> batches, positions in them
-Group = Callable[[Sequence[int]], list[np.ndarray]]
+
+class TokenCounts(NamedTuple):
+    """Token counts of texts, each (n_texts,), int64."""
+
+    n_tokens: np.ndarray
+    n_lost: np.ndarray
+    n_windows: np.ndarray
+    n_unknown: np.ndarray
+
+    def truncation_report(self) -> dict[str, Any]:
+        """Count what was truncated."""
+        total, lost = int(self.n_tokens.sum()), int(self.n_lost.sum())
+        return {
+            "n_texts": len(self.n_tokens),
+            "texts_cut": int((self.n_lost > 0).sum()),
+            "n_tokens": total,
+            "tokens_lost": lost,
+            "share_lost": lost / total if total else 0.0,
+            "texts_in_windows": int((self.n_windows > 1).sum()),
+        }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Distinct texts, tokenised and truncated, with the rows they belong to."""
+    """Distinct texts, tokenised and truncated, and their rows."""
 
     row_of: np.ndarray  # the distinct text of each row, (n_texts,), int64
     tokenized: TokenizedTexts
-    group: Group
     texts: list[Any]  # the distinct texts: str, or tuples of words
-    encodings: list[Pieces] | None = None  # of the whole distinct texts, on request
-
-    @property
-    def n_distinct(self) -> int:
-        """Number of distinct texts."""
-        return len(self.texts)
+    encodings: list[Pieces] | None = None  # of the whole texts, on request
 
     @property
     def n_windows(self) -> np.ndarray:
-        """Number of sequences per distinct text, (n_distinct,), int64."""
-        return np.bincount(self.tokenized.owner, minlength=self.n_distinct)
+        """Sequences per distinct text, (n_distinct,), int64."""
+        return np.bincount(self.tokenized.owner, minlength=len(self.texts))
 
     @property
-    def batches(self) -> list[np.ndarray]:
-        """Positions in ``tokenized.input_ids``, longest first."""
-        return self.group([len(ids) for ids in self.tokenized.input_ids])
+    def counts(self) -> TokenCounts:
+        """Token counts of all rows."""
+        texts = self.tokenized
+        of_distinct = (texts.n_tokens, texts.n_lost, self.n_windows, texts.n_unknown)
+        return TokenCounts(*np.stack(of_distinct)[:, self.row_of])
 
     def subset(self, distinct: np.ndarray) -> "Plan":
-        """Return the plan of some distinct texts, in that order."""
+        """Return the plan of some distinct texts."""
         tokenized = self.tokenized
         starts = np.searchsorted(tokenized.owner, distinct)
         stops = np.searchsorted(tokenized.owner, distinct, side="right")
@@ -72,29 +87,11 @@ class Plan:
             tokenized.n_lost[distinct],
             tokenized.n_unknown[distinct],
         )
-        return Plan(rows, chosen, self.group, [self.texts[i] for i in distinct])
+        return Plan(rows, chosen, [self.texts[i] for i in distinct])
 
     def truncation_report(self) -> dict[str, Any]:
         """Count what was truncated, over all rows."""
-        tokenized, rows = self.tokenized, self.row_of
-        return truncation_report(
-            tokenized.n_tokens[rows], tokenized.n_lost[rows], self.n_windows[rows]
-        )
-
-
-def truncation_report(
-    n_tokens: np.ndarray, n_lost: np.ndarray, n_windows: np.ndarray
-) -> dict[str, Any]:
-    """Count what was truncated. Each argument is (n_texts,), int64."""
-    total = int(n_tokens.sum())
-    return {
-        "n_texts": len(n_tokens),
-        "texts_cut": int((n_lost > 0).sum()),
-        "n_tokens": total,
-        "tokens_lost": int(n_lost.sum()),
-        "share_lost": float(n_lost.sum() / total) if total else 0.0,
-        "texts_in_windows": int((n_windows > 1).sum()),
-    }
+        return self.counts.truncation_report()
 
 
 @dataclass(frozen=True)
@@ -108,12 +105,12 @@ class FrozenBert:
     poolings: tuple[Pooling, ...]
     max_length: int  # tokens per sequence, with [CLS] and [SEP]
     truncation: Truncation
-    batch_tokens: int | None  # None is the default of the device, `BATCH_TOKENS`
+    batch_tokens: int | None  # None is `BATCH_TOKENS`
     device: str
     dtype: DType
     prompt: str = ""
     lower: bool = False
-    pools_prompt: bool = True  # whether poolings include the tokens of the prompt
+    pools_prompt: bool = True  # whether poolings include the prompt
 
     @classmethod
     def choose(
@@ -121,122 +118,100 @@ class FrozenBert:
         checkpoint: Checkpoint,
         *,
         layers: int | Sequence[int] | str,
-        poolings: tuple[Pooling, ...],
         max_length: int | None,
-        truncation: Truncation,
-        batch_tokens: int | None,
-        device: str,
-        dtype: DType,
-        prompt: str = "",
-        lower: bool = False,
-        pools_prompt: bool = True,
+        **settings: Any,
     ) -> Self:
         """Check the settings against the model, without loading it."""
-        name = checkpoint.source["model"]
-        choose_device(device, dtype)
-        shape = read_shape(checkpoint)
-        chosen = resolve_layers(layers, shape.n_layers)
-        length = shape.max_positions if max_length is None else int(max_length)
-        if length > shape.max_positions:
+        name, shape = checkpoint.source["model"], read_shape(checkpoint)
+        bert = cls(
+            checkpoint,
+            shape.n_layers,
+            shape.hidden_size,
+            layers=resolve_layers(layers, shape.n_layers),
+            max_length=shape.max_positions if max_length is None else int(max_length),
+            **settings,
+        )
+        choose_device(bert.device, bert.dtype)
+        if bert.max_length > shape.max_positions:
             raise ValueError(
-                f"max_length={length}, but {name!r} has positions for {shape.max_positions} tokens."
-                " For longer texts use truncation='window', 'head_tail' or 'tail'."
+                f"max_length={bert.max_length}, but {name!r} has positions for "
+                f"{shape.max_positions} tokens. For longer texts use truncation='window', "
+                "'head_tail' or 'tail'."
             )
-        if "pooler" in poolings and not shape.has_pooler:
+        if "pooler" in bert.poolings and not shape.has_pooler:
             raise ValueError(
                 f"pooling='pooler' needs a trained pooler, and {name!r} has none. Its "
                 "pooler_output would be random at every load. Use 'cls' or 'mean'."
             )
-        if "pooler" in poolings and chosen != (shape.n_layers,):
+        if "pooler" in bert.poolings and bert.layers != (shape.n_layers,):
             raise ValueError(
                 f"pooling='pooler' works on the last layer only; got layers={layers!r}. Use "
                 "layers=-1 or another pooling."
             )
-        tokenizer = text_tokenizer(checkpoint.tokenizer_json, length, truncation, prompt, lower)
-        if (largest_id := tokenizer.largest_id) >= shape.n_vocabulary:
+        if (largest_id := bert.tokenizer.largest_id) >= shape.n_vocabulary:
             raise CheckpointError(
                 f"The tokenizer and the weights of {name!r} come from different models: the "
                 f"tokenizer has ids up to {largest_id}, and the model's vocabulary has "
                 f"{shape.n_vocabulary} rows. Save both again from one model."
             )
-        return cls(
-            checkpoint,
-            shape.n_layers,
-            shape.hidden_size,
-            chosen,
-            poolings,
-            length,
-            truncation,
-            batch_tokens,
-            device,
-            dtype,
-            prompt,
-            lower,
-            pools_prompt,
-        )
+        return bert
 
     @property
     def deepest_layer(self) -> int:
-        """The deepest layer with weights, which may be cut in an artifact."""
+        """The deepest layer with weights; artifacts may lack others."""
         return self.n_layers if self.checkpoint.depth is None else self.checkpoint.depth
 
     @property
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer of these settings."""
-        of_checkpoint = self.checkpoint.tokenizer_json
+        tokenizer_json = self.checkpoint.tokenizer_json
         return text_tokenizer(
-            of_checkpoint, self.max_length, self.truncation, self.prompt, self.lower
+            tokenizer_json, self.max_length, self.truncation, self.prompt, self.lower
         )
 
     @property
     def skip(self) -> int:
-        """Number of first tokens, [CLS] and prompt, that no pooling includes."""
-        if self.pools_prompt or not self.prompt:
-            return 0
-        return self.tokenizer.n_special_before + self.tokenizer.n_prompt
+        """First tokens, [CLS] and prompt, that no pooling includes."""
+        return 0 if self.pools_prompt or not self.prompt else self.tokenizer.n_before
 
     def plan(
         self, texts: Sequence[str] | Sequence[tuple[str, ...]], *, pieces: bool = False
     ) -> Plan:
-        """Tokenise each distinct text once. Tuples are texts split into words."""
-        position: dict[Any, int] = {}
-        rows = [position.setdefault(text, len(position)) for text in texts]
-        row_of, distinct = np.array(rows, dtype=np.int64), list(position)
+        """Tokenise each distinct text once. Tuples are split words."""
+        distinct, row_of = find_distinct(texts)
         encodings = None
         try:
             if pieces:
                 encodings, tokenized = self.tokenizer.with_pieces(distinct)
             else:
                 tokenized = self.tokenizer(distinct)
-        except TextTooLongError as error:  # counts distinct texts; users count rows
-            raise TextTooLongError(
-                rows.index(error.text), error.n_tokens, error.max_length
-            ) from None
-        return Plan(row_of, tokenized, self.group, distinct, encodings)
+        except TextTooLongError as error:
+            raise naming_row(error, row_of) from None
+        return Plan(row_of, tokenized, distinct, encodings)
 
-    def group(self, lengths: Sequence[int]) -> list[np.ndarray]:
-        """Group sequences into batches, of equal length unless the encoder packs."""
+    def _batches(self, input_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Group sequences, by equal length unless the encoder packs."""
         device, dtype = choose_device(self.device, self.dtype)
-        packs = can_pack(self.checkpoint, device, dtype)
+        group = pack_by_length if can_pack(self.checkpoint, device, dtype) else batch_by_length
         budget = self.batch_tokens or BATCH_TOKENS[device.type]
-        return (pack_by_length if packs else batch_by_length)(lengths, budget)
+        return group([len(ids) for ids in input_ids], budget)
 
     def embed(self, plan: Plan, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Return pooled vectors, (n_texts, n_poolings, n_layers, hidden_size), float32."""
-        shape = (plan.n_distinct, len(self.poolings), len(self.layers), self.hidden_size)
+        shape = (len(plan.texts), len(self.poolings), len(self.layers), self.hidden_size)
         vectors = np.zeros(shape, dtype=np.float32)
-        if not plan.n_distinct:
+        if not len(plan.texts):
             return vectors
-        encoder = self._load(self.n_layers if "pooler" in self.poolings else max(self.layers))
+        encoder = self._load(max(self.layers))
         input_ids, owner = plan.tokenized.input_ids, plan.tokenized.owner
-        # a text of several windows gets their mean, weighted by their token counts
+        # windows are averaged by their token counts
         weight = np.array([len(ids) for ids in input_ids], dtype=np.float64)
-        share = weight / np.bincount(owner, weights=weight, minlength=plan.n_distinct)[owner]
+        share = weight / np.bincount(owner, weights=weight, minlength=len(plan.texts))[owner]
         alone = plan.n_windows[owner] == 1
         results = run_batches(
             encoder,
             input_ids,
-            plan.batches,
+            self._batches(input_ids),
             lambda batch, space: encoder.pooled(batch, self.poolings, self.layers, space),
             self.skip,
         )
@@ -250,15 +225,15 @@ class FrozenBert:
         return np.asarray(vectors[plan.row_of])
 
     def embed_tokens(self, plan: Plan) -> list[np.ndarray]:
-        """Return (n_tokens, n_layers, hidden_size), float32, per sequence of a plan."""
-        if not plan.n_distinct:
+        """Return (n_tokens, n_layers, hidden_size), float32, per sequence."""
+        if not len(plan.texts):
             return []
         encoder, input_ids = self._load(max(self.layers)), plan.tokenized.input_ids
         vectors: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(input_ids)
         results = run_batches(
             encoder,
             input_ids,
-            plan.batches,
+            self._batches(input_ids),
             lambda batch, space: encoder.token_states(batch, self.layers, space),
         )
         for batch, values in results:
@@ -271,14 +246,27 @@ class FrozenBert:
         return load_encoder(self.checkpoint, depth, device=self.device, dtype=self.dtype)
 
 
+def find_distinct(texts: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
+    """Return the distinct texts, and which one each row is."""
+    position: dict[Any, int] = {}
+    row_of = np.array([position.setdefault(text, len(position)) for text in texts], dtype=np.int64)
+    return list(position), row_of
+
+
+def naming_row(error: TextTooLongError, row_of: np.ndarray, n_before: int = 0) -> TextTooLongError:
+    """Return the error with the first row of its text."""
+    row = int(np.flatnonzero(row_of == n_before + error.text)[0])
+    return TextTooLongError(row, error.n_tokens, error.max_length)
+
+
 def run_batches(
     encoder: Encoder,
     input_ids: Sequence[np.ndarray],
     batches: Sequence[np.ndarray],
-    compute: Callable[[TokenBatch, Any], torch.Tensor],  # first axis over texts or tokens
+    compute: Callable[[TokenBatch, Any], Tensor],  # first axis over texts or tokens
     skip: int = 0,  # first tokens that no pooling includes
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions in ``input_ids`` and values, halving batches if memory runs out."""
+    """Yield positions and values, halving batches if memory runs out."""
     workspace = encoder.workspace()
     waiting = deque(batches)
     in_flight: deque[tuple[np.ndarray, Callable[[], np.ndarray]]] = deque()
@@ -313,8 +301,8 @@ def run_batches(
         yield positions, wait()
 
 
-def _copy_to_host(values: torch.Tensor) -> Callable[[], np.ndarray]:
-    """Start copying a result, and return a function that waits for it."""
+def _copy_to_host(values: Tensor) -> Callable[[], np.ndarray]:
+    """Start copying, and return a function that waits."""
     if not values.is_cuda:
         return values.cpu().numpy
     copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

@@ -1,33 +1,34 @@
-"""Products with frozen matrices, by oneDNN from a packed copy or by BLAS."""
+"""Products with frozen matrices, by oneDNN or BLAS, and norms."""
 
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from math import inf
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from pipeline.bert.attention import Workspace
 from pipeline.forks import ForkSafeLock
 
-# "onednn" or "blas" forces the products of the CPU. By default the processor decides, never a
-# timing, so that all processes of a machine give the same bits.
+# "onednn" or "blas" forces the products of the CPU. By default its model decides, not a timing: all
+# processes of a machine give the same bits.
 PRODUCTS = "PIPELINE_PRODUCTS"
-# "1" allows bfloat16 on processors that only emulate it, for tests
+# "1" allows emulated bfloat16, for tests
 EMULATE_BFLOAT16 = "PIPELINE_EMULATE_BFLOAT16"
-# With few rows, most of the time goes into reading the matrix, which BLAS rearranges at every
-# call: oneDNN takes half the time at 12 rows, three quarters at 64, on every processor.
+# BLAS rearranges the matrix at every call: with 12 rows oneDNN takes half the time, with 64 three
+# quarters, on every processor.
 FEW_ROWS = 64
 
 _AMD = {"AuthenticAMD", "HygonGenuine"}
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's
 
 # HF's name of an activation -> its in-place function, and oneDNN's names
-_ACTIVATIONS: dict[str, tuple[Callable[[torch.Tensor], Any], tuple[str, str]]] = {
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Any], tuple[str, str]]] = {
     "gelu": (torch.ops.aten.gelu_, ("gelu", "none")),
     "gelu_new": (lambda x: torch.ops.aten.gelu_(x, approximate="tanh"), ("gelu", "tanh")),
     "relu": (torch.relu_, ("relu", "")),
@@ -37,16 +38,44 @@ _ACTIVATIONS["gelu_pytorch_tanh"] = _ACTIVATIONS["gelu_new"]
 _one_at_a_time = ForkSafeLock()
 
 
+class Workspace:
+    """Buffers reused across batches, cheaper than fresh memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        """Return the named buffer; its contents are lost."""
+        size, key = prod(shape), (name, dtype)
+        if key not in self._buffers or self._buffers[key].numel() < size:
+            self._buffers[key] = torch.empty(size, device=self._device, dtype=dtype)
+        return self._buffers[key][:size].view(shape)
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """A LayerNorm over the last axis."""
+
+    weight: Tensor  # (hidden,)
+    bias: Tensor  # (hidden,)
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
 class Linear:
     """Frozen x W + b, with an activation or a residual."""
 
-    # oneDNN's copy is made at first use, or at once if it does all the work; then nothing else is
-    # kept. Each new number of rows costs a few milliseconds once, for its kernels.
+    # oneDNN's copy is made at first use, or at once if it does all the work: then nothing else is
+    # kept. Each new number of rows costs milliseconds once.
 
     def __init__(
         self,
-        weight: torch.Tensor,  # (n_out, n_in)
-        bias: torch.Tensor,  # (n_out,), or of the first columns alone
+        weight: Tensor,  # (n_out, n_in)
+        bias: Tensor,  # (n_out,), or of the first columns alone
         activation: str | None = None,
     ) -> None:
         self._bias, self._n_out = bias, len(weight)
@@ -62,13 +91,13 @@ class Linear:
         if self._packed is not None:
             del self._weight
 
-    def __call__(self, x: torch.Tensor, workspace: Workspace) -> torch.Tensor:
+    def __call__(self, x: Tensor, workspace: Workspace) -> Tensor:
         """Return (n_rows, n_out), with BLAS valid until the next call."""
         n_rows = x.shape[0]  # len(x) is slow
         if n_rows <= self.packed_rows:
             name, algorithm = self._fused
             product = torch.ops.mkldnn._linear_pointwise.default
-            y: torch.Tensor = product(x, self._blocks(), self._whole_bias, name, [], algorithm)
+            y: Tensor = product(x, self._blocks(), self._whole_bias, name, [], algorithm)
             activate = self._activate_apart
         else:
             y = workspace.take("product", x.dtype, n_rows, self._n_out)
@@ -79,16 +108,16 @@ class Linear:
             activate(y)
         return y
 
-    def plus(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def plus(self, residual: Tensor, x: Tensor) -> Tensor:
         """Return residual + x W + b. BLAS overwrites the residual."""
         if x.shape[0] <= self.packed_rows:
             product = torch.ops.mkldnn._linear_pointwise.binary
-            y: torch.Tensor = product(x, residual, self._blocks(), self._whole_bias, "add")
+            y: Tensor = product(x, residual, self._blocks(), self._whole_bias, "add")
             return y
         residual += self._bias
         return residual.addmm_(x, self._weight.t())
 
-    def _blocks(self) -> torch.Tensor:
+    def _blocks(self) -> Tensor:
         if self._packed is None:
             with _one_at_a_time, torch.inference_mode():
                 if self._packed is None:
@@ -96,13 +125,13 @@ class Linear:
         return self._packed
 
 
-def _pack(weight: torch.Tensor) -> torch.Tensor:
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return packed
 
 
 def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the most rows that oneDNN multiplies rather than BLAS."""
+    """Return up to how many rows oneDNN multiplies."""
     ops = torch.ops.mkldnn
     has_ops = (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -116,7 +145,7 @@ def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
         if forced not in ("onednn", "blas"):
             raise ValueError(f"{PRODUCTS}={forced!r}; allowed are 'onednn' and 'blas'.")
         return inf if forced == "onednn" else 0
-    # on Intel's processors MKL uses AVX-512 too, and is as fast or a little faster
+    # on Intel's processors MKL is at least as fast
     is_faster = _capability().startswith("AVX") and (
         dtype == torch.bfloat16 or not _AMD.isdisjoint(_processor())
     )
@@ -124,7 +153,7 @@ def packed_rows(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def computes_bfloat16() -> bool:
-    """Tell whether the processor multiplies in bfloat16 rather than emulating it."""
+    """Tell whether the processor multiplies in bfloat16."""
     ops = torch.ops.mkldnn
     if not (hasattr(ops, "_is_mkldnn_bf16_supported") and ops._is_mkldnn_bf16_supported()):
         return False
@@ -132,7 +161,7 @@ def computes_bfloat16() -> bool:
 
 
 def _capability() -> str:
-    """Return the instruction set that torch uses, such as ``"AVX2"`` or ``"AVX512"``."""
+    """Return torch's instruction set, such as ``"AVX512"``."""
     return torch.backends.cpu.get_cpu_capability()
 
 

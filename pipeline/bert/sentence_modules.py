@@ -1,21 +1,23 @@
-"""Prompt, poolings, Dense and norm layers that a checkpoint brings with it."""
+"""What a checkpoint was published with: prompt, poolings, Dense and norms."""
 
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from pipeline.bert.pooling import POOLINGS, Pooling
-from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
+from pipeline.bert.pooling import Pooling
+from pipeline.bert.weights import TORCH_DTYPES
+from pipeline.checkpoints.checkpoint import INSTALLED, Checkpoint, read_tensor_table
 from pipeline.exceptions import CheckpointError, ModelWarning
 
-# Keys of 1_Pooling/config.json, in the order of concatenation in sentence-transformers.
+# Keys of 1_Pooling/config.json, as sentence-transformers concatenates.
 _POOLING_KEYS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -44,11 +46,11 @@ class Step:
     """One module after the pooling."""
 
     kind: str  # "Dense", "LayerNorm" or "Normalize"
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, Tensor]
     activation: str = "Identity"
     residual: bool = False
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Map (n_texts, n_in) to (n_texts, n_out)."""
         if self.kind == "Normalize":
             return functional.normalize(x, dim=-1)
@@ -56,7 +58,7 @@ class Step:
             weight, bias = self.tensors["norm.weight"], self.tensors["norm.bias"]
             return functional.layer_norm(x, weight.shape, weight, bias)
         dense = functional.linear(x, self.tensors["linear.weight"], self.tensors.get("linear.bias"))
-        y: torch.Tensor = _ACTIVATIONS[self.activation](dense)
+        y: Tensor = _ACTIVATIONS[self.activation](dense)
         if not self.residual:
             return y
         projection = self.tensors.get("residual.weight")
@@ -69,24 +71,14 @@ class SentenceModules:
 
     poolings: tuple[Pooling, ...]
     steps: tuple[Step, ...]
-    include_prompt: bool  # whether poolings include the tokens of the prompt
+    include_prompt: bool  # whether poolings include the prompt
     prompt: str  # the default one, "" for none
     lower: bool
     max_length: int | None
-
-    def width(self, hidden_size: int) -> int:
-        """Return the number of features."""
-        size = hidden_size * len(self.poolings)
-        for step in self.steps:
-            size = len(step.tensors["linear.weight"]) if step.kind == "Dense" else size
-        return size
-
-    def reading(self) -> dict[str, bool]:
-        """Return how texts are read, as arguments of `FrozenBert`."""
-        return {"lower": self.lower, "pools_prompt": self.include_prompt}
+    width: int  # number of features
 
     def finish(self, pooled: np.ndarray) -> np.ndarray:
-        """Turn pooled vectors (n_texts, n_poolings * hidden_size) into features, float32."""
+        """Turn (n_texts, n_poolings * hidden_size) into features."""
         with torch.inference_mode():
             x = torch.tensor(pooled)
             for step in self.steps:
@@ -97,39 +89,41 @@ class SentenceModules:
 def sentence_modules(checkpoint: Checkpoint) -> SentenceModules:
     """Read the modules of a checkpoint, or raise for unknown ones."""
     name, files = checkpoint.source["model"], checkpoint.modules
-    listed = _json(files, "modules.json", name)
-    if listed is None:
+    if "modules.json" not in files:
         raise CheckpointError(
             f"pooling='checkpoint' needs the file modules.json of sentence-transformers, and "
             f"{name!r} has none: its authors published no pooling. Use 'mean' or 'cls'."
         )
+    listed = _json(files, "modules.json", name)
     try:
         kinds = [(_kind(module["type"], name), module["path"]) for module in listed]
         if [kind for kind, _ in kinds[:2]] != ["Transformer", "Pooling"]:
             raise ValueError(f"its modules are {', '.join(kind for kind, _ in kinds)}")
-        pooling = _json(files, f"{kinds[1][1]}/config.json", name) or {}
-        steps = [_step(kind, path, files, name) for kind, path in kinds[2:] if kind != "Dropout"]
+        pooling = _json(files, f"{kinds[1][1]}/config.json", name)
+        poolings = _poolings(pooling)
+        steps = tuple(
+            _step(kind, path, files, name) for kind, path in kinds[2:] if kind != "Dropout"
+        )
         prefix = f"{kinds[0][1]}/" if kinds[0][1] else ""
-        settings = _json(files, f"{prefix}sentence_bert_config.json", name) or {}
-        tokenizer = _json(files, f"{prefix}tokenizer_config.json", name) or {}
-        about = _json(files, "config_sentence_transformers.json", name) or {}
+        settings = _json(files, f"{prefix}sentence_bert_config.json", name)
+        tokenizer = _json(files, f"{prefix}tokenizer_config.json", name)
+        about = _json(files, "config_sentence_transformers.json", name)
         length = settings.get("max_seq_length") or tokenizer.get("model_max_length")
         prompt = (about.get("prompts") or {}).get(about.get("default_prompt_name"), "")
-        found = SentenceModules(
-            _poolings(pooling),
-            tuple(steps),
+        return SentenceModules(
+            poolings,
+            steps,
             bool(pooling.get("include_prompt", True)),
             str(prompt or ""),
             bool(settings.get("do_lower_case", False)),
             length if type(length) is int else None,
+            _width(poolings, steps, checkpoint.config),
         )
-        _check_widths(found, checkpoint.config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"pooling='checkpoint' cannot run the modules of {name!r}: {error}. Supported are an "
             "encoder, a Pooling, then Dense, LayerNorm or Normalize. Use 'mean' or 'cls'."
         ) from error
-    return found
 
 
 def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
@@ -141,7 +135,7 @@ def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
     kinds = [step.kind for step in modules.steps if step.kind != "Normalize"]
     if modules.poolings != ("mean",) or kinds:
         others = ", then ".join([" and ".join(modules.poolings), *kinds])
-        warnings.warn(  # Python shows equal warnings of one line once
+        warnings.warn(
             f"The authors of {model!r} pool by {others}, not by the mean alone. "
             "Use pooling='checkpoint' to get their vectors.",
             ModelWarning,
@@ -149,12 +143,30 @@ def hint_at_modules(checkpoint: Checkpoint, model: str) -> None:
         )
 
 
+def hint_at_length(
+    checkpoint: Checkpoint, model: str, n_tokens: np.ndarray, max_length: int
+) -> None:
+    """Warn if sentence-transformers would cut some texts earlier."""
+    length = checkpoint.max_seq_length
+    # the default model was measured with 512: docs/long-texts.md
+    if length is None or model in INSTALLED:
+        return
+    if length < max_length and (n_tokens > length).any():
+        # no counts: equal messages are shown once per search
+        warnings.warn(
+            f"Some texts are longer than {length} tokens, where sentence-transformers cuts them "
+            f"for {model!r} (max_seq_length in sentence_bert_config.json). Here they are read up "
+            f"to {max_length}. Set max_length={length} for the vectors of sentence-transformers, "
+            f"or max_length={max_length} to keep these.",
+            ModelWarning,
+            stacklevel=5,
+        )
+
+
 def _json(files: Mapping[str, np.ndarray], file: str, name: str) -> Any:
-    """Return the parsed file, or None if there is none."""
-    if file not in files:
-        return None
+    """Return the parsed file, or {} if there is none."""
     try:
-        return json.loads(files[file].tobytes())
+        return json.loads(files[file].tobytes() if file in files else "{}") or {}
     except ValueError as error:
         raise CheckpointError(
             f"{file} of {name!r} cannot be read: {error}. Fetch the model again."
@@ -174,13 +186,13 @@ def _poolings(config: dict[str, Any]) -> tuple[Pooling, ...]:
     if modes is None:
         modes = [mode for key, mode in _POOLING_KEYS.items() if config.get(key)] or ["mean"]
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    if unknown := set(modes) - set(POOLINGS) | set(modes) & {"pooler"}:
+    if unknown := set(modes).difference(_POOLING_KEYS.values()):
         raise ValueError(f"unknown pooling modes {sorted(unknown)}")
     return modes
 
 
 def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> Step:
-    config = _json(files, f"{path}/config.json", name) or {}
+    config = _json(files, f"{path}/config.json", name)
     if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
         raise ValueError(f"{path} works on {config['module_input_name']!r}")
     if kind == "Normalize":
@@ -189,15 +201,14 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
     if file not in files:
         raise ValueError(f"{file} is missing (other formats can execute code and are not read)")
     table, start = read_tensor_table(files[file], name)
-    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     tensors = {}
     for tensor, entry in table.items():
         begin, end = entry["data_offsets"]
         raw = torch.from_numpy(np.array(files[file][start + begin : start + end]))
-        tensors[tensor] = raw.view(kinds[entry["dtype"]]).reshape(entry["shape"]).float()
+        tensors[tensor] = raw.view(TORCH_DTYPES[entry["dtype"]]).reshape(entry["shape"]).float()
     if kind == "LayerNorm":
         return Step(kind, {key: tensors[key] for key in ("norm.weight", "norm.bias")})
-    # sentence-transformers falls back to Tanh if it does not trust the name
+    # the default of sentence-transformers is Tanh
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     short = activation.rpartition(".")[2]
     if not activation.startswith("torch.nn.modules.") or short not in _ACTIVATIONS:
@@ -207,10 +218,15 @@ def _step(kind: str, path: str, files: Mapping[str, np.ndarray], name: str) -> S
     return Step(kind, tensors, short, bool(config.get("use_residual")))
 
 
-def _check_widths(modules: SentenceModules, config: dict[str, Any]) -> None:
-    size = (config.get("hidden_size") or config["dim"]) * len(modules.poolings)
-    for step in modules.steps:
+def _width(poolings: Sequence[Pooling], steps: Sequence[Step], config: dict[str, Any]) -> int:
+    """Return the number of features, or raise if modules do not fit."""
+    size: int = (config.get("hidden_size") or config["dim"]) * len(poolings)
+    for step in steps:
         weight = step.tensors.get("linear.weight", step.tensors.get("norm.weight"))
-        if weight is not None and weight.shape[-1] != size:
+        if weight is None:
+            continue
+        if weight.shape[-1] != size:
             raise ValueError(f"{step.kind} takes {weight.shape[-1]} features but gets {size}")
-        size = len(weight) if step.kind == "Dense" and weight is not None else size
+        if step.kind == "Dense":
+            size = len(weight)
+    return size

@@ -1,4 +1,4 @@
-"""Texts -> token ids, with truncation policies and without padding."""
+"""Texts -> token ids, truncated, without padding."""
 
 import contextlib
 import re
@@ -19,34 +19,15 @@ AT_ONCE = 1 << 20
 Truncation = Literal["head", "tail", "head_tail", "window", "error"]
 
 
-def select_tokens(n_tokens: int, capacity: int, truncation: Truncation) -> list[np.ndarray]:
-    """Choose the tokens to keep: one index array per window."""
-    if n_tokens <= capacity:
-        return [np.arange(n_tokens)]
-    if truncation == "tail":
-        return [np.arange(n_tokens - capacity, n_tokens)]
-    if truncation == "head_tail":
-        # a quarter from the start, the proportion of Sun et al. 2019, "How to Fine-Tune BERT for
-        # Text Classification?", section 5.3.1 (128 + 382 of 510)
-        head = capacity // 4
-        return [np.concatenate([np.arange(head), np.arange(n_tokens - capacity + head, n_tokens)])]
-    if truncation == "window":
-        # neighbours share a quarter, like HF tokenizers with stride=capacity // 4
-        step = capacity - capacity // 4
-        starts = range(0, n_tokens - capacity + step, step)
-        return [np.arange(start, min(start + capacity, n_tokens)) for start in starts]
-    return [np.arange(capacity)]
-
-
 @dataclass
 class TokenizedTexts:
     """Truncated token ids: one sequence per text, or several windows."""
 
-    input_ids: list[np.ndarray]  # of each sequence, (n_tokens,), int64, with [CLS] and [SEP]
+    input_ids: list[np.ndarray]  # each (n_tokens,), int64, with [CLS] and [SEP]
     owner: np.ndarray  # the text of each sequence, (n_sequences,), int64, ascending
     n_tokens: np.ndarray  # of each whole text, (n_texts,), int64, with [CLS] and [SEP]
-    n_lost: np.ndarray  # how many of them were cut, (n_texts,), int64
-    n_unknown: np.ndarray  # how many of them are not in the vocabulary, (n_texts,), int64
+    n_lost: np.ndarray  # of them cut
+    n_unknown: np.ndarray  # of them not in the vocabulary
 
 
 class Pieces(NamedTuple):
@@ -59,7 +40,7 @@ class Pieces(NamedTuple):
 
 
 def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
-    """Return the pieces after a prompt of ``n`` pieces and ``n_characters`` characters."""
+    """Return the pieces after a prompt."""
     words = encoding.word_ids[n:]
     first = next((word for word in words if word is not None), 0) if n else 0
     return Pieces(
@@ -72,7 +53,7 @@ def _pieces_after(encoding: Encoding, n: int, n_characters: int) -> Pieces:
 
 @contextlib.contextmanager
 def _naming() -> Iterator[None]:
-    """Name tokenizer.json in the bare Exceptions of tokenizers, and in its panics."""
+    """Name tokenizer.json in the errors and panics of tokenizers."""
     try:
         yield
     except BaseException as error:
@@ -84,8 +65,8 @@ def _naming() -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def _load_tokenizer(tokenizer_json: str, lower: bool = False) -> Tokenizer:
-    """Build a tokenizer that never changes state, for use by several threads."""
+def _load_tokenizer(tokenizer_json: str, lower: bool) -> Tokenizer:
+    """Build a tokenizer whose state never changes, for several threads."""
     with _naming():
         tokenizer = Tokenizer.from_str(tokenizer_json)
     if lower:
@@ -119,23 +100,11 @@ def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
         yield portion
 
 
-@lru_cache(maxsize=32)
-def text_tokenizer(
-    tokenizer_json: str,
-    max_length: int,
-    truncation: Truncation,
-    prompt: str = "",
-    lower: bool = False,
-) -> "TextTokenizer":
-    """Return the shared tokenizer of these settings."""
-    return TextTokenizer(tokenizer_json, max_length, truncation, prompt, lower)
-
-
 class TextTokenizer:
     """Turns texts into ids with the model's own tokenizer and our truncation."""
 
-    # HF's tokenizers keep truncation and padding as shared, mutable state, so that two threads with
-    # different settings get wrong ids. Truncation happens here instead, on the ids.
+    # HF's tokenizers share truncation and padding between threads, which then get wrong ids.
+    # Truncation happens here instead, on the ids.
 
     def __init__(
         self,
@@ -147,7 +116,7 @@ class TextTokenizer:
     ) -> None:
         self._tokenizer = _load_tokenizer(tokenizer_json, lower)
         self.max_length, self.truncation, self._prompt = max_length, truncation, prompt
-        # a piece at the end of the prompt alone, as of a blank, may be part of the text's first one
+        # the prompt's last piece alone, such as a blank, may be part of the text's first one
         with _naming():
             bare, alone, joined = (
                 self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -163,8 +132,7 @@ class TextTokenizer:
             )
         self._cls = np.array(full[:n_before], dtype=np.int64)
         self.suffix = np.array(full[n_before + n :], dtype=np.int64)  # [SEP]
-        self.n_special_before = n_before
-        self.n_prompt = len(alone)
+        self.n_before = n_before + len(alone)  # tokens in front of a text
         differ = [i for i, (a, b) in enumerate(zip(alone, joined, strict=False)) if a != b]
         self._n_shared = min([*differ, len(alone), len(joined)])
         own = np.array(alone[: self._n_shared], dtype=np.int64)
@@ -174,7 +142,7 @@ class TextTokenizer:
         if self.capacity < 1:
             raise ValueError(
                 f"max_length={max_length} leaves no room for text after the prompt {prompt!r} of "
-                f"{self.n_prompt} tokens. Use a shorter prompt or a larger max_length."
+                f"{len(alone)} tokens. Use a shorter prompt or a larger max_length."
             )
 
     def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
@@ -190,7 +158,7 @@ class TextTokenizer:
     def with_pieces(
         self, texts: Sequence[str] | Sequence[Sequence[str]]
     ) -> tuple[list[Pieces], TokenizedTexts]:
-        """Tokenise texts, or texts split into words, and return their pieces too."""
+        """Tokenise texts, or split words, and return their pieces too."""
         split = bool(texts) and not isinstance(texts[0], str)
         before: Any = self._prompt
         if split:
@@ -206,8 +174,24 @@ class TextTokenizer:
         return [_pieces_after(encoding, n, n_characters) for encoding in encodings], self._cut(ids)
 
     def windows(self, n_tokens: int) -> list[np.ndarray]:
-        """Return the tokens of a text that each of its sequences holds."""
-        return select_tokens(n_tokens, self.capacity, self.truncation)
+        """Return the tokens of a text in each of its sequences."""
+        capacity = self.capacity
+        if n_tokens <= capacity:
+            return [np.arange(n_tokens)]
+        if self.truncation == "tail":
+            return [np.arange(n_tokens - capacity, n_tokens)]
+        quarter = capacity // 4
+        if self.truncation == "head_tail":
+            # the proportion of Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?",
+            # section 5.3.1 (128 + 382 of 510)
+            tail = np.arange(n_tokens - capacity + quarter, n_tokens)
+            return [np.concatenate([np.arange(quarter), tail])]
+        if self.truncation == "window":
+            # neighbours share a quarter, like HF tokenizers with stride=capacity // 4
+            step = capacity - quarter
+            starts = range(0, n_tokens - capacity + step, step)
+            return [np.arange(start, min(start + capacity, n_tokens)) for start in starts]
+        return [np.arange(capacity)]
 
     def token(self, token_id: int) -> str:
         """Return the piece of an id, such as ``##ing``."""
@@ -228,7 +212,7 @@ class TextTokenizer:
         sequences: list[np.ndarray] = []
         owner: list[int] = []
         for i, whole in enumerate(ids):
-            # the prompt as tokenised with this text: a piece may cross the border
+            # a piece may cross the border between prompt and text
             before, tokens = self._cls, whole
             if self._n_shared:
                 before = np.concatenate([self._cls, whole[: self._n_shared]])
@@ -244,3 +228,7 @@ class TextTokenizer:
             owner += [i] * len(kept)
         owners = np.array(owner, dtype=np.int64)
         return TokenizedTexts(sequences, owners, n_tokens, n_lost, n_unknown)
+
+
+# the shared tokenizer of each choice of settings
+text_tokenizer = lru_cache(maxsize=32)(TextTokenizer)

@@ -1,25 +1,30 @@
-"""The training loop: Hugging Face's Trainer around a TrainableBert."""
+"""Fine-tuning: a trainable BERT with a head, and transformers' Trainer."""
 
+import hashlib
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
+import safetensors.torch
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from pipeline.bert.pooling import Pooling
-from pipeline.bert.trainable import TrainableBert
+from pipeline.bert.config import read_shape
+from pipeline.bert.encoder import build_model
+from pipeline.bert.pooling import Pooling, pool
+from pipeline.bert.weights import HEAD_BIAS, HEAD_WEIGHT, layer_number
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.exceptions import TrainingDivergedError
 from pipeline.forks import ForkSafeLock
 from pipeline.progress import Part, progress
 
-# Seeds are global, so only one training runs at a time in a process.
+# Seeds are global.
 _one_at_a_time = ForkSafeLock()
 
 
@@ -47,13 +52,128 @@ class Recipe:
     learning_rate: float
     head_learning_rate: float
     weight_decay: float
-    warmup_ratio: float  # share of all steps in which the rate rises; then it falls to 0
+    warmup_ratio: float  # share of steps in which the rate rises; then it falls
     dropout: float
-    patience: int  # epochs to wait for a better validation accuracy before stopping
+    patience: int  # epochs to wait for a better validation accuracy
     n_trained: int | None
     pooling: Pooling
-    seed: int  # of the head's initial weights, dropout and the order of the texts
+    seed: int  # of the head, dropout and the order of texts
     progress: bool
+
+
+class TrainableBert(nn.Module):
+    """An encoder with pooling, dropout and a linear head."""
+
+    # Trains copies, not the mapped file or a shared encoder. Frozen parts have no dropout.
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        pooling: Pooling,
+        n_trained: int | None,  # layers from the top; None trains all and the embeddings
+        dropout: float,  # of the pooled vector
+        class_weight: np.ndarray,  # (n_classes,)
+    ) -> None:
+        super().__init__()
+        shape = read_shape(checkpoint)
+        self.encoder = build_model(checkpoint, shape.n_layers, torch.device("cpu"), torch.float32)
+        copied = {name: tensor.clone() for name, tensor in self.encoder.state_dict().items()}
+        self.encoder.load_state_dict(copied, assign=True)
+        self.pooling, self.pad_token_id = pooling, shape.pad_token_id
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(shape.hidden_size, len(class_weight))
+        nn.init.normal_(self.head.weight, std=0.02)  # like BERT's own heads
+        nn.init.zeros_(self.head.bias)
+        self.class_weight: Tensor
+        self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad_(_is_trained(name, shape.n_layers, n_trained))
+        if n_trained and not any(p.requires_grad for p in self.encoder.parameters()):
+            raise ValueError(
+                f"unfrozen_layers={n_trained} does not work for {checkpoint.source['model']!r}: "
+                f"the layers of {shape.family} share their weights. Use unfrozen_layers=None."
+            )
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout on or off in the trained parts."""
+        super().train(mode)
+        for module in self.encoder.modules():
+            own = list(module.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+        return self
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Return ``logits``, (n_texts, n_classes), and the mean ``loss``."""
+        states = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, return_dict=True
+        ).last_hidden_state
+        logits = self.head(self.dropout(pool(states, self.pooling, attention_mask)))
+        # cross_entropy's own weights cancel out in a batch of one class
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        return {"loss": (losses * self.class_weight[labels]).mean(), "logits": logits}
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Pad texts to the longest one, (n_texts, n_tokens), int64."""
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()  # (n_texts, n_tokens)
+        ids = torch.full(mask.shape, self.pad_token_id)
+        ids[mask.bool()] = torch.from_numpy(np.concatenate([row["input_ids"] for row in rows]))
+        labels = torch.tensor([row["labels"] for row in rows])
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def parameter_groups(
+        self, learning_rate: float, head_learning_rate: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """Group parameters, with weight decay only for matrices."""
+        trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+        groups = [
+            ([p for p in trained if p.ndim > 1], learning_rate, weight_decay),
+            ([p for p in trained if p.ndim == 1], learning_rate, 0.0),
+            ([self.head.weight], head_learning_rate, weight_decay),
+            ([self.head.bias], head_learning_rate, 0.0),
+        ]
+        return [
+            {"params": parameters, "lr": rate, "weight_decay": decay}
+            for parameters, rate, decay in groups
+            if parameters
+        ]
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return copies of the trained tensors, on the CPU."""
+        return {
+            name: p.detach().cpu().clone() for name, p in self.named_parameters() if p.requires_grad
+        }
+
+    def to_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return the checkpoint with these weights, without a pooler."""
+        tensors = {
+            **self.encoder.state_dict(),
+            HEAD_WEIGHT: self.head.weight,
+            HEAD_BIAS: self.head.bias,
+        }
+        saved = safetensors.torch.save(
+            {
+                name: tensor.detach().cpu().contiguous()
+                for name, tensor in tensors.items()
+                if not name.startswith("pooler.")
+            }
+        )
+        weights = np.array(np.frombuffer(saved, dtype=np.uint8))
+        sha256 = hashlib.sha256(weights.data).hexdigest()
+        return replace(
+            checkpoint, weights=weights, depth=None, weights_sha256=sha256, verified=True
+        )
+
+
+def _is_trained(name: str, n_layers: int, n_trained: int | None) -> bool:
+    if name.startswith("pooler."):
+        return False
+    layer = layer_number(name)
+    return n_trained is None or (layer is not None and layer >= n_layers - n_trained)
 
 
 @dataclass(frozen=True)
@@ -75,8 +195,8 @@ def train(
     device: torch.device,
 ) -> Trained:
     """Fine-tune a copy of a checkpoint, leaving global state unchanged."""
-    # on the CPU, equal arguments and thread counts give equal bits; validation texts keep the
-    # weights of the best epoch, otherwise the last one's
+    # on the CPU, equal arguments and thread counts give equal bits; with validation texts the best
+    # epoch's weights are kept
     if device.type == "cuda" and device.index != 0:
         raise ValueError(
             f"device='{device}' is not supported: training runs on the first visible GPU. Use "
@@ -92,15 +212,13 @@ def train(
         module = TrainableBert(
             checkpoint,
             pooling=recipe.pooling,
-            n_classes=len(class_weight),
             n_trained=recipe.n_trained,
             dropout=recipe.dropout,
             class_weight=class_weight,
         )
-        watch = _Watch(module, recipe.patience)
-        trainer = _make_trainer(module, examples, validation, recipe, device, folder, watch)
         with progress("fine-tuning", "step", shown=recipe.progress) as part:
-            trainer.add_callback(_Shown(part))
+            watch = _Watch(module, recipe.patience, part)
+            trainer = _make_trainer(module, examples, validation, recipe, device, folder, watch)
             trainer.train()
         if watch.best is not None:
             module.load_state_dict(watch.best, strict=False)
@@ -131,7 +249,6 @@ def _make_trainer(
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=2 * recipe.batch_size,
-        learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_ratio,
         lr_scheduler_type="linear",
         max_grad_norm=1.0,
@@ -147,7 +264,7 @@ def _make_trainer(
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
     )
-    # no DataParallel, which would make the result depend on the number of GPUs
+    # no DataParallel: results would depend on the number of GPUs
     arguments._n_gpu = min(arguments.n_gpu, 1)
     groups = module.parameter_groups(
         recipe.learning_rate, recipe.head_learning_rate, recipe.weight_decay
@@ -171,12 +288,12 @@ def _make_trainer(
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Keeps the weights of the best epoch, and stops when none improves."""
+    """Keeps the best epoch's weights, stops when none improves, and shows progress."""
 
-    def __init__(self, module: TrainableBert, patience: int) -> None:
-        self._module, self._patience = module, patience
+    def __init__(self, module: TrainableBert, patience: int, part: Part) -> None:
+        self._module, self._patience, self._part = module, patience, part
         self._best_score = (-np.inf, -np.inf)
-        self.best: dict[str, torch.Tensor] | None = None
+        self.best: dict[str, Tensor] | None = None
         self.best_epoch: int | None = None
 
     def on_evaluate(
@@ -188,13 +305,6 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.best = self._module.trained_tensors()
         elif epoch - (self.best_epoch or 0) >= self._patience:
             control.should_training_stop = True
-
-
-class _Shown(TrainerCallback):  # type: ignore[misc]
-    """Shows progress by step, without the logs of the Trainer's own bar."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._part.show(state.global_step, state.max_steps)

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint as tensors: read, renamed, cut to the needed layers."""
+"""The weights of a checkpoint: read, renamed, cut to the needed layers."""
 
 import hashlib
 import re
@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
 import torch
-from torch.nn import functional
+from torch import Tensor
 
-from pipeline.bert.config import PACKED, BertConfig, bare_name
-from pipeline.bert.linear import Linear
+from pipeline.bert.config import PACKED, BertConfig, bare_name, read_shape
+from pipeline.bert.linear import LayerNorm, Linear
 from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table, safetensors_bytes
 from pipeline.exceptions import CheckpointError
 from pipeline.forks import ForkSafeLock
 
-_TORCH_DTYPES = {
+TORCH_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -24,7 +25,7 @@ _TORCH_DTYPES = {
 }
 _LAYER = re.compile(r"(?:(?:encoder|transformer)\.)?layers?\.(\d+)\.")
 _PARTS = ("embeddings.", "embeddings_project.", "encoder.", "transformer.", "pooler.")
-# BERT's names of tensors -> DistilBERT's, applied in order
+# BERT's names -> DistilBERT's, applied in order
 _DISTILBERT = (
     ("encoder.layer", "transformer.layer"),
     ("attention.self.query", "attention.q_lin"),
@@ -36,7 +37,8 @@ _DISTILBERT = (
     ("output.dense", "ffn.lin2"),
     ("output.LayerNorm", "output_layer_norm"),
 )
-# Saving less than this share of the file is not worth a copy in memory.
+HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # of a fine-tuned model
+# A smaller share of the file is not worth a copy.
 SMALLEST_SAVING = 0.05
 
 _cut_checkpoints: "weakref.WeakValueDictionary[tuple[str, int, bool], Checkpoint]" = (
@@ -47,22 +49,22 @@ _cut_lock = ForkSafeLock()
 
 def read_tensors(
     checkpoint: Checkpoint, family: str, expected: Mapping[str, Sequence[int]]
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """View the expected tensors in the weights, or raise if they differ."""
     name = checkpoint.source["model"]
     table, start = read_tensor_table(checkpoint.weights, name)
     buffer = memoryview(checkpoint.weights)  # type: ignore[arg-type]
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for stored, entry in table.items():
         bare = bare_name(stored, family)
         if bare not in expected:
             continue
-        if entry["dtype"] not in _TORCH_DTYPES:
+        if entry["dtype"] not in TORCH_DTYPES:
             raise CheckpointError(
                 f"{name!r} stores {bare!r} as {entry['dtype']}, which is not supported. Supported "
-                f"are {', '.join(_TORCH_DTYPES)}. Use a checkpoint that is not quantized."
+                f"are {', '.join(TORCH_DTYPES)}. Use a checkpoint that is not quantized."
             )
-        dtype, shape = _TORCH_DTYPES[entry["dtype"]], entry["shape"]
+        dtype, shape = TORCH_DTYPES[entry["dtype"]], entry["shape"]
         begin, end = entry["data_offsets"]
         if end - begin != prod(shape) * dtype.itemsize:  # would read its neighbours' bytes
             raise CheckpointError(
@@ -91,24 +93,20 @@ def read_tensors(
     return tensors
 
 
-@dataclass(frozen=True)
-class LayerNorm:
-    """A LayerNorm over the last axis."""
-
-    weight: torch.Tensor  # (hidden,)
-    bias: torch.Tensor  # (hidden,)
-    eps: float
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise the last axis."""
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+def read_head(
+    checkpoint: Checkpoint, n_classes: int, hidden_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a head's weight (n_classes, hidden_size) and bias, float64."""
+    expected = {HEAD_WEIGHT: (n_classes, hidden_size), HEAD_BIAS: (n_classes,)}
+    tensors = read_tensors(checkpoint, read_shape(checkpoint).family, expected)
+    return tensors[HEAD_WEIGHT].double().numpy(), tensors[HEAD_BIAS].double().numpy()
 
 
 @dataclass(frozen=True)
 class Layer:
     """One encoder layer."""
 
-    qkv: Linear  # query, key and value; the query's part divided by sqrt(head_size)
+    qkv: Linear  # the query's part divided by sqrt(head_size)
     output: Linear
     attention_norm: LayerNorm
     up: Linear
@@ -116,22 +114,22 @@ class Layer:
     norm: LayerNorm
 
 
-def read_norm(tensors: Mapping[str, torch.Tensor], name: str, config: BertConfig) -> LayerNorm:
+def read_norm(tensors: Mapping[str, Tensor], name: str, config: BertConfig) -> LayerNorm:
     """Return the LayerNorm of ``name``, such as ``"embeddings"``."""
     norm = f"{name}.LayerNorm"
     return LayerNorm(tensors[f"{norm}.weight"], tensors[f"{norm}.bias"], config.layer_norm_eps)
 
 
 def read_layer(
-    tensors: Mapping[str, torch.Tensor], k: int, config: BertConfig, dtype: torch.dtype
+    tensors: Mapping[str, Tensor], k: int, config: BertConfig, dtype: torch.dtype
 ) -> Layer:
     """Return layer ``k``, from 0, with its products in ``dtype``."""
     name = f"encoder.layer.{k}"
 
-    def dense(part: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def dense(part: str) -> tuple[Tensor, Tensor]:
         return tensors[f"{name}.{part}.weight"], tensors[f"{name}.{part}.bias"]
 
-    def linear(weight: torch.Tensor, bias: torch.Tensor, activation: str | None = None) -> Linear:
+    def linear(weight: Tensor, bias: Tensor, activation: str | None = None) -> Linear:
         return Linear(weight.to(dtype), bias.to(dtype), activation)
 
     (query, query_bias), (key, _), (value, value_bias) = (
@@ -139,8 +137,7 @@ def read_layer(
     )
     output, output_bias = dense("attention.output.dense")
     scale = (config.hidden_size // config.num_attention_heads) ** -0.5
-    # The key's bias adds the same to all scores of a query, which softmax cancels. The value's
-    # bias passes through the average unchanged.
+    # softmax cancels the key's bias, and the value's passes through the average unchanged
     qkv = torch.cat([query * scale, key, value])
     total = qkv.sum(dtype=torch.float32) + query_bias.sum(dtype=torch.float32)
     if not total.isfinite():  # torch's attention may turn NaN into 0
@@ -157,7 +154,7 @@ def read_layer(
 
 def read_encoder(
     checkpoint: Checkpoint, config: BertConfig, depth: int, *, with_pooler: bool
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """View the tensors of an encoder up to layer ``depth``."""
     family, stored = config.model_type, {}
     for name, shape in _expected_tensors(config, depth, with_pooler).items():
@@ -227,7 +224,7 @@ def _cut(checkpoint: Checkpoint, depth: int, with_pooler: bool) -> Checkpoint:
             return k < depth
         return name.startswith(_PARTS) and (with_pooler or not name.startswith("pooler."))
 
-    # a safetensors file, whatever its dtypes; `read_tensor_table` explains the format
+    # `read_tensor_table` explains the format
     kept = []
     for name, entry in table.items():
         if runs(name):
