@@ -33,9 +33,9 @@ from sklearn.semi_supervised import SelfTrainingClassifier
 from pipeline._compat import is_linear_classifier, rows_of
 from pipeline.columns import changes_rows_only
 from pipeline.exceptions import ExplanationError
-from pipeline.ngrams import NGRAM_VECTORIZERS
-from pipeline.texts import check_texts, take_columns
+from pipeline.texts import check_texts
 from pipeline.vectorizer import BertVectorizer
+from pipeline.word_rows import NGRAM_VECTORIZERS
 
 # for these, transform(x) = x @ A + b
 _AFFINE = (
@@ -102,9 +102,9 @@ class DecisionSum:
         if isinstance(model, Pipeline):
             self._add_pipeline(model, X, weights, name, decides)
         elif isinstance(model, CalibratedClassifierCV):
-            self.is_uncalibrated = True
-            for member in _members(model):
-                self.add(member, X, weights / len(_members(model)), name)
+            self.is_uncalibrated, members = True, _members(model)
+            for member in members:
+                self.add(member, X, weights / len(members), name)
         elif isinstance(model, StackingClassifier):
             self._add_stack(model, X, weights, name)
         elif isinstance(model, FeatureUnion):
@@ -125,7 +125,10 @@ class DecisionSum:
         self, model: Pipeline, X: Any, weights: np.ndarray, name: str, decides: bool
     ) -> None:
         steps = list(_steps(model))
-        first = _first_of_texts([step for _, step in steps])
+        # the last step that reads texts, or else the first that has several parts
+        of_texts = (i for i, (_, step) in enumerate(steps) if isinstance(step, _OF_TEXTS))
+        splits = (i for i, (_, step) in enumerate(steps) if isinstance(step, _SPLITS))
+        first = max(of_texts, default=next(splits, None))
         if first is None:
             raise ExplanationError(
                 f"The model starts with a {type(steps[0][1]).__name__}, so its decision is not a "
@@ -133,16 +136,16 @@ class DecisionSum:
             )
         for _, cleaning in steps[:first]:
             X = cleaning.transform(X)
-        source = [steps[first][1]]
-        rest = steps[first + 1 :]
-        while isinstance(source[0], NGRAM_VECTORIZERS) and rest and isinstance(rest[0][1], _WEIGHS):
-            source.append(rest.pop(0)[1])
+        source, rest = steps[first][1], steps[first + 1 :]
+        are_ngrams, weighs = isinstance(source, NGRAM_VECTORIZERS), []
+        while are_ngrams and rest and isinstance(rest[0][1], _WEIGHS):
+            weighs.append(rest.pop(0)[1])
         for i, (step_name, step) in reversed(list(enumerate(rest))):
             weights = self._before(step_name, step, weights, decides and i == len(rest) - 1)
-        if isinstance(source[0], NGRAM_VECTORIZERS):
-            self._add_ngrams(source, X, weights, name)
+        if are_ngrams:
+            self._add_ngrams([source, *weighs], X, weights, name)
         else:
-            self.add(source[0], X, weights, name, decides=decides and not rest)
+            self.add(source, X, weights, name, decides=decides and not rest)
 
     def _before(self, name: str, step: Any, weights: np.ndarray, decides: bool) -> np.ndarray:
         """Return the weights of a step's input, adding its constant."""
@@ -217,8 +220,7 @@ class DecisionSum:
                 "mean is a sum over tokens. Use method='occlusion', or fit with pooling='mean' and "
                 "normalize=False."
             )
-        options: Any = {"missing": vectorizer.missing, "on_invalid": vectorizer.on_invalid}
-        texts = check_texts(take_columns(X, on_invalid=vectorizer.on_invalid), **options)
+        texts = check_texts(X, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
         average = getattr(vectorizer, "mean_", None)
         mean = None if average is None else average @ weights
         for part in self.tokens:  # calibration has folds: encode each text once
@@ -266,16 +268,6 @@ def _is_identity(step: Any) -> bool:
     return isinstance(step, FunctionTransformer) and step.func is None
 
 
-def _first_of_texts(steps: list[Any]) -> int | None:
-    """Return the index of the step that turns texts into numbers."""
-    places = [i for i, step in enumerate(steps) if isinstance(step, _OF_TEXTS)]
-    return (
-        max(places)
-        if places
-        else next((i for i, step in enumerate(steps) if isinstance(step, _SPLITS)), None)
-    )
-
-
 def _joined(name: str, key: str) -> str:
     return f"{name}__{key}" if name else key
 
@@ -315,25 +307,18 @@ def _pull_back(function: Any, step: Any, weights: np.ndarray) -> tuple[np.ndarra
     # n-grams are too many for a dense matrix, and their steps accept sparse ones
     is_wide = n_features > _ROWS_AT_ONCE and names is None
     as_sparse = is_wide and step.__sklearn_tags__().input_tags.sparse
+    at_once = _SPARSE_AT_ONCE if as_sparse else _ROWS_AT_ONCE
 
     def image(rows: Any) -> np.ndarray:
+        rows = rows if as_sparse else rows.toarray()
         return _times(
             function(rows if names is None else pd.DataFrame(rows, columns=names)), weights
         )
 
-    zero = np.zeros((1, n_features))
-    constant = image(sparse.csr_matrix(zero) if as_sparse else zero)[0]
-    before = np.empty((n_features, weights.shape[1]))
-    at_once = _SPARSE_AT_ONCE if as_sparse else _ROWS_AT_ONCE
-    for start in range(0, n_features, at_once):
-        n_rows = min(at_once, n_features - start)
-        rows = (
-            sparse.eye(n_rows, n_features, start, format="csr")
-            if as_sparse
-            else np.eye(n_rows, n_features, start)
-        )
-        before[start : start + n_rows] = image(rows) - constant
-    return before, constant
+    constant = image(sparse.csr_matrix((1, n_features)))[0]
+    one_hot = sparse.eye(n_features, format="csr")
+    images = [image(one_hot[at : at + at_once]) for at in range(0, n_features, at_once)]
+    return np.concatenate(images) - constant, constant
 
 
 def _times(table: Any, weights: np.ndarray) -> np.ndarray:
