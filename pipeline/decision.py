@@ -31,7 +31,7 @@ from sklearn.random_projection import BaseRandomProjection
 from sklearn.semi_supervised import SelfTrainingClassifier
 
 from pipeline._compat import is_linear_classifier, rows_of
-from pipeline.columns import changes_rows_only
+from pipeline.columns import changes_rows_only, model_inside
 from pipeline.exceptions import ExplanationError
 from pipeline.texts import check_texts
 from pipeline.vectorizer import BertVectorizer
@@ -45,33 +45,36 @@ _AFFINE = (
 )
 # each output column is that column of the n-grams, scaled by a constant of the text
 _WEIGHS = (TfidfTransformer, Normalizer, Binarizer)
-_THRESHOLDS = (FixedThresholdClassifier, TunedThresholdClassifierCV, SelfTrainingClassifier)
+_WRAPPERS = (
+    *(FixedThresholdClassifier, TunedThresholdClassifierCV),
+    *(SelfTrainingClassifier, FrozenEstimator),
+)
 _OF_TEXTS = (BertVectorizer, *NGRAM_VECTORIZERS)
 _SPLITS = (FeatureUnion, ColumnTransformer, StackingClassifier, CalibratedClassifierCV)
 _ROWS_AT_ONCE, _SPARSE_AT_ONCE = 1024, 65_536
 
 
 @dataclass
-class TokenPart:
-    """What a BertVectorizer adds: ``transform(X) @ weights``."""
-
+class _Part:
     name: str
-    vectorizer: BertVectorizer
-    X: Any
+    vectorizer: Any
     texts: list[str]
     weights: np.ndarray
+
+
+@dataclass
+class TokenPart(_Part):
+    """What a BertVectorizer adds: ``transform(X) @ weights``."""
+
+    X: Any
     mean: np.ndarray | None
 
 
 @dataclass
-class NgramPart:
+class NgramPart(_Part):
     """What a text vectorizer of scikit-learn adds: ``features @ weights``."""
 
-    name: str
-    vectorizer: Any
-    texts: list[str]
     features: Any
-    weights: np.ndarray
 
 
 class DecisionSum:
@@ -232,26 +235,20 @@ class DecisionSum:
                 part.weights = part.weights + weights
                 part.mean = None if part.mean is None or mean is None else part.mean + mean
                 return
-        self.tokens.append(TokenPart(name, vectorizer, X, texts, weights, mean))
+        self.tokens.append(TokenPart(name, vectorizer, texts, weights, X, mean))
 
     def _add_ngrams(self, steps: list[Any], X: Any, weights: np.ndarray, name: str) -> None:
         features = X
         for step in steps:
             features = step.transform(features)
-        self.ngrams.append(NgramPart(name, steps[0], list(X), sparse.csr_matrix(features), weights))
+        self.ngrams.append(NgramPart(name, steps[0], list(X), weights, sparse.csr_matrix(features)))
 
 
 def unwrapped(model: Any) -> Any:
     """Return the model inside a search or other wrapper."""
-    while True:
-        if hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        elif isinstance(model, _THRESHOLDS):
-            model = model.estimator_
-        elif isinstance(model, FrozenEstimator):
-            model = model.estimator
-        else:
-            return model
+    while hasattr(model, "best_estimator_") or isinstance(model, _WRAPPERS):
+        model = model_inside(model)
+    return model
 
 
 def _steps(model: Any) -> Iterator[tuple[str, Any]]:

@@ -262,17 +262,11 @@ def _coloured(frames: Sequence[Explanation]) -> str:
 
 def _best(model: Any) -> Any:
     """Return the pipeline inside a search or a pipeline."""
-    while True:
-        if hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        elif (
-            isinstance(model, Pipeline)
-            and len(model.steps) == 1
-            and (isinstance(model[0], Pipeline) or hasattr(model[0], "best_estimator_"))
-        ):
-            model = model[0]
-        else:
-            return model
+    if hasattr(model, "best_estimator_"):
+        return _best(model.best_estimator_)
+    inner = model[0] if isinstance(model, Pipeline) and len(model.steps) == 1 else None
+    is_whole = isinstance(inner, Pipeline) or hasattr(inner, "best_estimator_")
+    return _best(inner) if is_whole else model
 
 
 def _vectorizer_of(model: Any) -> BertVectorizer | None:
@@ -411,8 +405,7 @@ def _rows_of_texts(
     whole: DecisionSum, texts: list[str], level: Level, baseline: Baseline, n_outputs: int
 ) -> list[WordRows]:
     """Return the rows of each text, with the mean text as constant."""
-    names = [*(part.name for part in whole.tokens), *(part.name for part in whole.ngrams)]
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(part.name for part in [*whole.tokens, *whole.ngrams]))
     of_texts = [WordRows(text, names, n_outputs) for text in texts]
     for part in whole.tokens:
         base = part.mean if baseline == "mean" else None
