@@ -91,7 +91,7 @@ def test_contributions_add_up_for_every_linear_classifier_and_for_many_classes(
     model = fitted(StandardScaler(), classifier, labels=labels, model=tiny_bert)
     # SGD's decisions are hundreds, of single precision: there the bound is relative
     scale = model.decision_function(NEW) if isinstance(classifier, SGDClassifier) else 1
-    frames = check_sums(model, NEW, tolerance=1e-5 * np.abs(scale).max())
+    frames = check_sums(model, NEW, tolerance=1e-5 * float(np.abs(scale).max()))
     names = [name for name in frames[0].columns if name.startswith("contribution")]
     assert names == (
         ["contribution"]
