@@ -73,13 +73,13 @@ def explain(
         best estimator. Samplers are skipped, as in prediction. Earlier steps may clean the texts;
         positions refer to the text as given.
     X : iterable of str, length n_texts, or DataFrame
-        Texts, or the columns that the model was fitted on. All columns but the text stay fixed.
+        Texts, or the columns that the model was fitted on. The other columns stay fixed.
     level : {"word", "token"}, default="word"
-        A row per word, or per token (word piece), which needs the exact method.
+        A row per word or token (word piece); tokens need the exact method.
     method : {"auto", "exact", "occlusion"}, default="auto"
         ``"auto"`` is ``"exact"`` if possible, else ``"occlusion"``, which encodes a text per word.
     text : str, optional
-        The column to explain if the model reads several columns of text.
+        The column to explain, if the model reads several of text.
     baseline : {"mean", "zero"}, default="mean"
         What a token is compared with under the exact method. ``"mean"`` is an equal part of the
         average training text (``mean_`` of a BertVectorizer), whose decision is in the intercept,

@@ -62,13 +62,13 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         layers and more.
 
     head_learning_rate : float, default=1e-3
-        Learning rate of the head, which starts from random weights.
+        That of the head, which starts from random weights.
 
     batch_size : int, default=32
         Texts per step.
 
     warmup_ratio : float, default=0.1
-        Share of all steps in which the learning rates rise from 0; then they fall linearly to 0.
+        Share of the steps in which the learning rates rise from 0; then they fall linearly to 0.
 
     weight_decay : float, default=0.01
         For all matrices, but not for biases and LayerNorms.
@@ -88,8 +88,7 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         Factors of the loss by class, as in LogisticRegression.
 
     early_stopping : bool, default=False
-        Hold out some texts, stop when their accuracy no longer rises, and keep the weights of the
-        best epoch.
+        Hold out some texts, stop when their accuracy no longer rises, and keep the best epoch.
 
     validation_fraction : float, default=0.1
         Share of the texts held out by ``early_stopping``, stratified by class.
@@ -123,7 +122,7 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         Name of the column, if X was a DataFrame.
 
     history_ : list of dict
-        One per epoch: ``epoch``, ``loss`` (mean over the training texts, with dropout), and with
+        Per epoch: ``epoch``, ``loss`` (mean over the training texts, with dropout), and with
         ``early_stopping`` ``val_loss`` and ``val_accuracy``.
 
     n_epochs_ : int
@@ -133,7 +132,7 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         The epoch of these weights.
 
     n_layers_, hidden_size_, max_length_ : int
-        Encoder layers, width and most tokens per text of the model.
+        Encoder layers, width and most tokens of the model.
 
     source_ : dict
         Origin of the pre-trained model: ``model``, ``kind``, ``revision`` and the ``sha256`` of its

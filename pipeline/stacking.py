@@ -218,7 +218,7 @@ class TextStackingClassifier(StackingClassifier):
         Returns
         -------
         ndarray of shape (n_texts, n_answers)
-            One number per part for two classes, else one per part and class.
+            One per part for two classes, else one per part and class.
         """
         check_is_fitted(self)
         return np.asarray(super().transform(self._texts(X)))
