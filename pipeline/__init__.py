@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from pipeline.scoring.dask_executor import DaskExecutor
     from pipeline.scoring.score_table import score_table
-    from pipeline.sentiment import make_sentiment_pipeline
+    from pipeline.stacking import make_sentiment_pipeline
     from pipeline.vectorizer import BertVectorizer
     from pipeline.walk import walk_text
 
@@ -47,7 +47,7 @@ _HOME = {
     "layer_study": "evaluation.layer_study",
     "load_pipeline": "saved.artifact",
     "load_reviews": "datasets",
-    "make_sentiment_pipeline": "sentiment",
+    "make_sentiment_pipeline": "stacking",
     "read_table": "datasets",
     "save_pipeline": "saved.artifact",
     "score_table": "scoring.score_table",

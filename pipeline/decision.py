@@ -31,11 +31,11 @@ from sklearn.random_projection import BaseRandomProjection
 from sklearn.semi_supervised import SelfTrainingClassifier
 
 from pipeline._compat import is_linear_classifier, rows_of
-from pipeline.columns import changes_rows_only
+from pipeline.columns import changes_rows_only, model_inside
 from pipeline.exceptions import ExplanationError
-from pipeline.ngrams import NGRAM_VECTORIZERS
-from pipeline.texts import check_texts, take_columns
+from pipeline.texts import check_texts
 from pipeline.vectorizer import BertVectorizer
+from pipeline.word_rows import NGRAM_VECTORIZERS
 
 # for these, transform(x) = x @ A + b
 _AFFINE = (
@@ -45,33 +45,36 @@ _AFFINE = (
 )
 # each output column is that column of the n-grams, scaled by a constant of the text
 _WEIGHS = (TfidfTransformer, Normalizer, Binarizer)
-_THRESHOLDS = (FixedThresholdClassifier, TunedThresholdClassifierCV, SelfTrainingClassifier)
+_WRAPPERS = (
+    *(FixedThresholdClassifier, TunedThresholdClassifierCV),
+    *(SelfTrainingClassifier, FrozenEstimator),
+)
 _OF_TEXTS = (BertVectorizer, *NGRAM_VECTORIZERS)
 _SPLITS = (FeatureUnion, ColumnTransformer, StackingClassifier, CalibratedClassifierCV)
 _ROWS_AT_ONCE, _SPARSE_AT_ONCE = 1024, 65_536
 
 
 @dataclass
-class TokenPart:
-    """What a BertVectorizer adds: ``transform(X) @ weights``."""
-
+class _Part:
     name: str
-    vectorizer: BertVectorizer
-    X: Any
+    vectorizer: Any
     texts: list[str]
     weights: np.ndarray
+
+
+@dataclass
+class TokenPart(_Part):
+    """What a BertVectorizer adds: ``transform(X) @ weights``."""
+
+    X: Any
     mean: np.ndarray | None
 
 
 @dataclass
-class NgramPart:
+class NgramPart(_Part):
     """What a text vectorizer of scikit-learn adds: ``features @ weights``."""
 
-    name: str
-    vectorizer: Any
-    texts: list[str]
     features: Any
-    weights: np.ndarray
 
 
 class DecisionSum:
@@ -102,9 +105,9 @@ class DecisionSum:
         if isinstance(model, Pipeline):
             self._add_pipeline(model, X, weights, name, decides)
         elif isinstance(model, CalibratedClassifierCV):
-            self.is_uncalibrated = True
-            for member in _members(model):
-                self.add(member, X, weights / len(_members(model)), name)
+            self.is_uncalibrated, members = True, _members(model)
+            for member in members:
+                self.add(member, X, weights / len(members), name)
         elif isinstance(model, StackingClassifier):
             self._add_stack(model, X, weights, name)
         elif isinstance(model, FeatureUnion):
@@ -125,7 +128,10 @@ class DecisionSum:
         self, model: Pipeline, X: Any, weights: np.ndarray, name: str, decides: bool
     ) -> None:
         steps = list(_steps(model))
-        first = _first_of_texts([step for _, step in steps])
+        # the last step that reads texts, or else the first that has several parts
+        of_texts = (i for i, (_, step) in enumerate(steps) if isinstance(step, _OF_TEXTS))
+        splits = (i for i, (_, step) in enumerate(steps) if isinstance(step, _SPLITS))
+        first = max(of_texts, default=next(splits, None))
         if first is None:
             raise ExplanationError(
                 f"The model starts with a {type(steps[0][1]).__name__}, so its decision is not a "
@@ -133,16 +139,16 @@ class DecisionSum:
             )
         for _, cleaning in steps[:first]:
             X = cleaning.transform(X)
-        source = [steps[first][1]]
-        rest = steps[first + 1 :]
-        while isinstance(source[0], NGRAM_VECTORIZERS) and rest and isinstance(rest[0][1], _WEIGHS):
-            source.append(rest.pop(0)[1])
+        source, rest = steps[first][1], steps[first + 1 :]
+        are_ngrams, weighs = isinstance(source, NGRAM_VECTORIZERS), []
+        while are_ngrams and rest and isinstance(rest[0][1], _WEIGHS):
+            weighs.append(rest.pop(0)[1])
         for i, (step_name, step) in reversed(list(enumerate(rest))):
             weights = self._before(step_name, step, weights, decides and i == len(rest) - 1)
-        if isinstance(source[0], NGRAM_VECTORIZERS):
-            self._add_ngrams(source, X, weights, name)
+        if are_ngrams:
+            self._add_ngrams([source, *weighs], X, weights, name)
         else:
-            self.add(source[0], X, weights, name, decides=decides and not rest)
+            self.add(source, X, weights, name, decides=decides and not rest)
 
     def _before(self, name: str, step: Any, weights: np.ndarray, decides: bool) -> np.ndarray:
         """Return the weights of a step's input, adding its constant."""
@@ -217,8 +223,7 @@ class DecisionSum:
                 "mean is a sum over tokens. Use method='occlusion', or fit with pooling='mean' and "
                 "normalize=False."
             )
-        options: Any = {"missing": vectorizer.missing, "on_invalid": vectorizer.on_invalid}
-        texts = check_texts(take_columns(X, on_invalid=vectorizer.on_invalid), **options)
+        texts = check_texts(X, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
         average = getattr(vectorizer, "mean_", None)
         mean = None if average is None else average @ weights
         for part in self.tokens:  # calibration has folds: encode each text once
@@ -230,26 +235,20 @@ class DecisionSum:
                 part.weights = part.weights + weights
                 part.mean = None if part.mean is None or mean is None else part.mean + mean
                 return
-        self.tokens.append(TokenPart(name, vectorizer, X, texts, weights, mean))
+        self.tokens.append(TokenPart(name, vectorizer, texts, weights, X, mean))
 
     def _add_ngrams(self, steps: list[Any], X: Any, weights: np.ndarray, name: str) -> None:
         features = X
         for step in steps:
             features = step.transform(features)
-        self.ngrams.append(NgramPart(name, steps[0], list(X), sparse.csr_matrix(features), weights))
+        self.ngrams.append(NgramPart(name, steps[0], list(X), weights, sparse.csr_matrix(features)))
 
 
 def unwrapped(model: Any) -> Any:
     """Return the model inside a search or other wrapper."""
-    while True:
-        if hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        elif isinstance(model, _THRESHOLDS):
-            model = model.estimator_
-        elif isinstance(model, FrozenEstimator):
-            model = model.estimator
-        else:
-            return model
+    while hasattr(model, "best_estimator_") or isinstance(model, _WRAPPERS):
+        model = model_inside(model)
+    return model
 
 
 def _steps(model: Any) -> Iterator[tuple[str, Any]]:
@@ -264,16 +263,6 @@ def _steps(model: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_identity(step: Any) -> bool:
     return isinstance(step, FunctionTransformer) and step.func is None
-
-
-def _first_of_texts(steps: list[Any]) -> int | None:
-    """Return the index of the step that turns texts into numbers."""
-    places = [i for i, step in enumerate(steps) if isinstance(step, _OF_TEXTS)]
-    return (
-        max(places)
-        if places
-        else next((i for i, step in enumerate(steps) if isinstance(step, _SPLITS)), None)
-    )
 
 
 def _joined(name: str, key: str) -> str:
@@ -315,25 +304,18 @@ def _pull_back(function: Any, step: Any, weights: np.ndarray) -> tuple[np.ndarra
     # n-grams are too many for a dense matrix, and their steps accept sparse ones
     is_wide = n_features > _ROWS_AT_ONCE and names is None
     as_sparse = is_wide and step.__sklearn_tags__().input_tags.sparse
+    at_once = _SPARSE_AT_ONCE if as_sparse else _ROWS_AT_ONCE
 
     def image(rows: Any) -> np.ndarray:
+        rows = rows if as_sparse else rows.toarray()
         return _times(
             function(rows if names is None else pd.DataFrame(rows, columns=names)), weights
         )
 
-    zero = np.zeros((1, n_features))
-    constant = image(sparse.csr_matrix(zero) if as_sparse else zero)[0]
-    before = np.empty((n_features, weights.shape[1]))
-    at_once = _SPARSE_AT_ONCE if as_sparse else _ROWS_AT_ONCE
-    for start in range(0, n_features, at_once):
-        n_rows = min(at_once, n_features - start)
-        rows = (
-            sparse.eye(n_rows, n_features, start, format="csr")
-            if as_sparse
-            else np.eye(n_rows, n_features, start)
-        )
-        before[start : start + n_rows] = image(rows) - constant
-    return before, constant
+    constant = image(sparse.csr_matrix((1, n_features)))[0]
+    one_hot = sparse.eye(n_features, format="csr")
+    images = [image(one_hot[at : at + at_once]) for at in range(0, n_features, at_once)]
+    return np.concatenate(images) - constant, constant
 
 
 def _times(table: Any, weights: np.ndarray) -> np.ndarray:

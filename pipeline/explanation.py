@@ -15,7 +15,6 @@ from pipeline.columns import as_fitted, first_step, fitted_columns
 from pipeline.csv_table import check_names
 from pipeline.decision import DecisionSum
 from pipeline.exceptions import ExplanationError
-from pipeline.ngrams import word_spans
 from pipeline.notebook import (
     Html,
     block,
@@ -31,7 +30,7 @@ from pipeline.readable import shortened, strongest
 from pipeline.tables import Table
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
-from pipeline.word_rows import Level, WordRows
+from pipeline.word_rows import Level, WordRows, word_spans
 
 Method = Literal["auto", "exact", "occlusion"]
 _FEW_WORDS, _MOST_ROWS = 15, 200  # whose numbers stay unfolded; that are shown
@@ -52,58 +51,54 @@ def explain(
     """Explain a classifier's decisions by words or tokens.
 
     With ``pooling="mean"``, any layers, any ``combine`` and affine steps (scalers, PCA, feature
-    selection) before a linear classifier, the decision is a sum over the tokens and the
-    contributions are exact: with the intercept they add up to ``decision_function``. Neighbours
-    also shape a token's vector, so a contribution says how the decision was made, not what it would
-    be without the word.
+    selection) before a linear classifier, the decision is a sum over the tokens. The contributions
+    are then exact: with the intercept they add up to ``decision_function``. Neighbours also shape a
+    token's vector, so they say how the decision was made, not what it would be without the word.
 
     The same holds for n-grams (CountVectorizer, TfidfVectorizer, HashingVectorizer), and for
     several parts in a FeatureUnion, a ColumnTransformer, or a StackingClassifier with
     ``stack_method="decision_function"``. Each n-gram is split equally among its words or, for
     character n-grams, its characters. Idf and the norm of a text are constants. Other columns than
-    the text are in the intercept. For a CalibratedClassifierCV, the decision before calibration is
-    explained, as the mean over its members.
+    the text are in the intercept. For a CalibratedClassifierCV, the mean decision of its members
+    before calibration is explained.
 
     Other models are explained by occlusion: each word is left out in turn, and its contribution is
-    how much the decision falls. This is what the decision would be without the word; such
-    contributions do not add up. The decision is ``decision_function``, or the probability if there
-    is none.
+    how much the decision, or the probability if there is no ``decision_function``, falls. Such
+    contributions do not add up.
 
     Parameters
     ----------
     model : estimator
-        A fitted text classifier, usually a Pipeline with a `BertVectorizer`. A search stands for
-        its best estimator. Samplers are skipped, as in prediction. Steps before the vectorizer may
-        clean the texts; positions refer to the text as given.
+        A fitted text classifier, usually a Pipeline with a `BertVectorizer`, or a search, for its
+        best estimator. Samplers are skipped, as in prediction. Earlier steps may clean the texts;
+        positions refer to the text as given.
     X : iterable of str, length n_texts, or DataFrame
-        Texts, or the columns that the model was fitted on. All columns but the text stay fixed.
+        Texts, or the columns that the model was fitted on. The other columns stay fixed.
     level : {"word", "token"}, default="word"
-        A row per word, or per token (word piece), which needs the exact method.
+        A row per word or token (word piece); tokens need the exact method.
     method : {"auto", "exact", "occlusion"}, default="auto"
-        ``"auto"`` is ``"exact"`` if possible, else ``"occlusion"``, which encodes each text once
-        more per word.
+        ``"auto"`` is ``"exact"`` if possible, else ``"occlusion"``, which encodes a text per word.
     text : str, optional
-        The column to explain if the model reads several columns of text.
+        The column to explain, if the model reads several of text.
     baseline : {"mean", "zero"}, default="mean"
         What a token is compared with under the exact method. ``"mean"`` is an equal part of the
         average training text (``mean_`` of a BertVectorizer), whose decision is in the intercept,
-        so that neutral words are near 0. Vectorizers without ``mean_``, from older files, use
-        ``"zero"``. ``"zero"`` leaves what all texts have in common in the contributions.
+        so that neutral words are near 0. ``"zero"``, also for vectorizers of older files without
+        ``mean_``, leaves what all texts have in common in the contributions.
     against : {"runner-up"}, optional
-        With more than two classes, explain why the first class beat the second: the difference of
-        their decisions, in one column ``contribution``. None explains each class.
+        With more than two classes, explain the difference between the decisions for the first and
+        the second, in one column ``contribution``. None explains each class.
 
     Returns
     -------
     Explanations
         A list of DataFrames, length n_texts, shown in a notebook as texts with coloured words. Each
-        has one row per word or token, in the order of the text: ``word`` (or ``token``), ``start``,
+        has a row per word or token, in the order of the text: ``word`` (or ``token``), ``start``,
         ``end`` (characters of the text) and ``contribution``, or ``contribution_<class>`` for each
         of more than two classes. With two classes, positive values speak for ``classes_[1]``. If
-        the decision has several parts, their columns follow, named by the parts of the stack or
-        union, or ``<part>_<class>`` for more than two classes; they sum to the contribution. Under
-        the exact method [CLS] and [SEP] have rows, and so has, named by the part in brackets, what
-        belongs to no word.
+        the decision has several parts, their columns follow and sum to the contribution: named by
+        the parts of the stack or union, or ``<part>_<class>``. Under the exact method [CLS] and
+        [SEP] have rows, and so has, named by the part in brackets, what belongs to no word.
 
         ``frame.attrs`` holds ``text``, ``method``, ``decision``, ``intercept`` (under occlusion the
         decision on the empty text) and ``classes``; the last three are lists for more than two
@@ -116,8 +111,7 @@ def explain(
     Raises
     ------
     ExplanationError
-        If the model is not a text classifier; with ``method="exact"`` also if the classifier is not
-        linear, or a step before it is not affine.
+        If the model is not a text classifier; with ``method="exact"`` also if it is not affine.
 
     Examples
     --------
@@ -143,24 +137,20 @@ def explain(
     model = _best(model)
     vectorizer = _vectorizer_of(model)
     texts, with_texts, column = _rows_of(model, vectorizer, X, text)
-    asked: dict[str, Any] = {"method": "occlusion"}
+    if not texts and (method, level) != ("occlusion", "token"):
+        return Explanations()
+    attrs, reason = {"method": "occlusion"}, "method='occlusion' leaves out whole words."
     if method != "occlusion":
         try:
             rows = with_texts(np.arange(len(texts)), texts)
-            if not texts:
-                return Explanations()
             return _exact(model, rows, texts, column, level, baseline, against)
         except ExplanationError as error:
             if method == "exact":
                 raise
-            asked["reason"] = reason = str(error)
-    else:
-        reason = "method='occlusion' leaves out whole words."
+            attrs["reason"] = reason = str(error)
     if level == "token":
         raise ExplanationError(f"level='token' needs the exact method. {reason}")
-    if not texts:
-        return Explanations()
-    return _occlusion(model, vectorizer, texts, with_texts, against, asked)
+    return _occlusion(model, vectorizer, texts, with_texts, against, attrs)
 
 
 class Explanation(pd.DataFrame):
@@ -272,17 +262,11 @@ def _coloured(frames: Sequence[Explanation]) -> str:
 
 def _best(model: Any) -> Any:
     """Return the pipeline inside a search or a pipeline."""
-    while True:
-        if hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        elif (
-            isinstance(model, Pipeline)
-            and len(model.steps) == 1
-            and (isinstance(model[0], Pipeline) or hasattr(model[0], "best_estimator_"))
-        ):
-            model = model[0]
-        else:
-            return model
+    if hasattr(model, "best_estimator_"):
+        return _best(model.best_estimator_)
+    inner = model[0] if isinstance(model, Pipeline) and len(model.steps) == 1 else None
+    is_whole = isinstance(inner, Pipeline) or hasattr(inner, "best_estimator_")
+    return _best(inner) if is_whole else model
 
 
 def _vectorizer_of(model: Any) -> BertVectorizer | None:
@@ -318,10 +302,13 @@ def _rows_of(
     model: Any, vectorizer: BertVectorizer | None, X: Any, text: str | None
 ) -> tuple[list[str], Callable[[np.ndarray, list[str]], Any], str | None]:
     """Return the texts, a function to replace them, and their column."""
-    options: Any = {"missing": "error", "on_invalid": "error"}
-    if vectorizer is not None:
-        options = {"missing": vectorizer.missing, "on_invalid": vectorizer.on_invalid}
-    columns = None if first_step(model) is vectorizer else _columns_of(model)
+    options: Any = {name: getattr(vectorizer, name, "error") for name in ("missing", "on_invalid")}
+    columns = None
+    if first_step(model) is not vectorizer:
+        try:
+            columns = fitted_columns(model)
+        except ValueError as error:
+            raise ExplanationError(str(error)) from None
     if columns is None:
         # list() of a DataFrame would give the column names
         table = take_columns(X, on_invalid=options["on_invalid"])
@@ -371,13 +358,6 @@ def _as_given(X: Any, texts: list[str]) -> Any:
     return texts
 
 
-def _columns_of(model: Any) -> Any:
-    try:
-        return fitted_columns(model)
-    except ValueError as error:
-        raise ExplanationError(str(error)) from None
-
-
 def _exact(
     model: Any,
     X: Any,
@@ -425,8 +405,7 @@ def _rows_of_texts(
     whole: DecisionSum, texts: list[str], level: Level, baseline: Baseline, n_outputs: int
 ) -> list[WordRows]:
     """Return the rows of each text, with the mean text as constant."""
-    names = [*(part.name for part in whole.tokens), *(part.name for part in whole.ngrams)]
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(part.name for part in [*whole.tokens, *whole.ngrams]))
     of_texts = [WordRows(text, names, n_outputs) for text in texts]
     for part in whole.tokens:
         base = part.mean if baseline == "mean" else None
@@ -490,13 +469,12 @@ def _decide(model: Any, X: Any) -> tuple[np.ndarray, list[Any], bool]:
         decisions = decisions.reshape(len(decisions), -1)
         if decisions.shape[1] in (1, len(classes)):  # not one against one
             return decisions, classes, False
-    several = listed or gives_several(model, X[:1])
-    names = [
-        name if is_yes_or_no(own) else f"{name}_{label}"
-        for name, own in (outputs_of(model) if several else [])
-        for label in ([1] if is_yes_or_no(own) else own)
-    ]
-    if several:
+    if listed or gives_several(model, X[:1]):
+        names = [
+            name if is_yes_or_no(own) else f"{name}_{label}"
+            for name, own in outputs_of(model)
+            for label in ([1] if is_yes_or_no(own) else own)
+        ]
         answers = ask_each(model, X, need_probability=False)
         ranking = np.asarray(answers.ranking, dtype=np.float64)
         if ranking.shape[1] == len(names) and not np.isnan(ranking).all():

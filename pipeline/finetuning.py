@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pipeline._compat import Interval, StrOptions, fit_context
 from pipeline.bert.embedding import FrozenBert
-from pipeline.bert.encoder import DType, choose_device, device_here
+from pipeline.bert.encoder import DType, choose_device
 from pipeline.bert.weights import read_head
 from pipeline.checkpoints.checkpoint import resolve
 from pipeline.fitted import SavedModel
@@ -23,49 +23,52 @@ from pipeline.text_warnings import FEW, warn_truncation, warn_unknown
 from pipeline.texts import check_X, class_numbers, set_aside
 from pipeline.vectorizer import DEFAULT_MODEL
 
+_COUNT = Interval(Integral, 1, None, closed="left")
+_RATE = Interval(Real, 0, None, closed="neither")
+_SHARE = Interval(Real, 0, 1, closed="left")
+
 
 class FineTunedBertClassifier(ClassifierMixin, SavedModel):
     """Classify texts with a BERT that is trained on the labels.
 
-    `BertVectorizer` uses a frozen model; this classifier trains it. Fitting is slower by orders of
-    magnitude and gives one model per task, and pays off from a few thousand labels on. It is an
-    ordinary classifier of raw texts. Training uses Hugging Face's Trainer; prediction needs neither
-    it nor accelerate.
+    `BertVectorizer` uses a frozen model; this classifier of raw texts trains it. Fitting is slower
+    by orders of magnitude and pays off from a few thousand labels on. Training uses Hugging Face's
+    Trainer and accelerate; prediction needs neither.
 
     Parameters
     ----------
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
-        Model to start from: a folder or a hub id, as in `BertVectorizer`.
+        Folder or hub id of the model to start from, as in `BertVectorizer`.
 
     revision : str or None, default=None
-        Branch, tag or commit on the hub. A commit pins the model.
+        Branch, tag or commit on the hub.
 
     pooling : {"cls", "mean", "max"}, default="mean"
-        Input of the head: the last hidden state of [CLS], as in Devlin et al. [1]_, or the mean or
-        maximum over all tokens. The default model was made for the mean.
+        Input of the head: the last hidden state of [CLS], as in [1]_, or the mean or maximum over
+        all tokens. The default model was made for the mean.
 
     head_only : bool, default=False
-        Train only the head, and keep the encoder unchanged.
+        Train only the head.
 
     unfrozen_layers : int or None, default=None
-        Number of encoder layers to train, counted from the top. The others and the embeddings stay
-        unchanged, which is faster and takes less memory. None trains everything.
+        Number of encoder layers to train, from the top; faster, with less memory. None trains
+        everything, also the embeddings.
 
     epochs : int, default=3
         Passes over the texts; with ``early_stopping`` the maximum.
 
     learning_rate : float, default=1e-4
         Highest learning rate of the encoder's AdamW. [1]_ recommends 2e-5 to 5e-5 for models of 12
-        layers and more; the small default model needs more.
+        layers and more.
 
     head_learning_rate : float, default=1e-3
-        Learning rate of the head, which starts from random weights.
+        That of the head, which starts from random weights.
 
     batch_size : int, default=32
         Texts per step.
 
     warmup_ratio : float, default=0.1
-        Share of all steps in which the learning rates rise from 0; then they fall linearly to 0.
+        Share of the steps in which the learning rates rise from 0; then they fall linearly to 0.
 
     weight_decay : float, default=0.01
         For all matrices, but not for biases and LayerNorms.
@@ -75,30 +78,28 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
 
     max_length : int or None, default=128
         Most tokens per text, with [CLS] and [SEP]. None is the model's own limit, 512 for BERT.
-        Time and memory of training grow with it.
 
     truncation : {"head", "tail", "head_tail", "error"}, default="head"
         What to keep of longer texts: the start; the end; a quarter from the start and the rest from
-        the end, which [2]_ found best; or raise an error. Truncation is counted in
-        ``truncation_report_`` and in one `TruncationWarning` per call.
+        the end, which [2]_ found best; or raise an error. One `TruncationWarning` per call counts
+        them.
 
     class_weight : dict, "balanced" or None, default=None
-        Factors of the loss by class; ``"balanced"`` is ``n_texts / (n_classes * np.bincount(y))``.
+        Factors of the loss by class, as in LogisticRegression.
 
     early_stopping : bool, default=False
-        Hold out some texts, stop when their accuracy no longer rises, and keep the weights of the
-        best epoch.
+        Hold out some texts, stop when their accuracy no longer rises, and keep the best epoch.
 
     validation_fraction : float, default=0.1
-        Share of the texts held out, stratified by class. Only used with ``early_stopping``.
+        Share of the texts held out by ``early_stopping``, stratified by class.
 
     patience : int, default=2
-        Epochs to wait for a better accuracy, or an equal one with a smaller loss. Only used with
-        ``early_stopping``.
+        Epochs that ``early_stopping`` waits for a better accuracy, or an equal one with a smaller
+        loss.
 
     random_state : int, RandomState instance or None, default=None
-        Sets the head's initial weights, dropout, the order of the texts and the held-out ones. With
-        an int, `fit` gives the same bits each time on a CPU with the same number of threads.
+        Sets the head's initial weights, dropout, the order of the texts and the held-out ones. An
+        int gives the same bits each time on a CPU with the same number of threads.
 
     device : str, default="auto"
         ``"cpu"``, ``"cuda"`` or ``"mps"``; ``"auto"`` prefers CUDA, then MPS, then the CPU.
@@ -115,24 +116,23 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         The labels, sorted.
 
     n_features_in_ : int
-        Number of text columns seen during fit: 1.
+        Number of text columns: 1.
 
     feature_names_in_ : ndarray of shape (1,)
         Name of the column, if X was a DataFrame.
 
     history_ : list of dict
-        One per epoch: ``epoch``, ``loss`` (mean over the training texts, with dropout), and with
-        ``early_stopping`` ``val_loss`` and ``val_accuracy``. Make a table with
-        ``pd.DataFrame(model.history_)``.
+        Per epoch: ``epoch``, ``loss`` (mean over the training texts, with dropout), and with
+        ``early_stopping`` ``val_loss`` and ``val_accuracy``.
 
     n_epochs_ : int
-        Number of epochs trained.
+        Epochs trained.
 
     best_epoch_ : int
-        The epoch of these weights; the last one without ``early_stopping``.
+        The epoch of these weights.
 
     n_layers_, hidden_size_, max_length_ : int
-        Encoder layers, width and most tokens per text of the model.
+        Encoder layers, width and most tokens of the model.
 
     source_ : dict
         Origin of the pre-trained model: ``model``, ``kind``, ``revision`` and the ``sha256`` of its
@@ -163,25 +163,26 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
     array(['good'], dtype='<U4')
     """
 
+    dtype: DType = "float32"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "model": [str, Path],
         "revision": [str, None],
         "pooling": [StrOptions({"cls", "mean", "max"})],
         "head_only": ["boolean"],
-        "unfrozen_layers": [Interval(Integral, 1, None, closed="left"), None],
-        "epochs": [Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "head_learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "warmup_ratio": [Interval(Real, 0, 1, closed="left")],
+        "unfrozen_layers": [_COUNT, None],
+        "epochs": [_COUNT],
+        "learning_rate": [_RATE],
+        "head_learning_rate": [_RATE],
+        "batch_size": [_COUNT],
+        "warmup_ratio": [_SHARE],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [_SHARE],
         "max_length": [Interval(Integral, 3, None, closed="left"), None],
         "truncation": [StrOptions({"head", "tail", "head_tail", "error"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "patience": [Interval(Integral, 1, None, closed="left")],
+        "patience": [_COUNT],
         "random_state": ["random_state"],
         "device": [str],
         "local_files_only": ["boolean"],
@@ -244,8 +245,7 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         Parameters
         ----------
         X : iterable of str, length n_texts
-            List, tuple, generator, 1-D or (n, 1) array, Series or one-column DataFrame of pandas,
-            polars or pyarrow.
+            As in `BertVectorizer.fit`.
         y : array-like of shape (n_texts,)
             Labels: strings, integers or booleans, of two classes or more.
 
@@ -271,7 +271,15 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         rows, aside = np.arange(len(texts)), None
         if self.early_stopping:
             rows, aside = set_aside(codes, classes, self.validation_fraction, seed)
-        train, Examples, Recipe = _training()
+        try:
+            import accelerate  # noqa: F401 - needed by the Trainer, whose own error is long
+        except ImportError as error:
+            raise ImportError(
+                "Fine-tuning needs accelerate: pip install '.[finetune]' in a checkout, or pip "
+                "install accelerate. Prediction does not need it."
+            ) from error
+        from pipeline.bert.training import Examples, Recipe, train
+
         bert = self._find_model()
         plan = bert.plan(texts)
         report = plan.truncation_report()
@@ -318,15 +326,14 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         Returns
         -------
         ndarray of shape (n_texts, n_classes), float64
-            In the order of the texts and of ``classes_``; rows sum to 1. Other texts in the same
-            call change a row by no more than 1e-5.
+            By text and class. Other texts in the same call change a row by no more than 1e-5.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         CheckpointError
-            If the weights in the saved file are damaged.
+            If the saved weights are damaged.
         """
         return self.predict_both(X)[1]
 
@@ -422,8 +429,7 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         return FrozenBert(self._get_checkpoint(), *sizes, self.truncation, None, device, dtype)
 
     def _asked(self) -> tuple[str, DType]:
-        known = self.made_with is None
-        return (self.device if known else device_here(self.device, "float32")[0]), "float32"
+        return super()._asked()[0], self.dtype  # never half precision
 
     def _warn_of(
         self, plan: Any, report: dict[str, Any], max_length: int, at_least: int = 1
@@ -438,16 +444,3 @@ class FineTunedBertClassifier(ClassifierMixin, SavedModel):
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         return tags
-
-
-def _training() -> tuple[Any, Any, Any]:
-    try:
-        import accelerate  # noqa: F401 - needed by the Trainer, whose own error is long
-    except ImportError as error:
-        raise ImportError(
-            "Fine-tuning needs accelerate: pip install '.[finetune]' in a checkout, or pip install "
-            "accelerate. Prediction does not need it."
-        ) from error
-    from pipeline.bert.training import Examples, Recipe, train
-
-    return train, Examples, Recipe

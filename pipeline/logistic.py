@@ -41,11 +41,10 @@ _SEARCH = {"l1_ratios": (0.0,), "use_legacy_attributes": False, "scoring": _neg_
 class TunedLogisticRegression(LogisticRegression):
     """LogisticRegression with a C chosen by cross-validation.
 
-    C is 0.1 unless another candidate lowers the log loss by 5 % or more. The result is that of
-    ``LogisticRegressionCV`` in bounded time: candidates are scored on the leading 256 directions of
-    the features (`TruncatedSVD`), and the classifier is fitted once, to all features. Equal rows
-    stay in one fold, a class is not scored in folds whose training part lacks it, and the log loss
-    is weighted like the fit.
+    C is 0.1 unless another candidate lowers the log loss by 5 % or more. Unlike in
+    ``LogisticRegressionCV``, candidates are scored on the leading 256 directions of the features
+    (`TruncatedSVD`), equal rows stay in one fold, a class is not scored in folds whose training
+    part lacks it, and the log loss is weighted like the fit.
 
     Parameters
     ----------
@@ -65,8 +64,7 @@ class TunedLogisticRegression(LogisticRegression):
     C_ : float
         The chosen C.
     scores_ : ndarray of shape (n_folds, n_Cs)
-        Negative log loss per fold and candidate, in the order of ``Cs``; None without a search, for
-        example with too few texts.
+        Negative log loss per fold and candidate, in the order of ``Cs``; None without a search.
     classes_, coef_, intercept_, n_iter_, n_features_in_, feature_names_in_
         As in LogisticRegression.
 
@@ -126,6 +124,13 @@ class TunedLogisticRegression(LogisticRegression):
         classes, codes, weights = _weighed(labels, self.class_weight, sample_weight)
         several = min(len(classes), len(self.Cs)) > 1
         folds = self._folds(rows, codes, weights) if several else []
+        if several and not folds:
+            warnings.warn(
+                "Choosing C by cross-validation needs at least two classes of two texts each; "
+                f"using C={DEFAULT_C}. Give more texts, or a number for C.",
+                UserWarning,
+                stacklevel=2,
+            )
         if folds:
             search, head.coef_ = self._search(rows, labels, weights, folds)
             self.scores_, head.intercept_ = search.scores_[:, 0], search.intercept_
@@ -146,7 +151,7 @@ class TunedLogisticRegression(LogisticRegression):
             kind = StratifiedKFold if groups is None else StratifiedGroupKFold
             most = np.bincount(codes).max()
             if most < 2:
-                return self._warn_of_few()
+                return []
             cv = kind(min(int(cv), most), shuffle=True, random_state=self.random_state)
         with warnings.catch_warnings():  # rare classes are scored only where they are known
             warnings.filterwarnings("ignore", "The least populated class")
@@ -159,16 +164,7 @@ class TunedLogisticRegression(LogisticRegression):
             if len(test) and len(np.unique(codes[train])) > 1:
                 folds.append((train, test))
         tested = np.concatenate([codes[test] for _, test in folds]) if folds else codes[:0]
-        return folds if len(np.unique(tested)) > 1 else self._warn_of_few()
-
-    def _warn_of_few(self) -> list[Any]:
-        warnings.warn(
-            "Choosing C by cross-validation needs at least two classes of two texts each; "
-            f"using C={DEFAULT_C}. Give more texts, or a number for C.",
-            UserWarning,
-            stacklevel=4,
-        )
-        return []
+        return folds if len(np.unique(tested)) > 1 else []
 
     def _search(
         self, X: Any, y: np.ndarray, weights: np.ndarray, folds: list[Any]
@@ -185,9 +181,9 @@ class TunedLogisticRegression(LogisticRegression):
 class TiedLogisticRegression(LogisticRegression):
     """LogisticRegression on decisions of several classifiers, with one weight for each.
 
-    The last step of a stack. With k classes, a plain LogisticRegression has k times k weights per
-    classifier and learns noise from a few texts per class. Here the decision for a class is the
-    weighted sum of the classifiers' decisions for that class. For two classes both are the same.
+    With k classes, a plain LogisticRegression has k times k weights per classifier and learns noise
+    from a few texts per class. Here the decision for a class is the weighted sum of the
+    classifiers' decisions for that class. For two classes both are the same.
 
     Parameters
     ----------
@@ -201,7 +197,7 @@ class TiedLogisticRegression(LogisticRegression):
     Attributes
     ----------
     weights_ : ndarray of shape (n_classifiers,)
-        The weight of each classifier; absent for two classes, where it is in ``coef_``.
+        One per classifier; for two classes they are in ``coef_`` instead.
     classes_, coef_, intercept_, n_iter_, n_features_in_, feature_names_in_
         As in LogisticRegression.
 
@@ -280,10 +276,7 @@ def _weighed(
 
 
 def _take_over(model: Model, fitted: LogisticRegression) -> Model:
-    for name in ("classes_", "coef_", "intercept_", "n_iter_", "n_features_in_",
-                 "feature_names_in_"):  # fmt: skip
-        if hasattr(fitted, name):
-            setattr(model, name, getattr(fitted, name))
+    vars(model).update((name, own) for name, own in vars(fitted).items() if name.endswith("_"))
     return model
 
 

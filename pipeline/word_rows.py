@@ -1,14 +1,24 @@
-"""Contributions of the parts of a decision to each word of a text."""
+"""Contributions of tokens and n-grams, placed on the words of a text."""
 
+import re
+import unicodedata
+from collections import Counter
+from difflib import SequenceMatcher
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from sklearn.feature_extraction import FeatureHasher
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 
-from pipeline.ngrams import Ngram, Span, ngram_shares, origins, place_of, word_spans
 from pipeline.token_level import join_words
 
 Level = Literal["word", "token"]
+Span = tuple[int, int]
+NGRAM_VECTORIZERS = (CountVectorizer, HashingVectorizer)  # TfidfVectorizer is a CountVectorizer
+# an ideograph, a word, or a punctuation mark
+_WORDS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+|[^\w\s]|_")
+_PIECES = re.compile(r"\w+|[^\w\s]")
 _ROUNDING = 1e-9
 
 
@@ -22,8 +32,8 @@ class WordRows:
     values : ndarray of shape (n_rows, n_parts, n_outputs)
         After `finish`.
     ngrams : dict
-        Contribution of each n-gram, (n_outputs,), by part, n-gram and the spans of its words; also
-        included in the values of the words.
+        Contribution of each n-gram, (n_outputs,), by part, n-gram and the spans of its words. The
+        values include it.
     """
 
     def __init__(self, text: str, names: list[str], n_outputs: int) -> None:
@@ -57,27 +67,28 @@ class WordRows:
         self, name: str, vectorizer: Any, own_text: str, features: Any, weights: np.ndarray
     ) -> None:
         """Add the n-grams of the text or its cleaned form."""
-        part = self.names.index(name)
-        ngrams, shares, rest = ngram_shares(vectorizer, own_text, features, weights)
-        if own_text != self.text:
-            places = origins(self.text, own_text)
-            ngrams = [
-                Ngram(ngram, [own for span in spans if (own := place_of(places, *span))])
-                for ngram, spans in ngrams
-            ]
-        self._rest[part] += rest
-        for ngram, share in zip(ngrams, shares, strict=True):
-            words = [
-                [i for i in range(*span) if not self.text[i].isspace()] for span in ngram.spans
-            ]
+        part, ngrams = self.names.index(name), _ngrams_of(vectorizer, own_text)
+        columns = _columns(vectorizer, [ngram for ngram, _ in ngrams])
+        value_of = dict(zip(features.indices.tolist(), features.data.tolist(), strict=True))
+        times = Counter(columns)
+        kept = [i for i, column in enumerate(columns) if column in value_of and ngrams[i][1]]
+        # n-grams of one column, equal ones or hash collisions, share its value
+        values = np.array([value_of[columns[i]] / times[columns[i]] for i in kept])
+        shares = values[:, None] * weights[[columns[i] for i in kept]]  # (n_ngrams, n_outputs)
+        self._rest[part] += np.asarray(features @ weights).ravel() - shares.sum(axis=0)
+        places = _origins(self.text, own_text)
+        for i, share in zip(kept, shares, strict=True):
+            ngram, spans = ngrams[i]
+            spans = [own for span in spans if (own := _place_of(places, *span))]
+            words = [[at for at in range(*span) if not self.text[at].isspace()] for span in spans]
             words = [word for word in words if word]
-            if not words:
-                self._rest[part] += share
-                continue
             for word in words:
                 self._letters[word, part] += share / (len(words) * len(word))
-            key = name, ngram.text, tuple(ngram.spans)
-            self.ngrams[key] = self.ngrams.get(key, 0.0) + share
+            if words:
+                key = name, ngram, tuple(spans)
+                self.ngrams[key] = self.ngrams.get(key, 0.0) + share
+            else:
+                self._rest[part] += share
 
     def finish(self) -> None:
         """Move contributions from characters to words."""
@@ -115,11 +126,11 @@ def _placed(shares: pd.DataFrame, own_text: str, text: str, level: Level) -> pd.
     frame = join_words(shares, own_text) if level == "word" else shares.drop(columns="word")
     if own_text == text:
         return frame
-    places, spans, at = origins(text, own_text), [], 0
+    places, spans, at = _origins(text, own_text), [], 0
     for start, end in zip(frame["start"], frame["end"], strict=True):
         is_last = start == end == len(own_text)
         spans.append(
-            place_of(places, start, end) or ((len(text), len(text)) if is_last else (at, at))
+            _place_of(places, start, end) or ((len(text), len(text)) if is_last else (at, at))
         )
         at = spans[-1][1]
     frame["start"], frame["end"] = [start for start, _ in spans], [end for _, end in spans]
@@ -133,3 +144,102 @@ def _placed(shares: pd.DataFrame, own_text: str, text: str, level: Level) -> pd.
     first = dict.fromkeys(["word", "start", "end"], "first")
     joined = frame.groupby((~same).cumsum())
     return joined.agg({**first, **dict.fromkeys(frame.columns[3:], "sum")}).reset_index(drop=True)
+
+
+def word_spans(text: str) -> list[Span]:
+    """Return start and end of each word and mark."""
+    return [match.span() for match in _WORDS.finditer(text)]
+
+
+def _origins(text: str, cleaned: str) -> np.ndarray:
+    """Return the origin of each cleaned character, (n, 2) or -1."""
+    if len(cleaned) == len(text) and cleaned in (text, text.lower()):
+        return np.arange(len(text))[:, None] + [0, 1]
+    spans = np.full((len(cleaned), 2), -1)
+    ours, theirs = _folded(text), _folded(cleaned)
+    before, after = [piece for piece, _ in ours], [piece for piece, _ in theirs]
+    matched = SequenceMatcher(None, before, after, autojunk=False)
+    same = [("equal", 0, len(ours), 0, len(theirs))]
+    for tag, i, i_end, j, j_end in same if before == after else matched.get_opcodes():
+        if tag == "equal":
+            for (_, places), (_, own) in zip(ours[i:i_end], theirs[j:j_end], strict=True):
+                for place, at in zip(places, own, strict=True):
+                    start = spans[at, 0] if spans[at, 0] >= 0 else place
+                    spans[at] = start, place + 1
+        elif tag == "replace":  # only the whole of a rewritten part is known
+            whole = ours[i][1][0], ours[i_end - 1][1][-1] + 1
+            for _, own in theirs[j:j_end]:
+                spans[own] = whole
+    return spans
+
+
+def _folded(text: str) -> list[tuple[str, list[int]]]:
+    """Return words without case and accents, with their places."""
+    letters = [
+        (part, i)
+        for i, letter in enumerate(text)
+        for part in unicodedata.normalize("NFKD", letter).casefold()
+        if not unicodedata.combining(part)
+    ]
+    line = "".join(part for part, _ in letters)
+    return [
+        (match[0], [i for _, i in letters[match.start() : match.end()]])
+        for match in _PIECES.finditer(line)
+    ]
+
+
+def _place_of(places: np.ndarray, start: int, end: int) -> Span | None:
+    """Return the place of a cleaned span in the text, by `_origins`."""
+    own = places[max(start, 0) : end]
+    own = own[own[:, 0] >= 0]
+    return (int(own[:, 0].min()), int(own[:, 1].max())) if len(own) else None
+
+
+def _ngrams_of(vectorizer: Any, text: str) -> list[tuple[str, list[Span]]]:
+    """Return each n-gram with the places of its words, none for a custom analyzer."""
+    if callable(vectorizer.analyzer):
+        return []
+    line = vectorizer.build_preprocessor()(text)
+    low, high = vectorizer.ngram_range
+    found: list[tuple[str, list[Span]]] = []
+    if vectorizer.analyzer == "word":
+        stop_words = vectorizer.get_stop_words() or ()
+        words = [(word, span) for word, span in _words(vectorizer, line) if word not in stop_words]
+        for n in range(low, high + 1):
+            for i in range(len(words) - n + 1):
+                own = words[i : i + n]
+                found.append((" ".join(word for word, _ in own), [span for _, span in own]))
+    else:
+        line = re.sub(r"\s\s+", " ", line)
+        padded = vectorizer.analyzer == "char_wb"
+        units = [(f" {m[0]} ", m.start() - 1) for m in re.finditer(r"\S+", line)]
+        for unit, start in units if padded else [(line, 0)]:
+            for n in range(low, high + 1):
+                for i in range(max(len(unit) - n + 1, int(padded))):
+                    found.append((unit[i : i + n], [(start + i, start + i + n)]))
+                if n >= len(unit):
+                    break
+    places = _origins(text, line)
+    return [
+        (ngram, [place for span in spans if (place := _place_of(places, *span))])
+        for ngram, spans in found
+    ]
+
+
+def _words(vectorizer: Any, line: str) -> list[tuple[str, Span]]:
+    if vectorizer.tokenizer is None:
+        pattern = re.compile(vectorizer.token_pattern)
+        return [(m[pattern.groups], m.span(pattern.groups)) for m in pattern.finditer(line)]
+    words, at = [], 0
+    for word in vectorizer.tokenizer(line):
+        start = line.find(word, at)
+        words.append((word, (start, start + len(word)) if start >= 0 else (0, 0)))
+        at = max(at, start + len(word)) if start >= 0 else at
+    return words
+
+
+def _columns(vectorizer: Any, ngrams: list[str]) -> list[int]:
+    if not isinstance(vectorizer, HashingVectorizer):
+        return [vectorizer.vocabulary_.get(ngram, -1) for ngram in ngrams]
+    hasher = FeatureHasher(vectorizer.n_features, input_type="string", alternate_sign=False)
+    return hasher.transform([[ngram] for ngram in ngrams]).indices.tolist() if ngrams else []

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = (
-    "1"  # read when huggingface_hub is imported: nothing in this suite asks the hub
-)
+# read when huggingface_hub is imported: nothing in this suite asks the hub
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import numpy as np
@@ -106,32 +105,19 @@ _BYTES = ("roberta", "roberta-prelayernorm", "deberta", "modernbert", "eurobert"
 
 
 def _wordpiece(lowercase: bool) -> Tokenizer:
-    normalizer, splitter = (
-        normalizers.BertNormalizer(lowercase=lowercase),
-        pre_tokenizers.BertPreTokenizer(),
-    )
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    splitter = pre_tokenizers.BertPreTokenizer()
     # by hand, for a WordPieceTrainer orders its pieces differently in each process
-    words = sorted(
-        {
-            word
-            for text in CORPUS
-            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-        }
-    )
+    split = [splitter.pre_tokenize_str(normalizer.normalize_str(text)) for text in CORPUS]
+    words = sorted({word for text in split for word, _ in text})
     letters = sorted(set("".join(words)))
-    whole = [
-        word if i % 2 else word[:-1] for i, word in enumerate(words) if len(word) > 3
-    ]  # the others are two pieces or more
+    # the others are two pieces or more
+    whole = [word if i % 2 else word[:-1] for i, word in enumerate(words) if len(word) > 3]
     pairs = Counter(word[i : i + 2] for word in words for i in range(1, len(word) - 1))
     frequent = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [
-        *specials,
-        *letters,
-        *(f"##{letter}" for letter in letters),
-        *whole,
-        *(f"##{pair}" for pair in frequent),
-    ]
+    pieces = [*specials, *letters, *(f"##{letter}" for letter in letters), *whole]
+    pieces += [f"##{pair}" for pair in frequent]
     vocabulary = list(dict.fromkeys(pieces))[:160]
     tokenizer = Tokenizer(
         models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]")
@@ -142,10 +128,7 @@ def _wordpiece(lowercase: bool) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[
-            ("[CLS]", tokenizer.token_to_id("[CLS]")),
-            ("[SEP]", tokenizer.token_to_id("[SEP]")),
-        ],
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
     )
     tokenizer.decoder = decoders.WordPiece()
     # what real tokenizer.json files carry, and what must never be used here
@@ -175,18 +158,12 @@ def _roberta_like(byte_level: bool) -> Tokenizer:
         tokenizer.decoder = decoders.Metaspace()
     tokenizer.train_from_iterator(CORPUS, trainer)
     if not byte_level:  # pieces of one score stand in another order in each process
-        scores = {
-            piece: round(score, 3)
-            for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]
-        }
-        rest = sorted(
-            (piece for piece in scores if piece not in specials),
-            key=lambda piece: (-scores[piece], piece),
-        )
+        vocabulary = json.loads(tokenizer.to_str())["model"]["vocab"]
+        scores = {piece: round(score, 3) for piece, score in vocabulary}
+        rest = sorted({*scores} - {*specials}, key=lambda piece: (-scores[piece], piece))
         ordered = [(piece, scores[piece]) for piece in (*specials, *rest)]
-        tokenizer.model = models.Unigram(
-            ordered, unk_id=specials.index("<unk>"), byte_fallback=False
-        )
+        unknown = specials.index("<unk>")
+        tokenizer.model = models.Unigram(ordered, unk_id=unknown, byte_fallback=False)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
@@ -223,12 +200,8 @@ def build_model(
     if model_type == "distilbert":
         values |= {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": n_layers}
     else:
-        values |= {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_attention_heads": 4,
-            "num_hidden_layers": n_layers,
-        }
+        values |= {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        values["num_hidden_layers"] = n_layers
     if model_type in ("electra", "albert"):
         values["embedding_size"] = 16
     if model_type in ("deberta", "deberta-v2"):  # as published
@@ -297,18 +270,13 @@ def slow_varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_
     for i in range(len(cu_q) - 1):
         q = query[cu_q[i] : cu_q[i + 1]].transpose(0, 1)[None]
         k, v = (x[cu_k[i] : cu_k[i + 1]].transpose(0, 1)[None] for x in (key, value))
-        out.append(
-            torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)[0].transpose(
-                0, 1
-            )
-        )
+        own = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+        out.append(own[0].transpose(0, 1))
     return torch.cat(out)
 
 
 class HuggingFace:
-    """The outside oracle: transformers' own tokenizer and forward, one text at a time, nothing of
-    ours.
-    """
+    """The outside oracle: transformers' own tokenizer and forward, one text at a time."""
 
     def __init__(self, folder: str) -> None:
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -319,9 +287,8 @@ class HuggingFace:
         )
 
     def ids(self, text: str, max_length: int = 64) -> list[int]:
-        return self.tokenizer(text, truncation=True, max_length=max_length, padding=False)[
-            "input_ids"
-        ]
+        options = {"truncation": True, "max_length": max_length, "padding": False}
+        return self.tokenizer(text, **options)["input_ids"]
 
     def hidden_states(self, text: str, max_length: int = 64) -> np.ndarray:
         """All layers of one text, shape (n_layers + 1, n_tokens, hidden_size)."""

@@ -153,7 +153,7 @@ class Scenario:
     `in_workers` that the fault is in a worker; `slow` bounds the places of each kind.
     """
 
-    prepare: Callable[[Path], None]
+    prepare: Callable[[Path], Any]
     act: Callable[[Path], Any]
     state: Callable[[Path], str]
     resumes: bool = False
@@ -181,7 +181,7 @@ def saving(model: str, **options: Any) -> Scenario:
         return next(key for key, value in expected.items() if np.allclose(found, value, atol=1e-5))
 
     return Scenario(
-        lambda folder: void(save_pipeline(old, folder / name, **options)),
+        lambda folder: save_pipeline(old, folder / name, **options),
         lambda folder: save_pipeline(new, folder / name, **options),
         state,
     )
@@ -197,34 +197,31 @@ def loading(model: str, **options: Any) -> Scenario:
         assert np.allclose(load_pipeline(folder / name).predict_proba(TEXTS), expected, atol=1e-5)
 
     return Scenario(
-        lambda folder: void(save_pipeline(fitted, folder / name, **options)), act, lambda _: "new"
+        lambda folder: save_pipeline(fitted, folder / name, **options), act, lambda _: "new"
     )
 
 
 def writing_a_table(model: str, ending: str) -> Scenario:
     old, new = pd.DataFrame({"text": ["a"]}), pd.DataFrame({"text": TEXTS, "label": LABELS})
+    file = f"t.{ending}"
 
     def state(folder: Path) -> str:
+        expected = folder.parent / f"expected.{ending}"
         for name, table in (("old", old), ("new", new)):
-            write_table(table, folder.parent / f"expected.{ending}")
-            if (folder / f"t.{ending}").read_bytes() == (
-                folder.parent / f"expected.{ending}"
-            ).read_bytes():
+            write_table(table, expected)
+            if (folder / file).read_bytes() == expected.read_bytes():
                 return name
         raise AssertionError("neither the old table nor the new one")
 
     return Scenario(
-        lambda folder: write_table(old, folder / f"t.{ending}"),
-        lambda folder: write_table(new, folder / f"t.{ending}"),
+        lambda folder: write_table(old, folder / file),
+        lambda folder: write_table(new, folder / file),
         state,
     )
 
 
 def scoring(model: str | None, out: str, executor: str = "serial", **options: Any) -> Scenario:
-    if model is None:
-        fitted = scoring_steps.breaking()
-    else:
-        fitted = _fitted(model, 1.0)
+    fitted = scoring_steps.breaking() if model is None else _fitted(model, 1.0)
     reference: list[list[Any]] = []
     workers = None if executor == "serial" else 2
 
@@ -255,9 +252,8 @@ def scoring(model: str | None, out: str, executor: str = "serial", **options: An
 
     def state(folder: Path) -> str:
         whole = folder / out
-        if whole.is_dir() and not (whole / "_SUCCESS").exists():
-            return "old"  # readers are told to wait for _SUCCESS
-        if not whole.exists():
+        # readers of a folder are told to wait for _SUCCESS
+        if not whole.exists() or (whole.is_dir() and not (whole / "_SUCCESS").exists()):
             return "old"
         assert read(folder) == reference[0], "other rows than those of a run without a fault"
         return "new"
@@ -322,27 +318,19 @@ def reporting(model: str) -> Scenario:
         for name in ("r.html", "r.json"):
             (folder / name).write_text("old")
 
-    return Scenario(
-        prepare,
-        lambda folder: write_report(scores, folder / "r.html"),
-        state,
-    )
-
-
-def void(_: Any) -> None:
-    """Drop a value."""
+    return Scenario(prepare, lambda folder: write_report(scores, folder / "r.html"), state)
 
 
 SCENARIOS: dict[str, Callable[[str], Scenario]] = {
     "save_pipeline": saving,
-    "save_pipeline, skops": lambda model: saving(model, format="skops"),
+    "save_pipeline, skops": partial(saving, format="skops"),
     "save_pipeline, signed": lambda model: saving(model, sign=Ed25519PrivateKey.generate()),
     "load_pipeline": loading,
-    "load_pipeline, skops": lambda model: loading(model, format="skops"),
-    "write_table, CSV": lambda model: writing_a_table(model, "csv"),
-    "write_table, Parquet": lambda model: writing_a_table(model, "parquet"),
-    "score_table, one file": lambda model: scoring(model, "out.parquet"),
-    "score_table, a folder": lambda model: scoring(model, "out"),
+    "load_pipeline, skops": partial(loading, format="skops"),
+    "write_table, CSV": partial(writing_a_table, ending="csv"),
+    "write_table, Parquet": partial(writing_a_table, ending="parquet"),
+    "score_table, one file": partial(scoring, out="out.parquet"),
+    "score_table, a folder": partial(scoring, out="out"),
     "write_report": reporting,
     "the cache": caching,
     "fetch": fetching,

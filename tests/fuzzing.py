@@ -24,12 +24,11 @@ import tempfile
 import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -44,39 +43,32 @@ from sklearn.pipeline import make_pipeline
 
 from pipeline import csv_table, datasets, inspect_pipeline, load_pipeline, save_pipeline
 from pipeline.bert import tokenizing, weights
-from pipeline.bert.tokenizing import text_tokenizer
-from pipeline.bert.weights import read_tensors
 from pipeline.checkpoints import checkpoint
-from pipeline.checkpoints.checkpoint import Checkpoint, read_tensor_table
-from pipeline.csv_table import CsvTable, JsonLines
 from pipeline.exceptions import ArtifactError, CheckpointError
 from pipeline.saved import allow_list, artifact, joblib_file, manifest, opening, skops_file
-from pipeline.saved.joblib_file import Contents, outline_of, read_contents
-from pipeline.saved.manifest import Manifest, manifest_path
 from pipeline.scoring import sources
-from pipeline.scoring.sources import open_source
 from tests.conftest import _roberta_like, _wordpiece
 
 TOP = Path(__file__).resolve().parent.parent
 MEMORY = Path("/dev/shm")  # a disk would be the bottleneck
 PATIENCE, MEGABYTES = 10, 2048  # seconds for one input, where others use the machine too
-NAMES = [
-    *("os.system", "posix.system", "builtins.eval", "builtins.getattr", "sklearn.utils.Bunch"),
-    *("builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.range"),
-    *("builtins.slice", "builtins.complex", "builtins.list", "builtins.object"),
-    *("collections.OrderedDict", "collections.defaultdict", "operator.itemgetter"),
-    *("numpy.ndarray", "numpy.dtype", "numpy._core.multiarray._reconstruct"),
-    *("numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer", "numpy.float64"),
-    *("joblib.numpy_pickle.NumpyArrayWrapper", "sklearn.pipeline.Pipeline"),
-    *("sklearn.linear_model._logistic.LogisticRegression", "scipy.sparse._csr.csr_matrix"),
-    *("sklearn.preprocessing._data.StandardScaler", "scipy.stats._continuous_distns.norm_gen"),
-    *("pipeline.vectorizer.BertVectorizer", "sklearn.preprocessing._encoders.OneHotEncoder"),
-]
-LEAVES = {  # events of a process that does more than to read
-    *("os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen"),
-    *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "os.link", "os.symlink"),
-    *("os.truncate", "shutil.rmtree", "socket.connect", "socket.bind", "ctypes.dlopen"),
-}
+NAMES = """
+os.system posix.system builtins.eval builtins.getattr builtins.set builtins.frozenset
+builtins.bytearray builtins.range builtins.slice builtins.complex builtins.list builtins.object
+collections.OrderedDict collections.defaultdict operator.itemgetter
+numpy.ndarray numpy.dtype numpy.float64 numpy._core.multiarray._reconstruct
+numpy._core.multiarray.scalar numpy._core.numeric._frombuffer
+joblib.numpy_pickle.NumpyArrayWrapper scipy.sparse._csr.csr_matrix
+scipy.stats._continuous_distns.norm_gen sklearn.utils.Bunch sklearn.pipeline.Pipeline
+sklearn.linear_model._logistic.LogisticRegression sklearn.preprocessing._data.StandardScaler
+sklearn.preprocessing._encoders.OneHotEncoder pipeline.vectorizer.BertVectorizer
+""".split()
+# events of a process that does more than to read
+LEAVES = """
+os.system os.exec os.fork os.posix_spawn os.spawn subprocess.Popen os.remove os.rename os.mkdir
+os.rmdir os.chmod os.link os.symlink os.truncate shutil.rmtree socket.connect socket.bind
+ctypes.dlopen
+""".split()
 
 
 class Finding(AssertionError):
@@ -94,13 +86,12 @@ def written(name: str, data: bytes) -> Path:
     return path
 
 
-@contextmanager
-def refusing(*kinds: type[Exception], path: Path | None = None) -> Iterator[None]:
-    """Let errors of ours pass: those of these very kinds that name the file."""
+def answer(call: Callable[[], Any], *ours: type[Exception], path: Path | None = None) -> Any:
+    """Return what a call gives, or None for an error of one of these kinds that names the file."""
     try:
-        yield
+        return call()
     except Exception as error:
-        if type(error) not in kinds or (path is not None and str(path) not in str(error)):
+        if type(error) not in ours or (path is not None and str(path) not in str(error)):
             raise Finding(f"{type(error).__name__}: {error}") from error
 
 
@@ -118,17 +109,14 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
         _left.append(f"{event}{arguments}")
 
 
-@cache
-def _watching() -> None:
-    sys.addaudithook(_watch)
+_watching = cache(partial(sys.addaudithook, _watch))
 
 
-def joblib_contents(data: bytes) -> Contents | None:
-    path, contents = written("m.joblib", data), None
-    with refusing(ArtifactError, path=path):
-        contents = read_contents(path)
+def joblib_contents(data: bytes) -> joblib_file.Contents | None:
+    path = written("m.joblib", data)
+    contents = answer(lambda: joblib_file.read_contents(path), ArtifactError, path=path)
     if contents is not None:
-        json.dumps(outline_of(contents.root))
+        json.dumps(joblib_file.outline_of(contents.root))
     return contents
 
 
@@ -139,15 +127,13 @@ def allowed(data: bytes) -> None:
 
 def loaded(name: str, data: bytes) -> None:
     global _watched
-    path, found, opened = written(name, data), None, None
-    with refusing(ArtifactError, path=path):
-        found = inspect_pipeline(path)
-        json.dumps(found)
+    path = written(name, data)
+    found = answer(lambda: inspect_pipeline(path), ArtifactError, path=path)
+    json.dumps(found)
     _watching()
     _watched = True
     try:
-        with refusing(ArtifactError, path=path):
-            opened = load_pipeline(path, verify="size")
+        opened = answer(lambda: load_pipeline(path, verify="size"), ArtifactError, path=path)
     finally:
         _watched = False
     if _left:
@@ -159,19 +145,20 @@ def loaded(name: str, data: bytes) -> None:
 def safetensors_header(data: bytes) -> None:
     array = np.frombuffer(data, dtype=np.uint8)
     theirs = None
-    try:
+    with suppress(safetensors.SafetensorError):
         theirs = safetensors.deserialize(data)
-    except safetensors.SafetensorError:
-        pass
-    with refusing(CheckpointError):
-        table, _ = read_tensor_table(array, "a model")
+
+    def names() -> set[str]:
+        table, _ = checkpoint.read_tensor_table(array, "a model")
         expected = {name: entry["shape"] for name, entry in table.items()}
         source = {"model": "a model", "sha256": {}}
-        read_tensors(Checkpoint("{}", "{}", array, source), "bert", expected)
-        if theirs is not None and {name for name, _ in theirs} != set(table):
-            raise Finding("it names other tensors than safetensors does")
-        return
-    if theirs and all(entry["dtype"] in ("F32", "F16") for _, entry in theirs):
+        weights.read_tensors(checkpoint.Checkpoint("{}", "{}", array, source), "bert", expected)
+        return set(table)
+
+    ours = answer(names, CheckpointError)
+    if None not in (ours, theirs) and {name for name, _ in theirs} != ours:
+        raise Finding("it names other tensors than safetensors does")
+    if ours is None and theirs and all(own["dtype"] in ("F32", "F16") for _, own in theirs):
         raise Finding("it refuses what safetensors reads")
 
 
@@ -182,55 +169,48 @@ def small_pipeline() -> tuple[Path, bytes]:
     model.fit(["a lovely film", "a dull film"], ["good", "bad"])
     path = folder() / "small.joblib"
     save_pipeline(model, path)
-    return path, manifest_path(path).read_bytes()
+    return path, manifest.manifest_path(path).read_bytes()
 
 
 def manifest_json(data: bytes) -> None:
     path, _ = small_pipeline()
-    manifest_path(path).write_bytes(data)
-    found = None
-    with refusing(ArtifactError, path=path):
-        found = Manifest.read(path)
-    if found is None:
-        return
-    with refusing(ArtifactError, path=path):
-        load_pipeline(path)
-    with refusing(ArtifactError, path=path):
-        json.dumps(inspect_pipeline(path))
+    manifest.manifest_path(path).write_bytes(data)
+    if answer(lambda: manifest.Manifest.read(path), ArtifactError, path=path) is not None:
+        for read in (load_pipeline, lambda path: json.dumps(inspect_pipeline(path))):
+            answer(partial(read, path), ArtifactError, path=path)
 
 
 def tokenizer_json(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
-    text_tokenizer.cache_clear()
+    tokenizing.text_tokenizer.cache_clear()
     tokenizing._load_tokenizer.cache_clear()
-    with refusing(CheckpointError):
-        text_tokenizer(text, 16, "head")(["a lovely film", "", "Überraschend 東京 \0"])
+    texts = ["a lovely film", "", "Überraschend 東京 \0"]
+    answer(lambda: tokenizing.text_tokenizer(text, 16, "head")(texts), CheckpointError)
 
 
-def read_in_pieces(table: CsvTable, n_rows: int) -> list[Any]:
+def first_byte(data: bytes) -> tuple[int, int, bytes]:
+    """Let the first byte choose options; return it, rows per piece, and the other bytes."""
+    first = data[0] if data else 0
+    return first, first % 5 + 1, data[1:]
+
+
+def read_in_pieces(table: csv_table.CsvTable, n_rows: int) -> list[Any]:
     with table:
         return list(itertools.chain.from_iterable(iter(lambda: table.read(n_rows), [])))
 
 
 def scored(path: Path, n_rows: int) -> list[list[Any]]:
     """Return the rows that score_table sees."""
-    pieces = open_source(path, "text").rows(n_rows, mark=False)
+    pieces = sources.open_source(path, "text").rows(n_rows, mark=False)
     return [list(row.values()) for piece in pieces for row in piece.table.to_pylist()]
-
-
-def texts_of(path: Path, n_rows: int) -> list[Any]:
-    pieces = open_source(path, "text").rows(n_rows, mark=False)
-    return [text for piece in pieces for text in piece.table.column("text").to_pylist()]
 
 
 def csv_stream(data: bytes) -> None:
     """Compare with the csv module and, of what that writes, with pandas."""
-    first, data = (data[0], data[1:]) if data else (0, b"")
-    n_rows, ours = first % 5 + 1, None
+    first, n_rows, data = first_byte(data)
     path = folder() / "in.csv"
-    table = CsvTable(path, columns=["text"], open_file=lambda _: io.BytesIO(data))
-    with refusing(ValueError, path=path):
-        ours = read_in_pieces(table, n_rows)
+    table = csv_table.CsvTable(path, columns=["text"], open_file=lambda _: io.BytesIO(data))
+    ours = answer(lambda: read_in_pieces(table, n_rows), ValueError, path=path)
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         header, *rows = filter(None, reader)
@@ -261,30 +241,32 @@ def as_pandas(header: list[str], rows: list[list[str]], n_rows: int) -> None:
 
 def json_lines(data: bytes) -> None:
     """Compare with the json module."""
-    first, data = (data[0], data[1:]) if data else (0, b"")
-    path, ours, rows = folder() / "in.jsonl", None, None
-    with refusing(ValueError, path=path):
-        ours = read_in_pieces(JsonLines(path, open_file=lambda _: io.BytesIO(data)), first % 5 + 1)
-    try:
+    first, n_rows, data = first_byte(data)
+    path, rows = folder() / "in.jsonl", None
+    table = csv_table.JsonLines(path, open_file=lambda _: io.BytesIO(data))
+    ours = answer(lambda: read_in_pieces(table, n_rows), ValueError, path=path)
+    with suppress(ValueError, RecursionError):
         lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
         rows = [json.loads(line) for line in lines if line.strip()]
-    except (ValueError, RecursionError):
-        pass
     if rows is not None and not all(isinstance(row, dict) for row in rows):
         rows = None
     if repr(ours) != repr(rows):  # NaN is not equal to itself
         raise Finding(f"it reads {ours}, the json module {rows}")
     if rows and first < 64:
         written(path.name, data)
-        with refusing(ValueError, TypeError, path=path):
-            if len(scored(path, first % 5 + 1)) != len(rows):
-                raise Finding("a row is lost")
+        known = answer(lambda: scored(path, n_rows), ValueError, TypeError, path=path)
+        if known is not None and len(known) != len(rows):
+            raise Finding("a row is lost")
 
 
 def parquet_source(data: bytes) -> None:
     path = written("in.parquet", data)
-    with refusing(ValueError, TypeError, path=path):
-        texts_of(path, 2)
+
+    def texts() -> list[Any]:
+        pieces = sources.open_source(path, "text").rows(2, mark=False)
+        return [piece.table.column("text").to_pylist() for piece in pieces]
+
+    answer(texts, ValueError, TypeError, path=path)
 
 
 # ---- mutations: what is well-formed but for one place comes further than random bytes
@@ -292,13 +274,11 @@ def parquet_source(data: bytes) -> None:
 
 def mutate_pickle(data: bytes, choose: random.Random) -> bytes:
     """Leave out, repeat, move, replace or add instructions of a pickle."""
-    places, end = [], 0
-    try:
+    places = []
+    with suppress(Exception):
         for _, _, place in pickletools.genops(data):
             places.append(place)
-    except Exception:
-        pass
-    end = len(data) if data[-1:] != b"." else len(data) - 1
+    end = len(data.removesuffix(b"."))
     parts = [data[a:b] for a, b in zip(places, [*places[1:], end], strict=False)]
     if not parts:
         return b"\x80\x04" + _instruction(choose) + b"."
@@ -319,9 +299,7 @@ def mutate_pickle(data: bytes, choose: random.Random) -> bytes:
     return b"".join(parts) + b"."
 
 
-@cache
-def _opcodes() -> list[Any]:
-    return [code for code in pickletools.opcodes if code.name not in ("STOP", "FRAME")]
+OPCODES = [code for code in pickletools.opcodes if code.name not in ("STOP", "FRAME")]
 
 
 def _instruction(choose: random.Random) -> bytes:
@@ -329,7 +307,7 @@ def _instruction(choose: random.Random) -> bytes:
     if choose.random() < 0.25:
         module, _, name = choose.choice(NAMES).rpartition(".")
         return b"".join(b"\x8c" + bytes([len(x)]) + x.encode() for x in (module, name)) + b"\x93"
-    code = choose.choice(_opcodes())
+    code = choose.choice(OPCODES)
     head = code.code.encode("latin-1")
     if code.arg is None:
         return head
@@ -341,33 +319,14 @@ def _instruction(choose: random.Random) -> bytes:
         module, _, name = choose.choice(NAMES).encode().rpartition(b".")
         lines = [module, name] if code.name in ("GLOBAL", "INST") else [choose.choice([body, b"1"])]
         return head + b"".join(line + b"\n" for line in lines)
-    n_bytes = {
-        pickletools.TAKEN_FROM_ARGUMENT1: 1,
-        pickletools.TAKEN_FROM_ARGUMENT4: 4,
-        pickletools.TAKEN_FROM_ARGUMENT4U: 4,
-        pickletools.TAKEN_FROM_ARGUMENT8U: 8,
-    }[code.arg.n]
+    n_bytes = int(code.arg.name[-1])  # of the length before them: bytes8 has 8
     claimed = len(body) if choose.random() < 0.9 else choose.randrange(1 << 8 * n_bytes - 1)
     return head + claimed.to_bytes(n_bytes, "little") + body
 
 
-VALUES = [
-    None,
-    True,
-    0,
-    -1,
-    1 << 40,
-    1e400,
-    float("nan"),
-    0.5,
-    "",
-    "a",
-    "F32",
-    [],
-    {},
-    [[]],
-    [0, 8],
-]
+VALUES = json.loads(
+    '[null, true, 0, -1, 1099511627776, Infinity, NaN, 0.5, "", "a", "F32", [], {}, [[]], [0, 8]]'
+)
 
 
 def mutate_json(data: bytes, choose: random.Random) -> bytes:
@@ -387,7 +346,7 @@ def mutate_json(data: bytes, choose: random.Random) -> bytes:
         part, key = choose.choice(inside)
         other, from_ = choose.choice(inside)
         kind = choose.randrange(6)
-        try:
+        with suppress(KeyError, IndexError, RecursionError):
             if kind == 0:
                 part[key] = choose.choice(VALUES)
             elif kind == 1 and isinstance(part, dict):
@@ -400,8 +359,6 @@ def mutate_json(data: bytes, choose: random.Random) -> bytes:
                 part[key] += choose.choice(["x", "\ud800", "0", " "])
             else:
                 part[key] = json.loads(json.dumps(other[from_]))
-        except (KeyError, IndexError, RecursionError):
-            pass
     return json.dumps(root[0] if root else None).encode()
 
 
@@ -415,19 +372,28 @@ def mutate_safetensors(data: bytes, choose: random.Random) -> bytes:
 
 def mutate_skops(data: bytes, choose: random.Random) -> bytes:
     """Change the description in a .skops file, or the way in which it is packed."""
-    packed, target = io.BytesIO(data), io.BytesIO()
     try:
-        with zipfile.ZipFile(packed) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
     except Exception:
         return data
     if "schema.json" in members:
         members["schema.json"] = mutate_json(members["schema.json"], choose)
-    method = choose.choice([zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    with zipfile.ZipFile(target, "w", method) as archive:
+    return zipped(members, choose.choice([zipfile.ZIP_STORED] * 2 + [zipfile.ZIP_DEFLATED]))
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    return target.getvalue()
+    return file.getvalue()
+
+
+def content_of(write: Callable[[io.BytesIO], Any]) -> bytes:
+    file = io.BytesIO()
+    write(file)
+    return file.getvalue()
 
 
 # ---- seeds
@@ -442,13 +408,11 @@ def pickles() -> list[bytes]:
         LogisticRegression(C=2),
         make_pipeline(TfidfVectorizer(), LogisticRegression()),
     ]
-    seeds = []
-    for value in values:
-        for protocol in (2, 4, 5):
-            file = io.BytesIO()
-            joblib.dump(value, file, protocol=protocol)
-            seeds.append(file.getvalue())
-    return [*seeds, small_pipeline()[0].read_bytes(), b"\x80\x02(cos\nmkdir\nX\x01\x00\x00\x00xo."]
+    dumps = [
+        partial(joblib.dump, own, protocol=protocol) for own in values for protocol in (2, 4, 5)
+    ]
+    damaged = b"\x80\x02(cos\nmkdir\nX\x01\x00\x00\x00xo."
+    return [*map(content_of, dumps), small_pipeline()[0].read_bytes(), damaged]
 
 
 def skops_files() -> list[bytes]:
@@ -456,11 +420,9 @@ def skops_files() -> list[bytes]:
 
     fitted = LogisticRegression(C=3).fit([[0.0], [1.0]], ["no", "yes"])
     values = [fitted, make_pipeline(TfidfVectorizer(), fitted), {"a": [1, (2, {3})], "b": None}]
-    damaged = io.BytesIO()
-    with zipfile.ZipFile(damaged, "w") as archive:
-        content = '"content": [{"__class__": "str", "is_json": true, "content": "["}]'
-        archive.writestr("schema.json", f'{{"__class__": "list", "__module__": [], {content}}}')
-    return [*(skops.io.dumps(value) for value in values), damaged.getvalue()]
+    content = '"content": [{"__class__": "str", "is_json": true, "content": "["}]'
+    schema = f'{{"__class__": "list", "__module__": [], {content}}}'
+    return [*map(skops.io.dumps, values), zipped({"schema.json": schema.encode()})]
 
 
 def safetensors_files() -> list[bytes]:
@@ -491,40 +453,31 @@ def tokenizers() -> list[bytes]:
     return [kind.to_str().encode() for kind in kinds]
 
 
-def csv_files() -> list[bytes]:
-    return [
-        b'\1id,text\n1,"two\nlines, ""quoted"""\n\n2,\n3,NA\n4,"""\n"\n',
-        b"\0\xef\xbb\xbftext\r\na\r\nb\rc\r\n",
-        b"\2text,label\na,b\nc\n",
-        b'\3text\n"a',
-    ]
-
-
-def json_files() -> list[bytes]:
-    return [
-        b'\1{"text": "a", "n": 1}\n\n{"text": "b", "n": 2.5, "l": [1, {"x": null}]}\n',
-        b'\0{"text": "\\ud800", "n": true}\n{"text": null}\n',
-    ]
+CSV_FILES = [
+    b'\1id,text\n1,"two\nlines, ""quoted"""\n\n2,\n3,NA\n4,"""\n"\n',
+    b"\0\xef\xbb\xbftext\r\na\r\nb\rc\r\n",
+    b"\2text,label\na,b\nc\n",
+    b'\3text\n"a',
+]
+JSON_FILES = [
+    b'\1{"text": "a", "n": 1}\n\n{"text": "b", "n": 2.5, "l": [1, {"x": null}]}\n',
+    b'\0{"text": "\\ud800", "n": true}\n{"text": null}\n',
+]
 
 
 def parquet_files() -> list[bytes]:
-    seeds = []
     no_utf8 = pa.array([b"\xff"]).cast(pa.string(), safe=False)
-    for table in (
+    tables = (
         pa.table({"text": no_utf8}),
         pa.table({"text": ["a"]}).replace_schema_metadata({"pandas": "{"}),
         pa.table({"text": ["a", None, "b"], "n": [1, 2, 3]}),
         pa.table({"text": pa.array(["a", "b"]).dictionary_encode(), "l": [[1], [2]]}),
         pa.Table.from_pandas(pd.DataFrame({"text": ["x"]}, index=pd.Index([7], name="i"))),
-    ):
-        file = io.BytesIO()
-        pq.write_table(table, file)
-        seeds.append(file.getvalue())
-    return seeds
+    )
+    return [content_of(partial(pq.write_table, table)) for table in tables]
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What reads bytes and raises `Finding`, what it starts from, and how these are changed."""
 
     run: Callable[[bytes], Any]
@@ -539,69 +492,10 @@ TARGETS = {
     "safetensors header": Target(safetensors_header, safetensors_files, mutate_safetensors),
     "manifest JSON": Target(manifest_json, manifests, mutate_json),
     "tokenizer.json": Target(tokenizer_json, tokenizers, mutate_json),
-    "CSV stream": Target(csv_stream, csv_files),
-    "JSON lines": Target(json_lines, json_files),
+    "CSV stream": Target(csv_stream, CSV_FILES.copy),
+    "JSON lines": Target(json_lines, JSON_FILES.copy),
     "Parquet source": Target(parquet_source, parquet_files),
 }
-
-
-# What was found, each with what was wrong before. Names of targets -> inputs.
-_PAIRS = b"2\x86" * 40  # a tuple of twice the tuple before, 40 times: a terabyte, were it written
-_LISTS = b"".join(b"](" + b"h%c" % (n - 1) * 50 + b"e\x94" for n in range(1, 12))
-_PICKLES = [
-    b"\x80\x04}N" + _PAIRS + b"Ns.",  # a key that takes a day to hash: SETITEM
-    b"\x80\x04}(N" + _PAIRS + b"Nu.",  # SETITEMS
-    b"\x80\x04(N" + _PAIRS + b"Nd.",  # DICT
-    b"\x80\x04\x8f(N" + _PAIRS + b"\x90.",  # ADDITEMS
-    b"\x80\x04(N" + _PAIRS + b"\x91.",  # FROZENSET
-    b"\x80\x04}N" + b"\x85" * 300_000 + b"Ns.",  # one that needs more than the stack
-    b"\x80\x04]\x94" + _LISTS + b".",  # an outline without end
-    b"\x80\x04N" + _PAIRS + b"}b.",  # an error message without end
-    b"\x80\x04}\x8b\x00\x08\x00\x00" + b"\x7f" * 2048 + b"Ns.",  # a number nobody can print
-    b"\x80\x04cbuiltins\nset\ncbuiltins\nrange\n\x8a\x05\0\0\0\0\x01\x85R\x85R.",
-    b"\x80\x04cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x7f\x85R.",
-    b"\x80\x04cbuiltins\nset\n](N" + _PAIRS + b"e\x85R.",
-    b"\x80\x04}\x8b\x00\x08\x00\x00" + b"\x7f" * 2048 + b"\x85Ns.",
-    b"\x80\x04N" + _PAIRS + b")R.",  # a call of a value whose repr has no end
-    b"\x80\x04cnumpy\ndtype\nN" + _PAIRS + b"\x85R.",
-    # a state that no dtype has, at which numpy crashes
-    b"\x80\x04cnumpy\ndtype\n\x8c\x02i8\x89\x88\x87R(K\x03\x8c\x01<NNNJ\xff\xff\xff\xff\x87K\0K\xfftb.",
-]
-_DEEP = b"[" * 200_000
-FINDS: dict[str, list[bytes]] = {
-    "joblib contents": _PICKLES,
-    "allow-list": _PICKLES,
-    "safetensors header": [
-        len(header).to_bytes(8, "little") + header + b"\0" * 64
-        for header in (
-            _DEEP,
-            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,NaN]}}',
-            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}',
-            b'{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}',
-            b'{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}',
-            b'{"a":{"dtype":"F32","data_offsets":[0,4]}}',
-        )
-    ],
-    "manifest JSON": [_DEEP],
-    "tokenizer.json": [
-        json.dumps(
-            {
-                "model": {"type": "Unigram", "unk_id": None, "vocab": [["a", 0.0]]},
-                "post_processor": {
-                    "type": "BertProcessing",
-                    "sep": ["a", 0],
-                    "cls": ["a", 0],
-                },
-            }
-        ).encode()
-    ],
-    "JSON lines": [b"\1" + _DEEP],
-}
-
-
-def inputs_of(name: str) -> list[bytes]:
-    """Return the seeds of a target, and what was found with it before."""
-    return [*TARGETS[name].seeds(), *FINDS.get(name, [])]
 
 
 # ---- the fuzzer
@@ -646,17 +540,13 @@ def run(name: str, seconds: int, corpus: Path) -> dict[str, Any]:
     mine.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(TARGETS[name].seeds()):  # the finds are slow, most of them
         (mine / f"seed-{number}").write_bytes(data)
-    options = [
-        f"-max_total_time={seconds}",
-        f"-timeout={PATIENCE}",
-        f"-rss_limit_mb={MEGABYTES}",
-        "-max_len=8192",
-        "-print_final_stats=1",
-        f"-artifact_prefix={corpus}/{name.replace(' ', '-')}-",
-        str(mine),
-    ]
+    limits = f"-max_total_time={seconds} -timeout={PATIENCE} -rss_limit_mb={MEGABYTES}"
+    options = [*limits.split(), "-max_len=8192", "-print_final_stats=1", str(mine)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzzing", name, "--alone", *options],
+        [
+            *(sys.executable, "-m", "tests.fuzzing", name, "--alone"),
+            *(*options, f"-artifact_prefix={mine}-"),
+        ],
         cwd=TOP,
         capture_output=True,
         text=True,
@@ -680,13 +570,12 @@ def main() -> None:
     options = parser.parse_args()
     corpus = Path(options.corpus or tempfile.mkdtemp())
     corpus.mkdir(exist_ok=True)
-    findings = 0
+    found = []
     for name in options.targets:
-        found = run(name, options.seconds, corpus)
-        findings += "finding" in found
-        sys.stdout.write(f"{json.dumps(found)}\n")
+        found.append(run(name, options.seconds, corpus))
+        sys.stdout.write(f"{json.dumps(found[-1])}\n")
         sys.stdout.flush()
-    sys.exit(findings)
+    sys.exit(sum("finding" in one for one in found))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ MODULES = {
 }
 
 
+def printed(code):
+    """Return what a new process prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=TOP).stdout
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -34,29 +40,18 @@ def test_rooms_that_need_no_torch_import_none(module):
     code = (
         f"import sys, {module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP
-        ).stdout
-        == "[]\n"
-    )
+    assert printed(code) == "[]\n"
 
 
 def test_importing_the_package_imports_nothing_heavy_and_changes_nothing():
     code = (
-        "import os, sys, warnings, logging; before = dict(os.environ), list(warnings.filters), "
-        "logging.root.level\n"
-        "import pipeline; dir(pipeline); after = dict(os.environ), list(warnings.filters), "
-        "logging.root.level\n"
+        "import os, sys, warnings, logging\n"
+        "def state(): return dict(os.environ), list(warnings.filters), logging.root.level\n"
+        "before = state(); import pipeline; dir(pipeline)\n"
         "print([m for m in ('torch', 'transformers', 'sklearn', 'pandas') if m in sys.modules], "
-        "before == after)"
+        "before == state())"
     )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TOP
-        ).stdout
-        == "[] True\n"
-    )
+    assert printed(code) == "[] True\n"
 
 
 def test_every_public_name_is_there_and_is_documented():
@@ -87,14 +82,8 @@ def test_a_name_that_moved_is_still_there_and_says_where_it_is_now(old, module, 
 
 
 def test_no_module_has_a_name_that_says_nothing():
-    assert not {path.stem for path in MODULES.values()} & {
-        "utils",
-        "helpers",
-        "common",
-        "base",
-        "core",
-        "misc",
-    }
+    empty = set("utils helpers common base core misc".split())
+    assert not empty & {path.stem for path in MODULES.values()}
 
 
 def test_the_class_stays_where_saved_files_look_for_it():

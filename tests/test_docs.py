@@ -18,23 +18,12 @@ RESULT_FILES = sorted(RESULTS.iterdir())
 
 @pytest.mark.parametrize(
     "page",
-    [
-        "bert-features.md",
-        "defaults.md",
-        "artifact-format.md",
-        "choosing-layers.md",
-        "fine-tuning.md",
-        "comparison.md",
-        "long-texts.md",
-        "models.md",
-        "explaining.md",
-        "report.md",
-        "scaling-out.md",
-    ],
+    """bert-features defaults artifact-format choosing-layers fine-tuning comparison long-texts
+    models explaining report scaling-out""".split(),
 )
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    results = run_page(DOCS / page)
+    results = run_page(DOCS / f"{page}.md")
     assert results
     for code, printed, shown in results:
         assert printed == (shown or ""), (
@@ -77,9 +66,8 @@ def test_no_word2vec_that_was_tried_on_training_texts_is_clearly_better():
     means: dict[tuple, list[float]] = {}
     for row in rows:
         for C, accuracy in row["accuracy"].items():
-            means.setdefault(
-                (row["vector_size"], row["skip_gram"], row["epochs"], float(C)), []
-            ).append(accuracy)
+            tried = (row["vector_size"], row["skip_gram"], row["epochs"], float(C))
+            means.setdefault(tried, []).append(accuracy)
     model = make_word2vec_baseline()
     chosen = means[model[0].vector_size, model[0].skip_gram, model[0].epochs, model[-1].C]
     assert sum(chosen) / 2 > max(sum(both) / 2 for both in means.values()) - 0.005
@@ -125,32 +113,12 @@ def test_every_test_that_the_page_of_faults_names_is_there():
 def test_a_result_says_what_was_run_and_on_what_and_names_no_path(path):
     text = path.read_text(encoding="utf-8")
     result = json.loads(text)
-    assert list(result) == [
-        "benchmark",
-        "command",
-        "date",
-        "machine",
-        "versions",
-        "repeats",
-        "rows",
-    ]
+    assert [*result] == "benchmark command date machine versions repeats rows".split()
     assert result["benchmark"] == path.stem
-    assert list(result["machine"]) == [
-        "cpu",
-        "cores",
-        "threads",
-        "ram_gib",
-        "cpu_capability",
-        "accelerator",
-    ]
-    assert {
-        "python",
-        "torch",
-        "transformers",
-        "sentence-transformers",
-        "scikit-learn",
-        "pipeline",
-    } <= set(result["versions"])
+    machine = "cpu cores threads ram_gib cpu_capability accelerator"
+    assert [*result["machine"]] == machine.split()
+    versions = "python torch transformers sentence-transformers scikit-learn pipeline"
+    assert set(versions.split()) <= set(result["versions"])
     assert result["rows"]
     assert text.endswith("}\n")
     assert not re.search(r"""[\s"'=(](/|\w:\\)\w""", text), "a path of some machine"

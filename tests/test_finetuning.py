@@ -1,6 +1,5 @@
 """FineTunedBertClassifier: it learns, the same each time, leaves all else as it was."""
 
-import hashlib
 import inspect
 import os
 import random
@@ -8,12 +7,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -38,34 +39,16 @@ from pipeline.checkpoints.checkpoint import resolve
 from pipeline.texts import set_aside
 
 TOP = Path(__file__).resolve().parent.parent
-GOOD = [
-    "A quiet, lovely film.",
-    "I love Paris",
-    "beautiful terrace",
-    "lovely days",
-    "I love the film",
-    "a beautiful spring",
-]
-BAD = [
-    "Two hours I want back!",
-    "The soup was cold",
-    "the waiter did not care",
-    "cold soup",
-    "a dull minute",
-    "I want it back",
-]
+GOOD = ["A quiet, lovely film.", "I love Paris", "beautiful terrace", "lovely days"]
+GOOD += ["I love the film", "a beautiful spring"]
+BAD = ["Two hours I want back!", "The soup was cold", "the waiter did not care", "cold soup"]
+BAD += ["a dull minute", "I want it back"]
 X = [*GOOD, *BAD] * 2
 Y = (["good"] * 6 + ["bad"] * 6) * 2
 # The tiny model's vocabulary comes out in another order in every process, so what is learnt here
 # must not hang on luck.
-QUICK = {
-    "max_length": None,
-    "epochs": 20,
-    "batch_size": 8,
-    "learning_rate": 3e-3,
-    "head_learning_rate": 2e-2,
-    "random_state": 0,
-}
+QUICK = {"max_length": None, "epochs": 20, "batch_size": 8, "random_state": 0}
+QUICK |= {"learning_rate": 3e-3, "head_learning_rate": 2e-2}
 SHORT = {**QUICK, "epochs": 1}
 
 
@@ -73,33 +56,31 @@ def classifier(model, **parameters):
     return FineTunedBertClassifier(model, **{**QUICK, **parameters})
 
 
+def short(model, y=Y, **parameters):
+    return classifier(model, **{**SHORT, **parameters}).fit(X, y)
+
+
+def in_threads(call, n_threads):
+    """Return what each of some threads gets."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        return list(pool.map(lambda _: call(), range(n_threads)))
+
+
 @pytest.fixture(scope="module")
 def fitted(tiny_bert):
     return classifier(tiny_bert, dropout=0.0).fit(X, Y)
 
 
-def tensors_of(model):
-    checkpoint = model.__dict__["_checkpoint"]
-    table = checkpoint.tensor_table()
-    return read_tensors(
-        checkpoint,
-        read_shape(checkpoint).family,
-        {name: entry["shape"] for name, entry in table.items()},
-    )
-
-
-def pretrained_tensors(folder, names):
-    checkpoint = resolve(folder)
-    table = checkpoint.tensor_table()
-    return read_tensors(checkpoint, "bert", {name: table[name]["shape"] for name in names})
+def encoder_tensors(checkpoint):
+    shapes = {name: entry["shape"] for name, entry in checkpoint.tensor_table().items()}
+    own = {name: shape for name, shape in shapes.items() if not name.startswith("head.")}
+    return read_tensors(checkpoint, read_shape(checkpoint).family, own)
 
 
 def changed(model, folder):
     """Name the encoder's tensors that training changed."""
-    now = {
-        name: tensor for name, tensor in tensors_of(model).items() if not name.startswith("head.")
-    }
-    before = pretrained_tensors(folder, now)
+    before = encoder_tensors(resolve(folder))
+    now = encoder_tensors(model.__dict__["_checkpoint"])
     return {name for name, tensor in now.items() if not torch.equal(tensor, before[name])}
 
 
@@ -120,20 +101,16 @@ def test_it_learns_what_can_be_learnt(fitted):
 def test_probabilities_are_those_of_transformers_own_forward(fitted, tiny_bert, hugging_face):
     oracle = hugging_face(tiny_bert)
     model = type(oracle.model)(oracle.model.config).eval()
-    tensors = {
-        name: tensor for name, tensor in tensors_of(fitted).items() if not name.startswith("head.")
-    }
-    missing = model.load_state_dict(tensors, strict=False)
+    checkpoint = fitted.__dict__["_checkpoint"]
+    missing = model.load_state_dict(encoder_tensors(checkpoint), strict=False)
     assert all(name.startswith("pooler.") for name in missing.missing_keys)
     assert not missing.unexpected_keys
-    weight, bias = read_head(fitted.__dict__["_checkpoint"], 2, 32)
+    weight, bias = read_head(checkpoint, 2, 32)
     for text in ["I love the cold soup", "", "Überraschend gut."]:
         with torch.inference_mode():
             states = model(input_ids=torch.tensor([oracle.ids(text)])).last_hidden_state[0]
-        expected = torch.softmax(
-            states.mean(dim=0).double() @ torch.tensor(weight).T + torch.tensor(bias), dim=0
-        )
-        assert np.abs(fitted.predict_proba([text])[0] - expected.numpy()).max() < 1e-5
+        expected = softmax(states.mean(dim=0).double().numpy() @ weight.T + bias)
+        assert np.abs(fitted.predict_proba([text])[0] - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -148,7 +125,7 @@ def test_probabilities_are_those_of_transformers_own_forward(fitted, tiny_bert, 
     ids=["int", "bool", "category", "series", "four classes"],
 )
 def test_labels_of_every_kind_come_back_as_they_are(labels, classes, tiny_bert):
-    model = classifier(tiny_bert, **SHORT).fit(X, labels)
+    model = short(tiny_bert, labels)
     assert model.classes_.tolist() == classes
     assert model.predict_proba(X).shape == (24, len(classes))
     assert set(model.predict(X).tolist()) <= set(classes)
@@ -158,7 +135,7 @@ def test_labels_of_every_kind_come_back_as_they_are(labels, classes, tiny_bert):
 
 
 def test_two_fits_and_a_clone_give_the_same_bits_and_another_seed_others(tiny_bert):
-    first = classifier(tiny_bert, **SHORT).fit(X, Y)
+    first = short(tiny_bert)
     expected = first.predict_proba(X)
     torch.manual_seed(99)  # what the process drew before does not count
     assert np.array_equal(clone(first).fit(X, Y).predict_proba(X), expected)
@@ -168,19 +145,8 @@ def test_two_fits_and_a_clone_give_the_same_bits_and_another_seed_others(tiny_be
 
 
 def test_two_threads_that_fit_at_the_same_time_get_what_one_gets(tiny_bert):
-    expected = classifier(tiny_bert, **SHORT).fit(X, Y).predict_proba(X)
-    found = []
-    threads = [
-        threading.Thread(
-            target=lambda: found.append(classifier(tiny_bert, **SHORT).fit(X, Y).predict_proba(X))
-        )
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 2
+    expected = short(tiny_bert).predict_proba(X)
+    found = in_threads(lambda: short(tiny_bert).predict_proba(X), 2)
     # seeds that get mixed up show in the second digit; BLAS promises no bits while others compute
     for one in found:
         np.testing.assert_allclose(one, expected, rtol=0, atol=1e-6)
@@ -194,17 +160,12 @@ def test_fit_leaves_the_process_as_it_was(tiny_bert, tmp_path, monkeypatch, capf
     def state():
         threads = torch.get_num_threads(), torch.get_num_interop_threads()
         seeds = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
-        return (
-            seeds,
-            torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(),
-            threads,
-            dict(os.environ),
-        )
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        return seeds, modes, threads, dict(os.environ)
 
     with torch.no_grad():  # training wants gradients whatever its caller wants
         before = state()
-        classifier(tiny_bert, **SHORT).fit(X, Y)
+        short(tiny_bert)
         assert state() == before
     assert list(tmp_path.iterdir()) == []
     assert "".join(capfd.readouterr()) == ""
@@ -212,39 +173,32 @@ def test_fit_leaves_the_process_as_it_was(tiny_bert, tmp_path, monkeypatch, capf
 
 def test_the_pretrained_model_is_not_touched(tiny_bert):
     def files():
-        return {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in Path(tiny_bert).iterdir()
-        }
+        return {path.name: path.read_bytes() for path in Path(tiny_bert).iterdir()}
 
     before = files()
     vectorizer = BertVectorizer(tiny_bert, layers="all", cache=None).fit(X)
     features = vectorizer.transform(X)
-    model = classifier(tiny_bert, **SHORT).fit(X, Y)
+    model = short(tiny_bert)
     assert changed(model, tiny_bert)
     assert files() == before
     assert np.array_equal(vectorizer.transform(X), features)
-    assert np.array_equal(
-        BertVectorizer(tiny_bert, layers="all", cache=None).fit_transform(X), features
-    )
+    assert np.array_equal(clone(vectorizer).fit_transform(X), features)
 
 
 def test_head_only_changes_the_head_alone(tiny_bert):
-    model = classifier(tiny_bert, **SHORT, head_only=True).fit(X, Y)
+    model = short(tiny_bert, head_only=True)
     assert changed(model, tiny_bert) == set()
     frozen = BertVectorizer(tiny_bert).fit_transform(X).astype(np.float64)
     weight, bias = read_head(model.__dict__["_checkpoint"], 2, 32)
-    scores = np.exp(frozen @ weight.T + bias)
-    assert np.allclose(
-        model.predict_proba(X), scores / scores.sum(axis=1, keepdims=True), atol=1e-6
-    )
+    expected = softmax(frozen @ weight.T + bias, axis=1)
+    assert np.allclose(model.predict_proba(X), expected, atol=1e-6)
 
 
 def test_unfrozen_layers_changes_the_top_alone(tiny_bert):
-    names = changed(classifier(tiny_bert, **SHORT, unfrozen_layers=1).fit(X, Y), tiny_bert)
+    names = changed(short(tiny_bert, unfrozen_layers=1), tiny_bert)
     assert names
     assert all(name.startswith("encoder.layer.2.") for name in names)
-    everything = changed(classifier(tiny_bert, **SHORT).fit(X, Y), tiny_bert)
+    everything = changed(short(tiny_bert), tiny_bert)
     assert any(name.startswith("embeddings.") for name in everything)
     assert any(name.startswith("encoder.layer.0.") for name in everything)
 
@@ -255,7 +209,7 @@ def test_unfrozen_layers_changes_the_top_alone(tiny_bert):
 def test_balanced_is_the_dict_it_stands_for(tiny_bert):
     labels = ["a"] * 18 + ["b"] * 6
     plain, balanced, given = (
-        classifier(tiny_bert, **SHORT, class_weight=weight).fit(X, labels).predict_proba(X)
+        short(tiny_bert, labels, class_weight=weight).predict_proba(X)
         for weight in (None, "balanced", {"a": 24 / (2 * 18), "b": 24 / (2 * 6)})
     )
     assert np.array_equal(balanced, given)
@@ -282,20 +236,18 @@ def test_early_stopping_stops_and_keeps_the_best(tiny_bert):
 
 
 def test_what_is_cut_is_told_in_fit_and_in_predict(tiny_bert):
-    with pytest.warns(
-        TruncationWarning,
-        match=r"\d+ of 24 texts are longer than max_length=5 tokens.*Raise max_length",
-    ):
-        model = classifier(tiny_bert, **{**SHORT, "max_length": 5}).fit(X, Y)
+    message = r"\d+ of 24 texts are longer than max_length=5 tokens.*Raise max_length"
+    with pytest.warns(TruncationWarning, match=message):
+        model = short(tiny_bert, max_length=5)
     assert model.truncation_report_["texts_cut"] > 0
     with pytest.warns(TruncationWarning, match="1 of 1 texts"):
         model.predict(["A quiet, lovely film that stayed with me for days."])
     with pytest.raises(ValueError, match="truncation='error'"):
-        classifier(tiny_bert, **{**SHORT, "max_length": 5, "truncation": "error"}).fit(X, Y)
+        short(tiny_bert, max_length=5, truncation="error")
 
 
 def test_a_progress_bar_is_shown_where_asked_for(tiny_bert, capfd):
-    classifier(tiny_bert, **SHORT, progress=True).fit(X, Y)
+    short(tiny_bert, progress=True)
     shown = capfd.readouterr()
     assert shown.out == ""
     assert "fine-tuning: 100%" in shown.err
@@ -327,19 +279,12 @@ def test_those_checks_of_scikit_learn_pass_that_need_no_numbers(name, tiny_bert)
 
 
 def test_grid_search_and_cross_validation_run(tiny_bert):
-    search = GridSearchCV(classifier(tiny_bert, **SHORT), {"pooling": ["mean", "cls"]}, cv=2).fit(
-        X, Y
-    )
+    model = classifier(tiny_bert, **SHORT)
+    search = GridSearchCV(model, {"pooling": ["mean", "cls"]}, cv=2).fit(X, Y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_estimator_.predict(X).shape == (24,)
-    scores = cross_val_score(
-        make_pipeline(classifier(tiny_bert, **SHORT)),
-        pd.Series(X),
-        pd.Series(Y),
-        cv=2,
-        scoring="roc_auc",
-    )
-    assert scores.shape == (2,)
+    series = pd.Series(X), pd.Series(Y)
+    assert cross_val_score(make_pipeline(model), *series, cv=2, scoring="roc_auc").shape == (2,)
 
 
 def test_a_prediction_does_not_depend_on_its_neighbours_or_on_threads(fitted):
@@ -347,15 +292,7 @@ def test_a_prediction_does_not_depend_on_its_neighbours_or_on_threads(fitted):
     together = fitted.predict_proba(texts)
     alone = np.vstack([fitted.predict_proba([text]) for text in texts])
     assert np.abs(together - alone).max() <= 1e-5
-    found: list[np.ndarray] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(fitted.predict_proba(texts))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
+    found = in_threads(lambda: fitted.predict_proba(texts), 4)
     assert all(np.abs(one - together).max() <= 1e-6 for one in found)
 
 
@@ -390,15 +327,12 @@ def test_wrong_labels_are_refused_before_a_model_is_looked_for(labels, message):
             {"early_stopping": True, "validation_fraction": 0.01},
             "holds out 1 of 24 texts; with 2 classes allowed are 2 to 22",
         ),
-        (
-            {"learning_rate": 1e30},
-            "The training diverged.*Use a smaller learning_rate than 1e\\+30",
-        ),
+        ({"learning_rate": 1e30}, "The training diverged.*Use a smaller learning_rate than 1e.30"),
     ],
 )
 def test_wrong_parameters_are_told_with_what_is_allowed(parameters, message, tiny_bert):
     with pytest.raises(ValueError, match=message):
-        classifier(tiny_bert, **{**SHORT, **parameters}).fit(X, Y)
+        short(tiny_bert, **parameters)
 
 
 def test_before_fit_it_says_so(tiny_bert):
@@ -432,12 +366,8 @@ def test_a_saved_classifier_gives_the_same_bits(format, fitted, tmp_path):
     assert found["refused"] == []
     (told,) = found["manifest"]["vectorizers"]
     assert told["source"] == fitted.source_
-    assert (told["max_length"], told["device"], told["dtype"], told["pooling"]) == (
-        64,
-        "cpu",
-        "float32",
-        "mean",
-    )
+    kept = [told[name] for name in ("max_length", "device", "dtype", "pooling")]
+    assert kept == [64, "cpu", "float32", "mean"]
     assert found["manifest"]["n_training_texts"] == 24
     again = save_pipeline(loaded, tmp_path / f"again.{format}", format=format)
     assert np.array_equal(load_pipeline(again).predict_proba(X), fitted.predict_proba(X))
@@ -492,10 +422,9 @@ def test_a_device_that_is_not_here_is_replaced_with_a_warning(fitted):
 def test_a_training_that_is_interrupted_leaves_the_earlier_one_and_no_file(
     error, tiny_bert, tmp_path, monkeypatch
 ):
-    model = classifier(tiny_bert, **SHORT).fit(X, Y)
+    model = short(tiny_bert)
     expected, weights = model.predict_proba(X), model.verify_weights()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = random.getstate(), torch.get_rng_state().tolist(), torch.is_grad_enabled()
     steps, collate = [], TrainableBert.collate
 
     def interrupted(module, rows):
@@ -504,22 +433,25 @@ def test_a_training_that_is_interrupted_leaves_the_earlier_one_and_no_file(
             raise error
         return collate(module, rows)
 
+    def state():
+        return random.getstate(), torch.get_rng_state().tolist(), torch.is_grad_enabled()
+
+    before = state()
     with monkeypatch.context() as patched:
         patched.setattr(TrainableBert, "collate", interrupted)
         with pytest.raises(type(error)):
             model.fit(X, ["a", "b", "c"] * 8)
-    assert (random.getstate(), torch.get_rng_state().tolist(), torch.is_grad_enabled()) == before
+    assert state() == before
     assert list(tmp_path.iterdir()) == []
     assert list(model.classes_) == ["bad", "good"]
     assert model.verify_weights() == weights
     assert np.array_equal(model.predict_proba(X), expected)
-    assert np.array_equal(
-        clone(model).fit(X, Y).predict_proba(X), expected
-    )  # and nobody waits for a lock
+    again = clone(model).fit(X, Y)  # nobody waits for a lock
+    assert np.array_equal(again.predict_proba(X), expected)
 
 
 def test_who_predicts_while_another_thread_trains_gets_the_same_bits(tiny_bert):
-    model = classifier(tiny_bert, **SHORT).fit(X, Y)
+    model = short(tiny_bert)
     vectorizer = BertVectorizer(tiny_bert, cache=None).fit(X)
     expected, features = model.predict_proba(X), vectorizer.transform(X)
     other = classifier(tiny_bert, **{**QUICK, "epochs": 8}, dropout=0.5)
@@ -538,14 +470,12 @@ def test_a_head_that_does_not_fit_the_classes_is_refused(fitted):
     state = fitted.__getstate__()
     changed_classes = FineTunedBertClassifier()
     changed_classes.__setstate__({**state, "classes_": np.array(["bad", "fair", "good"])})
-    with pytest.raises(
-        CheckpointError,
-        match=r"'head\.weight' has the shape \(3, 32\) in the config and \(2, 32\) in the weights",
-    ):
+    message = r"'head\.weight' has the shape \(3, 32\) in the config and \(2, 32\) in the weights"
+    with pytest.raises(CheckpointError, match=message):
         changed_classes.predict(X)
 
 
 def test_classes_that_look_alike_are_warned_of(tiny_bert):
     with pytest.warns(UserWarning, match="'Good' and 'good' differ by case or blanks only"):
-        model = classifier(tiny_bert, **SHORT, head_only=True).fit(X, ["Good", "good", "bad"] * 8)
+        model = short(tiny_bert, ["Good", "good", "bad"] * 8, head_only=True)
     assert len(model.classes_) == 3

@@ -14,13 +14,14 @@ from sklearn.preprocessing import OrdinalEncoder
 from pipeline import inspect_pipeline, load_pipeline
 from pipeline.exceptions import ArtifactError
 from pipeline.saved.manifest import parts_of
-from tests.fuzzing import FINDS, TARGETS
+from tests.fuzzing import TARGETS
 
 TOP = Path(__file__).resolve().parent.parent
 # in a process of its own: what was found crashed Python, or took all memory and a day
 RUN = """
 import faulthandler, resource, sys, warnings
-from tests.fuzzing import TARGETS, inputs_of
+from tests.fuzzing import TARGETS
+from tests.test_fuzzing import inputs_of
 warnings.simplefilter("ignore")
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 for name in sys.argv[1:]:
@@ -31,6 +32,57 @@ for name in sys.argv[1:]:
         except BaseException as error:
             print(f"{name}, input {number}: {type(error).__name__}: {error}")
 """
+
+
+# What was found, each with what was wrong before. Names of targets -> inputs.
+_PAIRS = b"2\x86" * 40  # a tuple of twice the tuple before, 40 times: a terabyte, were it written
+_LISTS = b"".join(b"](" + b"h%c" % (n - 1) * 50 + b"e\x94" for n in range(1, 12))
+_PICKLES = [
+    b"\x80\x04}N" + _PAIRS + b"Ns.",  # a key that takes a day to hash: SETITEM
+    b"\x80\x04}(N" + _PAIRS + b"Nu.",  # SETITEMS
+    b"\x80\x04(N" + _PAIRS + b"Nd.",  # DICT
+    b"\x80\x04\x8f(N" + _PAIRS + b"\x90.",  # ADDITEMS
+    b"\x80\x04(N" + _PAIRS + b"\x91.",  # FROZENSET
+    b"\x80\x04}N" + b"\x85" * 300_000 + b"Ns.",  # one that needs more than the stack
+    b"\x80\x04]\x94" + _LISTS + b".",  # an outline without end
+    b"\x80\x04N" + _PAIRS + b"}b.",  # an error message without end
+    b"\x80\x04}\x8b\x00\x08\x00\x00" + b"\x7f" * 2048 + b"Ns.",  # a number nobody can print
+    b"\x80\x04cbuiltins\nset\ncbuiltins\nrange\n\x8a\x05\0\0\0\0\x01\x85R\x85R.",
+    b"\x80\x04cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x7f\x85R.",
+    b"\x80\x04cbuiltins\nset\n](N" + _PAIRS + b"e\x85R.",
+    b"\x80\x04}\x8b\x00\x08\x00\x00" + b"\x7f" * 2048 + b"\x85Ns.",
+    b"\x80\x04N" + _PAIRS + b")R.",  # a call of a value whose repr has no end
+    b"\x80\x04cnumpy\ndtype\nN" + _PAIRS + b"\x85R.",
+    # a state that no dtype has, at which numpy crashes
+    b"\x80\x04cnumpy\ndtype\n\x8c\x02i8\x89\x88\x87R(K\x03\x8c\x01<NNNJ\xff\xff\xff\xff\x87K\0K\xfftb.",
+]
+_DEEP = b"[" * 200_000
+FINDS: dict[str, list[bytes]] = {
+    "joblib contents": _PICKLES,
+    "allow-list": _PICKLES,
+    "safetensors header": [
+        len(header).to_bytes(8, "little") + header + b"\0" * 64
+        for header in (
+            _DEEP,
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,NaN]}}',
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}',
+            b'{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}',
+            b'{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}',
+            b'{"a":{"dtype":"F32","data_offsets":[0,4]}}',
+        )
+    ],
+    "manifest JSON": [_DEEP],
+    "tokenizer.json": [
+        b'{"model": {"type": "Unigram", "unk_id": null, "vocab": [["a", 0.0]]},'
+        b'"post_processor": {"type": "BertProcessing", "sep": ["a", 0], "cls": ["a", 0]}}'
+    ],
+    "JSON lines": [b"\1" + _DEEP],
+}
+
+
+def inputs_of(name: str) -> list[bytes]:
+    """Return the seeds of a target, and what was found with it before."""
+    return [*TARGETS[name].seeds(), *FINDS.get(name, [])]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits on this system")

@@ -16,9 +16,10 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
-from pipeline import explain, load_pipeline, make_sentiment_pipeline, save_pipeline, score_table
+from pipeline import load_pipeline, make_sentiment_pipeline, save_pipeline, score_table
 from pipeline.logistic import CS, DEFAULT_C, TiedLogisticRegression, TunedLogisticRegression
 from tests.commands import ROWS
+from tests.test_sums import check_sums
 
 TEXTS, LABELS = [text for text, _ in ROWS], [label for _, label in ROWS]
 ENGLISH = {0: "no", 1: "yes", 2: "maybe"}
@@ -31,16 +32,14 @@ def table(n_classes=2, n_rows=240, n_features=20, seed=0):
     return X.astype(np.float32), np.array([ENGLISH[label] for label in y], dtype=object)
 
 
-def by_the_library(X, y, cv, **options):
-    return LogisticRegressionCV(
-        Cs=CS,
-        cv=cv,
-        scoring="neg_log_loss",
-        l1_ratios=(0.0,),
-        use_legacy_attributes=False,
-        max_iter=5000,
-        **options,
-    ).fit(X, y)
+def by_the_library(X, y, cv=None):
+    cv = StratifiedKFold(3, shuffle=True, random_state=0) if cv is None else cv
+    options = {"scoring": "neg_log_loss", "l1_ratios": (0.0,), "use_legacy_attributes": False}
+    return LogisticRegressionCV(Cs=CS, cv=cv, max_iter=5000, **options).fit(X, y)
+
+
+def at_once(C, X, y):
+    return LogisticRegression(C=C, tol=1e-8, max_iter=10_000).fit(X.astype(float), y)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -49,15 +48,15 @@ def test_it_chooses_as_logistic_regression_cv_does(scale, n_classes):
     X, y = table(n_classes)
     X = X * np.float32(scale)
     ours = TunedLogisticRegression().fit(X, y)
-    theirs = by_the_library(X, y, StratifiedKFold(3, shuffle=True, random_state=0))
+    theirs = by_the_library(X, y)
     losses = -theirs.scores_[:, 0].mean(axis=0)
     clearly = losses.min() <= 0.95 * losses[CS.index(DEFAULT_C)]
     assert ours.C_ == (theirs.C_ if clearly else DEFAULT_C)
     assert np.abs(ours.scores_ - theirs.scores_[:, 0]).max() < 1e-3
-    at_once = LogisticRegression(C=ours.C_, tol=1e-8, max_iter=10_000).fit(X.astype(float), y)
-    assert np.abs(ours.predict_proba(X) - at_once.predict_proba(X)).max() < 1e-3
-    assert ours.predict(X).tolist() == at_once.predict(X).tolist()
-    assert ours.score(X, y) == at_once.score(X, y)  # accuracy, not the log loss
+    plain = at_once(ours.C_, X, y)
+    assert np.abs(ours.predict_proba(X) - plain.predict_proba(X)).max() < 1e-3
+    assert ours.predict(X).tolist() == plain.predict(X).tolist()
+    assert ours.score(X, y) == plain.score(X, y)  # accuracy, not the log loss
 
 
 def test_on_more_features_than_directions_the_choice_is_that_of_all_features():
@@ -67,11 +66,11 @@ def test_on_more_features_than_directions_the_choice_is_that_of_all_features():
     logits = X @ (random.normal(size=500) / np.sqrt(scales)) / 3
     y = (logits + random.logistic(size=600) > 0).astype(int)
     ours = TunedLogisticRegression().fit(X, y)
-    theirs = by_the_library(X, y, StratifiedKFold(3, shuffle=True, random_state=0))
+    theirs = by_the_library(X, y)
     losses = -theirs.scores_[:, 0].mean(axis=0)
     assert losses[CS.index(ours.C_)] < 1.06 * losses.min()
-    at_once = LogisticRegression(C=ours.C_, tol=1e-8, max_iter=10_000).fit(X.astype(float), y)
-    assert np.abs(ours.predict_proba(X) - at_once.predict_proba(X)).max() < 1e-3
+    plain = at_once(ours.C_, X, y)
+    assert np.abs(ours.predict_proba(X) - plain.predict_proba(X)).max() < 1e-3
 
 
 @pytest.mark.parametrize("C", [DEFAULT_C, "cv"])
@@ -92,7 +91,7 @@ def test_equal_rows_stay_in_one_fold():
     X, y = np.repeat(X, 3, axis=0), np.repeat(y, 3)  # noise: only what is known by heart is known
     ours = TunedLogisticRegression().fit(X, y)
     assert ours.C_ <= DEFAULT_C
-    assert by_the_library(X, y, StratifiedKFold(3, shuffle=True, random_state=0)).C_ > DEFAULT_C
+    assert by_the_library(X, y).C_ > DEFAULT_C
     folds = StratifiedGroupKFold(3, shuffle=True, random_state=0)
     kept = list(folds.split(X, y, np.repeat(np.arange(60), 3)))
     theirs = by_the_library(X, y, kept)
@@ -209,9 +208,7 @@ def test_it_is_saved_and_opened_with_its_choice(ending, model, tmp_path):
 
 
 def test_it_is_explained_exactly(model):
-    for frame in explain(model, TEXTS[:3], method="exact"):
-        total = frame["contribution"].sum() + frame.attrs["intercept"]
-        assert abs(total - frame.attrs["decision"]) < 1e-5
+    check_sums(model, TEXTS[:3], method="exact")
 
 
 def test_a_table_is_scored_by_it(model, tmp_path):

@@ -1,6 +1,5 @@
 """Explanations by leaving words out: of any classifier, in any pipeline, one column of several."""
 
-import re
 from functools import partial
 
 import numpy as np
@@ -31,6 +30,7 @@ from pipeline import (
 )
 from pipeline.exceptions import ExplanationError
 from tests.commands import assert_one_error_line, run  # noqa: F401  (fixture)
+from tests.test_sums import check_sums, lowered
 
 TEXTS = [f"a {'lovely' if i % 2 else 'dull'} film, and a {'quiet' if i % 3 else 'cold'} day"
          for i in range(12)]  # fmt: skip
@@ -93,10 +93,6 @@ def test_a_kernel_machine_is_explained_by_its_decision(shape, bert):
     check(explain(model, NEW), lambda text: model.decision_function([text])[0], columns=names)
 
 
-def lowered(texts):
-    return [re.sub(r"\s+", " ", text).lower() for text in texts]
-
-
 def as_column(texts):
     return np.array([[text] for text in lowered(texts)], dtype=object)
 
@@ -146,10 +142,7 @@ def test_what_is_a_sum_stays_one_inside_other_models(around, bert):
         ),
         "identity": make_pipeline(FunctionTransformer(), *inner, "passthrough")[:-1],
     }[around].fit(TEXTS, LABELS)
-    for frame, decision in zip(explain(model, NEW), model.decision_function(NEW), strict=True):
-        assert frame.attrs["method"] == "exact"
-        total = frame["contribution"].sum() + frame.attrs["intercept"]
-        assert total == pytest.approx(decision, abs=1e-4)
+    check_sums(model, NEW, tolerance=1e-4)
 
 
 # ---- samplers
@@ -205,10 +198,7 @@ def sampling(*steps):
 def test_a_sampler_is_skipped_as_when_the_model_predicts(place, bert):
     steps = [bert(), StandardScaler(), LogisticRegression()]
     model = sampling(*steps[:place], Repeats(), *steps[place:]).fit(TEXTS, LABELS)
-    for frame, decision in zip(explain(model, NEW), model.decision_function(NEW), strict=True):
-        assert frame.attrs["method"] == "exact"
-        total = frame["contribution"].sum() + frame.attrs["intercept"]
-        assert total == pytest.approx(decision, abs=1e-4)
+    check_sums(model, NEW, tolerance=1e-4)
 
 
 def test_a_sampler_is_no_obstacle_to_occlusion(bert):
@@ -222,10 +212,7 @@ def test_imbalanced_learn_itself(bert):
 
     steps = [bert(), SMOTE(k_neighbors=1, random_state=0), LogisticRegression()]
     model = pipelines.make_pipeline(*steps).fit(TEXTS, [*LABELS[:9], "bad", "bad", "bad"])
-    for frame, decision in zip(explain(model, NEW), model.decision_function(NEW), strict=True):
-        assert frame.attrs["method"] == "exact"
-        total = frame["contribution"].sum() + frame.attrs["intercept"]
-        assert total == pytest.approx(decision, abs=1e-4)
+    check_sums(model, NEW, tolerance=1e-4)
 
 
 # ---- columns

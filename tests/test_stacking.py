@@ -39,9 +39,13 @@ NEW = ["What a lovely evening.", "Cold and dull.", ""]
 VECTORIZER = "stackingclassifier__bert__bertvectorizer"
 
 
+def stacked(bert, **options):
+    return make_sentiment_pipeline(ngrams=True, model=bert, **options)
+
+
 @pytest.fixture
 def stack(tiny_bert):
-    return make_sentiment_pipeline(ngrams=True, model=tiny_bert)
+    return stacked(tiny_bert)
 
 
 def test_it_is_a_pipeline_of_scikit_learns_stack_of_two_known_parts(stack):
@@ -174,11 +178,10 @@ def test_equal_texts_lie_in_one_fold():
 
 @pytest.mark.parametrize("class_weight", [{"positive": 3.0}, {"negative": 0.2, "positive": 2}])
 def test_class_weights_are_sample_weights_of_every_part(class_weight, stack, tiny_bert):
-    options = {"ngrams": True, "model": tiny_bert}
     labels = LABELS[:-6] + ["negative"] * 6
-    by_class = make_sentiment_pipeline(**options, class_weight=class_weight).fit(TEXTS, labels)
+    by_class = stacked(tiny_bert, class_weight=class_weight).fit(TEXTS, labels)
     with sklearn.config_context(enable_metadata_routing=True):
-        routed = make_sentiment_pipeline(**options)
+        routed = stacked(tiny_bert)
         weight = [class_weight.get(label, 1.0) for label in labels]
         routed.fit(TEXTS, labels, sample_weight=weight)
     stack.fit(TEXTS, labels)
@@ -187,18 +190,14 @@ def test_class_weights_are_sample_weights_of_every_part(class_weight, stack, tin
     for part in (*by_class[-1].estimators_, by_class[-1].final_estimator_):
         head = part[-1] if isinstance(part, Pipeline) else part
         assert head.class_weight[1] == class_weight["positive"]
-    assert (
-        by_class.get_params()["stackingclassifier__final_estimator__class_weight"] == class_weight
-    )
+    assert by_class[-1].final_estimator.class_weight == class_weight
 
 
 def test_balanced_weights_find_a_rare_class(tiny_bert):
     few = TEXTS[:4] + [text for text, label in zip(TEXTS, LABELS, strict=True) if label[0] == "n"]
     labels = ["positive"] * 4 + ["negative"] * 16
     plain, balanced = (
-        make_sentiment_pipeline(ngrams=True, model=tiny_bert, class_weight=weight)
-        .fit(few, labels)
-        .predict_proba(NEW)[:, 1]
+        stacked(tiny_bert, class_weight=weight).fit(few, labels).predict_proba(NEW)[:, 1]
         for weight in (None, "balanced")
     )
     assert (balanced > plain).all()
@@ -223,11 +222,10 @@ def test_texts_may_come_in_any_container(container, stack):
 
 
 def test_missing_and_invalid_cells_are_read_by_both_parts_as_the_vectorizer_says(tiny_bert):
-    lenient = make_sentiment_pipeline(
-        ngrams=True, model=tiny_bert, missing="empty", on_invalid="coerce"
-    ).fit([*TEXTS, None, 5], [*LABELS, "negative", "positive"])
+    lenient = stacked(tiny_bert, missing="empty", on_invalid="coerce")
+    lenient.fit([*TEXTS, None, 5], [*LABELS, "negative", "positive"])
     assert np.array_equal(lenient.predict_proba([None, 7]), lenient.predict_proba(["", "7"]))
-    strict = make_sentiment_pipeline(ngrams=True, model=tiny_bert)
+    strict = stacked(tiny_bert)
     with pytest.raises(ValueError, match="row 32 of X is None"):
         strict.fit([*TEXTS, None], [*LABELS, "negative"])
     with pytest.raises(TypeError, match="row 1 of X is of type int"):
@@ -249,7 +247,7 @@ def test_wrong_labels_are_refused_before_anything_is_encoded(labels, message, st
 
 
 def test_what_is_cut_is_told_once_in_a_fit_and_once_in_a_prediction(tiny_bert):
-    stack = make_sentiment_pipeline(ngrams=True, model=tiny_bert, max_length=4)
+    stack = stacked(tiny_bert, max_length=4)
     for call, counted in ((lambda: stack.fit(TEXTS, LABELS), 32), (lambda: stack.predict(NEW), 2)):
         with pytest.warns(TruncationWarning, match=f"{counted} of ") as told:
             call()
@@ -304,7 +302,7 @@ def test_a_saved_stack_carries_the_weights_once(stack, tiny_bert, tmp_path):
 
 def test_no_folder_of_this_machine_is_saved(tiny_bert, tmp_path, encoded):
     folder = tmp_path / "vectors"
-    stack = make_sentiment_pipeline(ngrams=True, model=tiny_bert, cache=folder)
+    stack = stacked(tiny_bert, cache=folder)
     save_pipeline(stack.fit(TEXTS, LABELS), tmp_path / "stack.joblib")
     assert stack.get_params()[f"{VECTORIZER}__cache"] == folder
     assert str(folder) not in str(inspect_pipeline(tmp_path / "stack.joblib")["contents"])
@@ -374,7 +372,6 @@ def test_groups_stay_together_in_the_folds_of_a_stack():
 def test_a_part_that_chooses_its_C_does_so_once_and_keeps_it_in_the_folds(
     weight, tiny_bert, monkeypatch
 ):
-    options = {"ngrams": True, "class_weight": weight, "model": tiny_bert}
     searches = []
     search = LogisticRegressionCV.fit
 
@@ -383,11 +380,11 @@ def test_a_part_that_chooses_its_C_does_so_once_and_keeps_it_in_the_folds(
         return search(self, *arguments, **options)
 
     monkeypatch.setattr(LogisticRegressionCV, "fit", counted)
-    model = make_sentiment_pipeline(C="cv", **options).fit(TEXTS, LABELS)
+    model = stacked(tiny_bert, C="cv", class_weight=weight).fit(TEXTS, LABELS)
     tuned = model[-1].named_estimators_["bert"][-1]
     assert searches == [tuned.Cs]
     assert tuned.scores_.shape == (3, len(tuned.Cs))
     assert model[-1].estimators_[0][-1] is tuned
-    fixed = make_sentiment_pipeline(C=tuned.C_, **options).fit(TEXTS, LABELS)
+    fixed = stacked(tiny_bert, C=tuned.C_, class_weight=weight).fit(TEXTS, LABELS)
     assert tuned.classes_.tolist() == fixed[-1].estimators_[0][-1].classes_.tolist()
     assert np.abs(model.predict_proba(NEW) - fixed.predict_proba(NEW)).max() < 1e-4

@@ -38,21 +38,27 @@ THREE = [("bad", "good", "so-so")[i % 3] for i in range(len(TEXTS))]
 NEW = ["A lovely, unbelievably dull film!", "", "ÜBERRASCHEND 東京", "İstanbul, so  so", TEXTS[0]]
 
 
-def check_sums(model, X, decisions, **options):
+def check_sums(model, X, decisions=None, tolerance=1e-5, **options):
     """Add everything up; return the frames."""
-    frames = explain(model, X, method="exact", **options)
-    decisions = np.asarray(decisions).reshape(len(frames), -1)
-    for frame, decision in zip(frames, decisions, strict=True):
+    frames = explain(model, X, **options)
+    decisions = model.decision_function(X) if decisions is None else decisions
+    for frame, decision in zip(frames, np.reshape(decisions, (len(frames), -1)), strict=True):
+        assert frame.attrs["method"] == "exact"
         names = [name for name in frame.columns if name.startswith("contribution")]
         total = frame[names].sum().to_numpy() + np.ravel(frame.attrs["intercept"])
-        assert total == pytest.approx(decision, abs=1e-5)
-        assert np.ravel(frame.attrs["decision"]) == pytest.approx(decision, abs=1e-5)
+        assert total == pytest.approx(decision, abs=tolerance)
+        assert np.ravel(frame.attrs["decision"]) == pytest.approx(decision, abs=tolerance)
         for name in names:
             ending = name.removeprefix("contribution")
             parts = [f"{part}{ending}" for part in frame.attrs.get("parts", [])]
             if parts:
                 assert frame[parts].sum(axis=1).to_numpy() == pytest.approx(frame[name], abs=1e-9)
     return frames
+
+
+def assert_equal(frames, others):
+    for ours, theirs in zip(frames, others, strict=True):
+        assert ours.equals(theirs)
 
 
 def words(bert, **options):
@@ -135,7 +141,7 @@ def models(draw, folder):
 def test_the_parts_of_any_model_add_up(data, labels, tiny_bert):
     model = data.draw(models(tiny_bert)).fit(TEXTS, labels)
     for baseline in ("mean", "zero"):
-        check_sums(model, NEW, model.decision_function(NEW), baseline=baseline)
+        check_sums(model, NEW, baseline=baseline)
 
 
 # ---- the kinds
@@ -144,7 +150,7 @@ def test_the_parts_of_any_model_add_up(data, labels, tiny_bert):
 @pytest.mark.parametrize("labels", [TWO, THREE], ids=["two", "three"])
 def test_a_stack_has_a_column_for_each_of_its_parts(labels, tiny_bert, tmp_path):
     model = Pipeline([("stack", stack(tiny_bert))]).fit(TEXTS, labels)
-    frames = check_sums(model, NEW, model.decision_function(NEW))
+    frames = check_sums(model, NEW)
     assert frames[0].attrs["parts"] == ["bert", "ngrams"]
     columns = frames[0].columns.tolist()
     if labels is TWO:
@@ -153,8 +159,7 @@ def test_a_stack_has_a_column_for_each_of_its_parts(labels, tiny_bert, tmp_path)
         assert columns[6:] == [f"{part}_{label}" for part in ("bert", "ngrams")
                                for label in ("bad", "good", "so-so")]  # fmt: skip
     loaded = load_pipeline(save_pipeline(model, tmp_path / "m.joblib"))
-    for ours, theirs in zip(frames, explain(loaded, NEW), strict=True):
-        assert ours.equals(theirs)
+    assert_equal(frames, explain(loaded, NEW))
 
 
 def test_the_parts_of_a_stack_are_the_decisions_of_its_models(tiny_bert):
@@ -170,7 +175,7 @@ def test_ngrams_are_their_values_times_their_weights_and_shared_by_their_words(t
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), stop_words=["the"])
     model = make_pipeline(vectorizer, LogisticRegression()).fit(TEXTS, TWO)
     text = "So dull, so the dull film"
-    (frame,) = check_sums(model, [text], model.decision_function([text]))
+    (frame,) = check_sums(model, [text])
     found = pd.DataFrame(frame.attrs["ngrams"])
     row = vectorizer.transform([text]).toarray()[0] * model[-1].coef_[0]
     for ngram, column in vectorizer.vocabulary_.items():
@@ -196,7 +201,7 @@ def test_places_are_those_of_the_text_as_given(ngrams):
     model = make_pipeline(FunctionTransformer(lowered), ngrams, LogisticRegression())
     model.fit(["überraschend i̇stanbul don't dull", "lovely film"], [1, 0])
     text = "  Überraschend \t İstanbul  DON'T"
-    (frame,) = check_sums(model, [text], model.decision_function([text]))
+    (frame,) = check_sums(model, [text])
     places = [text[one["start"] : one["end"]] for one in frame.attrs["ngrams"]]
     assert places == ["Überraschend", "İstanbul", "DON'T"]
     assert "".join(frame["word"]) == "ÜberraschendİstanbulDON'T"
@@ -206,7 +211,7 @@ def test_ngrams_of_a_users_own_analyzer_have_a_row_of_their_own(tiny_bert):
     union = FeatureUnion([("bert", BertVectorizer(tiny_bert)),
                           ("own", CountVectorizer(analyzer=str.split))])  # fmt: skip
     model = make_pipeline(union, LogisticRegression()).fit(TEXTS, TWO)
-    (frame,) = check_sums(model, NEW[:1], model.decision_function(NEW[:1]))
+    (frame,) = check_sums(model, NEW[:1])
     assert frame["word"].tolist()[-2:] == ["[SEP]", "(own)"]
     assert not frame["own"].iloc[:-1].any()
     assert frame["own"].iloc[-1]
@@ -219,7 +224,7 @@ def test_words_that_bert_does_not_see_have_their_ngrams(tiny_bert):
     with pytest.warns(UserWarning, match="cut"):
         model.fit(TEXTS, TWO)
     with pytest.warns(UserWarning, match="cut"):
-        (frame,) = check_sums(model, [TEXTS[4]], model.decision_function([TEXTS[4]]))
+        (frame,) = check_sums(model, [TEXTS[4]])
     late = frame.set_index("word").loc["waiter"]
     assert late["bert"] == 0
     assert late["ngrams"] != 0
@@ -233,7 +238,7 @@ def cleaned_up(texts):
 def test_words_of_a_cleaned_text_stand_where_they_were(tiny_bert):
     model = make_pipeline(FunctionTransformer(cleaned_up), *words(tiny_bert)).fit(TEXTS, TWO)
     text = "A film.<br>I didn't care"
-    (frame,) = check_sums(model, [text], model.decision_function([text]))
+    (frame,) = check_sums(model, [text])
     assert [text[row.start : row.end] for row in frame.iloc[1:-1].itertuples()] == [
         "A", "film", ".", "I", "didn't", "care",
     ]  # fmt: skip
@@ -291,8 +296,7 @@ def test_members_of_an_ensemble_encode_each_text_once(tiny_bert, monkeypatch):
         return shares(self, X, *arguments)
 
     monkeypatch.setattr(BertVectorizer, "token_shares", counted)
-    for ours, theirs in zip(explain(model, NEW), expected, strict=True):
-        assert ours.equals(theirs)
+    assert_equal(explain(model, NEW), expected)
     assert calls == [len(NEW)]
 
 
@@ -305,9 +309,8 @@ def test_columns_beside_the_text_are_in_the_intercept(tiny_bert):
         (StandardScaler(), ["stars"]),
     )
     model = make_pipeline(front, LogisticRegression()).fit(frame, TWO)
-    decisions = model.decision_function(frame)
     for text, n_parts in (("text", 2), ("title", 0)):
-        frames = check_sums(model, frame, decisions, text=text)
+        frames = check_sums(model, frame, text=text)
         assert len(frames[0].attrs.get("parts", [])) == n_parts
         assert len({frame.attrs["intercept"] for frame in frames}) > 1
 
@@ -317,7 +320,7 @@ def test_a_union_of_two_encoders_has_the_words_of_both(model_folder, tiny_bert):
                           ("other", BertVectorizer(model_folder("roberta"))),
                           ("same", BertVectorizer(tiny_bert, layers=0))])  # fmt: skip
     model = make_pipeline(union, LogisticRegression()).fit(TEXTS, TWO)
-    frames = check_sums(model, NEW, model.decision_function(NEW))
+    frames = check_sums(model, NEW)
     assert frames[0]["word"].tolist()[1:8] == ["A", "lovely", ",", "unbelievably", "dull", "film",
                                                "!"]  # fmt: skip
     assert frames[0][["one", "other", "same"]].iloc[1:8].all(axis=None)
@@ -326,9 +329,7 @@ def test_a_union_of_two_encoders_has_the_words_of_both(model_folder, tiny_bert):
 def test_a_threshold_changes_no_explanation(tiny_bert):
     plain = words(tiny_bert).fit(TEXTS, TWO)
     model = FixedThresholdClassifier(FrozenEstimator(plain), threshold=0.9).fit(TEXTS, TWO)
-    for ours, theirs in zip(explain(model, NEW), explain(plain, NEW), strict=True):
-        assert ours.equals(theirs)
-        assert ours.attrs["method"] == "exact"
+    assert_equal(check_sums(model, NEW), explain(plain, NEW))
 
 
 @pytest.mark.parametrize("votes", ["soft voting", "stacked probabilities"])
@@ -352,7 +353,7 @@ def test_what_is_no_sum_is_told_and_its_words_are_left_out(votes, tiny_bert):
 def test_beside_the_mean_text_the_intercept_is_its_decision(tiny_bert):
     model = words(tiny_bert, C=10).fit(TEXTS, TWO)
     mean = model[0].transform(TEXTS).mean(axis=0, keepdims=True)
-    frames = check_sums(model, TEXTS, model.decision_function(TEXTS))
+    frames = check_sums(model, TEXTS)
     assert frames[0].attrs["intercept"] == pytest.approx(
         model[-1].decision_function(mean)[0], abs=1e-5
     )
@@ -368,7 +369,7 @@ def test_without_the_mean_as_in_older_files_nothing_is_compared_with(tiny_bert):
     assert not hasattr(vectorizer, "mean_")
     classifier = LogisticRegression().fit(vectorizer.transform(TEXTS), TWO)
     model = make_pipeline(vectorizer, classifier)
-    frames = check_sums(model, NEW, model.decision_function(NEW))
+    frames = check_sums(model, NEW)
     assert frames[0].attrs["baseline"] == "zero"
     assert frames[0].attrs["intercept"] == pytest.approx(classifier.intercept_[0])
 

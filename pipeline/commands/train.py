@@ -82,7 +82,7 @@ class Head:
         self, seed: int, default_C: str = "cv", default_ngrams: bool = False, **vectors: Any
     ) -> Any:
         """Return the pipeline, not fitted."""
-        from pipeline.sentiment import make_sentiment_pipeline
+        from pipeline.stacking import make_sentiment_pipeline
 
         logistic = self.classifier == "logistic"
         ngrams = default_ngrams and logistic if self.ngrams is None else self.ngrams

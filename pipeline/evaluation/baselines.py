@@ -20,8 +20,11 @@ from pipeline.evaluation.layer_study import DEFAULT_CS, layer_study
 from pipeline.evaluation.word2vec import Word2VecVectorizer, import_gensim
 from pipeline.exceptions import LeakWarning
 from pipeline.finetuning import FineTunedBertClassifier
-from pipeline.sentiment import make_ngram_classifier, make_sentiment_pipeline
-from pipeline.stacking import TextStackingClassifier
+from pipeline.stacking import (
+    TextStackingClassifier,
+    make_ngram_classifier,
+    make_sentiment_pipeline,
+)
 from pipeline.vectorizer import BertVectorizer
 
 FINE_TUNED_LENGTH = 128  # tokens; longer texts would take too long
