@@ -29,7 +29,7 @@ from pipeline import (
 )
 from pipeline.exceptions import ArtifactWarning
 from pipeline.saved.manifest import manifest_path
-from pipeline.saved.probes import PROBES
+from pipeline.saved.opening import PROBES
 from tests.conftest import TEXTS, build_model
 
 LABELS = ["positive" if i % 3 else "negative" for i in range(len(TEXTS))]

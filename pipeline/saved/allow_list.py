@@ -231,6 +231,7 @@ GROUPS = {
     "lightgbm": ("lightgbm.sklearn", _names("lightgbm.basic: Booster")),
     "xgboost": ("xgboost.sklearn", _names("xgboost.core: Booster")),
 }
+_LISTED = FUNCTIONS | CALLED | MADE | NAMED | DISTRIBUTIONS
 _NO_ESTIMATORS = {"tests", "conftest", "externals", "utils", "keras", "tensorflow"}
 
 
@@ -248,15 +249,10 @@ def trusted_names(trusted: str | Iterable[str]) -> frozenset[str]:
 
 def is_allowed(name: str, trusted: Collection[str] = ()) -> bool:
     """Return whether a file may use a name."""
-    return (
-        name in trusted
-        or any(name in names for names in (FUNCTIONS, CALLED, MADE, NAMED, DISTRIBUTIONS))
-        or _is_estimator(name, "sklearn")
-        or any(
-            name in names or _is_estimator(name, module)
-            for group, (module, names) in GROUPS.items()
-            if group in trusted
-        )
+    groups = [GROUPS[group] for group in GROUPS if group in trusted]
+    return name in trusted or any(
+        name in names or _is_estimator(name, module)
+        for module, names in [("sklearn", _LISTED), *groups]
     )
 
 

@@ -118,7 +118,7 @@ def is_signed(manifest: Path | str) -> bool:
 
 def signers(manifest: Path) -> list[str] | None:
     """Return the public keys in a signature, None without one."""
-    text = _read(manifest.with_name(f"{manifest.name}.sig"))
+    text = _read(Path(signature_place(manifest)))
     return None if text is None else [public for public, _ in _LINE.findall(text)]
 
 
@@ -142,12 +142,12 @@ def signed_values(
     """Return the manifest that a trusted key signed, or raise."""
     from cryptography.exceptions import InvalidSignature
 
-    place = signature_place(manifest)
-    text = _read(Path(place))
+    place = Path(signature_place(manifest))
+    text = _read(place)
     if text is None:
-        raise unsigned(path, f"it is not signed: there is no {Path(place).name}")
+        raise unsigned(path, f"it is not signed: there is no {place.name}")
     if not _whole(text):
-        raise unsigned(path, f"its signature, {Path(place).name}, is damaged")
+        raise unsigned(path, f"its signature, {place.name}, is damaged")
     lines = _LINE.findall(text)
     if not any(public in keys for public, _ in lines):
         signers = " and ".join(public for public, _ in lines)

@@ -178,7 +178,7 @@ def _bare(value: Any) -> Any:
         return [_bare(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if f"{value.get('__module__')}.{value.get('__class__')}" in DISTRIBUTIONS:
+    if _name(value) in DISTRIBUTIONS:
         kept = {key: value.get(key) for key in ("__class__", "__module__", "__id__")}
         return {**kept, "__loader__": "ObjectNode"}
     return {key: _bare(item) for key, item in value.items()}
@@ -231,7 +231,7 @@ def skops_root(schema: Any, depth: int = 0) -> Any:
             return json.loads(content)
         except (ValueError, RecursionError):
             return content
-    name = f"{schema.get('__module__')}.{schema['__class__']}"
+    name = _name(schema)
     if name in ("builtins.list", "builtins.tuple", "builtins.set") and isinstance(content, list):
         return [skops_root(item, depth + 1) for item in content]
     if name == "builtins.dict" and isinstance(content, dict):
