@@ -24,8 +24,7 @@ from pipeline import (
     save_pipeline,
     score_table,
 )
-from pipeline.checkpoints.carry import fetch_to
-from pipeline.checkpoints.provenance import verify_folder
+from pipeline.checkpoints.checkpoint import fetch_to, verify_folder
 from pipeline.exceptions import CheckpointError, ModelWarning
 from tests.conftest import OTHER_FAMILIES, TEXTS, build_model
 from tests.fake_hub import FakeHub, connect

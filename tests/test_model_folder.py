@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from pipeline.checkpoints import carry
-from pipeline.checkpoints.carry import fetch_to
-from pipeline.checkpoints.checkpoint import CheckpointError, resolve
-from pipeline.checkpoints.provenance import verify_folder
+from pipeline.checkpoints.checkpoint import CheckpointError, fetch_to, resolve, verify_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.fake_hub import COMMIT, MODEL, FakeHub, Fault, connect
 
@@ -44,11 +41,11 @@ def names(folder):
 def test_a_fetched_folder_holds_the_needed_files_their_sums_and_their_origin(
     hub, tiny_bert, tmp_path
 ):
-    fetched = fetch_to(MODEL, tmp_path / "new" / "carried")
+    commit, files = fetch_to(MODEL, tmp_path / "new" / "carried")
     folder = tmp_path / "new" / "carried"
-    assert (fetched.folder, fetched.model, fetched.revision) == (folder, MODEL, COMMIT)
-    assert names(folder) == WRITTEN == sorted(fetched.files)
-    assert fetched.files == {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert commit == COMMIT
+    assert names(folder) == WRITTEN == sorted(files)
+    assert files == {path.name: path.stat().st_size for path in folder.iterdir()}
     for name in NEEDED:
         assert (folder / name).read_bytes() == Path(tiny_bert, name).read_bytes()
         assert not (folder / name).is_symlink()
@@ -116,8 +113,8 @@ def test_an_origin_that_nothing_vouches_for_is_not_believed(carried):
 
 
 def test_the_default_model_is_carried_from_its_installed_copy(tmp_path, monkeypatch):
-    fetched = fetch_to(DEFAULT_MODEL, tmp_path / "carried")
-    assert fetched.revision is None
+    commit, _ = fetch_to(DEFAULT_MODEL, tmp_path / "carried")
+    assert commit is None
     assert set(names(tmp_path / "carried")) > {*WRITTEN, "modules.json", "1_Pooling"}
     source = resolve(str(tmp_path / "carried")).source
     assert source["revision"] is None
@@ -244,7 +241,9 @@ def test_a_model_that_is_not_to_be_had_leaves_no_folder(hub, tmp_path):
 
 def test_a_copy_that_is_not_whole_is_not_kept(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        carry.shutil, "copyfile", lambda source, target: Path(target).write_bytes(b"half")
+        shutil,
+        "copyfile",
+        lambda source, target: Path(target).write_bytes(b"half"),
     )
     with pytest.raises(
         CheckpointError, match=r"config\.json was not copied completely: .*Check the disk"

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from pipeline.checkpoints.provenance import (
+from pipeline.checkpoints.checkpoint import (
     check_sums,
     difference,
     read_record,

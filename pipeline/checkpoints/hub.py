@@ -1,5 +1,6 @@
 """Download and verify files of the hub, in bounded time."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,9 +17,8 @@ from http.client import responses
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.checkpoints.provenance import difference, is_commit, is_hash
 from pipeline.exceptions import FetchError
-from pipeline.files import program, write_text
+from pipeline.files import program, sha256_once, write_text
 
 T = TypeVar("T")
 
@@ -127,6 +127,31 @@ def is_cached(model: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(model, WEIGHTS), str)
+
+
+def difference(path: Path, published: str) -> str | None:
+    """Describe how a file differs from its published hash, or return None."""
+    if not path.is_file():
+        return f"{path.name} is missing (expected hash {published})"
+    if len(published) == 64:
+        kind, found = "sha256", sha256_once(path)
+    else:  # small files are published by git's hash of the blob
+        blob = path.read_bytes()
+        kind = "git hash"
+        found = hashlib.sha1(b"blob %d\0" % len(blob) + blob, usedforsecurity=False).hexdigest()
+    if found == published:
+        return None
+    return f"{path.name} has {kind} {found}, expected {published}"
+
+
+def is_commit(revision: Any) -> bool:
+    """Whether a revision is a full commit hash, which never changes."""
+    return isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def is_hash(name: Any) -> bool:
+    """Whether this is a git hash or a sha256."""
+    return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) is not None
 
 
 def encoder_folder(names: Collection[str]) -> str:
