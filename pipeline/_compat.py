@@ -76,7 +76,7 @@ def keep_workers_that_grow() -> None:
 
 
 def is_linear_classifier(estimator: object) -> bool:
-    """Return whether a classifier is linear. Without it, ask for coef_ and intercept_."""
+    """Whether a classifier is linear. Without it, ask for coef_ and intercept_."""
     from sklearn.linear_model._base import LinearClassifierMixin  # slow to import
 
     return isinstance(estimator, LinearClassifierMixin)

@@ -131,7 +131,6 @@ class Checkpoint:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of pairs, and refuse a name that stands twice."""
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError("a name stands twice in its header")
     return found

@@ -34,7 +34,7 @@ SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transfo
 _MODULE_FILE = re.compile(rf"[1-9]\d*_\w+/(?:{CONFIG}|{WEIGHTS})".replace(".", r"\."))
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
-# In seconds. There is no limit on a whole transfer: a large model may take hours on a slow line.
+# In seconds. A whole transfer has no limit: it may take hours on a slow line.
 ANSWER_TIMEOUT = 10.0  # until the hub starts to answer
 CACHED_TIMEOUT = 5.0  # the same for a cached model, which only lacks what is newer
 METADATA_TIMEOUT = 30.0  # for the list of a model's files
@@ -169,16 +169,15 @@ def needed_files(names: Collection[str]) -> list[str]:
     """Choose the files to read: ``tokenizer.json`` replaces its sources."""
     at = encoder_folder(names)
     own = {name.removeprefix(at) for name in names if name.startswith(at)}
-    wanted = [name for name in MODEL_FILES if name in own]
-    if TOKENIZER in own:
-        wanted = [name for name in wanted if name in (CONFIG, TOKENIZER, WEIGHTS)]
+    read = (CONFIG, TOKENIZER, WEIGHTS) if TOKENIZER in own else MODEL_FILES
+    wanted = [name for name in read if name in own]
     if WEIGHTS not in own and INDEX in own:
         wanted += [*sorted(filter(_SHARD.fullmatch, own)), INDEX]
     sentence: list[str] = []
     if MODULES in names:
-        settings = {f"{at}tokenizer_config.json", f"{at}sentence_bert_config.json"}
+        settings = {f"{at}tokenizer_config.json", f"{at}sentence_bert_config.json", *SENTENCE_FILES}
         modules = filter(_MODULE_FILE.fullmatch, names)
-        sentence = sorted({*modules, *settings & set(names), *set(SENTENCE_FILES) & set(names)})
+        sentence = sorted({*modules, *settings.intersection(names)})
     return [*(name for name in sentence if name not in wanted), *(at + name for name in wanted)]
 
 
@@ -317,7 +316,7 @@ def _remember(model: str, revision: str | None, commit: str) -> None:
 
 @contextmanager
 def _alone(model: str, name: str, timeout: float | None = None) -> Iterator[bool]:
-    """Let one process fetch a file at a time, and say whether it is this one."""
+    """Let one process at a time fetch a file; yield whether it is this one."""
     from huggingface_hub.utils import WeakFileLock
 
     storage = _storage(model)

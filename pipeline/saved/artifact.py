@@ -134,7 +134,7 @@ def save_pipeline(
             sha256=sha256_of(temporary),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=installed_versions(),
-            scores=None if scores is None else plain(scores, "scores"),
+            scores=plain(scores, "scores"),
             **described,
         )
         put_in_place(temporary, place, manifest, key)
@@ -380,7 +380,7 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
 def _open(
     place: Path | str, hashed: bool, sha256: str | None, trusted: str | Iterable[str], key: Any
 ) -> tuple[Pipeline, Manifest | None]:
-    keys = trusted_keys(key)
+    keys = None if key is None else trusted_keys(key)
     opened, manifest = open_file(
         place,
         hashed=hashed or keys is not None,

@@ -34,7 +34,7 @@ WRAPPER_STATE = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_arr
 
 
 def _is_wrapper_state(state: Any) -> bool:
-    """Return whether an array is described as in joblib."""
+    """Whether an array is described as in joblib."""
     return isinstance(state, dict) and "dtype" in state and set(state) <= WRAPPER_STATE
 
 
@@ -42,7 +42,7 @@ _OLD_CALL = "it makes objects in the way of pickle protocol 1, which no saved pi
 
 
 def _name_an_array(keys: Iterable[Any]) -> bool:
-    """Say whether one of an object's attributes makes numpy take it for an array."""
+    """Whether an attribute makes numpy take its object for an array."""
     return any(isinstance(key, str) and key.startswith("__array_") for key in keys)
 
 
@@ -58,7 +58,7 @@ class Name:
 
 @dataclass(eq=False, repr=False)
 class Made:
-    """An object that unpickling would make by calling something, not called."""
+    """An object that a call would make, not called."""
 
     of: Any
     args: Any
@@ -96,7 +96,7 @@ class Array:
 
 @dataclass
 class Contents:
-    """Contents of a joblib file, in its order; each name and problem once."""
+    """Contents of a joblib file, in its order."""
 
     root: Any = None  # `Made`, `Name`, `Array` for what unpickling would call, import and read
     names: dict[str, None] = field(default_factory=dict)
@@ -106,8 +106,8 @@ class Contents:
 
 def read_contents(path: Path) -> Contents:
     """Read a joblib file as data, without importing or calling anything."""
-    # A pickle is a program that imports names and calls them. Here its instructions are only
-    # recorded: every name stays a `Name`, every call a `Made`.
+    # A pickle is a program. Here its instructions are only recorded: every name stays a `Name`,
+    # every call a `Made`.
     contents = Contents()
     with path.open("rb") as file:
         try:
@@ -129,12 +129,12 @@ def _unreadable(path: Path, reason: str) -> ArtifactError:
 
 
 _MAX_NESTED = 8  # object arrays inside object arrays
-_MAX_KEY = 1000  # tuples and their items, in one key of a dict or one item of a set
+_MAX_KEY = 1000  # tuples and their items, in one key
 
 
 def _is_endless(key: Any) -> bool:
-    """Say whether a key takes too long, or too much of the stack, to hash."""
-    # 40 bytes make a tuple of 2 of the tuple before, 20 times over: Python hashes each of a million
+    """Whether hashing a key takes too long, or too much stack."""
+    # 40 bytes can nest pairs 20 deep, of which Python hashes a million
     waiting, n = [key], 0
     while waiting and n <= _MAX_KEY:
         part = waiting.pop()
@@ -355,7 +355,7 @@ class _Function:
         return self.name
 
 
-# What would take a number, a range or an array for as much memory and time as it says.
+# A number, range or array would take as much memory and time as it says.
 _ARGUMENTS: dict[str, Any] = {
     "builtins.bytearray": (bytes, str),
     "builtins.frozenset": (list, tuple, set, frozenset),
@@ -367,7 +367,7 @@ _ARGUMENTS: dict[str, Any] = {
 
 
 def _is_numpys(state: Any, of: np.dtype) -> bool:
-    """Say whether numpy itself gives such a state to such a dtype; it believes any that it gets."""
+    """Whether numpy, which believes any state, gives such a one to such a dtype."""
     try:
         order, inner, names, fields, size = state[1:6]
         same = of.newbyteorder(order)
@@ -421,7 +421,7 @@ class _AllowedUnpickler(_CheckingUnpickler, NumpyUnpickler):
     def _check_callable(self, called: Any) -> str:
         name = self._named.get(id(called))
         if name is None or (name in NAMED and name not in self._trusted):
-            kind = type(called).__name__  # the repr of anything else may have no end
+            kind = type(called).__name__  # another repr may have no end
             shown = name or (repr(called) if isinstance(called, (_Function, str)) else kind)
             self._refuse(f"it calls {shown}, which no saved pipeline does")
         return name
@@ -484,7 +484,7 @@ class _AllowedUnpickler(_CheckingUnpickler, NumpyUnpickler):
             self.stack[-1] = self._array(target)
 
     def _check_keys(self, keys: Iterable[Any]) -> None:
-        """Refuse attributes by which numpy takes an object for an array at any address."""
+        """Refuse attributes by which numpy would read any address."""
         if _name_an_array(keys):
             self._refuse("it gives an object the attributes of an array")
 
@@ -507,8 +507,8 @@ class _AllowedUnpickler(_CheckingUnpickler, NumpyUnpickler):
                 self._refuse(f"it puts a {type(array).__name__} where an array is announced")
             return array
         n_bytes = prod((int(n) for n in wrapper.shape), start=wrapper.dtype.itemsize)
-        # Only weights are mapped, because they carry their hash: joblib passes a mapped array to
-        # workers as file name and offset, whatever is there by then.
+        # Only weights are mapped, which carry their hash: workers get a mapped array as file name
+        # and offset, whatever is there by then.
         if self._mapped and n_bytes >= _MAP_FROM and wrapper.dtype == np.uint8:
             return np.asarray(wrapper.read_mmap(self))  # a plain array over the mapping
         return np.asarray(wrapper.read_array(self, ensure_native_byte_order=False))
@@ -527,7 +527,7 @@ class _AllowedUnpickler(_CheckingUnpickler, NumpyUnpickler):
 
 _LONGEST_TEXT, _MOST_ITEMS, DEEPEST = 200, 50, 12
 _MOST_BITS, _LONG_NUMBER = 10_000, "a number of thousands of digits"
-_MOST_PARTS = 20_000  # in all: a few bytes can hold one list many times, in lists of lists
+_MOST_PARTS = 20_000  # a few bytes can hold one list many times
 
 
 def outline_of(value: Any) -> Any:

@@ -126,7 +126,7 @@ def describe(
         "classes": None if classes is None else plain(list(classes), "classes_"),
         "vectorizers": [_describe_vectorizer(vectorizer) for vectorizer in vectorizers],
         "n_training_texts": None if n_training_texts is None else int(n_training_texts),
-        "columns": None if columns is None else plain(columns, "columns"),
+        "columns": plain(columns, "columns"),
     }
 
 
@@ -161,7 +161,7 @@ def plain(value: Any, where: str) -> Any:
 
 FORMAT_VERSION = 2  # 2: columns
 _OPTIONAL = {"n_training_texts", "scores", "columns"}
-# while a file is being replaced: the manifest of the one before, so that neither is without
+# while a file is replaced: the manifest of the one before
 _REPLACES = "replaces"
 _KINDS: dict[str, Any] = {
     "size": int,
@@ -195,7 +195,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read the manifest of a saved file, None if there is none."""
+        """Read the manifest of a file, None without one."""
         values = read_manifest(path)
         return None if values is None else cls(**_without_replaced(values))
 
@@ -245,7 +245,7 @@ def _without_replaced(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Return the checked values in the manifest of a saved file, None without one."""
+    """Return the checked values of a file's manifest, None without one."""
     source = manifest_path(path)
     try:
         values: Any = json.loads(source.read_bytes().decode("utf-8"))
@@ -279,11 +279,8 @@ def manifest_place(place: Path | str) -> Path | str:
 
 
 def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any = None) -> None:
-    """Move a written file and its manifest into place together.
-
-    Writes a manifest that knows both the new and the old file, then the file, then the final
-    manifest.
-    """
+    """Move a written file and its manifest into place together."""
+    # first a manifest that knows both files, then the file, then its own manifest
     values = asdict(manifest)
     with _turn(place):
         before = _before(place)
@@ -299,7 +296,7 @@ def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any 
 
 
 def put_scores(place: Path | str, scores: dict[str, Any], key: Any = None) -> None:
-    """Write scores into the manifest of a saved file, and sign it."""
+    """Write scores into a file's manifest, and sign it."""
     with _turn(place):
         values = _read_alone(place)
         if values is None:

@@ -174,13 +174,13 @@ PROBES = (
     "The soup was cold; the terrace, though, is beautiful.",
 )
 _METHODS = ("predict_proba", "decision_function", "predict", "transform")
-# Other machines, thread counts or library versions sum in another order: up to 2e-6 in features.
+# other machines, thread counts or libraries sum in another order: up to 2e-6 in features
 TOLERANCE = 1e-3
 TOLERANCE_HALF = 2e-2
 
 
 def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[str, Any]:
-    """Return a fitted pipeline's answers to some rows, by default `PROBES`."""
+    """Return a pipeline's answers to rows, by default `PROBES`."""
     rows = list(PROBES) if rows is None else rows
     method = next((name for name in _METHODS if hasattr(pipeline, name)), None)
     if method is None:
@@ -197,7 +197,7 @@ def make_probes(pipeline: Any, rows: Any = None, *, half: bool = False) -> dict[
 
 
 def check_probes(pipeline: Any, probes: dict[str, Any]) -> float:
-    """Return the largest difference to the answers of `make_probes`, 0 for labels."""
+    """Return the largest difference to earlier answers, 0 for labels."""
     try:
         return _largest_difference(pipeline, probes)
     except ArtifactError:

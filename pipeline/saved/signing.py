@@ -45,10 +45,8 @@ def signing_key(key: Any) -> "Ed25519PrivateKey | None":
     return None if key is None else _key(key, private=True)
 
 
-def trusted_keys(keys: Any) -> "dict[str, Ed25519PublicKey] | None":
-    """Return public keys by their hex, or None."""
-    if keys is None:
-        return None
+def trusted_keys(keys: Any) -> "dict[str, Ed25519PublicKey]":
+    """Return public keys by their hex."""
     several = not is_path(keys) and isinstance(keys, Iterable)
     found = [_key(key, private=False) for key in (keys if several else [keys])]
     if not found:
@@ -111,7 +109,7 @@ def signed(
 
 
 def is_signed(manifest: Path | str) -> bool:
-    """Say whether a manifest has a signature, whoever made it."""
+    """Whether a manifest has a signature, by whomever."""
     with fetched(signature_place(manifest)) as path:
         return path.is_file()
 

@@ -29,7 +29,7 @@ from pipeline.saved.joblib_file import DEEPEST, Made, Name
 from pipeline.saved.manifest import parts_of
 
 _SCHEMA = "schema.json"
-# What skops calls with what a file holds, or fills with it: no more than saved pipelines need.
+# what skops calls with, or fills with, what a file holds
 _MAKES = {
     "ListNode": {"builtins.list"},
     "SetNode": {"builtins.set"},
@@ -41,7 +41,7 @@ _MAKES = {
     "TreeNode": CALLED,
 }
 _MOST_UNPACKED, _BYTES_AT_LEAST = 30, 1 << 26  # times the size of the file
-# what an archive that is damaged, encrypted or made to do harm can cause
+# by damaged, encrypted or hostile archives
 _DAMAGED = (KeyError, ValueError, zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError)
 
 
@@ -91,7 +91,7 @@ def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]
 
 
 def look_into_skops(path: Path) -> tuple[list[str], list[str] | None, Any, list[str]]:
-    """Return the names in a .skops file, those refused, its root, and its problems."""
+    """Return a file's names, refused names, root and problems."""
     schema = skops_schema(path)
     try:
         return skops_names(schema), skops_refused(path), skops_root(schema), skops_problems(schema)
