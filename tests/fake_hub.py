@@ -22,7 +22,8 @@ import pytest
 from huggingface_hub import constants
 
 from pipeline.checkpoints import hub as hub_module
-from pipeline.checkpoints.checkpoint import resolve, where
+from pipeline.checkpoints.checkpoint import resolve
+from pipeline.checkpoints.checkpoint import where as where_is
 from pipeline.exceptions import CheckpointError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -445,7 +446,7 @@ def start(hub, home, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.01)))
 
     def start(limits=(), url=hub.url, cache=home / "hub", token=None, **settings):
-        def ask(**question):
+        def ask(model=MODEL, where=False, **question):
             with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as got:
                 warnings.simplefilter("always")
                 connect(url, cache, patch)
@@ -455,10 +456,11 @@ def start(hub, home, monkeypatch):
                 if token:
                     patch.setenv("HF_TOKEN", token)
                 try:
-                    if question.pop("where", False):
-                        answer = {"where": where(**question)}
-                    else:
-                        answer = {"source": resolve(**question).source}
+                    answer = (
+                        {"where": where_is(model)}
+                        if where
+                        else {"source": resolve(model, **question).source}
+                    )
                 except CheckpointError as error:
                     answer = {"error": str(error)}
             return SimpleNamespace(**answer, warnings=[str(warning.message) for warning in got])
@@ -470,6 +472,12 @@ def start(hub, home, monkeypatch):
     for thread in threading.enumerate():
         if thread.name == "hub request":
             thread.join(30)
+
+
+@pytest.fixture
+def ask(start):
+    """Resolve `MODEL`, or another, with the usual settings."""
+    return start()
 
 
 @pytest.fixture
