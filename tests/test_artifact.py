@@ -470,14 +470,6 @@ def test_a_file_without_a_manifest_is_opened_and_said_to_be_unverified(fitted, p
         verify_pipeline(path)
 
 
-def test_a_file_written_over_by_another_program_says_what_to_do(fitted, path):
-    joblib.dump(make_pipeline(fitted[0]), path)
-    with pytest.raises(
-        ArtifactError, match="If another program wrote it on purpose, delete the manifest"
-    ):
-        load_pipeline(path)
-
-
 @pytest.mark.parametrize("part", ["weights", "coef_"])
 def test_a_flipped_bit_is_found(part, fitted, monkeypatch, path):
     content = bytearray(path.read_bytes())
