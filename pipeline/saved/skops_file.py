@@ -78,10 +78,6 @@ def skops_refused(path: Path) -> list[str] | None:
         return _refused(_skops().get_untrusted_types(file=_without_states(path)))
     except ImportError:
         return None
-    except Exception as error:  # skops fails in any way at what it has not written
-        raise ArtifactError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Copy or train it again."
-        ) from error
 
 
 def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]:
@@ -99,7 +95,8 @@ def look_into_skops(path: Path) -> tuple[list[str], list[str] | None, Any, list[
         raise
     except Exception as error:  # a hostile description fails in any way at all
         raise ArtifactError(
-            f"{path} cannot be read: it is damaged ({type(error).__name__}: {error})."
+            f"{path} cannot be read: it is damaged ({type(error).__name__}: {error}). Copy it "
+            "again or train a new one."
         ) from error
 
 
