@@ -567,7 +567,7 @@ def test_a_full_disk_is_called_one(environment, storage):
 
     (process,) = processes(1, environment, preexec_fn=limit)
     error = process.communicate()[1].splitlines()[-1]
-    assert "CheckpointError" in error
+    assert "FetchError" in error
     assert "cannot be written (File too large)" in error
     assert "Free space there, or set HF_HOME" in error
     assert leftovers(storage) == []
