@@ -301,9 +301,8 @@ def groups_of(names: Iterable[str]) -> list[str]:
 def _is_estimator(name: str, of: str) -> bool:
     module, _, qualified = name.rpartition(".")
     parts = name.split(".")
-    if not of or not f"{module}.".startswith(f"{of}.") or _NO_ESTIMATORS & set(parts):
-        return False
-    if not all(part.isidentifier() for part in parts):
+    within = of and f"{module}.".startswith(f"{of}.") and all(map(str.isidentifier, parts))
+    if not within or _NO_ESTIMATORS & set(parts):
         return False
     try:
         value = getattr(importlib.import_module(module), qualified, None)
