@@ -9,12 +9,12 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 from urllib.request import url2pathname
 
 from pipeline.exceptions import StorageError
-from pipeline.forks import ForkSafeLock
 
 # a scheme has two letters or more (C:\ is a drive); schemes may be chained, as in
 # simplecache::s3://bucket/file
@@ -230,18 +230,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_hashes: dict[tuple[int, ...], str] = {}
-_hashes_lock = ForkSafeLock()
-
-
 def sha256_once(path: Path) -> str:
     """Hash a file, once per process unless it changes."""
     stat = path.stat()
     state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    with _hashes_lock:
-        if state not in _hashes:
-            _hashes[state] = sha256_of(path)
-        return _hashes[state]
+    return _sha256_in(path, state)
+
+
+@cache
+def _sha256_in(path: Path, state: tuple[int, ...]) -> str:
+    return sha256_of(path)
 
 
 @contextlib.contextmanager

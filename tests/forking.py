@@ -23,7 +23,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from pipeline import BertVectorizer, cache_info, load_pipeline, save_pipeline, vector_store
 from pipeline import embedding_cache as cache_module
-from pipeline import files as files_module
 from pipeline.bert import encoder as encoder_module
 from pipeline.bert import linear as linear_module
 from pipeline.bert.packed import PackedEncoder
@@ -240,7 +239,6 @@ SCENARIOS: dict[str, Callable[[Pipeline, np.ndarray, Path], str]] = {
     "after a prediction": after_a_prediction,
     "while another thread is inside a forward pass": while_another_thread_is_inside_a_forward_pass,
     "while another thread loads a model": while_another_thread_holds(encoder_module._loaded_lock),
-    "while another thread hashes a file": while_another_thread_holds(files_module._hashes_lock),
     "while another thread counts": while_another_thread_holds(cache_module._counts_lock),
     "while another thread is inside the memory cache": while_another_thread_holds(
         cache_module._memory._lock
