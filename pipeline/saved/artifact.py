@@ -419,24 +419,19 @@ def _probes(
         check_probes(pipeline, probes)
         return probes
     except ArtifactError as error:
-        warnings.warn(
+        reason = (
             f"The pipeline answers differently each time ({error}), so its file has no self-test. "
-            "Set its random_state, or use another classifier.",
-            ArtifactWarning,
-            stacklevel=3,
+            "Set its random_state, or use another classifier."
         )
-        return None
     except Exception as error:
         if rows is not None:
             raise ValueError(
                 f"The pipeline cannot predict on these probes ({type(error).__name__}: {error})."
             ) from error
         first_line = (str(error).splitlines() or [""])[0]
-        warnings.warn(
+        reason = (
             f"The pipeline does not predict on plain texts ({type(error).__name__}: {first_line}), "
-            "so its file has no self-test. Give it a few rows: "
-            "save_pipeline(..., probes=X[:3]).",
-            ArtifactWarning,
-            stacklevel=3,
+            "so its file has no self-test. Give it a few rows: save_pipeline(..., probes=X[:3])."
         )
-        return None
+    warnings.warn(reason, ArtifactWarning, stacklevel=3)
+    return None
