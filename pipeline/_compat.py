@@ -1,8 +1,7 @@
 """Private names of other libraries, each with what breaks without it.
 
-Those of torch and accelerate stay next to their use: `bert/linear.py` (oneDNN's products; BLAS
-otherwise), `bert/encoder.py` (`torch.cuda._is_in_bad_fork`, for the message about CUDA after a
-fork) and `bert/training.py` (accelerate's `_shared_state`, kept for the caller).
+Those of torch and accelerate stay next to their use, in `bert/linear.py`, `bert/encoder.py` and
+`bert/training.py`.
 """
 
 import pickle
@@ -76,7 +75,7 @@ def keep_workers_that_grow() -> None:
 
 
 def is_linear_classifier(estimator: object) -> bool:
-    """Return whether a classifier is linear. Without it, ask for coef_ and intercept_."""
+    """Whether a classifier is linear. Without it, ask for coef_ and intercept_."""
     from sklearn.linear_model._base import LinearClassifierMixin  # slow to import
 
     return isinstance(estimator, LinearClassifierMixin)

@@ -5,7 +5,7 @@ class CheckpointError(ValueError):
     """A model could not be found, read or verified."""
 
 
-class FetchError(ValueError):
+class FetchError(CheckpointError):
     """A model is not cached and could not be downloaded."""
 
 

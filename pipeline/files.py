@@ -9,6 +9,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 from urllib.request import url2pathname
@@ -34,12 +35,12 @@ def program() -> str:
 
 
 def is_path(value: Any) -> bool:
-    """Return whether a value is a str or a path object."""
+    """Whether a value is a str or a path object."""
     return isinstance(value, str | os.PathLike) or hasattr(value, "protocol")
 
 
 def is_address(path: str) -> bool:
-    """Return whether a path is an address for fsspec."""
+    """Whether a path is an address for fsspec."""
     return _ADDRESS.match(path) is not None and not _LOCAL.match(path)
 
 
@@ -94,21 +95,17 @@ def connect(address: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _opened(address: str, action: str, named: str) -> Iterator[tuple[Any, str]]:
+def _opened(address: str, action: str, named: str = "") -> Iterator[tuple[Any, str]]:
     opened = connect(address)
     try:
         yield opened
     except Exception as error:
-        raise _complaint(named, action, error) from error
+        raise _complaint(named or address, action, error) from error
 
 
 def reading(address: str) -> contextlib.AbstractContextManager[tuple[Any, str]]:
     """Yield file system and inner path of an address, for reading."""
-    return _opened(address, "read", address)
-
-
-def _writing(address: str, named: str) -> contextlib.AbstractContextManager[tuple[Any, str]]:
-    return _opened(address, "written", named)
+    return _opened(address, "read")
 
 
 def _complaint(address: str, action: str, error: Exception) -> OSError:
@@ -137,13 +134,13 @@ def _is_folder(place: Path | str) -> bool:
     if isinstance(place, Path):
         return place.is_dir()
     # writing may be allowed where listing is not
-    with contextlib.suppress(PermissionError), _writing(place, place) as (system, inner):
+    with contextlib.suppress(PermissionError), _opened(place, "written") as (system, inner):
         return _is_root(place, inner) or bool(system.isdir(inner))
     return False
 
 
 def _is_root(address: str, inner: str) -> bool:
-    """Return whether an address names a bucket or ends like a folder."""
+    """Whether an address names a bucket or ends like a folder."""
     return address.endswith("/") or ("/" not in inner and "::" not in address)
 
 
@@ -151,7 +148,7 @@ def check_writable(place: Path | str) -> None:
     """Raise if an address cannot be written, by writing a probe."""
     if isinstance(place, Path):
         return
-    with _writing(place, place) as (system, inner):
+    with _opened(place, "written") as (system, inner):
         probe = f"{inner}.{uuid.uuid4().hex[:8]}.tmp"
         system.pipe_file(probe, b"")
     with contextlib.suppress(Exception):  # writing may be allowed where removing is not
@@ -233,12 +230,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_once(path: Path) -> str:
+    """Hash a file, once per process unless it changes."""
+    stat = path.stat()
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return _sha256_in(path, state)
+
+
+@cache
+def _sha256_in(path: Path, state: tuple[int, ...]) -> str:
+    return sha256_of(path)
+
+
 @contextlib.contextmanager
 def temporary_for(place: Path | str, *, tidy: bool = True) -> Iterator[Path]:
-    """Yield a new empty file that `put` moves into place.
-
-    With `tidy`, leftovers of killed writers of the same place are removed first.
-    """
+    """Yield a new empty file for `put`; `tidy` removes those of killed writers."""
     with contextlib.ExitStack() as stack:
         if isinstance(place, Path):
             if tidy:
@@ -312,7 +318,7 @@ def put(written: Path, place: Path | str, *, named: Path | str | None = None) ->
         flush_to_disk(written)
         os.replace(written, place)
         return
-    with _writing(place, str(named or place)) as (system, inner):
+    with _opened(place, "written", str(named or place)) as (system, inner):
         system.put_file(str(written), inner)
 
 
@@ -330,7 +336,7 @@ def remove(place: Path | str) -> None:
     if isinstance(place, Path):
         place.unlink(missing_ok=True)
         return
-    with contextlib.suppress(FileNotFoundError), _writing(place, place) as (system, inner):
+    with contextlib.suppress(FileNotFoundError), _opened(place, "written") as (system, inner):
         system.rm_file(inner)
 
 

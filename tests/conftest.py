@@ -38,6 +38,7 @@ from tests.commands import (  # noqa: F401  (fixtures)
     write,
 )
 from tests.fake_hub import (  # noqa: F401  (fixtures)
+    ask,
     cached,
     environment,
     home,

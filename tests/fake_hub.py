@@ -22,7 +22,8 @@ import pytest
 from huggingface_hub import constants
 
 from pipeline.checkpoints import hub as hub_module
-from pipeline.checkpoints.checkpoint import resolve, where
+from pipeline.checkpoints.checkpoint import resolve
+from pipeline.checkpoints.checkpoint import where as where_is
 from pipeline.exceptions import CheckpointError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -204,9 +205,8 @@ def _concerns(name: str, path: str) -> bool:
 
 def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = (
-            "HTTP/1.0"  # one request per connection: once stopped, nobody is served on an old one
-        )
+        # one request per connection: once stopped, nobody is served on an old one
+        protocol_version = "HTTP/1.0"
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the tests' output clean."""
@@ -224,9 +224,8 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 or _file(hub, path)
                 or _refusal("RepoNotFound")
             )
-            status, headers, body = _continued(
-                self.headers.get("Range") if hub.ranges else None, _ill(fault, path, answer)
-            )
+            asked = self.headers.get("Range") if hub.ranges else None
+            status, headers, body = _continued(asked, _ill(fault, path, answer))
             headers["Content-Length"] = str(len(body) + fault.length)
             try:
                 self._send(status, headers, body[: len(body) // 2] if fault.cut else body, fault)
@@ -236,12 +235,9 @@ def _handler_of(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         do_HEAD = do_GET
 
         def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
-            head = (
-                f"HTTP/1.0 {status} told\r\n"
-                + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-                + "\r\n"
-            )
-            self._write(head.encode(), fault.pace if fault.pace_headers else None)
+            lines = [f"HTTP/1.0 {status} told", *map(": ".join, headers.items()), "", ""]
+            head = "\r\n".join(lines).encode()
+            self._write(head, fault.pace if fault.pace_headers else None)
             if self.command != "HEAD":
                 self._write(body, fault.pace)
 
@@ -282,11 +278,8 @@ def _continued(range_: str | None, answer: Answer) -> Answer:
     if range_ is None or status != 200 or "ETag" not in headers:
         return answer
     skipped = int(range_.removeprefix("bytes=").removesuffix("-"))
-    return (
-        206,
-        {**headers, "Content-Range": f"bytes {skipped}-{len(body) - 1}/{len(body)}"},
-        body[skipped:],
-    )
+    headers["Content-Range"] = f"bytes {skipped}-{len(body) - 1}/{len(body)}"
+    return 206, headers, body[skipped:]
 
 
 def _refusal(code: str) -> Answer:
@@ -305,11 +298,7 @@ def _about_file(file: Path, folder: Path, blobs: bool) -> dict[str, object]:
             f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(body)}\n"
         )
         about["blobId"] = git_hash(pointer.encode())
-        about["lfs"] = {
-            "sha256": published_hash(file.name, body),
-            "size": len(body),
-            "pointerSize": len(pointer),
-        }
+        about["lfs"] = {"sha256": sha256, "size": len(body), "pointerSize": len(pointer)}
     return about
 
 
@@ -322,31 +311,8 @@ def _about_repository(hub: FakeHub, path: str, query: dict[str, list[str]]) -> A
             blobs = query.get("blobs", [""])[0].lower() in ("true", "1")
             paths = sorted(path for path in folder.rglob("*") if path.is_file())
             files = [_about_file(file, folder, blobs) for file in paths]
-            about = {
-                "id": model,
-                "sha": COMMIT,
-                "private": False,
-                "tags": [],
-                "downloads": 0,
-                "likes": 0,
-                "siblings": files,
-            }
-            return (
-                200,
-                {"Content-Type": "application/json"},
-                json.dumps(about | hub.metadata).encode(),
-            )
-        if path.startswith(f"{hub.API}/{model}/tree/"):
-            entries = [
-                {
-                    "type": "file",
-                    "path": file.name,
-                    "size": file.stat().st_size,
-                    "oid": git_hash(file.read_bytes()),
-                }
-                for file in sorted(folder.iterdir())
-            ]
-            return 200, {"Content-Type": "application/json"}, json.dumps(entries).encode()
+            about = {"id": model, "sha": COMMIT, "siblings": files} | hub.metadata
+            return 200, {"Content-Type": "application/json"}, json.dumps(about).encode()
     return None
 
 
@@ -363,10 +329,7 @@ def _file(hub: FakeHub, path: str) -> Answer | None:
             body = (folder / name).read_bytes()
             headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{published_hash(name, body)}"'}
             if name.endswith(".safetensors"):
-                headers |= {
-                    "X-Linked-Etag": f'"{published_hash(name, body)}"',
-                    "X-Linked-Size": str(len(body)),
-                }
+                headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(body))}
             return 200, headers, body
     return None
 
@@ -445,7 +408,7 @@ def start(hub, home, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.01)))
 
     def start(limits=(), url=hub.url, cache=home / "hub", token=None, **settings):
-        def ask(**question):
+        def ask(model=MODEL, where=False, **question):
             with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as got:
                 warnings.simplefilter("always")
                 connect(url, cache, patch)
@@ -455,10 +418,11 @@ def start(hub, home, monkeypatch):
                 if token:
                     patch.setenv("HF_TOKEN", token)
                 try:
-                    if question.pop("where", False):
-                        answer = {"where": where(**question)}
-                    else:
-                        answer = {"source": resolve(**question).source}
+                    answer = (
+                        {"where": where_is(model)}
+                        if where
+                        else {"source": resolve(model, **question).source}
+                    )
                 except CheckpointError as error:
                     answer = {"error": str(error)}
             return SimpleNamespace(**answer, warnings=[str(warning.message) for warning in got])
@@ -470,6 +434,12 @@ def start(hub, home, monkeypatch):
     for thread in threading.enumerate():
         if thread.name == "hub request":
             thread.join(30)
+
+
+@pytest.fixture
+def ask(start):
+    """Resolve `MODEL`, or another, with the usual settings."""
+    return start()
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from pipeline import embedding_cache as cache_module
 from pipeline.bert import encoder as encoder_module
 from pipeline.bert import linear as linear_module
 from pipeline.bert.packed import PackedEncoder
-from pipeline.checkpoints import provenance as provenance_module
 from pipeline.vector_store import FolderStore
 
 PATIENCE = 60
@@ -240,9 +239,6 @@ SCENARIOS: dict[str, Callable[[Pipeline, np.ndarray, Path], str]] = {
     "after a prediction": after_a_prediction,
     "while another thread is inside a forward pass": while_another_thread_is_inside_a_forward_pass,
     "while another thread loads a model": while_another_thread_holds(encoder_module._loaded_lock),
-    "while another thread hashes a file": while_another_thread_holds(
-        provenance_module._hashes_lock
-    ),
     "while another thread counts": while_another_thread_holds(cache_module._counts_lock),
     "while another thread is inside the memory cache": while_another_thread_holds(
         cache_module._memory._lock

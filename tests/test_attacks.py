@@ -29,7 +29,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline import ArtifactError, BertVectorizer, CheckpointError, inspect_pipeline, load_pipeline
-from tests.test_allow_list import KERNEL, bytes_called, named, pickled, text
+from tests.test_allow_list import KERNEL, bytes_called, named, pickled, reduced, text
 
 NAIVE = r'''
 import copyreg, io, json, os, pathlib, pickle, resource, signal, stat, sys, warnings, zipfile
@@ -128,11 +128,6 @@ print(json.dumps({name: run(name, reader, path) for name, reader, path in json.l
 '''
 
 # ---- pickles
-
-
-def reduced(name, *arguments):
-    """Return the call of a name."""
-    return named(name) + b"(" + b"".join(arguments) + pickle.TUPLE + pickle.REDUCE
 
 
 HARM, PROGRAM = text("harm"), text("import os; os.mkdir('harm')")

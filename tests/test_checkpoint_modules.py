@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from functools import partial
 
 import joblib
 import numpy as np
@@ -24,13 +25,13 @@ from pipeline import (
     save_pipeline,
     score_table,
 )
-from pipeline.checkpoints.carry import fetch_to
-from pipeline.checkpoints.provenance import verify_folder
+from pipeline.checkpoints.checkpoint import fetch_to, verify_folder
 from pipeline.exceptions import CheckpointError, ModelWarning
 from tests.conftest import OTHER_FAMILIES, TEXTS, build_model
 from tests.fake_hub import FakeHub, connect
 
 TOLERANCE = 1e-5
+LABELS = [i % 2 for i in range(len(TEXTS))]
 SOME = ["A quiet, lovely film.", "", "unbelievably embeddable", "a " * 30, "Not bad at all!"]
 
 
@@ -84,7 +85,7 @@ def test_every_layer_and_pooling_is_that_of_transformers_for_ragged_texts(
 def test_a_saved_pipeline_of_any_family_opens_and_scores_without_its_folder(family, tmp_path):
     folder = build_model(tmp_path / "model", family, n_layers=2)
     model = make_sentiment_pipeline(model=str(folder), layers=1, cache=None)
-    model.fit(TEXTS, [i % 2 for i in range(len(TEXTS))])
+    model.fit(TEXTS, LABELS)
     expected = model.predict_proba(SOME)
     save_pipeline(model, tmp_path / "model.joblib")
     shutil.rmtree(folder)
@@ -99,7 +100,7 @@ def test_a_saved_pipeline_of_any_family_opens_and_scores_without_its_folder(fami
 @pytest.mark.parametrize("family", ["albert", "modernbert"])
 def test_the_words_of_any_family_explain_its_decision(family, model_folder):
     model = make_sentiment_pipeline(model=model_folder(family), prompt="film ", cache=None)
-    model.fit(TEXTS, [i % 2 for i in range(len(TEXTS))])
+    model.fit(TEXTS, LABELS)
     for frame, decision in zip(explain(model, SOME), model.decision_function(SOME), strict=True):
         assert frame.attrs["method"] == "exact"
         total = frame["contribution"].sum() + frame.attrs["intercept"]
@@ -108,9 +109,8 @@ def test_the_words_of_any_family_explain_its_decision(family, model_folder):
 
 @pytest.mark.parametrize("family", ["albert", "deberta-v2", "modernbert"])
 def test_other_families_are_fine_tuned_and_keep_what_they_learned(family, model_folder):
-    labels = [i % 2 for i in range(len(TEXTS))]
     settings = {"max_length": 16, "epochs": 1, "batch_size": 4, "random_state": 0}
-    model = FineTunedBertClassifier(model_folder(family), **settings).fit(TEXTS, labels)
+    model = FineTunedBertClassifier(model_folder(family), **settings).fit(TEXTS, LABELS)
     probabilities = model.predict_proba(SOME)
     assert np.allclose(probabilities.sum(axis=1), 1)
     copy = pickle.loads(pickle.dumps(model))
@@ -118,9 +118,9 @@ def test_other_families_are_fine_tuned_and_keep_what_they_learned(family, model_
     top = FineTunedBertClassifier(model_folder(family), unfrozen_layers=1, **settings)
     if family == "albert":
         with pytest.raises(ValueError, match="share their weights"):
-            top.fit(TEXTS, labels)
+            top.fit(TEXTS, LABELS)
     else:
-        assert np.abs(top.fit(TEXTS, labels).predict_proba(SOME) - probabilities).max() > 0
+        assert np.abs(top.fit(TEXTS, LABELS).predict_proba(SOME) - probabilities).max() > 0
 
 
 def test_the_longest_text_of_an_offset_family_fits(model_folder):
@@ -188,6 +188,12 @@ def published(folder, base, *, pooling="mean", steps=(), **settings):
     return folder
 
 
+@pytest.fixture
+def publish(tmp_path, tiny_bert):
+    """Publish the tiny model with other modules."""
+    return partial(published, tmp_path / "model", tiny_bert)
+
+
 PROMPT = {"prompts": {"query": "quiet film: ", "other": "a "}, "default_prompt_name": "query"}
 CHECKPOINTS = {
     "mean and normalize": {"steps": [Normalize]},
@@ -243,8 +249,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*truncat:UserWarning")
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_gives_the_vectors_of_sentence_transformers(name, tmp_path, tiny_bert):
-    assert_is_sentence_transformers(published(tmp_path / "model", tiny_bert, **CHECKPOINTS[name]))
+def test_a_checkpoint_gives_the_vectors_of_sentence_transformers(name, publish):
+    assert_is_sentence_transformers(publish(**CHECKPOINTS[name]))
 
 
 @pytest.mark.parametrize("family", ["bert-cased", "roberta", "xlm-roberta", *OTHER_FAMILIES])
@@ -263,8 +269,8 @@ def test_texts_are_lower_cased_where_the_folder_says_so(tmp_path, model_folder):
     assert np.array_equal(lowered.transform(["NOT Bad"]), lowered.transform(["not bad"]))
 
 
-def test_the_older_layout_is_read(tmp_path, tiny_bert):
-    folder = published(tmp_path / "model", tiny_bert, pooling="max", steps=[lambda: Dense(32, 8)])
+def test_the_older_layout_is_read(publish):
+    folder = publish(pooling="max", steps=[lambda: Dense(32, 8)])
     old = folder / "0_Transformer"
     old.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -290,9 +296,9 @@ def test_the_older_layout_is_read(tmp_path, tiny_bert):
 
 @pytest.mark.parametrize("weights_in_artifact", [True, False])
 def test_an_artifact_carries_the_modules_and_refuses_other_ones(
-    weights_in_artifact, tmp_path, tiny_bert
+    weights_in_artifact, tmp_path, publish
 ):
-    folder = published(tmp_path / "model", tiny_bert, steps=[lambda: Dense(32, 8)], **PROMPT)
+    folder = publish(steps=[lambda: Dense(32, 8)], **PROMPT)
     vectorizer = BertVectorizer(
         str(folder), pooling="checkpoint", weights_in_artifact=weights_in_artifact, cache=None
     ).fit(SOME)
@@ -317,10 +323,10 @@ def test_an_artifact_carries_the_modules_and_refuses_other_ones(
             BertVectorizer().__setstate__(state)
 
 
-def test_a_saved_pipeline_with_modules_is_scored_the_same(tmp_path, tiny_bert):
-    folder = published(tmp_path / "model", tiny_bert, pooling="cls", steps=[lambda: Dense(32, 8)])
+def test_a_saved_pipeline_with_modules_is_scored_the_same(tmp_path, publish):
+    folder = publish(pooling="cls", steps=[lambda: Dense(32, 8)])
     model = make_sentiment_pipeline(model=str(folder), pooling="checkpoint", cache=None)
-    model.fit(TEXTS, [i % 2 for i in range(len(TEXTS))])
+    model.fit(TEXTS, LABELS)
     for ending in ("joblib", "skops"):
         path = tmp_path / f"model.{ending}"
         save_pipeline(model, path)
@@ -329,9 +335,9 @@ def test_a_saved_pipeline_with_modules_is_scored_the_same(tmp_path, tiny_bert):
 
 
 def test_a_checkpoint_comes_whole_from_the_hub_and_by_a_carried_folder(
-    tmp_path, tiny_bert, monkeypatch
+    tmp_path, monkeypatch, publish
 ):
-    folder = published(tmp_path / "model", tiny_bert, steps=[lambda: Dense(32, 8)], **PROMPT)
+    folder = publish(steps=[lambda: Dense(32, 8)], **PROMPT)
     expected = BertVectorizer(str(folder), pooling="checkpoint", cache=None).fit_transform(SOME)
     with FakeHub({"acme/published": folder}) as hub:
         connect(hub.url, tmp_path / "home", monkeypatch)
@@ -416,31 +422,29 @@ def test_without_modules_it_says_what_is_missing(tiny_bert):
         ("1_Pooling/config.json", lambda c: {**c, "pooling_mode": "median"}, "median"),
     ],
 )
-def test_unknown_modules_are_refused_by_name(file, change, match, tmp_path, tiny_bert):
-    folder = published(tmp_path / "model", tiny_bert, steps=[lambda: Dense(32, 8)])
+def test_unknown_modules_are_refused_by_name(file, change, match, publish):
+    folder = publish(steps=[lambda: Dense(32, 8)])
     (folder / file).write_text(json.dumps(change(json.loads((folder / file).read_text()))))
     with pytest.raises(CheckpointError, match=match):
         BertVectorizer(str(folder), pooling="checkpoint").fit(SOME)
 
 
-def test_modules_that_do_not_fit_each_other_are_refused(tmp_path, tiny_bert):
-    folder = published(tmp_path / "model", tiny_bert, steps=[lambda: Dense(32, 8)])
+def test_modules_that_do_not_fit_each_other_are_refused(publish):
+    folder = publish(steps=[lambda: Dense(32, 8)])
     save_file({"linear.weight": torch.zeros(8, 31)}, folder / "2_Dense" / "model.safetensors")
     with pytest.raises(CheckpointError, match="31"):
         BertVectorizer(str(folder), pooling="checkpoint").fit(SOME)
 
 
-def test_layers_are_refused_beside_the_pooling_of_the_checkpoint(tmp_path, tiny_bert):
-    folder = published(tmp_path / "model", tiny_bert)
+def test_layers_are_refused_beside_the_pooling_of_the_checkpoint(publish):
+    folder = publish()
     with pytest.raises(ValueError, match="last layer only"):
         BertVectorizer(str(folder), pooling="checkpoint", layers="all").fit(SOME)
 
 
 @pytest.mark.parametrize(("pooling", "hint"), [("cls", True), ("mean", False)])
-def test_the_mean_of_a_checkpoint_pooled_otherwise_is_hinted_at(
-    pooling, hint, tmp_path, tiny_bert, recwarn
-):
-    folder = published(tmp_path / "model", tiny_bert, pooling=pooling, steps=[Normalize])
+def test_the_mean_of_a_checkpoint_pooled_otherwise_is_hinted_at(pooling, hint, recwarn, publish):
+    folder = publish(pooling=pooling, steps=[Normalize])
     BertVectorizer(str(folder), max_length=32).fit(SOME)
     BertVectorizer(str(folder), max_length=32, pooling="cls").fit(SOME)
     hints = [w for w in recwarn if w.category is ModelWarning]

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from pipeline.checkpoints import carry
-from pipeline.checkpoints.carry import fetch_to
-from pipeline.checkpoints.checkpoint import CheckpointError, resolve
-from pipeline.checkpoints.provenance import verify_folder
+from pipeline.checkpoints.checkpoint import CheckpointError, fetch_to, resolve, verify_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.fake_hub import COMMIT, MODEL, FakeHub, Fault, connect
+from tests.test_checkpoint import vocabulary_only
 
 NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
 WRITTEN = sorted([*NEEDED, "SHA256SUMS", "source.json"])
@@ -44,11 +42,11 @@ def names(folder):
 def test_a_fetched_folder_holds_the_needed_files_their_sums_and_their_origin(
     hub, tiny_bert, tmp_path
 ):
-    fetched = fetch_to(MODEL, tmp_path / "new" / "carried")
+    commit, files = fetch_to(MODEL, tmp_path / "new" / "carried")
     folder = tmp_path / "new" / "carried"
-    assert (fetched.folder, fetched.model, fetched.revision) == (folder, MODEL, COMMIT)
-    assert names(folder) == WRITTEN == sorted(fetched.files)
-    assert fetched.files == {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert commit == COMMIT
+    assert names(folder) == WRITTEN == sorted(files)
+    assert files == {path.name: path.stat().st_size for path in folder.iterdir()}
     for name in NEEDED:
         assert (folder / name).read_bytes() == Path(tiny_bert, name).read_bytes()
         assert not (folder / name).is_symlink()
@@ -89,17 +87,12 @@ def test_a_carried_folder_is_used_without_a_connection_and_is_recorded_by_its_co
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_carried_folder_that_was_damaged_is_refused_with_both_hashes(damage, name, carried):
     content = (carried / name).read_bytes()
+    expected, found = hashlib.sha256(content).hexdigest(), "is missing"
     (carried / name).unlink()
     if damage != "gone":
-        (carried / name).write_bytes(
-            content[:-1] + bytes([content[-1] ^ 1]) if damage == "flipped" else content[:20]
-        )
-    expected = hashlib.sha256(content).hexdigest()
-    found = (
-        "is missing"
-        if damage == "gone"
-        else f"has sha256 {hashlib.sha256((carried / name).read_bytes()).hexdigest()}"
-    )
+        changed = content[:-1] + bytes([content[-1] ^ 1]) if damage == "flipped" else content[:20]
+        (carried / name).write_bytes(changed)
+        found = f"has sha256 {hashlib.sha256(changed).hexdigest()}"
     with pytest.raises(
         CheckpointError,
         match=rf"is damaged: {name} {found}.*{expected}.* \(SHA256SUMS in .*fetch the folder again",
@@ -116,8 +109,8 @@ def test_an_origin_that_nothing_vouches_for_is_not_believed(carried):
 
 
 def test_the_default_model_is_carried_from_its_installed_copy(tmp_path, monkeypatch):
-    fetched = fetch_to(DEFAULT_MODEL, tmp_path / "carried")
-    assert fetched.revision is None
+    commit, _ = fetch_to(DEFAULT_MODEL, tmp_path / "carried")
+    assert commit is None
     assert set(names(tmp_path / "carried")) > {*WRITTEN, "modules.json", "1_Pooling"}
     source = resolve(str(tmp_path / "carried")).source
     assert source["revision"] is None
@@ -128,22 +121,11 @@ def test_an_older_checkpoint_brings_all_that_its_tokenizer_is_rebuilt_from(
     hub, tiny_bert, tmp_path
 ):
     served = Path(shutil.copytree(tiny_bert, tmp_path / "served"))
-    vocabulary = json.loads((served / "tokenizer.json").read_text())["model"]["vocab"]
-    (served / "vocab.txt").write_text(
-        "".join(f"{t}\n" for t in sorted(vocabulary, key=vocabulary.get)), encoding="utf-8"
-    )
-    (served / "tokenizer.json").unlink()
+    vocabulary_only(served, lowercase=True)
     hub.repositories[MODEL] = served
     fetch_to(MODEL, tmp_path / "carried")
-    expected = [
-        "SHA256SUMS",
-        "config.json",
-        "model.safetensors",
-        "source.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-    ]
-    assert names(tmp_path / "carried") == expected
+    sources = {"tokenizer_config.json", "vocab.txt"}
+    assert set(names(tmp_path / "carried")) == {*WRITTEN, *sources} - {"tokenizer.json"}
     assert resolve(str(tmp_path / "carried")).fingerprint == resolve(str(served)).fingerprint
 
 
@@ -186,14 +168,7 @@ def test_a_fetch_that_broke_off_leaves_no_half_file_and_is_completed_by_the_next
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "config.json",
-        "model.safetensors",
-        "vocab.txt",
-        "pytorch_model.bin",
-        "SHA256SUMS",
-        "source.json",
-    ],
+    "config.json model.safetensors vocab.txt pytorch_model.bin SHA256SUMS source.json".split(),
 )
 def test_a_folder_with_another_models_file_is_refused_and_left_alone(name, hub, tmp_path):
     (tmp_path / "other").mkdir()
@@ -243,9 +218,8 @@ def test_a_model_that_is_not_to_be_had_leaves_no_folder(hub, tmp_path):
 
 
 def test_a_copy_that_is_not_whole_is_not_kept(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        carry.shutil, "copyfile", lambda source, target: Path(target).write_bytes(b"half")
-    )
+    half = b"half"
+    monkeypatch.setattr(shutil, "copyfile", lambda source, target: target.write_bytes(half))
     with pytest.raises(
         CheckpointError, match=r"config\.json was not copied completely: .*Check the disk"
     ):

@@ -16,7 +16,7 @@ from sklearn.svm import LinearSVC
 from pipeline import BertVectorizer, load_pipeline, save_pipeline, verify_pipeline
 from pipeline.exceptions import ArtifactError, ArtifactWarning
 from pipeline.saved.manifest import manifest_path, plain
-from pipeline.saved.probes import TOLERANCE, TOLERANCE_HALF, check_probes, make_probes
+from pipeline.saved.opening import TOLERANCE, TOLERANCE_HALF, check_probes, make_probes
 from tests.test_artifact import manifest_values
 
 TEXTS, LABELS = ["a good film", "a dull film", "good food", "cold soup"], ["yes", "no", "yes", "no"]

@@ -4,13 +4,8 @@ import hashlib
 
 import pytest
 
-from pipeline.checkpoints.provenance import (
-    check_sums,
-    difference,
-    read_record,
-    read_sums,
-    verify_folder,
-)
+from pipeline.checkpoints.checkpoint import check_sums, read_record, read_sums, verify_folder
+from pipeline.checkpoints.hub import difference
 from pipeline.exceptions import DamagedFile
 
 BODY = b"hello\n"

@@ -54,7 +54,7 @@ from pipeline import (
     verify_pipeline,
 )
 from pipeline.exceptions import ArtifactWarning
-from pipeline.saved.probes import PROBES
+from pipeline.saved.opening import PROBES
 
 GOOD, BAD = ("a lovely film", "warm and quiet", "beautiful days"), ("cold soup", "dull", "a waste")
 X = [f"{text} {word}" for word in ("today", "again", "here", "once") for text in (*GOOD, *BAD)]

@@ -1,13 +1,12 @@
 """walk_text: tokens, ids, mask and hidden states are those of HF's tokenizer and forward."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline import CheckpointError, walk_text
+from pipeline import walk_text
 from pipeline.checkpoints.checkpoint import installed_folder
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.conftest import FAMILIES, TEXTS, build_model
@@ -139,14 +138,6 @@ def test_a_max_length_out_of_range_says_the_range(max_length, tiny_bert):
         ValueError, match=rf"max_length={max_length}; allowed are 3 .* to 64, the limit of '.*bert'"
     ):
         walk_text("I love Paris", model=tiny_bert, max_length=max_length)
-
-
-def test_a_model_that_is_not_there_says_where_was_looked(tmp_path):
-    missing = str(Path(tmp_path) / "no" / "model")
-    with pytest.raises(
-        CheckpointError, match=r"is neither an existing folder .*no.model.* nor a hub id"
-    ):
-        walk_text("I love Paris", model=missing)
 
 
 def test_a_text_that_just_fits_loses_nothing(tiny_bert, hugging_face):

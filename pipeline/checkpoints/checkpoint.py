@@ -1,13 +1,15 @@
-"""Read a model id or folder into verified files in memory."""
+"""Find a model by id or folder, verify its files, and read them or copy them to a folder."""
 
 import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -20,22 +22,21 @@ from pipeline.checkpoints.hub import (
     TOKENIZER,
     VOCABULARIES,
     WEIGHTS,
+    difference,
     encoder_folder,
     fetch,
     files_in,
     is_cached,
+    is_commit,
     is_hub_id,
     needed_files,
 )
-from pipeline.checkpoints.provenance import (
-    RECORD,
-    check_sums,
-    difference,
-    read_record,
-    sha256_of_file,
-)
-from pipeline.exceptions import CheckpointError, DamagedFile, FetchError
-from pipeline.files import naming
+from pipeline.exceptions import CheckpointError, DamagedFile
+from pipeline.files import naming, program, put, sha256_once, temporary_for, write_text
+
+SUMS, RECORD = "SHA256SUMS", "source.json"
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")  # the format of sha256sum
+_UNSAFE = (".bin", ".h5", ".msgpack", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,6 @@ class Checkpoint:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of pairs, and refuse a name that stands twice."""
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError("a name stands twice in its header")
     return found
@@ -220,10 +220,7 @@ def locate(
             f"model={model!r} is neither an existing folder (looked in {folder.absolute()}) nor a "
             f"hub id such as 'owner/name'.{_revision_hint(model)}"
         )
-    try:
-        folder, kind, commit = fetch(model, revision, local_files_only)
-    except FetchError as error:
-        raise CheckpointError(str(error)) from error
+    folder, kind, commit = fetch(model, revision, local_files_only)
     return folder, {"model": model, "kind": kind, "revision": commit}
 
 
@@ -321,7 +318,7 @@ def _map(path: Path, name: str) -> tuple[np.ndarray, str]:
         )
     # copy-on-write, so that no stray write reaches the file
     with naming(path):
-        return np.asarray(np.memmap(path, dtype=np.uint8, mode="c")), sha256_of_file(path)
+        return np.asarray(np.memmap(path, dtype=np.uint8, mode="c")), sha256_once(path)
 
 
 def _joined(folder: Path, name: str) -> tuple[np.ndarray, str]:
@@ -337,7 +334,7 @@ def _joined(folder: Path, name: str) -> tuple[np.ndarray, str]:
         raise CheckpointError(
             f"{INDEX} of {name!r} cannot be used: {error}. Fetch the model again."
         ) from error
-    return _join(folder, tuple((file, sha256_of_file(folder / file)) for file in files), name)
+    return _join(folder, tuple((file, sha256_once(folder / file)) for file in files), name)
 
 
 @lru_cache(maxsize=1)  # searches read the same model repeatedly
@@ -399,11 +396,7 @@ def _check_origin(folder: Path, source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_weights(folder: Path, name: str) -> NoReturn:
-    others = sorted(
-        p.name
-        for pattern in ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.ckpt")
-        for p in folder.glob(pattern)
-    )
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _UNSAFE)
     if others:
         raise CheckpointError(
             f"{name!r} has no {WEIGHTS}, only {', '.join(others)}. Such files can execute code "
@@ -448,3 +441,112 @@ def _tokenizer_json(folder: Path, name: str, config: dict[str, Any]) -> str:
         raise CheckpointError(
             f"The tokenizer of {name!r} cannot be built from {folder}: {error}"
         ) from error
+
+
+# ---- folders that can be carried: SHA256SUMS and source.json
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Read a folder's ``SHA256SUMS`` as file name -> sha256, empty if missing."""
+    path = folder / SUMS
+    if not path.is_file():
+        return {}
+    sums = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        match = _SUM.fullmatch(line)
+        name = PurePosixPath(match[2]) if match else PurePosixPath("..")
+        if match is None or name.is_absolute() or ".." in name.parts:
+            raise DamagedFile(
+                f"line {number} of {path} is {line[:100]!r}, not 'sha256  name of a file in this "
+                f"folder'. Fetch the folder again, or delete {SUMS} if it does not belong to "
+                "this model."
+            )
+        sums[str(name)] = match[1].lower()
+    return sums
+
+
+def check_sums(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Check all listed files, or those of `names`, and return their sha256."""
+    sums = read_sums(folder)
+    checked = {name: sums[name] for name in (sums if names is None else names) if name in sums}
+    for name, published in checked.items():
+        if damage := difference(folder / name, published):
+            raise DamagedFile(f"{damage} ({SUMS} in {folder}). Copy or fetch the folder again.")
+    return checked
+
+
+def verify_folder(folder: Path) -> dict[str, str]:
+    """Check every file in ``SHA256SUMS``, like ``sha256sum -c``, and return the hashes."""
+    if checked := check_sums(folder):
+        return checked
+    raise DamagedFile(
+        f"{folder} has no {SUMS}, or an empty one, to check against. "
+        f"`{program()} fetch MODEL --to DIR` writes one with the model."
+    )
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the ``model`` and ``revision`` of a copied folder, None if unknown."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("model"), str):
+        return None
+    revision = record.get("revision")
+    return {"model": record["model"], "revision": revision if is_commit(revision) else None}
+
+
+def fetch_to(
+    model: str, folder: Path, revision: str | None = None
+) -> tuple[str | None, dict[str, int]]:
+    """Copy a model to a folder, or complete one; return its commit and the sizes of its files."""
+    found, source = locate(model, revision=revision)
+    if source["kind"] == "folder":
+        raise CheckpointError(
+            f"model={model!r} is already a folder ({found.absolute()}): copy it as it is."
+        )
+    read_folder(found, source)  # refuses a model that would not load there either
+    names = needed_files({name for name in files_in(found) if (found / name).is_file()})
+    sums = {name: sha256_once(found / name) for name in names}
+    record = {"model": model, "revision": source["revision"]}
+    _refuse_another(folder, record, sums)
+    # the record first: from now on the folder belongs to this model
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    for name, sha256 in sums.items():
+        if difference(folder / name, sha256) is not None:
+            _copy(found / name, folder / name, sha256)
+    sums[RECORD] = sha256_once(folder / RECORD)
+    write_text(folder / SUMS, "".join(f"{sha256}  {name}\n" for name, sha256 in sums.items()))
+    files = {name: (folder / name).stat().st_size for name in (*sums, SUMS)}
+    return source["revision"], files
+
+
+def _refuse_another(folder: Path, record: dict[str, str | None], sums: dict[str, str]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; name a folder to fetch the model to.")
+    if not folder.is_dir() or read_record(folder) == record:
+        return
+    here = files_in(folder)
+    ours = {*needed_files(here), *MODEL_FILES, RECORD, SUMS}
+    others = sorted(
+        name
+        for name in here
+        if (name in ours or Path(name).suffix in (".safetensors", *_UNSAFE))
+        and (name not in sums or difference(folder / name, sums[name]) is not None)
+    )
+    if others:
+        raise CheckpointError(
+            f"{folder} holds files of another model or commit ({', '.join(others[:8])}). Name an "
+            f"empty or new folder for {record['model']!r} at commit {record['revision']}."
+        )
+
+
+def _copy(source: Path, target: Path, sha256: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_for(target) as copy:
+        shutil.copyfile(source, copy)
+        if damage := difference(copy, sha256):
+            raise CheckpointError(f"{target} was not copied completely: {damage}. Check the disk.")
+        put(copy, target)

@@ -1,5 +1,6 @@
 """Download and verify files of the hub, in bounded time."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,9 +17,8 @@ from http.client import responses
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.checkpoints.provenance import difference, is_commit, is_hash
 from pipeline.exceptions import FetchError
-from pipeline.files import program, write_text
+from pipeline.files import program, sha256_once, write_text
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transfo
 _MODULE_FILE = re.compile(rf"[1-9]\d*_\w+/(?:{CONFIG}|{WEIGHTS})".replace(".", r"\."))
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
-# In seconds. There is no limit on a whole transfer: a large model may take hours on a slow line.
+# In seconds. A whole transfer has no limit: it may take hours on a slow line.
 ANSWER_TIMEOUT = 10.0  # until the hub starts to answer
 CACHED_TIMEOUT = 5.0  # the same for a cached model, which only lacks what is newer
 METADATA_TIMEOUT = 30.0  # for the list of a model's files
@@ -129,6 +129,31 @@ def is_cached(model: str) -> bool:
     return isinstance(try_to_load_from_cache(model, WEIGHTS), str)
 
 
+def difference(path: Path, published: str) -> str | None:
+    """Describe how a file differs from its published hash, or return None."""
+    if not path.is_file():
+        return f"{path.name} is missing (expected hash {published})"
+    if len(published) == 64:
+        kind, found = "sha256", sha256_once(path)
+    else:  # small files are published by git's hash of the blob
+        blob = path.read_bytes()
+        kind = "git hash"
+        found = hashlib.sha1(b"blob %d\0" % len(blob) + blob, usedforsecurity=False).hexdigest()
+    if found == published:
+        return None
+    return f"{path.name} has {kind} {found}, expected {published}"
+
+
+def is_commit(revision: Any) -> bool:
+    """Whether a revision is a full commit hash, which never changes."""
+    return isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def is_hash(name: Any) -> bool:
+    """Whether this is a git hash or a sha256."""
+    return isinstance(name, str) and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) is not None
+
+
 def encoder_folder(names: Collection[str]) -> str:
     """Return the encoder's folder: "", or that of an older sentence-transformers."""
     return OLD_ENCODER if CONFIG not in names and OLD_ENCODER + CONFIG in names else ""
@@ -144,16 +169,15 @@ def needed_files(names: Collection[str]) -> list[str]:
     """Choose the files to read: ``tokenizer.json`` replaces its sources."""
     at = encoder_folder(names)
     own = {name.removeprefix(at) for name in names if name.startswith(at)}
-    wanted = [name for name in MODEL_FILES if name in own]
-    if TOKENIZER in own:
-        wanted = [name for name in wanted if name in (CONFIG, TOKENIZER, WEIGHTS)]
+    read = (CONFIG, TOKENIZER, WEIGHTS) if TOKENIZER in own else MODEL_FILES
+    wanted = [name for name in read if name in own]
     if WEIGHTS not in own and INDEX in own:
         wanted += [*sorted(filter(_SHARD.fullmatch, own)), INDEX]
     sentence: list[str] = []
     if MODULES in names:
-        settings = {f"{at}tokenizer_config.json", f"{at}sentence_bert_config.json"}
+        settings = {f"{at}tokenizer_config.json", f"{at}sentence_bert_config.json", *SENTENCE_FILES}
         modules = filter(_MODULE_FILE.fullmatch, names)
-        sentence = sorted({*modules, *settings & set(names), *set(SENTENCE_FILES) & set(names)})
+        sentence = sorted({*modules, *settings.intersection(names)})
     return [*(name for name in sentence if name not in wanted), *(at + name for name in wanted)]
 
 
@@ -292,7 +316,7 @@ def _remember(model: str, revision: str | None, commit: str) -> None:
 
 @contextmanager
 def _alone(model: str, name: str, timeout: float | None = None) -> Iterator[bool]:
-    """Let one process fetch a file at a time, and say whether it is this one."""
+    """Let one process at a time fetch a file; yield whether it is this one."""
     from huggingface_hub.utils import WeakFileLock
 
     storage = _storage(model)

@@ -42,7 +42,7 @@ def verify(
     trust: Trust,
 ) -> None:
     """Check a saved pipeline: hashes, signature, names and self-test."""
-    from pipeline.checkpoints.provenance import verify_folder
+    from pipeline.checkpoints.checkpoint import verify_folder
     from pipeline.files import where
     from pipeline.saved.artifact import verify_pipeline
 
@@ -62,19 +62,19 @@ def fetch(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
     """Fetch a model to a folder for a machine without a connection."""
-    from pipeline.checkpoints.carry import fetch_to
+    from pipeline.checkpoints.checkpoint import fetch_to
     from pipeline.files import local_path, program
 
     folder = local_path(
         to, "folder", "models are read from local folders. Fetch it to one, and copy that."
     )
-    fetched = fetch_to(model, folder, revision)
-    origin = f"commit {fetched.revision}" if fetched.revision else "the installed copy"
-    print(f"{fetched.model} ({origin}) is in {fetched.folder}:")
-    for name, size in fetched.files.items():
+    commit, files = fetch_to(model, folder, revision)
+    origin = f"commit {commit}" if commit else "the installed copy"
+    print(f"{model} ({origin}) is in {folder}:")
+    for name, size in files.items():
         print(f"{size:>12,} {name}")
-    path = shlex.quote(str(fetched.folder))
-    print(f"Use it anywhere by its folder: model={str(fetched.folder)!r}, or --bert {path}")
+    path = shlex.quote(str(folder))
+    print(f"Use it anywhere by its folder: model={str(folder)!r}, or --bert {path}")
     print(
         f"Check it after copying: {program()} verify {path}, or cd {path} && sha256sum -c "
         "SHA256SUMS"

@@ -11,11 +11,10 @@ from pipeline.exceptions import ArtifactError
 
 # A hostile file may use these names with any state and arguments, and have them called later, for
 # example by a FunctionTransformer. So each name was reviewed: it computes numbers or holds values.
-# It does no I/O, imports, evaluates or starts nothing, looks up no attribute by name, and calls no
-# callable except its arguments, which are on this list too. Hence nothing that takes a callable and
-# hands out work (pairwise_distances, cross_validate) or looks up by name (get_scorer), and nothing
-# of sklearn.utils and sklearn.datasets. A test shows what a new release of scikit-learn, numpy or
-# scipy adds.
+# It does no I/O, imports, evaluates or starts nothing, looks up no attribute by name, and calls
+# nothing except its arguments, which are on this list too. Hence nothing that hands out work
+# (cross_validate) or looks up by name (get_scorer), nothing of sklearn.utils and sklearn.datasets.
+# A test shows what a new release of scikit-learn, numpy or scipy adds.
 
 
 def _names(text: str) -> frozenset[str]:
@@ -231,11 +230,12 @@ GROUPS = {
     "lightgbm": ("lightgbm.sklearn", _names("lightgbm.basic: Booster")),
     "xgboost": ("xgboost.sklearn", _names("xgboost.core: Booster")),
 }
+_LISTED = FUNCTIONS | CALLED | MADE | NAMED | DISTRIBUTIONS
 _NO_ESTIMATORS = {"tests", "conftest", "externals", "utils", "keras", "tensorflow"}
 
 
 def trusted_names(trusted: str | Iterable[str]) -> frozenset[str]:
-    """Check names that a user trusts: full names, and names of `GROUPS`."""
+    """Check full names and `GROUPS` that a user trusts."""
     names = frozenset([trusted] if isinstance(trusted, str) else trusted)
     for name in names:
         if name not in GROUPS and "." not in name:
@@ -247,16 +247,11 @@ def trusted_names(trusted: str | Iterable[str]) -> frozenset[str]:
 
 
 def is_allowed(name: str, trusted: Collection[str] = ()) -> bool:
-    """Return whether a file may use a name."""
-    return (
-        name in trusted
-        or any(name in names for names in (FUNCTIONS, CALLED, MADE, NAMED, DISTRIBUTIONS))
-        or _is_estimator(name, "sklearn")
-        or any(
-            name in names or _is_estimator(name, module)
-            for group, (module, names) in GROUPS.items()
-            if group in trusted
-        )
+    """Whether a file may use a name."""
+    groups = [GROUPS[group] for group in GROUPS if group in trusted]
+    return name in trusted or any(
+        name in names or _is_estimator(name, module)
+        for module, names in [("sklearn", _LISTED), *groups]
     )
 
 
@@ -278,7 +273,7 @@ def name_of(kind: type) -> str:
 
 
 def refuse_names(path: Path, refused: list[str]) -> None:
-    """Raise if a file uses names that are not allowed, listing all."""
+    """Raise for names that are not allowed, listing all."""
     if refused:
         raise refused_file(
             path,
@@ -306,9 +301,8 @@ def groups_of(names: Iterable[str]) -> list[str]:
 def _is_estimator(name: str, of: str) -> bool:
     module, _, qualified = name.rpartition(".")
     parts = name.split(".")
-    if not of or not f"{module}.".startswith(f"{of}.") or _NO_ESTIMATORS & set(parts):
-        return False
-    if not all(part.isidentifier() for part in parts):
+    within = of and f"{module}.".startswith(f"{of}.") and all(map(str.isidentifier, parts))
+    if not within or _NO_ESTIMATORS & set(parts):
         return False
     try:
         value = getattr(importlib.import_module(module), qualified, None)

@@ -30,8 +30,7 @@ from pipeline.saved.manifest import (
     read_manifest,
     vectorizers_in,
 )
-from pipeline.saved.opening import file_kind, open_file
-from pipeline.saved.probes import check_probes, make_probes
+from pipeline.saved.opening import check_probes, file_kind, make_probes, open_file
 from pipeline.saved.signing import signature_place, signers, signing_key, trusted_keys
 from pipeline.saved.skops_file import look_into_skops, skops_refused, write_skops
 
@@ -52,20 +51,18 @@ def save_pipeline(
 ) -> Path | str:
     """Write a fitted pipeline to one file, with a manifest beside it.
 
-    The file is written under a temporary name, flushed to disk and renamed, so that readers see the
-    old or the new file, never half of one. The manifest, ``<file>.json``, holds its hash, versions,
-    contents and answers to three probe texts, for `load_pipeline` to compare. The file alone is
-    enough to predict. After writing, it is checked for names that `load_pipeline` will refuse,
-    without unpickling.
+    Readers see the old or the new file, never half of one. The manifest, ``<file>.json``, holds its
+    hash, versions, contents and answers to three probe texts, for `load_pipeline` to compare; the
+    file alone is enough to predict.
 
     Parameters
     ----------
     pipeline : estimator
-        Fitted: a Pipeline, or another estimator, such as a search, a voting or calibrated
-        classifier around pipelines, or a `BertVectorizer`, which becomes a Pipeline of one step.
+        Fitted: a Pipeline, or another estimator, such as a search or a `BertVectorizer`, which
+        becomes a Pipeline of one step.
     path : str or Path
-        For example ``models/sentiment.joblib``. Missing folders are created, and ``~`` is the home
-        folder. Or an address that fsspec knows, such as ``"s3://bucket/sentiment.joblib"``.
+        For example ``models/sentiment.joblib``; missing folders are created. Or an address that
+        fsspec knows, such as ``"s3://bucket/sentiment.joblib"``.
     format : {"joblib", "skops"}, default="joblib"
         ``"joblib"`` is an ordinary joblib file, whose weights are memory-mapped when opened.
         ``"skops"`` executes nothing when opened, and is read into memory as a whole.
@@ -76,11 +73,11 @@ def save_pipeline(
     scores : mapping, optional
         For the manifest: any scores of the pipeline.
     columns : mapping, optional
-        For the manifest: the names of the columns ``"text"`` and ``"label"`` in your tables, which
-        commands use as defaults.
+        For the manifest: the columns ``"text"`` and ``"label"`` in your tables, which commands use
+        as defaults.
     sign : path or Ed25519PrivateKey, optional
-        Sign the manifest, which holds the hash of the file, with this private key: a PEM file, or a
-        key of the package cryptography. The signature is in ``<file>.json.sig``.
+        Sign the manifest with this private key: a PEM file, or a key of the package cryptography.
+        The signature is in ``<file>.json.sig``.
 
     Returns
     -------
@@ -101,7 +98,7 @@ def save_pipeline(
     Warns
     -----
     ArtifactWarning
-        If `load_pipeline` needs ``trusted`` for a name in the file, or there is no self-test.
+        If `load_pipeline` will refuse a name in the file, or there is no self-test.
     """
     if isinstance(pipeline, type) or not hasattr(pipeline, "fit"):
         raise TypeError(f"pipeline is {pipeline!r:.100}; expected a fitted estimator.")
@@ -137,7 +134,7 @@ def save_pipeline(
             sha256=sha256_of(temporary),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=installed_versions(),
-            scores=None if scores is None else plain(scores, "scores"),
+            scores=plain(scores, "scores"),
             **described,
         )
         put_in_place(temporary, place, manifest, key)
@@ -170,24 +167,23 @@ def load_pipeline(
     The checks come in this order: the kind of file; size and hash by the manifest; the signature,
     with `trusted_key`; every name in the file, against a list of what a saved pipeline may name.
     Only then is it unpickled, without following any other name. Last come versions and a self-test:
-    the answers to the probe texts must be those at saving. The weights are memory-mapped: opening
-    is fast, and processes share them.
+    the answers to the probe texts must be those at saving. Processes share the weights, which are
+    memory-mapped.
 
     Parameters
     ----------
     path : str or Path
-        The file, or its address, from which it is read into memory; also one written by
-        ``joblib.dump`` or skops, which has no manifest.
+        The file, or its address; also one by ``joblib.dump`` or skops, without a manifest.
     verify : {"probes", "sha256", "size"}, default="probes"
-        Self-test, hash and size; hash and size; or only size. Names are always checked.
+        Self-test, hash and size; hash and size; or only size.
     sha256 : str, optional
         The file's hash, known from another source; the manifest is only as trustworthy as the file.
     trusted : str or iterable of str
         More names that this file may use, such as ``"my_package.MyTransformer"``, and
         ``"lightgbm"``, ``"xgboost"``, ``"catboost"`` or ``"imblearn"`` for their estimators.
     trusted_key : path, Ed25519PublicKey or list of these, optional
-        Open only files signed by one of these public keys (``save_pipeline(..., sign=)``): PEM
-        files, or keys of the package cryptography. The hash is then always checked.
+        Open only files that one of these public keys signed: PEM files, or keys of the package
+        cryptography. The hash is then always checked.
 
     Returns
     -------
@@ -199,9 +195,7 @@ def load_pipeline(
     FileNotFoundError
         If there is no such file.
     ArtifactError
-        If it is another kind of file, damaged, not the one that was saved, not signed by a trusted
-        key, uses a name that is not allowed, is from a newer version, or fails its self-test; the
-        message says which.
+        If one of the checks fails; the message says which.
 
     Warns
     -----
@@ -330,17 +324,17 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     Parameters
     ----------
     path : str or Path
-        A joblib or skops file, or its address; also one that `load_pipeline` refuses.
+        A file or its address; also one that `load_pipeline` refuses.
 
     Returns
     -------
     Inspection
-        A dict, shown in short in terminals and notebooks: ``path``, ``format``, ``size``, ``names``
-        (all classes and functions in it), ``refused`` (those that `load_pipeline` would refuse;
-        None for a .skops file without skops), ``problems`` (misuse of allowed names, also refused),
-        ``arrays`` (shape, dtype and bytes of each; joblib only), ``contents`` (the objects as
-        nested dicts and lists, long values cut), ``manifest`` (an unchecked dict, or None) and
-        ``signed_by`` (the public keys that the signature claims, unchecked, or None).
+        A dict: ``path``, ``format``, ``size``, ``names`` (all classes and functions in it),
+        ``refused`` (those that `load_pipeline` would refuse; None for a .skops file without skops),
+        ``problems`` (misuse of allowed names, also refused), ``arrays`` (shape, dtype and bytes of
+        each; joblib only), ``contents`` (the objects as nested dicts and lists, long values cut),
+        ``manifest`` (not compared with the file, or None) and ``signed_by`` (the public keys that
+        the signature claims, unchecked, or None).
 
     Raises
     ------
@@ -354,11 +348,8 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
     beside = manifest_place(place)
     with fetched(place, beside, signature_place(beside)) as file:
         kind = file_kind(file)
-        manifest: dict[str, Any] | None
         try:
             manifest = read_manifest(file)
-            if manifest is not None:
-                Manifest.of(manifest, manifest_path(file))
         except ArtifactError as error:
             manifest = {"error": str(error).replace(str(file), str(place))}
         if kind == "skops":
@@ -389,7 +380,7 @@ def inspect_pipeline(path: str | os.PathLike) -> Inspection:
 def _open(
     place: Path | str, hashed: bool, sha256: str | None, trusted: str | Iterable[str], key: Any
 ) -> tuple[Pipeline, Manifest | None]:
-    keys = trusted_keys(key)
+    keys = None if key is None else trusted_keys(key)
     opened, manifest = open_file(
         place,
         hashed=hashed or keys is not None,
@@ -428,24 +419,19 @@ def _probes(
         check_probes(pipeline, probes)
         return probes
     except ArtifactError as error:
-        warnings.warn(
+        reason = (
             f"The pipeline answers differently each time ({error}), so its file has no self-test. "
-            "Set its random_state, or use another classifier.",
-            ArtifactWarning,
-            stacklevel=3,
+            "Set its random_state, or use another classifier."
         )
-        return None
     except Exception as error:
         if rows is not None:
             raise ValueError(
                 f"The pipeline cannot predict on these probes ({type(error).__name__}: {error})."
             ) from error
         first_line = (str(error).splitlines() or [""])[0]
-        warnings.warn(
+        reason = (
             f"The pipeline does not predict on plain texts ({type(error).__name__}: {first_line}), "
-            "so its file has no self-test. Give it a few rows: "
-            "save_pipeline(..., probes=X[:3]).",
-            ArtifactWarning,
-            stacklevel=3,
+            "so its file has no self-test. Give it a few rows: save_pipeline(..., probes=X[:3])."
         )
-        return None
+    warnings.warn(reason, ArtifactWarning, stacklevel=3)
+    return None

@@ -34,7 +34,7 @@ WRAPPER_STATE = {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_arr
 
 
 def _is_wrapper_state(state: Any) -> bool:
-    """Return whether an array is described as in joblib."""
+    """Whether an array is described as in joblib."""
     return isinstance(state, dict) and "dtype" in state and set(state) <= WRAPPER_STATE
 
 
@@ -42,7 +42,7 @@ _OLD_CALL = "it makes objects in the way of pickle protocol 1, which no saved pi
 
 
 def _name_an_array(keys: Iterable[Any]) -> bool:
-    """Say whether one of an object's attributes makes numpy take it for an array."""
+    """Whether an attribute makes numpy take its object for an array."""
     return any(isinstance(key, str) and key.startswith("__array_") for key in keys)
 
 
@@ -58,7 +58,7 @@ class Name:
 
 @dataclass(eq=False, repr=False)
 class Made:
-    """An object that unpickling would make by calling something, not called."""
+    """An object that a call would make, not called."""
 
     of: Any
     args: Any
@@ -94,27 +94,24 @@ class Array:
     value: Any = None  # the pickle inside an object array
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contents:
     """Contents of a joblib file, in its order."""
 
-    root: Any  # with `Made`, `Name` and `Array` for what unpickling would call, import and read
-    names: tuple[str, ...]
-    arrays: tuple[Array, ...]
-    problems: tuple[str, ...]  # what it does with allowed names, and no saved pipeline does
+    root: Any = None  # `Made`, `Name`, `Array` for what unpickling would call, import and read
+    names: dict[str, None] = field(default_factory=dict)
+    arrays: list[Array] = field(default_factory=list)
+    problems: dict[str, None] = field(default_factory=dict)  # misuse of allowed names
 
 
 def read_contents(path: Path) -> Contents:
     """Read a joblib file as data, without importing or calling anything."""
-    # A pickle is a program that imports names and calls them. Here its instructions are only
-    # recorded: every name stays a `Name`, every call a `Made`.
-    names: dict[str, None] = {}
-    arrays: list[Array] = []
-    problems: dict[str, None] = {}
+    # A pickle is a program. Here its instructions are only recorded: every name stays a `Name`,
+    # every call a `Made`.
+    contents = Contents()
     with path.open("rb") as file:
-        reader = _PaperUnpickler(path, file, names, arrays, problems)
         try:
-            root = reader.load()
+            contents.root = _PaperUnpickler(path, file, contents).load()
         except ArtifactError:
             raise
         # a damaged pickle can raise anything, even errors of types that its bytes happen to make
@@ -124,7 +121,7 @@ def read_contents(path: Path) -> Contents:
             ) from error
         if extra := path.stat().st_size - file.tell():
             raise _unreadable(path, f"it has {extra} bytes after its end")
-    return Contents(root, tuple(names), tuple(arrays), tuple(problems))
+    return contents
 
 
 def _unreadable(path: Path, reason: str) -> ArtifactError:
@@ -132,12 +129,12 @@ def _unreadable(path: Path, reason: str) -> ArtifactError:
 
 
 _MAX_NESTED = 8  # object arrays inside object arrays
-_MAX_KEY = 1000  # tuples and their items, in one key of a dict or one item of a set
+_MAX_KEY = 1000  # tuples and their items, in one key
 
 
 def _is_endless(key: Any) -> bool:
-    """Say whether a key takes too long, or too much of the stack, to hash."""
-    # 40 bytes make a tuple of 2 of the tuple before, 20 times over: Python hashes each of a million
+    """Whether hashing a key takes too long, or too much stack."""
+    # 40 bytes can nest pairs 20 deep, of which Python hashes a million
     waiting, n = [key], 0
     while waiting and n <= _MAX_KEY:
         part = waiting.pop()
@@ -147,34 +144,42 @@ def _is_endless(key: Any) -> bool:
     return bool(waiting)
 
 
-class _PaperUnpickler(PythonUnpickler):
+class _CheckingUnpickler(PythonUnpickler):
+    """What both unpicklers below check, each with its own `_refuse` and `_check_keys`."""
+
+    def get_extension(self, code: int) -> None:
+        self._refuse(f"it uses the extension code {code} of copyreg, which no saved pipeline does")
+
+    def _set_items(self) -> None:
+        self._check_keys(self.stack[::2])
+        PythonUnpickler.load_setitems(self)
+
+    def _set_item(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        PythonUnpickler.load_setitem(self)
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+    }
+
+
+class _PaperUnpickler(_CheckingUnpickler):
     """Records the instructions of a pickle instead of running them."""
 
-    def __init__(
-        self,
-        path: Path,
-        file: BinaryIO,
-        names: dict[str, None],
-        arrays: list[Array],
-        problems: dict[str, None],
-        depth: int = 0,
-    ) -> None:
+    def __init__(self, path: Path, file: BinaryIO, contents: Contents, depth: int = 0) -> None:
         super().__init__(file)
-        self._path, self._file, self._names, self._arrays = path, file, names, arrays
-        self._problems = problems
+        self._path, self._file, self._contents, self._depth = path, file, contents, depth
+        self._problems = contents.problems
         self._size = path.stat().st_size
-        self._depth = depth
 
-    def _fail(self, reason: str) -> NoReturn:
+    def _refuse(self, reason: str) -> NoReturn:
         raise _unreadable(self._path, reason)
 
     def find_class(self, module: str, name: str) -> Name:
         full = f"{module}.{name}"
-        self._names[full] = None
+        self._contents.names[full] = None
         return Name(full)
-
-    def get_extension(self, code: int) -> None:
-        self._fail(f"it uses the extension code {code} of copyreg")
 
     # These note what the unpickler below refuses, for names that it allows.
 
@@ -201,14 +206,6 @@ class _PaperUnpickler(PythonUnpickler):
         keywords, args = self.stack.pop(), self.stack.pop()
         self.stack[-1] = Made(self.stack[-1], (args, keywords))
 
-    def _set_items(self) -> None:
-        self._check_keys(self.stack[::2])
-        PythonUnpickler.load_setitems(self)
-
-    def _set_item(self) -> None:
-        self._check_keys(self.stack[-2:-1])
-        PythonUnpickler.load_setitem(self)
-
     def _add_items(self) -> None:
         self._check_hash(self.stack)
         PythonUnpickler.load_additems(self)
@@ -223,7 +220,7 @@ class _PaperUnpickler(PythonUnpickler):
 
     def _check_hash(self, keys: Iterable[Any]) -> None:
         if any(map(_is_endless, keys)):
-            self._fail(f"it has a key of more than {_MAX_KEY} parts")
+            self._refuse(f"it has a key of more than {_MAX_KEY} parts")
 
     def _check_keys(self, keys: list[Any]) -> None:
         self._check_hash(keys)
@@ -244,44 +241,38 @@ class _PaperUnpickler(PythonUnpickler):
     def _bytearray(self) -> None:
         n_bytes = int.from_bytes(self.read(8), "little")
         if n_bytes > self._size:
-            self._fail(f"it claims {n_bytes} bytes for one value, but has only {self._size}")
+            self._refuse(f"it claims {n_bytes} bytes for one value, but has only {self._size}")
         self.append(bytearray(self.read(n_bytes)))
 
     def _build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, Made):
-            self._fail(f"it gives a state to a {type(target).__name__}, not an object of its own")
+            self._refuse(f"it gives a state to a {type(target).__name__}, not an object of its own")
         if target.name == WRAPPER:
-            array = self._array(state)
-            self._arrays.append(array)
-            self.stack[-1] = array
+            self.stack[-1] = array = self._array(state)
+            self._contents.arrays.append(array)
         else:
             target.state = state
 
     def _array(self, state: Any) -> Array:
         if not _is_wrapper_state(state):
-            self._fail("it describes an array in a way that joblib does not")
+            self._refuse("it describes an array in a way that joblib does not")
         dtype, holds_objects = self._dtype(state["dtype"])
         shape = tuple(int(n) for n in state["shape"])
         start = self._file.tell()
         if holds_objects:
             if self._depth >= _MAX_NESTED:
-                self._fail(f"its object arrays are nested deeper than {_MAX_NESTED}")
-            value = _PaperUnpickler(
-                self._path,
-                self._file,
-                self._names,
-                self._arrays,
-                self._problems,
-                self._depth + 1,
-            ).load()
+                self._refuse(f"its object arrays are nested deeper than {_MAX_NESTED}")
+            inner = _PaperUnpickler(self._path, self._file, self._contents, self._depth + 1)
+            value = inner.load()
             return Array(shape, "object", start, self._file.tell() - start, value)
         if state.get("numpy_array_alignment_bytes") is not None:
             start = self._file.seek(self._file.read(1)[0], 1)
         n_bytes = prod(shape, start=dtype.itemsize)  # Python's integers do not overflow
         if min(shape, default=0) < 0 or n_bytes > self._size - start:
-            self._fail(f"it claims an array of {n_bytes} bytes where {self._size - start} are left")
+            left = self._size - start
+            self._refuse(f"it claims an array of {n_bytes} bytes where {left} are left")
         self._file.seek(n_bytes, 1)
         return Array(shape, str(dtype), start, n_bytes)
 
@@ -290,7 +281,7 @@ class _PaperUnpickler(PythonUnpickler):
         if not (
             isinstance(call, Made) and call.name == "numpy.dtype" and isinstance(call.args[0], str)
         ):
-            self._fail("it describes the type of an array in a way that numpy does not")
+            self._refuse("it describes the type of an array in a way that numpy does not")
         dtype = np.dtype(call.args[0])  # of a structured type V and its size: all that is needed
         # version, order, (subtype, shape), names, {name: (type, offset)}, size, alignment, flags
         known = isinstance(call.state, tuple) and len(call.state) >= 8
@@ -304,11 +295,10 @@ class _PaperUnpickler(PythonUnpickler):
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **PythonUnpickler.dispatch,
+        **_CheckingUnpickler.dispatch,
         pickle.REDUCE[0]: _reduce,
         pickle.NEWOBJ[0]: _make,
         pickle.NEWOBJ_EX[0]: _new_with_keywords,
-        pickle.SETITEM[0]: _set_item,
-        pickle.SETITEMS[0]: _set_items,
         pickle.DICT[0]: _dict,
         pickle.ADDITEMS[0]: _add_items,
         pickle.FROZENSET[0]: _frozen_set,
@@ -365,7 +355,7 @@ class _Function:
         return self.name
 
 
-# What would take a number, a range or an array for as much memory and time as it says.
+# A number, range or array would take as much memory and time as it says.
 _ARGUMENTS: dict[str, Any] = {
     "builtins.bytearray": (bytes, str),
     "builtins.frozenset": (list, tuple, set, frozenset),
@@ -377,7 +367,7 @@ _ARGUMENTS: dict[str, Any] = {
 
 
 def _is_numpys(state: Any, of: np.dtype) -> bool:
-    """Say whether numpy itself gives such a state to such a dtype; it believes any that it gets."""
+    """Whether numpy, which believes any state, gives such a one to such a dtype."""
     try:
         order, inner, names, fields, size = state[1:6]
         same = of.newbyteorder(order)
@@ -404,12 +394,7 @@ def _depth(dtype: np.dtype) -> int:
     return max((1 + _depth(field[0]) for field in fields), default=0)
 
 
-def _has_endless(arg: Any) -> bool:
-    """Say whether an argument holds keys that take too long to hash."""
-    return isinstance(arg, (list, tuple)) and any(map(_is_endless, arg))
-
-
-class _AllowedUnpickler(NumpyUnpickler):
+class _AllowedUnpickler(_CheckingUnpickler, NumpyUnpickler):
     """joblib's unpickler, importing and calling only what is allowed."""
 
     def __init__(self, path: Path, file: BinaryIO, trusted: Collection[str], mapped: bool) -> None:
@@ -433,13 +418,10 @@ class _AllowedUnpickler(NumpyUnpickler):
         self._kept.append(value)
         return value
 
-    def get_extension(self, code: int) -> None:
-        self._refuse(f"it uses the extension code {code} of copyreg, which no saved pipeline does")
-
     def _check_callable(self, called: Any) -> str:
         name = self._named.get(id(called))
         if name is None or (name in NAMED and name not in self._trusted):
-            kind = type(called).__name__  # the repr of anything else may have no end
+            kind = type(called).__name__  # another repr may have no end
             shown = name or (repr(called) if isinstance(called, (_Function, str)) else kind)
             self._refuse(f"it calls {shown}, which no saved pipeline does")
         return name
@@ -457,9 +439,10 @@ class _AllowedUnpickler(NumpyUnpickler):
                 self._refuse(f"it calls {name} instead of giving it its state")
             if name == "numpy.dtype" and (len(args) < 3 or args[1] or not args[2]):
                 self._refuse("it calls numpy.dtype for no copy")  # it could change numpy's own
-            kinds = _ARGUMENTS.get(name, object)
-            if not all(isinstance(arg, kinds) and not _has_endless(arg) for arg in args):
-                self._refuse(f"it calls {name} with what no saved pipeline does")
+            for arg in args:
+                keys = arg if isinstance(arg, (list, tuple)) else ()
+                if not isinstance(arg, _ARGUMENTS.get(name, object)) or any(map(_is_endless, keys)):
+                    self._refuse(f"it calls {name} with what no saved pipeline does")
         PythonUnpickler.load_reduce(self)
 
     def _new(self) -> None:
@@ -489,9 +472,8 @@ class _AllowedUnpickler(NumpyUnpickler):
             self._refuse("it gives the type of an array a state that numpy does not")
         is_wrapper = isinstance(target, NumpyArrayWrapper)
         if is_wrapper:
-            if not _is_wrapper_state(state) or state.get("subclass") != _Function(
-                NDARRAY, np.ndarray
-            ):
+            ndarray = _Function(NDARRAY, np.ndarray)
+            if not _is_wrapper_state(state) or state.get("subclass") != ndarray:
                 self._refuse("it describes an array in a way that joblib does not")
             self._check_dtype(state["dtype"])
             state["subclass"] = np.ndarray
@@ -501,16 +483,8 @@ class _AllowedUnpickler(NumpyUnpickler):
         if is_wrapper:
             self.stack[-1] = self._array(target)
 
-    def _set_items(self) -> None:
-        self._check_keys(self.stack[::2])
-        PythonUnpickler.load_setitems(self)
-
-    def _set_item(self) -> None:
-        self._check_keys(self.stack[-2:-1])
-        PythonUnpickler.load_setitem(self)
-
     def _check_keys(self, keys: Iterable[Any]) -> None:
-        """Refuse attributes by which numpy takes an object for an array at any address."""
+        """Refuse attributes by which numpy would read any address."""
         if _name_an_array(keys):
             self._refuse("it gives an object the attributes of an array")
 
@@ -527,27 +501,25 @@ class _AllowedUnpickler(NumpyUnpickler):
     def _array(self, wrapper: Any) -> np.ndarray:
         # with all checks of this class; joblib's inner unpickler would only have find_class
         if wrapper.dtype.hasobject:
-            array = _AllowedUnpickler(
-                self._path, self.file_handle, self._trusted, self._mapped
-            ).load()
+            inner = _AllowedUnpickler(self._path, self.file_handle, self._trusted, self._mapped)
+            array = inner.load()
             if type(array) is not np.ndarray:
                 self._refuse(f"it puts a {type(array).__name__} where an array is announced")
             return array
         n_bytes = prod((int(n) for n in wrapper.shape), start=wrapper.dtype.itemsize)
-        # Only weights are mapped, because they carry their hash: joblib passes a mapped array to
-        # workers as file name and offset, whatever is there by then.
+        # Only weights are mapped, which carry their hash: workers get a mapped array as file name
+        # and offset, whatever is there by then.
         if self._mapped and n_bytes >= _MAP_FROM and wrapper.dtype == np.uint8:
             return np.asarray(wrapper.read_mmap(self))  # a plain array over the mapping
         return np.asarray(wrapper.read_array(self, ensure_native_byte_order=False))
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **NumpyUnpickler.dispatch,
+        **_CheckingUnpickler.dispatch,
         pickle.REDUCE[0]: _reduce,
         pickle.NEWOBJ[0]: _new,
         pickle.NEWOBJ_EX[0]: _new_with_keywords,
         pickle.BUILD[0]: _build,
-        pickle.SETITEM[0]: _set_item,
-        pickle.SETITEMS[0]: _set_items,
         pickle.INST[0]: _refuse_old_call,
         pickle.OBJ[0]: _refuse_old_call,
     }
@@ -555,7 +527,7 @@ class _AllowedUnpickler(NumpyUnpickler):
 
 _LONGEST_TEXT, _MOST_ITEMS, DEEPEST = 200, 50, 12
 _MOST_BITS, _LONG_NUMBER = 10_000, "a number of thousands of digits"
-_MOST_PARTS = 20_000  # in all: a few bytes can hold one list many times, in lists of lists
+_MOST_PARTS = 20_000  # a few bytes can hold one list many times
 
 
 def outline_of(value: Any) -> Any:
@@ -583,10 +555,9 @@ def _outline(value: Any, depth: int, parts: "count[int]") -> Any:
             return {**outline, "...": more} if more else outline
         items = [_outline(item, depth + 1, parts) for item in islice(value, _MOST_ITEMS)]
         return [*items, f"... {more}"] if more else items
-    if value is None or isinstance(value, (bool, int, float)):
-        is_short = not isinstance(value, int) or value.bit_length() <= _MOST_BITS
-        return value if is_short else _LONG_NUMBER
-    return _cut(value)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return _LONG_NUMBER
+    return value if value is None or isinstance(value, (int, float)) else _cut(value)
 
 
 def _outline_of_call(call: Made, depth: int, parts: "count[int]") -> dict[str, Any]:

@@ -126,7 +126,7 @@ def describe(
         "classes": None if classes is None else plain(list(classes), "classes_"),
         "vectorizers": [_describe_vectorizer(vectorizer) for vectorizer in vectorizers],
         "n_training_texts": None if n_training_texts is None else int(n_training_texts),
-        "columns": None if columns is None else plain(columns, "columns"),
+        "columns": plain(columns, "columns"),
     }
 
 
@@ -161,21 +161,17 @@ def plain(value: Any, where: str) -> Any:
 
 FORMAT_VERSION = 2  # 2: columns
 _OPTIONAL = {"n_training_texts", "scores", "columns"}
-# while a file is being replaced: the manifest of the one before, so that neither is without
+# while a file is replaced: the manifest of the one before
 _REPLACES = "replaces"
-_KINDS: dict[str, tuple[type, ...]] = {
-    "size": (int,),
-    "steps": (list,),
-    "classes": (list, type(None)),
-    "vectorizers": (list,),
-    "n_training_texts": (int, type(None)),
-    **dict.fromkeys(("file", "format", "sha256", "created"), (str,)),
-    **dict.fromkeys(("probes", "scores", "columns"), (dict, type(None))),
+_KINDS: dict[str, Any] = {
+    "size": int,
+    "steps": list,
+    "classes": list | None,
+    "vectorizers": list,
+    "n_training_texts": int | None,
+    **dict.fromkeys(("file", "format", "sha256", "created"), str),
+    **dict.fromkeys(("probes", "scores", "columns"), dict | None),
 }
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 @dataclass(frozen=True)
@@ -199,9 +195,9 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read the manifest of a saved file, None if there is none."""
+        """Read the manifest of a file, None without one."""
         values = read_manifest(path)
-        return None if values is None else cls.of(values, manifest_path(path))
+        return None if values is None else cls(**_without_replaced(values))
 
     @classmethod
     def of(cls, values: Any, source: Path) -> Self:
@@ -219,8 +215,7 @@ class Manifest:
                 f"{source} was written by version {writer} of pipeline in format {version}; this "
                 f"version knows up to {FORMAT_VERSION}. Upgrade to open it."
             )
-        values = dict(values)
-        replaces = values.pop(_REPLACES, None)
+        values, replaces = _without_replaced(values), values.get(_REPLACES)
         names = set(cls.__dataclass_fields__)
         missing = sorted(names - set(values) - _OPTIONAL)
         unknown = sorted(set(values) - names)
@@ -231,7 +226,7 @@ class Manifest:
             )
         wrong = [name for name in values if not isinstance(values[name], _KINDS.get(name, object))]
         versions = values["versions"]
-        if not isinstance(versions, dict) or not all(map(_is_text, versions.values())):
+        if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
             wrong.append("versions")
         if not isinstance(replaces, dict | None) or (replaces and replaces.get(_REPLACES)):
             wrong.append(_REPLACES)
@@ -244,31 +239,32 @@ class Manifest:
             cls.of(replaces, source)
         return cls(**values)
 
-    def to_json(self) -> str:
-        """Return the manifest as text."""
-        return manifest_text(asdict(self))
+
+def _without_replaced(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != _REPLACES}
 
 
-def read_manifest(path: Path) -> Any:
-    """Return the unchecked manifest of a saved file, None if there is none."""
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Return the checked values of a file's manifest, None without one."""
     source = manifest_path(path)
     try:
-        return json.loads(source.read_bytes().decode("utf-8"))
+        values: Any = json.loads(source.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{source} is damaged: {error}. Delete it to open the file unverified, or save again."
         ) from error
+    Manifest.of(values, source)
+    return dict(values)
 
 
 def fitting(values: dict[str, Any], size: int, sha256: str | None) -> list[dict[str, Any]]:
     """Return the manifests of this file: this one, and the one it replaces."""
-    both = ({k: v for k, v in values.items() if k != _REPLACES}, values.get(_REPLACES))
     return [
         one
-        for one in both
-        if isinstance(one, dict) and one.get("size") == size and sha256 in (None, one.get("sha256"))
+        for one in (_without_replaced(values), values.get(_REPLACES))
+        if one and one["size"] == size and sha256 in (None, one["sha256"])
     ]
 
 
@@ -283,11 +279,8 @@ def manifest_place(place: Path | str) -> Path | str:
 
 
 def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any = None) -> None:
-    """Move a written file and its manifest into place together.
-
-    Writes a manifest that knows both the new and the old file, then the file, then the final
-    manifest.
-    """
+    """Move a written file and its manifest into place together."""
+    # first a manifest that knows both files, then the file, then its own manifest
     values = asdict(manifest)
     with _turn(place):
         before = _before(place)
@@ -303,7 +296,7 @@ def put_in_place(written: Path, place: Path | str, manifest: Manifest, key: Any 
 
 
 def put_scores(place: Path | str, scores: dict[str, Any], key: Any = None) -> None:
-    """Write scores into the manifest of a saved file, and sign it."""
+    """Write scores into a file's manifest, and sign it."""
     with _turn(place):
         values = _read_alone(place)
         if values is None:
@@ -328,10 +321,7 @@ def columns_of(place: Path | str) -> dict[str, str]:
 
 def _read_alone(place: Path | str) -> dict[str, Any] | None:
     with fetched(manifest_place(place)) as path:
-        values: dict[str, Any] | None = read_manifest(path.with_suffix(""))
-        if values is not None:
-            Manifest.of(values, path)
-        return values
+        return read_manifest(path.with_suffix(""))
 
 
 def _before(place: Path | str) -> dict[str, Any] | None:
@@ -343,7 +333,7 @@ def _before(place: Path | str) -> dict[str, Any] | None:
     # in a store the size is enough: hashing would mean fetching
     sha256 = sha256_of(place) if isinstance(place, Path) else None
     with contextlib.suppress(ArtifactError):
-        if matching := fitting(_read_alone(place) or {}, size, sha256):
+        if (values := _read_alone(place)) and (matching := fitting(values, size, sha256)):
             return matching[0]
     with fetched(place) as path:
         size, sha256 = path.stat().st_size, sha256_of(path)

@@ -45,10 +45,8 @@ def signing_key(key: Any) -> "Ed25519PrivateKey | None":
     return None if key is None else _key(key, private=True)
 
 
-def trusted_keys(keys: Any) -> "dict[str, Ed25519PublicKey] | None":
-    """Return public keys by their hex, or None."""
-    if keys is None:
-        return None
+def trusted_keys(keys: Any) -> "dict[str, Ed25519PublicKey]":
+    """Return public keys by their hex."""
     several = not is_path(keys) and isinstance(keys, Iterable)
     found = [_key(key, private=False) for key in (keys if several else [keys])]
     if not found:
@@ -111,14 +109,14 @@ def signed(
 
 
 def is_signed(manifest: Path | str) -> bool:
-    """Say whether a manifest has a signature, whoever made it."""
+    """Whether a manifest has a signature, by whomever."""
     with fetched(signature_place(manifest)) as path:
         return path.is_file()
 
 
 def signers(manifest: Path) -> list[str] | None:
     """Return the public keys in a signature, None without one."""
-    text = _read(manifest.with_name(f"{manifest.name}.sig"))
+    text = _read(Path(signature_place(manifest)))
     return None if text is None else [public for public, _ in _LINE.findall(text)]
 
 
@@ -142,12 +140,12 @@ def signed_values(
     """Return the manifest that a trusted key signed, or raise."""
     from cryptography.exceptions import InvalidSignature
 
-    place = signature_place(manifest)
-    text = _read(Path(place))
+    place = Path(signature_place(manifest))
+    text = _read(place)
     if text is None:
-        raise unsigned(path, f"it is not signed: there is no {Path(place).name}")
+        raise unsigned(path, f"it is not signed: there is no {place.name}")
     if not _whole(text):
-        raise unsigned(path, f"its signature, {Path(place).name}, is damaged")
+        raise unsigned(path, f"its signature, {place.name}, is damaged")
     lines = _LINE.findall(text)
     if not any(public in keys for public, _ in lines):
         signers = " and ".join(public for public, _ in lines)

@@ -29,7 +29,7 @@ from pipeline.saved.joblib_file import DEEPEST, Made, Name
 from pipeline.saved.manifest import parts_of
 
 _SCHEMA = "schema.json"
-# What skops calls with what a file holds, or fills with it: no more than saved pipelines need.
+# what skops calls with, or fills with, what a file holds
 _MAKES = {
     "ListNode": {"builtins.list"},
     "SetNode": {"builtins.set"},
@@ -41,7 +41,7 @@ _MAKES = {
     "TreeNode": CALLED,
 }
 _MOST_UNPACKED, _BYTES_AT_LEAST = 30, 1 << 26  # times the size of the file
-# what an archive that is damaged, encrypted or made to do harm can cause
+# by damaged, encrypted or hostile archives
 _DAMAGED = (KeyError, ValueError, zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError)
 
 
@@ -78,10 +78,6 @@ def skops_refused(path: Path) -> list[str] | None:
         return _refused(_skops().get_untrusted_types(file=_without_states(path)))
     except ImportError:
         return None
-    except Exception as error:  # skops fails in any way at what it has not written
-        raise ArtifactError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Copy or train it again."
-        ) from error
 
 
 def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]:
@@ -91,15 +87,16 @@ def _refused(names: Collection[str], trusted: Collection[str] = ()) -> list[str]
 
 
 def look_into_skops(path: Path) -> tuple[list[str], list[str] | None, Any, list[str]]:
-    """Return the names in a .skops file, those refused, its root, and its problems."""
+    """Return a file's names, refused names, root and problems."""
     schema = skops_schema(path)
     try:
         return skops_names(schema), skops_refused(path), skops_root(schema), skops_problems(schema)
-    except (OSError, ArtifactError):
+    except ArtifactError:
         raise
     except Exception as error:  # a hostile description fails in any way at all
         raise ArtifactError(
-            f"{path} cannot be read: it is damaged ({type(error).__name__}: {error})."
+            f"{path} cannot be read: it is damaged ({type(error).__name__}: {error}). Copy it "
+            "again or train a new one."
         ) from error
 
 
@@ -178,7 +175,7 @@ def _bare(value: Any) -> Any:
         return [_bare(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if f"{value.get('__module__')}.{value.get('__class__')}" in DISTRIBUTIONS:
+    if _name(value) in DISTRIBUTIONS:
         kept = {key: value.get(key) for key in ("__class__", "__module__", "__id__")}
         return {**kept, "__loader__": "ObjectNode"}
     return {key: _bare(item) for key, item in value.items()}
@@ -231,7 +228,7 @@ def skops_root(schema: Any, depth: int = 0) -> Any:
             return json.loads(content)
         except (ValueError, RecursionError):
             return content
-    name = f"{schema.get('__module__')}.{schema['__class__']}"
+    name = _name(schema)
     if name in ("builtins.list", "builtins.tuple", "builtins.set") and isinstance(content, list):
         return [skops_root(item, depth + 1) for item in content]
     if name == "builtins.dict" and isinstance(content, dict):
