@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.dask_executor import DaskExecutor
-from pipeline.scoring.score_table import choose_executor
+from pipeline.scoring.executors import choose_executor
 from pipeline.scoring.shard import Died, Outcome, Shard
 from tests.dask_cluster import cluster_by_hand
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from pipeline.scoring.score_table import choose_executor
+from pipeline.scoring.executors import choose_executor
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 EXECUTORS = ["serial", "processes", "auto"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.scoring.driver import score_alone
+from pipeline.scoring.score_table import score_alone
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 SHARD = Shard(index=4, path="p", start=0, stop=100, first_row=1000)

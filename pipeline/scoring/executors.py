@@ -214,3 +214,39 @@ class BySizeExecutor(ProcessExecutor):
             yield from SerialExecutor(self.threads).run(function, shards)
         else:
             yield from super().run(function, shards)
+
+
+def choose_executor(
+    executor: Any = "serial", workers: int | None = None, *, threads: int | None = None
+) -> Executor:
+    """Return the executor for a name, address, client or executor."""
+    for name, number in (("workers", workers), ("threads", threads)):
+        if number is not None and (type(number) is not int or number < 1):
+            raise ValueError(f"{name}={number!r}; allowed are the numbers from 1, or None.")
+    threads = threads or 1
+    if executor == "serial":
+        if workers not in (None, 1):
+            raise ValueError(
+                f"executor='serial' is one worker, and workers={workers}: set executor='processes'."
+            )
+        return SerialExecutor(threads)
+    if executor == "processes":
+        return ProcessExecutor(workers, threads)
+    if executor == "auto":
+        return BySizeExecutor(workers, threads)
+    is_address = isinstance(executor, str) and "://" in executor
+    is_client = type(executor).__module__.partition(".")[0] == "distributed"
+    if executor == "dask" or is_address or (is_client and hasattr(executor, "scheduler")):
+        from pipeline.scoring.dask_executor import DaskExecutor
+
+        cluster = None if executor == "dask" else executor
+        return DaskExecutor(cluster, workers=workers, threads=threads)
+    if hasattr(executor, "run") and hasattr(executor, "threads"):
+        if workers is not None:
+            raise ValueError(f"workers={workers}, but the {type(executor).__name__} has its own.")
+        chosen: Executor = executor
+        return chosen
+    raise ValueError(
+        f"executor={executor!r}; allowed are 'serial', 'processes', 'auto', 'dask', the address of "
+        "a Dask scheduler, such as 'tcp://10.0.0.5:8786', a distributed.Client and a DaskExecutor."
+    )

@@ -109,6 +109,11 @@ class Job:
     probe: pa.Table | None = None
     missing: Missing | None = None  # None: a blank text is a text
 
+    @property
+    def scores_bad_rows_again(self) -> bool:
+        """Whether rows that an earlier run left without a label are scored again."""
+        return self.on_bad_row == "error" or self.missing == "empty"
+
 
 def predict_rows(
     predict: Callable[[Any], Answers],

@@ -59,6 +59,7 @@ class Source(Protocol):
     """A table that is read in order, never as a whole."""
 
     name: str
+    paths: list[str]  # of files
     schema: pa.Schema
 
     def identity(self) -> dict[str, Any]:
@@ -372,6 +373,7 @@ class FrameSource:
     def __init__(self, frame: pd.DataFrame, text: str) -> None:
         refuse_twice([str(name) for name in frame.columns], self.name)
         check_names(list(frame.columns), [text], self.name)
+        self.paths: list[str] = []
         named = [level for level in frame.index.names if level is not None]
         self._frame = frame.reset_index(level=named) if named else frame
         self._text = text
