@@ -20,7 +20,7 @@ def shards(n):
 
 
 def scored(shard):
-    return Outcome(shard.index, shard.n_rows, "")
+    return Outcome(str(shard.index))
 
 
 def fails_at_two(shard):

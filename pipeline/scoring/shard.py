@@ -65,21 +65,10 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class BadRow:
-    """A row without a label."""
-
-    row: int  # of the whole table, from 0
-    reason: str
-
-
-@dataclass(frozen=True)
 class Outcome:
     """The result of a scored shard."""
 
-    index: int
-    n_rows: int  # with bad ones
     sha256: str  # of its part, empty if none was written
-    bad: tuple[BadRow, ...] = ()
     warnings: tuple[tuple[type[Warning], str], ...] = ()  # one of each category
 
 
@@ -188,7 +177,7 @@ def added_fields(
         else [(f"_{name}", own) for name, own in outputs]
     ):
         plain = outputs is not None and is_yes_or_no(own)
-        labels[f"label{suffix}"] = pa.int64() if plain else label_type(own)
+        labels[f"label{suffix}"] = pa.int64() if plain else pa.array(own).type
         numbers += [
             f"probability{suffix}{end}" for end in ([""] if plain else [f"_{c}" for c in own])
         ]
@@ -202,11 +191,6 @@ def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
     return pa.schema([*schema, *fields], metadata=schema.metadata)
 
 
-def label_type(classes: Sequence[Any]) -> pa.DataType:
-    """Return the Arrow type of the classes."""
-    return pa.array(np.asarray(classes).tolist()).type
-
-
 def add_predictions(
     table: pa.Table, fields: Sequence[pa.Field], answers: Answers, bad: Mapping[int, str]
 ) -> pa.Table:
@@ -215,7 +199,7 @@ def add_predictions(
     is_good[list(bad)] = False
     place = pa.array(np.cumsum(is_good) - 1, mask=~is_good)
     *fields, error = fields
-    labels = _by_output(answers.labels)
+    labels = np.atleast_2d(answers.labels.T)
     columns = [pa.array(c.tolist(), f.type) for c, f in zip(labels, fields, strict=False)]
     columns += [pa.array(np.ascontiguousarray(column)) for column in answers.probability.T]
     for field, column in zip(fields, columns, strict=True):
@@ -223,10 +207,6 @@ def add_predictions(
     return table.append_column(
         error, pa.array([bad.get(i) for i in range(table.num_rows)], error.type)
     )
-
-
-def _by_output(labels: np.ndarray) -> np.ndarray:
-    return np.atleast_2d(labels.T)
 
 
 @lru_cache(maxsize=1)
@@ -239,63 +219,52 @@ def load_once(model: str, sha256: str, trusted: tuple[str, ...]) -> Pipeline:
 
 def score_shard(job: Job, shard: Shard) -> Outcome:
     """Score a shard and write its part."""
-    table, fitted = _read(job, shard), load_once(job.model, job.sha256, job.trusted)
-    answers, reasons, messages = _score(job, shard, table, fitted)
-    bad = tuple(
-        BadRow(shard.first_row + place, reason) for place, reason in sorted(reasons.items())
-    )
+    table, answers, bad, messages = _score(job, shard)
     if bad and job.on_bad_row == "error":
+        first = min(bad)
+        cure = " Use missing='empty' (--missing empty) to read it as an empty text."
         raise BadRowError(
-            f"row {bad[0].row} cannot be scored: {bad[0].reason.removesuffix('.')}. Use "
+            f"row {shard.first_row + first} cannot be scored: {bad[first].removesuffix('.')}. Use "
             "on_bad_row='null' (--on-bad-row null) to continue without its label. Finished parts "
-            "are kept."
-            + (
-                " Use missing='empty' (--missing empty) to read it as an empty text."
-                * (bad[0].reason == _EMPTY)
-            )
+            f"are kept.{cure if bad[first] == _EMPTY else ''}"
         )
-    labelled = add_predictions(table, job.fields, answers, reasons)
-    stamp = Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad))
     sha256 = write_part(
-        labelled.cast(with_fields(job.schema, job.fields)),
+        add_predictions(table, job.fields, answers, bad).cast(with_fields(job.schema, job.fields)),
         Path(job.folder) / part_name(shard.index),
-        stamp,
+        Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad)),
     )
-    return Outcome(shard.index, shard.n_rows, sha256, bad, messages)
+    return Outcome(sha256, messages)
 
 
 def try_shard(job: Job, shard: Shard) -> Outcome:
     """Score a shard without writing, to see whether the process survives."""
-    # loads the model even without rows
-    _score(job, shard, _read(job, shard), load_once(job.model, job.sha256, job.trusted))
-    return Outcome(shard.index, shard.n_rows, "")
-
-
-def _read(job: Job, shard: Shard) -> pa.Table:
-    table = pq.read_table(shard.path, memory_map=False)
-    return table.slice(shard.start, shard.n_rows).cast(job.schema)
+    _score(job, shard)  # loads the model even without rows
+    return Outcome("")
 
 
 def _score(
-    job: Job, shard: Shard, table: pa.Table, fitted: Pipeline
-) -> tuple[Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
+    job: Job, shard: Shard
+) -> tuple[pa.Table, Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
+    """Return the rows, answers to the good ones, reasons of the bad ones, and warnings."""
+    file = pq.read_table(shard.path, memory_map=False)
+    table = file.slice(shard.start, shard.n_rows).cast(job.schema)
+    fitted = load_once(job.model, job.sha256, job.trusted)
     cells = table.column(job.text).to_pylist()
     bad = {
         row - shard.first_row: reason
         for row, reason in shard.marked
         if shard.first_row <= row < shard.first_row + len(cells)
     }
-    empty = empty_cells(cells)
+    empty, asked = empty_cells(cells), table
     if job.missing == "empty":
         texts = pa.array(["" if i in empty else cell for i, cell in enumerate(cells)])
-        place = table.column_names.index(job.text)
-        table = table.set_column(place, job.text, texts)
+        asked = table.set_column(table.column_names.index(job.text), job.text, texts)
     elif not _takes_missing(fitted):
         if job.missing is None:
             empty = {i for i in empty if cells[i] is None}
         bad = dict.fromkeys(empty, _EMPTY) | bad
     rows = [i for i in range(len(cells)) if i not in bad]
-    texts = model_input(job.columns, table, job.text, rows, shard.first_row)
+    X = model_input(job.columns, asked, job.text, rows, shard.first_row)
     probe = _PLAIN if job.probe is None else model_input(job.columns, job.probe, job.text)
     n_labels = job.n_labels or 1
     predict = partial(ask if job.n_labels is None else ask_each, fitted)
@@ -303,7 +272,7 @@ def _score(
     with _threads(job.threads), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         answers, failed = predict_rows(
-            predict, texts, len(job.fields) - n_labels - 1, n_labels=job.n_labels, probe=probe
+            predict, X, len(job.fields) - n_labels - 1, n_labels=job.n_labels, probe=probe
         )
         if job.n_labels is None:
             predicted, _ = positions(answers.labels, np.asarray(fitted.classes_).tolist())
@@ -317,7 +286,7 @@ def _score(
     answers, misfits = _without_misfits(answers, [field.type for field in job.fields[:n_labels]])
     bad.update({kept[place]: reason for place, reason in misfits.items()})
     messages = {warning.category: str(warning.message) for warning in caught}
-    return answers, bad, tuple(messages.items())
+    return table, answers, bad, tuple(messages.items())
 
 
 def model_input(
@@ -342,7 +311,7 @@ def _without_misfits(
 ) -> tuple[Answers, dict[int, str]]:
     """Set aside labels that do not fit the column type."""
     misfits = {}
-    for labels, kind in zip(_by_output(answers.labels), kinds, strict=False):
+    for labels, kind in zip(np.atleast_2d(answers.labels.T), kinds, strict=False):
         for place, label in enumerate(labels.tolist()):
             try:
                 pa.scalar(label, kind)
