@@ -1,5 +1,6 @@
 """The columns that a model was fitted on, and tables in that form."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline._compat import rows_of
+from pipeline.csv_table import check_names
 
 Kind = Literal["text", "number", "any"]
 
@@ -27,6 +29,31 @@ def fitted_columns(model: Any) -> dict[str, Kind] | None:
             "in a table. Fit it on a DataFrame."
         )
     return None
+
+
+def columns_for(model: Any, there: Sequence[str], text: str, source: str) -> dict[str, Kind] | None:
+    """Return a model's columns, checked to be in a table."""
+    columns = fitted_columns(model)
+    if columns is not None and len(columns) > 1:
+        fitted_on = f"The model was fitted on {', '.join(map(repr, columns))}"
+        if text not in columns:
+            raise ValueError(f"text={text!r}: {fitted_on}; name its text column.")
+        try:
+            check_names(there, list(columns), source)
+        except ValueError as error:
+            raise ValueError(f"{error} {fitted_on}.") from None
+    return columns
+
+
+def free_names(taken: Iterable[Any], wanted: Iterable[str]) -> list[str]:
+    """Return column names that are not taken yet."""
+    names = list(taken)
+    n_taken = len(names)
+    for name in wanted:
+        while name in names:
+            name = f"predicted_{name}"
+        names.append(name)
+    return names[n_taken:]
 
 
 def text_column(X: pd.DataFrame, text: str | None) -> str:

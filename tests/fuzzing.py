@@ -25,11 +25,12 @@ import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import joblib
 import numpy as np
@@ -223,13 +224,18 @@ def texts_of(path: Path, n_rows: int) -> list[Any]:
     return [text for piece in pieces for text in piece.table.column("text").to_pylist()]
 
 
+def in_memory(data: bytes) -> AbstractContextManager[Any]:
+    """Let tables read these bytes, whatever their path."""
+    return patch.object(csv_table, "open_binary", lambda _: io.BytesIO(data))
+
+
 def csv_stream(data: bytes) -> None:
     """Compare with the csv module and, of what that writes, with pandas."""
     first, data = (data[0], data[1:]) if data else (0, b"")
     n_rows, ours = first % 5 + 1, None
     path = folder() / "in.csv"
-    table = CsvTable(path, columns=["text"], open_file=lambda _: io.BytesIO(data))
-    with refusing(ValueError, path=path):
+    table = CsvTable(path, columns=["text"])
+    with in_memory(data), refusing(ValueError, path=path):
         ours = read_in_pieces(table, n_rows)
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
@@ -263,8 +269,8 @@ def json_lines(data: bytes) -> None:
     """Compare with the json module."""
     first, data = (data[0], data[1:]) if data else (0, b"")
     path, ours, rows = folder() / "in.jsonl", None, None
-    with refusing(ValueError, path=path):
-        ours = read_in_pieces(JsonLines(path, open_file=lambda _: io.BytesIO(data)), first % 5 + 1)
+    with in_memory(data), refusing(ValueError, path=path):
+        ours = read_in_pieces(JsonLines(path), first % 5 + 1)
     try:
         lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
         rows = [json.loads(line) for line in lines if line.strip()]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.csv_table import JSON_LINES
-from pipeline.datasets import PARQUET_SUFFIXES, check_output, write_json_lines
+from pipeline.datasets import PARQUET_SUFFIXES, check_folder, check_output, write_json_lines
 from pipeline.exceptions import PlanError
 from pipeline.files import flush_to_disk, is_address, local_path, lock, naming, put, temporary_for
 
@@ -328,8 +328,7 @@ class Target:
                 )
         self.file: Path | None = None
         if path.suffix in (".csv", *PARQUET_SUFFIXES, *JSON_LINES):
-            check_output(path)
-            for source in sources:
+            for source in (None, *sources):
                 check_output(path, source)
             self.file = path
             path = path.with_name(f"{path.name}.parts")
@@ -391,14 +390,7 @@ def _check_folder(path: Path, sources: Sequence[str]) -> None:
             f"{path} is a file; name a folder, or a file with the ending .csv, .parquet, .pq or "
             ".jsonl."
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: {path.parent} does not exist.")
-    around = path if path.is_dir() else path.parent
-    if not os.access(around, os.W_OK):
-        raise PermissionError(
-            f"{path} cannot be written: {around} is read-only. Name another folder or change its "
-            "permissions."
-        )
+    check_folder(path if path.is_dir() else path.parent, path)
     for source in sources:
         if not is_address(source) and Path(source).resolve().is_relative_to(path.resolve()):
             raise ValueError(f"{path} holds the input {source}; name another folder.")

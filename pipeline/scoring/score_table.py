@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.answers import Answers, ask, ask_each, gives_several, outputs_of
-from pipeline.columns import Kind
-from pipeline.datasets import columns_for
+from pipeline.columns import Kind, columns_for
 from pipeline.files import fetched, sha256_of, where
 from pipeline.notebook import block, facts
 from pipeline.progress import Part

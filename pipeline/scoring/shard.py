@@ -25,8 +25,7 @@ from pipeline.answers import (
     positions,
     warn_of_other_labels,
 )
-from pipeline.columns import Kind, as_fitted
-from pipeline.datasets import free_names
+from pipeline.columns import Kind, as_fitted, free_names
 from pipeline.exceptions import ArtifactWarning, BadRowError, CheckpointError
 from pipeline.saved.artifact import load_pipeline
 from pipeline.scoring.run_folder import Stamp, part_name, write_part

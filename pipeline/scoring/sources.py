@@ -35,12 +35,7 @@ from pipeline.files import (
     where,
 )
 
-TEXT_TYPES = (
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_string_view,
-    pa.types.is_null,
-)
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 _BUFFER = 1 << 20
 _BATCH_ROWS = 4096
 _NAMED = "text= (--text-column)"
@@ -84,7 +79,7 @@ def check_text_type(schema: pa.Schema, text: str, name: str) -> None:
     kind = schema.field(text).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if not any(is_text(kind) for is_text in TEXT_TYPES):
+    if kind not in _TEXT_TYPES:
         raise TypeError(
             f"{name}: column {text!r} holds {kind}, not text. Name another column, or convert it."
         )
@@ -196,7 +191,6 @@ class CsvSource(_Files):
             columns={self._text: _NAMED},
             encoding=self._encoding,
             sep=self._sep,
-            open_file=open_binary,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -254,8 +248,7 @@ class JsonSource(CsvSource):
     def _read_header(self) -> None:
         found: dict[str, set[type]] = {}
         for path in self.paths:
-            options = {"encoding": self._encoding, "open_file": open_binary}
-            for name, types in json_columns(path, **options).items():
+            for name, types in json_columns(path, encoding=self._encoding).items():
                 found.setdefault(name, set()).update(types)
         check_names(list(found), {self._text: _NAMED}, self.name)
         self.header = list(found)
@@ -263,7 +256,7 @@ class JsonSource(CsvSource):
         check_text_type(self.schema, self._text, self.name)
 
     def _table(self, path: str) -> CsvTable:
-        return JsonLines(path, names=self.header, encoding=self._encoding, open_file=open_binary)
+        return JsonLines(path, names=self.header, encoding=self._encoding)
 
     def _rows(self, rows: list[list[Any]], marked: dict[int, str]) -> Rows:
         columns = []
