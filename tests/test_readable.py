@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.readable import columns, readable, shortened
+from pipeline.tables import columns, readable, shortened
 
 JOINED = "👩\u200d👩\u200d👧 می\u200cخو 東京"
 
