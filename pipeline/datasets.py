@@ -29,6 +29,7 @@ from pipeline.files import check_writable, fetched, put, refuse_folder, temporar
 from pipeline.texts import class_numbers, group_numbers, labels_of_texts, text_groups
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+ENDINGS = (".csv", *PARQUET_SUFFIXES, *JSON_LINES)  # of tables that are written
 _HERE = Path(__file__).resolve().parent
 _REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")
 _TEST_SHARE = 0.2
@@ -196,7 +197,7 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
     if same:
         raise ValueError(f"{place} is the input file; name another one.")
     ending = PurePath(place).suffix
-    if ending not in (".csv", *PARQUET_SUFFIXES, *JSON_LINES):
+    if ending not in ENDINGS:
         raise ValueError(
             f"{place} has the ending {ending!r}; allowed are .csv, .parquet, .pq and .jsonl."
         )
@@ -213,9 +214,14 @@ def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
             with temporary.open("w", encoding="utf-8") as file:
                 write_json_lines(file, pa.Table.from_pandas(table, preserve_index=False))
         else:
-            # quote all strings: the writer would leave a lone \r or a blank line unquoted
-            table.to_csv(temporary, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+            write_csv(table, temporary)
         put(temporary, place)
+
+
+def write_csv(table: pd.DataFrame, out: Path | TextIO, *, header: bool = True) -> None:
+    """Write CSV with every string quoted."""
+    quoting = csv.QUOTE_NONNUMERIC  # else the writer leaves a lone \r or a blank line unquoted
+    table.to_csv(out, index=False, header=header, lineterminator="\n", quoting=quoting)
 
 
 def write_json_lines(file: TextIO, table: pa.Table) -> None:

@@ -24,11 +24,6 @@ _FETCHING = 30.0  # seconds after which the result of a finished task counts as 
 _KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}
 
 
-def has_resources(facts: Mapping[str, Any], resources: Mapping[str, float]) -> bool:
-    """Return whether a worker was started with enough of every resource."""
-    return all(facts["resources"].get(name, 0) >= amount for name, amount in resources.items())
-
-
 def introduce(threads: int) -> dict[str, str]:
     """Limit the tokenizer threads of a worker, and return host and versions."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # read at first use
@@ -108,8 +103,7 @@ class DaskExecutor:
         if cluster is not None and workers is not None:
             raise ValueError(
                 f"workers={workers}, but the Dask cluster has its own: start as many as you want "
-                "with dask worker, and leave "
-                "workers out."
+                "with dask worker, and leave workers out."
             )
         self.cluster, self.workers, self.wait = cluster, workers, wait
         self.resources = dict(resources or {})
@@ -196,8 +190,11 @@ class DaskExecutor:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
         except OSError as error:
             raise self._scheduler_lost() from error
+        wanted = self.resources.items()
         present = [
-            worker for worker, facts in workers.items() if has_resources(facts, self.resources)
+            worker
+            for worker, facts in workers.items()
+            if all(facts["resources"].get(name, 0) >= amount for name, amount in wanted)
         ]
         if present:
             self._last_seen = time.monotonic()
