@@ -47,13 +47,13 @@ def columns_for(model: Any, there: Sequence[str], text: str, source: str) -> dic
 
 def free_names(taken: Iterable[Any], wanted: Iterable[str]) -> list[str]:
     """Return column names that are not taken yet."""
-    names = list(taken)
-    n_taken = len(names)
+    names, free = set(taken), list[str]()
     for name in wanted:
         while name in names:
             name = f"predicted_{name}"
-        names.append(name)
-    return names[n_taken:]
+        names.add(name)
+        free.append(name)
+    return free
 
 
 def text_column(X: pd.DataFrame, text: str | None) -> str:
@@ -120,20 +120,22 @@ def _to_numbers(column: pd.Series) -> pd.Series:
 
 def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
     step = first_step(step)
-    read: dict[str, Kind] = {}
+    found: list[tuple[str, Kind]] = []
     if isinstance(step, ColumnTransformer):
         frame = pd.DataFrame(columns=names)
         for _, part, key in step.transformers_:
             if not (isinstance(part, str) and part == "drop"):
                 own = rows_of(frame, [key] if isinstance(key, str) else key, axis=1)
-                for place, name in enumerate(own):
-                    _add(read, name, _kind(part, place))
+                found += [(name, _kind(part, place)) for place, name in enumerate(own)]
     elif isinstance(step, FeatureUnion):
         for _, part in step.transformer_list:
-            for name, kind in ({} if isinstance(part, str) else _read_by(part, names)).items():
-                _add(read, name, kind)
+            if not isinstance(part, str):
+                found += _read_by(part, names).items()
     else:
         return dict.fromkeys(names, _kind(step, 0) if len(names) == 1 else "any")
+    read: dict[str, Kind] = {}
+    for name, kind in found:
+        read[name] = kind if read.get(name, kind) == kind else "any"
     return {name: read[name] for name in names if name in read}
 
 
@@ -159,10 +161,6 @@ def model_inside(model: Any) -> Any:
     # OneVsRest has a constant, y_, instead of a model for a label that all texts have
     models = [one for one in members if isinstance(one, BaseEstimator) and not hasattr(one, "y_")]
     return models[0] if models else getattr(model, "estimator_", None)
-
-
-def _add(read: dict[str, Kind], name: str, kind: Kind) -> None:
-    read[name] = kind if read.get(name, kind) == kind else "any"
 
 
 def _kind(part: Any, place: int) -> Kind:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import joblib
 
 from pipeline.saved.manifest import installed_versions
-from pipeline.scoring.executors import Function
+from pipeline.scoring.executors import Function, Results
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 _LOST = "its Dask worker was lost: killed, crashed or cut off"  # no address: it enters the output
@@ -151,9 +151,7 @@ class DaskExecutor:
         self._client = None
         self._started.close()
 
-    def run(
-        self, function: Function, shards: Iterable[Shard]
-    ) -> Iterator[tuple[Shard, Outcome | Died]]:
+    def run(self, function: Function, shards: Iterable[Shard]) -> Results:
         """Run a function on every shard."""
         if self._client is None:
             raise RuntimeError("The executor is not open: with DaskExecutor(...) as executor: ...")

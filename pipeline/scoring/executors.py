@@ -17,8 +17,9 @@ from joblib.externals import loky
 from pipeline._compat import WorkerDiedError, keep_workers_that_grow
 from pipeline.scoring.shard import Died, Outcome, Shard
 
+# picklable: a function of a module, or a functools.partial of one
 Function = Callable[[Shard], Outcome]
-"""A picklable function of a module, or a functools.partial of one."""
+Results = Iterator[tuple[Shard, Outcome | Died]]
 
 
 class Executor(Protocol):
@@ -27,32 +28,23 @@ class Executor(Protocol):
     The contract, tested in tests/test_executors.py for every executor:
 
     - Every shard comes back once, with its outcome or with `Died`, in any order.
-    - ``shards`` is consumed lazily, with about as many in flight as there are workers. The iterator
-      may take time and may raise; its exceptions go to the caller.
-    - Exceptions raised by the function go to the caller unchanged. They are never a row's fault,
-      because the function reports those in its outcome.
-    - The death of a worker process is not an exception: its shard comes back as `Died`, no other
-      shard is affected, and another worker takes over. The caller decides whether to retry.
-    - A worker that cannot start is an exception.
+    - ``shards`` is consumed lazily, with about as many in flight as there are workers.
+    - Exceptions raised by ``shards`` or the function go to the caller. They are never a row's
+      fault: the function reports those in its outcome.
+    - A worker that dies is no exception: its shard alone comes back as `Died`, and another worker
+      takes over. A worker that cannot start is an exception.
     - When the generator is closed, or an exception or KeyboardInterrupt passes through it, nothing
       more is started. After the context no process or connection of the executor remains.
-
-    Attributes
-    ----------
-    threads : int
-        Size of each worker's thread pools. The function has its own number of threads.
     """
 
-    threads: int
+    threads: int  # of each worker's thread pools; the function has its own number
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
-    def run(
-        self, function: Function, shards: Iterable[Shard]
-    ) -> Iterator[tuple[Shard, Outcome | Died]]:
-        """Run a picklable function on every shard and yield the results."""
+    def run(self, function: Function, shards: Iterable[Shard]) -> Results:
+        """Run a function on every shard and yield the results."""
         ...
 
 
@@ -68,9 +60,7 @@ class SerialExecutor:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def run(
-        self, function: Function, shards: Iterable[Shard]
-    ) -> Iterator[tuple[Shard, Outcome | Died]]:
+    def run(self, function: Function, shards: Iterable[Shard]) -> Results:
         """Run a function on one shard after another."""
         for shard in shards:
             yield shard, function(shard)
@@ -155,9 +145,7 @@ class ProcessExecutor:
         while self._idle:
             self._idle.pop().stop()
 
-    def run(
-        self, function: Function, shards: Iterable[Shard]
-    ) -> Iterator[tuple[Shard, Outcome | Died]]:
+    def run(self, function: Function, shards: Iterable[Shard]) -> Results:
         """Run a function on every shard."""
         coming = iter(shards)
         busy: dict[Future[Outcome], tuple[_Worker, Shard]] = {}
@@ -201,9 +189,7 @@ class BySizeExecutor(ProcessExecutor):
 
     _serial: bool | None = None
 
-    def run(
-        self, function: Function, shards: Iterable[Shard]
-    ) -> Iterator[tuple[Shard, Outcome | Died]]:
+    def run(self, function: Function, shards: Iterable[Shard]) -> Results:
         """Run a function on every shard."""
         if self._serial is None:
             shards = iter(shards)
