@@ -19,8 +19,7 @@ from pipeline.scoring.shard import Died, Outcome, Shard
 _LOST = "its Dask worker was lost: killed, crashed or cut off"  # no address: it enters the output
 _LOOK_AROUND = 1.0  # seconds between checks for workers that joined or were lost
 _FETCHING = 30.0  # seconds after which the result of a finished task counts as lost
-# For glibc. With Dask's own value each freed block goes back to the system and is cleared again for
-# the next batch, which takes a tenth of the time.
+# for glibc: Dask's own value returns every freed block to the system, which costs a tenth of time
 _KEEP_FREED = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 30}
 
 
@@ -51,12 +50,8 @@ def check_versions(worker: str, there: Mapping[str, str]) -> None:
 class DaskExecutor:
     """Runs shards on the worker processes of a Dask cluster.
 
-    Only shards and the function are sent, a few hundred bytes each; workers open the model
-    themselves. Every worker process has one shard at a time, whatever its number of threads.
-    Workers may join and leave.
-
-    The executor has its own connection to the scheduler; a client that you pass is not changed.
-    When a run ends early, queued shards are cancelled, and running shards finish on their workers.
+    Workers open the model themselves, have one shard at a time, and may join and leave. When a run
+    ends early, running shards finish on their workers. A client that you pass is not changed.
 
     Parameters
     ----------
@@ -64,26 +59,26 @@ class DaskExecutor:
         The scheduler's address, such as ``"tcp://10.0.0.5:8786"``, or a client that knows it.
         Default: start a cluster on this machine, and stop it at the end.
     workers : int, optional
-        Number of processes of a cluster that is started here; one per core by default.
+        Processes of a cluster that is started here; one per core by default.
     threads : int, default=1
-        Threads of each worker's tokenizers, and of workers that are started here. For the threads
-        of the model use ``score_table(threads=)``.
+        Threads of tokenizers, and of workers that are started here. Those of the model are
+        ``score_table(threads=)``.
     resources : mapping of str to float, optional
-        Resources that a worker must have been started with, such as ``{"GPU": 1}`` (``dask worker
-        --resources "GPU=1"``). A shard takes them while it runs. Workers with less get none.
+        Resources that a shard takes, such as ``{"GPU": 1}``. Workers that were started with less
+        (``dask worker --resources "GPU=1"``) get none.
     wait : float, default=120
-        Seconds to wait for a worker if there is none, at the start and whenever all are lost; for
-        the scheduler at most 30.
+        Seconds to wait for a worker, at the start and when all are lost; for the scheduler at most
+        30.
 
     Raises
     ------
     ImportError
-        If distributed is not installed, here or on a worker, or a worker lacks this package.
+        If distributed is not installed, or a worker lacks it or this package.
     OSError
         If the scheduler does not answer, is lost, or no worker comes in time.
     ValueError
-        For a number of workers with an existing cluster; in `run`, if a worker has other versions
-        than this process, because its parts could differ.
+        For a number of workers with an existing cluster, or a worker with other versions than this
+        process.
 
     Examples
     --------
@@ -180,7 +175,7 @@ class DaskExecutor:
             self._busy.clear()
 
     def _present(self) -> list[str]:
-        """Return the workers with the resources, or raise after a while."""
+        """Return the workers with the resources, or raise after ``wait``."""
         address = self._client.scheduler.address
         try:
             if self._client.status != "running":
@@ -231,8 +226,7 @@ class DaskExecutor:
         return True
 
     def _submit(self, worker: str, shard: Shard | None, function: Any, argument: Any) -> None:
-        # Bound to a worker, so that the shard of a lost worker is known, and Dask does not try it
-        # on one worker after another, killing each.
+        # bound to a worker, as Dask would try a deadly shard on one worker after another
         future = self._client.submit(
             function,
             argument,

@@ -66,7 +66,7 @@ class SerialExecutor:
             yield shard, function(shard)
 
 
-# thread pools of OpenMP, the BLAS libraries and the tokenizers, sized when they are loaded
+# of OpenMP, the BLAS libraries and the tokenizers, read when they are loaded
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -185,7 +185,7 @@ class ProcessExecutor:
 
 
 class BySizeExecutor(ProcessExecutor):
-    """Starts worker processes only for more than one shard."""
+    """Starts processes only for more than one shard."""
 
     _serial: bool | None = None
 

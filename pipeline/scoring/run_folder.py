@@ -28,7 +28,7 @@ from pipeline.files import flush_to_disk, is_address, local_path, lock, naming, 
 
 STAMP = b"bert_vectorizer.part"
 FORMAT_VERSION = 2  # 1: labels were the most probable classes, whatever predict gave
-# pyarrow, pandas, Spark and Dask skip names that start with _, so they read the folder as it is
+# readers of Parquet folders skip names that start with _
 RUN, SUCCESS, MANIFEST = "_run", "_SUCCESS", "_manifest.json"
 
 
@@ -61,7 +61,7 @@ def part_name(index: int) -> str:
 def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
     """Write a part durably and reproducibly, and return its sha256."""
     sink = pa.BufferOutputStream()
-    # with checksums, readers notice a flipped bit instead of reading it as a probability
+    # with checksums readers notice a flipped bit
     with pq.ParquetWriter(sink, table.schema, write_page_checksum=True) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         writer.add_key_value_metadata({STAMP.decode(): json.dumps(asdict(stamp), sort_keys=True)})
@@ -72,7 +72,7 @@ def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
 
 def write_whole(path: Path, content: bytes | pa.Buffer) -> None:
     """Write a file durably and atomically."""
-    # looking for abandoned files at each of many parts is slow; the run does it once at its start
+    # not tidied at each of many parts: the run does it once at its start
     with temporary_for(path, tidy=False) as temporary:
         temporary.write_bytes(content)
         put(temporary, path)

@@ -46,7 +46,7 @@ from pipeline.texts import Missing
 
 _ROUNDS = 3
 _MOST_KILLERS = 100
-_TRIED_ROWS = 20  # at least one must suit a model of several columns before the run starts
+_TRIED_ROWS = 20  # one of them must suit a model of several columns
 
 
 @dataclass(frozen=True)
@@ -121,22 +121,21 @@ def score_table(
 ) -> ScoredTable:
     """Score a table of any size, every row exactly once.
 
-    The table is read once, ``shard_rows`` rows at a time. Each shard becomes a part that is written
-    completely or not at all and names its shard, model and run. After a crash the same call resumes
-    and keeps finished parts. A manifest and ``_SUCCESS`` are written only when all parts exist and
-    their rows add up. The bytes of the parts do not depend on the executor, the number of workers,
-    or interruptions.
+    The table is read once, ``shard_rows`` rows at a time. Each shard becomes a part, written
+    completely or not at all. After a crash the same call resumes and keeps finished parts. A
+    manifest and ``_SUCCESS`` follow when all parts exist and their rows add up. The bytes of the
+    parts do not depend on the executor, the number of workers, or interruptions.
 
     Parameters
     ----------
     model_path : str or Path
-        A pipeline by `save_pipeline`, whose classifier gives probabilities. Each process opens it
-        once. Labels are those of its ``predict``. If it gives several per text, each has a column
-        ``label_<output>``, of 1 and 0 or of its classes, and its probabilities have columns.
+        A pipeline by `save_pipeline`, whose classifier gives probabilities. Labels are those of its
+        ``predict``. If it gives several per text, each has a column ``label_<output>``, of 1 and 0
+        or of its classes, and its probabilities have columns.
     source : path, sequence of paths, or DataFrame
-        CSV or JSON lines (also ``.gz``, ``.bz2``, ``.xz``, ``.zip``) or Parquet: a file, a folder
-        of Parquet files, several files, a pattern such as ``"2026-*.parquet"``, local or at an
-        address of fsspec such as ``s3://bucket/folder``.
+        CSV or JSON lines (also ``.gz``, ``.bz2``, ``.xz``, ``.zip``) or Parquet: a file, several,
+        a pattern such as ``"2026-*.parquet"`` or a folder of Parquet files, local or at an address
+        of fsspec such as ``s3://bucket/folder``.
     out : str or Path
         A new folder, for ``part-000000.parquet`` and so on, or one file (``.csv``, ``.parquet``,
         ``.pq``, ``.jsonl``).
@@ -144,32 +143,31 @@ def score_table(
         The text column. A model that was fitted on several columns gets all of these.
     executor : {"serial", "processes", "auto", "dask"}, address, Client or executor
         Default ``"serial"``: this process. ``"processes"``: worker processes on this machine.
-        ``"auto"``: these if the table has more than one shard, else this process. ``"dask"``: a
-        Dask cluster on this machine. The address of a Dask cluster, such as
-        ``"tcp://10.0.0.5:8786"``, a ``distributed.Client`` or a `pipeline.DaskExecutor`.
+        ``"auto"``: these if the table has more than one shard. ``"dask"``: a Dask cluster on this
+        machine; another by its address, such as ``"tcp://10.0.0.5:8786"``, a
+        ``distributed.Client`` or a `pipeline.DaskExecutor`.
     workers : int, optional
         Number of worker processes; one per core by default. An existing Dask cluster has its own.
     threads : int, optional
-        Threads of the model in each worker; 1 by default. Another number may change the last bits
-        of a probability, so a rerun needs the same. To use more cores, use more workers.
+        Threads of the model in each worker; 1 by default. They may change the last bits of a
+        probability, so a rerun needs the same. To use more cores, use more workers.
     shard_rows : int, default=2048
         Rows per part: lost in a crash, and held in memory by each worker.
     on_bad_row : {"error", "null"}, default="error"
-        For a row that cannot be scored: not a string, malformed, or one that the model fails on or
-        that kills its process. ``"error"`` stops there and keeps finished parts. ``"null"`` keeps
-        the row, without label and probabilities, and gives the reason in the column
-        ``label_error``; a rerun may change to it.
+        For a row that is not a string or malformed, that the model fails on, or that kills its
+        process. ``"error"`` stops there. ``"null"`` leaves label and probabilities empty and gives
+        the reason in the column ``label_error``; a rerun may change to it.
     encoding, sep : str
         Of CSV files, as in `read_table`.
     missing : {"error", "empty"}, optional
-        ``"error"``: a row with a missing or blank text cannot be scored; ``"empty"``: it is
-        labelled as an empty text, and counted. Default: only a blank text is.
+        ``"error"``: a missing or blank text cannot be scored; ``"empty"``: it is labelled as an
+        empty text, and counted. Default: only a blank text is.
     sha256 : str, optional
         The hash that the model must have.
     trusted, trusted_key
         As in `load_pipeline`.
     progress : bool, optional
-        Show rows, rows per second and time left on standard error. Default: only in a terminal.
+        Show rows, speed and time left on standard error. Default: only in a terminal.
 
     Returns
     -------
@@ -181,8 +179,7 @@ def score_table(
     FileNotFoundError, PermissionError, BlockingIOError
         If a source is missing, the output cannot be written, or another run writes there.
     PlanError
-        If ``out`` holds a run of another model, table or other options. The message says what
-        differs.
+        If ``out`` holds a run of another model, table or other options; it says which.
     BadRowError
         At a row that cannot be scored.
     ArtifactError
@@ -424,8 +421,7 @@ def score_alone(
     executor: Executor, score: Function, attempt: Function, shard: Shard, died: Died
 ) -> Outcome:
     """Score a shard whose worker died, marking rows that kill any worker."""
-    # The worker may have been killed from outside, so the shard is first tried again on its own.
-    # If it dies again, its rows are halved repeatedly, each half in its own process.
+    # First again as a whole, as the worker may have been killed from outside; then by halves.
     for _ in range(_ROUNDS):
         result = _alone(executor, score, shard)
         if isinstance(result, Outcome):
@@ -437,7 +433,6 @@ def score_alone(
                 "small for the model in each of them? Use fewer workers. Finished parts are kept."
             )
         killers = dict(_killers(executor, attempt, shard))
-        # no killers: not a single row, and not chance, but all rows together, or the machine
         if len(shard.marked) + len(killers) > _MOST_KILLERS:
             raise ChildProcessError(
                 f"more than {_MOST_KILLERS} rows from row {shard.first_row} on kill the process "
