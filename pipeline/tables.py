@@ -31,9 +31,8 @@ SCORES = {
     ),
 }
 _FIRST = (
-    *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
-    *("log_loss", "calibration_error", "hamming_loss"),
-)
+    "accuracy", "micro_f1", "macro_f1", "roc_auc", "log_loss", "calibration_error", "hamming_loss",
+)  # fmt: skip
 _COMPARED = {
     "accuracy": (SCORES["accuracy"][0], "{:.3f}"),
     "difference": ("Difference to TF-IDF (95 %)", "{:+.3f}"),

@@ -14,8 +14,9 @@ import pytest
 from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.dask_executor import DaskExecutor
 from pipeline.scoring.executors import choose_executor
-from pipeline.scoring.shard import Died, Outcome, Shard
+from pipeline.scoring.shard import Died, Outcome
 from tests.dask_cluster import cluster_by_hand
+from tests.test_executors import shards
 
 distributed = pytest.importorskip(
     "distributed", reason="distributed is not installed: pip install '.[dask]'"
@@ -29,10 +30,6 @@ def address(tmp_path_factory):
         with distributed.Client(address) as client:
             client.wait_for_workers(2, timeout=60)  # on a busy machine one comes late
         yield address
-
-
-def shards(n):
-    return [Shard(i, "rows.parquet", 10 * i, 10 * (i + 1), 10 * i) for i in range(n)]
 
 
 def who(shard):

@@ -11,13 +11,10 @@ import pytest
 
 from pipeline.scoring import executors
 from pipeline.scoring.executors import BySizeExecutor, ProcessExecutor
-from pipeline.scoring.shard import Died, Outcome, Shard
+from pipeline.scoring.shard import Died, Outcome
+from tests.test_executors import shards
 
 TOP = Path(__file__).resolve().parent.parent
-
-
-def shards(n):
-    return [Shard(i, "rows.parquet", 0, 1, i) for i in range(n)]
 
 
 def tells(shard):

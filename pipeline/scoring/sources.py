@@ -230,8 +230,17 @@ class CsvSource(_Files):
         if kept:
             yield self._rows(kept, marked)
 
-    def _rows(self, rows: list[list[str | None]], marked: dict[int, str]) -> Rows:
-        columns = [text_array(list(column), {}) for column in zip(*rows, strict=True)]
+    def _rows(self, rows: list[list[Any]], marked: dict[int, str]) -> Rows:
+        columns = []
+        for field, column in zip(self.schema, zip(*rows, strict=True), strict=True):
+            if field.name == self._text:
+                reasons: dict[int, str] = {}
+                columns.append(text_array(list(column), reasons))
+                marked = {**reasons, **marked}
+            elif pa.types.is_large_string(field.type):
+                columns.append(text_array([_as_text(cell) for cell in column], {}))
+            else:
+                columns.append(pa.array(column, field.type))
         return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
 
     def expected_rows(self, n_read: int) -> int | None:
@@ -257,19 +266,6 @@ class JsonSource(CsvSource):
 
     def _table(self, path: str) -> CsvTable:
         return JsonLines(path, names=self.header, encoding=self._encoding)
-
-    def _rows(self, rows: list[list[Any]], marked: dict[int, str]) -> Rows:
-        columns = []
-        for field, column in zip(self.schema, zip(*rows, strict=True), strict=True):
-            if field.name == self._text:
-                reasons: dict[int, str] = {}
-                columns.append(text_array(list(column), reasons))
-                marked = {**reasons, **marked}
-            elif pa.types.is_large_string(field.type):
-                columns.append(text_array([_as_text(cell) for cell in column], {}))
-            else:
-                columns.append(pa.array(column, field.type))
-        return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
 
 
 def _json_type(types: set[type]) -> pa.DataType:
@@ -487,45 +483,42 @@ def list_files(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[
 
 def _list_local(path: str) -> list[str]:
     if os.path.isdir(path):
-        files = sorted(
+        files = [
             str(file)
             for file in Path(path).rglob("*")
             if _is_parquet(file) and not _is_hidden(file.relative_to(path).parts) and file.is_file()
-        )
-        if not files:
-            raise FileNotFoundError(
-                f"{path} is a folder, not a file, and holds no Parquet files "
-                f"({', '.join(PARQUET_SUFFIXES)})."
-            )
-        return files
-    if not os.path.exists(path) and glob.has_magic(path):
-        files = sorted(file for file in glob.glob(path) if os.path.isfile(file))
-        if not files:
-            raise FileNotFoundError(f"no file matches {path}.")
-        return files
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} does not exist.")
-    if os.path.getsize(path) == 0:
-        raise ValueError(f"{path} is empty (0 bytes); expected a table with a header line.")
-    return [path]
+        ]
+        kinds = ", ".join(PARQUET_SUFFIXES)
+        missing = f"{path} is a folder, not a file, and holds no Parquet files ({kinds})."
+    elif not os.path.exists(path) and glob.has_magic(path):
+        files = list(filter(os.path.isfile, glob.glob(path)))
+        missing = f"no file matches {path}."
+    else:
+        files = list(filter(os.path.isfile, [path]))
+        missing = f"{path} does not exist."
+        if files and os.path.getsize(path) == 0:
+            raise ValueError(f"{path} is empty (0 bytes); expected a table with a header line.")
+    if not files:
+        raise FileNotFoundError(missing)
+    return sorted(files)
 
 
 def _list_address(path: str) -> list[str]:
     with reading(path) as (system, inner):
         if glob.has_magic(inner):
-            names = sorted(system.glob(inner))
+            names = system.glob(inner)
         elif system.isdir(inner):
             root = inner.rstrip("/")
-            names = sorted(
+            names = [
                 name
                 for name in system.find(root)
                 if _is_parquet(name) and not _is_hidden(name[len(root) + 1 :].split("/"))
-            )
+            ]
         else:
             names = [inner] if system.isfile(inner) else []
     if not names:
         raise FileNotFoundError(f"{path} does not exist, or holds no Parquet files.")
-    return [str(system.unstrip_protocol(name)) for name in names]
+    return [str(system.unstrip_protocol(name)) for name in sorted(names)]
 
 
 def _is_hidden(parts: Sequence[str]) -> bool:
