@@ -84,7 +84,7 @@ def answer_features(model: Any, features: Any, *, need_probability: bool = True)
 
 
 def check_classifier(model: Any, *, need_probability: bool = True) -> None:
-    """Raise unless a model gives one label per row, with probabilities if needed."""
+    """Raise unless a model gives one label per row, and probabilities if needed."""
     if isinstance(getattr(model, "classes_", None), list):
         raise several_labels(model)
     if not hasattr(model, "classes_"):
@@ -151,7 +151,7 @@ def _number(label: Any) -> Any:
 
 
 def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Return whether each label has the highest probability, (n_rows,), True without any."""
+    """Return whether each label is the most probable, (n_rows,), True without any."""
     own = label_probability(predicted, probability, other=-1.0)
     is_near = probability.max(axis=1, initial=0.0) - own <= _ROUNDING
     return np.asarray(is_near | np.isnan(probability).all(axis=1))

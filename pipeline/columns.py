@@ -110,7 +110,7 @@ def as_fitted(columns: dict[str, Kind] | None, table: pd.DataFrame, text: str) -
 
 
 def _to_numbers(column: pd.Series) -> pd.Series:
-    """Read cells as numbers, leaving others for the model to refuse."""
+    """Read cells as numbers, leaving others as they are."""
     if pd.api.types.is_numeric_dtype(column) or not pd.api.types.is_string_dtype(column):
         return column
     numbers = pd.to_numeric(column, errors="coerce")
@@ -140,7 +140,7 @@ def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
 
 
 def first_step(model: Any) -> Any:
-    """Return the step that gets X first, inside pipelines and meta-estimators."""
+    """Return the step that gets X first."""
     while True:
         if isinstance(model, Pipeline):
             model = next(part for _, part in model.steps if not changes_rows_only(part))
@@ -158,7 +158,7 @@ def model_inside(model: Any) -> Any:
         return model.estimator
     members = [one.estimator for one in getattr(model, "calibrated_classifiers_", ())]
     members += list(getattr(model, "estimators_", ()))
-    # OneVsRest has a constant, y_, instead of a model for a label that all texts have
+    # OneVsRest has a constant, y_, for a label that all texts have
     models = [one for one in members if isinstance(one, BaseEstimator) and not hasattr(one, "y_")]
     return models[0] if models else getattr(model, "estimator_", None)
 
@@ -182,7 +182,7 @@ def _kind(part: Any, place: int) -> Kind:
 
 
 def changes_rows_only(step: Any) -> bool:
-    """Return whether a step passes tables through when predicting, like a sampler."""
+    """Return whether a step passes tables through, like a sampler."""
     return step in (None, "passthrough") or (
         hasattr(step, "fit_resample") and not hasattr(step, "transform")
     )

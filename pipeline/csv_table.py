@@ -1,4 +1,4 @@
-"""Stream rows from a CSV or JSON-lines file and report malformed rows by line."""
+"""Rows of a CSV or JSON-lines file, and malformed ones by line."""
 
 import bz2
 import codecs
@@ -24,7 +24,7 @@ _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, "
 _LONGEST_CELL = 1 << 27  # characters: limits the memory of an unclosed quote
 _PIECE = 1 << 20
 _LINES = 1024
-# first bytes of other formats that are often called .csv: kind and right ending
+# first bytes of files often called .csv: kind and right ending
 _MAGIC = (
     (rb"\x1f\x8b", "compressed by gzip", ".gz"),
     (rb"BZh\d1AY&SY", "compressed by bzip2", ".bz2"),
@@ -42,7 +42,7 @@ _SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe":
 
 
 def inner_suffix(path: str | os.PathLike) -> str:
-    """Return the file extension without that of the compression, in lower case."""
+    """Return the lower-case ending before that of a compression."""
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
     if suffixes and (suffixes[-1] in _OPENERS or suffixes[-1] == ".zip"):
         suffixes.pop()
@@ -108,7 +108,7 @@ class CsvTable:
 
     @property
     def n_bytes_read(self) -> int:
-        """Return how many bytes of the (compressed) file were read."""
+        """Bytes of the (compressed) file read so far."""
         return self._raw.tell()
 
     def read(self, n_rows: int | None = None, faults: dict[int, str] | None = None) -> list[Any]:
@@ -123,7 +123,7 @@ class CsvTable:
         return rows
 
     def _next(self, place: int, faults: dict[int, str] | None) -> list[Any] | None:
-        """Return the next row, None at the end, and note its fault or raise."""
+        """Return the next row or None, and note its fault or raise."""
         try:
             row = next(filter(None, self._reader), None)
         except csv.Error as error:

@@ -205,7 +205,7 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
 
 
 def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
-    """Write CSV or Parquet, chosen by the ending of ``out``, atomically."""
+    """Write a table by the ending of ``out``, atomically."""
     place = where(out)
     with temporary_for(place) as temporary:
         if PurePath(place).suffix in PARQUET_SUFFIXES:

@@ -1,4 +1,4 @@
-"""Results as plain text: tables, sentences, and user texts made safe to show."""
+"""Results as plain text: tables, sentences, texts made safe to show."""
 
 import re
 import unicodedata
@@ -44,7 +44,7 @@ _COMPARED = {
 }
 _MOST_CELLS = 400  # of a confusion matrix that is shown as a table
 MOST_SHOWN = 12
-# C0 and C1 controls except tab and line feed, lone surrogates, direction marks, non-characters
+# controls but tab and line feed, lone surrogates, direction marks, non-characters
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]"
 )
@@ -68,13 +68,13 @@ class Table(NamedTuple):
 
 
 def readable(text: object) -> str:
-    """Escape control characters, lone surrogates and direction marks in a value's text."""
-    # Joiners stay, as emoji and Persian need them.
+    """Escape control characters, lone surrogates and direction marks."""
+    # joiners stay: emoji and Persian need them
     return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], str(text).replace("\r\n", "\n"))
 
 
 def shortened(text: object, most: int) -> str:
-    """Return a text on one line of at most ``most`` columns."""
+    """Cut a text to one line of ``most`` columns."""
     line = " ".join(readable(str(text)[: 4 * most]).split())
     if columns(line) <= most and len(str(text)) <= 4 * most:
         return line
@@ -92,7 +92,7 @@ def columns(text: str) -> int:
 
 
 def strongest(words: Sequence[Mapping[Any, Any]], most: int) -> list[Mapping[Any, Any]]:
-    """Return the words with the largest contributions, without marks and special tokens."""
+    """Return the words with the largest contributions, without marks."""
     content = [
         word
         for word in words
@@ -204,7 +204,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return accuracy, verdict and cost of each model, for narrow pages."""
+    """Return accuracy, verdict and cost of each model."""
     shown = ("accuracy", "verdict", "fit_seconds")
     names = [name for name in shown if any(row.get(name) is not None for row in rows)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in names)] for row in rows]
@@ -279,7 +279,7 @@ def confusions_table(
 
 
 def marks_table(matrices: Sequence[Sequence[Sequence[int]]], labels: Sequence[Any]) -> Table:
-    """Return how often each of several labels is found, missed and wrong."""
+    """Return how often each label is found, missed and wrong."""
     rows = [
         [str(label), f"{found:,}", f"{missed:,}", f"{wrong:,}"]
         for label, ((_, wrong), (missed, found)) in zip(labels, matrices, strict=True)
@@ -339,7 +339,7 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def provenance_table(provenance: Mapping[str, Any]) -> Table:
-    """Return one line per value, with the names of nested values joined."""
+    """Return one line per value, nested names joined."""
     return Table("Where the numbers come from", ("What", "Value"), _lines(provenance, ""), (1,))
 
 

@@ -14,12 +14,11 @@ import numpy as np
 from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 
 FEW = 5  # texts of a call that are too few for a share: a service sends one at a time
-# Pieces per letter from which a script is spelled out. English has 0.25; Russian, Greek or Hebrew
-# letter by letter about 1; Korean, split into parts of syllables, 1.2 to 2. Models for Chinese and
-# Japanese read single characters.
+# Pieces per letter from which a script is spelled out. English has 0.25; Russian or Greek letter by
+# letter about 1; Korean in parts of syllables 1.2 to 2. Models for Chinese read single characters.
 _SPELT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA"), 1.5) | {"HANGUL": 1.0, "LATIN": np.inf}
 _SPELT_ELSEWHERE = 0.75
-# of the texts, and of the words in each: a tweet of ten words with an emoji or two is fine
+# of the texts, and of the words in each: a tweet with an emoji or two is fine
 _UNKNOWN_SHARE = 0.2
 
 _OTHER_MODEL = (
@@ -66,7 +65,7 @@ def search_of(context: Any) -> tuple[Any, str]:
 def warn_truncation(
     report: dict[str, Any], max_length: int, truncation: str, cure: str, search: Any = None
 ) -> None:
-    """Warn of truncation, once per search, from a public method's helper."""
+    """Warn of truncation, once per search."""
     if report["texts_cut"] and _is_news("truncation", search):
         warnings.warn(
             f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
@@ -125,7 +124,7 @@ def warn_unknown(
     *,
     at_least: int = 1,
 ) -> None:
-    """Warn of texts that are unknown or spelled out, from a public method."""
+    """Warn of texts that are unknown or spelled out."""
     n_looked_at = min(len(texts), 10_000)
     scripts = spelt_out(texts[:n_looked_at], n_tokens[:n_looked_at])
     script, n_spelt = Counter(filter(None, scripts)).most_common(1)[0] if any(scripts) else ("", 0)

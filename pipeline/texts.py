@@ -113,7 +113,7 @@ def _take_frame(X: Any, native: Any) -> TextColumns:
             f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is "
             "a DataFrame without columns; expected one column of text."
         )
-    # by position: pandas allows duplicate names, and names that are not strings
+    # by position, as names may be doubled
     if isinstance(X, pd.DataFrame):
         columns = [list(X.iloc[:, j].to_numpy(dtype=object)) for j in range(shape[1])]
         return TextColumns(columns, names=list(X.columns), index=X.index, one_dimensional=False)
@@ -175,7 +175,7 @@ def check_texts(
 
 
 def check_X(estimator: Any, X: Any, *, reset: bool) -> list[str]:
-    """Return the checked texts of X, and set or compare scikit-learn's columns."""
+    """Return the texts of X, and check or set its columns."""
     on_invalid: OnInvalid = getattr(estimator, "on_invalid", "error")
     table = take_columns(X, on_invalid=on_invalid)
     unnamed = "feature_names_in_" not in estimator.__dict__
@@ -464,7 +464,7 @@ def _warn_of_variants(labels: list[str]) -> None:
 def label_cells(y: Any) -> list[Any]:
     """Return the label or labels of each text."""
     if sparse.issparse(y):
-        # the last step checks several labels; only the number of rows matters here
+        # the last step checks them; only their number matters here
         return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())
     native = nw.from_native(y, eager_only=True, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):

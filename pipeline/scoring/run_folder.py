@@ -59,7 +59,7 @@ def part_name(index: int) -> str:
 
 
 def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
-    """Write a part durably and reproducibly, and return its sha256."""
+    """Write a part durably, and return its sha256."""
     sink = pa.BufferOutputStream()
     # with checksums readers notice a flipped bit
     with pq.ParquetWriter(sink, table.schema, write_page_checksum=True) as writer:
@@ -85,7 +85,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a byte of the output, stored in ``plan.json``."""
+    """All that decides the output, stored in ``plan.json``."""
 
     source: dict[str, Any]  # kind, files with hashes, and how they are read
     columns: list[list[str]]
@@ -187,7 +187,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other drivers out until this process leaves or ends."""
+        """Keep other drivers out."""
         self.shards.parent.mkdir(parents=True, exist_ok=True)
         with (self.shards.parent / "lock").open("a+b", buffering=0) as file:
             if lock(file.fileno()) is False:
@@ -254,7 +254,7 @@ class RunFolder:
     def finish(
         self, plan: Plan, columns: Sequence[str], hashes: Sequence[str], n_rows: int
     ) -> dict[str, Any]:
-        """Check that all parts and rows exist, then write manifest and ``_SUCCESS``."""
+        """Check parts and rows, then write manifest and ``_SUCCESS``."""
         parts: list[dict[str, Any]] = []
         for index, sha256 in enumerate(hashes):
             stamp = self.stamp(index)
@@ -295,7 +295,7 @@ class RunFolder:
         return manifest
 
 
-# integers and booleans with missing values keep their type in every part
+# keep their type where values are missing
 _NULLABLE = {
     pa.type_for_alias(kind.lower()): pd.api.types.pandas_dtype(kind)
     for kind in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
@@ -360,12 +360,12 @@ class Target:
         shutil.rmtree(self.folder.path)
 
     def remove_if_empty(self) -> None:
-        """Remove the folder beside a single file if it holds no part."""
+        """Remove the folder beside a file if it holds no part."""
         if self.file is not None and self.folder.path.is_dir() and not any(self.folder.parts()):
             shutil.rmtree(self.folder.path)
 
     def _part(self, index: int, schema: pa.Schema) -> Any:
-        # ParquetFile, because read_table takes a folder name like "a=1" for a column
+        # read_table would take a folder name like "a=1" for a column
         with pq.ParquetFile(self.folder.part(index), page_checksum_verification=True) as file:
             return file.read(columns=schema.names).cast(schema)
 

@@ -1,4 +1,4 @@
-"""Score one shard: read its rows, predict, set bad rows aside, write its part."""
+"""Score one shard: read, predict, set bad rows aside, write its part."""
 
 import contextlib
 import sys
@@ -36,13 +36,13 @@ OnBadRow = Literal["error", "null"]
 _LONGEST_REASON = 500
 _EMPTY = "the text is missing"
 _PLAIN = pd.Series(["a plain text"], dtype="str")
-# never a row's fault, but the disk's, the installation's or the weights'
+# the fault of the disk, the installation or the weights
 _NOT_THE_ROWS = (OSError, ImportError, CheckpointError)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A range of rows of one Parquet file, small and picklable."""
+    """A range of rows of one Parquet file, picklable."""
 
     index: int  # of its part: part-000007.parquet
     path: str
@@ -73,14 +73,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker process of a shard was killed or crashed."""
+    """The worker of a shard was killed or crashed."""
 
     reason: str  # such as "killed by signal 9"
 
 
 @dataclass(frozen=True)
 class Job:
-    """Settings shared by all shards of a run, picklable."""
+    """Settings of all shards of a run, picklable."""
 
     model: str
     sha256: str
@@ -99,7 +99,7 @@ class Job:
 
     @property
     def scores_bad_rows_again(self) -> bool:
-        """Whether rows that an earlier run left without a label are scored again."""
+        """Whether bad rows of an earlier run are scored again."""
         return self.on_bad_row == "error" or self.missing == "empty"
 
 
@@ -111,7 +111,7 @@ def predict_rows(
     n_labels: int | None = None,
     probe: Any = _PLAIN,
 ) -> tuple[Answers, dict[int, str]]:
-    """Predict, and return answers and the failed positions with reasons."""
+    """Return the answers, and the failed positions with reasons."""
     failed: dict[int, str] = {}
     shape = (0,) if n_labels is None else (0, n_labels)
     answers = Answers(np.empty(shape, dtype=object), np.empty((0, n_probabilities)))
@@ -127,7 +127,7 @@ def predict_rows(
                 raise error from None
             failed = _failing(predict, texts)
             kept = texts.drop(texts.index[list(failed)])
-            if len(kept):  # all at once: results do not depend on how bad rows were found
+            if len(kept):  # all at once, however the bad rows were found
                 answers = predict(kept)
     good = [i for i in range(len(texts)) if i not in failed]
     is_finite = np.isfinite(answers.probability).all(axis=1)
@@ -167,7 +167,7 @@ def added_fields(
     kind: str = "float64",
     outputs: Sequence[tuple[str, list[Any]]] | None = None,
 ) -> tuple[pa.Field, ...]:
-    """Return the fields that scoring adds: labels, probabilities, error."""
+    """Return the added fields: labels, probabilities, error."""
     labels: dict[str, pa.DataType] = {}
     numbers: list[str] = []
     for suffix, own in (
@@ -236,7 +236,7 @@ def score_shard(job: Job, shard: Shard) -> Outcome:
 
 
 def try_shard(job: Job, shard: Shard) -> Outcome:
-    """Score a shard without writing, to see whether the process survives."""
+    """Score a shard without writing, as it may kill the process."""
     _score(job, shard)  # loads the model even without rows
     return Outcome("")
 
@@ -244,7 +244,7 @@ def try_shard(job: Job, shard: Shard) -> Outcome:
 def _score(
     job: Job, shard: Shard
 ) -> tuple[pa.Table, Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
-    """Return the rows, answers to the good ones, reasons of the bad ones, and warnings."""
+    """Return rows, answers, bad rows with reasons, and warnings."""
     file = pq.read_table(shard.path, memory_map=False)
     table = file.slice(shard.start, shard.n_rows).cast(job.schema)
     fitted = load_once(job.model, job.sha256, job.trusted)
@@ -267,7 +267,7 @@ def _score(
     probe = _PLAIN if job.probe is None else model_input(job.columns, job.probe, job.text)
     n_labels = job.n_labels or 1
     predict = partial(ask if job.n_labels is None else ask_each, fitted)
-    # the driver shows each kind of warning once, not once per shard
+    # shown once for all shards
     with _threads(job.threads), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         answers, failed = predict_rows(
@@ -299,7 +299,7 @@ def model_input(
     names = [text, *(name for name in columns or () if len(columns or ()) > 1 and name != text)]
     taken = table.select(names).take(pa.array(rows, pa.int64()))
     frame = taken.to_pandas(ignore_metadata=True)
-    # the index of the whole table, so that messages of the model name the user's rows
+    # rows of the whole table, as messages of the model name them
     frame.index = pd.Index([first_row + i for i in rows])
     frame[text] = pd.Series(taken.column(text).to_pylist(), index=frame.index, dtype="str")
     return as_fitted(columns, frame, text)

@@ -1,4 +1,4 @@
-"""Tables to score: CSV, JSON lines, Parquet and DataFrames, as shards of rows."""
+"""Tables to score: CSV, JSON lines, Parquet and DataFrames."""
 
 import contextlib
 import glob
@@ -47,22 +47,22 @@ class Rows:
     """Consecutive rows of a source."""
 
     table: pa.Table
-    marked: dict[int, str]  # positions here of rows that cannot be scored, with reasons
+    marked: dict[int, str]  # positions that cannot be scored, with reasons
 
 
 class Source(Protocol):
-    """A table that is read in order, never as a whole."""
+    """A table that is read in pieces, in order."""
 
     name: str
     paths: list[str]  # of files
     schema: pa.Schema
 
     def identity(self) -> dict[str, Any]:
-        """Return values that identify the table, the same on every run."""
+        """Return values that identify the table."""
         ...
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read ``n_rows`` rows at a time, marking malformed ones or raising."""
+        """Read ``n_rows`` at a time, marking malformed ones or raising."""
         ...
 
     def expected_rows(self, n_read: int) -> int | None:
@@ -120,7 +120,7 @@ def without_index(schema: pa.Schema) -> pa.Schema:
 
 
 def text_array(cells: list[Any], marked: dict[int, str]) -> pa.Array:
-    """Convert cells to Arrow strings, marking others and keeping missing ones."""
+    """Convert cells to Arrow strings, marking those that are not."""
     if not any(isinstance(cell, bytes) for cell in cells):  # Arrow would guess their encoding
         try:
             return pa.array(cells, type=pa.large_string(), from_pandas=True)
@@ -194,7 +194,7 @@ class CsvSource(_Files):
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return the files' identities, and how they are read."""
+        """Return the files' identities and options."""
         return {
             "kind": self._kind,
             "files": [file_identity(path) for path in self.paths],
@@ -244,7 +244,7 @@ class CsvSource(_Files):
         return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
 
     def expected_rows(self, n_read: int) -> int | None:
-        """Estimate the number of rows from the bytes read so far."""
+        """Estimate the number of rows from the bytes read."""
         n_bytes = self._read_before + (self._open.n_bytes_read if self._open is not None else 0)
         return max(n_read, round(n_read * self._n_bytes / n_bytes)) if n_read and n_bytes else None
 
@@ -321,7 +321,7 @@ class ParquetSource(_Files):
         return {"kind": "parquet", "files": [file_identity(path) for path in self.paths]}
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read one file after another, never a whole row group."""
+        """Read one file after another, in small batches."""
         for table in with_equal_sizes(self._tables(), n_rows):
             yield Rows(table, {})
 
@@ -370,7 +370,7 @@ class FrameSource:
         check_text_type(self.schema, text, self.name)
 
     def _schema(self) -> pa.Schema:
-        # Arrow cannot convert columns of mixed cells, so texts are converted one by one
+        # texts are converted one by one, as Arrow refuses mixed cells
         others = self._frame.drop(columns=[self._text])
         for name, column in others.items():
             _as_array(column, name)
@@ -401,7 +401,7 @@ class FrameSource:
         }
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read the frame, always marking cells that are not strings."""
+        """Read the frame, marking cells that are not strings."""
         for start in range(0, len(self._frame), n_rows):
             yield self._rows(self._frame.iloc[start : start + n_rows])
 
@@ -414,7 +414,7 @@ class FrameSource:
                 columns.append(text_array(column.tolist(), marked))
             else:
                 columns.append(_as_array(column, name, field.type))
-        # one chunk per column, so that the identity does not depend on chunks
+        # one chunk per column, as the identity depends on chunks
         table = pa.Table.from_arrays(columns, schema=self.schema).combine_chunks()
         return Rows(table, marked)
 
@@ -443,7 +443,7 @@ def open_source(
     encoding: str = "utf-8",
     sep: str | None = None,
 ) -> Source:
-    """Open CSV, JSON-lines, Parquet or Excel files, or a DataFrame for scoring."""
+    """Open files or a DataFrame for scoring."""
     if isinstance(source, pd.DataFrame):
         return FrameSource(source, text)
     if not is_path(source) and not isinstance(source, Sequence):
