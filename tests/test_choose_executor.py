@@ -3,9 +3,9 @@
 import joblib
 import pytest
 
-from pipeline.scoring.dask_executor import DaskExecutor
 from pipeline.scoring.executors import (
     BySizeExecutor,
+    DaskExecutor,
     ProcessExecutor,
     SerialExecutor,
     choose_executor,

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.saved.manifest import installed_versions
-from pipeline.scoring.dask_executor import DaskExecutor
-from pipeline.scoring.executors import choose_executor
+from pipeline.scoring.executors import DaskExecutor, choose_executor
 from pipeline.scoring.shard import Died, Outcome
 from tests.dask_cluster import cluster_by_hand
 from tests.test_executors import shards
@@ -169,7 +168,7 @@ def wait_for_workers(client, n):
 
 def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch):
     monkeypatch.setattr(
-        "pipeline.scoring.dask_executor.installed_versions",
+        "pipeline.scoring.executors.installed_versions",
         lambda: {**installed_versions(), "torch": "1.13.0"},
     )
     with (
@@ -186,7 +185,7 @@ def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch)
 def test_a_scheduler_that_is_lost_ends_the_run_with_what_to_do(tmp_path):
     code = (
         "import sys, time\n"
-        "from pipeline.scoring.dask_executor import DaskExecutor\n"
+        "from pipeline.scoring.executors import DaskExecutor\n"
         "from tests.test_dask_executor import shards, who\n"
         "with DaskExecutor(sys.argv[1]) as executor:\n"
         "    for n, _ in enumerate(executor.run(who, iter(shards(10**6)))):\n"
