@@ -220,8 +220,8 @@ def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
 
 def write_csv(table: pd.DataFrame, out: Path | TextIO, *, header: bool = True) -> None:
     """Write CSV with every string quoted."""
-    quoting = csv.QUOTE_NONNUMERIC  # else the writer leaves a lone \r or a blank line unquoted
-    table.to_csv(out, index=False, header=header, lineterminator="\n", quoting=quoting)
+    # else the writer leaves a lone \r or a blank line unquoted
+    table.to_csv(out, index=False, header=header, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def write_json_lines(file: TextIO, table: pa.Table) -> None:

@@ -54,15 +54,15 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
     if type(X) in (list, tuple):
         return _take_rows(X, on_invalid)
     _refuse_container(X)
-    native = (
-        nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
-        if not isinstance(X, pd.DataFrame)
-        else None
-    )
+    if isinstance(X, pd.Series):
+        return TextColumns([_cells(X)], index=X.index)
+    if isinstance(X, pd.DataFrame):
+        return _take_frame(X)
+    native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
-        return TextColumns([_cells(X, native)], index=X.index if isinstance(X, pd.Series) else None)
-    if isinstance(X, pd.DataFrame) or isinstance(native, nw.DataFrame):
-        return _take_frame(X, native)
+        return TextColumns([_cells(native)])
+    if isinstance(native, nw.DataFrame):
+        return _take_frame(native)
     if hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
         return _take_array(np.asarray(X), on_invalid)
     return _take_rows(X, on_invalid)
@@ -106,24 +106,21 @@ def _refuse_container(X: Any) -> None:
     raise TypeError(f"X is a {type(X).__name__}; expected a sequence of texts: {cure}.")
 
 
-def _take_frame(X: Any, native: Any) -> TextColumns:
-    shape = X.shape
-    if shape[1] == 0:
+def _take_frame(X: pd.DataFrame | nw.DataFrame[Any]) -> TextColumns:
+    if X.shape[1] == 0:
         raise ValueError(
-            f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is "
-            "a DataFrame without columns; expected one column of text."
+            f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required: X "
+            "is a DataFrame without columns; expected one column of text."
         )
     # by position, as names may be doubled
-    if isinstance(X, pd.DataFrame):
-        columns = [list(X.iloc[:, j].to_numpy(dtype=object)) for j in range(shape[1])]
-        return TextColumns(columns, names=list(X.columns), index=X.index, one_dimensional=False)
-    columns = [_cells(None, native[:, j]) for j in range(shape[1])]
-    return TextColumns(columns, names=list(native.columns), one_dimensional=False)
+    by_position, index = (X.iloc, X.index) if isinstance(X, pd.DataFrame) else (X, None)
+    columns = [_cells(by_position[:, j]) for j in range(X.shape[1])]
+    return TextColumns(columns, list(X.columns), index, one_dimensional=False)
 
 
-def _cells(X: Any, column: Any) -> list[Any]:
-    if isinstance(X, pd.Series):
-        return list(X.to_numpy(dtype=object))
+def _cells(column: Any) -> list[Any]:
+    if isinstance(column, pd.Series):
+        return list(column.to_numpy(dtype=object))
     return list(column.to_list())
 
 
@@ -466,9 +463,11 @@ def label_cells(y: Any) -> list[Any]:
     if sparse.issparse(y):
         # the last step checks them; only their number matters here
         return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())
+    if isinstance(y, pd.Series):
+        return _cells(y)
     native = nw.from_native(y, eager_only=True, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
-        return _cells(y, native)
+        return _cells(native)
     if isinstance(native, nw.DataFrame):
         rows: list[Any] = list(native.iter_rows())
     elif isinstance(y, list | tuple):
