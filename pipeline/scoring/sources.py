@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -48,30 +48,6 @@ class Rows:
 
     table: pa.Table
     marked: dict[int, str]  # positions that cannot be scored, with reasons
-
-
-class Source(Protocol):
-    """A table that is read in pieces, in order."""
-
-    name: str
-    paths: list[str]  # of files
-    schema: pa.Schema
-
-    def identity(self) -> dict[str, Any]:
-        """Return values that identify the table."""
-        ...
-
-    def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read ``n_rows`` at a time, marking malformed ones or raising."""
-        ...
-
-    def expected_rows(self, n_read: int) -> int | None:
-        """Estimate the number of rows after reading ``n_read``."""
-        ...
-
-    def check_unchanged(self) -> None:
-        """Raise if a file was changed since it was identified."""
-        ...
 
 
 def check_text_type(schema: pa.Schema, text: str, name: str) -> None:
@@ -186,12 +162,8 @@ class CsvSource(_Files):
         self.schema = pa.schema([(name, pa.large_string()) for name in self.header])
 
     def _table(self, path: str) -> CsvTable:
-        return CsvTable(
-            path,
-            columns={self._text: _NAMED},
-            encoding=self._encoding,
-            sep=self._sep,
-        )
+        columns = {self._text: _NAMED}
+        return CsvTable(path, columns=columns, encoding=self._encoding, sep=self._sep)
 
     def identity(self) -> dict[str, Any]:
         """Return the files' identities and options."""
@@ -203,7 +175,7 @@ class CsvSource(_Files):
         }
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read one file after another."""
+        """Read ``n_rows`` at a time, marking malformed ones or raising."""
         self._read_before = 0
         kept: list[list[str | None]] = []
         marked: dict[int, str] = {}
@@ -434,6 +406,9 @@ def _as_array(column: pd.Series, name: Any, kind: pa.DataType | None = None) -> 
             f"column {name!r} of {FrameSource.name} cannot be written to Parquet: {error}. Convert "
             "it, or leave it out."
         ) from error
+
+
+Source = CsvSource | ParquetSource | FrameSource
 
 
 def open_source(
