@@ -414,7 +414,7 @@ class Run:
         for category, message in outcome.warnings:
             if category not in self.warned:
                 self.warned.add(category)
-                warnings.warn(message + rows, category, stacklevel=5)
+                warnings.warn(message + rows, category, stacklevel=4)
 
 
 def score_alone(
