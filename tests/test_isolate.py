@@ -26,7 +26,7 @@ class Emulated:
             scored.append(shard)
             return Outcome("written")
 
-        assert score_alone(self, score, attempt, shard, DIED) == Outcome("written")
+        assert score_alone(self, score, attempt, shard) == Outcome("written")
         return dict(scored[-1].marked)
 
     def run(self, function, shards):

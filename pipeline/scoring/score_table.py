@@ -356,15 +356,15 @@ class Run:
         """Score the unfinished shards and return the manifest."""
         score = functools.partial(score_shard, self.job)
         attempt = functools.partial(try_shard, self.job)
-        lost: list[tuple[Shard, Died]] = []
+        lost: list[Shard] = []
         with executor:
             for shard, result in executor.run(score, self._shards()):
                 if isinstance(result, Died):
-                    lost.append((shard, result))
+                    lost.append(shard)
                 else:
                     self._scored(shard, result)
-            for shard, died in sorted(lost, key=lambda pair: pair[0].index):
-                self._scored(shard, score_alone(executor, score, attempt, shard, died))
+            for shard in sorted(lost, key=lambda shard: shard.index):
+                self._scored(shard, score_alone(executor, score, attempt, shard))
         self.source.check_unchanged()
         columns = with_fields(self.job.schema, self.job.fields).names
         hashes = [self.hashes[index] for index in range(len(self.hashes))]
@@ -417,32 +417,30 @@ class Run:
                 warnings.warn(message + rows, category, stacklevel=4)
 
 
-def score_alone(
-    executor: Executor, score: Function, attempt: Function, shard: Shard, died: Died
-) -> Outcome:
+def score_alone(executor: Executor, score: Function, attempt: Function, shard: Shard) -> Outcome:
     """Score a shard whose worker died, marking rows that kill any worker."""
     # First again as a whole, as the worker may have been killed from outside; then by halves.
     for _ in range(_ROUNDS):
         result = _alone(executor, score, shard)
         if isinstance(result, Outcome):
             return result
-        died = result
+        reason = result.reason
         if all(isinstance(_alone(executor, attempt, shard.rows(0, 0)), Died) for _ in range(2)):
             raise ChildProcessError(
-                f"worker processes die before they score a row ({died.reason}): is the memory too "
+                f"worker processes die before they score a row ({reason}): is the memory too "
                 "small for the model in each of them? Use fewer workers. Finished parts are kept."
             )
-        killers = dict(_killers(executor, attempt, shard))
+        killers = _killers(executor, attempt, shard)
         if len(shard.marked) + len(killers) > _MOST_KILLERS:
             raise ChildProcessError(
                 f"more than {_MOST_KILLERS} rows from row {shard.first_row} on kill the process "
-                f"that scores them ({died.reason}), which is unlikely to be the rows' fault. "
+                f"that scores them ({reason}), which is unlikely to be the rows' fault. "
                 "Finished parts are kept."
             )
         shard = replace(shard, marked=tuple(sorted({**dict(shard.marked), **killers}.items())))
     raise ChildProcessError(
         f"workers keep dying with the rows {shard.first_row} to "
-        f"{shard.first_row + shard.n_rows - 1} ({died.reason}), but with no single one of them: is "
+        f"{shard.first_row + shard.n_rows - 1} ({reason}), but with no single one of them: is "
         "the memory too small? Use fewer workers, or fewer shard_rows. Finished parts are kept."
     )
 
@@ -452,21 +450,20 @@ def _alone(executor: Executor, function: Function, shard: Shard) -> Outcome | Di
     return result
 
 
-def _killers(executor: Executor, attempt: Function, shard: Shard) -> Iterator[tuple[int, str]]:
-    """Yield the rows that kill a process on their own."""
-    suspects = [shard]
-    n_killers = 0
-    while suspects and n_killers <= _MOST_KILLERS:
+def _killers(executor: Executor, attempt: Function, shard: Shard) -> dict[int, str]:
+    """Return the rows that kill a process on their own, with the reason."""
+    suspects, killers = [shard], dict[int, str]()
+    while suspects and len(killers) <= _MOST_KILLERS:
         halves = [half for suspect in suspects for half in _halves(suspect)]
         results = executor.run(attempt, halves)
         died = [half for half, result in results if isinstance(result, Died)]
         suspects = [half for half in died if half.n_rows > 1]
-        for half in sorted(died, key=lambda half: half.first_row):
+        for half in died:
             # twice: not by chance
             if half.n_rows == 1 and isinstance(_alone(executor, attempt, half), Died):
-                n_killers += 1
                 # without the signal, which depends on the executor
-                yield half.first_row, "it kills the process that scores it"
+                killers[half.first_row] = "it kills the process that scores it"
+    return killers
 
 
 def _halves(shard: Shard) -> list[Shard]:
