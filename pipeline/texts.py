@@ -392,17 +392,8 @@ def _refuse_mixed(labels: list[Any], *, unlabelled: bool = False) -> None:
         )
 
 
-def _refuse_none(y: Any) -> None:
-    if y is None:
-        raise ValueError(
-            "The classifier requires y to be passed, but the target y is None; give one label per "
-            "text."
-        )
-
-
 def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
     """Return one label per text, or raise if there are several."""
-    _refuse_none(y)
     labels = label_cells(y)
     if _several(labels):
         raise ValueError(
@@ -460,6 +451,11 @@ def _warn_of_variants(labels: list[str]) -> None:
 
 def label_cells(y: Any) -> list[Any]:
     """Return the label or labels of each text."""
+    if y is None:
+        raise ValueError(
+            "The classifier requires y to be passed, but the target y is None; give one label per "
+            "text."
+        )
     if sparse.issparse(y):
         # the last step checks them; only their number matters here
         return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())
@@ -487,7 +483,6 @@ def label_cells(y: Any) -> list[Any]:
 
 def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted classes and each label's class number, (n_texts,)."""
-    _refuse_none(y)
     check_labels(y, n_texts, warn=warn)
     _refuse_mixed(label_cells(y))  # which numpy would convert to text
     labels = column_or_1d(y, warn=warn)
