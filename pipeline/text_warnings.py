@@ -40,7 +40,7 @@ def warned_once() -> Iterator[None]:
         _fit.reset(token)
 
 
-def _is_news(of: str, search: Any) -> bool:
+def _is_news(of: str, search: Any = None) -> bool:
     """Return whether to warn now: once per search, always outside of one."""
     search = _fit.get() if search is None else search
     if search is None:
@@ -128,37 +128,33 @@ def warn_unknown(
     n_looked_at = min(len(texts), 10_000)
     scripts = spelt_out(texts[:n_looked_at], n_tokens[:n_looked_at])
     script, n_spelt = Counter(filter(None, scripts)).most_common(1)[0] if any(scripts) else ("", 0)
+    # no counts in the messages: equal ones are shown once per search
     many = n_spelt >= at_least and n_spelt > _UNKNOWN_SHARE * n_looked_at
-    if many and _is_news("script", None):
-        warnings.warn(
+    if many and _is_news("script"):
+        message = (
             f"More than {_UNKNOWN_SHARE:.0%} of the texts are in {script} letters, which {model!r} "
             "was not trained on: it splits words into single letters, and its vectors carry little "
-            "of their meaning. "
-            f"{_OTHER_MODEL}.",
-            UnknownTokensWarning,
-            stacklevel=4,
+            f"of their meaning. {_OTHER_MODEL}."
         )
-        return
-    # in plain ASCII, [UNK] is a word of more than 100 characters
-    unread = [
-        text
-        for text, n in zip(texts, n_unknown.tolist(), strict=True)
-        if n and not text.isascii() and n > _UNKNOWN_SHARE * len(text.split())
-    ]
-    many = len(unread) >= at_least and len(unread) > _UNKNOWN_SHARE * len(texts)
-    if not many or not _is_news("unknown", None):
-        return
-    letters = (letter for text in unread[:1000] for letter in filter(str.isalpha, text))
-    named = Counter(script for script in map(_script, letters) if script != "LATIN")
-    what, cure = "emoji or symbols", "Replace them by words"
-    if named:
-        (script, _), *_ = named.most_common(1)
-        what, cure = f"{script if script == 'CJK' else script.title()} characters", _OTHER_MODEL
-    # no counts: equal messages are shown once per search
-    warnings.warn(
-        f"More than {_UNKNOWN_SHARE:.0%} of the texts contain {what} that are not in the "
-        f"vocabulary of {model!r}, in more than a fifth of their words: such a word is read as "
-        f"[UNK]. count_tokens(X)['n_unknown'] counts them. {cure}.",
-        UnknownTokensWarning,
-        stacklevel=4,
-    )
+    else:
+        # in plain ASCII, [UNK] is a word of more than 100 characters
+        unread = [
+            text
+            for text, n in zip(texts, n_unknown.tolist(), strict=True)
+            if n and not text.isascii() and n > _UNKNOWN_SHARE * len(text.split())
+        ]
+        many = len(unread) >= at_least and len(unread) > _UNKNOWN_SHARE * len(texts)
+        if not many or not _is_news("unknown"):
+            return
+        letters = (letter for text in unread[:1000] for letter in filter(str.isalpha, text))
+        named = Counter(script for script in map(_script, letters) if script != "LATIN")
+        what, cure = "emoji or symbols", "Replace them by words"
+        if named:
+            (script, _), *_ = named.most_common(1)
+            what, cure = f"{script if script == 'CJK' else script.title()} characters", _OTHER_MODEL
+        message = (
+            f"More than {_UNKNOWN_SHARE:.0%} of the texts contain {what} that are not in the "
+            f"vocabulary of {model!r}, in more than a fifth of their words: such a word is read as "
+            f"[UNK]. count_tokens(X)['n_unknown'] counts them. {cure}."
+        )
+    warnings.warn(message, UnknownTokensWarning, stacklevel=4)

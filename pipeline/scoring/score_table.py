@@ -243,11 +243,12 @@ def score_table(
         threads=plan.threads,
         missing=missing,
     )
-    shown = sys.stderr is not None and sys.stderr.isatty() if progress is None else progress
+    if progress is None:
+        progress = sys.stderr is not None and sys.stderr.isatty()
     started = time.monotonic()
     with (
         target.folder.locked(),
-        show_progress("scoring", " rows", shown=shown, whole=True) as bar,
+        show_progress("scoring", " rows", shown=progress, whole=True) as bar,
         _cleaned_up(target),
     ):
         bar.show(0)
