@@ -17,7 +17,7 @@ from pipeline.scoring.score_table import Run
 from pipeline.scoring.shard import Job
 from pipeline.scoring.sources import open_source
 from tests.scoring_steps import TRUSTED, save_obeying
-from tests.test_plan import PLAN
+from tests.test_run_folder import PLAN
 
 FRAME = pd.DataFrame({"text": [f"film {i}" for i in range(9)]})
 
