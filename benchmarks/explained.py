@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 
 from pipeline import explain, load_reviews, make_sentiment_pipeline
 from pipeline.notebook import coloured_pieces
-from pipeline.readable import strongest
+from pipeline.tables import strongest
 
 FIGURES = Path(__file__).resolve().parent.parent / "docs" / "figures"
 COLUMNS, WIDTH, LINE = 96, 8.4, 21  # characters of a line, pixels of one, pixels between lines

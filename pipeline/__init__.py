@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         save_pipeline,
         verify_pipeline,
     )
-    from pipeline.scoring.dask_executor import DaskExecutor
+    from pipeline.scoring.executors import DaskExecutor
     from pipeline.scoring.score_table import score_table
     from pipeline.stacking import make_sentiment_pipeline
     from pipeline.vectorizer import BertVectorizer
@@ -34,7 +34,7 @@ _HOME = {
     "ArtifactError": "exceptions",
     "BertVectorizer": "vectorizer",
     "CheckpointError": "exceptions",
-    "DaskExecutor": "scoring.dask_executor",
+    "DaskExecutor": "scoring.executors",
     "FineTunedBertClassifier": "finetuning",
     "TruncationWarning": "exceptions",
     "cache_info": "embedding_cache",

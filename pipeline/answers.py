@@ -77,46 +77,40 @@ def answer_features(model: Any, features: Any, *, need_probability: bool = True)
             decision = np.asarray(last.decision_function(features))
             if decision.shape[1:] != (() if n_classes == 2 else (n_classes,)):
                 decision = None
-    if (
-        issparse(labels)
-        or np.ndim(labels) != 1
-        or isinstance(probability, list)
-        or np.ndim(probability) != 2
-    ):
+    is_list = isinstance(probability, list)
+    if issparse(labels) or np.ndim(labels) != 1 or is_list or np.ndim(probability) != 2:
         raise several_labels(model)
     return Answers(np.asarray(labels), np.asarray(probability), decision)
 
 
 def check_classifier(model: Any, *, need_probability: bool = True) -> None:
-    """Raise unless a model gives one label per row, with probabilities if needed."""
-    last = model[-1] if isinstance(model, Pipeline) else model
-    name = type(last).__name__
+    """Raise unless a model gives one label per row, and probabilities if needed."""
     if isinstance(getattr(model, "classes_", None), list):
         raise several_labels(model)
     if not hasattr(model, "classes_"):
         cure = "Call fit first, or use a search with refit=True."
         if is_regressor(model):
-            cure = (
-                "Regression is scored with sklearn.metrics, for example "
-                "r2_score(y, model.predict(X))."
-            )
+            cure = "Score a regression with sklearn.metrics, such as r2_score(y, model.predict(X))."
         raise ValueError(
-            f"The {name} has no classes_; expected a fitted scikit-learn classifier. {cure}"
+            f"The {_name(model)} has no classes_; expected a fitted scikit-learn classifier. {cure}"
         )
     if need_probability and not hasattr(model, "predict_proba"):
         raise ValueError(
-            f"The {name} gives no probabilities (no predict_proba), which are needed here. Train "
-            "another classifier, or wrap it in CalibratedClassifierCV."
+            f"The {_name(model)} gives no probabilities (no predict_proba), which are needed here. "
+            "Train another classifier, or wrap it in CalibratedClassifierCV."
         )
 
 
 def several_labels(model: Any) -> ValueError:
     """Return the error for a multi-label or multi-output model."""
-    name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
     return ValueError(
-        f"The {name} gives several labels per text (multi-label or multi-output); expected one. "
-        "Call its predict and predict_proba yourself, or train one classifier per label."
+        f"The {_name(model)} gives several labels per text (multi-label or multi-output); expected "
+        "one. Call its predict and predict_proba yourself, or train one classifier per label."
     )
+
+
+def _name(model: Any) -> str:
+    return type(model[-1] if isinstance(model, Pipeline) else model).__name__
 
 
 def positions(labels: Iterable[Any], classes: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
@@ -157,7 +151,7 @@ def _number(label: Any) -> Any:
 
 
 def is_most_probable(predicted: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Return whether each label has the highest probability, (n_rows,), True without any."""
+    """Return whether each label is the most probable, (n_rows,), True without any."""
     own = label_probability(predicted, probability, other=-1.0)
     is_near = probability.max(axis=1, initial=0.0) - own <= _ROUNDING
     return np.asarray(is_near | np.isnan(probability).all(axis=1))
@@ -212,10 +206,9 @@ def ask_each(model: Any, X: Any, *, need_probability: bool = True) -> Answers:
     An output of 0 and 1 has one column, the probability of 1; others have one per class.
     """
     if need_probability and not hasattr(model, "predict_proba"):
-        name = type(model[-1] if isinstance(model, Pipeline) else model).__name__
         raise ValueError(
-            f"The {name} gives no probabilities (no predict_proba) for its labels. Train another "
-            "classifier, or wrap its own in CalibratedClassifierCV."
+            f"The {_name(model)} gives no probabilities (no predict_proba) for its labels. Train "
+            "another classifier, or wrap its own in CalibratedClassifierCV."
         )
     features = features_before_last_step(model, X)
     last: Any = model[-1] if type(model) is Pipeline else model
@@ -240,10 +233,9 @@ def ask_each(model: Any, X: Any, *, need_probability: bool = True) -> Answers:
                 columns.append(np.zeros((len(own), 1)))
         probability = np.hstack(columns)
     elif any(not is_yes_or_no(classes) for _, classes in outputs):
-        name = type(last).__name__
         raise ValueError(
-            f"The {name} gives one probability per output, and an output has other classes than 0 "
-            "and 1. Train it on 0 and 1, or wrap its classifier in MultiOutputClassifier."
+            f"The {_name(model)} gives one probability per output, and an output has other classes "
+            "than 0 and 1. Train it on 0 and 1, or wrap its classifier in MultiOutputClassifier."
         )
     labels = np.asarray(labels.toarray() if issparse(labels) else labels)
     labels = labels.astype(np.int64) if labels.dtype == bool else labels

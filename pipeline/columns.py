@@ -1,5 +1,6 @@
 """The columns that a model was fitted on, and tables in that form."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline._compat import rows_of
+from pipeline.csv_table import check_names
 
 Kind = Literal["text", "number", "any"]
 
@@ -27,6 +29,31 @@ def fitted_columns(model: Any) -> dict[str, Kind] | None:
             "in a table. Fit it on a DataFrame."
         )
     return None
+
+
+def columns_for(model: Any, there: Sequence[str], text: str, source: str) -> dict[str, Kind] | None:
+    """Return a model's columns, checked to be in a table."""
+    columns = fitted_columns(model)
+    if columns is not None and len(columns) > 1:
+        fitted_on = f"The model was fitted on {', '.join(map(repr, columns))}"
+        if text not in columns:
+            raise ValueError(f"text={text!r}: {fitted_on}; name its text column.")
+        try:
+            check_names(there, list(columns), source)
+        except ValueError as error:
+            raise ValueError(f"{error} {fitted_on}.") from None
+    return columns
+
+
+def free_names(taken: Iterable[Any], wanted: Iterable[str]) -> list[str]:
+    """Return column names that are not taken yet."""
+    names, free = set(taken), list[str]()
+    for name in wanted:
+        while name in names:
+            name = f"predicted_{name}"
+        names.add(name)
+        free.append(name)
+    return free
 
 
 def text_column(X: pd.DataFrame, text: str | None) -> str:
@@ -83,7 +110,7 @@ def as_fitted(columns: dict[str, Kind] | None, table: pd.DataFrame, text: str) -
 
 
 def _to_numbers(column: pd.Series) -> pd.Series:
-    """Read cells as numbers, leaving others for the model to refuse."""
+    """Read cells as numbers, leaving others as they are."""
     if pd.api.types.is_numeric_dtype(column) or not pd.api.types.is_string_dtype(column):
         return column
     numbers = pd.to_numeric(column, errors="coerce")
@@ -93,25 +120,27 @@ def _to_numbers(column: pd.Series) -> pd.Series:
 
 def _read_by(step: Any, names: list[str]) -> dict[str, Kind]:
     step = first_step(step)
-    read: dict[str, Kind] = {}
+    found: list[tuple[str, Kind]] = []
     if isinstance(step, ColumnTransformer):
         frame = pd.DataFrame(columns=names)
         for _, part, key in step.transformers_:
             if not (isinstance(part, str) and part == "drop"):
                 own = rows_of(frame, [key] if isinstance(key, str) else key, axis=1)
-                for place, name in enumerate(own):
-                    _add(read, name, _kind(part, place))
+                found += [(name, _kind(part, place)) for place, name in enumerate(own)]
     elif isinstance(step, FeatureUnion):
         for _, part in step.transformer_list:
-            for name, kind in ({} if isinstance(part, str) else _read_by(part, names)).items():
-                _add(read, name, kind)
+            if not isinstance(part, str):
+                found += _read_by(part, names).items()
     else:
         return dict.fromkeys(names, _kind(step, 0) if len(names) == 1 else "any")
+    read: dict[str, Kind] = {}
+    for name, kind in found:
+        read[name] = kind if read.get(name, kind) == kind else "any"
     return {name: read[name] for name in names if name in read}
 
 
 def first_step(model: Any) -> Any:
-    """Return the step that gets X first, inside pipelines and meta-estimators."""
+    """Return the step that gets X first."""
     while True:
         if isinstance(model, Pipeline):
             model = next(part for _, part in model.steps if not changes_rows_only(part))
@@ -129,13 +158,9 @@ def model_inside(model: Any) -> Any:
         return model.estimator
     members = [one.estimator for one in getattr(model, "calibrated_classifiers_", ())]
     members += list(getattr(model, "estimators_", ()))
-    # OneVsRest has a constant, y_, instead of a model for a label that all texts have
+    # OneVsRest has a constant, y_, for a label that all texts have
     models = [one for one in members if isinstance(one, BaseEstimator) and not hasattr(one, "y_")]
     return models[0] if models else getattr(model, "estimator_", None)
-
-
-def _add(read: dict[str, Kind], name: str, kind: Kind) -> None:
-    read[name] = kind if read.get(name, kind) == kind else "any"
 
 
 def _kind(part: Any, place: int) -> Kind:
@@ -157,7 +182,7 @@ def _kind(part: Any, place: int) -> Kind:
 
 
 def changes_rows_only(step: Any) -> bool:
-    """Return whether a step passes tables through when predicting, like a sampler."""
+    """Return whether a step passes tables through, like a sampler."""
     return step in (None, "passthrough") or (
         hasattr(step, "fit_resample") and not hasattr(step, "transform")
     )

@@ -1,4 +1,4 @@
-"""Stream rows from a CSV or JSON-lines file and report malformed rows by line."""
+"""Rows of a CSV or JSON-lines file, and malformed ones by line."""
 
 import bz2
 import codecs
@@ -7,6 +7,7 @@ import csv
 import difflib
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -15,13 +16,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
+
+from pipeline.files import open_binary
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _LONGEST_CELL = 1 << 27  # characters: limits the memory of an unclosed quote
 _PIECE = 1 << 20
 _LINES = 1024
-# first bytes of other formats that are often called .csv: kind and right ending
+# first bytes of files often called .csv: kind and right ending
 _MAGIC = (
     (rb"\x1f\x8b", "compressed by gzip", ".gz"),
     (rb"BZh\d1AY&SY", "compressed by bzip2", ".bz2"),
@@ -39,7 +42,7 @@ _SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe":
 
 
 def inner_suffix(path: str | os.PathLike) -> str:
-    """Return the file extension without that of the compression, in lower case."""
+    """Return the lower-case ending before that of a compression."""
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
     if suffixes and (suffixes[-1] in _OPENERS or suffixes[-1] == ".zip"):
         suffixes.pop()
@@ -64,11 +67,6 @@ def separator(sep: str | None, path: str | os.PathLike) -> str:
     return sep
 
 
-def open_local(path: str) -> BinaryIO:
-    """Open a local file for reading."""
-    return open(path, "rb")
-
-
 class CsvTable:
     """Reads the rows of a CSV file as text. A context manager."""
 
@@ -79,21 +77,19 @@ class CsvTable:
         columns: Iterable[str] = (),
         encoding: str = "utf-8",
         sep: str | None = None,
-        open_file: Callable[[str], BinaryIO] = open_local,
     ) -> None:
         self.path = os.fspath(path)
         self.header: list[str] = []
         self._columns = columns
         self._encoding = encoding
         self.sep = separator(sep, self.path)
-        self._open_file = open_file
         self._suffix = PurePath(self.path).suffix
         self._files = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         self._refuse_binary()
         with self._files, self._named_faults():
-            self._raw = self._files.enter_context(self._open_file(self.path))
+            self._raw = self._files.enter_context(open_binary(self.path))
             self._begin(self._files.enter_context(self._unpacked()))
             check_names(self.header, self._columns, self.path)
             self._files = self._files.pop_all()
@@ -112,32 +108,34 @@ class CsvTable:
 
     @property
     def n_bytes_read(self) -> int:
-        """Return how many bytes of the (compressed) file were read."""
+        """Bytes of the (compressed) file read so far."""
         return self._raw.tell()
 
-    def read(
-        self, n_rows: int | None = None, faults: dict[int, str] | None = None
-    ) -> list[list[str | None]]:
+    def read(self, n_rows: int | None = None, faults: dict[int, str] | None = None) -> list[Any]:
         """Return the next rows, empty at the end."""
-        rows: list[list[str | None]] = []
+        rows: list[Any] = []
         with self._named_faults():
             while n_rows is None or len(rows) < n_rows:
-                try:
-                    row: list[Any] | None = next(self._reader, None)
-                except csv.Error as error:
-                    # after these two errors the start of the next row is unknown
-                    lost = "unexpected end" in str(error) or "field larger" in str(error)
-                    if faults is None or lost:
-                        raise
-                    faults[len(rows)] = f"line {self._reader.line_num}: {error}"
-                    row = [None] * len(self.header)
+                row = self._next(len(rows), faults)
                 if row is None:
                     break
-                if len(row) != len(self.header) and row:
-                    row = self._ragged(row, len(rows), faults)
-                if row:
-                    rows.append(row)
+                rows.append(row)
         return rows
+
+    def _next(self, place: int, faults: dict[int, str] | None) -> list[Any] | None:
+        """Return the next row or None, and note its fault or raise."""
+        try:
+            row = next(filter(None, self._reader), None)
+        except csv.Error as error:
+            # after these two errors the start of the next row is unknown
+            lost = "unexpected end" in str(error) or "field larger" in str(error)
+            if faults is None or lost:
+                raise
+            faults[place] = f"line {self._reader.line_num}: {error}"
+            return [None] * len(self.header)
+        if row is None or len(row) == len(self.header):
+            return row
+        return self._ragged(row, place, faults)
 
     def _ragged(
         self, row: list[str], place: int, faults: dict[int, str] | None
@@ -188,14 +186,7 @@ class CsvTable:
                 f"{self.path} is not a well-formed CSV table: line {self._reader.line_num}: "
                 f"{error}.{hint}"
             ) from error
-        except (
-            gzip.BadGzipFile,
-            EOFError,
-            zipfile.BadZipFile,
-            lzma.LZMAError,
-            zlib.error,
-            OSError,
-        ) as error:
+        except (EOFError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError) as error:
             raise ValueError(f"{self.path} cannot be unpacked: {error}") from error
         finally:
             csv.field_size_limit(limit)
@@ -208,7 +199,7 @@ class CsvTable:
                 f"{self.path}: JSON is not supported. Write it as JSON lines (.jsonl, one object "
                 "per line), as CSV or as Parquet."
             )
-        with self._open_file(self.path) as file:
+        with open_binary(self.path) as file:
             head = file.read(10)
         for magic, kind, ending in _MAGIC:
             if re.match(magic, head):
@@ -222,9 +213,8 @@ class CsvTable:
             return None
         decoder = codecs.getincrementaldecoder(self._encoding)()
         at = 0
-        with self._open_file(self.path) as file:
-            while True:
-                piece = file.read(_PIECE)
+        with open_binary(self.path) as file:
+            for piece in itertools.chain(iter(lambda: file.read(_PIECE), b""), [b""]):
                 begun = len(decoder.getstate()[0])
                 try:
                     decoder.decode(piece, final=not piece)
@@ -233,9 +223,8 @@ class CsvTable:
                     return f"byte {at - begun + error.start} is 0x{byte:02x} ({error.reason})"
                 except UnicodeError:
                     return None
-                if not piece:
-                    return None
                 at += len(piece)
+        return None
 
 
 class JsonLines(CsvTable):
@@ -250,25 +239,20 @@ class JsonLines(CsvTable):
     def _begin(self, text: io.TextIOWrapper) -> None:
         self._lines = enumerate(text, 1)
 
-    def read(self, n_rows: int | None = None, faults: dict[int, str] | None = None) -> list[Any]:
-        """Return the next rows, empty at the end."""
-        rows: list[Any] = []
-        with self._named_faults():
-            while n_rows is None or len(rows) < n_rows:
-                line = next(((i, line) for i, line in self._lines if line.strip()), None)
-                if line is None:
-                    break
-                try:
-                    row = json.loads(line[1])
-                    if not isinstance(row, dict):
-                        raise ValueError(f"expected an object, not {line[1].strip():.40}")
-                except (ValueError, RecursionError) as error:
-                    fault = f"line {line[0]}: {error}"
-                    if faults is None:
-                        raise ValueError(f"{self.path} is not well-formed: {fault}") from None
-                    faults[len(rows)], row = fault, {}
-                rows.append([row.get(name) for name in self.header] if self.header else row)
-        return rows
+    def _next(self, place: int, faults: dict[int, str] | None) -> Any:
+        number, line = next(((i, line) for i, line in self._lines if line.strip()), (0, None))
+        if line is None:
+            return None
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"expected an object, not {line.strip():.40}")
+        except (ValueError, RecursionError) as error:
+            fault = f"line {number}: {error}"
+            if faults is None:
+                raise ValueError(f"{self.path} is not well-formed: {fault}") from None
+            faults[place], row = fault, {}
+        return [row.get(name) for name in self.header] if self.header else row
 
 
 def json_columns(path: str | os.PathLike, **options: Any) -> dict[str, set[type]]:

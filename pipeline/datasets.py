@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from pipeline.columns import Kind, fitted_columns
 from pipeline.csv_table import (
     JSON_LINES,
     CsvTable,
@@ -30,6 +29,7 @@ from pipeline.files import check_writable, fetched, put, refuse_folder, temporar
 from pipeline.texts import class_numbers, group_numbers, labels_of_texts, text_groups
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+ENDINGS = (".csv", *PARQUET_SUFFIXES, *JSON_LINES)  # of tables that are written
 _HERE = Path(__file__).resolve().parent
 _REVIEWS = (_HERE / "_data" / "reviews.csv", _HERE.parent / "data" / "reviews.csv")
 _TEST_SHARE = 0.2
@@ -171,21 +171,25 @@ def _grouped_fold(
     return min(folds, key=distance)
 
 
+def check_folder(folder: Path, place: Path) -> None:
+    """Raise if a place in a folder cannot be written."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{place} cannot be written: {folder} does not exist.")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"{place} cannot be written: {folder} is read-only. Name another folder or change its "
+            "permissions."
+        )
+
+
 def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None) -> None:
     """Raise if an output path cannot be written, before any work."""
     place = where(out)
     read = None if source is None else where(source)
     if isinstance(place, Path):
-        if place.is_dir() or not place.parent.is_dir():
-            raise FileNotFoundError(
-                f"{place} cannot be written: "
-                f"{'it is a folder' if place.is_dir() else f'{place.parent} does not exist'}."
-            )
-        if not os.access(place.parent, os.W_OK):
-            raise PermissionError(
-                f"{place} cannot be written: {place.parent} is read-only. Name another folder or "
-                "change its permissions."
-            )
+        if place.is_dir():
+            raise FileNotFoundError(f"{place} cannot be written: it is a folder.")
+        check_folder(place.parent, place)
         same = place.exists() and isinstance(read, Path) and place.samefile(read)
     else:
         refuse_folder(place, "table.csv")
@@ -193,40 +197,15 @@ def check_output(out: str | os.PathLike, source: str | os.PathLike | None = None
     if same:
         raise ValueError(f"{place} is the input file; name another one.")
     ending = PurePath(place).suffix
-    if ending not in (".csv", *PARQUET_SUFFIXES, *JSON_LINES):
+    if ending not in ENDINGS:
         raise ValueError(
             f"{place} has the ending {ending!r}; allowed are .csv, .parquet, .pq and .jsonl."
         )
     check_writable(place)
 
 
-def columns_for(model: Any, there: Sequence[str], text: str, source: str) -> dict[str, Kind] | None:
-    """Return a model's columns, checked to be in a table."""
-    columns = fitted_columns(model)
-    if columns is not None and len(columns) > 1:
-        fitted_on = f"The model was fitted on {', '.join(map(repr, columns))}"
-        if text not in columns:
-            raise ValueError(f"text={text!r}: {fitted_on}; name its text column.")
-        try:
-            check_names(there, list(columns), source)
-        except ValueError as error:
-            raise ValueError(f"{error} {fitted_on}.") from None
-    return columns
-
-
-def free_names(taken: Iterable[Any], wanted: Iterable[str]) -> list[str]:
-    """Return column names that are not taken yet."""
-    names = list(taken)
-    n_taken = len(names)
-    for name in wanted:
-        while name in names:
-            name = f"predicted_{name}"
-        names.append(name)
-    return names[n_taken:]
-
-
 def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
-    """Write CSV or Parquet, chosen by the ending of ``out``, atomically."""
+    """Write a table by the ending of ``out``, atomically."""
     place = where(out)
     with temporary_for(place) as temporary:
         if PurePath(place).suffix in PARQUET_SUFFIXES:
@@ -235,9 +214,14 @@ def write_table(table: pd.DataFrame, out: str | os.PathLike) -> None:
             with temporary.open("w", encoding="utf-8") as file:
                 write_json_lines(file, pa.Table.from_pandas(table, preserve_index=False))
         else:
-            # quote all strings: the writer would leave a lone \r or a blank line unquoted
-            table.to_csv(temporary, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+            write_csv(table, temporary)
         put(temporary, place)
+
+
+def write_csv(table: pd.DataFrame, out: Path | TextIO, *, header: bool = True) -> None:
+    """Write CSV with every string quoted."""
+    # else the writer leaves a lone \r or a blank line unquoted
+    table.to_csv(out, index=False, header=header, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def write_json_lines(file: TextIO, table: pa.Table) -> None:
@@ -290,7 +274,8 @@ def _read_table(path: Path, columns: Iterable[str], encoding: str, sep: str | No
         with JsonLines(path, names=names, encoding=encoding) as lines:
             table = pd.DataFrame(lines.read(), columns=lines.header)
     else:
-        table = _read_csv(path, columns, encoding, sep)
+        with CsvTable(path, columns=columns, encoding=encoding, sep=sep) as rows:
+            table = pd.DataFrame(rows.read(), columns=rows.header, dtype="str")
     check_names(list(table.columns), columns, path)
     return table
 
@@ -336,8 +321,3 @@ def _read_excel(path: Path) -> pd.DataFrame:
     refuse_twice(names, path)
     cells = cells[1:].set_axis(names, axis=1).reset_index(drop=True)
     return cells.replace("", None).infer_objects()
-
-
-def _read_csv(path: Path, columns: Iterable[str], encoding: str, sep: str | None) -> pd.DataFrame:
-    with CsvTable(path, columns=columns, encoding=encoding, sep=sep) as table:
-        return pd.DataFrame(table.read(), columns=table.header, dtype="str")

@@ -26,8 +26,7 @@ from pipeline.notebook import (
     table_html,
     words_html,
 )
-from pipeline.readable import shortened, strongest
-from pipeline.tables import Table
+from pipeline.tables import Table, shortened, strongest
 from pipeline.texts import check_texts, take_columns
 from pipeline.vectorizer import BertVectorizer
 from pipeline.word_rows import Level, WordRows, word_spans

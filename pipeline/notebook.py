@@ -5,8 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.readable import readable, shortened, strongest
-from pipeline.tables import Table, number
+from pipeline.tables import Table, number, readable, shortened, strongest
 
 # Follows the theme of the notebook (JupyterLab, VS Code, Colab) or else of the system. The class
 # is doubled to win over the notebook's own table styles, and nothing leaks out.

@@ -1,9 +1,9 @@
-"""Tables of reports and notebooks: captions, headers and cells as text."""
+"""Results as plain text: tables, sentences, texts made safe to show."""
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-from pipeline.readable import shortened
 
 SCORES = {
     "accuracy": ("Accuracy", "share of the texts that are classified correctly"),
@@ -31,9 +31,8 @@ SCORES = {
     ),
 }
 _FIRST = (
-    *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
-    *("log_loss", "calibration_error", "hamming_loss"),
-)
+    "accuracy", "micro_f1", "macro_f1", "roc_auc", "log_loss", "calibration_error", "hamming_loss",
+)  # fmt: skip
 _COMPARED = {
     "accuracy": (SCORES["accuracy"][0], "{:.3f}"),
     "difference": ("Difference to TF-IDF (95 %)", "{:+.3f}"),
@@ -45,6 +44,10 @@ _COMPARED = {
 }
 _MOST_CELLS = 400  # of a confusion matrix that is shown as a table
 MOST_SHOWN = 12
+# controls but tab and line feed, lone surrogates, direction marks, non-characters
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]"
+)
 
 
 class Table(NamedTuple):
@@ -62,6 +65,52 @@ class Table(NamedTuple):
         """The folded rows."""
         more = self.rows[self.shown :] if self.shown else []
         return self._replace(rows=more, shown=None) if more else None
+
+
+def readable(text: object) -> str:
+    """Escape control characters, lone surrogates and direction marks."""
+    # joiners stay: emoji and Persian need them
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], str(text).replace("\r\n", "\n"))
+
+
+def shortened(text: object, most: int) -> str:
+    """Cut a text to one line of ``most`` columns."""
+    line = " ".join(readable(str(text)[: 4 * most]).split())
+    if columns(line) <= most and len(str(text)) <= 4 * most:
+        return line
+    while line and columns(line) > most - 1:
+        line = line[:-1]
+    return f"{line}…"
+
+
+def columns(text: str) -> int:
+    """Return the width of a text in a terminal."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def strongest(words: Sequence[Mapping[Any, Any]], most: int) -> list[Mapping[Any, Any]]:
+    """Return the words with the largest contributions, without marks."""
+    content = [
+        word
+        for word in words
+        if word["start"] < word["end"]
+        and not all(unicodedata.category(c)[0] == "P" for c in word["word"])
+    ]
+    return sorted(content, key=lambda word: -abs(word["contribution"]))[:most]
+
+
+def never_predicted(classes: Sequence[Any]) -> str:
+    """Name the classes that are never predicted, with advice."""
+    names = ", ".join(repr(str(name)) for name in classes)
+    which = f"The class {names} is" if len(classes) == 1 else f"The classes {names} are"
+    return (
+        f"{which} never predicted. Give rare classes more weight with class_weight='balanced' "
+        "(--class-weight balanced); with two classes, TunedThresholdClassifierCV tunes the "
+        "threshold."
+    )
 
 
 def number(value: Any, form: str = "{:.3f}") -> str:
@@ -155,7 +204,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def verdicts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return accuracy, verdict and cost of each model, for narrow pages."""
+    """Return accuracy, verdict and cost of each model."""
     shown = ("accuracy", "verdict", "fit_seconds")
     names = [name for name in shown if any(row.get(name) is not None for row in rows)]
     cells = [[str(row["model"]), *(_compared(row, name) for name in names)] for row in rows]
@@ -230,7 +279,7 @@ def confusions_table(
 
 
 def marks_table(matrices: Sequence[Sequence[Sequence[int]]], labels: Sequence[Any]) -> Table:
-    """Return how often each of several labels is found, missed and wrong."""
+    """Return how often each label is found, missed and wrong."""
     rows = [
         [str(label), f"{found:,}", f"{missed:,}", f"{wrong:,}"]
         for label, ((_, wrong), (missed, found)) in zip(labels, matrices, strict=True)
@@ -290,7 +339,7 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def provenance_table(provenance: Mapping[str, Any]) -> Table:
-    """Return one line per value, with the names of nested values joined."""
+    """Return one line per value, nested names joined."""
     return Table("Where the numbers come from", ("What", "Value"), _lines(provenance, ""), (1,))
 
 

@@ -14,12 +14,11 @@ import numpy as np
 from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
 
 FEW = 5  # texts of a call that are too few for a share: a service sends one at a time
-# Pieces per letter from which a script is spelled out. English has 0.25; Russian, Greek or Hebrew
-# letter by letter about 1; Korean, split into parts of syllables, 1.2 to 2. Models for Chinese and
-# Japanese read single characters.
+# Pieces per letter from which a script is spelled out. English has 0.25; Russian or Greek letter by
+# letter about 1; Korean in parts of syllables 1.2 to 2. Models for Chinese read single characters.
 _SPELT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA"), 1.5) | {"HANGUL": 1.0, "LATIN": np.inf}
 _SPELT_ELSEWHERE = 0.75
-# of the texts, and of the words in each: a tweet of ten words with an emoji or two is fine
+# of the texts, and of the words in each: a tweet with an emoji or two is fine
 _UNKNOWN_SHARE = 0.2
 
 _OTHER_MODEL = (
@@ -41,7 +40,7 @@ def warned_once() -> Iterator[None]:
         _fit.reset(token)
 
 
-def _is_news(of: str, search: Any) -> bool:
+def _is_news(of: str, search: Any = None) -> bool:
     """Return whether to warn now: once per search, always outside of one."""
     search = _fit.get() if search is None else search
     if search is None:
@@ -66,7 +65,7 @@ def search_of(context: Any) -> tuple[Any, str]:
 def warn_truncation(
     report: dict[str, Any], max_length: int, truncation: str, cure: str, search: Any = None
 ) -> None:
-    """Warn of truncation, once per search, from a public method's helper."""
+    """Warn of truncation, once per search."""
     if report["texts_cut"] and _is_news("truncation", search):
         warnings.warn(
             f"{report['texts_cut']} of {report['n_texts']} texts are longer than "
@@ -125,41 +124,37 @@ def warn_unknown(
     *,
     at_least: int = 1,
 ) -> None:
-    """Warn of texts that are unknown or spelled out, from a public method."""
+    """Warn of texts that are unknown or spelled out."""
     n_looked_at = min(len(texts), 10_000)
     scripts = spelt_out(texts[:n_looked_at], n_tokens[:n_looked_at])
     script, n_spelt = Counter(filter(None, scripts)).most_common(1)[0] if any(scripts) else ("", 0)
+    # no counts in the messages: equal ones are shown once per search
     many = n_spelt >= at_least and n_spelt > _UNKNOWN_SHARE * n_looked_at
-    if many and _is_news("script", None):
-        warnings.warn(
+    if many and _is_news("script"):
+        message = (
             f"More than {_UNKNOWN_SHARE:.0%} of the texts are in {script} letters, which {model!r} "
             "was not trained on: it splits words into single letters, and its vectors carry little "
-            "of their meaning. "
-            f"{_OTHER_MODEL}.",
-            UnknownTokensWarning,
-            stacklevel=4,
+            f"of their meaning. {_OTHER_MODEL}."
         )
-        return
-    # in plain ASCII, [UNK] is a word of more than 100 characters
-    unread = [
-        text
-        for text, n in zip(texts, n_unknown.tolist(), strict=True)
-        if n and not text.isascii() and n > _UNKNOWN_SHARE * len(text.split())
-    ]
-    many = len(unread) >= at_least and len(unread) > _UNKNOWN_SHARE * len(texts)
-    if not many or not _is_news("unknown", None):
-        return
-    letters = (letter for text in unread[:1000] for letter in filter(str.isalpha, text))
-    named = Counter(script for script in map(_script, letters) if script != "LATIN")
-    what, cure = "emoji or symbols", "Replace them by words"
-    if named:
-        (script, _), *_ = named.most_common(1)
-        what, cure = f"{script if script == 'CJK' else script.title()} characters", _OTHER_MODEL
-    # no counts: equal messages are shown once per search
-    warnings.warn(
-        f"More than {_UNKNOWN_SHARE:.0%} of the texts contain {what} that are not in the "
-        f"vocabulary of {model!r}, in more than a fifth of their words: such a word is read as "
-        f"[UNK]. count_tokens(X)['n_unknown'] counts them. {cure}.",
-        UnknownTokensWarning,
-        stacklevel=4,
-    )
+    else:
+        # in plain ASCII, [UNK] is a word of more than 100 characters
+        unread = [
+            text
+            for text, n in zip(texts, n_unknown.tolist(), strict=True)
+            if n and not text.isascii() and n > _UNKNOWN_SHARE * len(text.split())
+        ]
+        many = len(unread) >= at_least and len(unread) > _UNKNOWN_SHARE * len(texts)
+        if not many or not _is_news("unknown"):
+            return
+        letters = (letter for text in unread[:1000] for letter in filter(str.isalpha, text))
+        named = Counter(script for script in map(_script, letters) if script != "LATIN")
+        what, cure = "emoji or symbols", "Replace them by words"
+        if named:
+            (script, _), *_ = named.most_common(1)
+            what, cure = f"{script if script == 'CJK' else script.title()} characters", _OTHER_MODEL
+        message = (
+            f"More than {_UNKNOWN_SHARE:.0%} of the texts contain {what} that are not in the "
+            f"vocabulary of {model!r}, in more than a fifth of their words: such a word is read as "
+            f"[UNK]. count_tokens(X)['n_unknown'] counts them. {cure}."
+        )
+    warnings.warn(message, UnknownTokensWarning, stacklevel=4)

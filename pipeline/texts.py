@@ -54,15 +54,15 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
     if type(X) in (list, tuple):
         return _take_rows(X, on_invalid)
     _refuse_container(X)
-    native = (
-        nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
-        if not isinstance(X, pd.DataFrame)
-        else None
-    )
+    if isinstance(X, pd.Series):
+        return TextColumns([_cells(X)], index=X.index)
+    if isinstance(X, pd.DataFrame):
+        return _take_frame(X)
+    native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
-        return TextColumns([_cells(X, native)], index=X.index if isinstance(X, pd.Series) else None)
-    if isinstance(X, pd.DataFrame) or isinstance(native, nw.DataFrame):
-        return _take_frame(X, native)
+        return TextColumns([_cells(native)])
+    if isinstance(native, nw.DataFrame):
+        return _take_frame(native)
     if hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
         return _take_array(np.asarray(X), on_invalid)
     return _take_rows(X, on_invalid)
@@ -106,24 +106,21 @@ def _refuse_container(X: Any) -> None:
     raise TypeError(f"X is a {type(X).__name__}; expected a sequence of texts: {cure}.")
 
 
-def _take_frame(X: Any, native: Any) -> TextColumns:
-    shape = X.shape
-    if shape[1] == 0:
+def _take_frame(X: pd.DataFrame | nw.DataFrame[Any]) -> TextColumns:
+    if X.shape[1] == 0:
         raise ValueError(
-            f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required: X is "
-            "a DataFrame without columns; expected one column of text."
+            f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required: X "
+            "is a DataFrame without columns; expected one column of text."
         )
-    # by position: pandas allows duplicate names, and names that are not strings
-    if isinstance(X, pd.DataFrame):
-        columns = [list(X.iloc[:, j].to_numpy(dtype=object)) for j in range(shape[1])]
-        return TextColumns(columns, names=list(X.columns), index=X.index, one_dimensional=False)
-    columns = [_cells(None, native[:, j]) for j in range(shape[1])]
-    return TextColumns(columns, names=list(native.columns), one_dimensional=False)
+    # by position, as names may be doubled
+    by_position, index = (X.iloc, X.index) if isinstance(X, pd.DataFrame) else (X, None)
+    columns = [_cells(by_position[:, j]) for j in range(X.shape[1])]
+    return TextColumns(columns, list(X.columns), index, one_dimensional=False)
 
 
-def _cells(X: Any, column: Any) -> list[Any]:
-    if isinstance(X, pd.Series):
-        return list(X.to_numpy(dtype=object))
+def _cells(column: Any) -> list[Any]:
+    if isinstance(column, pd.Series):
+        return list(column.to_numpy(dtype=object))
     return list(column.to_list())
 
 
@@ -175,7 +172,7 @@ def check_texts(
 
 
 def check_X(estimator: Any, X: Any, *, reset: bool) -> list[str]:
-    """Return the checked texts of X, and set or compare scikit-learn's columns."""
+    """Return the texts of X, and check or set its columns."""
     on_invalid: OnInvalid = getattr(estimator, "on_invalid", "error")
     table = take_columns(X, on_invalid=on_invalid)
     unnamed = "feature_names_in_" not in estimator.__dict__
@@ -395,17 +392,8 @@ def _refuse_mixed(labels: list[Any], *, unlabelled: bool = False) -> None:
         )
 
 
-def _refuse_none(y: Any) -> None:
-    if y is None:
-        raise ValueError(
-            "The classifier requires y to be passed, but the target y is None; give one label per "
-            "text."
-        )
-
-
 def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
     """Return one label per text, or raise if there are several."""
-    _refuse_none(y)
     labels = label_cells(y)
     if _several(labels):
         raise ValueError(
@@ -463,12 +451,19 @@ def _warn_of_variants(labels: list[str]) -> None:
 
 def label_cells(y: Any) -> list[Any]:
     """Return the label or labels of each text."""
+    if y is None:
+        raise ValueError(
+            "The classifier requires y to be passed, but the target y is None; give one label per "
+            "text."
+        )
     if sparse.issparse(y):
-        # the last step checks several labels; only the number of rows matters here
+        # the last step checks them; only their number matters here
         return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())
+    if isinstance(y, pd.Series):
+        return _cells(y)
     native = nw.from_native(y, eager_only=True, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
-        return _cells(y, native)
+        return _cells(native)
     if isinstance(native, nw.DataFrame):
         rows: list[Any] = list(native.iter_rows())
     elif isinstance(y, list | tuple):
@@ -488,7 +483,6 @@ def label_cells(y: Any) -> list[Any]:
 
 def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted classes and each label's class number, (n_texts,)."""
-    _refuse_none(y)
     check_labels(y, n_texts, warn=warn)
     _refuse_mixed(label_cells(y))  # which numpy would convert to text
     labels = column_or_1d(y, warn=warn)

@@ -25,10 +25,11 @@ import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import joblib
 import numpy as np
@@ -205,12 +206,18 @@ def scored(path: Path, n_rows: int) -> list[list[Any]]:
     return [list(row.values()) for piece in pieces for row in piece.table.to_pylist()]
 
 
+def in_memory(data: bytes) -> AbstractContextManager[Any]:
+    """Let tables read these bytes, whatever their path."""
+    return patch.object(csv_table, "open_binary", lambda _: io.BytesIO(data))
+
+
 def csv_stream(data: bytes) -> None:
     """Compare with the csv module and, of what that writes, with pandas."""
     first, n_rows, data = first_byte(data)
     path = folder() / "in.csv"
-    table = csv_table.CsvTable(path, columns=["text"], open_file=lambda _: io.BytesIO(data))
-    ours = answer(lambda: read_in_pieces(table, n_rows), ValueError, path=path)
+    table = csv_table.CsvTable(path, columns=["text"])
+    with in_memory(data):
+        ours = answer(lambda: read_in_pieces(table, n_rows), ValueError, path=path)
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         header, *rows = filter(None, reader)
@@ -243,8 +250,9 @@ def json_lines(data: bytes) -> None:
     """Compare with the json module."""
     first, n_rows, data = first_byte(data)
     path, rows = folder() / "in.jsonl", None
-    table = csv_table.JsonLines(path, open_file=lambda _: io.BytesIO(data))
-    ours = answer(lambda: read_in_pieces(table, n_rows), ValueError, path=path)
+    table = csv_table.JsonLines(path)
+    with in_memory(data):
+        ours = answer(lambda: read_in_pieces(table, n_rows), ValueError, path=path)
     with suppress(ValueError, RecursionError):
         lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
         rows = [json.loads(line) for line in lines if line.strip()]

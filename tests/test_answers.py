@@ -149,25 +149,16 @@ def classifiers():
 
 
 # what some classifiers say of 60 short texts, and of their own future, is of no interest here
-QUIET = [
-    pytest.mark.filterwarnings(f"ignore::{kind}")
-    for kind in (
-        "FutureWarning",
-        "UserWarning",
-        "RuntimeWarning",
-        "pipeline.exceptions.LabelWarning",
-    )
-]
+quiet = pytest.mark.filterwarnings(
+    "ignore::FutureWarning",
+    "ignore::UserWarning",
+    "ignore::RuntimeWarning",
+    "ignore::pipeline.exceptions.LabelWarning",
+)
 pytestmark = pytest.mark.filterwarnings(
     f"ignore::{ConvergenceWarning.__module__}.{ConvergenceWarning.__name__}",
     "ignore:load_pipeline will refuse:pipeline.exceptions.ArtifactWarning",
 )
-
-
-def quiet(test):
-    for mark in QUIET:
-        test = mark(test)
-    return test
 
 
 @pytest.fixture(scope="module")

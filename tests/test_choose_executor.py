@@ -3,9 +3,13 @@
 import joblib
 import pytest
 
-from pipeline.scoring.dask_executor import DaskExecutor
-from pipeline.scoring.executors import BySizeExecutor, ProcessExecutor, SerialExecutor
-from pipeline.scoring.score_table import choose_executor
+from pipeline.scoring.executors import (
+    BySizeExecutor,
+    DaskExecutor,
+    ProcessExecutor,
+    SerialExecutor,
+    choose_executor,
+)
 
 
 def test_serial_is_the_serial_one():

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from pipeline import read_table
+from pipeline import csv_table, read_table
 from pipeline.csv_table import CsvTable, check_names, refuse_twice
 from tests.test_datasets import as_lists
 
@@ -89,18 +89,19 @@ def test_the_place_in_the_file_grows_as_rows_are_read(tmp_path):
         assert 0 < early < table.n_bytes_read == (tmp_path / "in.csv").stat().st_size
 
 
-def test_files_may_be_anywhere_and_are_closed_whatever_happens():
+def test_files_may_be_anywhere_and_are_closed_whatever_happens(monkeypatch):
     opened = []
 
-    def open_file(path):
+    def open_binary(path):
         opened.append(io.BytesIO({"ok": b"text\na\n", "no": b"other\na\n"}[path]))
         return opened[-1]
 
-    with CsvTable("ok", open_file=open_file) as table:
+    monkeypatch.setattr(csv_table, "open_binary", open_binary)
+    with CsvTable("ok") as table:
         assert table.read() == [["a"]]
     with (
         pytest.raises(ValueError, match="no column 'text'"),
-        CsvTable("no", columns=["text"], open_file=open_file),
+        CsvTable("no", columns=["text"]),
     ):
         pass
     assert all(file.closed for file in opened)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.saved.manifest import installed_versions
-from pipeline.scoring.dask_executor import DaskExecutor
-from pipeline.scoring.score_table import choose_executor
-from pipeline.scoring.shard import Died, Outcome, Shard
+from pipeline.scoring.executors import DaskExecutor, choose_executor
+from pipeline.scoring.shard import Died, Outcome
 from tests.dask_cluster import cluster_by_hand
+from tests.test_executors import shards
 
 distributed = pytest.importorskip(
     "distributed", reason="distributed is not installed: pip install '.[dask]'"
@@ -31,18 +31,18 @@ def address(tmp_path_factory):
         yield address
 
 
-def shards(n):
-    return [Shard(i, "rows.parquet", 10 * i, 10 * (i + 1), 10 * i) for i in range(n)]
-
-
 def who(shard):
     time.sleep(0.02)
-    return Outcome(shard.index, shard.n_rows, str(os.getpid()))
+    return Outcome(f"{os.getpid()} {shard.index}")
 
 
 def environment(shard):
     names = ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
-    return Outcome(shard.index, shard.n_rows, " ".join(os.environ[name] for name in names))
+    return Outcome(" ".join(os.environ[name] for name in names))
+
+
+def pid_of(outcome):
+    return outcome.sha256.split()[0]
 
 
 def dies_at(shard, deadly, log):
@@ -71,8 +71,8 @@ def test_every_shard_comes_back_once_from_every_worker_and_what_is_printed_is_th
         for n in (30, 1, 0):
             found = list(executor.run(who, iter(shards(n))))
             assert sorted(shard.index for shard, _ in found) == list(range(n))
-            assert all(outcome.index == shard.index for shard, outcome in found)
-            assert n < 30 or len({outcome.sha256 for _, outcome in found}) == 2
+            assert all(outcome.sha256.endswith(f" {shard.index}") for shard, outcome in found)
+            assert n < 30 or len({pid_of(outcome) for _, outcome in found}) == 2
     assert "Dask dashboard: http://127.0.0.1:" in capsys.readouterr().err
 
 
@@ -151,7 +151,7 @@ def test_only_workers_with_the_resources_are_used(address):
         str(pids[worker]) for worker, facts in workers.items() if facts["resources"].get("GPU")
     }
     with DaskExecutor(address, resources={"GPU": 1}) as executor:
-        assert {outcome.sha256 for _, outcome in executor.run(who, shards(6))} == with_gpu
+        assert {pid_of(outcome) for _, outcome in executor.run(who, shards(6))} == with_gpu
     with (
         pytest.raises(
             TimeoutError,
@@ -168,7 +168,7 @@ def wait_for_workers(client, n):
 
 def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch):
     monkeypatch.setattr(
-        "pipeline.scoring.dask_executor.installed_versions",
+        "pipeline.scoring.executors.installed_versions",
         lambda: {**installed_versions(), "torch": "1.13.0"},
     )
     with (
@@ -185,7 +185,7 @@ def test_a_worker_with_other_versions_is_refused_with_both(address, monkeypatch)
 def test_a_scheduler_that_is_lost_ends_the_run_with_what_to_do(tmp_path):
     code = (
         "import sys, time\n"
-        "from pipeline.scoring.dask_executor import DaskExecutor\n"
+        "from pipeline.scoring.executors import DaskExecutor\n"
         "from tests.test_dask_executor import shards, who\n"
         "with DaskExecutor(sys.argv[1]) as executor:\n"
         "    for n, _ in enumerate(executor.run(who, iter(shards(10**6)))):\n"
@@ -240,7 +240,7 @@ def test_a_cluster_of_this_machine_is_started_and_stopped(capsys, monkeypatch):
         assert executor.threads == 1
         pids = set()
         for _, outcome in executor.run(who, iter(shards(10**4))):
-            pids.add(outcome.sha256)
+            pids.add(pid_of(outcome))
             if len(pids) == 2:
                 break
         environments = {outcome.sha256 for _, outcome in executor.run(environment, shards(8))}

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 
 import pandas as pd
 import pytest
@@ -19,7 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from pipeline import BertVectorizer, DaskExecutor, save_pipeline, score_table
-from pipeline.commands.cli import main
 from tests.dask_cluster import cluster_by_hand
 from tests.slow_and_deadly import TRUSTED, deadly, slowly
 
@@ -97,7 +95,7 @@ def wait_for_parts(out, n):
 
 
 def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(
-    address, tiny_bert, tmp_path, capsys, monkeypatch
+    address, tiny_bert, tmp_path, capsys, run
 ):
     model = make_pipeline(BertVectorizer(tiny_bert, layers="all"), LogisticRegression())
     model.fit(TABLE["text"][:60], [i % 3 > 0 for i in range(60)])
@@ -109,25 +107,9 @@ def test_bert_on_two_workers_gives_the_bytes_of_the_serial_executor(
     assert "Dask dashboard: http://127.0.0.1:" in capsys.readouterr().err
 
     TABLE.to_parquet(tmp_path / "table.parquet", index=False)
-    arguments = [
-        "--model",
-        path,
-        "--data",
-        tmp_path / "table.parquet",
-        "--out",
-        tmp_path / "shell",
-        "--shard-rows",
-        SHARD_ROWS,
-    ]
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["", "predict", *map(str, arguments), "--scheduler", address, "--resources", "GPU=1"],
-    )
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it for good
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert not stopped.value.code
+    data, out = tmp_path / "table.parquet", tmp_path / "shell"
+    options = {"shard_rows": SHARD_ROWS, "scheduler": address, "resources": "GPU=1"}
+    assert run("predict", model=path, data=data, out=out, **options).code == 0
     shell, serial = (pd.read_parquet(tmp_path / name) for name in ("shell", "serial"))
     pd.testing.assert_frame_equal(shell, serial)
 

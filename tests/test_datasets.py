@@ -14,7 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow.parquet import encryption
 
-from pipeline.datasets import check_output, free_names, read_table, typed_labels, write_table
+from pipeline.columns import free_names
+from pipeline.datasets import check_output, read_table, typed_labels, write_table
 from pipeline.texts import check_texts
 
 

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.files import sha256_of
-from pipeline.scoring.driver import Progress, Run
+from pipeline.progress import progress
 from pipeline.scoring.executors import SerialExecutor
 from pipeline.scoring.run_folder import RunFolder, Stamp, write_part
+from pipeline.scoring.score_table import Run
 from pipeline.scoring.shard import Job
 from pipeline.scoring.sources import open_source
 from tests.scoring_steps import TRUSTED, save_obeying
-from tests.test_plan import PLAN
+from tests.test_run_folder import PLAN
 
 FRAME = pd.DataFrame({"text": [f"film {i}" for i in range(9)]})
 
@@ -51,7 +52,7 @@ def run(tmp_path):
         sha256 = sha256_of(model)
         executor = Counting()
         executor.folder = folder.shards
-        with folder.locked(), Progress(False) as progress:
+        with folder.locked(), progress() as bar:
             folder.start_or_resume(plan)
             job = Job(
                 str(model),
@@ -70,20 +71,21 @@ def run(tmp_path):
                 on_bad_row,
                 1,
             )
-            manifest = Run(source, folder, job, plan, progress).run(executor, ["text"])
-        return executor, manifest, progress
+            run = Run(source, folder, job, plan, bar)
+            manifest = run.run(executor)
+        return executor, manifest, run
 
     call.folder = folder
     return call
 
 
 def test_every_row_goes_into_one_shard_and_its_file_is_gone_when_it_is_scored(run):
-    executor, manifest, progress = run()
+    executor, manifest, counts = run()
     assert executor.given == [(0, 0, 4), (1, 4, 4), (2, 8, 1)]
     assert executor.most_files == 1
     assert not run.folder.shards.exists()
     assert (manifest["n_rows"], [part["n_rows"] for part in manifest["parts"]]) == (9, [4, 4, 1])
-    assert (progress.n_scored, progress.n_skipped) == (9, 0)
+    assert (counts.n_scored, counts.n_skipped) == (9, 0)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +109,10 @@ def test_parts_that_are_whole_and_of_this_run_are_not_scored_again_and_others_ar
         write_part(
             table.slice(0, changes.get("n_rows", 4)), path, Stamp(**{**stamp.__dict__, **changes})
         )
-    executor, manifest, progress = run()
+    executor, manifest, counts = run()
     assert executor.given == [(1, 4, 4)]
     assert manifest == before
-    assert (progress.n_scored, progress.n_skipped) == (4, 5)
+    assert (counts.n_scored, counts.n_skipped) == (4, 5)
 
 
 def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(run):

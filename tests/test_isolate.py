@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.scoring.driver import score_alone
+from pipeline.scoring.score_table import score_alone
 from pipeline.scoring.shard import Died, Outcome, Shard
 
 SHARD = Shard(index=4, path="p", start=0, stop=100, first_row=1000)
@@ -18,18 +18,25 @@ class Emulated:
         self.dies = dies
         self.n_runs = 0
 
+    def marked(self, shard=SHARD):
+        """Return the rows that are marked when the shard is scored, with their reasons."""
+        scored = []
+
+        def score(shard):
+            scored.append(shard)
+            return Outcome("written")
+
+        assert score_alone(self, score, attempt, shard) == Outcome("written")
+        return dict(scored[-1].marked)
+
     def run(self, function, shards):
         for shard in shards:
             self.n_runs += 1
             yield shard, DIED if self.dies(shard, self.n_runs) else function(shard)
 
 
-def score(shard):
-    return Outcome(shard.index, shard.n_rows, "written", shard.marked)
-
-
 def attempt(shard):
-    return Outcome(shard.index, shard.n_rows, "")
+    return Outcome("")
 
 
 def holds(shard, rows):
@@ -45,19 +52,13 @@ def holds(shard, rows):
 )
 def test_the_rows_that_kill_are_marked_and_no_others(killers):
     executor = Emulated(lambda shard, _: holds(shard, killers))
-    outcome = score_alone(executor, score, attempt, SHARD, DIED)
-    assert (outcome.sha256, outcome.n_rows) == ("written", 100)
-    assert [row for row, _ in outcome.bad] == killers
-    assert outcome.bad[0][1] == "it kills the process that scores it"
+    assert executor.marked() == dict.fromkeys(killers, "it kills the process that scores it")
     assert executor.n_runs < 20 * len(killers) + 10
 
 
 def test_a_shard_of_one_row_is_judged_too():
-    one = SHARD.rows(7, 8)
-    outcome = score_alone(
-        Emulated(lambda shard, _: holds(shard, [1007])), score, attempt, one, DIED
-    )
-    assert [row for row, _ in outcome.bad] == [1007]
+    executor = Emulated(lambda shard, _: holds(shard, [1007]))
+    assert list(executor.marked(SHARD.rows(7, 8))) == [1007]
 
 
 def test_a_death_by_chance_marks_nothing():
@@ -65,7 +66,7 @@ def test_a_death_by_chance_marks_nothing():
         executor = Emulated(
             lambda shard, n, unlucky=unlucky: n == unlucky or (n == 1 and unlucky > 1)
         )
-        assert score_alone(executor, score, attempt, SHARD, DIED).bad == ()
+        assert executor.marked() == {}
 
 
 def test_a_row_on_which_a_worker_happened_to_die_once_is_not_marked():
@@ -77,17 +78,13 @@ def test_a_row_on_which_a_worker_happened_to_die_once_is_not_marked():
             return True
         return holds(shard, [1004])
 
-    assert [row for row, _ in score_alone(Emulated(dies), score, attempt, SHARD, DIED).bad] == [
-        1004
-    ]
+    assert list(Emulated(dies).marked()) == [1004]
 
 
 def test_rows_that_were_marked_before_stay_marked():
     marked = Shard(4, "p", 0, 100, 1000, marked=((1002, "line 3 has 1 cells"),))
-    outcome = score_alone(
-        Emulated(lambda shard, _: holds(shard, [1050])), score, attempt, marked, DIED
-    )
-    assert [row for row, _ in outcome.bad] == [1002, 1050]
+    executor = Emulated(lambda shard, _: holds(shard, [1050]))
+    assert list(executor.marked(marked)) == [1002, 1050]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +100,11 @@ def test_rows_that_were_marked_before_stay_marked():
 )
 def test_where_workers_die_whatever_they_score_it_is_no_rows_fault(dies, message):
     with pytest.raises(ChildProcessError, match=message):
-        score_alone(Emulated(dies), score, attempt, SHARD, DIED)
+        Emulated(dies).marked()
 
 
 def test_more_killers_than_rows_can_be_blamed_for_stop_the_search():
     long = Shard(0, "p", 0, 4096, 0)
     executor = Emulated(lambda shard, _: shard.n_rows > 0)
     with pytest.raises(ChildProcessError, match="more than 100 rows from row 0 on kill"):
-        score_alone(executor, score, attempt, long, DIED)
+        executor.marked(long)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -282,18 +283,8 @@ def test_an_output_without_an_ending_is_a_folder_of_parts_and_a_second_run_finds
         ),
         tmp_path / "out",
     )
-    arguments = [
-        "predict",
-        "--pipeline",
-        light_artifact,
-        "--data",
-        source,
-        "--out",
-        out,
-        "--shard-rows",
-        20,
-    ]
-    result = run(*arguments)
+    predict = partial(run, "predict", pipeline=light_artifact, data=source, out=out)
+    result = predict(shard_rows=20)
     assert (result.code, result.err) == (0, "")
     first, second = result.out.splitlines()
     columns = "label, probability_negative, probability_positive, label_error"
@@ -303,10 +294,10 @@ def test_an_output_without_an_ending_is_a_folder_of_parts_and_a_second_run_finds
     assert sorted(path.name for path in out.glob("part-*")) == [
         f"part-00000{i}.parquet" for i in range(3)
     ]
-    again = run(*arguments)
+    again = predict(shard_rows=20)
     assert again.code == 0
     assert again.out.splitlines()[1:] == ["48 of them were finished by an earlier run."]
-    assert_one_error_line(run(*arguments[:-1], 30), "holds another run: shard_rows (20, now 30)")
+    assert_one_error_line(predict(shard_rows=30), "holds another run: shard_rows (20, now 30)")
 
 
 def test_workers_and_several_files_give_what_one_process_gives_of_one_file(
@@ -333,31 +324,23 @@ def test_rows_that_cannot_be_labelled_are_counted_and_kept_where_that_is_asked_f
     run, light_artifact, tmp_path
 ):
     (tmp_path / "in.csv").write_text("id,text\n1,film\n2\n3,film\n")
-    arguments = [
-        "predict",
-        "--pipeline",
-        light_artifact,
-        "--data",
-        tmp_path / "in.csv",
-        "--out",
-        tmp_path / "out.csv",
-    ]
-    assert_one_error_line(run(*arguments), "line 3 has 1 cells")
-    result = run(*arguments, "--on-bad-row", "null")
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    predict = partial(run, "predict", pipeline=light_artifact, data=source, out=out)
+    assert_one_error_line(predict(), "line 3 has 1 cells")
+    result = predict(on_bad_row="null")
     assert result.code == 0
     assert (
         result.out.splitlines()[-1] == "1 of them have no label; the column label_error says why."
     )
-    header, *rows = read_csv(tmp_path / "out.csv")
+    header, *rows = read_csv(out)
     assert header[-1] == "label_error"
     assert [row[0] for row in rows] == ["1", "2", "3"]
     assert [row[-1] for row in rows] == ["", "line 3 has 1 cells, the header has 2: 2", ""]
-    assert_one_error_line(
-        run(*arguments, "--on-bad-row", "skip"), "on_bad_row='skip'; allowed are 'error' and 'null'"
-    )
-    assert_one_error_line(
-        run(*arguments, "--workers", 0), "workers=0; allowed are the numbers from 1"
-    )
+    for options, error in (
+        ({"on_bad_row": "skip"}, "on_bad_row='skip'; allowed are 'error' and 'null'"),
+        ({"workers": 0}, "workers=0; allowed are the numbers from 1"),
+    ):
+        assert_one_error_line(predict(**options), error)
 
 
 def test_an_interrupt_says_how_to_go_on_and_going_on_does(run, light_artifact, tmp_path):

@@ -11,18 +11,21 @@ import pytest
 
 from pipeline.scoring import executors
 from pipeline.scoring.executors import BySizeExecutor, ProcessExecutor
-from pipeline.scoring.shard import Died, Outcome, Shard
+from pipeline.scoring.shard import Died, Outcome
+from tests.test_executors import shards
 
 TOP = Path(__file__).resolve().parent.parent
 
 
-def shards(n):
-    return [Shard(i, "rows.parquet", 0, 1, i) for i in range(n)]
-
-
 def tells(shard):
     print("a model that talks", flush=True)  # noqa: T201
-    return Outcome(os.getpid(), shard.n_rows, os.environ["OMP_NUM_THREADS"])
+    return Outcome(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
+
+
+def ask(executor, n):
+    """Return process and threads of each outcome of n shards."""
+    told = (ended.sha256.split() for _, ended in executor.run(tells, shards(n)))
+    return [(int(pid), threads) for pid, threads in told]
 
 
 def waits(shard):
@@ -54,12 +57,10 @@ def is_running(pid):
 
 def test_processes_are_kept_between_runs_have_their_threads_and_end_with_the_context(capfd):
     with ProcessExecutor(2, threads=3) as executor:
-        first = [ended for _, ended in executor.run(tells, shards(6))]
-        second = [ended for _, ended in executor.run(tells, shards(6))]
-        pids = {ended.index for ended in first + second}
+        pids, threads = map(set, zip(*ask(executor, 6), *ask(executor, 6), strict=True))
         assert len(pids) == 2
         assert os.getpid() not in pids
-        assert {ended.sha256 for ended in first} == {"3"}
+        assert threads == {"3"}
     assert not any(map(is_running, pids))
     output = capfd.readouterr()
     assert "talks" not in output.out
@@ -68,14 +69,14 @@ def test_processes_are_kept_between_runs_have_their_threads_and_end_with_the_con
 
 def test_no_more_processes_are_started_than_there_are_shards():
     with ProcessExecutor(5) as executor:
-        assert len(list(executor.run(tells, shards(1)))) == 1
+        assert len(ask(executor, 1)) == 1
         assert len(executor._idle) == 1
 
 
 @pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
 def test_a_run_that_is_stopped_leaves_no_process_at_work(error):
     with ProcessExecutor(1) as executor:
-        pids = [ended.index for _, ended in executor.run(tells, shards(1))]
+        ((pid, _),) = ask(executor, 1)
         run = executor.run(waits, shards(3))
         signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(error))
         signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -84,9 +85,8 @@ def test_a_run_that_is_stopped_leaves_no_process_at_work(error):
             next(run)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         assert time.monotonic() - started < 20
-        assert not any(map(is_running, pids))
-        # and goes on with another one
-        assert [ended.n_rows for _, ended in executor.run(tells, shards(1))] == [1]
+        assert not is_running(pid)
+        assert len(ask(executor, 1)) == 1  # and goes on with another one
 
 
 def test_errors_arrive_with_the_traceback_of_the_worker():
@@ -109,13 +109,14 @@ def test_a_process_that_cannot_start_is_an_error(monkeypatch):
 
 def test_a_process_that_is_killed_from_outside_is_replaced():
     with ProcessExecutor(1) as executor:
-        (pid,) = [ended.index for _, ended in executor.run(tells, shards(1))]
+        ((pid, _),) = ask(executor, 1)
         os.kill(pid, signal.SIGKILL)
         found = [ended for _, ended in executor.run(tells, shards(3))]
         assert len(found) == 3
         # at most the one it was given before it was known to be dead
         assert sum(isinstance(ended, Died) for ended in found) <= 1
-        assert pid not in {ended.index for ended in found if isinstance(ended, Outcome)}
+        alive = [ended.sha256.split()[0] for ended in found if isinstance(ended, Outcome)]
+        assert str(pid) not in alive
 
 
 @pytest.mark.thorough
@@ -149,23 +150,18 @@ def test_a_script_needs_no_guard_and_workers_end_with_a_driver_that_is_killed(tm
 # ---- by size
 
 
-def processes(executor, n):
-    with executor:
-        return [ended.index for _, ended in executor.run(tells, shards(n))]
-
-
 @pytest.mark.parametrize(("workers", "n", "here"), [(2, 1, True), (2, 3, False), (1, 3, True)])
 def test_one_shard_or_one_worker_is_this_process(workers, n, here, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    asked = processes(BySizeExecutor(workers), n)
-    assert len(asked) == n
-    assert [pid == os.getpid() for pid in asked] == [here] * n
+    with BySizeExecutor(workers) as executor:
+        asked = ask(executor, n)
+    assert [pid == os.getpid() for pid, _ in asked] == [here] * n
 
 
 @pytest.mark.parametrize("first", [1, 2])
 def test_what_the_first_run_chose_later_ones_have(first, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with BySizeExecutor(2) as executor:
-        list(executor.run(tells, shards(first)))
-        ((_, outcome),) = list(executor.run(tells, shards(1)))
-    assert (outcome.index == os.getpid()) == (first == 1)
+        ask(executor, first)
+        ((pid, _),) = ask(executor, 1)
+    assert (pid == os.getpid()) == (first == 1)

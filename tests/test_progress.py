@@ -22,7 +22,6 @@ from pipeline import (
     progress,
     score_table,
 )
-from pipeline.scoring.driver import Progress
 from tests.commands import ENVIRONMENT, PROGRAM, ROWS, Terminal
 
 TEXTS, LABELS = ([row[place] for row in ROWS] for place in (0, 1))
@@ -62,25 +61,23 @@ def is_clear(stream):
         (False, Terminal, False),
     ],
 )
-def test_it_is_shown_where_somebody_looks_or_asks(shown, stream, visible, look):
+def test_it_is_shown_where_somebody_looks_or_asks(shown, stream, visible, look, artifact, tmp_path):
     err = look(stream())
-    with Progress(shown) as rows:
-        rows.scored(5, 10)
+    frame = pd.DataFrame({"text": TEXTS})
+    score_table(artifact, frame, tmp_path / "out", text="text", progress=shown)
     assert ("rows" in err.getvalue()) == visible
 
 
 def test_rows_of_an_earlier_run_count_for_the_place_and_not_for_the_speed(look, monkeypatch):
     screen, now = look(), time.time()
     monkeypatch.setattr("time.time", lambda: now)
-    with Progress(None) as rows:
-        rows.skipped(900_000)
+    with progress.progress("scoring", " rows", shown=True) as rows:
+        rows.show(0)
         now += 5
-        rows.scored(10, 1_000_000)
-        assert rows.seconds >= 0
+        rows.show(900_010, 1_000_000, known=900_000)
         time.sleep(0.7)
     assert "900010/1000000" in drawn(screen)[-1]
     assert "2.00 rows/s" in drawn(screen)[-1]
-    assert (rows.n_scored, rows.n_skipped) == (10, 900_000)
 
 
 def test_a_table_shows_its_rows_and_not_the_encoding_of_each_shard(artifact, look, tmp_path):

@@ -1,4 +1,4 @@
-"""The folder of an output: nobody else's files, one driver at a time, complete only when it is."""
+"""The plan, the parts and the folder of a run: one hash, one driver, complete only when it is."""
 
 import subprocess
 import sys
@@ -6,11 +6,112 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.exceptions import PlanError
-from pipeline.scoring.run_folder import RunFolder, Stamp, write_part
-from tests.test_plan import PLAN
+from pipeline.scoring.run_folder import Plan, RunFolder, Stamp, write_part
+
+PLAN = Plan(
+    source={
+        "kind": "csv",
+        "files": [{"size": 7, "sha256": "1"}, {"size": 8, "sha256": "2"}],
+        "encoding": "utf-8",
+        "sep": ",",
+    },
+    columns=[["text", "large_string"]],
+    text="text",
+    model={"sha256": "a" * 64, "classes": ["é", "b"]},
+    shard_rows=100,
+    threads=1,
+    versions={"python": "3.12", "torch": "2.13"},
+)
+
+
+def test_a_plan_comes_back_as_it_was_written(tmp_path):
+    assert Plan.read(tmp_path / "plan.json") is None
+    PLAN.write(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == PLAN
+    assert Plan.read(tmp_path / "plan.json").sha256 == PLAN.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"text": "review"}, r"the text column ('review', now 'text')"),
+        ({"threads": 2}, "threads (2, now 1)"),
+        ({"shard_rows": 5}, "shard_rows (5, now 100)"),
+        (
+            {"columns": [["a", "int64"]]},
+            "the columns ([['a', 'int64']], now [['text', 'large_string']])",
+        ),
+        (
+            {"model": {"sha256": "b" * 64, "classes": ["é", "b"]}},
+            "the model (sha256 bbbbbbbbbbbb..., now aaaaaaaaaaaa...)",
+        ),
+        (
+            {"versions": {"python": "3.12", "torch": "2.12"}},
+            "the versions of packages (torch 2.12, now 2.13)",
+        ),
+        ({"source": {**PLAN.source, "kind": "parquet"}}, "the source (parquet, now csv)"),
+        (
+            {"source": {**PLAN.source, "files": PLAN.source["files"][:1]}},
+            "the source (1 files, now 2)",
+        ),
+        (
+            {
+                "source": {
+                    **PLAN.source,
+                    "files": [PLAN.source["files"][0], {"size": 8, "sha256": "3"}],
+                }
+            },
+            "the source (other contents of file 2 of 2)",
+        ),
+        (
+            {"source": {**PLAN.source, "sep": ";"}},
+            "the source (read with encoding='utf-8', sep=';', now with encoding='utf-8', sep=',')",
+        ),
+    ],
+)
+def test_every_change_changes_the_hash_and_is_named_alone(change, told):
+    before = replace(PLAN, **change)
+    assert PLAN.sha256 != before.sha256
+    assert PLAN.differences(before) == [told]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format_version": 1}', '{"format_version": 2}', "{"]
+)
+def test_a_plan_that_cannot_be_read_is_refused(content, tmp_path):
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(PlanError, match=r"plan\.json is (damaged|of format)"):
+        Plan.read(tmp_path / "plan.json")
+
+
+# ---- parts
+
+
+TABLE = pa.table({"text": ["a", None], "n": pa.array([1, 2], pa.int8())})
+STAMP = Stamp(index=3, plan="p" * 64, artifact="a" * 64, n_rows=2, n_bad=1)
+
+
+def test_a_stamp_that_does_not_fit_the_rows_is_none(tmp_path):
+    write_part(TABLE, tmp_path / "part", replace(STAMP, n_rows=3))
+    assert Stamp.of(tmp_path / "part") is None
+
+
+def test_a_flipped_bit_is_noticed_by_whoever_checks_pages(tmp_path):
+    write_part(TABLE, tmp_path / "part", STAMP)
+    content = bytearray((tmp_path / "part").read_bytes())
+    at = content.index(b"a", 4, 80)
+    content[at] ^= 1
+    (tmp_path / "part").write_bytes(content)
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+        pq.read_table(tmp_path / "part", page_checksum_verification=True)
+
+
+# ---- the folder
+
 
 TOP = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,15 @@ from pipeline import ArtifactError, BertVectorizer, save_pipeline
 from pipeline.exceptions import BadRowError
 from pipeline.files import sha256_of
 from pipeline.scoring.run_folder import part_name
-from pipeline.scoring.shard import Job, Shard, added_fields, load_once, score_shard, try_shard
+from pipeline.scoring.shard import (
+    Job,
+    Outcome,
+    Shard,
+    added_fields,
+    load_once,
+    score_shard,
+    try_shard,
+)
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
 TEXTS = ["a lovely film", None, "FAIL 1", "a dull film", "", "FAIL 2", "é"]
@@ -59,7 +67,7 @@ def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(job
         score_shard(replace(job, on_bad_row="error"), shard)
     assert list((tmp_path / "out").iterdir()) == []
     good = shard.rows(3, 5)
-    assert score_shard(replace(job, on_bad_row="error"), good).n_rows == 2
+    score_shard(replace(job, on_bad_row="error"), good)
     assert part(job)["n"].to_pylist() == [3, 4]
 
 
@@ -67,20 +75,20 @@ def test_marked_rows_are_never_shown_to_the_model(job, shard):
     marked = replace(
         shard, marked=((102, "it kills"), (105, "line 9 has 1 cells"), (3, "of another shard"))
     )
-    assert [(bad.row, bad.reason) for bad in score_shard(job, marked).bad][1:] == [
-        (102, "it kills"),
-        (105, "line 9 has 1 cells"),
-    ]
+    score_shard(job, marked)
+    assert part(job)["label_error"].to_pylist() == [
+        None, "the text is missing", "it kills", None, None, "line 9 has 1 cells", None,
+    ]  # fmt: skip
 
 
 def test_an_attempt_writes_nothing_and_takes_no_rows_too(job, shard, tmp_path):
-    assert try_shard(job, shard).n_rows == 7
-    assert try_shard(job, shard.rows(0, 0)).n_rows == 0
+    assert try_shard(job, shard) == try_shard(job, shard.rows(0, 0)) == Outcome("")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_shard_without_rows_is_a_part_without_rows(job, shard):
-    assert score_shard(job, shard.rows(0, 0)).n_rows == 0
+    score_shard(job, shard.rows(0, 0))
+    assert len(part(job)) == 0
     score_shard(job, replace(shard, index=3))
     assert part(job, 2).schema.remove_metadata().equals(part(job, 3).schema.remove_metadata())
 
@@ -106,7 +114,8 @@ def test_missing_texts_are_empty_ones_where_the_model_says_so(job, shard, tiny_b
     path = save_pipeline(fitted, tmp_path / "m.joblib")
     fields = added_fields(SCHEMA, [0, 1])
     bert = replace(job, model=str(path), sha256=sha256_of(path), trusted=(), fields=fields)
-    assert score_shard(bert, shard).bad == ()
+    score_shard(bert, shard)
+    assert part(job)["label_error"].null_count == 7
     row = part(job).to_pylist()[1]
     assert [row["probability_0"], row["probability_1"]] == pytest.approx(
         fitted.predict_proba([""])[0].tolist(), abs=1e-6

@@ -23,6 +23,7 @@ from sklearn.svm import LinearSVC
 
 from pipeline import BertVectorizer, load_pipeline, read_table, save_pipeline, score_table
 from pipeline.exceptions import BadRowError, PlanError
+from pipeline.scoring.score_table import Run
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
 TOP = Path(__file__).resolve().parent.parent
@@ -361,9 +362,6 @@ def test_a_finished_output_that_was_damaged_is_made_whole_again(damage, score, t
 
 def test_a_table_that_changes_while_it_is_scored_is_noticed(score, tmp_path, monkeypatch):
     source = write_csv(tmp_path / "in.csv", texts(25))
-    finish = "pipeline.scoring.driver.Run._written"
-    from pipeline.scoring.driver import Run
-
     written = Run._written
 
     def grows(self, index, first_row, rows):
@@ -372,7 +370,7 @@ def test_a_table_that_changes_while_it_is_scored_is_noticed(score, tmp_path, mon
                 file.write("99,one more\n")
         return written(self, index, first_row, rows)
 
-    monkeypatch.setattr(finish, grows)
+    monkeypatch.setattr(Run, "_written", grows)
     with pytest.raises(ValueError, match=r"in\.csv was changed while it was scored"):
         score(source)
     assert not (tmp_path / "out" / "_SUCCESS").exists()

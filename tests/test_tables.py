@@ -1,9 +1,12 @@
-"""The tables of a report."""
+"""The tables of a report, and user texts made safe to show."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import tables
 from pipeline.report.sections import report_contents
+from pipeline.tables import columns, readable, shortened
 from tests.reporting import make_comparison, make_study, quick_scores
 
 
@@ -109,3 +112,44 @@ def test_provenance_is_told_a_line_each():
     assert table.rows == [["seed", "0"], ["model id", "a/b"], ["model sha256 config.json", "ff"],
                           ["model layers", "-2, -1"], ["command", "not known"], ["two 1", "1"],
                           ["two 2", "2"]]  # fmt: skip
+
+
+JOINED = "👩\u200d👩\u200d👧 می\u200cخو 東京"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, <b>bold</b> & $x$", "plain, <b>bold</b> & $x$"),
+        ("bell\x07 nul\x00 c1\x85", "bell\\x07 nul\\x00 c1\\x85"),
+        ("abc\u202edef\u2066", "abc\\u202edef\\u2066"),
+        ("lone \ud800", "lone \\ud800"),
+        ("tab\tand\nline\r\nend", "tab\tand\nline\nend"),
+        (JOINED, JOINED),
+        (3.5, "3.5"),
+    ],
+)
+def test_only_what_steers_is_spelt_out(text, shown):
+    assert readable(text) == shown
+
+
+@given(st.text())
+def test_every_text_can_be_written_and_stays_as_it_is_the_second_time(text):
+    once = readable(text)
+    once.encode("utf-8")
+    assert readable(once) == once
+
+
+@given(st.text(), st.integers(2, 30))
+def test_a_shortened_text_is_never_wider_than_asked(text, most):
+    line = shortened(text, most)
+    assert columns(line) <= most
+    assert "\n" not in line
+
+
+def test_wide_characters_count_two_and_marks_none():
+    assert columns("ab東京") == 6
+    assert columns("e\u0301") == 1
+    assert shortened("東京は楽しい", 7) == "東京は…"
+    assert shortened("short", 5) == "short"
+    assert shortened("x" * 10**6, 5) == "xxxx…"

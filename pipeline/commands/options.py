@@ -416,8 +416,7 @@ def its_columns(place: str) -> dict[str, str]:
 
 def rows_for(fitted: Any, rows: Labelled) -> Any:
     """Return the texts of a table, or the columns of a model."""
-    from pipeline.columns import as_fitted
-    from pipeline.datasets import columns_for
+    from pipeline.columns import as_fitted, columns_for
 
     columns = columns_for(fitted, list(rows.table.columns), rows.text, "the table")
     return as_fitted(columns, rows.table, rows.text)

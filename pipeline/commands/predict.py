@@ -150,7 +150,7 @@ def _executor(workers: int | None, scheduler: str | None, resources: str | None)
             f"--workers {workers} starts processes on this machine; the cluster at {scheduler} has "
             "its own workers."
         )
-    from pipeline.scoring.dask_executor import DaskExecutor
+    from pipeline.scoring.executors import DaskExecutor
 
     return {"executor": DaskExecutor(scheduler, resources=_amounts(resources or ""))}
 

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.files import program
-from pipeline.readable import never_predicted, strongest
+from pipeline.tables import never_predicted, strongest
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,6 @@ from pipeline.notebook import (
     tiles,
     words_html,
 )
-from pipeline.readable import never_predicted, shortened
 from pipeline.tables import (
     SCORES,
     Table,
@@ -23,10 +22,12 @@ from pipeline.tables import (
     comparison_table,
     conclusion,
     layers_table,
+    never_predicted,
     number,
     of_labels,
     score_cards,
     score_names,
+    shortened,
 )
 
 _COMPARED = ("accuracy", "accuracy_sd", "difference", "difference_low", "difference_high")

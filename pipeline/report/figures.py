@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from pipeline.answers import most_confused
-from pipeline.readable import columns, readable, shortened
+from pipeline.tables import columns, readable, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.files import refuse_folder, where, with_ending, write_text
 from pipeline.notebook import block, signed, table_html, words_html
-from pipeline.readable import readable, shortened
 from pipeline.report.sections import report_contents, sections_of
-from pipeline.tables import conclusion, number, score_cards
+from pipeline.tables import conclusion, number, readable, score_cards, shortened
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,8 @@ import pandas as pd
 from pipeline import tables
 from pipeline.answers import most_confused
 from pipeline.notebook import coloured_pieces
-from pipeline.readable import never_predicted, shortened
 from pipeline.report import figures
-from pipeline.tables import Table
+from pipeline.tables import Table, never_predicted, shortened
 
 _NEEDED = (
     "n_texts",

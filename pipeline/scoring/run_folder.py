@@ -1,7 +1,6 @@
 """The output of a run: a folder of parts, or one file."""
 
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -10,20 +9,26 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.csv_table import JSON_LINES
-from pipeline.datasets import PARQUET_SUFFIXES, check_output, write_json_lines
+from pipeline.datasets import (
+    ENDINGS,
+    PARQUET_SUFFIXES,
+    check_folder,
+    check_output,
+    write_csv,
+    write_json_lines,
+)
 from pipeline.exceptions import PlanError
 from pipeline.files import flush_to_disk, is_address, local_path, lock, naming, put, temporary_for
 
 STAMP = b"bert_vectorizer.part"
 FORMAT_VERSION = 2  # 1: labels were the most probable classes, whatever predict gave
-# pyarrow, pandas, Spark and Dask skip names that start with _, so they read the folder as it is
+# readers of Parquet folders skip names that start with _
 RUN, SUCCESS, MANIFEST = "_run", "_SUCCESS", "_manifest.json"
 
 
@@ -54,9 +59,9 @@ def part_name(index: int) -> str:
 
 
 def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
-    """Write a part durably and reproducibly, and return its sha256."""
+    """Write a part durably, and return its sha256."""
     sink = pa.BufferOutputStream()
-    # with checksums, readers notice a flipped bit instead of reading it as a probability
+    # with checksums readers notice a flipped bit
     with pq.ParquetWriter(sink, table.schema, write_page_checksum=True) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         writer.add_key_value_metadata({STAMP.decode(): json.dumps(asdict(stamp), sort_keys=True)})
@@ -67,7 +72,7 @@ def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
 
 def write_whole(path: Path, content: bytes | pa.Buffer) -> None:
     """Write a file durably and atomically."""
-    # looking for abandoned files at each of many parts is slow; the run does it once at its start
+    # not tidied at each of many parts: the run does it once at its start
     with temporary_for(path, tidy=False) as temporary:
         temporary.write_bytes(content)
         put(temporary, path)
@@ -78,15 +83,9 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
     write_whole(path, f"{json.dumps(values, indent=2, ensure_ascii=False)}\n".encode())
 
 
-def remove_temporary(folder: Path) -> None:
-    """Remove the temporary files of killed writers."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a byte of the output, stored in ``plan.json``."""
+    """All that decides the output, stored in ``plan.json``."""
 
     source: dict[str, Any]  # kind, files with hashes, and how they are read
     columns: list[list[str]]
@@ -158,14 +157,13 @@ def _source_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     pairs = zip(then_files, files, strict=True)
     changed = [number for number, (then, file) in enumerate(pairs, 1) if then != file]
     if not changed:
-        return f"(read with {_options(before)}, now with {_options(now)})"
+        then, today = (
+            ", ".join(f"{n}={value!r}" for n, value in source.items() if n not in ("kind", "files"))
+            for source in (before, now)
+        )
+        return f"(read with {then}, now with {today})"
     where = "" if len(files) == 1 else f" of file {changed[0]} of {len(files)}"
     return f"(other contents{where})"
-
-
-def _options(source: dict[str, Any]) -> str:
-    options = {name: value for name, value in source.items() if name not in ("kind", "files")}
-    return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
 class RunFolder:
@@ -189,7 +187,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other drivers out until this process leaves or ends."""
+        """Keep other drivers out."""
         self.shards.parent.mkdir(parents=True, exist_ok=True)
         with (self.shards.parent / "lock").open("a+b", buffering=0) as file:
             if lock(file.fileno()) is False:
@@ -216,7 +214,8 @@ class RunFolder:
                 "started with, delete it, or name another folder."
             )
         for folder in (self.path, self.shards.parent):
-            remove_temporary(folder)
+            for left_by_killed in folder.glob(".*.tmp"):
+                left_by_killed.unlink(missing_ok=True)
         shutil.rmtree(self.shards, ignore_errors=True)
         self.shards.mkdir(parents=True)
 
@@ -228,9 +227,9 @@ class RunFolder:
         """Return the path of a part."""
         return self.path / part_name(index)
 
-    def has_parts(self) -> bool:
-        """Return whether any part exists."""
-        return any(self.path.glob("part-*.parquet"))
+    def parts(self) -> Iterator[Path]:
+        """Yield the parts that exist, in any order."""
+        return self.path.glob("part-*.parquet")
 
     def reopen(self) -> None:
         """Mark the folder as unfinished."""
@@ -255,7 +254,7 @@ class RunFolder:
     def finish(
         self, plan: Plan, columns: Sequence[str], hashes: Sequence[str], n_rows: int
     ) -> dict[str, Any]:
-        """Check that all parts and rows exist, then write manifest and ``_SUCCESS``."""
+        """Check parts and rows, then write manifest and ``_SUCCESS``."""
         parts: list[dict[str, Any]] = []
         for index, sha256 in enumerate(hashes):
             stamp = self.stamp(index)
@@ -278,8 +277,9 @@ class RunFolder:
             raise RuntimeError(
                 f"the parts hold {in_parts} rows, but the source {n_rows}: run it again."
             )
-        for path in self.path.glob("part-*.parquet"):
-            if path.name not in {part["file"] for part in parts}:
+        ours = {part["file"] for part in parts}
+        for path in self.parts():
+            if path.name not in ours:
                 raise RuntimeError(f"{path} is not part of this run: remove it, and run it again.")
         manifest = {
             "plan": plan.sha256,
@@ -294,12 +294,8 @@ class RunFolder:
         shutil.rmtree(self.shards, ignore_errors=True)
         return manifest
 
-    def remove(self) -> None:
-        """Remove the folder with its contents."""
-        shutil.rmtree(self.path)
 
-
-# integers and booleans with missing values keep their type in every part
+# keep their type where values are missing
 _NULLABLE = {
     pa.type_for_alias(kind.lower()): pd.api.types.pandas_dtype(kind)
     for kind in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
@@ -327,9 +323,8 @@ class Target:
                     "Name another place."
                 )
         self.file: Path | None = None
-        if path.suffix in (".csv", *PARQUET_SUFFIXES, *JSON_LINES):
-            check_output(path)
-            for source in sources:
+        if path.suffix in ENDINGS:
+            for source in (None, *sources):
                 check_output(path, source)
             self.file = path
             path = path.with_name(f"{path.name}.parts")
@@ -346,43 +341,33 @@ class Target:
     def join_parts(self, n_parts: int, schema: pa.Schema) -> None:
         """Join the parts to the single file atomically."""
         assert self.file is not None
+        parts = (self._part(index, schema) for index in range(n_parts))
         with temporary_for(self.file) as temporary:
             if self.file.suffix in PARQUET_SUFFIXES:
                 with pq.ParquetWriter(temporary, schema) as writer:
-                    for index in range(n_parts):
-                        writer.write_table(self._part(index, schema))
+                    for part in parts:
+                        writer.write_table(part)
             else:
                 with temporary.open("w", encoding="utf-8", newline="") as file:
-                    if self.file.suffix == ".csv":
-                        self._write_csv(file, n_parts, schema)
-                    else:
-                        for index in range(n_parts):
-                            write_json_lines(file, self._part(index, schema))
+                    for index, part in enumerate(parts):
+                        if self.file.suffix == ".csv":
+                            frame = part.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True)
+                            write_csv(frame, file, header=index == 0)
+                        else:
+                            write_json_lines(file, part)
             put(temporary, self.file)
         flush_to_disk(self.file.parent)
-        self.folder.remove()
+        shutil.rmtree(self.folder.path)
 
     def remove_if_empty(self) -> None:
-        """Remove the folder beside a single file if it holds no part."""
-        if self.file is not None and self.folder.path.is_dir() and not self.folder.has_parts():
-            self.folder.remove()
+        """Remove the folder beside a file if it holds no part."""
+        if self.file is not None and self.folder.path.is_dir() and not any(self.folder.parts()):
+            shutil.rmtree(self.folder.path)
 
     def _part(self, index: int, schema: pa.Schema) -> Any:
-        # ParquetFile, because read_table takes a folder name like "a=1" for a column
+        # read_table would take a folder name like "a=1" for a column
         with pq.ParquetFile(self.folder.part(index), page_checksum_verification=True) as file:
             return file.read(columns=schema.names).cast(schema)
-
-    def _write_csv(self, file: TextIO, n_parts: int, schema: pa.Schema) -> None:
-        for index in range(n_parts):
-            part = self._part(index, schema)
-            # quote all strings: the writer would leave a lone \r or a blank line unquoted
-            part.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True).to_csv(
-                file,
-                index=False,
-                header=index == 0,
-                lineterminator="\n",
-                quoting=csv.QUOTE_NONNUMERIC,
-            )
 
 
 def _check_folder(path: Path, sources: Sequence[str]) -> None:
@@ -391,14 +376,7 @@ def _check_folder(path: Path, sources: Sequence[str]) -> None:
             f"{path} is a file; name a folder, or a file with the ending .csv, .parquet, .pq or "
             ".jsonl."
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: {path.parent} does not exist.")
-    around = path if path.is_dir() else path.parent
-    if not os.access(around, os.W_OK):
-        raise PermissionError(
-            f"{path} cannot be written: {around} is read-only. Name another folder or change its "
-            "permissions."
-        )
+    check_folder(path if path.is_dir() else path.parent, path)
     for source in sources:
         if not is_address(source) and Path(source).resolve().is_relative_to(path.resolve()):
             raise ValueError(f"{path} holds the input {source}; name another folder.")

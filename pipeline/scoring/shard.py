@@ -1,4 +1,4 @@
-"""Score one shard: read its rows, predict, set bad rows aside, write its part."""
+"""Score one shard: read, predict, set bad rows aside, write its part."""
 
 import contextlib
 import sys
@@ -25,8 +25,7 @@ from pipeline.answers import (
     positions,
     warn_of_other_labels,
 )
-from pipeline.columns import Kind, as_fitted
-from pipeline.datasets import free_names
+from pipeline.columns import Kind, as_fitted, free_names
 from pipeline.exceptions import ArtifactWarning, BadRowError, CheckpointError
 from pipeline.saved.artifact import load_pipeline
 from pipeline.scoring.run_folder import Stamp, part_name, write_part
@@ -37,13 +36,13 @@ OnBadRow = Literal["error", "null"]
 _LONGEST_REASON = 500
 _EMPTY = "the text is missing"
 _PLAIN = pd.Series(["a plain text"], dtype="str")
-# never a row's fault, but the disk's, the installation's or the weights'
+# the fault of the disk, the installation or the weights
 _NOT_THE_ROWS = (OSError, ImportError, CheckpointError)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A range of rows of one Parquet file, small and picklable."""
+    """A range of rows of one Parquet file, picklable."""
 
     index: int  # of its part: part-000007.parquet
     path: str
@@ -65,34 +64,23 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class BadRow:
-    """A row without a label."""
-
-    row: int  # of the whole table, from 0
-    reason: str
-
-
-@dataclass(frozen=True)
 class Outcome:
     """The result of a scored shard."""
 
-    index: int
-    n_rows: int  # with bad ones
     sha256: str  # of its part, empty if none was written
-    bad: tuple[BadRow, ...] = ()
     warnings: tuple[tuple[type[Warning], str], ...] = ()  # one of each category
 
 
 @dataclass(frozen=True)
 class Died:
-    """The worker process of a shard was killed or crashed."""
+    """The worker of a shard was killed or crashed."""
 
     reason: str  # such as "killed by signal 9"
 
 
 @dataclass(frozen=True)
 class Job:
-    """Settings shared by all shards of a run, picklable."""
+    """Settings of all shards of a run, picklable."""
 
     model: str
     sha256: str
@@ -109,6 +97,11 @@ class Job:
     probe: pa.Table | None = None
     missing: Missing | None = None  # None: a blank text is a text
 
+    @property
+    def scores_bad_rows_again(self) -> bool:
+        """Whether bad rows of an earlier run are scored again."""
+        return self.on_bad_row == "error" or self.missing == "empty"
+
 
 def predict_rows(
     predict: Callable[[Any], Answers],
@@ -118,7 +111,7 @@ def predict_rows(
     n_labels: int | None = None,
     probe: Any = _PLAIN,
 ) -> tuple[Answers, dict[int, str]]:
-    """Predict, and return answers and the failed positions with reasons."""
+    """Return the answers, and the failed positions with reasons."""
     failed: dict[int, str] = {}
     shape = (0,) if n_labels is None else (0, n_labels)
     answers = Answers(np.empty(shape, dtype=object), np.empty((0, n_probabilities)))
@@ -134,7 +127,7 @@ def predict_rows(
                 raise error from None
             failed = _failing(predict, texts)
             kept = texts.drop(texts.index[list(failed)])
-            if len(kept):  # all at once: results do not depend on how bad rows were found
+            if len(kept):  # all at once, however the bad rows were found
                 answers = predict(kept)
     good = [i for i in range(len(texts)) if i not in failed]
     is_finite = np.isfinite(answers.probability).all(axis=1)
@@ -174,7 +167,7 @@ def added_fields(
     kind: str = "float64",
     outputs: Sequence[tuple[str, list[Any]]] | None = None,
 ) -> tuple[pa.Field, ...]:
-    """Return the fields that scoring adds: labels, probabilities, error."""
+    """Return the added fields: labels, probabilities, error."""
     labels: dict[str, pa.DataType] = {}
     numbers: list[str] = []
     for suffix, own in (
@@ -183,7 +176,7 @@ def added_fields(
         else [(f"_{name}", own) for name, own in outputs]
     ):
         plain = outputs is not None and is_yes_or_no(own)
-        labels[f"label{suffix}"] = pa.int64() if plain else label_type(own)
+        labels[f"label{suffix}"] = pa.int64() if plain else pa.array(own).type
         numbers += [
             f"probability{suffix}{end}" for end in ([""] if plain else [f"_{c}" for c in own])
         ]
@@ -197,11 +190,6 @@ def with_fields(schema: pa.Schema, fields: Iterable[pa.Field]) -> pa.Schema:
     return pa.schema([*schema, *fields], metadata=schema.metadata)
 
 
-def label_type(classes: Sequence[Any]) -> pa.DataType:
-    """Return the Arrow type of the classes."""
-    return pa.array(np.asarray(classes).tolist()).type
-
-
 def add_predictions(
     table: pa.Table, fields: Sequence[pa.Field], answers: Answers, bad: Mapping[int, str]
 ) -> pa.Table:
@@ -210,7 +198,7 @@ def add_predictions(
     is_good[list(bad)] = False
     place = pa.array(np.cumsum(is_good) - 1, mask=~is_good)
     *fields, error = fields
-    labels = _by_output(answers.labels)
+    labels = np.atleast_2d(answers.labels.T)
     columns = [pa.array(c.tolist(), f.type) for c, f in zip(labels, fields, strict=False)]
     columns += [pa.array(np.ascontiguousarray(column)) for column in answers.probability.T]
     for field, column in zip(fields, columns, strict=True):
@@ -218,10 +206,6 @@ def add_predictions(
     return table.append_column(
         error, pa.array([bad.get(i) for i in range(table.num_rows)], error.type)
     )
-
-
-def _by_output(labels: np.ndarray) -> np.ndarray:
-    return np.atleast_2d(labels.T)
 
 
 @lru_cache(maxsize=1)
@@ -234,71 +218,60 @@ def load_once(model: str, sha256: str, trusted: tuple[str, ...]) -> Pipeline:
 
 def score_shard(job: Job, shard: Shard) -> Outcome:
     """Score a shard and write its part."""
-    table, fitted = _read(job, shard), load_once(job.model, job.sha256, job.trusted)
-    answers, reasons, messages = _score(job, shard, table, fitted)
-    bad = tuple(
-        BadRow(shard.first_row + place, reason) for place, reason in sorted(reasons.items())
-    )
+    table, answers, bad, messages = _score(job, shard)
     if bad and job.on_bad_row == "error":
+        first = min(bad)
+        cure = " Use missing='empty' (--missing empty) to read it as an empty text."
         raise BadRowError(
-            f"row {bad[0].row} cannot be scored: {bad[0].reason.removesuffix('.')}. Use "
+            f"row {shard.first_row + first} cannot be scored: {bad[first].removesuffix('.')}. Use "
             "on_bad_row='null' (--on-bad-row null) to continue without its label. Finished parts "
-            "are kept."
-            + (
-                " Use missing='empty' (--missing empty) to read it as an empty text."
-                * (bad[0].reason == _EMPTY)
-            )
+            f"are kept.{cure if bad[first] == _EMPTY else ''}"
         )
-    labelled = add_predictions(table, job.fields, answers, reasons)
-    stamp = Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad))
     sha256 = write_part(
-        labelled.cast(with_fields(job.schema, job.fields)),
+        add_predictions(table, job.fields, answers, bad).cast(with_fields(job.schema, job.fields)),
         Path(job.folder) / part_name(shard.index),
-        stamp,
+        Stamp(shard.index, job.plan, job.sha256, shard.n_rows, len(bad)),
     )
-    return Outcome(shard.index, shard.n_rows, sha256, bad, messages)
+    return Outcome(sha256, messages)
 
 
 def try_shard(job: Job, shard: Shard) -> Outcome:
-    """Score a shard without writing, to see whether the process survives."""
-    # loads the model even without rows
-    _score(job, shard, _read(job, shard), load_once(job.model, job.sha256, job.trusted))
-    return Outcome(shard.index, shard.n_rows, "")
-
-
-def _read(job: Job, shard: Shard) -> pa.Table:
-    table = pq.read_table(shard.path, memory_map=False)
-    return table.slice(shard.start, shard.n_rows).cast(job.schema)
+    """Score a shard without writing, as it may kill the process."""
+    _score(job, shard)  # loads the model even without rows
+    return Outcome("")
 
 
 def _score(
-    job: Job, shard: Shard, table: pa.Table, fitted: Pipeline
-) -> tuple[Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
+    job: Job, shard: Shard
+) -> tuple[pa.Table, Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
+    """Return rows, answers, bad rows with reasons, and warnings."""
+    file = pq.read_table(shard.path, memory_map=False)
+    table = file.slice(shard.start, shard.n_rows).cast(job.schema)
+    fitted = load_once(job.model, job.sha256, job.trusted)
     cells = table.column(job.text).to_pylist()
     bad = {
         row - shard.first_row: reason
         for row, reason in shard.marked
         if shard.first_row <= row < shard.first_row + len(cells)
     }
-    empty = empty_cells(cells)
+    empty, asked = empty_cells(cells), table
     if job.missing == "empty":
         texts = pa.array(["" if i in empty else cell for i, cell in enumerate(cells)])
-        place = table.column_names.index(job.text)
-        table = table.set_column(place, job.text, texts)
+        asked = table.set_column(table.column_names.index(job.text), job.text, texts)
     elif not _takes_missing(fitted):
         if job.missing is None:
             empty = {i for i in empty if cells[i] is None}
         bad = dict.fromkeys(empty, _EMPTY) | bad
     rows = [i for i in range(len(cells)) if i not in bad]
-    texts = model_input(job.columns, table, job.text, rows, shard.first_row)
+    X = model_input(job.columns, asked, job.text, rows, shard.first_row)
     probe = _PLAIN if job.probe is None else model_input(job.columns, job.probe, job.text)
     n_labels = job.n_labels or 1
     predict = partial(ask if job.n_labels is None else ask_each, fitted)
-    # the driver shows each kind of warning once, not once per shard
+    # shown once for all shards
     with _threads(job.threads), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         answers, failed = predict_rows(
-            predict, texts, len(job.fields) - n_labels - 1, n_labels=job.n_labels, probe=probe
+            predict, X, len(job.fields) - n_labels - 1, n_labels=job.n_labels, probe=probe
         )
         if job.n_labels is None:
             predicted, _ = positions(answers.labels, np.asarray(fitted.classes_).tolist())
@@ -312,7 +285,7 @@ def _score(
     answers, misfits = _without_misfits(answers, [field.type for field in job.fields[:n_labels]])
     bad.update({kept[place]: reason for place, reason in misfits.items()})
     messages = {warning.category: str(warning.message) for warning in caught}
-    return answers, bad, tuple(messages.items())
+    return table, answers, bad, tuple(messages.items())
 
 
 def model_input(
@@ -326,7 +299,7 @@ def model_input(
     names = [text, *(name for name in columns or () if len(columns or ()) > 1 and name != text)]
     taken = table.select(names).take(pa.array(rows, pa.int64()))
     frame = taken.to_pandas(ignore_metadata=True)
-    # the index of the whole table, so that messages of the model name the user's rows
+    # rows of the whole table, as messages of the model name them
     frame.index = pd.Index([first_row + i for i in rows])
     frame[text] = pd.Series(taken.column(text).to_pylist(), index=frame.index, dtype="str")
     return as_fitted(columns, frame, text)
@@ -337,7 +310,7 @@ def _without_misfits(
 ) -> tuple[Answers, dict[int, str]]:
     """Set aside labels that do not fit the column type."""
     misfits = {}
-    for labels, kind in zip(_by_output(answers.labels), kinds, strict=False):
+    for labels, kind in zip(np.atleast_2d(answers.labels.T), kinds, strict=False):
         for place, label in enumerate(labels.tolist()):
             try:
                 pa.scalar(label, kind)

@@ -1,4 +1,4 @@
-"""Tables to score: CSV, JSON lines, Parquet and DataFrames, as shards of rows."""
+"""Tables to score: CSV, JSON lines, Parquet and DataFrames."""
 
 import contextlib
 import glob
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -35,12 +35,7 @@ from pipeline.files import (
     where,
 )
 
-TEXT_TYPES = (
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_string_view,
-    pa.types.is_null,
-)
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 _BUFFER = 1 << 20
 _BATCH_ROWS = 4096
 _NAMED = "text= (--text-column)"
@@ -52,30 +47,7 @@ class Rows:
     """Consecutive rows of a source."""
 
     table: pa.Table
-    marked: dict[int, str]  # positions here of rows that cannot be scored, with reasons
-
-
-class Source(Protocol):
-    """A table that is read in order, never as a whole."""
-
-    name: str
-    schema: pa.Schema
-
-    def identity(self) -> dict[str, Any]:
-        """Return values that identify the table, the same on every run."""
-        ...
-
-    def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read ``n_rows`` rows at a time, marking malformed ones or raising."""
-        ...
-
-    def expected_rows(self, n_read: int) -> int | None:
-        """Estimate the number of rows after reading ``n_read``."""
-        ...
-
-    def check_unchanged(self) -> None:
-        """Raise if a file was changed since it was identified."""
-        ...
+    marked: dict[int, str]  # positions that cannot be scored, with reasons
 
 
 def check_text_type(schema: pa.Schema, text: str, name: str) -> None:
@@ -83,7 +55,7 @@ def check_text_type(schema: pa.Schema, text: str, name: str) -> None:
     kind = schema.field(text).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if not any(is_text(kind) for is_text in TEXT_TYPES):
+    if kind not in _TEXT_TYPES:
         raise TypeError(
             f"{name}: column {text!r} holds {kind}, not text. Name another column, or convert it."
         )
@@ -124,7 +96,7 @@ def without_index(schema: pa.Schema) -> pa.Schema:
 
 
 def text_array(cells: list[Any], marked: dict[int, str]) -> pa.Array:
-    """Convert cells to Arrow strings, marking others and keeping missing ones."""
+    """Convert cells to Arrow strings, marking those that are not."""
     if not any(isinstance(cell, bytes) for cell in cells):  # Arrow would guess their encoding
         try:
             return pa.array(cells, type=pa.large_string(), from_pandas=True)
@@ -190,16 +162,11 @@ class CsvSource(_Files):
         self.schema = pa.schema([(name, pa.large_string()) for name in self.header])
 
     def _table(self, path: str) -> CsvTable:
-        return CsvTable(
-            path,
-            columns={self._text: _NAMED},
-            encoding=self._encoding,
-            sep=self._sep,
-            open_file=open_binary,
-        )
+        columns = {self._text: _NAMED}
+        return CsvTable(path, columns=columns, encoding=self._encoding, sep=self._sep)
 
     def identity(self) -> dict[str, Any]:
-        """Return the files' identities, and how they are read."""
+        """Return the files' identities and options."""
         return {
             "kind": self._kind,
             "files": [file_identity(path) for path in self.paths],
@@ -208,7 +175,7 @@ class CsvSource(_Files):
         }
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read one file after another."""
+        """Read ``n_rows`` at a time, marking malformed ones or raising."""
         self._read_before = 0
         kept: list[list[str | None]] = []
         marked: dict[int, str] = {}
@@ -235,35 +202,6 @@ class CsvSource(_Files):
         if kept:
             yield self._rows(kept, marked)
 
-    def _rows(self, rows: list[list[str | None]], marked: dict[int, str]) -> Rows:
-        columns = [text_array(list(column), {}) for column in zip(*rows, strict=True)]
-        return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
-
-    def expected_rows(self, n_read: int) -> int | None:
-        """Estimate the number of rows from the bytes read so far."""
-        n_bytes = self._read_before + (self._open.n_bytes_read if self._open is not None else 0)
-        return max(n_read, round(n_read * self._n_bytes / n_bytes)) if n_read and n_bytes else None
-
-
-class JsonSource(CsvSource):
-    """JSON-lines files with one type per column, or text."""
-
-    _kind = "json lines"
-
-    def _read_header(self) -> None:
-        found: dict[str, set[type]] = {}
-        for path in self.paths:
-            options = {"encoding": self._encoding, "open_file": open_binary}
-            for name, types in json_columns(path, **options).items():
-                found.setdefault(name, set()).update(types)
-        check_names(list(found), {self._text: _NAMED}, self.name)
-        self.header = list(found)
-        self.schema = pa.schema([(name, _json_type(types)) for name, types in found.items()])
-        check_text_type(self.schema, self._text, self.name)
-
-    def _table(self, path: str) -> CsvTable:
-        return JsonLines(path, names=self.header, encoding=self._encoding, open_file=open_binary)
-
     def _rows(self, rows: list[list[Any]], marked: dict[int, str]) -> Rows:
         columns = []
         for field, column in zip(self.schema, zip(*rows, strict=True), strict=True):
@@ -276,6 +214,30 @@ class JsonSource(CsvSource):
             else:
                 columns.append(pa.array(column, field.type))
         return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
+
+    def expected_rows(self, n_read: int) -> int | None:
+        """Estimate the number of rows from the bytes read."""
+        n_bytes = self._read_before + (self._open.n_bytes_read if self._open is not None else 0)
+        return max(n_read, round(n_read * self._n_bytes / n_bytes)) if n_read and n_bytes else None
+
+
+class JsonSource(CsvSource):
+    """JSON-lines files with one type per column, or text."""
+
+    _kind = "json lines"
+
+    def _read_header(self) -> None:
+        found: dict[str, set[type]] = {}
+        for path in self.paths:
+            for name, types in json_columns(path, encoding=self._encoding).items():
+                found.setdefault(name, set()).update(types)
+        check_names(list(found), {self._text: _NAMED}, self.name)
+        self.header = list(found)
+        self.schema = pa.schema([(name, _json_type(types)) for name, types in found.items()])
+        check_text_type(self.schema, self._text, self.name)
+
+    def _table(self, path: str) -> CsvTable:
+        return JsonLines(path, names=self.header, encoding=self._encoding)
 
 
 def _json_type(types: set[type]) -> pa.DataType:
@@ -331,7 +293,7 @@ class ParquetSource(_Files):
         return {"kind": "parquet", "files": [file_identity(path) for path in self.paths]}
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read one file after another, never a whole row group."""
+        """Read one file after another, in small batches."""
         for table in with_equal_sizes(self._tables(), n_rows):
             yield Rows(table, {})
 
@@ -372,6 +334,7 @@ class FrameSource:
     def __init__(self, frame: pd.DataFrame, text: str) -> None:
         refuse_twice([str(name) for name in frame.columns], self.name)
         check_names(list(frame.columns), [text], self.name)
+        self.paths: list[str] = []
         named = [level for level in frame.index.names if level is not None]
         self._frame = frame.reset_index(level=named) if named else frame
         self._text = text
@@ -379,7 +342,7 @@ class FrameSource:
         check_text_type(self.schema, text, self.name)
 
     def _schema(self) -> pa.Schema:
-        # Arrow cannot convert columns of mixed cells, so texts are converted one by one
+        # texts are converted one by one, as Arrow refuses mixed cells
         others = self._frame.drop(columns=[self._text])
         for name, column in others.items():
             _as_array(column, name)
@@ -410,7 +373,7 @@ class FrameSource:
         }
 
     def rows(self, n_rows: int, *, mark: bool) -> Iterator[Rows]:
-        """Read the frame, always marking cells that are not strings."""
+        """Read the frame, marking cells that are not strings."""
         for start in range(0, len(self._frame), n_rows):
             yield self._rows(self._frame.iloc[start : start + n_rows])
 
@@ -423,7 +386,7 @@ class FrameSource:
                 columns.append(text_array(column.tolist(), marked))
             else:
                 columns.append(_as_array(column, name, field.type))
-        # one chunk per column, so that the identity does not depend on chunks
+        # one chunk per column, as the identity depends on chunks
         table = pa.Table.from_arrays(columns, schema=self.schema).combine_chunks()
         return Rows(table, marked)
 
@@ -445,6 +408,9 @@ def _as_array(column: pd.Series, name: Any, kind: pa.DataType | None = None) -> 
         ) from error
 
 
+Source = CsvSource | ParquetSource | FrameSource
+
+
 def open_source(
     source: str | os.PathLike | Sequence[str | os.PathLike] | pd.DataFrame,
     text: str,
@@ -452,7 +418,7 @@ def open_source(
     encoding: str = "utf-8",
     sep: str | None = None,
 ) -> Source:
-    """Open CSV, JSON-lines, Parquet or Excel files, or a DataFrame for scoring."""
+    """Open files or a DataFrame for scoring."""
     if isinstance(source, pd.DataFrame):
         return FrameSource(source, text)
     if not is_path(source) and not isinstance(source, Sequence):
@@ -492,45 +458,42 @@ def list_files(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[
 
 def _list_local(path: str) -> list[str]:
     if os.path.isdir(path):
-        files = sorted(
+        files = [
             str(file)
             for file in Path(path).rglob("*")
             if _is_parquet(file) and not _is_hidden(file.relative_to(path).parts) and file.is_file()
-        )
-        if not files:
-            raise FileNotFoundError(
-                f"{path} is a folder, not a file, and holds no Parquet files "
-                f"({', '.join(PARQUET_SUFFIXES)})."
-            )
-        return files
-    if not os.path.exists(path) and glob.has_magic(path):
-        files = sorted(file for file in glob.glob(path) if os.path.isfile(file))
-        if not files:
-            raise FileNotFoundError(f"no file matches {path}.")
-        return files
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} does not exist.")
-    if os.path.getsize(path) == 0:
-        raise ValueError(f"{path} is empty (0 bytes); expected a table with a header line.")
-    return [path]
+        ]
+        kinds = ", ".join(PARQUET_SUFFIXES)
+        missing = f"{path} is a folder, not a file, and holds no Parquet files ({kinds})."
+    elif not os.path.exists(path) and glob.has_magic(path):
+        files = list(filter(os.path.isfile, glob.glob(path)))
+        missing = f"no file matches {path}."
+    else:
+        files = list(filter(os.path.isfile, [path]))
+        missing = f"{path} does not exist."
+        if files and os.path.getsize(path) == 0:
+            raise ValueError(f"{path} is empty (0 bytes); expected a table with a header line.")
+    if not files:
+        raise FileNotFoundError(missing)
+    return sorted(files)
 
 
 def _list_address(path: str) -> list[str]:
     with reading(path) as (system, inner):
         if glob.has_magic(inner):
-            names = sorted(system.glob(inner))
+            names = system.glob(inner)
         elif system.isdir(inner):
             root = inner.rstrip("/")
-            names = sorted(
+            names = [
                 name
                 for name in system.find(root)
                 if _is_parquet(name) and not _is_hidden(name[len(root) + 1 :].split("/"))
-            )
+            ]
         else:
             names = [inner] if system.isfile(inner) else []
     if not names:
         raise FileNotFoundError(f"{path} does not exist, or holds no Parquet files.")
-    return [str(system.unstrip_protocol(name)) for name in names]
+    return [str(system.unstrip_protocol(name)) for name in sorted(names)]
 
 
 def _is_hidden(parts: Sequence[str]) -> bool:
