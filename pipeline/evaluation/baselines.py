@@ -27,17 +27,11 @@ from pipeline.vectorizer import BertVectorizer
 FINE_TUNED_LENGTH = 128  # tokens; longer texts would take too long
 
 
-def make_majority_baseline() -> DummyClassifier:
-    """Return a classifier that always predicts the most frequent class."""
-    return DummyClassifier(strategy="prior")
-
-
 def make_tfidf_baseline() -> Pipeline:
     """Return TF-IDF + LogisticRegression, the baseline of every comparison.
 
-    Words and word pairs with sublinear counts and ``C=30``, tuned by the same cross-validation as
-    our own defaults (``docs/defaults.md``). It is also the part ``ngrams`` of
-    ``make_sentiment_pipeline(ngrams=True)``.
+    Words and word pairs with sublinear counts and ``C=30``, tuned as our own defaults are
+    (``docs/defaults.md``); the part ``ngrams`` of ``make_sentiment_pipeline(ngrams=True)``.
 
     Returns
     -------
@@ -54,17 +48,8 @@ def make_word2vec_baseline(vectors: Any = None, *, random_state: int | None = 0)
     return make_pipeline(vectorizer, StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
 
 
-def make_static_baseline(vectorizer: BertVectorizer) -> Pipeline:
-    """Return static BERT, the mean of layer 0, + LogisticRegression."""
-    return _single_layer(vectorizer, 0, "mean")
-
-
-def make_cls_baseline(vectorizer: BertVectorizer) -> Pipeline:
-    """Return [CLS] of the last layer, frozen, + LogisticRegression."""
-    return _single_layer(vectorizer, -1, "cls")
-
-
-def _single_layer(vectorizer: BertVectorizer, layer: int, pooling: str) -> Pipeline:
+def make_single_layer(vectorizer: BertVectorizer, layer: int, pooling: str) -> Pipeline:
+    """Return one frozen layer of BERT + LogisticRegression."""
     features = clone(vectorizer).set_params(layers=layer, pooling=pooling, combine="concat")
     # one layer needs another C than the seven of the default pipeline
     head = LogisticRegressionCV(
@@ -127,13 +112,14 @@ def choose_rows(
     models: Models, model: BaseEstimator | None
 ) -> tuple[dict[str, BaseEstimator | None], dict[str, str]]:
     """Return the requested rows, and why others are left out."""
-    if models is None and model is None:
-        if find_spec("gensim") is not None:
-            return dict.fromkeys(QUICK), {}
-        reason = "gensim is not installed: pip install '.[word2vec]' in a checkout, or gensim"
-        quick = dict.fromkeys(name for name in QUICK if name != "word2vec")
-        return quick, {ROWS["word2vec"]: reason}
     rows: dict[str, BaseEstimator | None] = {}
+    if models is None and model is None:
+        rows = dict.fromkeys(QUICK)
+        if find_spec("gensim") is not None:
+            return rows, {}
+        del rows["word2vec"]
+        reason = "gensim is not installed: pip install '.[word2vec]' in a checkout, or gensim"
+        return rows, {ROWS["word2vec"]: reason}
     own = row_of(model)
     short = [own if name == "default" else name for name in SHORT]
     for name, estimator in _named(short if models is None else models):
@@ -234,11 +220,11 @@ def make_candidates(
             "KeyedVectors."
         )
     standard: dict[str, Callable[[], BaseEstimator]] = {
-        "majority": make_majority_baseline,
+        "majority": lambda: DummyClassifier(strategy="prior"),
         "tfidf": make_tfidf_baseline,
         "word2vec": lambda: make_word2vec_baseline(word_vectors, random_state=random_state),
-        "static": lambda: make_static_baseline(vectorizer),
-        "cls": lambda: make_cls_baseline(vectorizer),
+        "static": lambda: make_single_layer(vectorizer, 0, "mean"),
+        "cls": lambda: make_single_layer(vectorizer, -1, "cls"),
         "default": lambda: _default(vectorizer),
         "ngrams": lambda: _default(vectorizer, ngrams=True),
         "finetuned": lambda: make_fine_tuned(vectorizer, random_state=random_state),

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,8 +70,9 @@ def score_fold(
             X = combine_layers(vectors[rows], combine)
         return normalize(X) if unit_length else X
 
-    n_weights = vectors.shape[-1] * (1 if combine != "concat" else vectors.shape[2])
-    n_weights *= 1 if (n_classes := len(np.unique(codes))) == 2 else n_classes
+    X, X_test = np.split(features(train, np.concatenate(fold)), [len(train)])
+    n_classes = len(np.unique(codes))
+    n_weights = X.shape[1] * (n_classes if n_classes > 2 else 1)
     solver = "newton-cholesky" if n_weights <= _FEW_WEIGHTS else "lbfgs"
     options = {"solver": solver, "max_iter": 2000, "tol": 1e-5}
 
@@ -85,7 +87,6 @@ def score_fold(
         )
         return head.fit(X, y)
 
-    X, X_test = np.split(features(train, np.concatenate(fold)), [len(train)])
     if combine == "learned":
         parts = [search(features(train[part[0]], train), [part]) for part in inner_folds]
         inner = np.mean([part.scores_[0, 0] for part in parts], axis=0)
@@ -116,7 +117,7 @@ class Features(NamedTuple):
     """One row: its name and the parameters of BertVectorizer."""
 
     kind: str
-    name: str
+    features: str
     pooling: str
     layers: tuple[int, ...]
     combine: str
@@ -149,10 +150,10 @@ def layer_study(
     y : array-like of shape (n_texts,)
         One class label per text.
     vectorizer : BertVectorizer, optional
-        Sets model, truncation, cache and so on; its ``layers``, ``pooling`` and ``combine`` are
-        ignored. It is neither fitted nor changed. Default: ``BertVectorizer()``.
+        Sets all but ``layers``, ``pooling`` and ``combine``; it stays unchanged. Default:
+        ``BertVectorizer()``.
     cv : int, splitter or iterable of (train, test), default=5
-        The same folds for every row. A number means stratified and shuffled.
+        The folds of every row. A number means stratified and shuffled.
     groups : array-like of shape (n_texts,), optional
         Texts of one group, such as one author's, stay on one side of every fold, inner ones too.
     poolings : sequence of {"cls", "mean", "max"}, default=("cls", "mean", "max")
@@ -160,19 +161,19 @@ def layer_study(
     combinations : sequence of str, optional
         Any of ``"embeddings"``, ``"second-to-last"``, ``"last"``, ``"sum of last four"``,
         ``"mean of last four"``, ``"concat of last four"``, ``"sum of all"``,
-        ``"learned mix of all"`` and ``"concat of all"``, where "all" includes the embedding
-        output. Default: all, without those of the last four if the model has fewer layers.
+        ``"learned mix of all"`` and ``"concat of all"``, embedding output included. Default: all
+        that the model has the layers for.
     combination_pooling : {"cls", "mean", "max"}, default="mean"
         Pooling of the combinations.
     scoring : str or callable, default="accuracy"
         As in scikit-learn; higher is better. Classes are passed as 0, 1, ... in sorted order.
     Cs : sequence of float, default=(0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-        Candidates for C, chosen for every row and fold by 3-fold cross-validation inside the
-        training texts of the fold.
+        Candidates for C, chosen for every row and fold by 3-fold cross-validation of the fold's
+        training texts.
     nested : bool, default=False
         Whether to add the unbiased score of picking the best row, at no extra cost.
     random_state : int, default=0
-        Seed of the outer and inner folds.
+        Seed of all folds.
     n_jobs : int, optional
         Threads, without effect on the numbers. None is one, -1 all processors.
 
@@ -180,24 +181,23 @@ def layer_study(
     -------
     AttributedFrame
         A DataFrame, shown in a notebook as a grid of scores, the best framed. One row per layer and
-        pooling, then per combination: ``kind`` (``layer`` or ``combination``),
-        ``features`` (name), ``pooling``, ``layers``, ``combine`` (parameters of
-        `BertVectorizer`), ``dimension``, ``score`` and ``score_sd`` (mean and standard deviation
-        over the folds), ``C`` (lower median over the folds), ``fold_scores`` and ``fold_C``.
+        pooling, then per combination: ``kind`` (``layer`` or ``combination``), ``features`` (name),
+        ``pooling``, ``layers``, ``combine`` (parameters of `BertVectorizer`), ``dimension``,
+        ``score`` and ``score_sd`` (mean and standard deviation over the folds), ``C`` (lower
+        median), ``fold_scores`` and ``fold_C``.
 
         Attributes, also in ``attrs``:
         ``model``, ``n_layers``, ``n_texts``, ``n_folds``, ``scoring``, ``majority``
         (accuracy of the most frequent class; None under another scoring), ``left_out``
         (combinations), ``seconds`` (``encode`` and ``fit``) and ``nested``: None, or a dict of
         ``score``, ``score_sd``, ``fold_scores``, ``chosen`` (features, pooling and C of each
-        fold), ``best`` (the highest ``score`` in the table) and ``optimism`` (``best`` minus
-        ``score``).
+        fold), ``best`` (highest ``score`` in the table) and ``optimism`` (``best`` - ``score``).
 
     Raises
     ------
     TypeError, ValueError
-        For invalid parameters, texts or labels, before anything is encoded if possible; also for a
-        class with fewer than three texts in the training part of a fold.
+        For invalid parameters, texts or labels, and fewer than three texts of a class in the
+        training part of a fold; before anything is encoded.
 
     Warns
     -----
@@ -207,13 +207,12 @@ def layer_study(
     Notes
     -----
     The rows follow Devlin et al. 2019 [1]_, Table 7, for classes of texts instead of tags of words,
-    with a linear classifier on raw features, as in `make_sentiment_pipeline`. C is chosen for every
-    row and fold, because one layer needs another C than all together. The learned mix is fitted to
-    the training texts of each part, inner folds included.
+    with a linear classifier on raw features, as in `make_sentiment_pipeline`. One layer needs
+    another C than all together. The learned mix is fitted in each part, inner folds included.
 
-    Picking the best of thirty scores is optimistic. ``nested`` repeats the choice of row and C
-    inside the training texts of every fold, by the inner scores, and scores the choice on the
-    fold's own test texts [2]_. Ties go to the first row and the smaller C.
+    Picking the best of thirty scores is optimistic. ``nested`` repeats the choice of row and C in
+    every fold, by the inner scores, and scores it on the fold's test texts [2]_. Ties go to the
+    first row and the smaller C.
 
     References
     ----------
@@ -395,22 +394,21 @@ def _score_rows(
     part: Part,
 ) -> dict[Features, list[FoldResult]]:
     # reversed: the last rows take longest, so they start first and no thread finishes alone
-    distinct = list({row[2:]: row for row in reversed(rows)}.values())
+    distinct = {row[2:]: row for row in reversed(rows)}
+    jobs = [(key, row, fold) for key, row in distinct.items() for fold in folds]
+    results: dict[Any, list[FoldResult]] = {key: [] for key in distinct}
     # threads slow small products down, and change their last digits
     with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
         # if Newton's method fails, scikit-learn continues with L-BFGS
         warnings.filterwarnings("ignore", "Line search of Newton", ConvergenceWarning)
         warnings.simplefilter("ignore", LinAlgWarning)
-        part.show(0, total := len(distinct) * len(folds))
-        done = []
-        for result in Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
-            delayed(score)(row, fold) for row in distinct for fold in folds
-        ):
-            done.append(result)
-            part.show(len(done), total)
-    results = {
-        row[2:]: done[i * len(folds) : (i + 1) * len(folds)] for i, row in enumerate(distinct)
-    }
+        part.show(0, len(jobs))
+        scored = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
+            delayed(score)(row, fold) for _, row, fold in jobs
+        )
+        for i, ((key, *_), result) in enumerate(zip(jobs, scored, strict=True), start=1):
+            results[key].append(result)
+            part.show(i, len(jobs))
     return {row: results[row[2:]] for row in rows}
 
 
@@ -426,15 +424,11 @@ def _table(
         chosen = [Cs[result.chosen] for result in results[row]]
         records.append(
             {
-                "kind": row.kind,
-                "features": row.name,
-                "pooling": row.pooling,
-                "layers": row.layers,
-                "combine": row.combine,
+                **row._asdict(),
                 "dimension": hidden_size * (len(row.layers) if row.combine == "concat" else 1),
                 "score": float(np.mean(scores)),
                 "score_sd": _spread(scores),
-                "C": sorted(chosen)[(len(chosen) - 1) // 2],
+                "C": median_low(chosen),
                 "fold_scores": tuple(scores),
                 "fold_C": tuple(chosen),
             }
@@ -458,7 +452,7 @@ def _nested(
         best = rows[int(np.argmax(inner))]
         result = results[best][fold]
         scores.append(result.score)
-        chosen.append({"features": best.name, "pooling": best.pooling, "C": Cs[result.chosen]})
+        chosen.append({"features": best.features, "pooling": best.pooling, "C": Cs[result.chosen]})
     score, highest = float(np.mean(scores)), float(study["score"].max())
     return {
         "score": score,

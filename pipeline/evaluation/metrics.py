@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +19,12 @@ from sklearn.metrics import (
     log_loss,
     precision_recall_curve,
     precision_recall_fscore_support,
+    recall_score,
     roc_curve,
 )
 from sklearn.utils.metaestimators import available_if
 
-from pipeline.answers import Answers
+from pipeline.answers import Answers, positions
 
 N_BINS = 10
 _COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts in memory
@@ -52,7 +54,9 @@ def classification_scores(
         area, average = _mean_ranking(true, ranking, np.ones((1, len(true))))[:, 0].tolist()
     return {
         "accuracy": float(accuracy_score(true, predicted)),
-        "balanced_accuracy": _mean_recall(true, predicted),
+        "balanced_accuracy": float(
+            recall_score(true, predicted, labels=np.unique(true), average="macro")
+        ),
         "f1": float(f1[1] if n_classes == 2 else f1.mean()),
         "macro_f1": float(f1.mean()),
         "roc_auc": area,
@@ -68,10 +72,6 @@ def _normalized(probability: np.ndarray) -> np.ndarray:
     rows = np.asarray(probability, dtype=np.float64)
     total = rows.sum(axis=1, keepdims=True)
     return rows if np.abs(total - 1).max(initial=0.0) < 1e-12 else np.asarray(rows / total)
-
-
-def _mean_recall(true: np.ndarray, predicted: np.ndarray) -> float:
-    return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
 
 
 def calibration_table(true: np.ndarray, probability: np.ndarray) -> list[dict[str, float]]:
@@ -103,13 +103,6 @@ def expected_calibration_error(true: np.ndarray, probability: np.ndarray) -> flo
     return gaps / len(true)
 
 
-def bootstrap_intervals(
-    *answers: Any, n_samples: int, random_state: int
-) -> dict[str, list[float] | None]:
-    """Return 95 % intervals of `resampled_scores` by score, None without any."""
-    return intervals_of(resampled_scores(*answers, n_samples=n_samples, random_state=random_state))
-
-
 def intervals_of(drawn: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
     """Return 95 % intervals of scores on resampled texts, None without any."""
     finite = {name: values[np.isfinite(values)] for name, values in drawn.items()}
@@ -123,17 +116,13 @@ def resampled_scores(
     true: np.ndarray,
     predicted: np.ndarray,
     probability: np.ndarray,
-    ranking: np.ndarray | None = None,
+    ranking: np.ndarray,
     *,
     n_samples: int,
     random_state: int,
 ) -> dict[str, np.ndarray]:
     """Return every score on resampled texts, (n_samples,) or NaN."""
-    probability = _normalized(probability)
-
-    def scores(times: np.ndarray) -> dict[str, np.ndarray]:
-        return _resampled_scores(true, predicted, probability, times, ranking)
-
+    scores = partial(_counted_scores, true, predicted, _normalized(probability), ranking)
     return _resampled(scores, len(true), n_samples, random_state)
 
 
@@ -157,12 +146,12 @@ def _resampled(
     return {name: np.concatenate(values) for name, values in drawn.items()}
 
 
-def _resampled_scores(
+def _counted_scores(
     true: np.ndarray,
     predicted: np.ndarray,
     probability: np.ndarray,
+    ranking: np.ndarray,
     times: np.ndarray,
-    ranking: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return `classification_scores` of each sample, (n_samples,), NaN for None.
 
@@ -170,16 +159,14 @@ def _resampled_scores(
     texts x classes.
     """
     n_texts, n_classes = probability.shape
-    ranking = probability if ranking is None else ranking
     n, everyone, right = times.sum(axis=1), np.arange(n_texts), predicted == true
-    known = np.flatnonzero(predicted < n_classes)
 
     def count(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
         member = csr_array((np.ones(len(rows)), (rows, classes[rows])), shape=(n_texts, n_classes))
         return np.asarray(times @ member)
 
     hits, support = count(np.flatnonzero(right), true), count(everyone, true)
-    guessed = count(known, predicted)
+    guessed = count(np.flatnonzero(predicted < n_classes), predicted)
     f1 = 2 * hits / np.maximum(support + guessed, 1e-300)
     recall = np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
     scores = {
@@ -258,14 +245,14 @@ def label_set_scores(
     texts; the last five are means over the labels that some texts have and others lack.
     """
     predicted = answers.labels
-    given = [two_columns(part) for part in (answers.probability, answers.ranking)]
+    given = map(two_columns, (answers.probability, answers.ranking))
     each = list(zip(true.T, predicted.T, *given, strict=True))
     all_right, wrong = (true == predicted).all(axis=1), (true != predicted).mean(axis=1)
     hits, marked = (true & predicted).sum(axis=1), (true + predicted).sum(axis=1)
 
     def scores(times: np.ndarray) -> dict[str, np.ndarray]:
         n = times.sum(axis=1)
-        found = [_resampled_scores(own, said, p, times, rank) for own, said, p, rank in each]
+        found = [_counted_scores(*of_label, times) for of_label in each]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             means = {
@@ -280,8 +267,8 @@ def label_set_scores(
         }
 
     once = scores(np.ones((1, len(true))))
-    whole = {name: float(once[name][0]) if name in once else np.nan for name in LABEL_SET_SCORES}
-    drawn = _resampled(scores, len(true), n_samples, random_state) if n_samples else {}
+    whole = {name: float(once.get(name, [np.nan])[0]) for name in LABEL_SET_SCORES}
+    drawn = _resampled(scores, len(true), n_samples, random_state)
     kept = {name: drawn[name] for name in LABEL_SET_SCORES if name in drawn}
     return {name: None if np.isnan(value) else value for name, value in whole.items()}, kept
 
@@ -305,8 +292,7 @@ def class_table(
 
 def wilson_interval(n_right: int, n: int) -> list[float]:
     """Return the 95 % interval of a share (Wilson 1927)."""
-    interval = binomtest(n_right, n).proportion_ci(method="wilson")
-    return [float(interval.low), float(interval.high)]
+    return [float(end) for end in binomtest(n_right, n).proportion_ci(method="wilson")]
 
 
 MOST_POINTS = 101  # of a curve: keeps areas to about 0.001
@@ -371,7 +357,6 @@ class GivenAnswers(ClassifierMixin, BaseEstimator):
         return self.answers.probability[X]
 
 
-LOWER_IS_BETTER = ("log_loss", "calibration_error")
 # scorers take milliseconds per resampled set, our own scores microseconds
 _N_BY_SCORER, _N_OWN = 200, 1000
 
@@ -388,30 +373,18 @@ def score_rows(scorer: Any, model: GivenAnswers, rows: np.ndarray) -> float:
 
 def resample(score: Any, model: GivenAnswers, random_state: int) -> np.ndarray:
     """Return a score on resampled rows, (n_samples,)."""
+    true, answers = model.true, model.answers
     if not isinstance(score, str):
-        random, n = np.random.default_rng(random_state), len(model.true)
+        random, n = np.random.default_rng(random_state), len(true)
         samples = (random.integers(n, size=n) for _ in range(_N_BY_SCORER))
         return np.array([score_rows(score, model, rows) for rows in samples])
-    if model.true.ndim == 2:
-        seed = {"n_samples": _N_OWN, "random_state": random_state}
-        _, drawn = label_set_scores(model.true, model.answers, **seed)
-        return (-1 if score in LOWER_IS_BETTER else 1) * drawn.get(score, np.full(_N_OWN, np.nan))
-    places = {number: place for place, number in enumerate(model.classes)}
-    true, predicted = (
-        np.array([places.get(number, len(places)) for number in numbers.tolist()])
-        for numbers in (model.true, model.labels)
-    )
-    answers = model.answers
-    drawn = resampled_scores(
-        true,
-        predicted,
-        answers.probability,
-        answers.ranking,
-        n_samples=_N_OWN,
-        random_state=random_state,
-    )
-    sign = -1 if score in LOWER_IS_BETTER else 1
-    return sign * drawn.get(score, np.full(_N_OWN, np.nan))
+    drawing: dict[str, int] = {"n_samples": _N_OWN, "random_state": random_state}
+    if true.ndim == 2:
+        _, drawn = label_set_scores(true, answers, **drawing)
+    else:
+        places = (positions(numbers.tolist(), model.classes)[0] for numbers in (true, model.labels))
+        drawn = resampled_scores(*places, answers.probability, answers.ranking, **drawing)
+    return drawn.get(score, np.full(_N_OWN, np.nan))
 
 
 class PairedDifference(NamedTuple):
