@@ -15,7 +15,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.evaluation.folds import Fold
+from pipeline.evaluation.folds import Data
 from pipeline.evaluation.layer_study import DEFAULT_CS, layer_study
 from pipeline.evaluation.word2vec import Word2VecVectorizer, import_gensim
 from pipeline.exceptions import LeakWarning
@@ -264,24 +264,17 @@ def bert_in(model: BaseEstimator | None) -> BertVectorizer:
 
 
 def best_layers(
-    vectorizer: BertVectorizer,
-    texts: np.ndarray,
-    labels: np.ndarray,
-    folds: Sequence[Fold],
-    *,
-    groups: np.ndarray | None,
-    random_state: int,
-    n_jobs: int | None,
+    vectorizer: BertVectorizer, data: Data, random_state: int, n_jobs: int | None
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """Choose features and C of each fold by one nested layer study."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeakWarning)  # given for the same folds already
         study = layer_study(
-            texts,
-            labels,
+            data.texts,
+            data.labels,
             vectorizer=vectorizer,
-            cv=folds,
-            groups=groups,
+            cv=data.folds,
+            groups=data.groups,
             nested=True,
             random_state=random_state,
             n_jobs=n_jobs,
@@ -294,7 +287,8 @@ def best_layers(
         layout = {"pooling": choice["pooling"], "layers": row["layers"], "combine": row["combine"]}
         head = LogisticRegression(C=choice["C"], max_iter=2000)
         by_fold.append(make_pipeline(clone(vectorizer).set_params(**layout), head))
-    return Candidate(ROWS["layers"], by_fold, study.attrs["seconds"]["fit"] / len(folds)), chosen
+    seconds = study.attrs["seconds"]["fit"] / len(chosen)
+    return Candidate(ROWS["layers"], by_fold, seconds), chosen
 
 
 def encode_all(estimators: Iterable[BaseEstimator], texts: np.ndarray, labels: np.ndarray) -> None:

@@ -44,14 +44,14 @@ from pipeline.evaluation.metrics import (
     score_rows,
 )
 from pipeline.evaluation.shown import AttributedFrame
-from pipeline.progress import Part, progress
+from pipeline.progress import progress
 from pipeline.vectorizer import BertVectorizer
 
 _LONG_ENOUGH = 0.5  # seconds; shorter predictions are timed three times
 
 
 class ColdCost(NamedTuple):
-    """Cost of one fitted model, measured on a saved and loaded copy."""
+    """Cost of a fitted model, measured on a saved and loaded copy."""
 
     predict_seconds: float  # per 1,000 texts
     encode_seconds: float  # per text: copy minus fitted model, which has them cached
@@ -137,9 +137,8 @@ def compare(
         texts with all labels right, ``micro_f1`` replaces ``balanced_accuracy``, and the standard
         rows fit a classifier to each label (`OneVsRestClassifier`).
     model : estimator, optional
-        Used for the row ``default``, or ``ngrams`` if it is a stack. Default:
-        `make_sentiment_pipeline()`. Without ``models`` it is compared only with the majority class
-        and TF-IDF.
+        The row ``default``, or ``ngrams`` if it is a stack. Without ``models`` it is compared only
+        with the majority class and TF-IDF.
     models : sequence, mapping or "all", optional
         The rows, in order: names of standard rows and your own ``(name, estimator)``, or a mapping
         of name to estimator. TF-IDF is always included. Standard rows:
@@ -149,8 +148,8 @@ def compare(
         - ``"word2vec"``: mean word2vec vector + LogisticRegression (needs gensim);
         - ``"static"``: mean of BERT's layer 0, before any token sees another;
         - ``"cls"``: frozen [CLS] of the last layer;
-        - ``"default"``: the default pipeline, or ``model``;
-        - ``"ngrams"``: ``make_sentiment_pipeline(ngrams=True)``, or ``model`` if it is a stack;
+        - ``"default"``: `make_sentiment_pipeline()`, or ``model``;
+        - ``"ngrams"``: ``make_sentiment_pipeline(ngrams=True)``, or ``model``;
         - ``"layers"``: the best row of `layer_study`, chosen with its C inside every fold;
         - ``"finetuned"``: `FineTunedBertClassifier` (needs accelerate).
 
@@ -250,7 +249,7 @@ def compare(
     X, test, frame = _take_columns(X, test, text)
     data = check_data(X, y, test, cv, groups, random_state)
     metrics = LABEL_SET_METRICS if data.has_sets else METRICS
-    score = _check_scoring(scoring, data, metrics)
+    name, score = _check_scoring(scoring, data, metrics)
     bert = bert_in(model) if vectorizer is None else vectorizer
     if not isinstance(bert, BertVectorizer):
         raise TypeError(
@@ -270,8 +269,13 @@ def compare(
     timed = folds[0][1][np.sort(tested[: int(n_timed)])]
     with progress(unit="fit", shown=bert.progress) as part:
         candidates, chosen = _with_folds(by_name, rows, bert, data, random_state, n_jobs)
-        results = _results(candidates, list(rows), data, timed, frame, part)
-    name = score if isinstance(score, str) else scoring if isinstance(scoring, str) else "score"
+        encode_all([candidate.by_fold[0] for candidate in candidates], data.texts, data.labels)
+        results = {}
+        # BLAS threads cost such fits more than they give; torch keeps its own
+        with threadpool_limits(limits=1, user_api="blas"):
+            for row, candidate in zip(rows, candidates, strict=True):
+                parts = part.folds(data.folds, row, len(rows))
+                results[candidate.name] = _score_row(candidate, data, parts, timed, frame)
     table = _table(results, metrics, name, score, random_state)
     table.attrs = {
         "model": str(bert.model),
@@ -299,50 +303,16 @@ def _with_folds(
     n_jobs: int | None,
 ) -> tuple[list[Candidate], list[dict[str, Any]] | None]:
     """Return the rows with groups in inner folds and layers chosen."""
-    folds, together, chosen = data.folds, data.groups, None
-    if together is not None:
-        parts = [(data.numbers[train], together[train], random_state) for train, _ in folds]
-        candidates = {
-            name: row._replace(
-                by_fold=list(map(keep_groups, row.by_fold, *zip(*parts, strict=True)))
-            )
-            for name, row in candidates.items()
-        }
-    warn_of_leaking_folds(data.texts, folds, stacklevel=5)
+    if (groups := data.groups) is not None:
+        parts = [(data.numbers[train], groups[train], random_state) for train, _ in data.folds]
+        for name, row in candidates.items():
+            own = zip(row.by_fold, parts, strict=True)
+            candidates[name] = row._replace(by_fold=[keep_groups(one, *part) for one, part in own])
+    warn_of_leaking_folds(data.texts, data.folds, stacklevel=5)
+    chosen = None
     if "layers" in rows:
-        candidates["layers"], chosen = best_layers(
-            bert,
-            data.texts,
-            data.labels,
-            folds,
-            groups=together,
-            random_state=random_state,
-            n_jobs=n_jobs,
-        )
+        candidates["layers"], chosen = best_layers(bert, data, random_state, n_jobs)
     return [candidates[name] for name in rows], chosen
-
-
-def _results(
-    candidates: Sequence[Candidate],
-    names: Sequence[str],
-    data: Data,
-    timed: np.ndarray,
-    frame: pd.DataFrame | None,
-    part: Part,
-) -> dict[str, "RowResult"]:
-    encode_all([candidate.by_fold[0] for candidate in candidates], data.texts, data.labels)
-    # BLAS threads cost such fits more than they give; torch keeps its own
-    with threadpool_limits(limits=1, user_api="blas"):
-        return {
-            candidate.name: _score_row(
-                candidate,
-                data,
-                part.folds(data.folds, name, len(names)),
-                timed,
-                data.texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame,
-            )
-            for name, candidate in zip(names, candidates, strict=True)
-        }
 
 
 def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.DataFrame | None]:
@@ -356,21 +326,28 @@ def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.Dat
     return X[column], test, frame.reset_index(drop=True)
 
 
-def _check_scoring(scoring: Any, data: Data, metrics: list[str]) -> Any:
+def _check_scoring(scoring: Any, data: Data, metrics: list[str]) -> tuple[str, Any]:
+    """Return the column's name, and a scorer unless the column is one of ours."""
     if isinstance(scoring, str) and (column := _COLUMNS.get(scoring, scoring)) in metrics:
-        return column
+        return column, column
     scorer: Any = get_scorer(scoring)
     numbers = data.numbers
     n_classes, rows = len(data.classes), np.arange(len(numbers))
     equal = Answers(numbers, np.full((len(numbers), n_classes), 1 / n_classes))
     scorer(GivenAnswers(range(n_classes), numbers, numbers, equal), rows, numbers)
-    return scorer
+    return scoring if isinstance(scoring, str) else "score", scorer
 
 
 def _score_row(
-    candidate: Candidate, data: Data, folds: Iterable[Fold], timed: np.ndarray, X: Any
+    candidate: Candidate,
+    data: Data,
+    folds: Iterable[Fold],
+    timed: np.ndarray,
+    frame: pd.DataFrame | None,
 ) -> RowResult:
-    texts, labels = data.texts, data.labels
+    texts, labels, X = data.texts, data.labels, frame
+    if frame is None or not reads_columns(candidate.by_fold[0]):
+        X = texts
     judge = _judge_sets if data.has_sets else _judge
     judgements, seconds, cost = [], [], UNKNOWN
     for fold, (train, tested) in enumerate(folds):
@@ -391,7 +368,7 @@ def _score_row(
         seconds.append(spent + (from_cache * cost.encode_seconds if from_cache else 0.0))
     scores, right, most_probable, given = zip(*judgements, strict=True)
     fit_seconds = float(np.mean(seconds)) + candidate.choice_seconds
-    warn_of_other_labels(np.concatenate(most_probable), repr(candidate.name), stacklevel=5)
+    warn_of_other_labels(np.concatenate(most_probable), repr(candidate.name), stacklevel=4)
     return RowResult(scores, np.concatenate(right), given, fit_seconds, cost)
 
 
@@ -493,7 +470,7 @@ def _verdict(difference: PairedDifference) -> str:
 
 
 def _never_predicted(results: Mapping[str, RowResult], data: Data) -> dict[str, list[Any]]:
-    """Return the tested classes that each row but the majority never predicts."""
+    """Return tested classes that a row never predicts, without the majority's."""
     found = {}
     for name, result in results.items():
         tested = np.concatenate([given.true for given in result.answers])

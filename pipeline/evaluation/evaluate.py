@@ -173,12 +173,12 @@ def evaluate(
     -------
     Scores
         A dict of plain values, the input of `pipeline.write_report`. A notebook shows score cards,
-        the weakest groups and the surest mistakes, a terminal the scores; ``dict(scores)`` is shown
-        in full.
+        the weakest groups and the surest mistakes, a terminal the scores, and of ``dict(scores)``
+        all.
 
-        - ``n_texts``; ``classes``: those of the model, then other labels that it predicts, such as
-          a reject option's; ``n_not_most_probable``: how many labels are not the most probable
-          class; ``never_predicted``: classes of ``y`` that ``predict`` never gives;
+        - ``n_texts``; ``classes``: those of the model, then other labels that it predicts;
+          ``n_not_most_probable``: how many labels are not the most probable class;
+          ``never_predicted``: classes of ``y`` that ``predict`` never gives;
         - the scores of `pipeline.evaluation.metrics.classification_scores` (``accuracy``,
           ``balanced_accuracy``, ``f1``, ``macro_f1``, ``roc_auc``, ``average_precision``,
           ``log_loss``, ``brier``, ``calibration_error``), their 95 % ``intervals``, and

@@ -27,7 +27,6 @@ from pipeline.texts import (
     group_numbers,
     label_cells,
     labels_of_texts,
-    take_columns,
     text_groups,
 )
 from pipeline.vectorizer import BertVectorizer
@@ -39,7 +38,7 @@ _N_NEAREST = 3  # training texts of a mistake
 
 def texts_of(X: Any) -> list[str]:
     """Return each row as readable text, joining several columns."""
-    return check_texts(take_columns(X, on_invalid="coerce"), missing="empty", on_invalid="coerce")
+    return check_texts(X, missing="empty", on_invalid="coerce")
 
 
 def slice_by(values: Iterable[Any], right: np.ndarray) -> list[dict[str, Any]]:

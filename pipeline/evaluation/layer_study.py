@@ -22,13 +22,7 @@ from pipeline.evaluation.folds import Fold, check_classes, split_folds, warn_of_
 from pipeline.evaluation.shown import AttributedFrame
 from pipeline.layer_mix import apply_layer_mix, learn_layer_mix
 from pipeline.progress import Part, progress
-from pipeline.texts import (
-    check_texts,
-    class_numbers,
-    group_numbers,
-    labels_of_texts,
-    take_columns,
-)
+from pipeline.texts import check_texts, class_numbers, group_numbers, labels_of_texts
 from pipeline.vectorizer import BertVectorizer
 
 INNER_FOLDS = 3
@@ -49,10 +43,9 @@ def score_fold(
     unit_length: bool,
     codes: np.ndarray,
     fold: Fold,
+    inner_folds: list[Fold],
     Cs: list[float],
     scorer: Callable[..., float],
-    random_state: int,
-    groups: np.ndarray | None = None,
 ) -> FoldResult:
     """Choose C inside the training rows, then score the test rows.
 
@@ -60,7 +53,6 @@ def score_fold(
     """
     train, test = fold
     y = codes[train]
-    inner_folds = _inner_folds(train, codes, random_state, groups)
 
     def features(fit_to: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if combine == "learned":
@@ -150,8 +142,8 @@ def layer_study(
     y : array-like of shape (n_texts,)
         One class label per text.
     vectorizer : BertVectorizer, optional
-        Sets all but ``layers``, ``pooling`` and ``combine``; it stays unchanged. Default:
-        ``BertVectorizer()``.
+        Sets all parameters but ``layers``, ``pooling`` and ``combine``, and stays as it is.
+        Default: ``BertVectorizer()``.
     cv : int, splitter or iterable of (train, test), default=5
         The folds of every row. A number means stratified and shuffled.
     groups : array-like of shape (n_texts,), optional
@@ -206,9 +198,9 @@ def layer_study(
 
     Notes
     -----
-    The rows follow Devlin et al. 2019 [1]_, Table 7, for classes of texts instead of tags of words,
-    with a linear classifier on raw features, as in `make_sentiment_pipeline`. One layer needs
-    another C than all together. The learned mix is fitted in each part, inner folds included.
+    The rows follow Table 7 of [1]_, for classes of texts instead of tags of words, with a linear
+    classifier on raw features. One layer needs another C than all together. The learned mix is
+    fitted in each part, inner folds included.
 
     Picking the best of thirty scores is optimistic. ``nested`` repeats the choice of row and C in
     every fold, by the inner scores, and scores it on the fold's test texts [2]_. Ties go to the
@@ -216,8 +208,8 @@ def layer_study(
 
     References
     ----------
-    .. [1] Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional
-       Transformers for Language Understanding", 2019, section 5.3 and Table 7.
+    .. [1] Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
+       Understanding", 2019, section 5.3 and Table 7.
     .. [2] Cawley and Talbot, "On Over-fitting in Model Selection and Subsequent Selection Bias
        in Performance Evaluation", 2010.
 
@@ -237,12 +229,11 @@ def layer_study(
     vectorizer = BertVectorizer() if vectorizer is None else vectorizer
     names = _check_choices(vectorizer, poolings, combinations, combination_pooling)
     strengths = _check_strengths(Cs)
-    table = take_columns(X, on_invalid=vectorizer.on_invalid)
-    texts = check_texts(table, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
+    texts = check_texts(X, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
     classes, codes = class_numbers(labels_of_texts(y, len(texts)), len(texts))
     together = group_numbers(groups, len(texts))
     folds = split_folds(cv, codes, random_state, together)
-    _check_folds(folds, classes, codes, random_state, together)
+    inner_folds = _check_folds(folds, classes, codes, random_state, together)
     scorer = check_scoring(LogisticRegression(), scoring=scoring)
 
     encoder = clone(vectorizer).set_output(transform="default")
@@ -258,18 +249,11 @@ def layer_study(
 
     warn_of_leaking_folds(texts, folds)
 
-    def score(row: Features, fold: Fold) -> FoldResult:
+    def score(row: Features, fold: Fold, inner: list[Fold]) -> FoldResult:
         row_vectors = vectors[:, [encoded.index(row.pooling)]][:, :, list(row.layers)]
+        unit_length = vectorizer.normalize
         return score_fold(
-            row_vectors,
-            row.combine,
-            vectorizer.normalize,
-            codes,
-            fold,
-            strengths,
-            scorer,
-            random_state,
-            together,
+            row_vectors, row.combine, unit_length, codes, fold, inner, strengths, scorer
         )
 
     with progress("fitting classifiers", "fit", shown=vectorizer.progress) as part:
@@ -278,7 +262,7 @@ def layer_study(
             len(texts), len(encoded), n_layers + 1, encoder.hidden_size_
         )
         between = time.perf_counter()
-        results = _score_rows(score, rows, folds, n_jobs, part)
+        results = _score_rows(score, rows, list(zip(folds, inner_folds, strict=True)), n_jobs, part)
     study = _table(rows, results, strengths, encoder.hidden_size_)
     study.attrs = {
         "model": str(vectorizer.model),
@@ -331,20 +315,15 @@ def _check_strengths(Cs: Sequence[float]) -> list[float]:
     return strengths
 
 
-def _inner_folds(
-    train: np.ndarray, codes: np.ndarray, random_state: int, groups: np.ndarray | None
-) -> list[Fold]:
-    inside = None if groups is None else groups[train]
-    return split_folds(INNER_FOLDS, codes[train], random_state, inside)
-
-
 def _check_folds(
     folds: list[Fold],
     classes: np.ndarray,
     codes: np.ndarray,
     random_state: int,
     groups: np.ndarray | None,
-) -> None:
+) -> list[list[Fold]]:
+    """Return the inner folds of each fold, or raise."""
+    inner_folds = []
     for i, (train, test) in enumerate(folds):
         if not len(test) or np.isin(test, train).any():
             raise ValueError(
@@ -360,13 +339,16 @@ def _check_folds(
                 f"{INNER_FOLDS} or more of each. Merge or drop rare classes."
             )
         try:
-            inner = _inner_folds(train, codes, random_state, groups)
+            inside = None if groups is None else groups[train]
+            inner = split_folds(INNER_FOLDS, codes[train], random_state, inside)
             check_classes(inner, classes, codes[train])
         except ValueError as error:
             raise ValueError(
                 f"C is chosen in the training part of fold {i} by {INNER_FOLDS}-fold "
                 f"cross-validation, and there: {error}"
             ) from None
+        inner_folds.append(inner)
+    return inner_folds
 
 
 def _rows(
@@ -387,15 +369,15 @@ def _rows(
 
 
 def _score_rows(
-    score: Callable[[Features, Fold], FoldResult],
+    score: Callable[[Features, Fold, list[Fold]], FoldResult],
     rows: list[Features],
-    folds: list[Fold],
+    folds: list[tuple[Fold, list[Fold]]],
     n_jobs: int | None,
     part: Part,
 ) -> dict[Features, list[FoldResult]]:
     # reversed: the last rows take longest, so they start first and no thread finishes alone
     distinct = {row[2:]: row for row in reversed(rows)}
-    jobs = [(key, row, fold) for key, row in distinct.items() for fold in folds]
+    jobs = [(key, row, *fold) for key, row in distinct.items() for fold in folds]
     results: dict[Any, list[FoldResult]] = {key: [] for key in distinct}
     # threads slow small products down, and change their last digits
     with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
@@ -404,7 +386,7 @@ def _score_rows(
         warnings.simplefilter("ignore", LinAlgWarning)
         part.show(0, len(jobs))
         scored = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
-            delayed(score)(row, fold) for _, row, fold in jobs
+            delayed(score)(*job) for _, *job in jobs
         )
         for i, ((key, *_), result) in enumerate(zip(jobs, scored, strict=True), start=1):
             results[key].append(result)

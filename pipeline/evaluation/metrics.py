@@ -27,6 +27,7 @@ from sklearn.utils.metaestimators import available_if
 from pipeline.answers import Answers, positions
 
 N_BINS = 10
+_Z = float(norm.ppf(0.975))
 _COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts in memory
 
 
@@ -38,10 +39,10 @@ def classification_scores(
 ) -> dict[str, float | None]:
     """Score labels and probabilities, (n_texts, n_classes), against true class positions.
 
-    Labels from n_classes on are not a class, hence wrong; rows of NaN mean no probabilities;
-    `ranking` is for example ``decision_function``. ``f1``, ``roc_auc`` and ``average_precision``
-    refer to the second of two classes, else they are macro (None if a class is absent); ``brier``
-    is summed over more than two classes.
+    Labels from n_classes on are wrong; rows of NaN mean no probabilities; `ranking` is for example
+    ``decision_function``. ``f1``, ``roc_auc`` and ``average_precision`` refer to the second of two
+    classes, else they are macro (None if a class is absent); ``brier`` is summed over more than two
+    classes.
     """
     n_classes = probability.shape[1]
     probability = _normalized(probability)
@@ -84,11 +85,12 @@ def calibration_table(true: np.ndarray, probability: np.ndarray) -> list[dict[st
         {
             "low": number / N_BINS,
             "high": (number + 1) / N_BINS,
-            "n_texts": int((bins == number).sum()),
-            "confidence": float(confidence[bins == number].mean()),
-            "accuracy": float(right[bins == number].mean()),
+            "n_texts": int(inside.sum()),
+            "confidence": float(confidence[inside].mean()),
+            "accuracy": float(right[inside].mean()),
         }
-        for number in np.unique(bins).tolist()
+        for number in range(N_BINS)
+        if (inside := bins == number).any()
     ]
 
 
@@ -155,8 +157,7 @@ def _counted_scores(
 ) -> dict[str, np.ndarray]:
     """Return `classification_scores` of each sample, (n_samples,), NaN for None.
 
-    ``times``, (n_samples, n_texts), counts each text in each sample. No array here is larger than
-    texts x classes.
+    ``times``, (n_samples, n_texts), counts each text in each sample.
     """
     n_texts, n_classes = probability.shape
     n, everyone, right = times.sum(axis=1), np.arange(n_texts), predicted == true
@@ -206,11 +207,8 @@ def _mean_ranking(true: np.ndarray, ranking: np.ndarray, times: np.ndarray) -> n
 def _ranking(
     positive: np.ndarray, score: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ROC-AUC and average precision, (n_samples,), NaN without both classes.
-
-    Both are sums over positives, so only thresholds of positives count: texts that score like a
-    positive, and those between two of them.
-    """
+    """Return ROC-AUC and average precision, (n_samples,), NaN without both classes."""
+    # both are sums over positives: texts that score like one, and those between two
     order = np.argsort(-score, kind="stable")
     ranked, thresholds = -score[order], np.unique(-score[positive])
     edges = [np.searchsorted(ranked, thresholds, side) for side in ("left", "right")]
@@ -241,8 +239,8 @@ def label_set_scores(
 ) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
     """Score labels of 0 and 1, (n_texts, n_labels), also on resampled texts.
 
-    ``accuracy`` is the share of texts with all labels right; ``micro_f1`` is over all labels of all
-    texts; the last five are means over the labels that some texts have and others lack.
+    ``accuracy`` needs all labels of a text right; ``micro_f1`` is over all labels of all texts; the
+    last five are means over the labels that some texts have and others lack.
     """
     predicted = answers.labels
     given = map(two_columns, (answers.probability, answers.ranking))
@@ -252,7 +250,7 @@ def label_set_scores(
 
     def scores(times: np.ndarray) -> dict[str, np.ndarray]:
         n = times.sum(axis=1)
-        found = [_counted_scores(*of_label, times) for of_label in each]
+        found = [_counted_scores(own, said, p, rank, times) for own, said, p, rank in each]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             means = {
@@ -302,7 +300,7 @@ def score_curves(true: np.ndarray, ranking: np.ndarray, classes: list[Any]) -> l
     """Return ROC and precision-recall curves of each class against the rest.
 
     With two classes, only of the second. Long curves are thinned, but their areas are exact.
-    Classes of no text or all texts, and rankings of NaN, have none.
+    Classes of no or all texts, and rankings of NaN, have none.
     """
     present = set(np.unique(true).tolist())
     return [
@@ -378,12 +376,12 @@ def resample(score: Any, model: GivenAnswers, random_state: int) -> np.ndarray:
         random, n = np.random.default_rng(random_state), len(true)
         samples = (random.integers(n, size=n) for _ in range(_N_BY_SCORER))
         return np.array([score_rows(score, model, rows) for rows in samples])
-    drawing: dict[str, int] = {"n_samples": _N_OWN, "random_state": random_state}
+    drawing: Any = {"n_samples": _N_OWN, "random_state": random_state}
     if true.ndim == 2:
         _, drawn = label_set_scores(true, answers, **drawing)
     else:
-        places = (positions(numbers.tolist(), model.classes)[0] for numbers in (true, model.labels))
-        drawn = resampled_scores(*places, answers.probability, answers.ranking, **drawing)
+        true, said = (positions(own.tolist(), model.classes)[0] for own in (true, model.labels))
+        drawn = resampled_scores(true, said, answers.probability, answers.ranking, **drawing)
     return drawn.get(score, np.full(_N_OWN, np.nan))
 
 
@@ -398,11 +396,9 @@ class PairedDifference(NamedTuple):
 def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDifference:
     """Return the difference of two accuracies with its 95 % interval.
 
-    Only texts that one model has right and the other wrong distinguish the two: ``b`` texts for
-    the first, ``c`` for the second. The interval holds the differences d that the score test does
-    not reject, with the standard deviation that ``b + c`` would have if d were true (Tango 1998,
-    equations 5 to 8). It keeps its level for few texts and for differences near 0 or 1 (Newcombe
-    1998); for d = 0 its test is McNemar's.
+    The interval holds the differences d that Tango's score test does not reject (1998, equations 5
+    to 8), given that only the first has ``b`` texts right, and only the second ``c``. It keeps its
+    level for few texts and for differences near 0 or 1 (Newcombe 1998).
 
     >>> right = np.array([True] * 90 + [False] * 10)
     >>> other = np.array([True] * 78 + [False] * 20 + [True] * 2)
@@ -416,12 +412,11 @@ def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDi
             "the same length above 0."
         )
     n, b, c = len(right), int((right & ~other).sum()), int((other & ~right).sum())
-    z = float(norm.ppf(0.975))
     # the low end is the high end with the models exchanged
-    return PairedDifference((b - c) / n, -_upper_bound(n, c, b, z), _upper_bound(n, b, c, z))
+    return PairedDifference((b - c) / n, -_upper_bound(n, c, b), _upper_bound(n, b, c))
 
 
-def _upper_bound(n: int, b: int, c: int, z: float) -> float:
+def _upper_bound(n: int, b: int, c: int) -> float:
     """Return the difference above which Tango's test rejects."""
 
     def score(d: float) -> float:
@@ -429,9 +424,9 @@ def _upper_bound(n: int, b: int, c: int, z: float) -> float:
         root = np.sqrt(max(q * q + 8 * n * c * d * (1 - d), 0.0))
         only_other = (root - q) / (4 * n)  # most likely share of c if d is true
         variance = n * (2 * only_other + d * (1 - d))
-        return float((b - c - n * d) / np.sqrt(max(variance, 1e-300))) + z
+        return float((b - c - n * d) / np.sqrt(max(variance, 1e-300))) + _Z
 
     start, last = (b - c) / n, 1.0 - 1e-12
-    return (
-        float(brentq(score, start, last, xtol=1e-10)) if start < last and score(last) < 0 else 1.0
-    )
+    if start < last and score(last) < 0:
+        return float(brentq(score, start, last, xtol=1e-10))
+    return 1.0

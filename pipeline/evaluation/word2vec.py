@@ -73,8 +73,8 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     References
     ----------
-    .. [1] Mikolov, Sutskever, Chen, Corrado and Dean, "Distributed Representations of Words and
-       Phrases and their Compositionality", 2013.
+    .. [1] Mikolov et al., "Distributed Representations of Words and Phrases and their
+       Compositionality", 2013.
 
     Examples
     --------
