@@ -283,10 +283,11 @@ def best_layers(
     by_name = study.set_index(["features", "pooling"])
     by_fold = []
     for choice in chosen:
-        row = by_name.loc[(choice["features"], choice["pooling"])]
-        layout = {"pooling": choice["pooling"], "layers": row["layers"], "combine": row["combine"]}
+        pooling = choice["pooling"]
+        layers, combine = by_name.loc[(choice["features"], pooling), ["layers", "combine"]]
+        features = clone(vectorizer).set_params(pooling=pooling, layers=layers, combine=combine)
         head = LogisticRegression(C=choice["C"], max_iter=2000)
-        by_fold.append(make_pipeline(clone(vectorizer).set_params(**layout), head))
+        by_fold.append(make_pipeline(features, head))
     seconds = study.attrs["seconds"]["fit"] / len(chosen)
     return Candidate(ROWS["layers"], by_fold, seconds), chosen
 
@@ -305,5 +306,5 @@ def cached_vectorizers(estimator: BaseEstimator) -> list[BertVectorizer]:
 
 def vectorizers_of(estimator: Any) -> list[BertVectorizer]:
     """Return the vectorizers among the parameters."""
-    parameters = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
+    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
     return [value for value in parameters.values() if isinstance(value, BertVectorizer)]

@@ -80,9 +80,8 @@ def map_embeddings(
     shown = most_confused(matrix.tolist(), _MOST_ON_MAP)
     rows = np.flatnonzero(np.isin(judged.true, shown) & np.isin(judged.predicted, shown))
     if len(rows) > n_points:
-        rows = np.sort(
-            np.random.default_rng(random_state).choice(rows, size=n_points, replace=False)
-        )
+        random = np.random.default_rng(random_state)
+        rows = np.sort(random.choice(rows, size=n_points, replace=False))
     chosen = dense(rows_of(features, rows))
     if min(chosen.shape) < 2:
         return {
@@ -396,15 +395,14 @@ def _not_scored(
         model = model[-1] if isinstance(model, Pipeline) else model.best_estimator_
     name = type(model).__name__
     reasons = {}
-    for score, value in scores.items():
-        if value is None and score in ("log_loss", "brier", "calibration_error"):
+    for score in [score for score, value in scores.items() if value is None]:
+        if score in ("log_loss", "brier", "calibration_error"):
             reasons[score] = f"{name} has no predict_proba; CalibratedClassifierCV adds it"
-        elif value is None and np.isnan(ranking).all():
+        elif np.isnan(ranking).all():
             reasons[score] = f"{name} has neither predict_proba nor a decision for each class"
-        elif value is None:
-            which = (
-                f"text of {', '.join(map(repr, absent[:3]))}" if absent else "label of both kinds"
-            )
+        else:
+            labels = ", ".join(map(repr, absent[:3]))
+            which = f"text of {labels}" if absent else "label of both kinds"
             reasons[score] = f"no {which} among the scored texts"
     return reasons
 
