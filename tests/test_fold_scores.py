@@ -71,4 +71,4 @@ def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, mo
     assert len(mixes) == (8 if combine == "learned" else 0)
     np.testing.assert_array_equal(before.inner, after.inner)
     assert before.score != after.score
-    assert before.chosen == after.chosen
+    assert before.C == after.C

@@ -33,7 +33,7 @@ class FoldResult(NamedTuple):
     """The result of one row on one fold."""
 
     inner: np.ndarray  # mean inner score, (n_C,)
-    chosen: int
+    C: float
     score: float  # of the test rows
 
 
@@ -86,7 +86,7 @@ def score_fold(
     else:
         head = search(X, inner_folds)
         inner = head.scores_.mean(axis=0)[0]
-    return FoldResult(inner, int(inner.argmax()), float(scorer(head, X_test, codes[test])))
+    return FoldResult(inner, Cs[inner.argmax()], float(scorer(head, X_test, codes[test])))
 
 
 POOLINGS = ("cls", "mean", "max")
@@ -263,7 +263,7 @@ def layer_study(
         )
         between = time.perf_counter()
         results = _score_rows(score, rows, list(zip(folds, inner_folds, strict=True)), n_jobs, part)
-    study = _table(rows, results, strengths, encoder.hidden_size_)
+    study = _table(rows, results, encoder.hidden_size_)
     study.attrs = {
         "model": str(vectorizer.model),
         "n_layers": n_layers,
@@ -273,7 +273,7 @@ def layer_study(
         "majority": float(np.bincount(codes).max() / len(codes)) if scoring == "accuracy" else None,
         "left_out": left_out,
         "seconds": {"encode": between - began, "fit": time.perf_counter() - between},
-        "nested": _nested(study, rows, results, strengths) if nested else None,
+        "nested": _nested(study, rows, results) if nested else None,
     }
     return study
 
@@ -395,15 +395,12 @@ def _score_rows(
 
 
 def _table(
-    rows: list[Features],
-    results: dict[Features, list[FoldResult]],
-    Cs: list[float],
-    hidden_size: int,
+    rows: list[Features], results: dict[Features, list[FoldResult]], hidden_size: int
 ) -> AttributedFrame:
     records = []
     for row in rows:
         scores = [result.score for result in results[row]]
-        chosen = [Cs[result.chosen] for result in results[row]]
+        chosen = [result.C for result in results[row]]
         records.append(
             {
                 **row._asdict(),
@@ -423,10 +420,7 @@ def _spread(scores: list[float]) -> float:
 
 
 def _nested(
-    study: pd.DataFrame,
-    rows: list[Features],
-    results: dict[Features, list[FoldResult]],
-    Cs: list[float],
+    study: pd.DataFrame, rows: list[Features], results: dict[Features, list[FoldResult]]
 ) -> dict[str, Any]:
     chosen, scores = [], []
     for fold in range(len(results[rows[0]])):
@@ -434,7 +428,7 @@ def _nested(
         best = rows[int(np.argmax(inner))]
         result = results[best][fold]
         scores.append(result.score)
-        chosen.append({"features": best.features, "pooling": best.pooling, "C": Cs[result.chosen]})
+        chosen.append({"features": best.features, "pooling": best.pooling, "C": result.C})
     score, highest = float(np.mean(scores)), float(study["score"].max())
     return {
         "score": score,
