@@ -345,9 +345,8 @@ def _score_row(
     timed: np.ndarray,
     frame: pd.DataFrame | None,
 ) -> RowResult:
-    texts, labels, X = data.texts, data.labels, frame
-    if frame is None or not reads_columns(candidate.by_fold[0]):
-        X = texts
+    texts, labels = data.texts, data.labels
+    X = texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame
     judge = _judge_sets if data.has_sets else _judge
     judgements, seconds, cost = [], [], UNKNOWN
     for fold, (train, tested) in enumerate(folds):

@@ -177,8 +177,8 @@ def find_in_label_sets(
 
     def said(row: int) -> dict[str, Any]:
         return {
-            "true": [names[j] for j in np.flatnonzero(true[row])],
-            "predicted": [names[j] for j in np.flatnonzero(given[row])],
+            "true": [names[j] for j in np.flatnonzero(true[row]).tolist()],
+            "predicted": [names[j] for j in np.flatnonzero(given[row]).tolist()],
             "label": names[surest[row]],
             "probability": None if unknown else float(sure[row, surest[row]]),
         }

@@ -180,11 +180,11 @@ def check_matplotlib() -> "type[Figure]":
     return Figure
 
 
-def _new_figure(width: float, height: float) -> Any:
+def _new_figure(width: float, height: float) -> "Figure":
     """Return a figure outside of pyplot that a notebook shows as a picture."""
-    figure: Any = check_matplotlib()(figsize=(width, height), layout="constrained")
+    figure = check_matplotlib()(figsize=(width, height), layout="constrained")
     # with `%matplotlib inline`, IPython asks its own printer for figures first
-    figure._repr_png_ = partial(_picture, figure)
+    figure._repr_png_ = partial(_picture, figure)  # type: ignore[attr-defined]
     return figure
 
 
