@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pipeline.embedding_cache import cache_info, clear_cache
     from pipeline.evaluation.compare import compare
     from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.label_issues import label_issues
+    from pipeline.evaluation.failures import label_issues
     from pipeline.evaluation.layer_study import layer_study
     from pipeline.exceptions import ArtifactError, CheckpointError, TruncationWarning
     from pipeline.explanation import explain
@@ -43,7 +43,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "explain": "explanation",
     "inspect_pipeline": "saved.artifact",
-    "label_issues": "evaluation.label_issues",
+    "label_issues": "evaluation.failures",
     "layer_study": "evaluation.layer_study",
     "load_pipeline": "saved.artifact",
     "load_reviews": "datasets",

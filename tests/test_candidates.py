@@ -50,59 +50,36 @@ def test_rows_come_in_the_order_asked_for_with_tfidf_among_them(models, model, e
 
 
 @pytest.mark.parametrize(
-    ("models", "model", "error", "message"),
+    ("models", "error", "message"),
     [
-        (
-            "tfidf",
-            None,
-            ValueError,
-            "models='tfidf'; allowed are 'all', or a list of 'majority', 'tfidf'",
-        ),
-        (["bert"], None, ValueError, "models holds 'bert'; allowed are"),
-        (3, None, TypeError, "models is a int; allowed are"),
-        ([3], None, TypeError, "models holds 3; allowed are"),
-        (["cls", "cls"], None, ValueError, "models holds 'cls' twice"),
-        ([("cls", MINE)], None, ValueError, "'cls' twice, or uses it for an estimator of yours"),
-        ([("majority", MINE)], None, ValueError, "give every row its own name"),
-        ([(ROWS["tfidf"], MINE)], None, ValueError, "give every row its own name"),
-        (["tfidf"], MINE, ValueError, "model is the row 'default', which is not among models"),
-        (
-            {"mine": "tfidf"},
-            None,
-            TypeError,
-            "'mine' is 'tfidf'; expected a scikit-learn classifier",
-        ),
-        (
-            {"mine": DummyClassifier},
-            None,
-            TypeError,
-            "expected a scikit-learn classifier, as an object",
-        ),
-        (
-            {"mine": Ridge()},
-            None,
-            TypeError,
-            "'mine' is a Ridge, which predicts no classes",
-        ),
+        ("tfidf", ValueError, "='tfidf'; allowed are 'all', or a list of 'majority', 'tfidf'"),
+        (["bert"], ValueError, "models holds 'bert'; allowed are"),
+        (3, TypeError, "models is a int; allowed are"),
+        ([3], TypeError, "models holds 3; allowed are"),
+        (["cls", "cls"], ValueError, "models holds 'cls' twice"),
+        ([("cls", MINE)], ValueError, "'cls' twice, or uses it for an estimator of yours"),
+        ([("majority", MINE)], ValueError, "give every row its own name"),
+        ([(ROWS["tfidf"], MINE)], ValueError, "give every row its own name"),
+        ({"mine": "tfidf"}, TypeError, "'mine' is 'tfidf'; expected a scikit-learn classifier"),
+        ({"mine": DummyClassifier}, TypeError, "expected a scikit-learn classifier, as an object"),
+        ({"mine": Ridge()}, TypeError, "'mine' is a Ridge, which predicts no classes"),
     ],
 )
-def test_what_is_no_row_is_refused(models, model, error, message):
+def test_what_is_no_row_is_refused(models, error, message):
     with pytest.raises(error, match=message):
-        choose_rows(models, model)
+        choose_rows(models, None)
 
 
-def test_a_model_that_predicts_no_classes_is_refused(tiny_bert):
+def test_a_model_that_predicts_no_classes_is_refused():
     with pytest.raises(TypeError, match="'model' is a Pipeline, which predicts no classes"):
-        make_candidates(
-            {"default": None}, BertVectorizer(tiny_bert), make_pipeline(Ridge()), None, 0, 2
-        )
+        make_candidates({"default": None}, BertVectorizer(), make_pipeline(Ridge()), None, 0, 2)
 
 
-def test_word_vectors_that_would_not_be_used_or_are_not_there_are_refused_at_once(tiny_bert):
+def test_word_vectors_that_would_not_be_used_or_are_not_there_are_refused_at_once():
     with pytest.raises(ValueError, match="the row 'word2vec' is not among models"):
-        make_candidates({"tfidf": None}, BertVectorizer(tiny_bert), None, "v.bin", 0, 2)
+        make_candidates({"tfidf": None}, BertVectorizer(), None, "v.bin", 0, 2)
     with pytest.raises(FileNotFoundError, match=r"word_vectors='v\.bin' is not a file"):
-        make_candidates({"word2vec": None}, BertVectorizer(tiny_bert), None, "v.bin", 0, 2)
+        make_candidates({"word2vec": None}, BertVectorizer(), None, "v.bin", 0, 2)
 
 
 def test_a_row_that_was_asked_for_and_cannot_be_names_the_extra(monkeypatch):
@@ -118,13 +95,10 @@ def test_a_row_that_was_asked_for_and_cannot_be_names_the_extra(monkeypatch):
 
 
 def test_the_default_row_has_the_default_layout_and_the_vectorizer_s_own_settings():
-    vectorizer = BertVectorizer(
-        "acme/bert", pooling="cls", layers=-1, max_length=7, truncation="tail", cache=None
-    )
+    own = {"model": "acme/bert", "max_length": 7, "truncation": "tail", "cache": None}
+    vectorizer = BertVectorizer(**own, pooling="cls", layers=-1)
     (candidate,) = make_candidates({"default": None}, vectorizer, None, None, 0, 1).values()
-    expected = make_sentiment_pipeline(
-        model="acme/bert", max_length=7, truncation="tail", cache=None
-    )
+    expected = make_sentiment_pipeline(**own)
     assert repr(candidate.by_fold[0]) == repr(expected)
 
 
@@ -135,8 +109,9 @@ def test_a_stack_takes_the_row_of_the_stack_and_leaves_the_others_as_they_are():
     assert repr(default.by_fold[0]) == repr(make_sentiment_pipeline())
     (ngrams,) = make_candidates({"ngrams": None}, bert_in(None), None, None, 0, 1).values()
     assert repr(ngrams.by_fold[0]) == repr(STACK)
-    with pytest.raises(ValueError, match="model is the row 'ngrams', which is not among models"):
-        choose_rows(["default"], STACK)
+    for name, other, model in (("ngrams", "default", STACK), ("default", "tfidf", MINE)):
+        with pytest.raises(ValueError, match=f"model is the row '{name}', which is not among"):
+            choose_rows([other], model)
 
 
 def test_the_vectorizer_is_found_inside_a_model():
@@ -146,15 +121,11 @@ def test_the_vectorizer_is_found_inside_a_model():
 
 
 def test_filling_the_caches_encodes_every_text_once_and_fits_nothing(tiny_bert, encoded):
-    cached, other = (
-        make_sentiment_pipeline(model=tiny_bert),
-        make_sentiment_pipeline(model=tiny_bert, layers=0, combine="mean"),
+    cached, other, uncached = (
+        make_sentiment_pipeline(model=tiny_bert, **options)
+        for options in ({}, {"layers": 0, "combine": "mean"}, {"cache": None})
     )
-    encode_all(
-        [cached, MINE, other, make_sentiment_pipeline(model=tiny_bert, cache=None)],
-        ["a", "b", "a"],
-        [0, 1, 0],
-    )
+    encode_all([cached, MINE, other, uncached], ["a", "b", "a"], [0, 1, 0])
     assert sum(encoded) == 2
     assert not cached.__sklearn_is_fitted__()
 

@@ -18,9 +18,8 @@ FEATURES = np.random.default_rng(0).normal(size=(40, 6)) * [9, 5, 1, 1, 1, 1]
 
 def draw(features=FEATURES, texts=TEXTS, *, n_points=500, random_state=0):
     n = len(texts)
-    judged = Judged(
-        TRUE[:n], PROBABILITY[:n].argmax(axis=1), PROBABILITY[:n].max(axis=1), ["no", "yes"]
-    )
+    probability = PROBABILITY[:n]
+    judged = Judged(TRUE[:n], probability.argmax(axis=1), probability.max(axis=1), ["no", "yes"])
     return map_embeddings(features, texts, judged, n_points=n_points, random_state=random_state)
 
 
@@ -48,9 +47,8 @@ def test_of_three_classes_whose_means_are_apart_each_lies_apart():
     noise = np.random.default_rng(0).normal(size=(60, 50)) * np.linspace(2, 0.1, 50)
     noise[:, [3, 17, 40]] = 0.1
     judged = Judged(true, true, np.ones(60), ["a", "b", "c"])
-    found = map_embeddings(
-        corners[true] + noise, [str(i) for i in range(60)], judged, n_points=60, random_state=0
-    )
+    texts = [str(i) for i in range(60)]
+    found = map_embeddings(corners[true] + noise, texts, judged, n_points=60, random_state=0)
     assert NearestCentroid().fit(places(found), true).score(places(found), true) > 0.9
 
 

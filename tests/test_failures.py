@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from pipeline import explain, make_sentiment_pipeline
 from pipeline.answers import Judged
 from pipeline.evaluation.failures import (
+    count_tokens,
     find_duplicates,
     find_examples,
     find_mistakes,
@@ -38,23 +39,16 @@ def test_every_value_is_a_group_and_rare_ones_are_put_together():
     right = np.array([True, False, True, True])
     assert slice_by(["b", "a", None, float("nan")], right) == [
         {
-            "value": "a",
-            "n_texts": 1,
-            "accuracy": 0.0,
-            "interval": pytest.approx([0.0, 0.793], abs=1e-3),
-        },
-        {
-            "value": "b",
-            "n_texts": 1,
-            "accuracy": 1.0,
-            "interval": pytest.approx([0.207, 1.0], abs=1e-3),
-        },
-        {
-            "value": "missing",
-            "n_texts": 2,
-            "accuracy": 1.0,
-            "interval": pytest.approx([0.342, 1.0], abs=1e-3),
-        },
+            "value": value,
+            "n_texts": n_texts,
+            "accuracy": accuracy,
+            "interval": pytest.approx(interval, abs=1e-3),
+        }
+        for value, n_texts, accuracy, interval in [
+            ("a", 1, 0.0, [0.0, 0.793]),
+            ("b", 1, 1.0, [0.207, 1.0]),
+            ("missing", 2, 1.0, [0.342, 1.0]),
+        ]
     ]
     many = slice_by([f"v{i:02d}" for i in range(40)] + ["v00"] * 5, np.ones(45, dtype=bool))
     assert len(many) == 20
@@ -64,12 +58,14 @@ def test_every_value_is_a_group_and_rare_ones_are_put_together():
 def test_lengths_are_in_tokens_where_the_model_has_them_and_in_characters_elsewhere(model):
     texts = ["film", "film film", "film film film film", "a film a film a film a film a film"]
     right = np.array([True, True, False, False])
-    slices = slices_by_length(model, texts, right)
+    counted = count_tokens(model, texts, texts)
+    slices = slices_by_length(counted, texts, right)
     assert list(slices) == ["by tokens", "by truncation"]
     assert [group["n_texts"] for group in slices["by tokens"]] == [1, 1, 2]
     other = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, LABELS)
-    assert list(slices_by_length(other, texts, right)) == ["by characters"]
-    assert slices_by_length(other, ["same"] * 4, right)["by characters"][0]["value"] == "4 to 4"
+    assert count_tokens(other, texts, texts) is None
+    assert list(slices_by_length(None, texts, right)) == ["by characters"]
+    assert slices_by_length(None, ["same"] * 4, right)["by characters"][0]["value"] == "4 to 4"
 
 
 def test_the_surest_mistakes_come_first_with_reasons_that_add_up(model):
@@ -87,12 +83,10 @@ def test_the_surest_mistakes_come_first_with_reasons_that_add_up(model):
         told = [word["contribution"] for word in mistake["explanation"]["words"]]
         assert np.allclose(told, sign * frame["contribution"])
         nearest = mistake["nearest"]
-        assert [near["similarity"] for near in nearest] == sorted(
-            (near["similarity"] for near in nearest), reverse=True
-        )
-        assert nearest[0]["similarity"] == pytest.approx(
-            1.0
-        )  # the text itself, or one that differs in an unknown number
+        similarities = [near["similarity"] for near in nearest]
+        assert similarities == sorted(similarities, reverse=True)
+        # the text itself, or one that differs in an unknown number
+        assert nearest[0]["similarity"] == pytest.approx(1.0)
         assert nearest[0]["label"] == LABELS[mistake["row"]]
         assert len(nearest) == 3
     assert find_mistakes(model, TEXTS, judged, n=0, train=None) == []

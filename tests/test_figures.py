@@ -20,31 +20,17 @@ def make_study(*, nested=None, majority=0.5, combinations=True):
     """Make a study of three layers and two poolings, whose best is the mean of layer 1."""
     scores = {"cls": (0.51, 0.62, 0.6), "mean": (0.6, 0.75, 0.7)}
     rows = [
-        {
-            "kind": "layer",
-            "features": f"layer {i}",
-            "pooling": pooling,
-            "layers": (i,),
-            "score": score,
-            "score_sd": 0.02,
-        }
+        ("layer", f"layer {i}", pooling, (i,), score, 0.02)
         for pooling, of_pooling in scores.items()
         for i, score in enumerate(of_pooling)
     ]
     if combinations:
-        names = ("last", "learned mix of all")
         rows += [
-            {
-                "kind": "combination",
-                "features": name,
-                "pooling": "mean",
-                "layers": (0, 1, 2),
-                "score": 0.7 + i / 100,
-                "score_sd": 0.01,
-            }
-            for i, name in enumerate(names)
+            ("combination", "last", "mean", (0, 1, 2), 0.7, 0.01),
+            ("combination", "learned mix of all", "mean", (0, 1, 2), 0.71, 0.01),
         ]
-    study = pd.DataFrame(rows)
+    columns = ["kind", "features", "pooling", "layers", "score", "score_sd"]
+    study = pd.DataFrame(rows, columns=columns)
     study.attrs = {
         "model": "acme/tiny-bert",
         "n_texts": 1234,
@@ -58,32 +44,20 @@ def make_study(*, nested=None, majority=0.5, combinations=True):
 
 def make_comparison(n_folds=5):
     """Make a comparison of a clearly worse, a clearly better and an undecided row."""
-    table = pd.DataFrame(
-        {
-            "accuracy": [0.5, 0.8, 0.85, 0.81],
-            "difference": [-0.3, 0.0, 0.05, 0.01],
-            "difference_low": [-0.35, 0.0, 0.02, -0.02],
-            "difference_high": [-0.25, 0.0, 0.08, 0.04],
-            "verdict": [
-                "worse than TF-IDF",
-                "baseline",
-                "better than TF-IDF",
-                "no clear difference",
-            ],
-        },
-        index=[
-            "majority",
-            "TF-IDF + LogisticRegression",
-            "a frozen BERT of many layers",
-            "another",
-        ],
-    )
+    rows = {
+        "majority": (0.5, -0.3, -0.35, -0.25, "worse than TF-IDF"),
+        "TF-IDF + LogisticRegression": (0.8, 0.0, 0.0, 0.0, "baseline"),
+        "a frozen BERT of many layers": (0.85, 0.05, 0.02, 0.08, "better than TF-IDF"),
+        "another": (0.81, 0.01, -0.02, 0.04, "no clear difference"),
+    }
+    columns = ["accuracy", "difference", "difference_low", "difference_high", "verdict"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table.attrs = {"n_tested": 1234, "n_folds": n_folds}
     return table
 
 
-def texts_of(axes):
-    return [text.get_text() for text in axes.texts]
+def written(texts):
+    return [text.get_text() for text in texts]
 
 
 def assert_nothing_is_cut(figure):
@@ -102,14 +76,11 @@ def assert_nothing_is_cut(figure):
 def test_the_heatmap_has_every_layer_pooling_and_value():
     figure = layer_heatmap(make_study())
     axes = figure.axes[0]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["cls", "mean"]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == [
-        "0 (embeddings)",
-        "1",
-        "2 (last)",
-    ]
-    assert texts_of(axes) == ["0.510", "0.600", "0.620", "0.750", "0.600", "0.700"]
-    assert [text.get_text() for text in axes.texts if text.get_fontweight() == "bold"] == ["0.750"]
+    assert written(axes.get_xticklabels()) == ["cls", "mean"]
+    assert written(axes.get_yticklabels()) == ["0 (embeddings)", "1", "2 (last)"]
+    assert written(axes.texts) == ["0.510", "0.600", "0.620", "0.750", "0.600", "0.700"]
+    bold = [text for text in axes.texts if text.get_fontweight() == "bold"]
+    assert written(bold) == ["0.750"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("pooling", "layer")
     assert figure.axes[1].get_ylabel() == "accuracy, mean of 5 folds"
     assert axes.get_title() == "tiny-bert, 1,234 texts"
@@ -118,31 +89,20 @@ def test_the_heatmap_has_every_layer_pooling_and_value():
 
 def test_the_bars_have_every_row_with_its_spread():
     figure = layer_bars(make_study(nested={"score": 0.72}))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "layers, cls",
-        "layers, mean",
-        "combinations, mean",
-    ]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["layers, cls", "layers, mean", "combinations, mean"]
     shown = [
         (text.get_text(), bar.get_x() + bar.get_width())
         for axes in figure.axes
         for text, bar in zip(axes.texts, axes.patches, strict=True)
     ]
     assert [float(text) for text, _ in shown] == pytest.approx([end for _, end in shown])
-    assert [tick.get_text() for tick in figure.axes[2].get_yticklabels()] == [
-        "last",
-        "learned mix of all",
-    ]
+    assert written(figure.axes[2].get_yticklabels()) == ["last", "learned mix of all"]
     for axes in figure.axes:
-        assert {type(container).__name__ for container in axes.containers} == {
-            "BarContainer",
-            "ErrorbarContainer",
-        }
+        kinds = {type(container).__name__ for container in axes.containers}
+        assert kinds == {"BarContainer", "ErrorbarContainer"}
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "majority class",
-        "unbiased score of the best",
-    ]
+    assert written(legend.get_texts()) == ["majority class", "unbiased score of the best"]
     assert_nothing_is_cut(figure)
 
 
@@ -158,48 +118,38 @@ def test_the_comparison_shows_every_difference_with_its_interval_best_on_top():
     figure = comparison_figure(make_comparison())
     (axes,) = figure.axes
     names = ["a frozen BERT of many layers", "another", "TF-IDF + LogisticRegression", "majority"]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == names
-    assert texts_of(axes) == ["0.850", "0.810", "0.800", "0.500"]
+    assert written(axes.get_yticklabels()) == names
+    assert written(axes.texts) == ["0.850", "0.810", "0.800", "0.500"]
     intervals, dots = axes.lines[1::2], axes.lines[2::2]  # the first line is TF-IDF's
-    assert [tuple(line.get_xdata()) for line in intervals] == [
-        (0.02, 0.08),
-        (-0.02, 0.04),
-        (0, 0),
-        (-0.35, -0.25),
-    ]
+    ends = [tuple(line.get_xdata()) for line in intervals]
+    assert ends == [(0.02, 0.08), (-0.02, 0.04), (0, 0), (-0.35, -0.25)]
     assert [float(dot.get_xdata()[0]) for dot in dots] == [0.05, 0.01, 0.0, -0.3]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, False, False]
     assert len({dot.get_color() for dot in dots}) == 3
     assert axes.get_title() == "1,234 texts, 5 folds"
-    assert (
-        comparison_figure(make_comparison("split")).axes[0].get_title() == "1,234 texts, one split"
-    )
+    (split,) = comparison_figure(make_comparison("split")).axes
+    assert split.get_title() == "1,234 texts, one split"
     assert_nothing_is_cut(figure)
 
 
-def test_the_comparison_is_written_as_png(tmp_path):
-    path = write_comparison(make_comparison(), tmp_path / "new")
-    assert path.name == "comparison.png"
-    assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_both_are_written_as_png(tmp_path):
-    paths = write_figures(make_study(), tmp_path / "new" / "figures")
-    assert [path.name for path in paths] == ["layer_heatmap.png", "layer_bars.png"]
+def test_all_are_written_as_png(tmp_path):
+    folder = tmp_path / "new" / "figures"
+    paths = [write_comparison(make_comparison(), folder), *write_figures(make_study(), folder)]
+    names = ["comparison.png", "layer_heatmap.png", "layer_bars.png"]
+    assert [path.name for path in paths] == names
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for draw in (
-        lambda: layer_heatmap(make_study()),
-        lambda: layer_bars(make_study()),
-        lambda: comparison_figure(make_comparison()),
-        check_matplotlib,
-    ):
+    study, comparison = make_study(), make_comparison()
+    for draw, *of in (
+        (layer_heatmap, study), (layer_bars, study), (comparison_figure, comparison),
+        (check_matplotlib,),
+    ):  # fmt: skip
         with pytest.raises(ImportError, match=r"pip install '\.\[report\]'"):
-            draw()
+            draw(*of)
 
 
 def test_no_pyplot_and_no_matplotlib_before_a_picture_is_drawn():

@@ -7,6 +7,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
 
 import pipeline.evaluation.layer_study
+from pipeline.evaluation.folds import split_folds
 from pipeline.evaluation.layer_study import INNER_FOLDS, score_fold
 
 CS = [0.001, 0.1, 10.0]
@@ -23,17 +24,12 @@ def vectors_and_codes(n_classes=2):
     return vectors.astype(np.float32), codes
 
 
-def the_fold(codes):
-    return next(StratifiedKFold(3, shuffle=True, random_state=1).split(codes, codes))
-
-
 def test_groups_stay_together_in_the_search_for_C():
     vectors, codes = vectors_and_codes()
     groups = np.arange(90) // 5
     train, test = next(StratifiedGroupKFold(3).split(codes, codes, groups))
-    found = score_fold(
-        vectors, "mean", False, codes, (train, test), CS, ACCURACY, random_state=2, groups=groups
-    )
+    parts = split_folds(INNER_FOLDS, codes[train], 2, groups[train])
+    found = score_fold(vectors, "mean", False, codes, (train, test), parts, CS, ACCURACY)
     classifier = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
     inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=2)
     search = GridSearchCV(classifier, {"C": CS}, cv=inner)
@@ -55,7 +51,8 @@ def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, mo
 
     monkeypatch.setattr(pipeline.evaluation.layer_study, "learn_layer_mix", spied_learn)
     vectors, codes = vectors_and_codes()
-    train, test = the_fold(codes)
+    train, test = next(StratifiedKFold(3, shuffle=True, random_state=1).split(codes, codes))
+    inner = split_folds(INNER_FOLDS, codes[train], 0)
     fitted = []
 
     def scorer(head, X, y):
@@ -64,9 +61,7 @@ def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, mo
 
     results = []
     for _ in range(2):
-        results.append(
-            score_fold(vectors, combine, False, codes, (train, test), CS, scorer, random_state=0)
-        )
+        results.append(score_fold(vectors, combine, False, codes, (train, test), inner, CS, scorer))
         vectors[test], codes[test] = vectors[test] - 3, 1 - codes[test]
     before, after = results
     for ours in (mixes, fitted):
@@ -76,4 +71,4 @@ def test_neither_texts_nor_labels_of_test_rows_change_what_is_fitted(combine, mo
     assert len(mixes) == (8 if combine == "learned" else 0)
     np.testing.assert_array_equal(before.inner, after.inner)
     assert before.score != after.score
-    assert before.chosen == after.chosen
+    assert before.C == after.C

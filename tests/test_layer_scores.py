@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
@@ -28,6 +29,8 @@ REVIEWS = [
     for i, label in enumerate(LABELS)
 ]
 CS = (0.001, 0.1, 10.0)
+CLASSIFIER = FunctionTransformer(np.float64), LogisticRegression(C=0.1, tol=1e-7, max_iter=5000)
+SEARCHED = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +69,14 @@ def test_each_score_is_that_of_a_pipeline_searched_within_each_fold(unit_length,
     study = layer_study(REVIEWS, y, vectorizer=vectorizer, cv=4, Cs=CS, random_state=3)
     folds = StratifiedKFold(4, shuffle=True, random_state=3)
     for row in study.itertuples():
-        features = BertVectorizer(
-            four_layers,
-            layers=row.layers,
-            pooling=row.pooling,
-            combine=row.combine,
-            normalize=unit_length,
-        )
-        steps = (
-            FunctionTransformer(np.float64),
-            LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500),
+        features = clone(vectorizer).set_params(
+            layers=row.layers, pooling=row.pooling, combine=row.combine
         )
         X = np.array(REVIEWS, dtype=object)
         if row.combine != "learned":  # what learns nothing may be computed before
             X, features = features.fit_transform(REVIEWS), "passthrough"
         search = GridSearchCV(
-            make_pipeline(features, *steps),
+            make_pipeline(features, FunctionTransformer(np.float64), SEARCHED),
             {"logisticregression__C": CS},
             cv=StratifiedKFold(3, shuffle=True, random_state=3),
         )
@@ -94,16 +89,8 @@ def test_each_score_is_that_of_a_pipeline_searched_within_each_fold(unit_length,
 def test_nested_is_a_search_over_rows_and_C_within_each_fold(four_layers):
     y = np.array(LABELS)
     names = ("second-to-last", "sum of last four", "concat of all")
-    study = layer_study(
-        REVIEWS,
-        y,
-        vectorizer=BertVectorizer(four_layers),
-        cv=3,
-        Cs=CS,
-        poolings=("mean",),
-        combinations=names,
-        nested=True,
-    )
+    options = {"cv": 3, "Cs": CS, "poolings": ("mean",), "combinations": names, "nested": True}
+    study = layer_study(REVIEWS, y, vectorizer=BertVectorizer(four_layers), **options)
     choices = [
         {
             "bertvectorizer__layers": [row.layers],
@@ -112,9 +99,8 @@ def test_nested_is_a_search_over_rows_and_C_within_each_fold(four_layers):
         }
         for row in study.itertuples()
     ]
-    classifier = LogisticRegression(solver="newton-cholesky", tol=1e-9, max_iter=500)
     search = GridSearchCV(
-        make_pipeline(BertVectorizer(four_layers), FunctionTransformer(np.float64), classifier),
+        make_pipeline(BertVectorizer(four_layers), FunctionTransformer(np.float64), SEARCHED),
         choices,
         cv=StratifiedKFold(3, shuffle=True, random_state=0),
     )
@@ -164,11 +150,7 @@ def test_another_scoring_knows_classes_by_position(tiny_bert):
     study = layer_study(
         REVIEWS, y, vectorizer=vectorizer, cv=3, Cs=(0.1,), poolings=("mean",), scoring="f1"
     )
-    model = make_pipeline(
-        vectorizer,
-        FunctionTransformer(np.float64),
-        LogisticRegression(C=0.1, tol=1e-7, max_iter=5000),
-    )
+    model = make_pipeline(vectorizer, *CLASSIFIER)
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     expected = cross_val_score(
         model, np.array(REVIEWS, dtype=object), y == "positive", cv=folds, scoring="f1"
@@ -185,14 +167,8 @@ def test_another_scoring_knows_classes_by_position(tiny_bert):
 @pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_each_distinct_text_is_encoded_once(nested, cache, tiny_bert, encoded):
     texts = [*REVIEWS, *REVIEWS[:7]]
-    layer_study(
-        texts,
-        LABELS + LABELS[:7],
-        vectorizer=BertVectorizer(tiny_bert, cache=cache),
-        cv=3,
-        Cs=CS,
-        nested=nested,
-    )
+    vectorizer = BertVectorizer(tiny_bert, cache=cache)
+    layer_study(texts, LABELS + LABELS[:7], vectorizer=vectorizer, cv=3, Cs=CS, nested=nested)
     assert sum(encoded) == len(set(texts))
 
 
@@ -268,34 +244,23 @@ def test_folds_may_be_given(cv, tiny_bert):
     study = layer_study(
         REVIEWS, LABELS, vectorizer=BertVectorizer(tiny_bert), cv=cv, Cs=(0.1,), poolings=("mean",)
     )
-    model = make_pipeline(
-        BertVectorizer(tiny_bert),
-        FunctionTransformer(np.float64),
-        LogisticRegression(C=0.1, tol=1e-7, max_iter=5000),
-    )
+    model = make_pipeline(BertVectorizer(tiny_bert), *CLASSIFIER)
     expected = cross_val_score(model, np.array(REVIEWS, dtype=object), LABELS, cv=cv)
     assert study.set_index("features").loc["last", "fold_scores"] == pytest.approx(expected)
 
 
 def test_a_shallow_model_leaves_out_what_needs_four_layers(tiny_bert, encoded):
-    study = layer_study(REVIEWS, LABELS, vectorizer=BertVectorizer(tiny_bert), cv=2, Cs=CS)
-    assert study.attrs["left_out"] == [
-        "sum of last four",
-        "mean of last four",
-        "concat of last four",
-    ]
+    vectorizer = BertVectorizer(tiny_bert)
+    study = layer_study(REVIEWS, LABELS, vectorizer=vectorizer, cv=2, Cs=CS)
+    left_out = ["sum of last four", "mean of last four", "concat of last four"]
+    assert study.attrs["left_out"] == left_out
     assert len(study) == 4 * 3 + 6
     encoded.clear()
     clear_cache()
     with pytest.raises(
         ValueError, match=r"'sum of last four',.* need four layers, and this model has 3"
     ):
-        layer_study(
-            REVIEWS,
-            LABELS,
-            vectorizer=BertVectorizer(tiny_bert),
-            combinations=("last", "sum of last four"),
-        )
+        layer_study(REVIEWS, LABELS, vectorizer=vectorizer, combinations=("last", left_out[0]))
     assert not encoded
 
 

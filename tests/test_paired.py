@@ -9,13 +9,8 @@ from pipeline.evaluation.metrics import paired_difference
 
 def answers(both, first, second, neither):
     """Make two models' answers from the counts of a 2 x 2 table."""
-    rows = (
-        [(True, True)] * both
-        + [(True, False)] * first
-        + [(False, True)] * second
-        + [(False, False)] * neither
-    )
-    return np.array(rows, dtype=bool).reshape(-1, 2).T
+    pairs = np.array([(True, True), (True, False), (False, True), (False, False)])
+    return np.repeat(pairs, [both, first, second, neither], axis=0).T
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """evaluate: the numbers are scikit-learn's, and wrong labels cost no encoding."""
 
 import json
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 
-from pipeline import BertVectorizer, TruncationWarning, evaluate, make_sentiment_pipeline
-from pipeline.exceptions import LeakWarning
+from pipeline import BertVectorizer, evaluate, make_sentiment_pipeline
 
 WORDS = {
     "positive": ("lovely", "quiet", "good", "beautiful"),
@@ -123,40 +121,29 @@ def test_texts_and_labels_of_different_number_are_refused(n_labels):
 
 @pytest.fixture(scope="module")
 def trained(tiny_bert):
-    texts = [
-        f"A {word} film, number {i}."
-        for i in range(12)
-        for word in ("lovely", "quiet", "dull", "cold")
-    ]
+    words = ("lovely", "quiet", "dull", "cold")
+    texts = [f"A {word} film, number {i}." for i in range(12) for word in words]
     labels = ["good", "good", "bad", "bad"] * 12
     return make_sentiment_pipeline(model=tiny_bert).fit(texts, labels), texts, labels
 
 
+@pytest.mark.filterwarnings("ignore::pipeline.TruncationWarning")
+@pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_everything_is_plain_json_and_fits_together(trained):
     model, texts, labels = trained
     X, y = [*texts[:10], "The soup was lovely.", "a " * 100], [*labels[:10], "bad", "good"]
     by = pd.DataFrame({"domain": ["film"] * 10 + ["food", None], "n": range(12)})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TruncationWarning)
-        warnings.simplefilter("ignore", LeakWarning)
-        scores = evaluate(model, X, y, by=by, train=(texts, labels), n_bootstrap=50)
+    scores = evaluate(model, X, y, by=by, train=(texts, labels), n_bootstrap=50)
     assert json.loads(json.dumps(scores)) == scores
     assert set(scores["slices"]) == {"by tokens", "by truncation", "by domain", "by n"}
     for name, groups in scores["slices"].items():
         assert sum(group["n_texts"] for group in groups) == 12, name
         right = sum(group["n_texts"] * group["accuracy"] for group in groups)
         assert right == pytest.approx(12 * scores["accuracy"])
-    assert [group["value"] for group in scores["slices"]["by domain"]] == [
-        "film",
-        "food",
-        "missing",
-    ]
-    assert [group["value"] for group in scores["slices"]["by truncation"]] == ["cut", "whole"]
-    assert (
-        scores["intervals"]["accuracy"][0]
-        <= scores["accuracy"]
-        <= scores["intervals"]["accuracy"][1]
-    )
+    for name, values in (("domain", ["film", "food", "missing"]), ("truncation", ["cut", "whole"])):
+        assert [group["value"] for group in scores["slices"][f"by {name}"]] == values
+    low, high = scores["intervals"]["accuracy"]
+    assert low <= scores["accuracy"] <= high
     assert scores["duplicates"]["n_texts"] == 10
     assert [row["class"] for row in scores["by_class"]] == ["bad", "good"]
     assert sum(row["n_texts"] for row in scores["calibration"]) == 12
@@ -183,18 +170,15 @@ def test_the_whole_answer_is_the_same_for_texts_in_any_container(container, trai
 
 @pytest.mark.filterwarnings("ignore::pipeline.exceptions.LeakWarning")
 def test_a_pipeline_of_tables_is_scored_on_tables(tiny_bert):
-    table = pd.DataFrame(
-        {"text": [row for row in ("A lovely film.", "A dull film.") * 6], "stars": range(12)},
-        index=range(5, 17),
-    )
+    texts = ["A lovely film.", "A dull film."] * 6
+    table = pd.DataFrame({"text": texts, "stars": range(12)}, index=range(5, 17))
     labels = ["good", "bad"] * 6
     columns = ColumnTransformer(
         [("bert", BertVectorizer(tiny_bert), "text")], remainder="passthrough"
     )
     model = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(table, labels)
-    scores = evaluate(
-        model, table, labels[::-1], by=table[["stars"]], train=(table, labels), n_bootstrap=5
-    )
+    options = {"by": table[["stars"]], "train": (table, labels), "n_bootstrap": 5}
+    scores = evaluate(model, table, labels[::-1], **options)
     assert scores["accuracy"] == model.score(table, labels[::-1])
     mistake = scores["mistakes"][0]
     assert mistake["text"].startswith("A ")
@@ -215,9 +199,8 @@ def test_the_curves_and_the_map_are_of_the_same_answers(tiny_bert):
     points = scores["map"]["points"]
     assert [point["text"] for point in points] == REVIEWS
     assert [point["predicted"] for point in points] == model.predict(REVIEWS).tolist()
-    assert [point["probability"] for point in points] == model.predict_proba(REVIEWS).max(
-        axis=1
-    ).tolist()
+    probability = model.predict_proba(REVIEWS).max(axis=1)
+    assert [point["probability"] for point in points] == probability.tolist()
 
 
 def test_the_examples_are_the_surest_right_answers_of_each_class_in_turn(tiny_bert):
@@ -226,13 +209,11 @@ def test_the_examples_are_the_surest_right_answers_of_each_class_in_turn(tiny_be
     scores = evaluate(model, REVIEWS, wrong, n_bootstrap=5, n_examples=5)
     examples = scores["examples"]
     assert [one["true"] for one in examples] == ["negative", "positive"] * 2 + ["negative"]
-    assert all(
-        one["true"] == one["predicted"] and one["explanation"]["words"] and "nearest" not in one
-        for one in examples
-    )
-    assert all(
-        wrong[one["row"]] == one["true"] and REVIEWS[one["row"]] == one["text"] for one in examples
-    )
+    for one in examples:
+        assert wrong[one["row"]] == one["true"] == one["predicted"]
+        assert REVIEWS[one["row"]] == one["text"]
+        assert one["explanation"]["words"]
+        assert "nearest" not in one
     sure = [one["probability"] for one in examples]
     assert sure[0] >= sure[2] >= sure[4]
     assert sure[0] == max(
@@ -244,18 +225,15 @@ def test_the_examples_are_the_surest_right_answers_of_each_class_in_turn(tiny_be
 
 def test_what_is_not_wanted_is_left_out():
     y, probability = random_case([0, 1], 0)
-    scores = evaluate(
-        Echo([0, 1]), probability, y, n_mistakes=0, n_examples=0, n_map=0, n_bootstrap=0
-    )
+    none = {"n_mistakes": 0, "n_examples": 0, "n_map": 0, "n_bootstrap": 0}
+    scores = evaluate(Echo([0, 1]), probability, y, **none)
     assert (scores["mistakes"], scores["examples"], scores["map"]) == ([], [], None)
 
 
 def test_without_features_the_map_says_why():
     y, probability = random_case([0, 1], 0)
-    assert (
-        "a Echo has no features"
-        in evaluate(Echo([0, 1]), probability, y, n_bootstrap=5)["map"]["refused"]
-    )
+    refused = evaluate(Echo([0, 1]), probability, y, n_bootstrap=5)["map"]["refused"]
+    assert "a Echo has no features" in refused
 
 
 def test_the_map_costs_no_forward_pass(tiny_bert, encoded):

@@ -34,7 +34,7 @@ def labels(
     """Rank the texts of a table by how doubtful their label is."""
     classifier = head.make(seed, **encoder.options())
     from pipeline.datasets import check_output, write_table
-    from pipeline.evaluation.label_issues import label_issues
+    from pipeline.evaluation.failures import label_issues
 
     if out is not None:
         check_output(out, data)

@@ -15,7 +15,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.evaluation.folds import Fold
+from pipeline.evaluation.folds import Data
 from pipeline.evaluation.layer_study import DEFAULT_CS, layer_study
 from pipeline.evaluation.word2vec import Word2VecVectorizer, import_gensim
 from pipeline.exceptions import LeakWarning
@@ -30,17 +30,11 @@ from pipeline.vectorizer import BertVectorizer
 FINE_TUNED_LENGTH = 128  # tokens; longer texts would take too long
 
 
-def make_majority_baseline() -> DummyClassifier:
-    """Return a classifier that always predicts the most frequent class."""
-    return DummyClassifier(strategy="prior")
-
-
 def make_tfidf_baseline() -> Pipeline:
     """Return TF-IDF + LogisticRegression, the baseline of every comparison.
 
-    Words and word pairs with sublinear counts and ``C=30``, tuned by the same cross-validation as
-    our own defaults (``docs/defaults.md``). It is also the part ``ngrams`` of
-    ``make_sentiment_pipeline(ngrams=True)``.
+    Words and word pairs with sublinear counts and ``C=30``, tuned as our own defaults are
+    (``docs/defaults.md``); the part ``ngrams`` of ``make_sentiment_pipeline(ngrams=True)``.
 
     Returns
     -------
@@ -57,17 +51,8 @@ def make_word2vec_baseline(vectors: Any = None, *, random_state: int | None = 0)
     return make_pipeline(vectorizer, StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
 
 
-def make_static_baseline(vectorizer: BertVectorizer) -> Pipeline:
-    """Return static BERT, the mean of layer 0, + LogisticRegression."""
-    return _single_layer(vectorizer, 0, "mean")
-
-
-def make_cls_baseline(vectorizer: BertVectorizer) -> Pipeline:
-    """Return [CLS] of the last layer, frozen, + LogisticRegression."""
-    return _single_layer(vectorizer, -1, "cls")
-
-
-def _single_layer(vectorizer: BertVectorizer, layer: int, pooling: str) -> Pipeline:
+def make_single_layer(vectorizer: BertVectorizer, layer: int, pooling: str) -> Pipeline:
+    """Return one frozen layer of BERT + LogisticRegression."""
     features = clone(vectorizer).set_params(layers=layer, pooling=pooling, combine="concat")
     # one layer needs another C than the seven of the default pipeline
     head = LogisticRegressionCV(
@@ -130,13 +115,14 @@ def choose_rows(
     models: Models, model: BaseEstimator | None
 ) -> tuple[dict[str, BaseEstimator | None], dict[str, str]]:
     """Return the requested rows, and why others are left out."""
-    if models is None and model is None:
-        if find_spec("gensim") is not None:
-            return dict.fromkeys(QUICK), {}
-        reason = "gensim is not installed: pip install '.[word2vec]' in a checkout, or gensim"
-        quick = dict.fromkeys(name for name in QUICK if name != "word2vec")
-        return quick, {ROWS["word2vec"]: reason}
     rows: dict[str, BaseEstimator | None] = {}
+    if models is None and model is None:
+        rows = dict.fromkeys(QUICK)
+        if find_spec("gensim") is not None:
+            return rows, {}
+        del rows["word2vec"]
+        reason = "gensim is not installed: pip install '.[word2vec]' in a checkout, or gensim"
+        return rows, {ROWS["word2vec"]: reason}
     own = row_of(model)
     short = [own if name == "default" else name for name in SHORT]
     for name, estimator in _named(short if models is None else models):
@@ -237,11 +223,11 @@ def make_candidates(
             "KeyedVectors."
         )
     standard: dict[str, Callable[[], BaseEstimator]] = {
-        "majority": make_majority_baseline,
+        "majority": lambda: DummyClassifier(strategy="prior"),
         "tfidf": make_tfidf_baseline,
         "word2vec": lambda: make_word2vec_baseline(word_vectors, random_state=random_state),
-        "static": lambda: make_static_baseline(vectorizer),
-        "cls": lambda: make_cls_baseline(vectorizer),
+        "static": lambda: make_single_layer(vectorizer, 0, "mean"),
+        "cls": lambda: make_single_layer(vectorizer, -1, "cls"),
         "default": lambda: _default(vectorizer),
         "ngrams": lambda: _default(vectorizer, ngrams=True),
         "finetuned": lambda: make_fine_tuned(vectorizer, random_state=random_state),
@@ -281,24 +267,17 @@ def bert_in(model: BaseEstimator | None) -> BertVectorizer:
 
 
 def best_layers(
-    vectorizer: BertVectorizer,
-    texts: np.ndarray,
-    labels: np.ndarray,
-    folds: Sequence[Fold],
-    *,
-    groups: np.ndarray | None,
-    random_state: int,
-    n_jobs: int | None,
+    vectorizer: BertVectorizer, data: Data, random_state: int, n_jobs: int | None
 ) -> tuple[Candidate, list[dict[str, Any]]]:
     """Choose features and C of each fold by one nested layer study."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeakWarning)  # given for the same folds already
         study = layer_study(
-            texts,
-            labels,
+            data.texts,
+            data.labels,
             vectorizer=vectorizer,
-            cv=folds,
-            groups=groups,
+            cv=data.folds,
+            groups=data.groups,
             nested=True,
             random_state=random_state,
             n_jobs=n_jobs,
@@ -307,11 +286,13 @@ def best_layers(
     by_name = study.set_index(["features", "pooling"])
     by_fold = []
     for choice in chosen:
-        row = by_name.loc[(choice["features"], choice["pooling"])]
-        layout = {"pooling": choice["pooling"], "layers": row["layers"], "combine": row["combine"]}
+        pooling = choice["pooling"]
+        layers, combine = by_name.loc[(choice["features"], pooling), ["layers", "combine"]]
+        features = clone(vectorizer).set_params(pooling=pooling, layers=layers, combine=combine)
         head = LogisticRegression(C=choice["C"], max_iter=2000)
-        by_fold.append(make_pipeline(clone(vectorizer).set_params(**layout), head))
-    return Candidate(ROWS["layers"], by_fold, study.attrs["seconds"]["fit"] / len(folds)), chosen
+        by_fold.append(make_pipeline(features, head))
+    seconds = study.attrs["seconds"]["fit"] / len(chosen)
+    return Candidate(ROWS["layers"], by_fold, seconds), chosen
 
 
 def encode_all(estimators: Iterable[BaseEstimator], texts: np.ndarray, labels: np.ndarray) -> None:
@@ -328,5 +309,5 @@ def cached_vectorizers(estimator: BaseEstimator) -> list[BertVectorizer]:
 
 def vectorizers_of(estimator: Any) -> list[BertVectorizer]:
     """Return the vectorizers among the parameters."""
-    parameters = estimator.get_params(deep=True) if hasattr(estimator, "get_params") else {}
+    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
     return [value for value in parameters.values() if isinstance(value, BertVectorizer)]

@@ -4,9 +4,7 @@ import math
 import pickle
 import tempfile
 import time
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +22,7 @@ from pipeline.embedding_cache import cache_info
 from pipeline.evaluation.baselines import (
     ROWS,
     Candidate,
+    Models,
     bert_in,
     best_layers,
     cached_vectorizers,
@@ -32,27 +31,27 @@ from pipeline.evaluation.baselines import (
     make_candidates,
 )
 from pipeline.evaluation.evaluate import ask_label_sets, class_positions
+from pipeline.evaluation.failures import silent_truncation
 from pipeline.evaluation.folds import Data, Fold, check_data, keep_groups, warn_of_leaking_folds
 from pipeline.evaluation.metrics import (
-    LOWER_IS_BETTER,
     GivenAnswers,
     PairedDifference,
     classification_scores,
+    intervals_of,
     label_set_scores,
     paired_difference,
     resample,
     score_rows,
 )
 from pipeline.evaluation.shown import AttributedFrame
-from pipeline.exceptions import TruncationWarning, UnknownTokensWarning
-from pipeline.progress import Part, progress
+from pipeline.progress import progress
 from pipeline.vectorizer import BertVectorizer
 
 _LONG_ENOUGH = 0.5  # seconds; shorter predictions are timed three times
 
 
 class ColdCost(NamedTuple):
-    """Cost of one fitted model, measured on a saved and loaded copy."""
+    """Cost of a fitted model, measured on a saved and loaded copy."""
 
     predict_seconds: float  # per 1,000 texts
     encode_seconds: float  # per text: copy minus fitted model, which has them cached
@@ -87,18 +86,9 @@ def _seconds(model: Any, texts: np.ndarray) -> float:
     return min(times)
 
 
-METRICS = (
-    "accuracy",
-    "macro_f1",
-    "balanced_accuracy",
-    "roc_auc",
-    "log_loss",
-    "calibration_error",
-)
-LABEL_SET_METRICS = (
-    *("accuracy", "micro_f1", "macro_f1", "roc_auc"),
-    *("log_loss", "calibration_error"),
-)
+METRICS = "accuracy macro_f1 balanced_accuracy roc_auc log_loss calibration_error".split()
+LABEL_SET_METRICS = "accuracy micro_f1 macro_f1 roc_auc log_loss calibration_error".split()
+_LOWER_IS_BETTER = ("log_loss", "calibration_error")
 _COLUMNS = {
     "f1_macro": "macro_f1",
     "f1_micro": "micro_f1",
@@ -111,9 +101,9 @@ BASELINE = ROWS["tfidf"]
 class RowResult(NamedTuple):
     """The result of one row."""
 
-    scores: list[dict[str, float]]  # per fold, NaN for None
+    scores: Sequence[dict[str, float | None]]  # per fold
     right: np.ndarray  # (n_tested,), bool
-    answers: list[GivenAnswers]  # per fold
+    answers: Sequence[GivenAnswers]  # per fold
     fit_seconds: float
     cost: ColdCost
 
@@ -123,10 +113,7 @@ def compare(
     y: Any,
     *,
     model: BaseEstimator | None = None,
-    models: str
-    | Mapping[str, BaseEstimator]
-    | Iterable[str | tuple[str, BaseEstimator]]
-    | None = None,
+    models: Models = None,
     test: tuple[Any, Any] | None = None,
     cv: Any = 5,
     groups: Any = None,
@@ -150,50 +137,43 @@ def compare(
         texts with all labels right, ``micro_f1`` replaces ``balanced_accuracy``, and the standard
         rows fit a classifier to each label (`OneVsRestClassifier`).
     model : estimator, optional
-        Used for the row ``default``, or ``ngrams`` if it is a stack. Default:
-        `make_sentiment_pipeline()`. Without ``models`` it is compared only with the majority class
-        and TF-IDF.
+        The row ``default``, or ``ngrams`` if it is a stack. Without ``models`` it is compared only
+        with the majority class and TF-IDF.
     models : sequence, mapping or "all", optional
-        The rows, in order: names of standard rows, and your own estimators as
-        ``(name, estimator)``; or a mapping of name to estimator. TF-IDF is always included.
-        Standard rows:
+        The rows, in order: names of standard rows and your own ``(name, estimator)``, or a mapping
+        of name to estimator. TF-IDF is always included. Standard rows:
 
-        - ``"majority"``: always the most frequent class;
+        - ``"majority"``: the most frequent class;
         - ``"tfidf"``: TF-IDF of words and word pairs + LogisticRegression, the baseline;
-        - ``"word2vec"``: mean word2vec vector, trained on the training texts +
-          LogisticRegression (needs gensim);
+        - ``"word2vec"``: mean word2vec vector + LogisticRegression (needs gensim);
         - ``"static"``: mean of BERT's layer 0, before any token sees another;
-        - ``"cls"``: [CLS] of the last layer, frozen;
-        - ``"default"``: the default pipeline, or ``model``;
-        - ``"ngrams"``: ``make_sentiment_pipeline(ngrams=True)``, or ``model`` if it is a stack;
-        - ``"layers"``: the best row of `layer_study`, chosen with its C within the training texts
-          of every fold;
-        - ``"finetuned"``: `FineTunedBertClassifier` with its defaults (needs accelerate).
+        - ``"cls"``: frozen [CLS] of the last layer;
+        - ``"default"``: `make_sentiment_pipeline()`, or ``model``;
+        - ``"ngrams"``: ``make_sentiment_pipeline(ngrams=True)``, or ``model``;
+        - ``"layers"``: the best row of `layer_study`, chosen with its C inside every fold;
+        - ``"finetuned"``: `FineTunedBertClassifier` (needs accelerate).
 
-        Default: all but the last two, which take minutes, and without word2vec if gensim is not
-        installed. ``"all"`` is all nine.
+        Default: all but the last two, which take minutes, and word2vec only with gensim.
+        ``"all"`` is all nine.
     test : (X_test, y_test), optional
         Fit to all of X and score on these, instead of cross-validation.
     cv : int, splitter or iterable of (train, test), default=5
-        The folds, unused with ``test``. A number means stratified and shuffled. No text may be
-        tested twice.
+        The folds, which test no text twice. A number means stratified and shuffled.
     groups : array-like of shape (n_texts,), optional
-        Texts of one group, such as one author's, stay on one side of every fold, including the
-        folds inside rows that use cross-validation.
+        Texts of one group, such as one author's, stay on one side of every fold, inner ones too.
     scoring : str or callable, default="accuracy"
-        The score behind the verdict: a scikit-learn scorer, such as ``"f1_macro"`` or
-        ``"balanced_accuracy"``, or the name of a column. Classes are passed as 0, 1, ... in sorted
-        order.
+        The score behind the verdict: a scikit-learn scorer, such as ``"f1_macro"``, or a column.
+        Classes are passed as 0, 1, ... in sorted order.
     vectorizer : BertVectorizer, optional
-        Sets model, truncation, cache and so on of the BERT rows; its ``layers``, ``pooling`` and
-        ``combine`` are ignored. Default: the one inside ``model``, or ``BertVectorizer()``.
+        Sets all of the BERT rows but ``layers``, ``pooling`` and ``combine``. Default: the one
+        inside ``model``, or ``BertVectorizer()``.
     word_vectors : gensim KeyedVectors, str or Path, optional
-        Vectors for the row ``word2vec``, instead of training them; see
+        Replaces training in the row ``word2vec``; see
         `pipeline.evaluation.word2vec.Word2VecVectorizer`.
     n_timed : int, default=200
-        Most test texts to measure cold times on. 0 measures neither times nor sizes.
+        Most test texts to measure cold times on; 0 measures neither times nor sizes.
     random_state : int, default=0
-        Seed of the folds, word2vec, fine-tuning and the choice of texts to time.
+        Seed of the folds, training and the choice of texts to time.
     n_jobs : int, optional
         Threads of the layer study. None is one, -1 all processors.
     text : str, optional
@@ -203,28 +183,27 @@ def compare(
     -------
     AttributedFrame
         A DataFrame with one row per model, by name; shown rounded in a notebook, the best bold.
-        ``accuracy``, ``macro_f1``, ``balanced_accuracy``, ``roc_auc``, ``log_loss`` and
-        ``calibration_error`` (see `pipeline.evaluation.metrics.classification_scores`; NaN without
-        probabilities), and a column for another ``scoring``: means over the folds; the same with
-        ``_sd`` (standard deviation over the folds; NaN with ``test``);
-        ``fit_seconds`` (mean over the folds), ``predict_seconds`` (per 1,000 texts),
-        ``artifact_mb``; ``difference`` (accuracy minus that of TF-IDF, over all tested texts; the
-        mean over the folds for another ``scoring``), ``difference_low`` and ``difference_high``
-        (95 % interval); ``verdict``: ``"baseline"``, ``"better than TF-IDF"``, ``"worse than
-        TF-IDF"``, ``"no clear difference"``, or ``"not scored"`` if ``scoring`` needs probabilities
-        and the model has none.
+        Means over the folds: ``accuracy``, ``macro_f1``, ``balanced_accuracy``, ``roc_auc``,
+        ``log_loss``, ``calibration_error`` (see
+        `pipeline.evaluation.metrics.classification_scores`; NaN without probabilities) and another
+        ``scoring``; the same with ``_sd`` (standard deviation; NaN with ``test``);
+        ``fit_seconds``, ``predict_seconds`` (per 1,000 texts), ``artifact_mb``;
+        ``difference`` (accuracy minus that of TF-IDF, over all tested texts; the mean over the
+        folds for another ``scoring``), ``difference_low`` and ``difference_high`` (95 % interval);
+        ``verdict``: ``"baseline"``, ``"better than TF-IDF"``, ``"worse than TF-IDF"``, ``"no clear
+        difference"``, or ``"not scored"`` if ``scoring`` needs probabilities that the model lacks.
 
         Attributes, also in ``attrs``:
         ``model`` (BERT's name), ``baseline`` (TF-IDF's row), ``classes``, ``n_texts``,
         ``n_tested``, ``n_folds`` (``"split"`` with ``test``), ``n_timed``, ``random_state``,
-        ``scoring``, ``left_out`` (name to reason), ``never_predicted`` (name to tested classes that
-        the row never predicts) and ``chosen`` (the layer study's choice in each fold, or None).
+        ``scoring``, ``left_out`` (name to reason), ``never_predicted`` (name to tested classes) and
+        ``chosen`` (the layer study's choice in each fold, or None).
 
     Raises
     ------
     TypeError, ValueError
-        For invalid parameters, texts or labels, before anything is encoded, and if a class is
-        tested in a fold but not trained on.
+        For invalid parameters, texts or labels, and a class that a fold tests but does not train
+        on; before anything is encoded.
     ImportError
         If a requested row needs a package that is not installed.
 
@@ -235,19 +214,18 @@ def compare(
 
     Notes
     -----
-    **Interval.** Both models label the same texts, so only texts that one of them gets wrong
-    distinguish them: Tango's score interval for paired proportions [1]_, over the texts of all
-    folds; for another ``scoring``, a bootstrap of the test texts within each fold. It covers other
-    test texts for these trained models, not other training texts: folds share most of theirs, and
-    no unbiased estimate of that variance exists [2]_, [3]_. An interval that just misses 0 is weak
-    evidence, and each row has its own 95 %: of twenty equal rows one is expected to miss 0.
+    **Interval.** Tango's score interval for paired proportions [1]_, over the texts of all folds;
+    for another ``scoring``, a bootstrap of the test texts within each fold. It covers other test
+    texts for these trained models, not other training texts: folds share most of theirs, and no
+    unbiased estimate of that variance exists [2]_, [3]_. An interval that just misses 0 is weak
+    evidence: of twenty equal rows one is expected to.
 
-    **Times.** The cache sends every text through BERT once for all rows, so times inside the folds
-    would mislead. ``predict_seconds`` is measured on a saved and loaded copy of the first fold's
-    model, without a cache. ``fit_seconds`` is the fitting time (with the choice of layers) plus
-    that copy's encoding time for each distinct training text from the cache: an estimate of a first
-    fit. Loading a model, and worker processes of your estimator's ``n_jobs``, are not counted. With
-    ``n_timed=0`` all three costs are NaN, except ``fit_seconds`` of rows without a cache.
+    **Times.** The cache sends every text through BERT once for all rows. ``predict_seconds`` is
+    therefore measured on a saved and loaded copy of the first fold's model, without a cache.
+    ``fit_seconds`` is the fitting time (with the choice of layers) plus that copy's encoding time
+    for each distinct training text from the cache: an estimate of a first fit. Loading a model, and
+    worker processes of your estimator's ``n_jobs``, are not counted. With ``n_timed=0`` all three
+    costs are NaN, except ``fit_seconds`` of rows without a cache.
 
     References
     ----------
@@ -270,7 +248,8 @@ def compare(
     """
     X, test, frame = _take_columns(X, test, text)
     data = check_data(X, y, test, cv, groups, random_state)
-    score = _check_scoring(scoring, data)
+    metrics = LABEL_SET_METRICS if data.has_sets else METRICS
+    name, score = _check_scoring(scoring, data, metrics)
     bert = bert_in(model) if vectorizer is None else vectorizer
     if not isinstance(bert, BertVectorizer):
         raise TypeError(
@@ -290,9 +269,14 @@ def compare(
     timed = folds[0][1][np.sort(tested[: int(n_timed)])]
     with progress(unit="fit", shown=bert.progress) as part:
         candidates, chosen = _with_folds(by_name, rows, bert, data, random_state, n_jobs)
-        results = _results(candidates, list(rows), data, timed, frame, part)
-    name = score if isinstance(score, str) else scoring if isinstance(scoring, str) else "score"
-    table = _table(results, name, score, random_state, with_spread=len(folds) > 1)
+        encode_all([candidate.by_fold[0] for candidate in candidates], data.texts, data.labels)
+        results = {}
+        # BLAS threads cost such fits more than they give; torch keeps its own
+        with threadpool_limits(limits=1, user_api="blas"):
+            for row, candidate in zip(rows, candidates, strict=True):
+                parts = part.folds(data.folds, row, len(rows))
+                results[candidate.name] = _score_row(candidate, data, parts, timed, frame)
+    table = _table(results, metrics, name, score, random_state)
     table.attrs = {
         "model": str(bert.model),
         "baseline": BASELINE,
@@ -319,50 +303,16 @@ def _with_folds(
     n_jobs: int | None,
 ) -> tuple[list[Candidate], list[dict[str, Any]] | None]:
     """Return the rows with groups in inner folds and layers chosen."""
-    folds, together, chosen = data.folds, data.groups, None
-    if together is not None:
-        parts = [(data.numbers[train], together[train], random_state) for train, _ in folds]
-        candidates = {
-            name: row._replace(
-                by_fold=list(map(keep_groups, row.by_fold, *zip(*parts, strict=True)))
-            )
-            for name, row in candidates.items()
-        }
-    warn_of_leaking_folds(data.texts, folds, stacklevel=5)
+    if (groups := data.groups) is not None:
+        parts = [(data.numbers[train], groups[train], random_state) for train, _ in data.folds]
+        for name, row in candidates.items():
+            own = zip(row.by_fold, parts, strict=True)
+            candidates[name] = row._replace(by_fold=[keep_groups(one, *part) for one, part in own])
+    warn_of_leaking_folds(data.texts, data.folds, stacklevel=5)
+    chosen = None
     if "layers" in rows:
-        candidates["layers"], chosen = best_layers(
-            bert,
-            data.texts,
-            data.labels,
-            folds,
-            groups=together,
-            random_state=random_state,
-            n_jobs=n_jobs,
-        )
+        candidates["layers"], chosen = best_layers(bert, data, random_state, n_jobs)
     return [candidates[name] for name in rows], chosen
-
-
-def _results(
-    candidates: Sequence[Candidate],
-    names: Sequence[str],
-    data: Data,
-    timed: np.ndarray,
-    frame: pd.DataFrame | None,
-    part: Part,
-) -> dict[str, "RowResult"]:
-    encode_all([candidate.by_fold[0] for candidate in candidates], data.texts, data.labels)
-    # BLAS threads cost such fits more than they give; torch keeps its own
-    with threadpool_limits(limits=1, user_api="blas"):
-        return {
-            candidate.name: _score_row(
-                candidate,
-                data,
-                part.folds(data.folds, name, len(names)),
-                timed,
-                data.texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame,
-            )
-            for name, candidate in zip(names, candidates, strict=True)
-        }
 
 
 def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.DataFrame | None]:
@@ -376,52 +326,48 @@ def _take_columns(X: Any, test: Any, text: str | None) -> tuple[Any, Any, pd.Dat
     return X[column], test, frame.reset_index(drop=True)
 
 
-def _check_scoring(scoring: Any, data: Data) -> Any:
-    metrics = LABEL_SET_METRICS if data.has_sets else METRICS
+def _check_scoring(scoring: Any, data: Data, metrics: list[str]) -> tuple[str, Any]:
+    """Return the column's name, and a scorer unless the column is one of ours."""
     if isinstance(scoring, str) and (column := _COLUMNS.get(scoring, scoring)) in metrics:
-        return column
+        return column, column
     scorer: Any = get_scorer(scoring)
     numbers = data.numbers
     n_classes, rows = len(data.classes), np.arange(len(numbers))
     equal = Answers(numbers, np.full((len(numbers), n_classes), 1 / n_classes))
     scorer(GivenAnswers(range(n_classes), numbers, numbers, equal), rows, numbers)
-    return scorer
+    return scoring if isinstance(scoring, str) else "score", scorer
 
 
 def _score_row(
-    candidate: Candidate, data: Data, folds: Iterable[Fold], timed: np.ndarray, X: Any
+    candidate: Candidate,
+    data: Data,
+    folds: Iterable[Fold],
+    timed: np.ndarray,
+    frame: pd.DataFrame | None,
 ) -> RowResult:
     texts, labels = data.texts, data.labels
-    scores, right, most_probable, seconds, from_cache = [], [], [], [], []
-    given = []
-    cost = UNKNOWN
+    X = texts if frame is None or not reads_columns(candidate.by_fold[0]) else frame
+    judge = _judge_sets if data.has_sets else _judge
+    judgements, seconds, cost = [], [], UNKNOWN
     for fold, (train, tested) in enumerate(folds):
         estimator = clone(candidate.by_fold[fold])
         before, start = cache_info(), time.perf_counter()
         # truncation was already reported when filling the caches or in the first fold
         with silent_truncation(fold > 0 or bool(cached_vectorizers(estimator))):
             _fit(estimator, rows_of(X, train), labels[train], candidate.name)
-        seconds.append(time.perf_counter() - start)
+        spent = time.perf_counter() - start
         after = cache_info()
-        n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
-        from_cache.append(max(0, n_distinct - (after.texts_encoded - before.texts_encoded)))
         with silent_truncation():
-            rows = rows_of(X, tested)
-            if data.has_sets:
-                answers = ask_label_sets(estimator, rows, len(data.classes))
-            else:
-                answers = ask(estimator, rows, need_probability=False)
+            judgements.append(judge(estimator, data, tested, rows_of(X, tested)))
             if fold == 0 and len(timed):
                 cost = cold_cost(estimator, rows_of(X, timed))
-        judged = (_judge_sets if data.has_sets else _judge)(estimator, data, tested, answers)
-        scores.append(judged[0])
-        right.append(judged[1])
-        most_probable.append(judged[2])
-        given.append(judged[3])
-    # a first fit would have encoded the cached texts
-    encoding = [n * cost.encode_seconds if n else 0.0 for n in from_cache]
-    fit_seconds = float(np.mean(np.add(seconds, encoding))) + candidate.choice_seconds
-    warn_of_other_labels(np.concatenate(most_probable), repr(candidate.name), stacklevel=5)
+        # a first fit would have encoded the cached texts
+        n_distinct = len(set(texts[train])) if after.hits > before.hits else 0
+        from_cache = max(0, n_distinct - (after.texts_encoded - before.texts_encoded))
+        seconds.append(spent + (from_cache * cost.encode_seconds if from_cache else 0.0))
+    scores, right, most_probable, given = zip(*judgements, strict=True)
+    fit_seconds = float(np.mean(seconds)) + candidate.choice_seconds
+    warn_of_other_labels(np.concatenate(most_probable), repr(candidate.name), stacklevel=4)
     return RowResult(scores, np.concatenate(right), given, fit_seconds, cost)
 
 
@@ -437,58 +383,49 @@ def _fit(estimator: Any, X: Any, y: np.ndarray, name: str) -> None:
         raise
 
 
-Judgement = tuple[dict[str, float], np.ndarray, np.ndarray, GivenAnswers]
+Judgement = tuple[dict[str, float | None], np.ndarray, np.ndarray, GivenAnswers]
 
 
-def _judge(estimator: Any, data: Data, tested: np.ndarray, answers: Answers) -> Judgement:
-    """Return scores, whether each text is right, and the answers."""
+def _judge(estimator: Any, data: Data, tested: np.ndarray, X: Any) -> Judgement:
+    """Return scores, whether each text is right and most probable, and the answers."""
+    answers = ask(estimator, X, need_probability=False)
     known = np.asarray(estimator.classes_).tolist()
     true = class_positions(len(tested), data.labels[tested], known)
     predicted, _ = positions(answers.labels, known)
-    values = classification_scores(true, predicted, answers.probability, answers.ranking)
-    scores = {name: np.nan if (value := values[name]) is None else value for name in METRICS}
+    scores = classification_scores(true, predicted, answers.probability, answers.ranking)
     classes = data.classes.tolist()
     known_numbers, guessed = (positions(own, classes)[0] for own in (known, answers.labels))
     given = GivenAnswers(known_numbers.tolist(), data.numbers[tested], guessed, answers)
-    probable = is_most_probable(predicted, answers.probability)
-    return scores, predicted == true, probable, given
+    return scores, predicted == true, is_most_probable(predicted, answers.probability), given
 
 
-def _judge_sets(estimator: Any, data: Data, tested: np.ndarray, answers: Answers) -> Judgement:
+def _judge_sets(estimator: Any, data: Data, tested: np.ndarray, X: Any) -> Judgement:
     """Return the same for several labels per text."""
-    true = data.numbers[tested]
-    values, _ = label_set_scores(true, answers)
-    scores = {n: np.nan if (value := values[n]) is None else value for n in LABEL_SET_METRICS}
-    given = GivenAnswers(range(len(data.classes)), true, answers.labels, answers)
+    true, n_labels = data.numbers[tested], len(data.classes)
+    answers = ask_label_sets(estimator, X, n_labels)
+    given = GivenAnswers(range(n_labels), true, answers.labels, answers)
     right = (true == answers.labels).all(axis=1)
-    return scores, right, np.ones(len(tested), dtype=bool), given
-
-
-@contextmanager
-def silent_truncation(silent: bool = True) -> Iterator[None]:
-    """Ignore truncation warnings that were given before."""
-    with warnings.catch_warnings():
-        if silent:
-            warnings.simplefilter("ignore", TruncationWarning)
-            warnings.simplefilter("ignore", UnknownTokensWarning)
-        yield
+    return label_set_scores(true, answers)[0], right, np.ones(len(tested), dtype=bool), given
 
 
 def _table(
     results: Mapping[str, RowResult],
+    metrics: list[str],
     scoring: str,
     score: Any,
     random_state: int,
-    *,
-    with_spread: bool,
 ) -> AttributedFrame:
-    rows = {}
-    for result in results.values():
-        for values, given in zip(result.scores, result.answers, strict=True):
-            if scoring not in values:
+    if scoring not in metrics:
+        metrics = [*metrics, scoring]
+        for result in results.values():
+            for values, given in zip(result.scores, result.answers, strict=True):
                 values[scoring] = score_rows(score, given, np.arange(len(given.true)))
-    metrics = list(results[BASELINE].scores[0])
-    baseline, drawn = results[BASELINE], {}
+    scores = {
+        name: np.array([[of_fold[m] for m in metrics] for of_fold in result.scores], dtype=float)
+        for name, result in results.items()
+    }
+    place, sign = metrics.index(scoring), -1 if scoring in _LOWER_IS_BETTER else 1
+    drawn = {}
     if scoring != "accuracy":
         drawn = {
             name: np.mean(
@@ -496,24 +433,22 @@ def _table(
             )
             for name, result in results.items()
         }
+    rows = {}
     for name, result in results.items():
-        scores = np.array([list(of_fold.values()) for of_fold in result.scores])
-        means = scores.mean(axis=0)
-        spreads = scores.std(axis=0, ddof=1) if with_spread else np.full(len(metrics), np.nan)
+        means = scores[name].mean(axis=0)
+        spreads = np.full(len(metrics), np.nan)
+        if len(scores[name]) > 1:
+            spreads = scores[name].std(axis=0, ddof=1)
         difference = PairedDifference(0.0, 0.0, 0.0)
         if name != BASELINE and scoring == "accuracy":
-            difference = paired_difference(result.right, baseline.right)
+            difference = paired_difference(result.right, results[BASELINE].right)
         elif name != BASELINE:
-            sign = -1 if scoring in LOWER_IS_BETTER else 1
-            place = metrics.index(scoring)
-            found = sign * (means[place] - np.mean([row[scoring] for row in baseline.scores]))
-            sampled = drawn[name] - drawn[BASELINE]
-            sampled = sampled[np.isfinite(sampled)]
-            low, high = np.percentile(sampled, [2.5, 97.5]) if len(sampled) else (np.nan,) * 2
-            difference = PairedDifference(float(found), float(low), float(high))
+            found = sign * (means[place] - scores[BASELINE][:, place].mean())
+            interval = intervals_of({name: sign * (drawn[name] - drawn[BASELINE])})[name]
+            difference = PairedDifference(float(found), *(interval or [np.nan, np.nan]))
         rows[name] = {
-            **dict(zip(metrics, means.tolist(), strict=True)),
-            **dict(zip((f"{metric}_sd" for metric in metrics), spreads.tolist(), strict=True)),
+            **dict(zip(metrics, means, strict=True)),
+            **dict(zip((f"{metric}_sd" for metric in metrics), spreads, strict=True)),
             "fit_seconds": result.fit_seconds,
             "predict_seconds": result.cost.predict_seconds,
             "artifact_mb": result.cost.artifact_mb,
@@ -534,7 +469,7 @@ def _verdict(difference: PairedDifference) -> str:
 
 
 def _never_predicted(results: Mapping[str, RowResult], data: Data) -> dict[str, list[Any]]:
-    """Return the tested classes that each row but the majority never predicts."""
+    """Return tested classes that a row never predicts, without the majority's."""
     found = {}
     for name, result in results.items():
         tested = np.concatenate([given.true for given in result.answers])

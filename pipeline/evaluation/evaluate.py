@@ -29,6 +29,7 @@ from pipeline.answers import (
     warn_of_other_labels,
 )
 from pipeline.evaluation.failures import (
+    count_tokens,
     count_unknown,
     dense,
     doubted_labels,
@@ -43,12 +44,12 @@ from pipeline.evaluation.failures import (
 )
 from pipeline.evaluation.folds import warn_of_leaks
 from pipeline.evaluation.metrics import (
-    bootstrap_intervals,
     calibration_table,
     class_table,
     classification_scores,
     intervals_of,
     label_set_scores,
+    resampled_scores,
     score_curves,
     two_columns,
 )
@@ -67,9 +68,9 @@ def map_embeddings(
     n_points: int,
     random_state: int,
 ) -> dict[str, Any] | None:
-    """Return texts on a plane along the differences between predicted classes.
+    """Return texts of the most confused classes on a plane.
 
-    Shows the most confused of many classes. A string as features is the reason why there are none.
+    A string as features is the reason why there are none.
     """
     if not n_points:
         return None
@@ -79,9 +80,8 @@ def map_embeddings(
     shown = most_confused(matrix.tolist(), _MOST_ON_MAP)
     rows = np.flatnonzero(np.isin(judged.true, shown) & np.isin(judged.predicted, shown))
     if len(rows) > n_points:
-        rows = np.sort(
-            np.random.default_rng(random_state).choice(rows, size=n_points, replace=False)
-        )
+        random = np.random.default_rng(random_state)
+        rows = np.sort(random.choice(rows, size=n_points, replace=False))
     chosen = dense(rows_of(features, rows))
     if min(chosen.shape) < 2:
         return {
@@ -108,10 +108,9 @@ def map_embeddings(
 
 
 def _flat(features: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Return places, (n_texts, 2), and each axis's share of the variance."""
+    """Return places, (n_texts, 2), and each axis's share of variance."""
     # The axes go through the means of the predicted classes, as in linear discriminant analysis
-    # (Fisher 1936) with equal variances. Two classes leave the second axis open: it is the first
-    # principal component of the rest.
+    # (Fisher 1936) with equal variances; of two classes, the second is a principal component.
     centred = features - features.mean(axis=0)
     # all texts equal: PCA would divide by 0
     if not np.abs(centred).max() > 1e-9 * max(np.abs(features).max(), 1e-300):
@@ -143,27 +142,25 @@ def evaluate(
 ) -> Scores:
     """Score a fitted classifier on held-out texts, and list its failures.
 
-    Labels are those of the model's ``predict``, with probabilities beside them.
-
     Parameters
     ----------
     model : estimator
-        A fitted classifier. Without ``predict_proba`` its labels are scored, and its
+        A fitted classifier. Its ``predict`` is scored, with ``predict_proba`` or
         ``decision_function`` if it has one.
     X : iterable of str, length n_texts
         Texts.
     y : array-like of shape (n_texts,) or (n_texts, n_labels)
         Labels, or 1 and 0 for each of several labels per text, named by the columns of a DataFrame.
-        Equal values count as equal, such as 0, 0.0, False and the "0" of a CSV file.
+        0, 0.0, False and the "0" of a CSV file count as equal.
     by : DataFrame or mapping of str to sequence, optional
         Columns of length n_texts to score by, such as the domain of each text.
     train : (X_train, y_train), optional
-        The training texts and labels, to find the nearest training texts of each mistake, and
-        texts that are in both sets.
+        The training texts and labels, to find those nearest to each mistake, and texts in both
+        sets.
     n_mistakes : int, default=10
-        Number of the most confident mistakes to list.
+        The most confident mistakes to list.
     n_examples : int, default=4
-        Number of correct predictions to explain, the surest of each class in turn.
+        Correct predictions to explain, the surest of each class in turn.
     n_map : int, default=500
         Most points on the map of the texts; 0 omits the map.
     n_bootstrap : int, default=1000
@@ -174,31 +171,31 @@ def evaluate(
     Returns
     -------
     Scores
-        A dict of plain numbers, strings, lists and dicts, and the input of `pipeline.write_report`.
-        A notebook shows score cards, the weakest groups and the surest mistakes, a terminal the
-        scores; ``dict(scores)`` is shown in full.
+        A dict of plain values, the input of `pipeline.write_report`. A notebook shows score cards,
+        the weakest groups and the surest mistakes, a terminal the scores, and of ``dict(scores)``
+        all.
 
-        - ``n_texts``; ``classes``: those of the model, then other labels that it predicts, such as
-          that of a reject option; ``n_not_most_probable``: labels that are not the most probable
-          class; ``never_predicted``: classes of ``y`` that ``predict`` never gives;
+        - ``n_texts``; ``classes``: those of the model, then other labels that it predicts;
+          ``n_not_most_probable``: how many labels are not the most probable class;
+          ``never_predicted``: classes of ``y`` that ``predict`` never gives;
         - the scores of `pipeline.evaluation.metrics.classification_scores` (``accuracy``,
           ``balanced_accuracy``, ``f1``, ``macro_f1``, ``roc_auc``, ``average_precision``,
           ``log_loss``, ``brier``, ``calibration_error``), their 95 % ``intervals``, and
-          ``not_scored``, the reason for each that is None, for example without probabilities;
+          ``not_scored``, the reason for each that is None;
         - ``confusion_matrix`` (rows are true), ``by_class``, ``curves`` (ROC and precision-recall,
           see `pipeline.evaluation.metrics.score_curves`), ``calibration``;
         - ``slices``: name -> scores by length, by truncation and unknown characters if the model
           starts with a BertVectorizer or stacks one, and by each column of ``by``;
         - ``unknown``: counts as in `BertVectorizer.unknown_report_`, which it holds as
-          ``training``; None if the model does not start with one;
+          ``training``; None without a BertVectorizer;
         - ``mistakes``: ``row``, ``text``, ``true``, ``predicted``, ``probability`` (of the
           predicted label, or None), ``explanation`` (``method``, ``words`` and, for more than two
           classes, the class ``against`` which they speak; or ``refused``) and
           ``nearest`` (three training texts with ``label`` and ``similarity``); ``examples``: the
           same for correct predictions, without ``nearest``;
-        - ``label_issues``: labels that are probably wrong by the rule of `pipeline.label_issues`:
-          ``n_texts``, and ``rows``, as many as mistakes: ``row``, ``text``, ``label``,
-          ``suggested`` and ``probability`` (of the label); None without probabilities;
+        - ``label_issues``: labels that `pipeline.label_issues` would doubt: ``n_texts``, and
+          ``rows``, at most ``n_mistakes``: ``row``, ``text``, ``label``, ``suggested`` and
+          ``probability`` (of the label); None without probabilities;
         - ``map``: ``method``, ``classes``, ``explained_variance`` and ``points``, or
           ``refused``; None for ``n_map=0``;
         - ``duplicates``: ``n_texts``, ``share``, ``other_label`` (how many have another label in
@@ -206,16 +203,16 @@ def evaluate(
 
         For several labels per text, ``multilabel`` is True, ``classes`` are the labels,
         ``accuracy`` is the share of texts with all labels right, ``micro_f1`` and ``hamming_loss``
-        are over all labels of all texts, and the other scores are means over the labels.
-        ``by_class`` and ``curves`` have each label, ``confusion_matrix`` a matrix of 2 x 2 for
-        each. ``true`` and ``predicted`` of a mistake are lists, and ``probability`` and
-        ``explanation`` belong to the surest wrong ``label``.
+        are over all labels of all texts, and other scores are means over the labels. ``by_class``
+        and ``curves`` have each label, ``confusion_matrix`` 2 x 2 for each. ``true`` and
+        ``predicted`` of a mistake are lists, ``probability`` and ``explanation`` those of the
+        surest wrong ``label``.
 
     Raises
     ------
     ValueError
-        For labels unknown to the model, different lengths, no texts, models that are not a
-        classifier, and values other than 1 and 0 for several labels per text.
+        For labels unknown to the model, different lengths, no texts, models that are not
+        classifiers, and several labels per text that are not 1 and 0.
 
     Warns
     -----
@@ -272,6 +269,7 @@ def _evaluate_classes(
         if features is None:
             features = f"a {type(model).__name__} has no features before its last step."
     scored = true, predicted, probability, ranking
+    counted = count_tokens(model, X, texts)
     sure = label_probability(predicted, ranking)
     judged = Judged(true, predicted, sure, labels, answers.decision is None)
     scores = classification_scores(*scored)
@@ -283,13 +281,15 @@ def _evaluate_classes(
         "never_predicted": [labels[i] for i in np.setdiff1d(true, predicted).tolist()],
         **scores,
         "not_scored": _not_scored(model, scores, ranking, absent),
-        "intervals": bootstrap_intervals(*scored, n_samples=n_bootstrap, random_state=random_state),
+        "intervals": intervals_of(
+            resampled_scores(*scored, n_samples=n_bootstrap, random_state=random_state)
+        ),
         "confusion_matrix": confusion_matrix(true, predicted, labels=range(len(labels))).tolist(),
         "by_class": class_table(true, predicted, labels),
         "curves": score_curves(true, ranking, classes),
         "calibration": calibration_table(true, probability),
-        "slices": _slices(model, X, predicted == true, columns),
-        "unknown": count_unknown(model, X),
+        "slices": _slices(counted, texts, predicted == true, columns),
+        "unknown": count_unknown(model, counted),
         "mistakes": find_mistakes(model, X, judged, n=n_mistakes, train=train),
         "examples": find_examples(model, X, judged, n=n_examples),
         "label_issues": _label_issues(texts, true, classes, probability, n_mistakes),
@@ -316,13 +316,15 @@ def _evaluate_label_sets(
     answers = ask_label_sets(model, X, true.shape[1])
     names = names or [name for name, _ in outputs]
     predicted, ranking = answers.labels, answers.ranking
-    seed: dict[str, Any] = {"random_state": random_state}
-    scores, drawn = label_set_scores(true, answers, n_samples=n_bootstrap, **seed)
+    scores, drawn = label_set_scores(
+        true, answers, n_samples=n_bootstrap, random_state=random_state
+    )
     each = list(zip(names, true.T, predicted.T, two_columns(ranking), strict=True))
     sets = [_joined(row, names) for row in true]
     if train is not None:
         known, _ = label_sets(train[1], len(texts_of(train[0])))
         train = train[0], [_joined(row, names) for row in known]
+    counted = count_tokens(model, X, texts)
     found = partial(find_in_label_sets, model, X, true, answers, names)
     return {
         "n_texts": len(texts),
@@ -342,7 +344,7 @@ def _evaluate_label_sets(
         "calibration": calibration_table(
             true.T.ravel(), two_columns(answers.probability).reshape(-1, 2)
         ),
-        "slices": _slices(model, X, (predicted == true).all(axis=1), columns),
+        "slices": _slices(counted, texts, (predicted == true).all(axis=1), columns),
         "mistakes": found(n=n_mistakes, wrong=True, train=train),
         "examples": found(n=n_examples, wrong=False),
         "label_issues": None,
@@ -382,11 +384,6 @@ def _yes_or_no(model: Any) -> list[tuple[str, list[Any]]]:
     return outputs
 
 
-def _listed(names: list[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def _joined(row: np.ndarray, names: Sequence[str]) -> str:
     return ", ".join(names[i] for i in np.flatnonzero(row).tolist()) or "no label"
 
@@ -398,24 +395,26 @@ def _not_scored(
         model = model[-1] if isinstance(model, Pipeline) else model.best_estimator_
     name = type(model).__name__
     reasons = {}
-    for score, value in scores.items():
-        if value is None and score in ("log_loss", "brier", "calibration_error"):
+    for score in [score for score, value in scores.items() if value is None]:
+        if score in ("log_loss", "brier", "calibration_error"):
             reasons[score] = f"{name} has no predict_proba; CalibratedClassifierCV adds it"
-        elif value is None and np.isnan(ranking).all():
+        elif np.isnan(ranking).all():
             reasons[score] = f"{name} has neither predict_proba nor a decision for each class"
-        elif value is None:
-            which = (
-                f"text of {', '.join(map(repr, absent[:3]))}" if absent else "label of both kinds"
-            )
+        else:
+            labels = ", ".join(map(repr, absent[:3]))
+            which = f"text of {labels}" if absent else "label of both kinds"
             reasons[score] = f"no {which} among the scored texts"
     return reasons
 
 
 def _slices(
-    model: Any, X: Any, right: np.ndarray, columns: Mapping[str, Sequence[Any]]
+    counted: pd.DataFrame | None,
+    texts: list[str],
+    right: np.ndarray,
+    columns: Mapping[str, Sequence[Any]],
 ) -> dict[str, list[dict[str, Any]]]:
     by_column = {f"by {name}": slice_by(values, right) for name, values in columns.items()}
-    return {**slices_by_length(model, X, right), **by_column}
+    return {**slices_by_length(counted, texts, right), **by_column}
 
 
 def _duplicates(
@@ -446,9 +445,10 @@ def class_positions(n_texts: int, y: Any, classes: list[Any]) -> np.ndarray:
     if odd and len(unknown) > len(classes):
         raise ValueError(of_regression(odd[0]))
     if unknown:
+        names = sorted(repr(str(label)) for label in unknown)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         raise ValueError(
-            "y holds labels that the model does not know: "
-            f"{_listed(sorted(repr(str(label)) for label in unknown))}; it knows "
+            f"y holds labels that the model does not know: {', '.join(names[:10])}{more}; it knows "
             f"{', '.join(map(repr, classes))}."
         )
     if not n_texts:

@@ -130,7 +130,6 @@ class Data(NamedTuple):
     """The texts, labels and folds of a comparison."""
 
     texts: np.ndarray
-    labels: np.ndarray
     classes: np.ndarray
     numbers: np.ndarray  # of the classes, or 0 and 1 of several labels, (n_texts, n_labels)
     folds: list[Fold]
@@ -140,6 +139,11 @@ class Data(NamedTuple):
     def has_sets(self) -> bool:
         """Whether texts have several labels."""
         return self.numbers.ndim == 2
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each text, or its 0 and 1 of several labels."""
+        return self.numbers if self.has_sets else self.classes[self.numbers]
 
 
 def check_data(
@@ -156,11 +160,9 @@ def check_data(
     if test is None:
         folds = split_folds(cv, numbers, random_state, together)
         _check_folds(folds)
-        every = np.array(texts, dtype=object)
-        if sets:
-            return Data(every, numbers, classes, numbers, folds, together)
-        check_classes(folds, classes, numbers)
-        return Data(every, classes[numbers], classes, numbers, folds, together)
+        if not sets:
+            check_classes(folds, classes, numbers)
+        return Data(np.array(texts, dtype=object), classes, numbers, folds, together)
     if not isinstance(test, tuple | list) or len(test) != 2:
         raise TypeError(f"test is a {type(test).__name__}; allowed is a pair, (X_test, y_test).")
     tested, expected = check_texts(test[0]), label_cells(test[1])
@@ -170,7 +172,7 @@ def check_data(
             "text, and one label per text."
         )
     if sets:
-        places, unknown = label_sets(test[1], len(tested))[0], list[Any]()
+        places, _ = label_sets(test[1], len(tested))
         if places.shape[1] != len(classes):
             raise ValueError(
                 f"y holds {len(classes)} labels per text, but test {places.shape[1]}; both need "
@@ -178,19 +180,18 @@ def check_data(
             )
     else:
         places, unknown = positions(labels_of_texts(expected, len(tested)), classes.tolist())
-    if unknown:
-        raise ValueError(
-            "test holds labels that are not in y: "
-            f"{', '.join(sorted(repr(str(label)) for label in unknown))}; y has "
-            f"{', '.join(repr(str(label)) for label in classes.tolist())}."
-        )
-    numbers = np.concatenate([numbers, places])
+        if unknown:
+            raise ValueError(
+                "test holds labels that are not in y: "
+                f"{', '.join(sorted(repr(str(label)) for label in unknown))}; y has "
+                f"{', '.join(repr(str(label)) for label in classes.tolist())}."
+            )
     rows = np.arange(len(texts) + len(tested))
     folds = [(rows[: len(texts)], rows[len(texts) :])]
     if together is not None:  # each test text is its own group
         together = np.concatenate([together, rows[len(texts) :] + together.max() + 1])
     every = np.array(texts + tested, dtype=object)
-    return Data(every, numbers if sets else classes[numbers], classes, numbers, folds, together)
+    return Data(every, classes, np.concatenate([numbers, places]), folds, together)
 
 
 def _check_folds(folds: Sequence[Fold]) -> None:

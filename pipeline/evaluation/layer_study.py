@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +22,7 @@ from pipeline.evaluation.folds import Fold, check_classes, split_folds, warn_of_
 from pipeline.evaluation.shown import AttributedFrame
 from pipeline.layer_mix import apply_layer_mix, learn_layer_mix
 from pipeline.progress import Part, progress
-from pipeline.texts import (
-    check_texts,
-    class_numbers,
-    group_numbers,
-    labels_of_texts,
-    take_columns,
-)
+from pipeline.texts import check_texts, class_numbers, group_numbers, labels_of_texts
 from pipeline.vectorizer import BertVectorizer
 
 INNER_FOLDS = 3
@@ -38,7 +33,7 @@ class FoldResult(NamedTuple):
     """The result of one row on one fold."""
 
     inner: np.ndarray  # mean inner score, (n_C,)
-    chosen: int
+    C: float
     score: float  # of the test rows
 
 
@@ -48,10 +43,9 @@ def score_fold(
     unit_length: bool,
     codes: np.ndarray,
     fold: Fold,
+    inner_folds: list[Fold],
     Cs: list[float],
     scorer: Callable[..., float],
-    random_state: int,
-    groups: np.ndarray | None = None,
 ) -> FoldResult:
     """Choose C inside the training rows, then score the test rows.
 
@@ -59,7 +53,6 @@ def score_fold(
     """
     train, test = fold
     y = codes[train]
-    inner_folds = _inner_folds(train, codes, random_state, groups)
 
     def features(fit_to: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if combine == "learned":
@@ -69,8 +62,9 @@ def score_fold(
             X = combine_layers(vectors[rows], combine)
         return normalize(X) if unit_length else X
 
-    n_weights = vectors.shape[-1] * (1 if combine != "concat" else vectors.shape[2])
-    n_weights *= 1 if (n_classes := len(np.unique(codes))) == 2 else n_classes
+    X, X_test = np.split(features(train, np.concatenate(fold)), [len(train)])
+    n_classes = len(np.unique(codes))
+    n_weights = X.shape[1] * (n_classes if n_classes > 2 else 1)
     solver = "newton-cholesky" if n_weights <= _FEW_WEIGHTS else "lbfgs"
     options = {"solver": solver, "max_iter": 2000, "tol": 1e-5}
 
@@ -85,7 +79,6 @@ def score_fold(
         )
         return head.fit(X, y)
 
-    X, X_test = np.split(features(train, np.concatenate(fold)), [len(train)])
     if combine == "learned":
         parts = [search(features(train[part[0]], train), [part]) for part in inner_folds]
         inner = np.mean([part.scores_[0, 0] for part in parts], axis=0)
@@ -93,7 +86,7 @@ def score_fold(
     else:
         head = search(X, inner_folds)
         inner = head.scores_.mean(axis=0)[0]
-    return FoldResult(inner, int(inner.argmax()), float(scorer(head, X_test, codes[test])))
+    return FoldResult(inner, Cs[inner.argmax()], float(scorer(head, X_test, codes[test])))
 
 
 POOLINGS = ("cls", "mean", "max")
@@ -116,7 +109,7 @@ class Features(NamedTuple):
     """One row: its name and the parameters of BertVectorizer."""
 
     kind: str
-    name: str
+    features: str
     pooling: str
     layers: tuple[int, ...]
     combine: str
@@ -149,10 +142,10 @@ def layer_study(
     y : array-like of shape (n_texts,)
         One class label per text.
     vectorizer : BertVectorizer, optional
-        Sets model, truncation, cache and so on; its ``layers``, ``pooling`` and ``combine`` are
-        ignored. It is neither fitted nor changed. Default: ``BertVectorizer()``.
+        Sets all parameters but ``layers``, ``pooling`` and ``combine``, and stays as it is.
+        Default: ``BertVectorizer()``.
     cv : int, splitter or iterable of (train, test), default=5
-        The same folds for every row. A number means stratified and shuffled.
+        The folds of every row. A number means stratified and shuffled.
     groups : array-like of shape (n_texts,), optional
         Texts of one group, such as one author's, stay on one side of every fold, inner ones too.
     poolings : sequence of {"cls", "mean", "max"}, default=("cls", "mean", "max")
@@ -160,19 +153,19 @@ def layer_study(
     combinations : sequence of str, optional
         Any of ``"embeddings"``, ``"second-to-last"``, ``"last"``, ``"sum of last four"``,
         ``"mean of last four"``, ``"concat of last four"``, ``"sum of all"``,
-        ``"learned mix of all"`` and ``"concat of all"``, where "all" includes the embedding
-        output. Default: all, without those of the last four if the model has fewer layers.
+        ``"learned mix of all"`` and ``"concat of all"``, embedding output included. Default: all
+        that the model has the layers for.
     combination_pooling : {"cls", "mean", "max"}, default="mean"
         Pooling of the combinations.
     scoring : str or callable, default="accuracy"
         As in scikit-learn; higher is better. Classes are passed as 0, 1, ... in sorted order.
     Cs : sequence of float, default=(0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-        Candidates for C, chosen for every row and fold by 3-fold cross-validation inside the
-        training texts of the fold.
+        Candidates for C, chosen for every row and fold by 3-fold cross-validation of the fold's
+        training texts.
     nested : bool, default=False
         Whether to add the unbiased score of picking the best row, at no extra cost.
     random_state : int, default=0
-        Seed of the outer and inner folds.
+        Seed of all folds.
     n_jobs : int, optional
         Threads, without effect on the numbers. None is one, -1 all processors.
 
@@ -180,24 +173,23 @@ def layer_study(
     -------
     AttributedFrame
         A DataFrame, shown in a notebook as a grid of scores, the best framed. One row per layer and
-        pooling, then per combination: ``kind`` (``layer`` or ``combination``),
-        ``features`` (name), ``pooling``, ``layers``, ``combine`` (parameters of
-        `BertVectorizer`), ``dimension``, ``score`` and ``score_sd`` (mean and standard deviation
-        over the folds), ``C`` (lower median over the folds), ``fold_scores`` and ``fold_C``.
+        pooling, then per combination: ``kind`` (``layer`` or ``combination``), ``features`` (name),
+        ``pooling``, ``layers``, ``combine`` (parameters of `BertVectorizer`), ``dimension``,
+        ``score`` and ``score_sd`` (mean and standard deviation over the folds), ``C`` (lower
+        median), ``fold_scores`` and ``fold_C``.
 
         Attributes, also in ``attrs``:
         ``model``, ``n_layers``, ``n_texts``, ``n_folds``, ``scoring``, ``majority``
         (accuracy of the most frequent class; None under another scoring), ``left_out``
         (combinations), ``seconds`` (``encode`` and ``fit``) and ``nested``: None, or a dict of
         ``score``, ``score_sd``, ``fold_scores``, ``chosen`` (features, pooling and C of each
-        fold), ``best`` (the highest ``score`` in the table) and ``optimism`` (``best`` minus
-        ``score``).
+        fold), ``best`` (highest ``score`` in the table) and ``optimism`` (``best`` - ``score``).
 
     Raises
     ------
     TypeError, ValueError
-        For invalid parameters, texts or labels, before anything is encoded if possible; also for a
-        class with fewer than three texts in the training part of a fold.
+        For invalid parameters, texts or labels, and fewer than three texts of a class in the
+        training part of a fold; before anything is encoded.
 
     Warns
     -----
@@ -206,19 +198,18 @@ def layer_study(
 
     Notes
     -----
-    The rows follow Devlin et al. 2019 [1]_, Table 7, for classes of texts instead of tags of words,
-    with a linear classifier on raw features, as in `make_sentiment_pipeline`. C is chosen for every
-    row and fold, because one layer needs another C than all together. The learned mix is fitted to
-    the training texts of each part, inner folds included.
+    The rows follow Table 7 of [1]_, for classes of texts instead of tags of words, with a linear
+    classifier on raw features. One layer needs another C than all together. The learned mix is
+    fitted in each part, inner folds included.
 
-    Picking the best of thirty scores is optimistic. ``nested`` repeats the choice of row and C
-    inside the training texts of every fold, by the inner scores, and scores the choice on the
-    fold's own test texts [2]_. Ties go to the first row and the smaller C.
+    Picking the best of thirty scores is optimistic. ``nested`` repeats the choice of row and C in
+    every fold, by the inner scores, and scores it on the fold's test texts [2]_. Ties go to the
+    first row and the smaller C.
 
     References
     ----------
-    .. [1] Devlin, Chang, Lee and Toutanova, "BERT: Pre-training of Deep Bidirectional
-       Transformers for Language Understanding", 2019, section 5.3 and Table 7.
+    .. [1] Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
+       Understanding", 2019, section 5.3 and Table 7.
     .. [2] Cawley and Talbot, "On Over-fitting in Model Selection and Subsequent Selection Bias
        in Performance Evaluation", 2010.
 
@@ -238,12 +229,11 @@ def layer_study(
     vectorizer = BertVectorizer() if vectorizer is None else vectorizer
     names = _check_choices(vectorizer, poolings, combinations, combination_pooling)
     strengths = _check_strengths(Cs)
-    table = take_columns(X, on_invalid=vectorizer.on_invalid)
-    texts = check_texts(table, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
+    texts = check_texts(X, missing=vectorizer.missing, on_invalid=vectorizer.on_invalid)
     classes, codes = class_numbers(labels_of_texts(y, len(texts)), len(texts))
     together = group_numbers(groups, len(texts))
     folds = split_folds(cv, codes, random_state, together)
-    _check_folds(folds, classes, codes, random_state, together)
+    inner_folds = _check_folds(folds, classes, codes, random_state, together)
     scorer = check_scoring(LogisticRegression(), scoring=scoring)
 
     encoder = clone(vectorizer).set_output(transform="default")
@@ -259,18 +249,11 @@ def layer_study(
 
     warn_of_leaking_folds(texts, folds)
 
-    def score(row: Features, fold: Fold) -> FoldResult:
+    def score(row: Features, fold: Fold, inner: list[Fold]) -> FoldResult:
         row_vectors = vectors[:, [encoded.index(row.pooling)]][:, :, list(row.layers)]
+        unit_length = vectorizer.normalize
         return score_fold(
-            row_vectors,
-            row.combine,
-            vectorizer.normalize,
-            codes,
-            fold,
-            strengths,
-            scorer,
-            random_state,
-            together,
+            row_vectors, row.combine, unit_length, codes, fold, inner, strengths, scorer
         )
 
     with progress("fitting classifiers", "fit", shown=vectorizer.progress) as part:
@@ -279,8 +262,8 @@ def layer_study(
             len(texts), len(encoded), n_layers + 1, encoder.hidden_size_
         )
         between = time.perf_counter()
-        results = _score_rows(score, rows, folds, n_jobs, part)
-    study = _table(rows, results, strengths, encoder.hidden_size_)
+        results = _score_rows(score, rows, list(zip(folds, inner_folds, strict=True)), n_jobs, part)
+    study = _table(rows, results, encoder.hidden_size_)
     study.attrs = {
         "model": str(vectorizer.model),
         "n_layers": n_layers,
@@ -290,7 +273,7 @@ def layer_study(
         "majority": float(np.bincount(codes).max() / len(codes)) if scoring == "accuracy" else None,
         "left_out": left_out,
         "seconds": {"encode": between - began, "fit": time.perf_counter() - between},
-        "nested": _nested(study, rows, results, strengths) if nested else None,
+        "nested": _nested(study, rows, results) if nested else None,
     }
     return study
 
@@ -332,20 +315,15 @@ def _check_strengths(Cs: Sequence[float]) -> list[float]:
     return strengths
 
 
-def _inner_folds(
-    train: np.ndarray, codes: np.ndarray, random_state: int, groups: np.ndarray | None
-) -> list[Fold]:
-    inside = None if groups is None else groups[train]
-    return split_folds(INNER_FOLDS, codes[train], random_state, inside)
-
-
 def _check_folds(
     folds: list[Fold],
     classes: np.ndarray,
     codes: np.ndarray,
     random_state: int,
     groups: np.ndarray | None,
-) -> None:
+) -> list[list[Fold]]:
+    """Return the inner folds of each fold, or raise."""
+    inner_folds = []
     for i, (train, test) in enumerate(folds):
         if not len(test) or np.isin(test, train).any():
             raise ValueError(
@@ -361,13 +339,16 @@ def _check_folds(
                 f"{INNER_FOLDS} or more of each. Merge or drop rare classes."
             )
         try:
-            inner = _inner_folds(train, codes, random_state, groups)
+            inside = None if groups is None else groups[train]
+            inner = split_folds(INNER_FOLDS, codes[train], random_state, inside)
             check_classes(inner, classes, codes[train])
         except ValueError as error:
             raise ValueError(
                 f"C is chosen in the training part of fold {i} by {INNER_FOLDS}-fold "
                 f"cross-validation, and there: {error}"
             ) from None
+        inner_folds.append(inner)
+    return inner_folds
 
 
 def _rows(
@@ -388,53 +369,45 @@ def _rows(
 
 
 def _score_rows(
-    score: Callable[[Features, Fold], FoldResult],
+    score: Callable[[Features, Fold, list[Fold]], FoldResult],
     rows: list[Features],
-    folds: list[Fold],
+    folds: list[tuple[Fold, list[Fold]]],
     n_jobs: int | None,
     part: Part,
 ) -> dict[Features, list[FoldResult]]:
     # reversed: the last rows take longest, so they start first and no thread finishes alone
-    distinct = list({row[2:]: row for row in reversed(rows)}.values())
+    distinct = {row[2:]: row for row in reversed(rows)}
+    jobs = [(key, row, *fold) for key, row in distinct.items() for fold in folds]
+    results: dict[Any, list[FoldResult]] = {key: [] for key in distinct}
     # threads slow small products down, and change their last digits
     with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
         # if Newton's method fails, scikit-learn continues with L-BFGS
         warnings.filterwarnings("ignore", "Line search of Newton", ConvergenceWarning)
         warnings.simplefilter("ignore", LinAlgWarning)
-        part.show(0, total := len(distinct) * len(folds))
-        done = []
-        for result in Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
-            delayed(score)(row, fold) for row in distinct for fold in folds
-        ):
-            done.append(result)
-            part.show(len(done), total)
-    results = {
-        row[2:]: done[i * len(folds) : (i + 1) * len(folds)] for i, row in enumerate(distinct)
-    }
+        part.show(0, len(jobs))
+        scored = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
+            delayed(score)(*job) for _, *job in jobs
+        )
+        for i, ((key, *_), result) in enumerate(zip(jobs, scored, strict=True), start=1):
+            results[key].append(result)
+            part.show(i, len(jobs))
     return {row: results[row[2:]] for row in rows}
 
 
 def _table(
-    rows: list[Features],
-    results: dict[Features, list[FoldResult]],
-    Cs: list[float],
-    hidden_size: int,
+    rows: list[Features], results: dict[Features, list[FoldResult]], hidden_size: int
 ) -> AttributedFrame:
     records = []
     for row in rows:
         scores = [result.score for result in results[row]]
-        chosen = [Cs[result.chosen] for result in results[row]]
+        chosen = [result.C for result in results[row]]
         records.append(
             {
-                "kind": row.kind,
-                "features": row.name,
-                "pooling": row.pooling,
-                "layers": row.layers,
-                "combine": row.combine,
+                **row._asdict(),
                 "dimension": hidden_size * (len(row.layers) if row.combine == "concat" else 1),
                 "score": float(np.mean(scores)),
                 "score_sd": _spread(scores),
-                "C": sorted(chosen)[(len(chosen) - 1) // 2],
+                "C": median_low(chosen),
                 "fold_scores": tuple(scores),
                 "fold_C": tuple(chosen),
             }
@@ -447,10 +420,7 @@ def _spread(scores: list[float]) -> float:
 
 
 def _nested(
-    study: pd.DataFrame,
-    rows: list[Features],
-    results: dict[Features, list[FoldResult]],
-    Cs: list[float],
+    study: pd.DataFrame, rows: list[Features], results: dict[Features, list[FoldResult]]
 ) -> dict[str, Any]:
     chosen, scores = [], []
     for fold in range(len(results[rows[0]])):
@@ -458,7 +428,7 @@ def _nested(
         best = rows[int(np.argmax(inner))]
         result = results[best][fold]
         scores.append(result.score)
-        chosen.append({"features": best.name, "pooling": best.pooling, "C": Cs[result.chosen]})
+        chosen.append({"features": best.features, "pooling": best.pooling, "C": result.C})
     score, highest = float(np.mean(scores)), float(study["score"].max())
     return {
         "score": score,

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +19,15 @@ from sklearn.metrics import (
     log_loss,
     precision_recall_curve,
     precision_recall_fscore_support,
+    recall_score,
     roc_curve,
 )
 from sklearn.utils.metaestimators import available_if
 
-from pipeline.answers import Answers
+from pipeline.answers import Answers, positions
 
 N_BINS = 10
+_Z = float(norm.ppf(0.975))
 _COUNTS_AT_ONCE = 20_000_000  # resampled sets x texts in memory
 
 
@@ -36,10 +39,10 @@ def classification_scores(
 ) -> dict[str, float | None]:
     """Score labels and probabilities, (n_texts, n_classes), against true class positions.
 
-    Labels from n_classes on are not a class, hence wrong; rows of NaN mean no probabilities;
-    `ranking` is for example ``decision_function``. ``f1``, ``roc_auc`` and ``average_precision``
-    refer to the second of two classes, else they are macro (None if a class is absent); ``brier``
-    is summed over more than two classes.
+    Labels from n_classes on are wrong; rows of NaN mean no probabilities; `ranking` is for example
+    ``decision_function``. ``f1``, ``roc_auc`` and ``average_precision`` refer to the second of two
+    classes, else they are macro (None if a class is absent); ``brier`` is summed over more than two
+    classes.
     """
     n_classes = probability.shape[1]
     probability = _normalized(probability)
@@ -52,7 +55,9 @@ def classification_scores(
         area, average = _mean_ranking(true, ranking, np.ones((1, len(true))))[:, 0].tolist()
     return {
         "accuracy": float(accuracy_score(true, predicted)),
-        "balanced_accuracy": _mean_recall(true, predicted),
+        "balanced_accuracy": float(
+            recall_score(true, predicted, labels=np.unique(true), average="macro")
+        ),
         "f1": float(f1[1] if n_classes == 2 else f1.mean()),
         "macro_f1": float(f1.mean()),
         "roc_auc": area,
@@ -70,10 +75,6 @@ def _normalized(probability: np.ndarray) -> np.ndarray:
     return rows if np.abs(total - 1).max(initial=0.0) < 1e-12 else np.asarray(rows / total)
 
 
-def _mean_recall(true: np.ndarray, predicted: np.ndarray) -> float:
-    return float(np.mean([np.mean(predicted[true == label] == label) for label in np.unique(true)]))
-
-
 def calibration_table(true: np.ndarray, probability: np.ndarray) -> list[dict[str, float]]:
     """Return size, mean confidence and accuracy of each bin with texts."""
     if np.isnan(probability).all():
@@ -84,11 +85,12 @@ def calibration_table(true: np.ndarray, probability: np.ndarray) -> list[dict[st
         {
             "low": number / N_BINS,
             "high": (number + 1) / N_BINS,
-            "n_texts": int((bins == number).sum()),
-            "confidence": float(confidence[bins == number].mean()),
-            "accuracy": float(right[bins == number].mean()),
+            "n_texts": int(inside.sum()),
+            "confidence": float(confidence[inside].mean()),
+            "accuracy": float(right[inside].mean()),
         }
-        for number in np.unique(bins).tolist()
+        for number in range(N_BINS)
+        if (inside := bins == number).any()
     ]
 
 
@@ -101,13 +103,6 @@ def expected_calibration_error(true: np.ndarray, probability: np.ndarray) -> flo
     rows = calibration_table(true, probability)
     gaps = sum(row["n_texts"] * abs(row["confidence"] - row["accuracy"]) for row in rows)
     return gaps / len(true)
-
-
-def bootstrap_intervals(
-    *answers: Any, n_samples: int, random_state: int
-) -> dict[str, list[float] | None]:
-    """Return 95 % intervals of `resampled_scores` by score, None without any."""
-    return intervals_of(resampled_scores(*answers, n_samples=n_samples, random_state=random_state))
 
 
 def intervals_of(drawn: Mapping[str, np.ndarray]) -> dict[str, list[float] | None]:
@@ -123,17 +118,13 @@ def resampled_scores(
     true: np.ndarray,
     predicted: np.ndarray,
     probability: np.ndarray,
-    ranking: np.ndarray | None = None,
+    ranking: np.ndarray,
     *,
     n_samples: int,
     random_state: int,
 ) -> dict[str, np.ndarray]:
     """Return every score on resampled texts, (n_samples,) or NaN."""
-    probability = _normalized(probability)
-
-    def scores(times: np.ndarray) -> dict[str, np.ndarray]:
-        return _resampled_scores(true, predicted, probability, times, ranking)
-
+    scores = partial(_counted_scores, true, predicted, _normalized(probability), ranking)
     return _resampled(scores, len(true), n_samples, random_state)
 
 
@@ -157,29 +148,26 @@ def _resampled(
     return {name: np.concatenate(values) for name, values in drawn.items()}
 
 
-def _resampled_scores(
+def _counted_scores(
     true: np.ndarray,
     predicted: np.ndarray,
     probability: np.ndarray,
+    ranking: np.ndarray,
     times: np.ndarray,
-    ranking: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return `classification_scores` of each sample, (n_samples,), NaN for None.
 
-    ``times``, (n_samples, n_texts), counts each text in each sample. No array here is larger than
-    texts x classes.
+    ``times``, (n_samples, n_texts), counts each text in each sample.
     """
     n_texts, n_classes = probability.shape
-    ranking = probability if ranking is None else ranking
     n, everyone, right = times.sum(axis=1), np.arange(n_texts), predicted == true
-    known = np.flatnonzero(predicted < n_classes)
 
     def count(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
         member = csr_array((np.ones(len(rows)), (rows, classes[rows])), shape=(n_texts, n_classes))
         return np.asarray(times @ member)
 
     hits, support = count(np.flatnonzero(right), true), count(everyone, true)
-    guessed = count(known, predicted)
+    guessed = count(np.flatnonzero(predicted < n_classes), predicted)
     f1 = 2 * hits / np.maximum(support + guessed, 1e-300)
     recall = np.divide(hits, support, out=np.full_like(hits, np.nan), where=support > 0)
     scores = {
@@ -219,11 +207,8 @@ def _mean_ranking(true: np.ndarray, ranking: np.ndarray, times: np.ndarray) -> n
 def _ranking(
     positive: np.ndarray, score: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ROC-AUC and average precision, (n_samples,), NaN without both classes.
-
-    Both are sums over positives, so only thresholds of positives count: texts that score like a
-    positive, and those between two of them.
-    """
+    """Return ROC-AUC and average precision, (n_samples,), NaN without both classes."""
+    # both are sums over positives: texts that score like one, and those between two
     order = np.argsort(-score, kind="stable")
     ranked, thresholds = -score[order], np.unique(-score[positive])
     edges = [np.searchsorted(ranked, thresholds, side) for side in ("left", "right")]
@@ -254,18 +239,18 @@ def label_set_scores(
 ) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
     """Score labels of 0 and 1, (n_texts, n_labels), also on resampled texts.
 
-    ``accuracy`` is the share of texts with all labels right; ``micro_f1`` is over all labels of all
-    texts; the last five are means over the labels that some texts have and others lack.
+    ``accuracy`` needs all labels of a text right; ``micro_f1`` is over all labels of all texts; the
+    last five are means over the labels that some texts have and others lack.
     """
     predicted = answers.labels
-    given = [two_columns(part) for part in (answers.probability, answers.ranking)]
+    given = map(two_columns, (answers.probability, answers.ranking))
     each = list(zip(true.T, predicted.T, *given, strict=True))
     all_right, wrong = (true == predicted).all(axis=1), (true != predicted).mean(axis=1)
     hits, marked = (true & predicted).sum(axis=1), (true + predicted).sum(axis=1)
 
     def scores(times: np.ndarray) -> dict[str, np.ndarray]:
         n = times.sum(axis=1)
-        found = [_resampled_scores(own, said, p, times, rank) for own, said, p, rank in each]
+        found = [_counted_scores(own, said, p, rank, times) for own, said, p, rank in each]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             means = {
@@ -280,8 +265,8 @@ def label_set_scores(
         }
 
     once = scores(np.ones((1, len(true))))
-    whole = {name: float(once[name][0]) if name in once else np.nan for name in LABEL_SET_SCORES}
-    drawn = _resampled(scores, len(true), n_samples, random_state) if n_samples else {}
+    whole = {name: float(once.get(name, [np.nan])[0]) for name in LABEL_SET_SCORES}
+    drawn = _resampled(scores, len(true), n_samples, random_state)
     kept = {name: drawn[name] for name in LABEL_SET_SCORES if name in drawn}
     return {name: None if np.isnan(value) else value for name, value in whole.items()}, kept
 
@@ -305,8 +290,7 @@ def class_table(
 
 def wilson_interval(n_right: int, n: int) -> list[float]:
     """Return the 95 % interval of a share (Wilson 1927)."""
-    interval = binomtest(n_right, n).proportion_ci(method="wilson")
-    return [float(interval.low), float(interval.high)]
+    return [float(end) for end in binomtest(n_right, n).proportion_ci(method="wilson")]
 
 
 MOST_POINTS = 101  # of a curve: keeps areas to about 0.001
@@ -316,7 +300,7 @@ def score_curves(true: np.ndarray, ranking: np.ndarray, classes: list[Any]) -> l
     """Return ROC and precision-recall curves of each class against the rest.
 
     With two classes, only of the second. Long curves are thinned, but their areas are exact.
-    Classes of no text or all texts, and rankings of NaN, have none.
+    Classes of no or all texts, and rankings of NaN, have none.
     """
     present = set(np.unique(true).tolist())
     return [
@@ -371,7 +355,6 @@ class GivenAnswers(ClassifierMixin, BaseEstimator):
         return self.answers.probability[X]
 
 
-LOWER_IS_BETTER = ("log_loss", "calibration_error")
 # scorers take milliseconds per resampled set, our own scores microseconds
 _N_BY_SCORER, _N_OWN = 200, 1000
 
@@ -388,30 +371,18 @@ def score_rows(scorer: Any, model: GivenAnswers, rows: np.ndarray) -> float:
 
 def resample(score: Any, model: GivenAnswers, random_state: int) -> np.ndarray:
     """Return a score on resampled rows, (n_samples,)."""
+    true, answers = model.true, model.answers
     if not isinstance(score, str):
-        random, n = np.random.default_rng(random_state), len(model.true)
+        random, n = np.random.default_rng(random_state), len(true)
         samples = (random.integers(n, size=n) for _ in range(_N_BY_SCORER))
         return np.array([score_rows(score, model, rows) for rows in samples])
-    if model.true.ndim == 2:
-        seed = {"n_samples": _N_OWN, "random_state": random_state}
-        _, drawn = label_set_scores(model.true, model.answers, **seed)
-        return (-1 if score in LOWER_IS_BETTER else 1) * drawn.get(score, np.full(_N_OWN, np.nan))
-    places = {number: place for place, number in enumerate(model.classes)}
-    true, predicted = (
-        np.array([places.get(number, len(places)) for number in numbers.tolist()])
-        for numbers in (model.true, model.labels)
-    )
-    answers = model.answers
-    drawn = resampled_scores(
-        true,
-        predicted,
-        answers.probability,
-        answers.ranking,
-        n_samples=_N_OWN,
-        random_state=random_state,
-    )
-    sign = -1 if score in LOWER_IS_BETTER else 1
-    return sign * drawn.get(score, np.full(_N_OWN, np.nan))
+    drawing: Any = {"n_samples": _N_OWN, "random_state": random_state}
+    if true.ndim == 2:
+        _, drawn = label_set_scores(true, answers, **drawing)
+    else:
+        true, said = (positions(own.tolist(), model.classes)[0] for own in (true, model.labels))
+        drawn = resampled_scores(true, said, answers.probability, answers.ranking, **drawing)
+    return drawn.get(score, np.full(_N_OWN, np.nan))
 
 
 class PairedDifference(NamedTuple):
@@ -425,11 +396,9 @@ class PairedDifference(NamedTuple):
 def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDifference:
     """Return the difference of two accuracies with its 95 % interval.
 
-    Only texts that one model has right and the other wrong distinguish the two: ``b`` texts for
-    the first, ``c`` for the second. The interval holds the differences d that the score test does
-    not reject, with the standard deviation that ``b + c`` would have if d were true (Tango 1998,
-    equations 5 to 8). It keeps its level for few texts and for differences near 0 or 1 (Newcombe
-    1998); for d = 0 its test is McNemar's.
+    The interval holds the differences d that Tango's score test does not reject (1998, equations 5
+    to 8), given that only the first has ``b`` texts right, and only the second ``c``. It keeps its
+    level for few texts and for differences near 0 or 1 (Newcombe 1998).
 
     >>> right = np.array([True] * 90 + [False] * 10)
     >>> other = np.array([True] * 78 + [False] * 20 + [True] * 2)
@@ -443,12 +412,11 @@ def paired_difference(right: np.ndarray, right_of_other: np.ndarray) -> PairedDi
             "the same length above 0."
         )
     n, b, c = len(right), int((right & ~other).sum()), int((other & ~right).sum())
-    z = float(norm.ppf(0.975))
     # the low end is the high end with the models exchanged
-    return PairedDifference((b - c) / n, -_upper_bound(n, c, b, z), _upper_bound(n, b, c, z))
+    return PairedDifference((b - c) / n, -_upper_bound(n, c, b), _upper_bound(n, b, c))
 
 
-def _upper_bound(n: int, b: int, c: int, z: float) -> float:
+def _upper_bound(n: int, b: int, c: int) -> float:
     """Return the difference above which Tango's test rejects."""
 
     def score(d: float) -> float:
@@ -456,9 +424,9 @@ def _upper_bound(n: int, b: int, c: int, z: float) -> float:
         root = np.sqrt(max(q * q + 8 * n * c * d * (1 - d), 0.0))
         only_other = (root - q) / (4 * n)  # most likely share of c if d is true
         variance = n * (2 * only_other + d * (1 - d))
-        return float((b - c - n * d) / np.sqrt(max(variance, 1e-300))) + z
+        return float((b - c - n * d) / np.sqrt(max(variance, 1e-300))) + _Z
 
     start, last = (b - c) / n, 1.0 - 1e-12
-    return (
-        float(brentq(score, start, last, xtol=1e-10)) if start < last and score(last) < 0 else 1.0
-    )
+    if start < last and score(last) < 0:
+        return float(brentq(score, start, last, xtol=1e-10))
+    return 1.0

@@ -1,5 +1,7 @@
 """Figures of layer studies and comparisons (matplotlib)."""
 
+import io
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
 
 # a blue and an orange that are distinct to colour-blind readers
 _BLUE, _ORANGE, _RULE = "#5b8db8", "#d9822b", "#444444"
+_SHOWN_DPI, _SHARPER = 90, 2
 
 
 def layer_heatmap(study: "pd.DataFrame") -> "Figure":
@@ -24,21 +27,18 @@ def layer_heatmap(study: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        Outside of pyplot; shown in a notebook, written by ``savefig``.
+        Outside of pyplot; a notebook shows it.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed: ``pip install '.[report]'``.
     """
-    figure_class = check_matplotlib()
     layers = study[study["kind"] == "layer"]
     scores = layers.assign(layer=layers["layers"].str[0]).pivot(
         index="layer", columns="pooling", values="score"
     )[list(dict.fromkeys(layers["pooling"]))]
-    figure = figure_class(
-        figsize=(2.6 + 1.1 * scores.shape[1], 1.6 + 0.45 * scores.shape[0]), layout="constrained"
-    )
+    figure = _new_figure(2.6 + 1.1 * scores.shape[1], 1.6 + 0.45 * scores.shape[0])
     axes = figure.add_subplot()
     image = axes.imshow(scores, cmap="viridis", aspect="auto")
     axes.set_xticks(range(scores.shape[1]), list(scores.columns))
@@ -78,28 +78,22 @@ def layer_bars(study: "pd.DataFrame") -> "Figure":
     Returns
     -------
     matplotlib.figure.Figure
-        One panel of layers per pooling, and one of the combinations, with the best bar of each in
-        orange. Bars start at the accuracy of the majority class (dotted line), or at zero if
-        unknown. The dashed line is the nested score, if any. Outside of pyplot; shown in a
-        notebook, written by ``savefig``.
+        One panel per pooling, and one of the combinations, with the best bar of each in orange.
+        Bars start at the accuracy of the majority class (dotted line), or at zero if unknown. The
+        dashed line is the nested score, if any.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed: ``pip install '.[report]'``.
     """
-    figure_class = check_matplotlib()
-    layers = study[study["kind"] == "layer"]
-    groups = [
-        (f"layers, {pooling}", rows) for pooling, rows in layers.groupby("pooling", sort=False)
-    ]
+    layers = study[study["kind"] == "layer"].groupby("pooling", sort=False)
+    groups = [(f"layers, {pooling}", rows) for pooling, rows in layers]
     others = study[study["kind"] == "combination"]
     if len(others):
         groups.append((f"combinations, {others['pooling'].iloc[0]}", others))
     sizes = [len(rows) for _, rows in groups]
-    figure = figure_class(
-        figsize=(7.5, 1.6 + 0.24 * sum(sizes) + 0.35 * len(sizes)), layout="constrained"
-    )
+    figure = _new_figure(7.5, 1.6 + 0.24 * sum(sizes) + 0.35 * len(sizes))
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=sizes)[:, 0]
     for axes, (name, rows) in zip(panels, groups, strict=True):
         _draw_bars(axes, name, rows, study.attrs["majority"] or 0.0)
@@ -123,17 +117,15 @@ def comparison_figure(comparison: "pd.DataFrame") -> "Figure":
     -------
     matplotlib.figure.Figure
         One dot per row, best accuracy on top, the accuracy beside it; TF-IDF is the line at 0. Dots
-        are filled if the interval does not reach the line: blue for better, orange for worse.
-        Outside of pyplot; shown in a notebook, written by ``savefig``.
+        are filled if the interval does not reach it: blue for better, orange for worse.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed: ``pip install '.[report]'``.
     """
-    figure_class = check_matplotlib()
     rows = comparison.sort_values("accuracy", ascending=False, kind="stable")
-    figure = figure_class(figsize=(7.5, 1.5 + 0.35 * len(rows)), layout="constrained")
+    figure = _new_figure(7.5, 1.5 + 0.35 * len(rows))
     axes = figure.add_subplot()
     axes.axvline(0, color=_RULE, linewidth=1, linestyle="--")
     colours = {"better than TF-IDF": _BLUE, "worse than TF-IDF": _ORANGE}
@@ -179,15 +171,28 @@ def _save(figures: "dict[str, Figure]", folder: str | Path) -> list[Path]:
 def check_matplotlib() -> "type[Figure]":
     """Return the Figure class, or raise ImportError with the cure."""
     try:
-        from matplotlib.figure import Figure  # noqa: F401
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
             "Figures need matplotlib, which is not installed: pip install '.[report]' in a "
             "checkout, or pip install matplotlib."
         ) from error
-    from pipeline.evaluation.figure import ShownFigure
+    return Figure
 
-    return ShownFigure
+
+def _new_figure(width: float, height: float) -> "Figure":
+    """Return a figure outside of pyplot that a notebook shows as a picture."""
+    figure = check_matplotlib()(figsize=(width, height), layout="constrained")
+    # with `%matplotlib inline`, IPython asks its own printer for figures first
+    figure._repr_png_ = partial(_picture, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _picture(figure: "Figure") -> tuple[bytes, dict[str, int]]:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_SHOWN_DPI * _SHARPER)
+    width, height = (round(_SHOWN_DPI * inches) for inches in figure.get_size_inches())
+    return file.getvalue(), {"width": width, "height": height}
 
 
 def _title(study: "pd.DataFrame") -> str:

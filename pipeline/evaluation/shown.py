@@ -142,11 +142,8 @@ class AttributedFrame(pd.DataFrame):
 def _comparison_html(comparison: pd.DataFrame) -> str:
     attrs = comparison.attrs
     shown = comparison[[*_COMPARED, *_ALSO_COMPARED]].astype(object)
-    records: Any = shown.where(shown.notna(), None).to_dict("records")
-    rows = [
-        {"model": str(name), **record}
-        for name, record in zip(comparison.index, records, strict=True)
-    ]
+    named = shown.where(shown.notna(), None).rename_axis("model").reset_index()
+    rows: Any = named.to_dict("records")
     best = int(comparison["difference"].fillna(-float("inf")).argmax())
     folds = attrs.get("n_folds")
     how = "one split" if folds == "split" else f"{folds} folds"
@@ -165,7 +162,8 @@ def _comparison_html(comparison: pd.DataFrame) -> str:
 
 def _study_html(study: pd.DataFrame) -> str:
     attrs: dict[Any, Any] = study.attrs
-    best = study.iloc[int(study["score"].argmax())]
+    place = int(study["score"].argmax())
+    best = study.iloc[place]
     is_layer = (study["kind"] == "layer").to_numpy()
     poolings = list(dict.fromkeys(study["pooling"][is_layer]))
     numbers = [*range(attrs.get("n_layers", 0) + 1)] * len(poolings)
@@ -173,8 +171,8 @@ def _study_html(study: pd.DataFrame) -> str:
     whole = whole and is_layer.tolist() == sorted(is_layer.tolist(), reverse=True)
     if not whole:
         rows: Any = study.astype(object).to_dict("records")
-        places = [int(study["score"].argmax())]
-        return block(table_html(layers_table(rows, attrs, "", in_order=True)._replace(best=places)))
+        table = layers_table(rows, attrs, "", in_order=True)
+        return block(table_html(table._replace(best=[place])))
     low, high = study["score"].min(), study["score"].max()
 
     def cell(row: Any) -> Html:

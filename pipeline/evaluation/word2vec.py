@@ -8,17 +8,14 @@ from typing import Any, ClassVar, Self
 from zlib import crc32
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline._compat import HasMethods, Interval, fit_context
 from pipeline.texts import check_texts
 
+_COUNT = Interval(Integral, 1, None, closed="left")
 _WORD = re.compile(r"\w+")
 _MOST_WORDS = 10_000  # gensim silently drops the rest of a sentence (MAX_WORDS_IN_BATCH)
 
@@ -26,19 +23,18 @@ _MOST_WORDS = 10_000  # gensim silently drops the rest of a sentence (MAX_WORDS_
 class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Turn each text into the mean of its word vectors.
 
-    The vectors are word2vec's [1]_, trained by gensim on the texts of `fit`, or given. A word has
-    the same vector in every context, unlike in BERT.
+    The vectors are word2vec's [1]_. Unlike in BERT, a word has the same one in every context.
 
     Parameters
     ----------
     vectors : gensim KeyedVectors, str, Path or None, default=None
-        None trains on the texts. A path is a file in word2vec's own format: binary if its name ends
-        in ``.bin`` or ``.bin.gz``, else text. For large vectors pass the path, because
-        scikit-learn's ``clone`` copies an object.
+        None trains them on the texts of `fit`, with gensim. A path is a file in word2vec's own
+        format: binary if it ends in ``.bin`` or ``.bin.gz``, else text. Pass large vectors as a
+        path, because ``clone`` copies an object.
 
     vector_size : int, default=300
-        Width of the trained vectors. With ``vectors``, this and the following parameters except
-        ``lowercase`` are unused.
+        Width of the trained vectors. With ``vectors``, all parameters from here but ``lowercase``
+        are unused.
 
     window : int, default=5
         Words on each side that predict a word.
@@ -50,14 +46,13 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         Skip-gram, or the continuous bag of words (CBOW).
 
     epochs : int, default=50
-        Passes over the texts. gensim's default of 5 learns little from a few thousand sentences.
+        Passes over the texts; gensim's 5 learn little from a few thousand sentences.
 
     lowercase : bool, default=True
-        Whether "Good" is "good". Some vectors need False, such as those of Google News.
+        Whether "Good" is "good". Vectors such as those of Google News need False.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of the single-threaded training. With an int the vectors are the same bits each time on
-        one machine.
+        Seed of the training. An int gives the same bits each time on one machine.
 
     Attributes
     ----------
@@ -73,13 +68,13 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     Notes
     -----
-    Words are runs of letters, digits and underscores of any script. A text without a known word is
-    a row of zeros. gensim is needed to train or read vectors, but not to transform.
+    Words are runs of letters, digits and underscores of any script. gensim is needed to train or
+    read vectors, but not to transform.
 
     References
     ----------
-    .. [1] Mikolov, Sutskever, Chen, Corrado and Dean, "Distributed Representations of Words and
-       Phrases and their Compositionality", 2013.
+    .. [1] Mikolov et al., "Distributed Representations of Words and Phrases and their
+       Compositionality", 2013.
 
     Examples
     --------
@@ -91,11 +86,11 @@ class Word2VecVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "vectors": [str, Path, HasMethods(["get_vector"]), None],
-        "vector_size": [Interval(Integral, 1, None, closed="left")],
-        "window": [Interval(Integral, 1, None, closed="left")],
-        "min_count": [Interval(Integral, 1, None, closed="left")],
+        "vector_size": [_COUNT],
+        "window": [_COUNT],
+        "min_count": [_COUNT],
         "skip_gram": ["boolean"],
-        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "epochs": [_COUNT],
         "lowercase": ["boolean"],
         "random_state": ["random_state"],
     }
