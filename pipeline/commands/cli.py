@@ -3,20 +3,17 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from pipeline import __version__
-from pipeline.commands.evaluate import compare_models, evaluate, explain, study_layers
+from pipeline.commands.evaluate import compare, evaluate, explain, labels, layers, report
 from pipeline.commands.inspect import fetch, inspect, models, tokens, verify
-from pipeline.commands.labels import labels
-from pipeline.commands.options import Command
+from pipeline.commands.options import Command, with_groups
 from pipeline.commands.predict import predict
-from pipeline.commands.printing import plain_console
-from pipeline.commands.report import report
+from pipeline.commands.printing import note
 from pipeline.commands.train import train
 from pipeline.files import program
 from pipeline.progress import progress, without_bar
@@ -28,24 +25,11 @@ app = typer.Typer(
     help="Frozen BERT features and a LogisticRegression: train, predict, evaluate. "
     "Without a command: train with the defaults.",
 )
-# in the order of --help
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train,
-    "predict": predict,
-    "evaluate": evaluate,
-    "report": report,
-    "labels": labels,
-    "layers": study_layers,
-    "compare": compare_models,
-    "inspect": inspect,
-    "verify": verify,
-    "explain": explain,
-    "tokens": tokens,
-    "models": models,
-    "fetch": fetch,
-}
-for name, command in _COMMANDS.items():
-    app.command(name, cls=Command)(command)
+for command in (  # in the order of --help
+    train, predict, evaluate, report, labels, layers, compare, inspect, verify, explain, tokens,
+    models, fetch,
+):  # fmt: skip
+    app.command(cls=Command)(with_groups(command))
 
 
 def main() -> None:
@@ -69,7 +53,7 @@ def main() -> None:
         if os.environ.get("PIPELINE_TRACEBACK"):
             raise
         message = " ".join([str(error), *getattr(error, "__notes__", [])])
-        plain_console(stderr=True).print(f"Error: {' '.join(message.split())}")
+        note(f"Error: {' '.join(message.split())}")
         sys.exit(2)
 
 
@@ -81,7 +65,7 @@ def _end_quietly() -> NoReturn:
 @cache  # equal warnings once: training, cross-validation and scoring see the same texts
 def _show(warning: str) -> None:
     with without_bar():
-        plain_console(stderr=True).print(f"Warning: {warning}")
+        note(f"Warning: {warning}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -97,4 +81,4 @@ def _default(
         print(f"bert-vectorizer {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        train()
+        with_groups(train)()

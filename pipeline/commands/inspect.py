@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline.commands.options import DEFAULT_ARTIFACT, ArtifactPath, BertModel, Trust, with_groups
+from pipeline.commands.options import DEFAULT_ARTIFACT, ArtifactPath, BertModel, Trust
 from pipeline.commands.printing import describe_inspection, describe_verification
 
 
@@ -28,7 +28,6 @@ def inspect(
     print(*lines, sep="\n")
 
 
-@with_groups
 def verify(
     *,
     file: Annotated[

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from pipeline.commands.printing import plain_console
+from pipeline.commands.printing import note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
 ArtifactPath = Annotated[str, typer.Option("--pipeline", help="A file written by train.")]
 BertModel = Annotated[str | None, typer.Option(help="BERT model to start from: hub id or folder.")]
-MaxLength = Annotated[int | None, typer.Option(help="Most tokens per text.")]
 SHIPPED = "the shipped reviews"
 MERGED = "other"
 _FORMATS = "CSV, TSV, JSON lines, Excel or Parquet"
@@ -43,18 +42,6 @@ Seed = Annotated[int, typer.Option(help="Random seed.")]
 GroupColumn = Annotated[
     str | None,
     typer.Option(help="Column of groups; each stays on one side of every split."),
-]
-ClassWeight = Annotated[str | None, typer.Option(help="balanced gives rare classes more weight.")]
-Regularisation = Annotated[
-    str | None,
-    typer.Option("--C", help="Inverse regularisation, or cv (default) to cross-validate it."),
-]
-Classifier = Annotated[
-    str,
-    typer.Option(
-        help="logistic, linear-svm, ridge, hist-gradient-boosting, or an import path such as "
-        "sklearn.svm.SVC."
-    ),
 ]
 CacheFolder = Annotated[
     str | None,
@@ -91,14 +78,15 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            cache = ctx.params.get("cache", "")
-            kept = (
-                f"Vectors are kept in {cache}, except for the last few thousand texts. Run the "
-                "same command again to resume."
-            )
-            if cache is None:
-                kept = "Use --cache FOLDER to keep vectors for the next time."
-            say(f"Interrupted. {kept if cache != '' else ''}".rstrip())
+            message = "Interrupted."
+            if cache := ctx.params.get("cache"):
+                message += (
+                    f" Vectors are kept in {cache}, except for the last few thousand texts. Run "
+                    "the same command again to resume."
+                )
+            elif "cache" in ctx.params:
+                message += " Use --cache FOLDER to keep vectors for the next time."
+            note(message)
             raise typer.Exit(130) from None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -113,7 +101,7 @@ class Command(TyperCommand):
                 continue
             args[i] = f"{new}{equals}{value}"
             if old not in hinted:
-                plain_console(stderr=True).print(f"Hint: {old} is now called {new}.")
+                note(f"Hint: {old} is now called {new}.")
             hinted.add(old)
         return super().parse_args(ctx, args)
 
@@ -131,8 +119,8 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     def call(**given: Any) -> None:
         for name, group in groups.items():
-            own = [field.name for field in fields(group) if field.name in given]
-            given[name] = group(**{field: given.pop(field) for field in own})
+            own = {f.name: given.pop(f.name) for f in fields(group) if f.name in given}
+            given[name] = group(**own)
         command(**given)
 
     keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
@@ -168,13 +156,15 @@ class Trust:
 
 # ---- encoders and classifiers
 
+MANY_CLASSES = 10  # with more, the six fits of a stack take minutes
+
 
 @dataclass(frozen=True)
 class Encoder:
     """The BERT model of a command and its settings."""
 
     bert: BertModel = None
-    max_length: MaxLength = None
+    max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto"
     cache: CacheFolder = None
@@ -208,34 +198,99 @@ _CLASSIFIERS = {
 }
 
 
-def make_classifier(name: str, **given: Any) -> Any:
-    """Return a classifier by name or import path, with its parameters."""
-    from sklearn.base import is_classifier
+@dataclass(frozen=True)
+class Head:
+    """The classifier on the vectors."""
 
-    path = _CLASSIFIERS.get(name, name)
-    module, _, kind = path.rpartition(".")
-    allowed = (
-        f"allowed are logistic, {', '.join(_CLASSIFIERS)}, and the import path of a scikit-learn "
-        "classifier, such as sklearn.ensemble.RandomForestClassifier"
-    )
-    if not module:
-        raise ValueError(f"--classifier {name}: {allowed}.")
+    classifier: Annotated[
+        str,
+        typer.Option(
+            help="logistic, linear-svm, ridge, hist-gradient-boosting, or an import path such as "
+            "sklearn.svm.SVC."
+        ),
+    ] = "logistic"
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced gives rare classes more weight.")
+    ] = None
+    C: Annotated[
+        str | None,
+        typer.Option("--C", help="Inverse regularisation, or cv (default) to cross-validate it."),
+    ] = None
+    ngrams: Annotated[
+        bool | None,
+        typer.Option(
+            help="Stack TF-IDF of words and word pairs with BERT; the default of train for up to "
+            f"{MANY_CLASSES} classes."
+        ),
+    ] = None
+
+    def make(
+        self, seed: int, default_C: str = "cv", default_ngrams: bool = False, **vectors: Any
+    ) -> Any:
+        """Return the pipeline, not fitted."""
+        from pipeline.sentiment import make_sentiment_pipeline
+
+        logistic = self.classifier == "logistic"
+        ngrams = default_ngrams and logistic if self.ngrams is None else self.ngrams
+        options = {"class_weight": self.class_weight, "ngrams": ngrams, **vectors}
+        if logistic:
+            model = make_sentiment_pipeline(C=_parse_C(self.C or default_C), **options)
+            names = [n for n in model.get_params() if n.endswith("regression__random_state")]
+            return model.set_params(**dict.fromkeys(names, seed))
+        if ngrams:
+            raise ValueError("--ngrams stacks logistic regressions; leave out --classifier.")
+        if self.C == "cv":
+            raise ValueError("--C cv works only with --classifier logistic; give a number.")
+        head = self._other(seed)
+        model = make_sentiment_pipeline(**options)
+        model.steps[-1] = (type(head).__name__.lower(), head)
+        return model
+
+    def _other(self, seed: int) -> Any:
+        """Return a classifier by name or import path, with its parameters."""
+        from sklearn.base import is_classifier
+
+        name = self.classifier
+        module, _, kind = _CLASSIFIERS.get(name, name).rpartition(".")
+        allowed = (
+            f"allowed are logistic, {', '.join(_CLASSIFIERS)}, and the import path of a "
+            "scikit-learn classifier, such as sklearn.ensemble.RandomForestClassifier"
+        )
+        if not module:
+            raise ValueError(f"--classifier {name}: {allowed}.")
+        try:
+            classifier = getattr(importlib.import_module(module), kind)()
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise ValueError(f"--classifier {name}: {error}; {allowed}.") from None
+        if not (hasattr(classifier, "get_params") and is_classifier(classifier)):
+            hint = ", perhaps a regressor" if hasattr(classifier, "predict") else ""
+            raise ValueError(f"--classifier {name} is not a classifier{hint}; {allowed}.")
+        C = None if self.C is None else _parse_C(self.C)
+        wanted = {"C": C, "class_weight": self.class_weight}
+        known = classifier.get_params()
+        given = {key: value for key, value in wanted.items() if value is not None}
+        for key in given:
+            if key not in known:
+                option = f"--{key.replace('_', '-')}"
+                raise ValueError(f"--classifier {name}: a {kind} has no {key}; leave out {option}.")
+        if "random_state" in known:
+            given["random_state"] = seed
+        if name == "linear-svm":  # liblinear's dual solver needs many more iterations
+            given["dual"] = False
+        return classifier.set_params(**given)
+
+
+def _parse_C(value: str) -> Any:
+    """Parse ``"cv"``, or a number above 0."""
+    if value == "cv":
+        return value
     try:
-        classifier = getattr(importlib.import_module(module), kind)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"--classifier {name}: {error}; {allowed}.") from None
-    if not (hasattr(classifier, "get_params") and is_classifier(classifier)):
-        hint = ", perhaps a regressor" if hasattr(classifier, "predict") else ""
-        raise ValueError(f"--classifier {name} is not a classifier{hint}; {allowed}.")
-    known = classifier.get_params()
-    wanted = {key: value for key, value in given.items() if value is not None}
-    for key in wanted:
-        if key not in known and key != "random_state":
-            option = "--C" if key == "C" else f"--{key.replace('_', '-')}"
-            raise ValueError(f"--classifier {name}: a {kind} has no {key}; leave out {option}.")
-    if name == "linear-svm":  # liblinear's dual solver needs many more iterations
-        classifier.set_params(dual=False)
-    return classifier.set_params(**{key: value for key, value in wanted.items() if key in known})
+        C = float(value)
+    except ValueError:
+        C = 0.0
+    if not 0 < C < float("inf"):
+        raise ValueError(f"--C {value}; allowed are numbers above 0, and cv to choose one.")
+    return C
 
 
 @dataclass(frozen=True)
@@ -246,6 +301,7 @@ class Labelled:
     text: str
     label: str
     source: str
+    group: str | None = None
 
     @property
     def texts(self) -> "pd.Series":
@@ -256,6 +312,11 @@ class Labelled:
     def labels(self) -> "pd.Series":
         """The labels."""
         return self.table[self.label]
+
+    @property
+    def groups(self) -> "pd.Series | None":
+        """The group of each, if a column was named."""
+        return None if self.group is None else self.table[self.group]
 
     def origin(self) -> tuple[Any, "pd.DataFrame"]:
         """Return the origin of the table, and the table."""
@@ -293,11 +354,10 @@ class Table:
     def of_pipeline(self, place: str) -> "Table":
         """Return this table with defaults from a pipeline's training columns."""
         known = its_columns(place)
-        text, label = (known.get(kind) for kind in ("text", "label"))
         return replace(
             self,
-            text_column=self.text_column or text,
-            label_column=self.label_column or label,
+            text_column=self.text_column or known.get("text"),
+            label_column=self.label_column or known.get("label"),
         )
 
     def read(
@@ -309,6 +369,8 @@ class Table:
         held_out: bool = False,
     ) -> Labelled:
         """Return texts and typed labels of a table, or the shipped reviews."""
+        import pandas as pd
+
         from pipeline.csv_table import check_names
         from pipeline.datasets import load_reviews, missing_cells, read_table, typed_labels
 
@@ -317,7 +379,7 @@ class Table:
         if data is None:
             source, table = SHIPPED, load_reviews()[held_out]
             check_names(list(table.columns), columns, source)
-            return Labelled(table, "text", "label", source)
+            return Labelled(table, "text", "label", source, group)
         columns |= {text: "--text-column", label: "--label-column"}
         table = read_table(data, columns=columns, encoding=self.encoding, sep=self.sep)
         if empty := missing_cells(table[label]):
@@ -327,21 +389,21 @@ class Table:
             )
             if not self.drop_missing_labels:
                 raise ValueError(f"{what}. Use --drop-missing-labels to leave them out.")
-            say(f"{what}; left out.")
+            note(f"{what}; left out.")
             table = table.drop(index=empty)
         texts = with_empty(table[text], self.missing, f"{data}: column {text!r}")
-        if holds_numbers(texts):
-            say(f"{data}: column {text!r} holds only numbers; use --text-column for another.")
+        if len(texts) and pd.to_numeric(texts, errors="coerce").notna().all():
+            note(f"{data}: column {text!r} holds only numbers; use --text-column for another.")
         columns_read = {label: typed_labels(table[label]), text: texts}
-        return Labelled(table.assign(**columns_read), text, label, data)
+        return Labelled(table.assign(**columns_read), text, label, data, group)
 
     def learn(self, data: str | None, least: int, group: str | None = None) -> Labelled:
         """Return the training rows, with rare classes dropped or merged if requested."""
         from pipeline.datasets import rare_labels
 
         rows = self.read(data, group=group)
-        groups = None if group is None else rows.table[group]
-        rare = [] if self.rare == "error" else rare_labels(rows.labels, rows.texts, groups, least)
+        given = rows.labels, rows.texts, rows.groups
+        rare = [] if self.rare == "error" else rare_labels(*given, least)
         rows = self._without(rows, rare, "with too few texts")
         if rare and 0 < (n := int((rows.labels == MERGED).sum())) < least:
             raise ValueError(
@@ -363,6 +425,20 @@ class Table:
             )
         return self._without(rows, unknown, "that were not trained on")
 
+    def hold_out(
+        self, rows: Labelled, test_data: str | None, seed: int
+    ) -> tuple[Labelled, Labelled]:
+        """Return training and test rows: of a file, the shipped ones, or a fifth."""
+        from pipeline.datasets import split_rows
+
+        if test_data is not None:
+            return rows, self.known(self.read(test_data), rows.labels.unique().tolist())
+        if rows.source == SHIPPED:
+            return rows, self.read(None, held_out=True)
+        learn, test = split_rows(rows.table, rows.label, text=rows.text, groups=rows.group,
+                                 random_state=seed)  # fmt: skip
+        return rows.at(learn), rows.at(test)
+
     def _without(self, rows: Labelled, labels: list[Any], why: str) -> Labelled:
         if not labels:
             return rows
@@ -371,16 +447,11 @@ class Table:
         message = f"{rows.source}: {is_gone.sum()} texts of {len(labels)} classes {why} ({names}"
         message += ", ...)" if labels[5:] else ")"
         if self.rare == "drop":
-            say(f"{message} are left out.")
+            note(f"{message} are left out.")
             return replace(rows, table=rows.table[~is_gone])
-        say(f"{message} are merged into the class {MERGED!r}; labels are texts.")
+        note(f"{message} are merged into the class {MERGED!r}; labels are texts.")
         merged = rows.labels.astype("str").mask(is_gone, MERGED)
         return replace(rows, table=rows.table.assign(**{rows.label: merged}))
-
-
-def say(message: str) -> None:
-    """Print on standard error what was done to the data."""
-    plain_console(stderr=True).print(message)
 
 
 def with_empty(texts: "pd.Series", missing: str, what: str) -> "pd.Series":
@@ -395,15 +466,8 @@ def with_empty(texts: "pd.Series", missing: str, what: str) -> "pd.Series":
             f"{message} (0 is the first). Fill or delete these rows, or use --missing empty to "
             "read them as empty texts."
         )
-    say(f"{message}; read as empty texts.")
+    note(f"{message}; read as empty texts.")
     return texts.mask(texts.index.isin(empty), "")
-
-
-def holds_numbers(texts: "pd.Series") -> bool:
-    """Return whether all texts are numbers."""
-    import pandas as pd
-
-    return len(texts) > 0 and bool(pd.to_numeric(texts, errors="coerce").notna().all())
 
 
 def its_columns(place: str) -> dict[str, str]:
@@ -412,28 +476,6 @@ def its_columns(place: str) -> dict[str, str]:
     from pipeline.saved.manifest import columns_of
 
     return columns_of(where(place))
-
-
-def rows_for(fitted: Any, rows: Labelled) -> Any:
-    """Return the texts of a table, or the columns of a model."""
-    from pipeline.columns import as_fitted
-    from pipeline.datasets import columns_for
-
-    columns = columns_for(fitted, list(rows.table.columns), rows.text, "the table")
-    return as_fitted(columns, rows.table, rows.text)
-
-
-def in_file(scores: Any, rows: Labelled) -> Any:
-    """Name the rows of an evaluation by their places in the file."""
-    places = rows.table.index.tolist()
-    named = [*scores["mistakes"], *scores["examples"]]
-    named += (scores["label_issues"] or {}).get("rows", [])
-    named += (scores["map"] or {}).get("points", [])
-    for answer in named:
-        answer["row"] = places[answer["row"]]
-    if scores["duplicates"]:
-        scores["duplicates"]["rows"] = [places[row] for row in scores["duplicates"]["rows"]]
-    return scores
 
 
 def texts_to_answer(texts: list[str] | None, missing: str, nothing: str) -> list[str]:
@@ -452,43 +494,3 @@ def texts_to_answer(texts: list[str] | None, missing: str, nothing: str) -> list
 def split_list(value: str) -> list[str]:
     """Split a comma-separated list of names."""
     return [part.strip() for part in value.split(",")]
-
-
-def split_names(value: str | None) -> Any:
-    """Parse ``"cls"`` as one name, ``"cls,mean"`` as several."""
-    return None if value is None else _one_or_several(split_list(value))
-
-
-def parse_layers(value: str | None) -> Any:
-    """Parse ``"all"``, ``"-1"`` as one layer, ``"-2,-1"`` as several."""
-    if value is None or value == "all":
-        return value
-    try:
-        return _one_or_several(list(map(int, value.split(","))))
-    except ValueError:
-        raise ValueError(
-            f"--layers {value!r}; allowed are a number (-1), several (-4,-3,-2,-1), or all."
-        ) from None
-
-
-def parse_C(value: str) -> Any:
-    """Parse ``"cv"``, or a number above 0."""
-    if value == "cv":
-        return value
-    try:
-        C = float(value)
-    except ValueError:
-        C = 0.0
-    if not 0 < C < float("inf"):
-        raise ValueError(f"--C {value}; allowed are numbers above 0, and cv to choose one.")
-    return C
-
-
-def _one_or_several(values: list[Any]) -> Any:
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def with_cache(pipeline: Any, cache: str | None) -> Any:
-    """Set the cache folder of a loaded pipeline's vectorizers, if given."""
-    names = [name for name in pipeline.get_params() if name.endswith("__cache")]
-    return pipeline if cache is None else pipeline.set_params(**dict.fromkeys(names, cache))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
@@ -18,9 +17,8 @@ from pipeline.commands.options import (
     its_columns,
     limit_threads,
     texts_to_answer,
-    with_groups,
 )
-from pipeline.commands.printing import plain_console, print_labels, print_outputs
+from pipeline.commands.printing import note, print_labels, say
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,6 @@ class Scoring:
         return options if self.shard_rows is None else {**options, "shard_rows": self.shard_rows}
 
 
-@with_groups
 def predict(
     *,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
@@ -104,16 +101,15 @@ def predict(
         "input."
     )
     texts = texts_to_answer(text, missing, nothing)
-    label_texts(Console(), load_pipeline(pipeline, **trust.options()), texts)
+    label_texts(load_pipeline(pipeline, **trust.options()), texts)
 
 
-def label_texts(
-    console: Console, fitted: Any, texts: list[str], known: dict[str, list[Any]] | None = None
-) -> None:
+def label_texts(fitted: Any, texts: list[str], known: dict[str, Any] | None = None) -> None:
     """Print each text with its known values, its label and probability."""
-    from pipeline import answers, columns
+    from pipeline import answers
+    from pipeline.columns import from_texts
 
-    X = columns.from_texts(fitted, texts, "--text gives only texts: use --data")
+    X = from_texts(fitted, texts, "--text gives only texts: use --data")
     several = isinstance(getattr(fitted, "classes_", None), list)
     if not several:
         answers.check_classifier(fitted, need_probability=False)
@@ -121,15 +117,17 @@ def label_texts(
         return
     if several or answers.gives_several(fitted, X[:1]):
         each = answers.ask_each(fitted, X)
-        print_outputs(console, texts, answers.outputs_of(fitted), each.labels, each.probability)
+        names = (name for name, _ in answers.outputs_of(fitted))
+        by_name = dict(zip(names, each.labels.T.tolist(), strict=True))
+        print_labels(by_name, each.probability, texts, heading="probabilities")
         return
-    answer = answers.ask(fitted, X, need_probability=False)
-    labels, probability = answer.labels, answer.probability
+    labels, probability, _ = answers.ask(fitted, X, need_probability=False)
     predicted, _ = answers.positions(labels, fitted.classes_.tolist())
     most_probable = answers.is_most_probable(predicted, probability)
     answers.warn_of_other_labels(most_probable, f"the {type(fitted[-1]).__name__}")
-    own = answers.label_probability(predicted, probability)
-    print_labels(console, texts, labels.tolist(), own.tolist(), known)
+    own = answers.label_probability(predicted, probability)[:, None]
+    columns = {**(known or {}), "prediction" if known else "label": labels.tolist()}
+    print_labels(columns, own, texts, named=known is not None)
 
 
 def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
@@ -175,19 +173,16 @@ def _predict_table(model: str, data: list[str], out: str, options: dict[str, Any
     try:
         scored = score_table(model, data if len(data) > 1 else data[0], out, **options)
     except KeyboardInterrupt:
-        plain_console(stderr=True).print(
-            "Interrupted. Finished parts are kept; run the same command again to resume."
-        )
+        note("Interrupted. Finished parts are kept; run the same command again to resume.")
         raise typer.Exit(130) from None
-    console = plain_console()
     columns = ", ".join(scored.columns)
-    console.print(f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {columns}.")
+    say(f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {columns}.")
     if scored.n_empty:
-        console.print(f"{scored.n_empty} of them have no text and are labelled as empty texts.")
+        say(f"{scored.n_empty} of them have no text and are labelled as empty texts.")
     if scored.n_skipped:
-        console.print(f"{scored.n_skipped} of them were finished by an earlier run.")
+        say(f"{scored.n_skipped} of them were finished by an earlier run.")
     if scored.n_parts > 1 and scored.n_skipped < scored.n_rows:
-        console.print(f"{scored.rows_per_second:.0f} rows per second.")
+        say(f"{scored.rows_per_second:.0f} rows per second.")
     if scored.n_bad:
         error_column = scored.columns[-1]
-        console.print(f"{scored.n_bad} of them have no label; the column {error_column} says why.")
+        say(f"{scored.n_bad} of them have no label; the column {error_column} says why.")
