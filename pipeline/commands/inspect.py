@@ -1,6 +1,7 @@
 """Commands inspect, verify, fetch, tokens and models."""
 
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -108,41 +109,43 @@ def models() -> None:
     from pipeline.checkpoints.catalogue import ENCODERS, catalogue
     from pipeline.checkpoints.checkpoint import where
 
-    numbers = ("layers", "width", "heads", "parameters", "vocabulary")
-    # ids last and unbroken, for copying
-    words = ("case", "language", "here", "name", "model")
-    table = Table(
-        *(Column(name, justify="right", no_wrap=True) for name in numbers),
-        *(Column(name, no_wrap=True) for name in words),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for entry in catalogue():
-        parameters = f"{entry.n_parameters / 1e6:.1f} M"
-        table.add_row(str(entry.n_layers), str(entry.hidden_size), str(entry.n_heads), parameters,
-                      str(entry.n_vocabulary), entry.case, entry.languages,
-                      where(entry.model) or "no", entry.name, entry.model)  # fmt: skip
-    # only the long ids wrap in a narrower terminal
-    Console(width=max(Console().width, 200)).print(table)
+    _print_models(
+        "layers width heads parameters vocabulary",
+        "case language here name model",
+        (
+            (entry.n_layers, entry.hidden_size, entry.n_heads, f"{entry.n_parameters / 1e6:.1f} M",
+             entry.n_vocabulary, entry.case, entry.languages, where(entry.model) or "no",
+             entry.name, entry.model)
+            for entry in catalogue()
+        ),
+    )  # fmt: skip
     print("Worth trying for classification: published accuracy in per cent (MTEB: reviews of\n"
           "Amazon, film reviews, 77 intents of bank customers), not measured here")  # fmt: skip
-    table = Table(
-        *(Column(name, justify="right", no_wrap=True) for name in
-          ("amazon", "imdb", "banking77", "parameters")),
-        *(Column(name, no_wrap=True) for name in
-          ("pooling", "prompt", "licence", "language", "here", "model")),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    _print_models(
+        "amazon imdb banking77 parameters",
+        "pooling prompt licence language here model",
+        (
+            (entry.amazon, entry.imdb, entry.banking, entry.parameters,
+             entry.pooling, repr(entry.prompt or "")[1:-1], entry.licence, entry.languages,
+             where(entry.model) or "no", entry.model)
+            for entry in ENCODERS
+        ),
     )  # fmt: skip
-    for encoder in ENCODERS:
-        figures = (encoder.amazon, encoder.imdb, encoder.banking)
-        table.add_row(*("" if figure is None else f"{figure:.1f}" for figure in figures),
-                      encoder.parameters, encoder.pooling, repr(encoder.prompt or "")[1:-1],
-                      encoder.licence, encoder.languages, where(encoder.model) or "no",
-                      encoder.model)  # fmt: skip
-    Console(width=max(Console().width, 200)).print(table)
     print(
         "Use pooling='checkpoint' (and prompt=, if one is listed) to run an encoder as its authors "
         "do.\nAny other encoder of these families works too, by hub id or folder: "
         "docs/models.md."
     )
+
+
+def _print_models(numbers: str, words: str, rows: Iterable[Sequence[object]]) -> None:
+    """Print a table with columns of numbers, then words; ids come last, for copying."""
+    columns = [
+        *(Column(name, justify="right", no_wrap=True) for name in numbers.split()),
+        *(Column(name, no_wrap=True) for name in words.split()),
+    ]
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    # only the long ids wrap in a narrower terminal
+    Console(width=max(Console().width, 200)).print(table)
