@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline import tables
-from pipeline.report.sections import report_contents
+from pipeline.report.page import report_contents
 from tests.reporting import make_comparison, make_study, quick_scores
 
 

@@ -147,34 +147,36 @@ _REFERENCE: Any = {"color": COLOURS["muted"], "linestyle": (0, (4, 3)), "linewid
 
 
 def interval_figure(
-    rows: Sequence[Mapping[str, Any]],  # name, value, low and high (or None), best
+    rows: Sequence[tuple[str, float, Sequence[float] | None]],  # name, value, its interval
     *,
     key: str,
     label: str,
     axis: str,
+    best: float | None = None,
     reference: tuple[str, float] | None = None,
 ) -> str:
-    """Draw a value with its interval per row."""
-    above = max(text_columns(shortened(row["name"], _NAME_ABOVE)) for row in rows) > _NAME_BESIDE
+    """Draw a value with its interval per row, the best as a diamond."""
+    names = [name for name, _, _ in rows]
+    above = max(text_columns(shortened(name, _NAME_ABOVE)) for name in names) > _NAME_BESIDE
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_subplot()
         beside: Any = {"transform": axes.get_yaxis_transform(), "va": "center"}  # x: 0 to 1 across
-        for i, row in enumerate(rows):
-            best = bool(row.get("best"))
-            colour, weight = COLOURS["against" if best else "for"], "bold" if best else "normal"
-            if row["low"] is not None:
-                axes.plot([row["low"], row["high"]], [i, i], color=colour, linewidth=2, alpha=0.6,
+        for i, (name, value, interval) in enumerate(rows):
+            is_best = value == best
+            colour = COLOURS["against" if is_best else "for"]
+            weight = "bold" if is_best else "normal"
+            if interval is not None:
+                axes.plot(interval, [i, i], color=colour, linewidth=2, alpha=0.6,
                           solid_capstyle="round")  # fmt: skip
-            axes.plot([row["value"]], [i], marker="D" if best else "o", markersize=7, color=colour)
-            axes.text(1.02, i, f"{row['value']:.3f}", fontweight=weight, **beside)
+            axes.plot([value], [i], marker="D" if is_best else "o", markersize=7, color=colour)
+            axes.text(1.02, i, f"{value:.3f}", fontweight=weight, **beside)
             if above:
-                name = words(row["name"], _NAME_ABOVE)
-                axes.text(0.0, i - 0.38, name, fontweight=weight, **beside)
+                axes.text(0.0, i - 0.38, words(name, _NAME_ABOVE), fontweight=weight, **beside)
         if reference is not None:
             axes.axvline(reference[1], **_REFERENCE)
-        names = ["" if above else words(row["name"], _NAME_BESIDE) for row in rows]
-        axes.set_yticks(range(len(rows)), names)
+        ticks = ["" if above else words(name, _NAME_BESIDE) for name in names]
+        axes.set_yticks(range(len(rows)), ticks)
         axes.set_ylim(len(rows) - 0.5, -0.7 if above else -0.5)
         axes.set_xlabel(axis)
         axes.grid(axis="x")
@@ -183,9 +185,9 @@ def interval_figure(
         axes.locator_params(axis="x", nbins=5)
 
     values = "; ".join(
-        f"{shortened(row['name'], 60)} {row['value']:.3f}"
-        + ("" if row["low"] is None else f" ({row['low']:.3f} to {row['high']:.3f})")
-        for row in rows
+        f"{shortened(name, 60)} {value:.3f}"
+        + ("" if interval is None else " ({:.3f} to {:.3f})".format(*interval))
+        for name, value, interval in rows
     )
     dashed = "" if reference is None else f" The dashed line is {reference[0]}, {reference[1]:.3f}."
     size = (_WIDTH, 62 + (40 if above else 25) * len(rows))
