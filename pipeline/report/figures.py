@@ -330,7 +330,7 @@ def _grid_figure(
     row_names: Sequence[str],
     column_names: Sequence[str],
     axis_labels: tuple[str, str],
-    texts: Sequence[Sequence[str]] | None,
+    texts: Sequence[Sequence[str]],
     label: str,
 ) -> str:
     """Draw cells, stronger for larger shares."""
@@ -342,12 +342,11 @@ def _grid_figure(
         for i, j in np.ndindex(shares.shape):
             fill: Any = {"facecolor": COLOURS["for"], "alpha": 0.05 + 0.95 * float(shares[i, j])}
             axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, edgecolor="none", **fill))
-            if texts is not None:
-                weight = "bold" if shares[i, j] == shares.max() else "normal"
-                ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]
-                size = 9 if len(column_names) > MOST_NAMED else 10.5
-                axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight,
-                          color=ink, fontsize=size)  # fmt: skip
+            weight = "bold" if shares[i, j] == shares.max() else "normal"
+            ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]
+            size = 9 if len(column_names) > MOST_NAMED else 10.5
+            axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight, color=ink,
+                      fontsize=size)  # fmt: skip
         crowded = len(column_names) > 4
         # Upright names end at their columns, whatever their length in the page's font.
         upright: Any = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
@@ -366,32 +365,33 @@ def _grid_figure(
 def map_figure(points: Sequence[Mapping[str, Any]], names: Sequence[Any], label: str) -> str:
     """Draw texts as points by class, wrong ones hollow."""
     kinds = {str(name): kind for kind, name in enumerate(names)}
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    titles: dict[str, list[str]] = {}
+    groups: dict[tuple[int, bool], list[Mapping[str, Any]]] = {}
     for point in points:
-        true, predicted, probability = (
-            str(point["true"]),
-            str(point["predicted"]),
-            point["probability"],
-        )
-        gid = f"{kinds.get(true, len(kinds))}-{'right' if true == predicted else 'wrong'}"
-        sure = "" if probability is None else f" ({probability:.2f})"
-        groups.setdefault(gid, []).append(point)
-        titles.setdefault(gid, []).append(f"{point['text']}\n{true}, predicted {predicted}{sure}")
+        true = str(point["true"])
+        group = kinds.get(true, len(kinds)), true != str(point["predicted"])
+        groups.setdefault(group, []).append(point)
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
         figure.set_layout_engine("none")
-        for gid, group in sorted(groups.items()):
-            kind, _, outcome = gid.partition("-")
-            is_named = int(kind) < len(kinds)
-            colour = COLOURS[f"series{int(kind) + 1}" if is_named else "muted"]
-            axes.scatter([point["x"] for point in group], [point["y"] for point in group], gid=gid,
-                         s=34, marker=MARKERS[int(kind)] if is_named else "o", alpha=0.75,
-                         linewidths=1.4, edgecolors=colour,
-                         facecolors=colour if outcome == "right" else "none")  # fmt: skip
+        for (kind, is_wrong), own in sorted(groups.items()):
+            is_named = kind < len(kinds)
+            colour = COLOURS[f"series{kind + 1}" if is_named else "muted"]
+            axes.scatter([point["x"] for point in own], [point["y"] for point in own],
+                         gid=f"{kind}-{is_wrong}", s=34, alpha=0.75, linewidths=1.4,
+                         marker=MARKERS[kind] if is_named else "o", edgecolors=colour,
+                         facecolors="none" if is_wrong else colour)  # fmt: skip
         axes.margins(0.04)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
 
+    titles = {
+        f"{kind}-{is_wrong}": list(map(_title, own)) for (kind, is_wrong), own in groups.items()
+    }
     return figure_svg(draw, key="map", size=(640, 440), label=label, titles=titles)
+
+
+def _title(point: Mapping[str, Any]) -> str:
+    probability = point["probability"]
+    sure = "" if probability is None else f" ({probability:.2f})"
+    return f"{point['text']}\n{point['true']}, predicted {point['predicted']}{sure}"

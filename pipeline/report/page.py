@@ -182,7 +182,7 @@ def plain_values(value: Any) -> Any:
         return [plain_values(inner) for inner in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | bool | int) else str(value)
+    return value if isinstance(value, str | int | None) else str(value)
 
 
 def _plain_comparison(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -219,9 +219,7 @@ def render_page(contents: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
     def clean(value: Any) -> Any:  # called on everything that the template inserts
-        return (
-            readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-        )
+        return readable(value) if type(value) is str else value  # not Markup
 
     environment = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
@@ -234,8 +232,7 @@ def render_page(contents: Mapping[str, Any]) -> str:
     }
     source = files("pipeline.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     html = environment.from_string(source).render(
-        title=contents["title"],
-        scores=contents["scores"],
+        **contents,
         tiles=tables.score_cards(contents["scores"]),
         conclusion=tables.conclusion(contents["scores"], contents["comparison"]),
         sections=sections_of(contents),
@@ -283,9 +280,9 @@ def sections_of(contents: Mapping[str, Any]) -> list[Section]:
         _comparison(contents["comparison"]),
         _slices(scores),
         _calibration(scores["calibration"]),
-        _curves(scores.get("curves") or []),
+        _curves(scores.get("curves")),
         _layers(contents["layers"]),
-        _texts("examples", "Why: right answers", scores.get("examples") or [], best_answers),
+        _texts("examples", "Why: right answers", scores.get("examples"), best_answers),
         _label_issues(scores.get("label_issues")),
         _map(scores),
         _duplicates(scores.get("duplicates")),
@@ -298,11 +295,11 @@ def sections_of(contents: Mapping[str, Any]) -> list[Section]:
 def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
     if not rows:
         return None
-    points = [
-        (row["model"], row["accuracy"], _around(row["accuracy"], row.get("accuracy_sd")))
-        for row in rows
-        if row["accuracy"] is not None
-    ]
+    points: list[tuple[str, float, tuple[float, float] | None]] = []
+    for row in rows:
+        value, sd = row["accuracy"], row.get("accuracy_sd")
+        if value is not None:
+            points.append((row["model"], value, None if sd is None else (value - sd, value + sd)))
     has_sd = any(interval for _, _, interval in points)
     # drawn with the others, it would hide their differences
     drawn = [point for point in points if point[0] != "majority"]
@@ -324,17 +321,19 @@ def _comparison(rows: Sequence[Mapping[str, Any]] | None) -> Section | None:
     )
 
 
-def _around(value: float, sd: float | None) -> tuple[float, float] | None:
-    return None if sd is None else (value - sd, value + sd)
-
-
 def _classes(scores: Mapping[str, Any]) -> Section:
     matrix, classes = scores["confusion_matrix"], scores["classes"]
+    unseen, n_others = scores.get("never_predicted"), scores.get("n_not_most_probable")
+    leads = [never_predicted(unseen)] if unseen else []
     if "multilabel" in scores:
-        unseen = scores["never_predicted"]
         written = [tables.class_table(scores), tables.marks_table(matrix, classes)]
-        lead = never_predicted(unseen) if unseen else ""
-        return Section("classes", "Label by label", lead, tables=written)
+        return Section("classes", "Label by label", " ".join(leads), tables=written)
+    if n_others:
+        leads.insert(
+            0,
+            f"{n_others:,} of {scores['n_texts']:,} labels are not the most probable class: the "
+            "model's predict decides differently, for example by a tuned threshold.",
+        )
     caption = (
         "Confusion matrix, in per cent of the texts of each true class (rows); stronger colours "
         "mean larger shares."
@@ -344,27 +343,14 @@ def _classes(scores: Mapping[str, Any]) -> Section:
         caption += f" The {n_shown} classes that are most confused, of {len(classes)}."
     whole = tables.confusion_table(matrix, classes)
     picture = Picture(figures.confusion_figure(matrix, classes), caption, whole)
-    of_classes = [tables.class_table(scores)]
-    confusions = [tables.confusions_table(matrix, classes)] if len(classes) > 2 else []
-    n_others = scores.get("n_not_most_probable", 0)
-    lead = (
-        f"{n_others:,} of {scores['n_texts']:,} labels are not the most probable class: the "
-        "model's predict decides differently, for example by a tuned threshold."
-    )
-    leads = [lead] if n_others else []
-    if unseen := scores.get("never_predicted"):
-        leads.append(never_predicted(unseen))
-    return Section(
-        "classes",
-        "Class by class",
-        " ".join(leads),
-        [picture],
-        confusions or of_classes,
-        of_classes if confusions else (),
-    )
+    written = [tables.class_table(scores)]
+    if len(classes) > 2:
+        written.insert(0, tables.confusions_table(matrix, classes))
+    lead, beside, below = " ".join(leads), written[:1], written[1:]
+    return Section("classes", "Class by class", lead, [picture], beside, below)
 
 
-def _curves(curves: Sequence[Mapping[str, Any]]) -> Section | None:
+def _curves(curves: Sequence[Mapping[str, Any]] | None) -> Section | None:
     if not curves:
         return None
     of = f"the class {curves[0]['class']}" if len(curves) == 1 else "each class against the rest"
@@ -400,7 +386,7 @@ def _calibration(rows: Sequence[Mapping[str, Any]]) -> Section | None:
 
 
 def _slices(scores: Mapping[str, Any]) -> Section | None:
-    pictures, written = [], []
+    pictures: list[Picture] = []
     overall = ("the accuracy on all texts", scores["accuracy"])
     for i, (name, groups) in enumerate(scores["slices"].items()):
         if len(groups) > 1:
@@ -413,8 +399,7 @@ def _slices(scores: Mapping[str, Any]) -> Section | None:
                 rows, key=f"slice-{i}", label=label, axis="accuracy", reference=overall
             )
             caption = f"{label}; in brackets the number of texts."
-            written.append(tables.slice_table(name, groups))
-            pictures.append(Picture(svg, caption))
+            pictures.append(Picture(svg, caption, tables.slice_table(name, groups)))
     if not pictures:
         return None
     heading, said = "Where it is better and worse", _SAME_TEXTS
@@ -425,11 +410,10 @@ def _slices(scores: Mapping[str, Any]) -> Section | None:
             f" The model reads a word in {unknown['pieces_per_word']:.2f} pieces{before}; "
             f"{unknown['share_unknown']:.1%} of the tokens are unknown to it."
         )
+    beside: list[Any] = []
     if len(pictures) == 1:
-        return Section("slices", heading, said, pictures, written)
-    pairs = zip(pictures, written, strict=True)
-    with_tables = [replace(picture, table=table) for picture, table in pairs]
-    return Section("slices", heading, said, with_tables)
+        beside, pictures = [pictures[0].table], [replace(pictures[0], table=None)]
+    return Section("slices", heading, said, pictures, beside)
 
 
 def _layers(layers: Mapping[str, Any] | None) -> Section | None:
@@ -455,7 +439,7 @@ def _layers(layers: Mapping[str, Any] | None) -> Section | None:
 
 
 def _texts(
-    key: str, heading: str, answers: Sequence[Mapping[str, Any]], lead: str
+    key: str, heading: str, answers: Sequence[Mapping[str, Any]] | None, lead: str
 ) -> Section | None:
     if not answers:
         return None
