@@ -109,7 +109,7 @@ class _Bar:
 def _columns() -> int:
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns - 1
-    except (OSError, ValueError):  # not a terminal, or one without a file number
+    except (OSError, ValueError):  # no terminal, or without a file number
         return 79
 
 
@@ -122,7 +122,7 @@ class Part:
         self.total: int | None = None
         self.began = 0.0
         self.note: str | None = None
-        self.whole = False  # if True, its own parts are not shown
+        self.whole = False  # shows no inner part
 
     def show(
         self, done: int, total: int | None = None, *, what: str | None = None, known: int = 0
@@ -135,7 +135,7 @@ class Part:
             self.bar.follow(self)
 
     def folds(self, folds: Sequence[Any], what: str, times: int = 1) -> Iterator[Any]:
-        """Yield folds, showing each as a fit, with ``times`` rounds in total."""
+        """Yield folds, each shown as a fit of ``times`` rounds."""
         for i, fold in enumerate(folds, 1):
             total = times * len(folds)
             self.show(self.done, total, what=f"fold {i} of {len(folds)}, fitting {what}")

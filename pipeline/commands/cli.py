@@ -25,7 +25,7 @@ app = typer.Typer(
     help="Frozen BERT features and a LogisticRegression: train, predict, evaluate. "
     "Without a command: train with the defaults.",
 )
-for command in (  # in the order of --help
+for command in (  # as in --help
     train, predict, evaluate, report, labels, layers, compare, inspect, verify, explain, tokens,
     models, fetch,
 ):  # fmt: skip
@@ -33,7 +33,7 @@ for command in (  # in the order of --help
 
 
 def main() -> None:
-    """Run the command line, with one line and exit code 2 for user errors."""
+    """Run a command; a user error is one line and exit code 2."""
     warnings.showwarning = _show_warning
     _show.cache_clear()
     try:
@@ -42,7 +42,7 @@ def main() -> None:
                 app(prog_name=program())
         finally:
             if sys.stdout is not None:  # None: closed, as by `>&-`
-                sys.stdout.flush()  # here, where a closed pipe is still handled
+                sys.stdout.flush()  # while a closed pipe is handled
     except BrokenPipeError:
         _end_quietly()
     except SystemExit as end:
@@ -62,7 +62,7 @@ def _end_quietly() -> NoReturn:
     sys.exit(0)
 
 
-@cache  # equal warnings once: training, cross-validation and scoring see the same texts
+@cache  # train, compare and evaluate see the same texts
 def _show(warning: str) -> None:
     with without_bar():
         note(f"Warning: {warning}")

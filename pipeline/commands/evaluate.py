@@ -140,7 +140,6 @@ def report(
 
 
 def _load(pipeline: str, trust: Trust, cache: str | None = None) -> Any:
-    """Return a saved pipeline, with the cache folder if given."""
     from pipeline.saved.artifact import load_pipeline
 
     fitted = load_pipeline(pipeline, **trust.options())
@@ -155,7 +154,7 @@ def _with_cache(pipeline: Any, cache: str) -> Any:
 def score_rows(
     fitted: Any, tested: Labelled, train: Labelled | None, by: list[str] | None, **options: Any
 ) -> dict[str, Any]:
-    """Evaluate on the rows of a table, named by their places in the file."""
+    """Evaluate on a table, with row numbers of the file."""
     from pipeline.evaluation.evaluate import evaluate as score_texts
 
     known = None if train is None else (_columns(fitted, train), train.labels)
@@ -173,7 +172,7 @@ def score_rows(
 
 
 def _columns(fitted: Any, rows: Labelled) -> Any:
-    """Return the texts of a table, or the columns of a model."""
+    """Return what the model reads: texts or several columns."""
     from pipeline.columns import as_fitted
     from pipeline.datasets import columns_for
 
@@ -190,7 +189,7 @@ def write_page(
     title: str,
     **studies: "pd.DataFrame | None",
 ) -> None:
-    """Write the page and its JSON, with the origin of the numbers."""
+    """Write a page and its JSON."""
     from pipeline.files import program
     from pipeline.report.lineage import trace_lineage
     from pipeline.report.page import write_report
@@ -203,7 +202,7 @@ def write_page(
 
 
 def _unfitted(fitted: Any) -> Any:
-    """Return an unfitted copy, with the cache that a loaded pipeline lacks."""
+    """Return an unfitted copy with a cache, which a loaded pipeline lacks."""
     from sklearn.base import clone
 
     pipeline = clone(fitted)

@@ -139,7 +139,6 @@ def models() -> None:
 
 
 def _print_models(numbers: str, words: str, rows: Iterable[Sequence[object]]) -> None:
-    """Print a table with columns of numbers, then words; ids come last, for copying."""
     columns = [
         *(Column(name, justify="right", no_wrap=True) for name in numbers.split()),
         *(Column(name, no_wrap=True) for name in words.split()),
@@ -147,5 +146,5 @@ def _print_models(numbers: str, words: str, rows: Iterable[Sequence[object]]) ->
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
-    # only the long ids wrap in a narrower terminal
+    # only ids, at the end for copying, wrap in a narrower terminal
     Console(width=max(Console().width, 200)).print(table)

@@ -1,4 +1,4 @@
-"""Options shared by several commands, and how their values are read."""
+"""Options of several commands, and how they are read."""
 
 import importlib
 import inspect
@@ -71,10 +71,10 @@ _OLD_NAMES = {
 
 
 class Command(TyperCommand):
-    """A command that accepts former names of options, and can be interrupted."""
+    """A command with former option names and interrupts."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, and say what is kept if it is interrupted."""
+        """Run the command; if interrupted, say what is kept."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -107,7 +107,7 @@ class Command(TyperCommand):
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn the dataclass parameters of a command into single options."""
+    """Split the dataclass parameters of a command into options."""
     parameters: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
     for parameter in inspect.signature(command).parameters.values():
@@ -128,9 +128,6 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     call.__name__, call.__doc__ = command.__name__, command.__doc__
     return call
-
-
-# ---- saved pipelines
 
 
 @dataclass(frozen=True)
@@ -154,8 +151,6 @@ class Trust:
         return {"trusted": self.trusted or (), "trusted_key": self.trusted_key or None}
 
 
-# ---- encoders and classifiers
-
 MANY_CLASSES = 10  # with more, the six fits of a stack take minutes
 
 
@@ -171,7 +166,7 @@ class Encoder:
     threads: Threads = None
 
     def options(self) -> dict[str, Any]:
-        """Return parameters of BertVectorizer, after limiting the threads."""
+        """Limit the threads, and return parameters of BertVectorizer."""
         limit_threads(self.threads)
         given = {"model": self.bert, "max_length": self.max_length, "cache": self.cache}
         return {
@@ -247,7 +242,6 @@ class Head:
         return model
 
     def _other(self, seed: int) -> Any:
-        """Return a classifier by name or import path, with its parameters."""
         from sklearn.base import is_classifier
 
         name = self.classifier
@@ -281,7 +275,6 @@ class Head:
 
 
 def _parse_C(value: str) -> Any:
-    """Parse ``"cv"``, or a number above 0."""
     if value == "cv":
         return value
     try:
@@ -315,11 +308,11 @@ class Labelled:
 
     @property
     def groups(self) -> "pd.Series | None":
-        """The group of each, if a column was named."""
+        """The groups, if a column was named."""
         return None if self.group is None else self.table[self.group]
 
     def origin(self) -> tuple[Any, "pd.DataFrame"]:
-        """Return the origin of the table, and the table."""
+        """Return the file and the table."""
         from pipeline.files import where
 
         return self.source if self.source == SHIPPED else where(self.source), self.table
@@ -352,7 +345,7 @@ class Table:
     ] = "error"
 
     def of_pipeline(self, place: str) -> "Table":
-        """Return this table with defaults from a pipeline's training columns."""
+        """Return this with defaults from a pipeline's training columns."""
         known = its_columns(place)
         return replace(
             self,
@@ -368,7 +361,7 @@ class Table:
         *,
         held_out: bool = False,
     ) -> Labelled:
-        """Return texts and typed labels of a table, or the shipped reviews."""
+        """Return the rows of a file, or the shipped reviews."""
         import pandas as pd
 
         from pipeline.csv_table import check_names
@@ -398,7 +391,7 @@ class Table:
         return Labelled(table.assign(**columns_read), text, label, data, group)
 
     def learn(self, data: str | None, least: int, group: str | None = None) -> Labelled:
-        """Return the training rows, with rare classes dropped or merged if requested."""
+        """Return the training rows, with rare classes dropped or merged."""
         from pipeline.datasets import rare_labels
 
         rows = self.read(data, group=group)
@@ -413,7 +406,7 @@ class Table:
         return rows
 
     def known(self, rows: Labelled, classes: Sequence[Any]) -> Labelled:
-        """Return rows without classes unknown to a model, if requested."""
+        """Return rows, with unknown classes dropped or merged."""
         from pipeline.answers import positions
 
         found = rows.labels.unique().tolist()
@@ -428,7 +421,7 @@ class Table:
     def hold_out(
         self, rows: Labelled, test_data: str | None, seed: int
     ) -> tuple[Labelled, Labelled]:
-        """Return training and test rows: of a file, the shipped ones, or a fifth."""
+        """Return training and test rows."""
         from pipeline.datasets import split_rows
 
         if test_data is not None:
@@ -455,7 +448,7 @@ class Table:
 
 
 def with_empty(texts: "pd.Series", missing: str, what: str) -> "pd.Series":
-    """Return texts with missing ones as empty, or raise."""
+    """Return texts, missing ones as empty, or raise."""
     from pipeline.datasets import missing_cells
 
     if not (empty := missing_cells(texts)):

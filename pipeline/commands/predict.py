@@ -154,7 +154,7 @@ def _executor(workers: int | None, scheduler: str | None, resources: str | None)
 
 
 def _amounts(resources: str) -> dict[str, float]:
-    """Parse resources like `dask worker`: ``"GPU=1,memory=16e9"``."""
+    """Parse ``"GPU=1,memory=16e9"``, as `dask worker` does."""
     amounts = {}
     for resource in filter(None, resources.split(",")):
         name, _, amount = resource.partition("=")

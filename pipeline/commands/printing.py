@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Print a text unchanged, wrapping lines only for a terminal."""
+    """Print a text; only a terminal wraps its lines."""
     _plain_console().print(text)
 
 
 def note(text: str) -> None:
-    """Print a text unchanged on standard error."""
+    """Print a text on standard error."""
     _plain_console(stderr=True).print(text)
 
 
@@ -49,7 +49,7 @@ def print_cut(*reports: dict[str, Any]) -> None:
 
 
 def describe_inspection(inspection: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines about an inspected file, with control characters escaped."""
+    """Yield lines about an inspected file, control characters escaped."""
     yield f"{inspection['path']}: {inspection['format']}, {inspection['size'] / 1e6:.1f} MB"
     names, refused = inspection["names"], inspection["refused"]
     if refused is None:
@@ -115,7 +115,7 @@ def _fits_a_line(value: Any) -> bool:
 
 
 def describe_verification(path: Path | str, result: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines about a verified file, one per check."""
+    """Yield a line per check of a file."""
     yield f"{path}: complete and as saved"
     yield f"  size      {result['size']} bytes, as in the manifest"
     yield f"  sha256    {result['sha256']}, as in the manifest"
@@ -144,7 +144,7 @@ def print_labels(
     heading: str = "probability",
     named: bool = False,
 ) -> None:
-    """Print labels and probabilities, (n_texts, n), as a table or as lines for a pipe."""
+    """Print labels and probabilities, (n_texts, n), as lines for a pipe."""
     console, header = Console(), (*columns, heading, "text")
     table = Table(*header)
     if named and not console.is_terminal:
@@ -163,7 +163,7 @@ _COSTS = {"fit_seconds": "fit, s", "predict_seconds": "s per 1,000", "artifact_m
 
 
 def print_comparison(comparison: "pd.DataFrame", title: str) -> None:
-    """Print scores, differences to TF-IDF and costs of compared models."""
+    """Print scores, verdicts and costs of compared models."""
     known = [column for column in _COSTS if comparison[column].notna().any()]
     scores = _wide_table("accuracy", "macro\nF1", "bal.\nacc.", "ROC\nAUC", "log\nloss")
     scores.title = title
@@ -193,7 +193,7 @@ def print_comparison(comparison: "pd.DataFrame", title: str) -> None:
 
 
 def _wide_table(*headers: str) -> Table:
-    """Return a table of models whose lines break in narrow terminals."""
+    """Return a table whose lines break in narrow terminals."""
     columns = (Column(header, overflow="fold") for header in ("model", *headers))
     style: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
     return Table(*columns, padding=(0, 1, 0, 0), **style)
@@ -205,14 +205,13 @@ def _number(value: float | None) -> str:
 
 
 def _size(value: float) -> str:
-    """Return a time or size with two digits or more."""
     if value != value:
         return "-"
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.01 else "< 0.01"
 
 
 def print_scores(scores: dict[str, Any], title: str) -> None:
-    """Print scores, groups, and the surest mistakes of `pipeline.evaluate`."""
+    """Print scores, groups and the surest mistakes."""
     console, interval = Console(), scores["intervals"].get("accuracy")
     between = " ({:.3f} to {:.3f})".format(*interval) if interval else ""
     labels = Table("texts", "accuracy (95 %)", "macro F1", "balanced accuracy", "F1", title=title)
@@ -245,7 +244,7 @@ def print_scores(scores: dict[str, Any], title: str) -> None:
 
 
 def print_issues(issues: "pd.DataFrame", most: int) -> None:
-    """Print how many labels are probably wrong, and the most doubtful ones."""
+    """Print the most doubtful labels."""
     doubted = issues[issues["issue"]]
     say(f"{len(doubted)} of {len(issues)} labels are probably wrong.")
     if most > 0 and len(doubted):
@@ -258,7 +257,7 @@ def print_issues(issues: "pd.DataFrame", most: int) -> None:
 def print_explanations(
     texts: Sequence[str], frames: "Sequence[pd.DataFrame]", labels: Sequence[Any]
 ) -> None:
-    """Print texts with coloured words, or tab-separated lines for a pipe."""
+    """Print texts with coloured words, or lines for a pipe."""
     console = Console()
     for text, frame, label in zip(texts, frames, labels, strict=True):
         parts, (red, blue) = frame.attrs.get("parts", []), frame.attrs["classes"]
@@ -304,7 +303,7 @@ def _coloured(text: str, frame: "pd.DataFrame") -> Text:
 
 
 def print_study(study: "pd.DataFrame") -> None:
-    """Print layers, combinations and the best row of a layer study."""
+    """Print a layer study and its best row."""
     console, attrs = _plain_console(), study.attrs
     metric, layers = attrs["scoring"], study[study["kind"] == "layer"]
     title = f"{metric} of each layer, {attrs['n_folds']}-fold cross-validation"

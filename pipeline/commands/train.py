@@ -100,7 +100,7 @@ def train(
     computing, key = encoder.options(), signing_key(sign)
     no_report = _check_outputs(out, report)
     options = {**computing, **vectors.options()}
-    model = head.make(seed, default_ngrams=True, **options)  # what is wrong is refused first
+    model = head.make(seed, default_ngrams=True, **options)
     learn, held_out, codes, groups = _read(data, test_data, table, group_column, seed, cv)
     if codes.max() >= MANY_CLASSES:
         model = head.make(seed, **options)
@@ -110,7 +110,7 @@ def train(
     print_cut(*(vectorizer.truncation_report_ for vectorizer in vectorizers_in(model)))
     columns = {"text": learn.text, "label": learn.label}
     path = save_pipeline(model, out, columns=columns, sign=key)
-    # first, so that the model is safe if anything below fails
+    # before anything that may fail
     say(f"Saved {path} ({file_size(str(path)) / 1e6:.0f} MB).")
     comparison = None
     if cv:
@@ -130,7 +130,7 @@ def train(
 
 
 def _check_outputs(out: str, report: bool) -> str | None:
-    """Check the outputs, and return why there will be no report."""
+    """Check the outputs; return why there will be no report."""
     from pipeline.files import check_writable, refuse_folder, where
     from pipeline.report.page import check_report_extra
 
@@ -158,7 +158,7 @@ def _read(
     seed: int,
     cv: int,
 ) -> tuple[Labelled, Labelled, Any, Any]:
-    """Return the training and held-out rows, checked, and classes and groups of the first."""
+    """Return rows to train on and to test, and codes and groups of the first."""
     from pipeline.evaluation.folds import check_classes, split_folds
     from pipeline.texts import class_numbers, group_numbers, text_groups
 
@@ -166,7 +166,7 @@ def _read(
     rows, held_out = table.hold_out(rows, test_data, seed)
     groups = text_groups(rows.texts, group_numbers(rows.groups, len(rows.table)))
     classes, codes = class_numbers(rows.labels, len(rows.table), warn=False)
-    if cv:  # raise what the comparison would raise, before training
+    if cv:  # refuse before training what the comparison refuses
         check_classes(split_folds(cv, codes, seed, groups), classes, codes)
     return rows, held_out, codes, groups
 
@@ -197,7 +197,7 @@ def _fit(model: Any, learn: Labelled, codes: Any, groups: Any, seed: int) -> Any
 def _score(
     model: Any, held_out: Labelled, train: Labelled | None, path: Path | str, key: Any
 ) -> dict[str, Any]:
-    """Evaluate, in detail if ``train`` is given, and record the scores in the manifest."""
+    """Evaluate, in detail if given the training rows, and record the scores."""
     from pipeline.saved.artifact import record_scores
 
     by = ("domain", "trait") if train and held_out.source == SHIPPED else ()

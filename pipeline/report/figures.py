@@ -15,15 +15,15 @@ from pipeline.readable import columns, readable, shortened
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Placeholder colours of matplotlib -> the page's: var(--ink) is dark on light and light on dark.
+# matplotlib draws in placeholder colours; the page replaces them by its theme's
 _NAMES = ("ink", "muted", "rule", "page", "for", "against", *(f"series{i}" for i in range(1, 7)))
 COLOURS = {name: f"#01010{i:x}" for i, name in enumerate(_NAMES)}
 POINTS_PER_INCH = 72
-# comes with matplotlib and is wider than most fonts, which leaves space for the page's font
+# comes with matplotlib, and is wider than most fonts of a page
 _FONT = "DejaVu Sans"
-_COLUMN = 0.6  # of the font size, the widest letter of a monospaced font
+_COLUMN = 0.6  # of the font size: a wide monospaced letter
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # keeps text: searchable, selectable, in the font of the page
+    "svg.fonttype": "none",  # text stays text
     "font.family": _FONT,
     "text.parse_math": False,
     "font.size": 10.5,
@@ -69,10 +69,7 @@ def text_columns(text: str) -> float:
 
 
 class Words:
-    """Replaces user words by placeholders for matplotlib's layout."""
-
-    # So class names are not read as mathematics, no font lacks a letter, and the direction of
-    # writing does not matter.
+    """Placeholders for user words, which matplotlib might misread or lack letters for."""
 
     def __init__(self) -> None:
         self._words: list[str] = []
@@ -96,10 +93,10 @@ Draw = Callable[["Figure", Words], None]
 def figure_svg(
     draw: Draw,
     *,
-    key: str,  # its name on the page, so that figures share no id
+    key: str,  # its name on the page, for ids
     size: tuple[float, float],
-    label: str,  # description with the numbers, for screen readers
-    titles: Mapping[str, Sequence[str]] | None = None,  # by the gid of a scatter: text per point
+    label: str,  # for screen readers
+    titles: Mapping[str, Sequence[str]] | None = None,  # gid of a scatter -> text per point
 ) -> str:
     """Draw a figure as one ``<svg>`` element, equal for equal figures."""
     from matplotlib import rc_context
@@ -118,11 +115,11 @@ def figure_svg(
     root = ElementTree.fromstring(svg)
     for gid, texts in (titles or {}).items():
         points = root.findall(f".//g[@id='{gid}']//use")
-        # matplotlib draws a handful of points without a shared marker
+        # few points are drawn without a shared marker
         points = points or root.findall(f".//g[@id='{gid}']//path")
         for point, text in zip(points, texts, strict=True):
             ElementTree.SubElement(point, "title").text = readable(text)
-    for group in root.iter("g"):  # every figure has a figure_1; nothing refers to a group
+    for group in root.iter("g"):  # not unique, and nothing refers to them
         group.attrib.pop("id", None)
     for element in root.iter("text"):
         element.text = words.put_back(element.text or "")
@@ -136,10 +133,10 @@ def figure_svg(
     return ElementTree.tostring(root, encoding="unicode")
 
 
-_WIDTH = 340  # points: about the width of a phone, so that letters are never scaled down
+_WIDTH = 340  # points: a phone shows it unscaled
 _NAME_BESIDE = 26  # most columns of a name beside its row
-_NAME_ABOVE = 44  # most columns of a name on its own line
-MOST_IN_MATRIX = 12  # classes of a matrix that is readable on a phone
+_NAME_ABOVE = 44  # on its own line
+MOST_IN_MATRIX = 12  # classes, on a phone
 MOST_NAMED = 6  # classes with a colour, line or marker of their own
 MARKERS = ("o", "s", "^", "D", "v", ">")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1.5, 2)), (0, (3, 1.2)), (0, (8, 3)))
@@ -299,7 +296,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) ->
 
 
 def layers_figure(layers: Mapping[str, Any]) -> str | None:
-    """Draw the score of every layer and pooling, None without layers."""
+    """Draw the score of every layer and pooling, if there are any."""
     rows = [row for row in layers["rows"] if row["layer"] is not None]
     if not rows:
         return None
@@ -348,7 +345,7 @@ def _grid_figure(
             axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight, color=ink,
                       fontsize=size)  # fmt: skip
         crowded = len(column_names) > 4
-        # Upright names end at their columns, whatever their length in the page's font.
+        # upright names end at their columns in any font
         upright: Any = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
         names = [words(name, 14 if crowded else 18) for name in column_names]
         axes.set_xticks(range(len(names)), names, **(upright if crowded else {}))

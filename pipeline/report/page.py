@@ -39,7 +39,7 @@ _LAYER_ATTRS = ("n_folds", "scoring", "n_texts", "majority", "nested")
 
 
 class ReportPage(type(Path())):  # type: ignore[misc]  # of this system
-    """The path of a report, shown as the page in a notebook."""
+    """A path that a notebook shows as the page."""
 
     def _repr_html_(self) -> str | None:
         try:
@@ -48,7 +48,7 @@ class ReportPage(type(Path())):  # type: ignore[misc]  # of this system
             return None
         if not page.startswith(_DOCTYPE):
             return None
-        # with its own base, so that links do not lead to the notebook's address
+        # or links would lead to the notebook's address
         page = page.replace("<head>", '<head><base href="about:srcdoc">', 1)
         what = f'title="{escape(str(self))}" sandbox="allow-same-origin"'
         return block(f'<iframe {what} srcdoc="{escape(page)}"></iframe>')
@@ -218,12 +218,12 @@ def render_page(contents: Mapping[str, Any]) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    def clean(value: Any) -> Any:  # called on everything that the template inserts
+    def clean(value: Any) -> Any:
         return readable(value) if type(value) is str else value  # not Markup
 
     environment = Environment(autoescape=True, finalize=clean, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "svg": Markup,  # our own drawings, with words already escaped
+        "svg": Markup,  # words are escaped already
         "number": tables.number,
         "shortened": shortened,
         "signed": signed,
@@ -265,7 +265,7 @@ class Section:
     beside: Sequence[Table] = ()
     tables: Sequence[Table] = ()
     texts: Sequence[Mapping[str, Any]] = ()
-    legend: Sequence[tuple[str, str]] = ()  # symbol and class, in the order of the colours
+    legend: Sequence[tuple[str, str]] = ()  # symbol and class, by colour
     folded: bool = False  # whether it opens on a click
 
 
