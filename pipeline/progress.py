@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.forks import ForkSafeLock
@@ -113,16 +114,19 @@ def _columns() -> int:
         return 79
 
 
+@dataclass(eq=False)
 class Part:
     """A part of a job with its name and progress."""
 
-    def __init__(self, what: str, unit: str, bar: _Bar | None) -> None:
-        self.what, self.unit, self.bar = what, unit, bar
-        self.done, self.known = 0, 0
-        self.total: int | None = None
-        self.began = 0.0
-        self.note: str | None = None
-        self.whole = False  # shows no inner part
+    what: str
+    unit: str
+    bar: _Bar | None
+    whole: bool  # shows no inner part
+    done: int = 0
+    known: int = 0
+    total: int | None = None
+    began: float = 0.0
+    note: str | None = None
 
     def show(
         self, done: int, total: int | None = None, *, what: str | None = None, known: int = 0
@@ -154,15 +158,15 @@ def progress(
     outer = _current.get()
     outer_bar = None if outer is None else outer.bar
     hidden = outer is not None and outer.whole
-    part = Part(what, unit, None if hidden else outer_bar or (_Bar() if shown else None))
-    part.whole = whole or hidden
+    bar = None if hidden else outer_bar or (_Bar() if shown else None)
+    part = Part(what, unit, bar, whole or hidden)
     token = _current.set(part)
     try:
         yield part
     finally:
         _current.reset(token)
-        if part.bar is not None:
-            part.bar.leave(outer if outer_bar is not None else None)
+        if bar is not None:
+            bar.leave(outer if outer_bar is not None else None)
 
 
 @contextmanager

@@ -4,9 +4,9 @@ import os
 import sys
 import warnings
 from functools import cache
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
-import typer
+from typer import Context, Exit, Option, Typer
 
 from pipeline import __version__
 from pipeline.commands.evaluate import compare, evaluate, explain, labels, layers, report
@@ -18,7 +18,7 @@ from pipeline.commands.train import train
 from pipeline.files import program
 from pipeline.progress import progress, without_bar
 
-app = typer.Typer(
+app = Typer(
     add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
@@ -34,7 +34,7 @@ for command in (  # as in --help
 
 def main() -> None:
     """Run a command; a user error is one line and exit code 2."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = lambda message, *_, **__: _show(str(message))
     _show.cache_clear()
     try:
         try:
@@ -68,17 +68,13 @@ def _show(warning: str) -> None:
         note(f"Warning: {warning}")
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    _show(str(message))
-
-
 @app.callback(invoke_without_command=True)
 def _default(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    context: Context,
+    version: Annotated[bool, Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"bert-vectorizer {__version__}")
-        raise typer.Exit
+        raise Exit
     if context.invoked_subcommand is None:
         with_groups(train)()

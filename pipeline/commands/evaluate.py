@@ -4,7 +4,7 @@ import sys
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
@@ -54,9 +54,9 @@ def evaluate(
     trust: Trust,
     by: Groups = None,
     train_data: Annotated[
-        str | None, typer.Option(help="The training data; texts in both files are reported.")
+        str | None, Option(help="The training data; texts in both files are reported.")
     ] = None,
-    mistakes: Annotated[int, typer.Option(help="Number of the surest mistakes to print.")] = 0,
+    mistakes: Annotated[int, Option(help="Number of the surest mistakes to print.")] = 0,
     cache: CacheFolder = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -82,22 +82,22 @@ def report(
     table: Table,
     by: Groups = None,
     train_data: Annotated[
-        str | None, typer.Option(help="The training data, for the texts nearest to mistakes.")
+        str | None, Option(help="The training data, for the texts nearest to mistakes.")
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Cross-validate it and the baselines on the training data."),
+        Option("--compare", help="Cross-validate it and the baselines on the training data."),
     ] = False,
     group_column: GroupColumn = None,
     layers: Annotated[
         str | None,
-        typer.Option(help="A table written by `layers --out`, or `run` to study them now."),
+        Option(help="A table written by `layers --out`, or `run` to study them now."),
     ] = None,
-    mistakes: Annotated[int, typer.Option(help="Number of the surest mistakes to show.")] = 10,
+    mistakes: Annotated[int, Option(help="Number of the surest mistakes to show.")] = 10,
     out: Annotated[
-        str | None, typer.Option(help="Path of the page; by default beside the pipeline.")
+        str | None, Option(help="Path of the page; by default beside the pipeline.")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    title: Annotated[str | None, Option(help="Heading of the page.")] = None,
     cache: CacheFolder = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -244,7 +244,7 @@ def labels(
     head: Head,
     cv: Folds = 5,
     seed: Seed = 0,
-    show: Annotated[int, typer.Option(help="Number of texts to print.")] = 10,
+    show: Annotated[int, Option(help="Number of texts to print.")] = 10,
     out: TableOut = None,
 ) -> None:
     """Rank the texts of a table by how doubtful their label is."""
@@ -270,16 +270,16 @@ def layers(
     group_column: GroupColumn = None,
     encoder: Encoder,
     pooling: Annotated[
-        str, typer.Option(help="Poolings to try: cls, mean, max, or several of them.")
+        str, Option(help="Poolings to try: cls, mean, max, or several of them.")
     ] = "cls,mean,max",
     cv: Folds = 5,
     seed: Seed = 0,
     nested: Annotated[
-        bool, typer.Option("--nested", help="Add the unbiased score of picking the best.")
+        bool, Option("--nested", help="Add the unbiased score of picking the best.")
     ] = False,
     out: TableOut = None,
     figures: Annotated[
-        str | None, typer.Option(help="Folder for a heatmap and a bar chart (PNG).")
+        str | None, Option(help="Folder for a heatmap and a bar chart (PNG).")
     ] = None,
 ) -> None:
     """Score every layer with every pooling, and combinations of layers."""
@@ -325,28 +325,26 @@ def compare(
     table: Table,
     group_column: GroupColumn = None,
     test: Annotated[
-        bool, typer.Option("--test", help="One split: the held-out reviews, or a fifth of --data.")
+        bool, Option("--test", help="One split: the held-out reviews, or a fifth of --data.")
     ] = False,
     test_data: OwnTestData = None,
-    models: Annotated[str | None, typer.Option(help=f"Rows to compare: {_ROWS}; or all.")] = None,
+    models: Annotated[str | None, Option(help=f"Rows to compare: {_ROWS}; or all.")] = None,
     fine_tuned: Annotated[
-        bool, typer.Option("--fine-tuned", help="Add a fine-tuned BERT; takes minutes to hours.")
+        bool, Option("--fine-tuned", help="Add a fine-tuned BERT; takes minutes to hours.")
     ] = False,
     encoder: Encoder,
     head: Head,
-    truncation: Annotated[
-        str, typer.Option(help="head, tail, head_tail, window or error.")
-    ] = "head",
+    truncation: Annotated[str, Option(help="head, tail, head_tail, window or error.")] = "head",
     word_vectors: Annotated[
-        str | None, typer.Option(help="Word vectors in word2vec's format, instead of training.")
+        str | None, Option(help="Word vectors in word2vec's format, instead of training.")
     ] = None,
     cv: Folds = 5,
     seed: Seed = 0,
     scoring: Annotated[
-        str, typer.Option(help="Score behind the verdict, such as f1_macro or balanced_accuracy.")
+        str, Option(help="Score behind the verdict, such as f1_macro or balanced_accuracy.")
     ] = "accuracy",
     out: TableOut = None,
-    figures: Annotated[str | None, typer.Option(help="Folder for a chart (PNG).")] = None,
+    figures: Annotated[str | None, Option(help="Folder for a chart (PNG).")] = None,
 ) -> None:
     """Compare baselines and uses of BERT on the same folds or split."""
     computing = {**encoder.options(), "truncation": truncation}
@@ -390,15 +388,13 @@ def compare(
 
 def explain(
     *,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A text to explain; can be repeated.")
-    ] = None,
+    text: Annotated[list[str] | None, Option(help="A text to explain; can be repeated.")] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     trust: Trust,
     missing: Missing = "error",
-    level: Annotated[str, typer.Option(help="word or token.")] = "word",
+    level: Annotated[str, Option(help="word or token.")] = "word",
     method: Annotated[
-        str, typer.Option(help="auto, exact (a sum over tokens) or occlusion (omit each word).")
+        str, Option(help="auto, exact (a sum over tokens) or occlusion (omit each word).")
     ] = "auto",
 ) -> None:
     """Show which words made a prediction."""

@@ -5,19 +5,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
+from typer import Argument, Option
 
 from pipeline.commands.options import DEFAULT_ARTIFACT, ArtifactPath, BertModel, Trust
 from pipeline.commands.printing import describe_inspection, describe_verification
 
 
 def inspect(
-    file: Annotated[str | None, typer.Argument(help="A saved pipeline, .joblib or .skops.")] = None,
+    file: Annotated[str | None, Argument(help="A saved pipeline, .joblib or .skops.")] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
-    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    json: Annotated[bool, Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show the contents of a saved pipeline without unpickling it."""
     from json import dumps
@@ -33,11 +33,11 @@ def verify(
     *,
     file: Annotated[
         str | None,
-        typer.Argument(help="A saved pipeline, or a model folder written by fetch."),
+        Argument(help="A saved pipeline, or a model folder written by fetch."),
     ] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     sha256: Annotated[
-        str | None, typer.Option(help="The expected hash, known from another source.")
+        str | None, Option(help="The expected hash, known from another source.")
     ] = None,
     trust: Trust,
 ) -> None:
@@ -57,9 +57,9 @@ def verify(
 
 
 def fetch(
-    model: Annotated[str, typer.Argument(help="BERT model: hub id.")],
-    to: Annotated[str, typer.Option(help="Folder for its files, created if missing.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    model: Annotated[str, Argument(help="BERT model: hub id.")],
+    to: Annotated[str, Option(help="Folder for its files, created if missing.")],
+    revision: Annotated[str | None, Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
     """Fetch a model to a folder for a machine without a connection."""
     from pipeline.checkpoints.carry import fetch_to
@@ -82,8 +82,8 @@ def fetch(
 
 
 def tokens(
-    text: Annotated[str, typer.Argument(help="One text.")],
-    max_length: Annotated[int | None, typer.Option(help="Pad or cut to this many tokens.")] = None,
+    text: Annotated[str, Argument(help="One text.")],
+    max_length: Annotated[int | None, Option(help="Pad or cut to this many tokens.")] = None,
     bert: BertModel = None,
 ) -> None:
     """Show the steps of BERT on one text."""

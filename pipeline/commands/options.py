@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Exit, Option
 from typer.core import TyperCommand
 
 from pipeline.commands.printing import note
@@ -19,48 +19,44 @@ if TYPE_CHECKING:
 
 # str, because a Path would take a slash from s3://
 DEFAULT_ARTIFACT = str(Path("models") / "sentiment.joblib")
-ArtifactPath = Annotated[str, typer.Option("--pipeline", help="A file written by train.")]
-BertModel = Annotated[str | None, typer.Option(help="BERT model to start from: hub id or folder.")]
+ArtifactPath = Annotated[str, Option("--pipeline", help="A file written by train.")]
+BertModel = Annotated[str | None, Option(help="BERT model to start from: hub id or folder.")]
 SHIPPED = "the shipped reviews"
 MERGED = "other"
 _FORMATS = "CSV, TSV, JSON lines, Excel or Parquet"
 TestData = Annotated[
-    str | None, typer.Option(help=f"{_FORMATS}; by default the held-out shipped reviews.")
+    str | None, Option(help=f"{_FORMATS}; by default the held-out shipped reviews.")
 ]
 TrainingData = Annotated[
-    str | None, typer.Option(help=f"{_FORMATS}; by default the shipped training reviews.")
+    str | None, Option(help=f"{_FORMATS}; by default the shipped training reviews.")
 ]
 OwnTestData = Annotated[
     str | None,
-    typer.Option(
-        help="Score on this file, with the same columns, instead of on a fifth of --data."
-    ),
+    Option(help="Score on this file, with the same columns, instead of on a fifth of --data."),
 ]
-Groups = Annotated[list[str] | None, typer.Option(help="A column to score by; can be repeated.")]
-Folds = Annotated[int, typer.Option(help="Folds.")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
+Groups = Annotated[list[str] | None, Option(help="A column to score by; can be repeated.")]
+Folds = Annotated[int, Option(help="Folds.")]
+Seed = Annotated[int, Option(help="Random seed.")]
 GroupColumn = Annotated[
     str | None,
-    typer.Option(help="Column of groups; each stays on one side of every split."),
+    Option(help="Column of groups; each stays on one side of every split."),
 ]
 CacheFolder = Annotated[
     str | None,
-    typer.Option("--cache", help="Folder for vectors, to resume after an interruption."),
+    Option("--cache", help="Folder for vectors, to resume after an interruption."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Most threads to use.")]
-TextColumn = Annotated[
-    str | None, typer.Option(help="Text column; by default as in training, or text.")
-]
-Encoding = Annotated[str, typer.Option(help="Encoding of a CSV file.")]
+Threads = Annotated[int | None, Option(min=1, help="Most threads to use.")]
+TextColumn = Annotated[str | None, Option(help="Text column; by default as in training, or text.")]
+Encoding = Annotated[str, Option(help="Encoding of a CSV file.")]
 Separator = Annotated[
     str | None,
-    typer.Option(help="Separator of a CSV file, such as ';' or tab; by default from its name."),
+    Option(help="Separator of a CSV file, such as ';' or tab; by default from its name."),
 ]
 Missing = Annotated[
     Literal["error", "empty"],
-    typer.Option(help="Rows without a text: error, or empty to use an empty text."),
+    Option(help="Rows without a text: error, or empty to use an empty text."),
 ]
-TableOut = Annotated[str | None, typer.Option(help="Write the table to: .csv or .parquet.")]
+TableOut = Annotated[str | None, Option(help="Write the table to: .csv or .parquet.")]
 
 _OLD_NAMES = {
     "--text": ("--text-column",),
@@ -87,7 +83,7 @@ class Command(TyperCommand):
             elif "cache" in ctx.params:
                 message += " Use --cache FOLDER to keep vectors for the next time."
             note(message)
-            raise typer.Exit(130) from None
+            raise Exit(130) from None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Replace former names of options."""
@@ -117,11 +113,11 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(parameter)
 
-    def call(**given: Any) -> None:
+    def call(**values: Any) -> None:
         for name, group in groups.items():
-            own = {f.name: given.pop(f.name) for f in fields(group) if f.name in given}
-            given[name] = group(**own)
-        command(**given)
+            own = {f.name: values.pop(f.name) for f in fields(group) if f.name in values}
+            values[name] = group(**own)
+        command(**values)
 
     keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
@@ -136,14 +132,14 @@ class Trust:
 
     trusted: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="More names that the file may contain: my_package.MyStep, or lightgbm, xgboost, "
             "catboost, imblearn; can be repeated."
         ),
     ] = None
     trusted_key: Annotated[
         list[str] | None,
-        typer.Option(help="Open only files signed by this public key (.pem); can be repeated."),
+        Option(help="Open only files signed by this public key (.pem); can be repeated."),
     ] = None
 
     def options(self) -> dict[str, Any]:
@@ -159,21 +155,22 @@ class Encoder:
     """The BERT model of a command and its settings."""
 
     bert: BertModel = None
-    max_length: Annotated[int | None, typer.Option(help="Most tokens per text.")] = None
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto"
+    max_length: Annotated[int | None, Option(help="Most tokens per text.")] = None
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    dtype: Annotated[str, Option(help="auto, float32, float16 or bfloat16.")] = "auto"
     cache: CacheFolder = None
     threads: Threads = None
 
     def options(self) -> dict[str, Any]:
         """Limit the threads, and return parameters of BertVectorizer."""
         limit_threads(self.threads)
-        given = {"model": self.bert, "max_length": self.max_length, "cache": self.cache}
-        return {
-            "device": self.device,
-            "dtype": self.dtype,
-            **{name: value for name, value in given.items() if value is not None},
-        }
+        return given(model=self.bert, max_length=self.max_length, device=self.device,
+                     dtype=self.dtype, cache=self.cache)  # fmt: skip
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Return the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def limit_threads(threads: int | None) -> None:
@@ -199,21 +196,21 @@ class Head:
 
     classifier: Annotated[
         str,
-        typer.Option(
+        Option(
             help="logistic, linear-svm, ridge, hist-gradient-boosting, or an import path such as "
             "sklearn.svm.SVC."
         ),
     ] = "logistic"
-    class_weight: Annotated[
-        str | None, typer.Option(help="balanced gives rare classes more weight.")
-    ] = None
+    class_weight: Annotated[str | None, Option(help="balanced gives rare classes more weight.")] = (
+        None
+    )
     C: Annotated[
         str | None,
-        typer.Option("--C", help="Inverse regularisation, or cv (default) to cross-validate it."),
+        Option("--C", help="Inverse regularisation, or cv (default) to cross-validate it."),
     ] = None
     ngrams: Annotated[
         bool | None,
-        typer.Option(
+        Option(
             help="Stack TF-IDF of words and word pairs with BERT; the default of train for up to "
             f"{MANY_CLASSES} classes."
         ),
@@ -260,18 +257,16 @@ class Head:
             hint = ", perhaps a regressor" if hasattr(classifier, "predict") else ""
             raise ValueError(f"--classifier {name} is not a classifier{hint}; {allowed}.")
         C = None if self.C is None else _parse_C(self.C)
-        wanted = {"C": C, "class_weight": self.class_weight}
-        known = classifier.get_params()
-        given = {key: value for key, value in wanted.items() if value is not None}
-        for key in given:
+        chosen, known = given(C=C, class_weight=self.class_weight), classifier.get_params()
+        for key in chosen:
             if key not in known:
                 option = f"--{key.replace('_', '-')}"
                 raise ValueError(f"--classifier {name}: a {kind} has no {key}; leave out {option}.")
         if "random_state" in known:
-            given["random_state"] = seed
+            chosen["random_state"] = seed
         if name == "linear-svm":  # liblinear's dual solver needs many more iterations
-            given["dual"] = False
-        return classifier.set_params(**given)
+            chosen["dual"] = False
+        return classifier.set_params(**chosen)
 
 
 def _parse_C(value: str) -> Any:
@@ -328,17 +323,17 @@ class Table:
 
     text_column: TextColumn = None
     label_column: Annotated[
-        str | None, typer.Option(help="Label column; by default as in training, or label.")
+        str | None, Option(help="Label column; by default as in training, or label.")
     ] = None
     encoding: Encoding = "utf-8"
     sep: Separator = None
     missing: Missing = "error"
     drop_missing_labels: Annotated[
-        bool, typer.Option("--drop-missing-labels", help="Leave out rows without a label.")
+        bool, Option("--drop-missing-labels", help="Leave out rows without a label.")
     ] = False
     rare: Annotated[
         Literal["error", "drop", "merge"],
-        typer.Option(
+        Option(
             help="For classes with too few texts, or unknown to the pipeline: error, drop their "
             f"rows, or merge them into one class called {MERGED}."
         ),
@@ -395,8 +390,8 @@ class Table:
         from pipeline.datasets import rare_labels
 
         rows = self.read(data, group=group)
-        given = rows.labels, rows.texts, rows.groups
-        rare = [] if self.rare == "error" else rare_labels(*given, least)
+        counted = rows.labels, rows.texts, rows.groups
+        rare = [] if self.rare == "error" else rare_labels(*counted, least)
         rows = self._without(rows, rare, "with too few texts")
         if rare and 0 < (n := int((rows.labels == MERGED).sum())) < least:
             raise ValueError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
+from typer import Exit, Option
 
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
@@ -14,6 +14,7 @@ from pipeline.commands.options import (
     TextColumn,
     Threads,
     Trust,
+    given,
     its_columns,
     limit_threads,
     texts_to_answer,
@@ -27,51 +28,46 @@ class Scoring:
 
     workers: Annotated[
         int | None,
-        typer.Option(
+        Option(
             help="Processes for --data, with one thread each; by default one per core for a long "
             "table."
         ),
     ] = None
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Use the workers of this Dask scheduler, such as tcp://10.0.0.5:8786."),
+        Option(help="Use the workers of this Dask scheduler, such as tcp://10.0.0.5:8786."),
     ] = None
     resources: Annotated[
-        str | None, typer.Option(help="Resources that these workers must have, such as GPU=1.")
+        str | None, Option(help="Resources that these workers must have, such as GPU=1.")
     ] = None
     on_bad_row: Annotated[
-        str, typer.Option(help="For rows that cannot be labelled: error, or null to continue.")
+        str, Option(help="For rows that cannot be labelled: error, or null to continue.")
     ] = "error"
     shard_rows: Annotated[
-        int | None, typer.Option(help="Rows per part: held in memory, and lost in a crash.")
+        int | None, Option(help="Rows per part: held in memory, and lost in a crash.")
     ] = None
 
     def options(self) -> dict[str, Any]:
         """Return the options of score_table."""
-        options = {
-            **_executor(self.workers, self.scheduler, self.resources),
-            "on_bad_row": self.on_bad_row,
-        }
-        return options if self.shard_rows is None else {**options, "shard_rows": self.shard_rows}
+        executor = _executor(self.workers, self.scheduler, self.resources)
+        return executor | given(on_bad_row=self.on_bad_row, shard_rows=self.shard_rows)
 
 
 def predict(
     *,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     trust: Trust,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A text to label; can be repeated.")
-    ] = None,
+    text: Annotated[list[str] | None, Option(help="A text to label; can be repeated.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="CSV, TSV, JSON lines, Excel or Parquet to label: a file, a folder, a pattern, an "
             "address such as s3://...; can be repeated."
         ),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="Write the labels to: .csv, .parquet, .jsonl, or a folder of parts."),
+        Option(help="Write the labels to: .csv, .parquet, .jsonl, or a folder of parts."),
     ] = None,
     text_column: TextColumn = None,
     encoding: Encoding = "utf-8",
@@ -174,7 +170,7 @@ def _predict_table(model: str, data: list[str], out: str, options: dict[str, Any
         scored = score_table(model, data if len(data) > 1 else data[0], out, **options)
     except KeyboardInterrupt:
         note("Interrupted. Finished parts are kept; run the same command again to resume.")
-        raise typer.Exit(130) from None
+        raise Exit(130) from None
     columns = ", ".join(scored.columns)
     say(f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {columns}.")
     if scored.n_empty:

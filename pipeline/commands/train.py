@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from pipeline.commands.evaluate import score_rows, write_page
 from pipeline.commands.options import (
@@ -19,6 +19,7 @@ from pipeline.commands.options import (
     Seed,
     Table,
     TrainingData,
+    given,
     split_list,
 )
 from pipeline.commands.predict import label_texts
@@ -33,28 +34,24 @@ class Vectors:
 
     pooling: Annotated[
         str | None,
-        typer.Option(help="cls, mean, max, pooler, several, or checkpoint (as published)."),
+        Option(help="cls, mean, max, pooler, several, or checkpoint (as published)."),
     ] = None
-    prompt: Annotated[str | None, typer.Option(help="Text before each text: 'query: '.")] = None
-    layers: Annotated[
-        str | None, typer.Option(help="A layer (-1), several (-4,-3,-2,-1) or all.")
-    ] = None
+    prompt: Annotated[str | None, Option(help="Text before each text: 'query: '.")] = None
+    layers: Annotated[str | None, Option(help="A layer (-1), several (-4,-3,-2,-1) or all.")] = None
     combine: Annotated[
         str | None,
-        typer.Option(help="concat, mean, sum or learned (a weighted sum) of the layers."),
+        Option(help="concat, mean, sum or learned (a weighted sum) of the layers."),
     ] = None
-    truncation: Annotated[
-        str | None, typer.Option(help="head, tail, head_tail, window or error.")
-    ] = None
+    truncation: Annotated[str | None, Option(help="head, tail, head_tail, window or error.")] = None
 
     def options(self) -> dict[str, Any]:
         """Return parameters of BertVectorizer."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        parameters = given(**vars(self))
         if self.pooling is not None:
-            given["pooling"] = _one_or_several(split_list(self.pooling))
+            parameters["pooling"] = _one_or_several(split_list(self.pooling))
         if self.layers is not None and self.layers != "all":
-            given["layers"] = _parse_layers(self.layers)
-        return given
+            parameters["layers"] = _parse_layers(self.layers)
+        return parameters
 
 
 def _parse_layers(value: str) -> Any:
@@ -80,14 +77,14 @@ def train(
     encoder: Encoder,
     vectors: Vectors,
     head: Head,
-    out: Annotated[str, typer.Option(help="Path of the trained pipeline.")] = DEFAULT_ARTIFACT,
+    out: Annotated[str, Option(help="Path of the trained pipeline.")] = DEFAULT_ARTIFACT,
     sign: Annotated[
-        str | None, typer.Option(help="Sign the pipeline with this Ed25519 key (.pem).")
+        str | None, Option(help="Sign the pipeline with this Ed25519 key (.pem).")
     ] = None,
-    cv: Annotated[int, typer.Option(help="Folds of the comparison; 0 skips it.")] = 5,
+    cv: Annotated[int, Option(help="Folds of the comparison; 0 skips it.")] = 5,
     seed: Seed = 0,
     report: Annotated[
-        bool, typer.Option(help="Write a page about the pipeline beside it (.html, .json).")
+        bool, Option(help="Write a page about the pipeline beside it (.html, .json).")
     ] = True,
 ) -> None:
     """Train, save and evaluate a pipeline, and write a report."""
