@@ -4,6 +4,7 @@ import sys
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
+from rich.console import Console
 from typer import Option
 
 from pipeline.commands.options import (
@@ -69,7 +70,7 @@ def evaluate(
     tested = table.known(tested, fitted.classes_)
     train = None if train_data is None else table.known(table.read(train_data), fitted.classes_)
     scores = score_rows(fitted, tested, train, by, n_mistakes=mistakes, random_state=seed)
-    print_scores(scores, f"{pipeline} on {data or 'the held-out shipped reviews'}")
+    print_scores(Console(), scores, f"{pipeline} on {data or 'the held-out shipped reviews'}")
     sizes = {g["value"]: g["n_texts"] for g in scores["slices"].get("by truncation", [])}
     print_cut({"texts_cut": sizes.get("cut", 0), "n_texts": scores["n_texts"]})
 

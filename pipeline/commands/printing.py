@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Print a text; only a terminal wraps its lines."""
-    _plain_console().print(text)
+    plain_console().print(text)
 
 
 def note(text: str) -> None:
     """Print a text on standard error."""
-    _plain_console(stderr=True).print(text)
+    plain_console(stderr=True).print(text)
 
 
-def _plain_console(*, stderr: bool = False) -> Console:
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints texts, and titles of tables in a pipe, unchanged."""
     console = Console(stderr=stderr, markup=False, highlight=False)
     console.soft_wrap = not console.is_terminal
     return console
@@ -185,7 +186,7 @@ def print_comparison(comparison: "pd.DataFrame", title: str) -> None:
         against.add_row(str(name), "" if verdict == "baseline" else difference, verdict)
         sizes = (_size(row[column]) for column in known)
         costs.add_row(str(name), _number(row["calibration_error"]), *sizes)
-    _plain_console().print(scores, "", against, "", costs, "")
+    plain_console().print(scores, "", against, "", costs, "")
     for name, reason in comparison.attrs["left_out"].items():
         say(f"Left out: {name} ({reason}).")
     for name, classes in comparison.attrs["never_predicted"].items():
@@ -210,9 +211,9 @@ def _size(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.01 else "< 0.01"
 
 
-def print_scores(scores: dict[str, Any], title: str) -> None:
+def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
     """Print scores, groups and the surest mistakes."""
-    console, interval = Console(), scores["intervals"].get("accuracy")
+    interval = scores["intervals"].get("accuracy")
     between = " ({:.3f} to {:.3f})".format(*interval) if interval else ""
     labels = Table("texts", "accuracy (95 %)", "macro F1", "balanced accuracy", "F1", title=title)
     others = (_number(scores[name]) for name in ("macro_f1", "balanced_accuracy", "f1"))
@@ -304,7 +305,7 @@ def _coloured(text: str, frame: "pd.DataFrame") -> Text:
 
 def print_study(study: "pd.DataFrame") -> None:
     """Print a layer study and its best row."""
-    console, attrs = _plain_console(), study.attrs
+    console, attrs = plain_console(), study.attrs
     metric, layers = attrs["scoring"], study[study["kind"] == "layer"]
     title = f"{metric} of each layer, {attrs['n_folds']}-fold cross-validation"
     table = Table("layer", *layers["pooling"].unique(), title=title)

@@ -23,7 +23,13 @@ from pipeline.commands.options import (
     split_list,
 )
 from pipeline.commands.predict import label_texts
-from pipeline.commands.printing import print_comparison, print_cut, print_scores, say
+from pipeline.commands.printing import (
+    plain_console,
+    print_comparison,
+    print_cut,
+    print_scores,
+    say,
+)
 
 _LEAST = 5  # texts per class, to train and to test
 
@@ -201,7 +207,8 @@ def _score(
     few: Any = {} if train else {"n_mistakes": 0, "n_examples": 0, "n_map": 0}
     columns = [name for name in by if name in held_out.table]
     scores = score_rows(model, held_out, train, columns, **few)
-    print_scores({**scores, "slices": {}, "mistakes": []}, "On the held-out texts")
+    brief = {**scores, "slices": {}, "mistakes": []}
+    print_scores(plain_console(), brief, "On the held-out texts")
     numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
     record_scores(path, {"held out": numbers}, key)
     return scores
