@@ -201,9 +201,10 @@ class Head:
             "sklearn.svm.SVC."
         ),
     ] = "logistic"
-    class_weight: Annotated[str | None, Option(help="balanced gives rare classes more weight.")] = (
-        None
-    )
+    class_weight: Annotated[
+        str | None,
+        Option(help="balanced gives rare classes more weight."),
+    ] = None
     C: Annotated[
         str | None,
         Option("--C", help="Inverse regularisation, or cv (default) to cross-validate it."),
