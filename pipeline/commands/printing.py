@@ -145,7 +145,7 @@ def print_labels(
     heading: str = "probability",
     named: bool = False,
 ) -> None:
-    """Print labels and probabilities, (n_texts, n), as lines for a pipe."""
+    """Print labels and probabilities, (n_texts, n), as a table or as lines."""
     console, header = Console(), (*columns, heading, "text")
     table = Table(*header)
     if named and not console.is_terminal:
