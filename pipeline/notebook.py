@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.tables import Table, number, readable, shortened, strongest
 
-# Follows the theme of the notebook (JupyterLab, VS Code, Colab) or else of the system. The class
-# is doubled to win over the notebook's own table styles, and nothing leaks out.
+# Follows the theme of the notebook (JupyterLab, VS Code, Colab) or the system. The doubled class
+# wins over the notebook's own table styles.
 _STYLE = """
 .bert-vectorizer { color-scheme: light dark; }
 :is([data-jp-theme-light=true], .vscode-light, .vscode-high-contrast-light, [theme=light])
@@ -103,7 +103,7 @@ def paragraph(text: object, name: str = "") -> str:
 
 
 def tiles(cards: Iterable[tuple[str, str, str]]) -> str:
-    """Return cards with a name, a value and a small line below."""
+    """Return cards: a name, a value, a small line."""
     return "<dl class=tiles>{}</dl>".format(
         "".join(
             f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd><dd>{escaped(below)}</dd></div>"
@@ -132,7 +132,7 @@ def folded(summary: object, content: str, *, is_open: bool = False) -> str:
 
 
 def table_html(table: Table) -> str:
-    """Return a table in a scrollable box, with its folded rows below."""
+    """Return a table in a scrollable box, folded rows below."""
     caption = escaped(table.caption)
     head = "".join(
         f'<th scope="col"{_kind(table, i, "") if i else ""}><bdi>{breakable(name)}</bdi></th>'
@@ -174,7 +174,7 @@ def coloured_pieces(
     most: int = 1200,
     largest: float | None = None,
 ) -> dict[str, Any]:
-    """Cut a text into pieces with contributions, ``most`` characters in total."""
+    """Cut ``most`` characters of a text into pieces with contributions."""
     inside = sorted(
         (word for word in words if word["start"] < word["end"]), key=lambda word: word["start"]
     )
@@ -186,7 +186,7 @@ def coloured_pieces(
     pieces: list[dict[str, Any]] = []
     at = start
     for word in [*inside, {"start": end, "end": end, "contribution": None}]:
-        if word["start"] < at or word["end"] > end:  # overlapping windows, or beyond the end
+        if word["start"] < at or word["end"] > end:  # windows overlap
             continue
         between, own = text[at : word["start"]], text[word["start"] : word["end"]]
         for piece, value in ((between, None), (own, word["contribution"])):

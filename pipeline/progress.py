@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.forks import ForkSafeLock
@@ -109,20 +110,23 @@ class _Bar:
 def _columns() -> int:
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns - 1
-    except (OSError, ValueError):  # not a terminal, or one without a file number
+    except (OSError, ValueError):  # no terminal, or without a file number
         return 79
 
 
+@dataclass(eq=False)
 class Part:
     """A part of a job with its name and progress."""
 
-    def __init__(self, what: str, unit: str, bar: _Bar | None) -> None:
-        self.what, self.unit, self.bar = what, unit, bar
-        self.done, self.known = 0, 0
-        self.total: int | None = None
-        self.began = 0.0
-        self.note: str | None = None
-        self.whole = False  # if True, its own parts are not shown
+    what: str
+    unit: str
+    bar: _Bar | None
+    whole: bool  # shows no inner part
+    done: int = 0
+    known: int = 0
+    total: int | None = None
+    began: float = 0.0
+    note: str | None = None
 
     def show(
         self, done: int, total: int | None = None, *, what: str | None = None, known: int = 0
@@ -135,7 +139,7 @@ class Part:
             self.bar.follow(self)
 
     def folds(self, folds: Sequence[Any], what: str, times: int = 1) -> Iterator[Any]:
-        """Yield folds, showing each as a fit, with ``times`` rounds in total."""
+        """Yield folds, each shown as a fit of ``times`` rounds."""
         for i, fold in enumerate(folds, 1):
             total = times * len(folds)
             self.show(self.done, total, what=f"fold {i} of {len(folds)}, fitting {what}")
@@ -154,15 +158,15 @@ def progress(
     outer = _current.get()
     outer_bar = None if outer is None else outer.bar
     hidden = outer is not None and outer.whole
-    part = Part(what, unit, None if hidden else outer_bar or (_Bar() if shown else None))
-    part.whole = whole or hidden
+    bar = None if hidden else outer_bar or (_Bar() if shown else None)
+    part = Part(what, unit, bar, whole or hidden)
     token = _current.set(part)
     try:
         yield part
     finally:
         _current.reset(token)
-        if part.bar is not None:
-            part.bar.leave(outer if outer_bar is not None else None)
+        if bar is not None:
+            bar.leave(outer if outer_bar is not None else None)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from pipeline import make_sentiment_pipeline, progress, save_pipeline
@@ -74,6 +75,11 @@ def run_process(*arguments, **options):
     )
 
 
+def assert_passed(result):
+    """Check that a command ended well, without a word on standard error."""
+    assert (result.code, result.err) == (0, "")
+
+
 def assert_one_error_line(result, *parts):
     assert result.code == 2
     assert result.err.startswith("Error: ")
@@ -118,6 +124,15 @@ def write(tmp_path):
 @pytest.fixture
 def data(tmp_path):
     return write_csv(tmp_path / "reviews.csv", ["text", "label"], ROWS)
+
+
+@pytest.fixture
+def few_reviews(monkeypatch):
+    """Let the shipped reviews be a few, to train and to test."""
+    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(
+        domain=["films", "hotels"] * 10, trait="plain"
+    )
+    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
 
 
 @pytest.fixture(scope="session")

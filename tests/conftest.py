@@ -32,6 +32,7 @@ from pipeline.bert.packed import PackedEncoder
 from tests.commands import (  # noqa: F401  (fixtures)
     artifact,
     data,
+    few_reviews,
     fitted,
     light_artifact,
     run,

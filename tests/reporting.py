@@ -61,26 +61,13 @@ def bert_scores(folder, texts, labels, **options):
 def make_study():
     """Make a layer study as `layer_study` returns it, and as its CSV file would not lose it."""
     rows = [
-        {
-            "kind": "layer",
-            "features": f"layer {i}",
-            "pooling": pooling,
-            "score": 0.5 + 0.05 * i + shift,
-            "score_sd": 0.02,
-        }
+        ("layer", f"layer {i}", pooling, 0.5 + 0.05 * i + shift, 0.02)
         for pooling, shift in (("cls", 0.0), ("mean", 0.1))
         for i in range(3)
     ]
-    rows.append(
-        {
-            "kind": "combination",
-            "features": "concat of all",
-            "pooling": "mean",
-            "score": 0.66,
-            "score_sd": 0.01,
-        }
-    )
-    study = pd.DataFrame(rows).assign(dimension=32, C=0.1)
+    rows.append(("combination", "concat of all", "mean", 0.66, 0.01))
+    columns = ["kind", "features", "pooling", "score", "score_sd"]
+    study = pd.DataFrame(rows, columns=columns).assign(dimension=32, C=0.1)
     study.attrs = {
         "scoring": "accuracy",
         "n_folds": 5,

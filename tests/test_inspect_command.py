@@ -8,14 +8,14 @@ import pytest
 
 from pipeline.checkpoints.catalogue import catalogue
 from pipeline.vectorizer import DEFAULT_MODEL
-from tests.commands import ROWS, assert_one_error_line
+from tests.commands import ROWS, assert_one_error_line, assert_passed
 from tests.scoring_steps import save_obeying
 
 
 def test_fetch_says_what_it_wrote_and_how_to_use_it(run, tmp_path):
     folder = tmp_path / "a folder"
     result = run("fetch", DEFAULT_MODEL, "--to", folder)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     assert f"{DEFAULT_MODEL} (the installed copy) is in {folder}:" in result.out
     for path in filter(Path.is_file, folder.rglob("*")):
         assert f"{path.stat().st_size:,} {path.relative_to(folder)}" in result.out
@@ -105,7 +105,7 @@ def test_verify_checks_a_fetched_model_folder_too(run, tmp_path):
 
 def test_tokens_shows_what_bert_makes_of_a_text(run):
     result = run("tokens", "I love Paris", "--max-length", 7)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     tokens, ids, mask, *rest = result.out.splitlines()
     assert tokens.split() == ["tokens", "[CLS]", "i", "love", "paris", "[SEP]", "[PAD]", "[PAD]"]
     assert ids.split() == ["input_ids", *"101 1045 2293 3000 102 0 0".split()]
@@ -149,7 +149,7 @@ def test_tokens_refuses_wrong_values_in_one_line(arguments, parts, run, tiny_ber
 def test_models_lists_every_id_unbroken_with_its_numbers_and_where_it_is(columns, run, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     result = run("models")
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     lines = result.out.splitlines()
     for entry in catalogue():
         line = next(line for line in lines if entry.model in line.replace("│", " ").split())

@@ -8,7 +8,7 @@ import pytest
 import rich.console
 
 from pipeline import evaluate
-from tests.commands import ROWS, assert_one_error_line, write_csv
+from tests.commands import ROWS, assert_one_error_line, assert_passed, write_csv
 
 
 def test_evaluate_prints_the_scores_of_the_saved_pipeline(run, artifact, fitted, tmp_path):
@@ -22,7 +22,7 @@ def test_evaluate_prints_the_scores_of_the_saved_pipeline(run, artifact, fitted,
         tmp_path / "d.csv", ["review", "stars"], [(text, label) for text, label in rows]
     )
     result = run("evaluate --text-column review --label-column stars", pipeline=artifact, data=data)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     scores = evaluate(fitted, [text for text, _ in rows], [label for _, label in rows])
     low, high = scores["intervals"]["accuracy"]
     cells = [
@@ -166,7 +166,7 @@ def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(
         out,
     ]
     result = run("compare", *arguments, "--figures", figures)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     table = pd.read_csv(out)
     assert list(table["name"]) == [
         "majority",
@@ -193,7 +193,7 @@ def test_compare_prints_every_row_with_its_verdict_and_writes_table_and_picture(
 def test_compare_on_one_split_shows_no_spread(run, data, tiny_bert, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     result = run("compare --models majority --test", data=data, bert=tiny_bert)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     assert "10 held-out texts, 38 texts to train on" in result.out
     assert "±" not in result.out
     arguments = ["--data", data, "--bert", tiny_bert, "--models", "majority"]
@@ -229,7 +229,6 @@ def test_compare_adds_the_fine_tuned_row_to_the_quick_ones_where_it_is_asked_for
     ("arguments", "part"),
     [
         (["--models", "bert"], "models holds 'bert'; allowed are 'all', or a list of 'majority'"),
-        (["--cv", "1"], "n_splits=1"),
         (["--test", "--test-data", "reviews.csv"], "Give --test or --test-data, not both"),
         (["--out", "table.txt"], "allowed are .csv, .parquet"),
         (["--word-vectors", "none.bin"], "none.bin' is not a file"),
@@ -259,7 +258,7 @@ def test_layers_prints_every_score_and_writes_table_and_pictures(run, data, tiny
         figures,
     ]
     result = run("layers", *arguments)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     study = pd.read_csv(out)
     assert len(study) == 4 * 3 + 6
     for score in study["score"]:
@@ -278,7 +277,7 @@ def test_layers_prints_every_score_and_writes_table_and_pictures(run, data, tiny
 
 def test_layers_of_one_pooling_without_nested_says_what_the_best_is_worth(run, data, tiny_bert):
     result = run("layers --cv 2 --pooling cls", data=data, bert=tiny_bert)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     assert "combinations of layers, pooling cls" in result.out
     assert "use --nested for an unbiased" in result.out
 
@@ -290,7 +289,6 @@ def test_layers_of_one_pooling_without_nested_says_what_the_best_is_worth(run, d
             ["--pooling", "cls,pooler"],
             "allowed is a tuple of different ones of ('cls', 'mean', 'max')",
         ),
-        (["--cv", "1"], "n_splits=1"),
         (["--out", "study.txt"], "allowed are .csv, .parquet"),
         (["--out", "no/such/folder/study.csv"], "does not exist"),
     ],

@@ -17,6 +17,7 @@ from tests.commands import (
     ROWS,
     Terminal,
     assert_one_error_line,
+    assert_passed,
     expected_lines,
     read_csv,
     write_csv,
@@ -136,7 +137,7 @@ def test_a_csv_table_keeps_every_cell_and_gets_label_and_probabilities(
         run("predict", pipeline=artifact, data=source, out=out), error, "--missing empty"
     )
     result = run("predict --missing empty", pipeline=artifact, data=source, out=out)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     added = ["label", "probability_negative", "probability_positive"]
     assert result.out.splitlines() == [
         f"Wrote 7 rows to {out}, with the new columns {', '.join(added)}.",
@@ -210,7 +211,7 @@ def test_other_columns_separators_and_encodings_can_be_named(run, artifact, fitt
 def test_a_table_without_rows_gives_a_table_without_rows(run, artifact, tmp_path):
     source = write_csv(tmp_path / "in.csv", ["id", "text"], [])
     result = run("predict", pipeline=artifact, data=source, out=tmp_path / "out.csv")
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     assert read_csv(tmp_path / "out.csv") == [
         ["id", "text", "label", "probability_negative", "probability_positive"]
     ]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline import cache_info, clear_cache, load_pipeline
-from tests.commands import ROWS, Terminal, assert_one_error_line, write_csv
+from tests.commands import ROWS, Terminal, assert_one_error_line, assert_passed, write_csv
 
 
 def test_without_a_trained_model_the_default_path_is_named(run, tmp_path, monkeypatch):
@@ -225,7 +225,7 @@ def test_train_scores_on_a_file_of_its_own_and_names_its_rows(run, data, tiny_be
     write_csv(test, ["text", "label"], rows)
     arguments = ["--test-data", test, "--bert", tiny_bert, "--cv", 0, "--no-report", "--out", out]
     result = run("train --no-ngrams", "--data", data, *arguments, "--seed", 3)
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     assert f"{len(ROWS)} texts to train on, 9 held out ({data}, {test})" in result.out
     for line in result.out.splitlines()[-3:]:
         row, label, *_, text = line.split("\t")
@@ -241,9 +241,14 @@ def test_numbers_with_fractions_are_said_to_be_regression(run, tiny_bert, tmp_pa
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "layers", "labels"])
-def test_one_fold_is_refused_in_our_words(command, run, data, tiny_bert):
+def test_one_fold_is_refused_in_our_words_before_anything_is_encoded(
+    command, run, data, tiny_bert, encoded, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     result = run(command, "--cv", 1, data=data, bert=tiny_bert)
-    assert_one_error_line(result, "--cv", "allowed are 2 to")
+    assert_one_error_line(result, "--cv", "n_splits=1", "allowed are 2 to")
+    assert not encoded
+    assert not (tmp_path / "models").exists()
 
 
 # ---- classifiers, cache
@@ -265,7 +270,7 @@ def test_classifiers_by_name_are_trained_saved_and_used(
     result = run(
         f"train --cv 0 --no-report --classifier {name}", data=data, bert=tiny_bert, out=out
     )
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     assert type(load_pipeline(out)[-1]).__name__ == kind
     assert ("gives no probabilities" in result.out) is not gives
     said = run("predict", "--text", "A lovely film.", pipeline=out)
@@ -294,7 +299,7 @@ def test_a_classifier_that_cannot_be_had_is_refused(arguments, part, run, data, 
 def test_compare_takes_a_classifier_and_gives_the_seconds_of_every_row(run, data, tiny_bert):
     result = run("compare --cv 2 --models majority,default --classifier ridge", data=data,
                  bert=tiny_bert)  # fmt: skip
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     costs = result.out[result.out.index("calibration") :].splitlines()[2:5]
     tables = [line for line in result.out.splitlines() if "never predicted" not in line]
     assert max(map(len, tables[1:])) <= 80  # the first names the file

@@ -9,8 +9,7 @@ import pytest
 
 from pipeline import TruncationWarning, report, write_report
 from pipeline.exceptions import UnknownTokensWarning
-from pipeline.report.page import check_report_extra, render_page
-from pipeline.report.sections import report_contents
+from pipeline.report.page import check_report_extra, render_page, report_contents
 from tests.reporting import HOSTILE, Page, bert_scores, make_comparison, make_study, quick_scores
 
 TAGS = set(

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.report import figures
 from pipeline.report.figures import COLOURS, figure_svg
-from pipeline.report.sections import report_contents
+from pipeline.report.page import report_contents
 from tests.reporting import HOSTILE, Page, make_study, quick_scores
 
 
@@ -114,12 +114,9 @@ def words_of(svg):
 
 
 def test_intervals_are_drawn_and_told():
-    rows = [
-        {"name": "short", "value": 0.5, "low": 0.4, "high": 0.6},
-        {"name": "other", "value": 0.75, "low": None, "high": None, "best": True},
-    ]
+    rows = [("short", 0.5, (0.4, 0.6)), ("other", 0.75, None)]
     svg = figures.interval_figure(
-        rows, key="k", label="Accuracy", axis="accuracy", reference=("all", 0.6)
+        rows, key="k", label="Accuracy", axis="accuracy", best=0.75, reference=("all", 0.6)
     )
     assert (
         label_of(svg)

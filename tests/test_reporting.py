@@ -4,11 +4,10 @@ import hashlib
 import json
 import shutil
 
-import pandas as pd
 import pytest
 
 from pipeline import compare, evaluate, read_table
-from tests.commands import ROWS, assert_one_error_line, write_csv
+from tests.commands import ROWS, assert_one_error_line, assert_passed, write_csv
 
 
 def nearly(value):
@@ -34,7 +33,7 @@ def test_report_writes_what_evaluate_finds(run, artifact, fitted, tmp_path):
         out=out,
         title="Mine & <yours>",
     )
-    assert (result.code, result.err) == (0, "")
+    assert_passed(result)
     assert (
         result.out == f"Wrote {out}, a report for the browser, and page.json, the same numbers.\n"
     )
@@ -81,12 +80,8 @@ def test_report_compares_and_studies_layers_on_the_training_texts(
 
 
 def test_a_report_of_the_shipped_reviews_stands_beside_the_model(
-    run, artifact, tmp_path, monkeypatch
+    run, artifact, tmp_path, few_reviews
 ):
-    few = pd.DataFrame(ROWS[:20], columns=["text", "label"]).assign(
-        domain=["films", "hotels"] * 10, trait="plain"
-    )
-    monkeypatch.setattr("pipeline.datasets.load_reviews", lambda: (few, few))
     model = tmp_path / "m.joblib"
     for ending in ("", ".json"):
         shutil.copyfile(f"{artifact}{ending}", f"{model}{ending}")

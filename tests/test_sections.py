@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 from pipeline import BertVectorizer, evaluate, write_report
 from pipeline.datasets import read_table, write_table
 from pipeline.notebook import coloured_pieces
-from pipeline.report.sections import report_contents, sections_of
+from pipeline.report.page import report_contents, sections_of
 from pipeline.tables import conclusion
 from tests.reporting import bert_scores, make_comparison, make_study, quick_scores
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import tables
-from pipeline.report.sections import report_contents
+from pipeline.report.page import report_contents
 from pipeline.tables import columns, readable, shortened
 from tests.reporting import make_comparison, make_study, quick_scores
 

@@ -3,54 +3,38 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
-import typer
+from typer import Context, Exit, Option, Typer
 
 from pipeline import __version__
-from pipeline.commands.evaluate import compare_models, evaluate, explain, study_layers
+from pipeline.commands.evaluate import compare, evaluate, explain, labels, layers, report
 from pipeline.commands.inspect import fetch, inspect, models, tokens, verify
-from pipeline.commands.labels import labels
-from pipeline.commands.options import Command
+from pipeline.commands.options import Command, with_groups
 from pipeline.commands.predict import predict
-from pipeline.commands.printing import plain_console
-from pipeline.commands.report import report
+from pipeline.commands.printing import note
 from pipeline.commands.train import train
 from pipeline.files import program
 from pipeline.progress import progress, without_bar
 
-app = typer.Typer(
+app = Typer(
     add_completion=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     help="Frozen BERT features and a LogisticRegression: train, predict, evaluate. "
     "Without a command: train with the defaults.",
 )
-# in the order of --help
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train,
-    "predict": predict,
-    "evaluate": evaluate,
-    "report": report,
-    "labels": labels,
-    "layers": study_layers,
-    "compare": compare_models,
-    "inspect": inspect,
-    "verify": verify,
-    "explain": explain,
-    "tokens": tokens,
-    "models": models,
-    "fetch": fetch,
-}
-for name, command in _COMMANDS.items():
-    app.command(name, cls=Command)(command)
+for command in (  # as in --help
+    train, predict, evaluate, report, labels, layers, compare, inspect, verify, explain, tokens,
+    models, fetch,
+):  # fmt: skip
+    app.command(cls=Command)(with_groups(command))
 
 
 def main() -> None:
-    """Run the command line, with one line and exit code 2 for user errors."""
-    warnings.showwarning = _show_warning
+    """Run a command; a user error is one line and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: _show(str(message))
     _show.cache_clear()
     try:
         try:
@@ -58,7 +42,7 @@ def main() -> None:
                 app(prog_name=program())
         finally:
             if sys.stdout is not None:  # None: closed, as by `>&-`
-                sys.stdout.flush()  # here, where a closed pipe is still handled
+                sys.stdout.flush()  # while a closed pipe is handled
     except BrokenPipeError:
         _end_quietly()
     except SystemExit as end:
@@ -69,7 +53,7 @@ def main() -> None:
         if os.environ.get("PIPELINE_TRACEBACK"):
             raise
         message = " ".join([str(error), *getattr(error, "__notes__", [])])
-        plain_console(stderr=True).print(f"Error: {' '.join(message.split())}")
+        note(f"Error: {' '.join(message.split())}")
         sys.exit(2)
 
 
@@ -78,23 +62,19 @@ def _end_quietly() -> NoReturn:
     sys.exit(0)
 
 
-@cache  # equal warnings once: training, cross-validation and scoring see the same texts
+@cache  # train, compare and evaluate see the same texts
 def _show(warning: str) -> None:
     with without_bar():
-        plain_console(stderr=True).print(f"Warning: {warning}")
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    _show(str(message))
+        note(f"Warning: {warning}")
 
 
 @app.callback(invoke_without_command=True)
 def _default(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    context: Context,
+    version: Annotated[bool, Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"bert-vectorizer {__version__}")
-        raise typer.Exit
+        raise Exit
     if context.invoked_subcommand is None:
-        train()
+        with_groups(train)()

@@ -1,22 +1,23 @@
 """Commands inspect, verify, fetch, tokens and models."""
 
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
+from typer import Argument, Option
 
-from pipeline.commands.options import DEFAULT_ARTIFACT, ArtifactPath, BertModel, Trust, with_groups
+from pipeline.commands.options import DEFAULT_ARTIFACT, ArtifactPath, BertModel, Trust
 from pipeline.commands.printing import describe_inspection, describe_verification
 
 
 def inspect(
-    file: Annotated[str | None, typer.Argument(help="A saved pipeline, .joblib or .skops.")] = None,
+    file: Annotated[str | None, Argument(help="A saved pipeline, .joblib or .skops.")] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
-    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    json: Annotated[bool, Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show the contents of a saved pipeline without unpickling it."""
     from json import dumps
@@ -28,16 +29,15 @@ def inspect(
     print(*lines, sep="\n")
 
 
-@with_groups
 def verify(
     *,
     file: Annotated[
         str | None,
-        typer.Argument(help="A saved pipeline, or a model folder written by fetch."),
+        Argument(help="A saved pipeline, or a model folder written by fetch."),
     ] = None,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     sha256: Annotated[
-        str | None, typer.Option(help="The expected hash, known from another source.")
+        str | None, Option(help="The expected hash, known from another source.")
     ] = None,
     trust: Trust,
 ) -> None:
@@ -57,9 +57,9 @@ def verify(
 
 
 def fetch(
-    model: Annotated[str, typer.Argument(help="BERT model: hub id.")],
-    to: Annotated[str, typer.Option(help="Folder for its files, created if missing.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    model: Annotated[str, Argument(help="BERT model: hub id.")],
+    to: Annotated[str, Option(help="Folder for its files, created if missing.")],
+    revision: Annotated[str | None, Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
     """Fetch a model to a folder for a machine without a connection."""
     from pipeline.checkpoints.checkpoint import fetch_to
@@ -82,8 +82,8 @@ def fetch(
 
 
 def tokens(
-    text: Annotated[str, typer.Argument(help="One text.")],
-    max_length: Annotated[int | None, typer.Option(help="Pad or cut to this many tokens.")] = None,
+    text: Annotated[str, Argument(help="One text.")],
+    max_length: Annotated[int | None, Option(help="Pad or cut to this many tokens.")] = None,
     bert: BertModel = None,
 ) -> None:
     """Show the steps of BERT on one text."""
@@ -109,41 +109,42 @@ def models() -> None:
     from pipeline.checkpoints.catalogue import ENCODERS, catalogue
     from pipeline.checkpoints.checkpoint import where
 
-    numbers = ("layers", "width", "heads", "parameters", "vocabulary")
-    # ids last and unbroken, for copying
-    words = ("case", "language", "here", "name", "model")
-    table = Table(
-        *(Column(name, justify="right", no_wrap=True) for name in numbers),
-        *(Column(name, no_wrap=True) for name in words),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for entry in catalogue():
-        parameters = f"{entry.n_parameters / 1e6:.1f} M"
-        table.add_row(str(entry.n_layers), str(entry.hidden_size), str(entry.n_heads), parameters,
-                      str(entry.n_vocabulary), entry.case, entry.languages,
-                      where(entry.model) or "no", entry.name, entry.model)  # fmt: skip
-    # only the long ids wrap in a narrower terminal
-    Console(width=max(Console().width, 200)).print(table)
+    _print_models(
+        "layers width heads parameters vocabulary",
+        "case language here name model",
+        (
+            (entry.n_layers, entry.hidden_size, entry.n_heads, f"{entry.n_parameters / 1e6:.1f} M",
+             entry.n_vocabulary, entry.case, entry.languages, where(entry.model) or "no",
+             entry.name, entry.model)
+            for entry in catalogue()
+        ),
+    )  # fmt: skip
     print("Worth trying for classification: published accuracy in per cent (MTEB: reviews of\n"
           "Amazon, film reviews, 77 intents of bank customers), not measured here")  # fmt: skip
-    table = Table(
-        *(Column(name, justify="right", no_wrap=True) for name in
-          ("amazon", "imdb", "banking77", "parameters")),
-        *(Column(name, no_wrap=True) for name in
-          ("pooling", "prompt", "licence", "language", "here", "model")),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    _print_models(
+        "amazon imdb banking77 parameters",
+        "pooling prompt licence language here model",
+        (
+            (entry.amazon, entry.imdb, entry.banking, entry.parameters,
+             entry.pooling, repr(entry.prompt or "")[1:-1], entry.licence, entry.languages,
+             where(entry.model) or "no", entry.model)
+            for entry in ENCODERS
+        ),
     )  # fmt: skip
-    for encoder in ENCODERS:
-        figures = (encoder.amazon, encoder.imdb, encoder.banking)
-        table.add_row(*("" if figure is None else f"{figure:.1f}" for figure in figures),
-                      encoder.parameters, encoder.pooling, repr(encoder.prompt or "")[1:-1],
-                      encoder.licence, encoder.languages, where(encoder.model) or "no",
-                      encoder.model)  # fmt: skip
-    Console(width=max(Console().width, 200)).print(table)
     print(
         "Use pooling='checkpoint' (and prompt=, if one is listed) to run an encoder as its authors "
         "do.\nAny other encoder of these families works too, by hub id or folder: "
         "docs/models.md."
     )
+
+
+def _print_models(numbers: str, words: str, rows: Iterable[Sequence[object]]) -> None:
+    columns = [
+        *(Column(name, justify="right", no_wrap=True) for name in numbers.split()),
+        *(Column(name, no_wrap=True) for name in words.split()),
+    ]
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    # only ids, at the end for copying, wrap in a narrower terminal
+    Console(width=max(Console().width, 200)).print(table)

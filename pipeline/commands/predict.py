@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
-from rich.console import Console
+from typer import Exit, Option
 
 from pipeline.commands.options import (
     DEFAULT_ARTIFACT,
@@ -15,12 +14,12 @@ from pipeline.commands.options import (
     TextColumn,
     Threads,
     Trust,
+    given,
     its_columns,
     limit_threads,
     texts_to_answer,
-    with_groups,
 )
-from pipeline.commands.printing import plain_console, print_labels, print_outputs
+from pipeline.commands.printing import note, print_labels, say
 
 
 @dataclass(frozen=True)
@@ -29,52 +28,46 @@ class Scoring:
 
     workers: Annotated[
         int | None,
-        typer.Option(
+        Option(
             help="Processes for --data, with one thread each; by default one per core for a long "
             "table."
         ),
     ] = None
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Use the workers of this Dask scheduler, such as tcp://10.0.0.5:8786."),
+        Option(help="Use the workers of this Dask scheduler, such as tcp://10.0.0.5:8786."),
     ] = None
     resources: Annotated[
-        str | None, typer.Option(help="Resources that these workers must have, such as GPU=1.")
+        str | None, Option(help="Resources that these workers must have, such as GPU=1.")
     ] = None
     on_bad_row: Annotated[
-        str, typer.Option(help="For rows that cannot be labelled: error, or null to continue.")
+        str, Option(help="For rows that cannot be labelled: error, or null to continue.")
     ] = "error"
     shard_rows: Annotated[
-        int | None, typer.Option(help="Rows per part: held in memory, and lost in a crash.")
+        int | None, Option(help="Rows per part: held in memory, and lost in a crash.")
     ] = None
 
     def options(self) -> dict[str, Any]:
         """Return the options of score_table."""
-        options = {
-            **_executor(self.workers, self.scheduler, self.resources),
-            "on_bad_row": self.on_bad_row,
-        }
-        return options if self.shard_rows is None else {**options, "shard_rows": self.shard_rows}
+        executor = _executor(self.workers, self.scheduler, self.resources)
+        return executor | given(on_bad_row=self.on_bad_row, shard_rows=self.shard_rows)
 
 
-@with_groups
 def predict(
     *,
     pipeline: ArtifactPath = DEFAULT_ARTIFACT,
     trust: Trust,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A text to label; can be repeated.")
-    ] = None,
+    text: Annotated[list[str] | None, Option(help="A text to label; can be repeated.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="CSV, TSV, JSON lines, Excel or Parquet to label: a file, a folder, a pattern, an "
             "address such as s3://...; can be repeated."
         ),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="Write the labels to: .csv, .parquet, .jsonl, or a folder of parts."),
+        Option(help="Write the labels to: .csv, .parquet, .jsonl, or a folder of parts."),
     ] = None,
     text_column: TextColumn = None,
     encoding: Encoding = "utf-8",
@@ -104,16 +97,15 @@ def predict(
         "input."
     )
     texts = texts_to_answer(text, missing, nothing)
-    label_texts(Console(), load_pipeline(pipeline, **trust.options()), texts)
+    label_texts(load_pipeline(pipeline, **trust.options()), texts)
 
 
-def label_texts(
-    console: Console, fitted: Any, texts: list[str], known: dict[str, list[Any]] | None = None
-) -> None:
+def label_texts(fitted: Any, texts: list[str], known: dict[str, Any] | None = None) -> None:
     """Print each text with its known values, its label and probability."""
-    from pipeline import answers, columns
+    from pipeline import answers
+    from pipeline.columns import from_texts
 
-    X = columns.from_texts(fitted, texts, "--text gives only texts: use --data")
+    X = from_texts(fitted, texts, "--text gives only texts: use --data")
     several = isinstance(getattr(fitted, "classes_", None), list)
     if not several:
         answers.check_classifier(fitted, need_probability=False)
@@ -121,15 +113,17 @@ def label_texts(
         return
     if several or answers.gives_several(fitted, X[:1]):
         each = answers.ask_each(fitted, X)
-        print_outputs(console, texts, answers.outputs_of(fitted), each.labels, each.probability)
+        names = (name for name, _ in answers.outputs_of(fitted))
+        by_name = dict(zip(names, each.labels.T.tolist(), strict=True))
+        print_labels(by_name, each.probability, texts, heading="probabilities")
         return
-    answer = answers.ask(fitted, X, need_probability=False)
-    labels, probability = answer.labels, answer.probability
+    labels, probability, _ = answers.ask(fitted, X, need_probability=False)
     predicted, _ = answers.positions(labels, fitted.classes_.tolist())
     most_probable = answers.is_most_probable(predicted, probability)
     answers.warn_of_other_labels(most_probable, f"the {type(fitted[-1]).__name__}")
-    own = answers.label_probability(predicted, probability)
-    print_labels(console, texts, labels.tolist(), own.tolist(), known)
+    own = answers.label_probability(predicted, probability)[:, None]
+    columns = {**(known or {}), "prediction" if known else "label": labels.tolist()}
+    print_labels(columns, own, texts, named=known is not None)
 
 
 def _executor(workers: int | None, scheduler: str | None, resources: str | None) -> dict[str, Any]:
@@ -156,7 +150,7 @@ def _executor(workers: int | None, scheduler: str | None, resources: str | None)
 
 
 def _amounts(resources: str) -> dict[str, float]:
-    """Parse resources like `dask worker`: ``"GPU=1,memory=16e9"``."""
+    """Parse ``"GPU=1,memory=16e9"``, as `dask worker` does."""
     amounts = {}
     for resource in filter(None, resources.split(",")):
         name, _, amount = resource.partition("=")
@@ -175,19 +169,16 @@ def _predict_table(model: str, data: list[str], out: str, options: dict[str, Any
     try:
         scored = score_table(model, data if len(data) > 1 else data[0], out, **options)
     except KeyboardInterrupt:
-        plain_console(stderr=True).print(
-            "Interrupted. Finished parts are kept; run the same command again to resume."
-        )
-        raise typer.Exit(130) from None
-    console = plain_console()
+        note("Interrupted. Finished parts are kept; run the same command again to resume.")
+        raise Exit(130) from None
     columns = ", ".join(scored.columns)
-    console.print(f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {columns}.")
+    say(f"Wrote {scored.n_rows} rows to {scored.out}, with the new columns {columns}.")
     if scored.n_empty:
-        console.print(f"{scored.n_empty} of them have no text and are labelled as empty texts.")
+        say(f"{scored.n_empty} of them have no text and are labelled as empty texts.")
     if scored.n_skipped:
-        console.print(f"{scored.n_skipped} of them were finished by an earlier run.")
+        say(f"{scored.n_skipped} of them were finished by an earlier run.")
     if scored.n_parts > 1 and scored.n_skipped < scored.n_rows:
-        console.print(f"{scored.rows_per_second:.0f} rows per second.")
+        say(f"{scored.rows_per_second:.0f} rows per second.")
     if scored.n_bad:
         error_column = scored.columns[-1]
-        console.print(f"{scored.n_bad} of them have no label; the column {error_column} says why.")
+        say(f"{scored.n_bad} of them have no label; the column {error_column} says why.")

@@ -1,6 +1,6 @@
 """Output of the commands."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +17,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def _say(console: Console, text: str) -> None:
-    """Print a text unchanged, wrapping lines only for a terminal."""
-    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+def say(text: str) -> None:
+    """Print a text; only a terminal wraps its lines."""
+    plain_console().print(text)
+
+
+def note(text: str) -> None:
+    """Print a text on standard error."""
+    plain_console(stderr=True).print(text)
 
 
 def plain_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints texts unchanged."""
+    """Return a console that prints texts, and titles of tables in a pipe, unchanged."""
     console = Console(stderr=stderr, markup=False, highlight=False)
     console.soft_wrap = not console.is_terminal
     return console
 
 
-def print_cut(console: Console, *reports: dict[str, Any]) -> None:
+def print_cut(*reports: dict[str, Any]) -> None:
     """If most texts are truncated, say how to read them whole."""
     for report in reports:
         if 2 * report["texts_cut"] <= report["n_texts"]:
@@ -38,14 +43,14 @@ def print_cut(console: Console, *reports: dict[str, Any]) -> None:
         if "n_tokens" in report:
             times = report["n_tokens"] / (report["n_tokens"] - report["tokens_lost"])
             cost = f", {times:.1f} times as many tokens"
-        console.print(
+        say(
             f"{report['texts_cut']} of {report['n_texts']} texts are truncated. train --truncation "
             f"window --max-length 128 reads them whole{cost} (docs/long-texts.md)."
         )
 
 
 def describe_inspection(inspection: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines about an inspected file, with control characters escaped."""
+    """Yield lines about an inspected file, control characters escaped."""
     yield f"{inspection['path']}: {inspection['format']}, {inspection['size'] / 1e6:.1f} MB"
     names, refused = inspection["names"], inspection["refused"]
     if refused is None:
@@ -111,7 +116,7 @@ def _fits_a_line(value: Any) -> bool:
 
 
 def describe_verification(path: Path | str, result: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines about a verified file, one per check."""
+    """Yield a line per check of a file."""
     yield f"{path}: complete and as saved"
     yield f"  size      {result['size']} bytes, as in the manifest"
     yield f"  sha256    {result['sha256']}, as in the manifest"
@@ -133,41 +138,24 @@ def _safe(value: Any) -> str:
 
 
 def print_labels(
-    console: Console,
-    texts: Sequence[str],
-    labels: Sequence[Any],
-    probability: Sequence[float],
-    known: dict[str, list[Any]] | None = None,
-) -> None:
-    """Print labels beside known values, or tab-separated lines for a pipe."""
-    known = known or {}
-    table = Table(*known, "prediction" if known else "label", "probability", "text")
-    if known and not console.is_terminal:
-        print(*known, "prediction", "probability", "text", sep="\t")
-    rows = zip(*known.values(), labels, strict=True)
-    for first, value, text in zip(rows, probability, texts, strict=True):
-        if console.is_terminal:
-            table.add_row(*map(str, first), _number(value), text)
-        else:
-            print(*first, "-" if value != value else f"{value:.4f}", text, sep="\t")
-    if console.is_terminal:
-        console.print(table, markup=False)
-
-
-def print_outputs(
-    console: Console,
-    texts: Sequence[str],
-    outputs: Sequence[tuple[str, Any]],
-    labels: "np.ndarray",
+    columns: Mapping[str, Iterable[Any]],
     probability: "np.ndarray",
+    texts: Iterable[str],
+    *,
+    heading: str = "probability",
+    named: bool = False,
 ) -> None:
-    """Print the labels of each text, then their probabilities, like `print_labels`."""
-    table = Table(*(name for name, _ in outputs), "probabilities", "text")
-    for text, own, values in zip(texts, labels.tolist(), probability.tolist(), strict=True):
+    """Print labels and probabilities, (n_texts, n), as a table or as lines."""
+    console, header = Console(), (*columns, heading, "text")
+    table = Table(*header)
+    if named and not console.is_terminal:
+        print(*header, sep="\t")
+    for *labels, values, text in zip(*columns.values(), probability.tolist(), texts, strict=True):
         if console.is_terminal:
-            table.add_row(*map(str, own), " ".join(map(_number, values)), text)
+            table.add_row(*map(str, labels), " ".join(map(_number, values)), text)
         else:
-            print(*own, *(f"{value:.4f}" for value in values), text, sep="\t")
+            numbers = ("-" if value != value else f"{value:.4f}" for value in values)
+            print(*labels, *numbers, text, sep="\t")
     if console.is_terminal:
         console.print(table, markup=False)
 
@@ -175,12 +163,12 @@ def print_outputs(
 _COSTS = {"fit_seconds": "fit, s", "predict_seconds": "s per 1,000", "artifact_mb": "file, MB"}
 
 
-def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -> None:
-    """Print scores, differences to TF-IDF and costs of compared models."""
+def print_comparison(comparison: "pd.DataFrame", title: str) -> None:
+    """Print scores, verdicts and costs of compared models."""
     known = [column for column in _COSTS if comparison[column].notna().any()]
     scores = _wide_table("accuracy", "macro\nF1", "bal.\nacc.", "ROC\nAUC", "log\nloss")
     scores.title = title
-    scoring = comparison.attrs.get("scoring", "accuracy")
+    scoring = comparison.attrs["scoring"]
     judged = "" if scoring == "accuracy" else f", {scoring}"
     against = _wide_table(f"points to TF-IDF{judged}", "verdict")
     costs = _wide_table("calibration", *(_COSTS[column] for column in known))
@@ -198,16 +186,15 @@ def print_comparison(console: Console, comparison: "pd.DataFrame", title: str) -
         against.add_row(str(name), "" if verdict == "baseline" else difference, verdict)
         sizes = (_size(row[column]) for column in known)
         costs.add_row(str(name), _number(row["calibration_error"]), *sizes)
-    for table in (scores, against, costs):
-        console.print(table, "", markup=False)
+    plain_console().print(scores, "", against, "", costs, "")
     for name, reason in comparison.attrs["left_out"].items():
-        console.print(f"Left out: {name} ({reason}).")
-    for name, classes in comparison.attrs.get("never_predicted", {}).items():
-        _say(console, f"{name}: {_safe(never_predicted(classes))}")
+        say(f"Left out: {name} ({reason}).")
+    for name, classes in comparison.attrs["never_predicted"].items():
+        say(f"{name}: {_safe(never_predicted(classes))}")
 
 
 def _wide_table(*headers: str) -> Table:
-    """Return a table of models whose lines break in narrow terminals."""
+    """Return a table whose lines break in narrow terminals."""
     columns = (Column(header, overflow="fold") for header in ("model", *headers))
     style: Any = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False}
     return Table(*columns, padding=(0, 1, 0, 0), **style)
@@ -219,14 +206,13 @@ def _number(value: float | None) -> str:
 
 
 def _size(value: float) -> str:
-    """Return a time or size with two digits or more."""
     if value != value:
         return "-"
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}" if value >= 0.01 else "< 0.01"
 
 
 def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
-    """Print scores, groups, and the surest mistakes of `pipeline.evaluate`."""
+    """Print scores, groups and the surest mistakes."""
     interval = scores["intervals"].get("accuracy")
     between = " ({:.3f} to {:.3f})".format(*interval) if interval else ""
     labels = Table("texts", "accuracy (95 %)", "macro F1", "balanced accuracy", "F1", title=title)
@@ -237,8 +223,8 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
     probabilities.add_row(*(_number(scores[name]) for name in names))
     console.print(labels)
     console.print(probabilities)
-    if scores.get("never_predicted"):
-        _say(console, _safe(never_predicted(scores["never_predicted"])))
+    if unseen := scores["never_predicted"]:
+        say(_safe(never_predicted(unseen)))
     for name, groups in scores["slices"].items():
         if len(groups) > 1:
             parts = Table(name, "texts", "accuracy", "95 % interval")
@@ -247,21 +233,21 @@ def print_scores(console: Console, scores: dict[str, Any], title: str) -> None:
                 accuracy = f"{group['accuracy']:.3f}"
                 parts.add_row(_safe(group["value"]), str(group["n_texts"]), accuracy, interval)
             console.print(parts, markup=False)
-    if issues := scores.get("label_issues"):
-        _say(console, f"Labels that are probably wrong: {issues['n_texts']}.")
+    if issues := scores["label_issues"]:
+        say(f"Labels that are probably wrong: {issues['n_texts']}.")
     for mistake in scores["mistakes"]:
         probability = mistake["probability"]
         sure = " (no class)" if probability is None else f" ({probability:.3f})"
         if scores["log_loss"] is None:
             sure = ""
         labels_of = f"{mistake['true']} taken for {mistake['predicted']}{sure}"
-        _say(console, f"row {mistake['row']}: {labels_of}: {_safe(mistake['text'])}")
+        say(f"row {mistake['row']}: {labels_of}: {_safe(mistake['text'])}")
 
 
-def print_issues(console: Console, issues: "pd.DataFrame", most: int) -> None:
-    """Print how many labels are probably wrong, and the most doubtful ones."""
+def print_issues(issues: "pd.DataFrame", most: int) -> None:
+    """Print the most doubtful labels."""
     doubted = issues[issues["issue"]]
-    console.print(f"{len(doubted)} of {len(issues)} labels are probably wrong.")
+    say(f"{len(doubted)} of {len(issues)} labels are probably wrong.")
     if most > 0 and len(doubted):
         print("row", "label", "suggested", "probability", "text", sep="\t")
     for row in doubted[: max(most, 0)].itertuples():
@@ -270,9 +256,10 @@ def print_issues(console: Console, issues: "pd.DataFrame", most: int) -> None:
 
 
 def print_explanations(
-    console: Console, texts: Sequence[str], frames: "Sequence[pd.DataFrame]", labels: Sequence[Any]
+    texts: Sequence[str], frames: "Sequence[pd.DataFrame]", labels: Sequence[Any]
 ) -> None:
-    """Print texts with coloured words, or tab-separated lines for a pipe."""
+    """Print texts with coloured words, or lines for a pipe."""
+    console = Console()
     for text, frame, label in zip(texts, frames, labels, strict=True):
         parts, (red, blue) = frame.attrs.get("parts", []), frame.attrs["classes"]
         intercept, decision = frame.attrs["intercept"], frame.attrs["decision"]
@@ -297,10 +284,10 @@ def print_explanations(
         others = frame[frame["start"] == frame["end"]]["contribution"].sum()
         rest = [("special tokens", others)] if is_sum else []
         added = [f"{name} {value:+.3f}" for name, value in [*rest, ("intercept", intercept)]]
-        _say(console, f"strongest: {', '.join(words)}; {', '.join(added)}")
+        say(f"strongest: {', '.join(words)}; {', '.join(added)}")
         if parts:
             each = ", ".join(f"{_safe(part)} {frame[part].sum():+.3f}" for part in parts)
-            _say(console, f"words by part: {each}")
+            say(f"words by part: {each}")
 
 
 def _coloured(text: str, frame: "pd.DataFrame") -> Text:
@@ -316,9 +303,9 @@ def _coloured(text: str, frame: "pd.DataFrame") -> Text:
     return coloured
 
 
-def print_study(console: Console, study: "pd.DataFrame") -> None:
-    """Print layers, combinations and the best row of a layer study."""
-    attrs = study.attrs
+def print_study(study: "pd.DataFrame") -> None:
+    """Print a layer study and its best row."""
+    console, attrs = plain_console(), study.attrs
     metric, layers = attrs["scoring"], study[study["kind"] == "layer"]
     title = f"{metric} of each layer, {attrs['n_folds']}-fold cross-validation"
     table = Table("layer", *layers["pooling"].unique(), title=title)
@@ -336,21 +323,20 @@ def print_study(console: Console, study: "pd.DataFrame") -> None:
         console.print(table)
     if attrs["left_out"]:
         names = ", ".join(attrs["left_out"])
-        console.print(f"Left out, because the model has {attrs['n_layers']} layers: {names}.")
+        say(f"Left out, because the model has {attrs['n_layers']} layers: {names}.")
     best = study.iloc[int(study["score"].argmax())]
     layers_option = ",".join(map(str, best["layers"]))
     choice = f"--pooling {best['pooling']} --layers {layers_option} --combine {best['combine']}"
     name = f"{best['features']}, {best['pooling']}"
-    console.print(f"Best: {name}: {_score(best)} ({choice} --C {best['C']:g}).")
+    say(f"Best: {name}: {_score(best)} ({choice} --C {best['C']:g}).")
     nested = attrs["nested"]
     if nested is None:
-        console.print("Picking the best of many scores is optimistic; use --nested for an unbiased "
-                      "estimate.")  # fmt: skip
+        say("Picking the best of many scores is optimistic; use --nested for an unbiased estimate.")
         return
     below = f"{nested['optimism']:.3f} below the best in the table"
-    console.print(f"Unbiased score of picking the best: {_score(nested)}, {below}.")
+    say(f"Unbiased score of picking the best: {_score(nested)}, {below}.")
     chosen = "; ".join(f"{row['features']}, {row['pooling']}" for row in nested["chosen"])
-    console.print(f"Chosen within the folds: {chosen}.")
+    say(f"Chosen within the folds: {chosen}.")
 
 
 def _score(row: Any) -> str:

@@ -15,15 +15,15 @@ from pipeline.tables import columns, readable, shortened
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Placeholder colours of matplotlib -> the page's: var(--ink) is dark on light and light on dark.
+# matplotlib draws in placeholder colours; the page replaces them by its theme's
 _NAMES = ("ink", "muted", "rule", "page", "for", "against", *(f"series{i}" for i in range(1, 7)))
 COLOURS = {name: f"#01010{i:x}" for i, name in enumerate(_NAMES)}
 POINTS_PER_INCH = 72
-# comes with matplotlib and is wider than most fonts, which leaves space for the page's font
+# comes with matplotlib, and is wider than most fonts of a page
 _FONT = "DejaVu Sans"
-_COLUMN = 0.6  # of the font size, the widest letter of a monospaced font
+_COLUMN = 0.6  # of the font size: a wide monospaced letter
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # keeps text: searchable, selectable, in the font of the page
+    "svg.fonttype": "none",  # text stays text
     "font.family": _FONT,
     "text.parse_math": False,
     "font.size": 10.5,
@@ -69,10 +69,7 @@ def text_columns(text: str) -> float:
 
 
 class Words:
-    """Replaces user words by placeholders for matplotlib's layout."""
-
-    # So class names are not read as mathematics, no font lacks a letter, and the direction of
-    # writing does not matter.
+    """Placeholders for user words, which matplotlib might misread or lack letters for."""
 
     def __init__(self) -> None:
         self._words: list[str] = []
@@ -96,10 +93,10 @@ Draw = Callable[["Figure", Words], None]
 def figure_svg(
     draw: Draw,
     *,
-    key: str,  # its name on the page, so that figures share no id
+    key: str,  # its name on the page, for ids
     size: tuple[float, float],
-    label: str,  # description with the numbers, for screen readers
-    titles: Mapping[str, Sequence[str]] | None = None,  # by the gid of a scatter: text per point
+    label: str,  # for screen readers
+    titles: Mapping[str, Sequence[str]] | None = None,  # gid of a scatter -> text per point
 ) -> str:
     """Draw a figure as one ``<svg>`` element, equal for equal figures."""
     from matplotlib import rc_context
@@ -118,11 +115,11 @@ def figure_svg(
     root = ElementTree.fromstring(svg)
     for gid, texts in (titles or {}).items():
         points = root.findall(f".//g[@id='{gid}']//use")
-        # matplotlib draws a handful of points without a shared marker
+        # few points are drawn without a shared marker
         points = points or root.findall(f".//g[@id='{gid}']//path")
         for point, text in zip(points, texts, strict=True):
             ElementTree.SubElement(point, "title").text = readable(text)
-    for group in root.iter("g"):  # every figure has a figure_1; nothing refers to a group
+    for group in root.iter("g"):  # not unique, and nothing refers to them
         group.attrib.pop("id", None)
     for element in root.iter("text"):
         element.text = words.put_back(element.text or "")
@@ -136,10 +133,10 @@ def figure_svg(
     return ElementTree.tostring(root, encoding="unicode")
 
 
-_WIDTH = 340  # points: about the width of a phone, so that letters are never scaled down
+_WIDTH = 340  # points: a phone shows it unscaled
 _NAME_BESIDE = 26  # most columns of a name beside its row
-_NAME_ABOVE = 44  # most columns of a name on its own line
-MOST_IN_MATRIX = 12  # classes of a matrix that is readable on a phone
+_NAME_ABOVE = 44  # on its own line
+MOST_IN_MATRIX = 12  # classes, on a phone
 MOST_NAMED = 6  # classes with a colour, line or marker of their own
 MARKERS = ("o", "s", "^", "D", "v", ">")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1.5, 2)), (0, (3, 1.2)), (0, (8, 3)))
@@ -147,34 +144,36 @@ _REFERENCE: Any = {"color": COLOURS["muted"], "linestyle": (0, (4, 3)), "linewid
 
 
 def interval_figure(
-    rows: Sequence[Mapping[str, Any]],  # name, value, low and high (or None), best
+    rows: Sequence[tuple[str, float, Sequence[float] | None]],  # name, value, its interval
     *,
     key: str,
     label: str,
     axis: str,
+    best: float | None = None,
     reference: tuple[str, float] | None = None,
 ) -> str:
-    """Draw a value with its interval per row."""
-    above = max(text_columns(shortened(row["name"], _NAME_ABOVE)) for row in rows) > _NAME_BESIDE
+    """Draw a value with its interval per row, the best as a diamond."""
+    names = [name for name, _, _ in rows]
+    above = max(text_columns(shortened(name, _NAME_ABOVE)) for name in names) > _NAME_BESIDE
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_subplot()
         beside: Any = {"transform": axes.get_yaxis_transform(), "va": "center"}  # x: 0 to 1 across
-        for i, row in enumerate(rows):
-            best = bool(row.get("best"))
-            colour, weight = COLOURS["against" if best else "for"], "bold" if best else "normal"
-            if row["low"] is not None:
-                axes.plot([row["low"], row["high"]], [i, i], color=colour, linewidth=2, alpha=0.6,
+        for i, (name, value, interval) in enumerate(rows):
+            is_best = value == best
+            colour = COLOURS["against" if is_best else "for"]
+            weight = "bold" if is_best else "normal"
+            if interval is not None:
+                axes.plot(interval, [i, i], color=colour, linewidth=2, alpha=0.6,
                           solid_capstyle="round")  # fmt: skip
-            axes.plot([row["value"]], [i], marker="D" if best else "o", markersize=7, color=colour)
-            axes.text(1.02, i, f"{row['value']:.3f}", fontweight=weight, **beside)
+            axes.plot([value], [i], marker="D" if is_best else "o", markersize=7, color=colour)
+            axes.text(1.02, i, f"{value:.3f}", fontweight=weight, **beside)
             if above:
-                name = words(row["name"], _NAME_ABOVE)
-                axes.text(0.0, i - 0.38, name, fontweight=weight, **beside)
+                axes.text(0.0, i - 0.38, words(name, _NAME_ABOVE), fontweight=weight, **beside)
         if reference is not None:
             axes.axvline(reference[1], **_REFERENCE)
-        names = ["" if above else words(row["name"], _NAME_BESIDE) for row in rows]
-        axes.set_yticks(range(len(rows)), names)
+        ticks = ["" if above else words(name, _NAME_BESIDE) for name in names]
+        axes.set_yticks(range(len(rows)), ticks)
         axes.set_ylim(len(rows) - 0.5, -0.7 if above else -0.5)
         axes.set_xlabel(axis)
         axes.grid(axis="x")
@@ -183,9 +182,9 @@ def interval_figure(
         axes.locator_params(axis="x", nbins=5)
 
     values = "; ".join(
-        f"{shortened(row['name'], 60)} {row['value']:.3f}"
-        + ("" if row["low"] is None else f" ({row['low']:.3f} to {row['high']:.3f})")
-        for row in rows
+        f"{shortened(name, 60)} {value:.3f}"
+        + ("" if interval is None else " ({:.3f} to {:.3f})".format(*interval))
+        for name, value, interval in rows
     )
     dashed = "" if reference is None else f" The dashed line is {reference[0]}, {reference[1]:.3f}."
     size = (_WIDTH, 62 + (40 if above else 25) * len(rows))
@@ -297,7 +296,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], classes: Sequence[Any]) ->
 
 
 def layers_figure(layers: Mapping[str, Any]) -> str | None:
-    """Draw the score of every layer and pooling, None without layers."""
+    """Draw the score of every layer and pooling, if there are any."""
     rows = [row for row in layers["rows"] if row["layer"] is not None]
     if not rows:
         return None
@@ -328,7 +327,7 @@ def _grid_figure(
     row_names: Sequence[str],
     column_names: Sequence[str],
     axis_labels: tuple[str, str],
-    texts: Sequence[Sequence[str]] | None,
+    texts: Sequence[Sequence[str]],
     label: str,
 ) -> str:
     """Draw cells, stronger for larger shares."""
@@ -340,14 +339,13 @@ def _grid_figure(
         for i, j in np.ndindex(shares.shape):
             fill: Any = {"facecolor": COLOURS["for"], "alpha": 0.05 + 0.95 * float(shares[i, j])}
             axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, edgecolor="none", **fill))
-            if texts is not None:
-                weight = "bold" if shares[i, j] == shares.max() else "normal"
-                ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]
-                size = 9 if len(column_names) > MOST_NAMED else 10.5
-                axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight,
-                          color=ink, fontsize=size)  # fmt: skip
+            weight = "bold" if shares[i, j] == shares.max() else "normal"
+            ink = COLOURS["page" if shares[i, j] > 0.72 else "ink"]
+            size = 9 if len(column_names) > MOST_NAMED else 10.5
+            axes.text(j, i, texts[i][j], ha="center", va="center", fontweight=weight, color=ink,
+                      fontsize=size)  # fmt: skip
         crowded = len(column_names) > 4
-        # Upright names end at their columns, whatever their length in the page's font.
+        # upright names end at their columns in any font
         upright: Any = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
         names = [words(name, 14 if crowded else 18) for name in column_names]
         axes.set_xticks(range(len(names)), names, **(upright if crowded else {}))
@@ -364,32 +362,33 @@ def _grid_figure(
 def map_figure(points: Sequence[Mapping[str, Any]], names: Sequence[Any], label: str) -> str:
     """Draw texts as points by class, wrong ones hollow."""
     kinds = {str(name): kind for kind, name in enumerate(names)}
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    titles: dict[str, list[str]] = {}
+    groups: dict[tuple[int, bool], list[Mapping[str, Any]]] = {}
     for point in points:
-        true, predicted, probability = (
-            str(point["true"]),
-            str(point["predicted"]),
-            point["probability"],
-        )
-        gid = f"{kinds.get(true, len(kinds))}-{'right' if true == predicted else 'wrong'}"
-        sure = "" if probability is None else f" ({probability:.2f})"
-        groups.setdefault(gid, []).append(point)
-        titles.setdefault(gid, []).append(f"{point['text']}\n{true}, predicted {predicted}{sure}")
+        true = str(point["true"])
+        group = kinds.get(true, len(kinds)), true != str(point["predicted"])
+        groups.setdefault(group, []).append(point)
 
     def draw(figure: "Figure", words: Words) -> None:
         axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
         figure.set_layout_engine("none")
-        for gid, group in sorted(groups.items()):
-            kind, _, outcome = gid.partition("-")
-            is_named = int(kind) < len(kinds)
-            colour = COLOURS[f"series{int(kind) + 1}" if is_named else "muted"]
-            axes.scatter([point["x"] for point in group], [point["y"] for point in group], gid=gid,
-                         s=34, marker=MARKERS[int(kind)] if is_named else "o", alpha=0.75,
-                         linewidths=1.4, edgecolors=colour,
-                         facecolors=colour if outcome == "right" else "none")  # fmt: skip
+        for (kind, is_wrong), own in sorted(groups.items()):
+            is_named = kind < len(kinds)
+            colour = COLOURS[f"series{kind + 1}" if is_named else "muted"]
+            axes.scatter([point["x"] for point in own], [point["y"] for point in own],
+                         gid=f"{kind}-{is_wrong}", s=34, alpha=0.75, linewidths=1.4,
+                         marker=MARKERS[kind] if is_named else "o", edgecolors=colour,
+                         facecolors="none" if is_wrong else colour)  # fmt: skip
         axes.margins(0.04)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
 
+    titles = {
+        f"{kind}-{is_wrong}": list(map(_title, own)) for (kind, is_wrong), own in groups.items()
+    }
     return figure_svg(draw, key="map", size=(640, 440), label=label, titles=titles)
+
+
+def _title(point: Mapping[str, Any]) -> str:
+    probability = point["probability"]
+    sure = "" if probability is None else f" ({probability:.2f})"
+    return f"{point['text']}\n{point['true']}, predicted {point['predicted']}{sure}"

@@ -1,4 +1,4 @@
-"""The origin of a report's numbers: model, file hashes, versions, seed, command."""
+"""The origin of a report's numbers."""
 
 import hashlib
 import os
@@ -109,7 +109,7 @@ def _artifact(place: Path | str) -> dict[str, Any]:
 
 
 def _table(origin: Path | str, table: pd.DataFrame) -> dict[str, Any]:
-    # hash the cells as text, so that equal rows of CSV and Parquet have equal hashes
+    # cells as text: equal rows of CSV and Parquet have equal hashes
     digest = hashlib.sha256()
     for row in table.itertuples(index=False):
         digest.update("\x1f".join(map(str, row)).encode("utf-8", errors="surrogatepass") + b"\x1e")
