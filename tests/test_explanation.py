@@ -20,14 +20,7 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from pipeline import (
-    BertVectorizer,
-    TruncationWarning,
-    explain,
-    load_pipeline,
-    make_sentiment_pipeline,
-    save_pipeline,
-)
+from pipeline import BertVectorizer, TruncationWarning, explain, make_sentiment_pipeline
 from pipeline.exceptions import ExplanationError
 from tests.conftest import FAMILIES, TEXTS
 from tests.test_sums import assert_equal, check_sums
@@ -148,14 +141,6 @@ def test_byte_level_words_come_without_the_blank_before_them(model_folder):
     model = fitted(LOGISTIC, model=model_folder("roberta"))
     (words,) = explain(model, ["a good film"])
     assert words["word"].tolist()[1:-1] == ["a", "good", "film"]
-
-
-def test_a_loaded_pipeline_explains_the_same(tiny_bert, tmp_path):
-    model = fitted(LOGISTIC, model=tiny_bert, layers=(0, 1))
-    loaded = load_pipeline(save_pipeline(model, tmp_path / "m.joblib"))
-    for ours, theirs in zip(explain(model, NEW), explain(loaded, NEW), strict=True):
-        assert ours.equals(theirs)
-        assert ours.attrs == theirs.attrs
 
 
 def test_many_texts_are_explained_in_portions_and_equal_ones_once(tiny_bert, monkeypatch):

@@ -59,6 +59,7 @@ def check_sums(model, X, decisions=None, tolerance=1e-5, **options):
 def assert_equal(frames, others):
     for ours, theirs in zip(frames, others, strict=True):
         assert ours.equals(theirs)
+        assert ours.attrs == theirs.attrs
 
 
 def words(bert, **options):
