@@ -168,7 +168,7 @@ def encode(
     vectors = np.empty(
         (len(distinct), len(bert.poolings), len(bert.layers), bert.hidden_size), dtype=np.float32
     )
-    counts = np.zeros((len(TokenCounts._fields), len(distinct)), dtype=np.int64)
+    counts = np.zeros((4, len(distinct)), dtype=np.int64)  # the rows of `TokenCounts`
     # one layer instead of all: longer chunks fill large batches
     n_at_once = CHUNK_TEXTS if kept is not None else 4 * CHUNK_TEXTS
     starts = range(0, len(distinct), n_at_once)
