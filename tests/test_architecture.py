@@ -113,7 +113,11 @@ def test_private_names_of_other_libraries_are_used_in_few_places_only():
     for path, tree in trees.items():
         for node in ast.walk(tree):
             names = []
-            if isinstance(node, ast.Attribute) and node.attr not in own | {"_exit", "_replace", "_asdict"}:
+            if isinstance(node, ast.Attribute) and node.attr not in own | {
+                "_exit",
+                "_replace",
+                "_asdict",
+            }:
                 names = [ast.unparse(node)]
             elif isinstance(node, ast.ImportFrom) and not f"{node.module}.".startswith("pipeline."):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
