@@ -132,6 +132,15 @@ def test_curves_tell_their_areas(two):
     assert f"positive: average precision {curve['average_precision']:.3f}" in told
 
 
+def test_the_legend_of_six_curves_is_below_the_name_of_the_axis(two):
+    curve = two["curves"][0]
+    svg = figures.roc_figure([curve | {"class": f"class {i}, of many letters"} for i in range(6)])
+    places = re.findall(r' y="([\d.]+)"[^>]*>(false positive rate|class \d[^<]*)<', svg)
+    heights = {name[:7]: float(y) for y, name in places}
+    assert len(heights) == 7
+    assert heights["class 0"] - heights["false p"] > 15
+
+
 def test_what_is_found_at_a_rate_is_read_off_the_curve():
     curve = {
         "class": "a",

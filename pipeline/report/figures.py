@@ -246,6 +246,7 @@ def _curves_figure(
             set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes.grid()
         figure.legend(loc="outside lower left", handlelength=2.6)
+        figure.draw_without_rendering()  # beside a tall legend, the square needs a second layout
 
     size = (_WIDTH, 320 + 17 * len(named))
     return figure_svg(draw, key=kind, size=size, label=label)

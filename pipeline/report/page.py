@@ -497,10 +497,11 @@ def _map(scores: Mapping[str, Any]) -> Section | None:
 def _label_issues(issues: Mapping[str, Any] | None) -> Section | None:
     if not issues or not issues["rows"]:
         return None
+    n = issues["n_texts"]
     lead = (
-        f"{issues['n_texts']:,} labels are doubtful: another class is more probable, and at least "
-        "as probable as for its own texts on average (Northcutt et al. 2021). Some of these will "
-        "be mistakes of the model."
+        f"{n:,} {'label is' if n == 1 else 'labels are'} doubtful: another class is more probable, "
+        "and at least as probable as for its own texts on average (Northcutt et al. 2021). Some of "
+        "these will be mistakes of the model."
     )
     rows = [
         {
