@@ -162,7 +162,10 @@ def files_behind_the_weights(pipeline):
 @needs_proc
 @pytest.mark.parametrize(
     "load",
-    [load_pipeline, lambda path: joblib.load(path, mmap_mode="c")],
+    [
+        load_pipeline,
+        pytest.param(lambda path: joblib.load(path, mmap_mode="c"), marks=pytest.mark.thorough),
+    ],
     ids=["load_pipeline", "joblib.load"],
 )
 def test_workers_map_the_weights_from_the_saved_file_and_copy_nothing(load, fitted, tmp_path):

@@ -18,8 +18,12 @@ RESULT_FILES = sorted(RESULTS.iterdir())
 
 @pytest.mark.parametrize(
     "page",
-    """bert-features defaults artifact-format choosing-layers fine-tuning comparison long-texts
-    models explaining report scaling-out""".split(),
+    [
+        *"""bert-features defaults artifact-format comparison long-texts models explaining report
+        scaling-out""".split(),
+        pytest.param("choosing-layers", marks=pytest.mark.thorough),
+        pytest.param("fine-tuning", marks=pytest.mark.thorough),
+    ],
 )
 def test_every_block_of_the_page_prints_what_stands_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -201,8 +201,16 @@ def table(tmp_path_factory):
             "train --no-ngrams --cv 3 --no-report --out m.joblib",
             ["encoding", "fitting the classifier", "fold 2 of 3"],
         ),
-        ("compare --models majority,tfidf,default --cv 3", ["encoding", "fold 2 of 3, fitting"]),
-        ("layers --nested --cv 2 --pooling mean", ["encoding", "fitting classifiers"]),
+        pytest.param(
+            "compare --models majority,tfidf,default --cv 3",
+            ["encoding", "fold 2 of 3, fitting"],
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "layers --nested --cv 2 --pooling mean",
+            ["encoding", "fitting classifiers"],
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_a_terminal_shows_bars_while_it_works_and_in_the_end_what_the_program_says(
