@@ -242,7 +242,7 @@ def scoring(model: str | None, out: str, executor: str = "serial", **options: An
         pd.DataFrame({"text": TEXTS}).to_csv(folder.parent / "in.csv", index=False)
         save_pipeline(fitted, folder.parent / "model.joblib")
         if not reference:
-            act(folder)
+            assert in_child(partial(act, folder))[0] == "done"  # no thread of Dask stays here
             reference.append(read(folder))
             shutil.rmtree(folder)
             folder.mkdir()
