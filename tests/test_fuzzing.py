@@ -1,6 +1,7 @@
 """The seeds of the fuzzer and what it found; `make fuzz` goes on from there."""
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -36,7 +37,7 @@ for name in sys.argv[1:]:
 
 # What was found, each with what was wrong before. Names of targets -> inputs.
 _PAIRS = b"2\x86" * 40  # a tuple of twice the tuple before, 40 times: a terabyte, were it written
-_LISTS = b"".join(b"](" + b"h%c" % (n - 1) * 50 + b"e\x94" for n in range(1, 12))
+_LISTS = b"".join(b"](" + b"h%c" % (n - 1) * 50 + b"e\x94" for n in range(1, 16))
 _PICKLES = [
     b"\x80\x04}N" + _PAIRS + b"Ns.",  # a key that takes a day to hash: SETITEM
     b"\x80\x04}(N" + _PAIRS + b"Nu.",  # SETITEMS
@@ -92,6 +93,12 @@ def test_no_seed_and_no_earlier_finding_hangs_crashes_or_gets_past_the_readers()
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert set(FINDS) <= set(TARGETS)
+
+
+def test_an_outline_is_short_however_often_a_file_holds_a_list_and_however_deep(tmp_path):
+    path = tmp_path / "m.joblib"
+    path.write_bytes(b"\x80\x04]\x94" + _LISTS + b".")
+    assert len(json.dumps(inspect_pipeline(path)["contents"])) < 200_000  # it was 8 million
 
 
 @pytest.mark.parametrize("packed", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])

@@ -536,7 +536,7 @@ def outline_of(value: Any) -> Any:
 
 
 def _outline(value: Any, depth: int, parts: "count[int]") -> Any:
-    if depth > DEEPEST or next(parts) > _MOST_PARTS:
+    if next(parts) > _MOST_PARTS or depth > DEEPEST:
         return "..."
     if isinstance(value, Name):
         return f"<{value.name}>"
