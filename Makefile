@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick thorough oldest coverage faults fuzz soak lint docs lock audit release browser clean
+.PHONY: run test quick thorough oldest coverage faults fuzz mutants soak lint docs lock audit release browser clean
 
 run: $(VENV)/runtime.installed
 	$(BIN)/python run_pipeline.py
@@ -42,6 +42,12 @@ SECONDS ?= 60
 fuzz: $(VENV)/dev.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing --seconds $(SECONDS) --corpus fuzzing
+
+# Every small change of the files named, and whether a test sees it: 1 to 3 s for a change.
+FILES ?= pipeline/texts.py pipeline/files.py pipeline/vector_store.py pipeline/bert/packed.py
+mutants: $(VENV)/dev.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(FILES)
 
 # Threads and processes predict from one artifact that is replaced 200 times; machines of many steps.
 soak: $(VENV)/dev.installed

@@ -2,16 +2,16 @@
 
     python -m tests.mutation FILE ... [--patience 20] [--out mutants.json]
 
-mutmut makes the mutants, in a copy of the project. mypy refuses some; pytest collects the tests once
-and a forked child per mutant runs those that reach the changed function, the fastest first, until
-one fails. The wording of messages is not mutated: no test is to fix it. Prints a JSON object per
-file, and writes every mutant that lived, as a diff, to `--out`.
+mutmut makes the mutants, in a copy of the project; those that mypy refuses are counted apart. Tests
+are collected once, and a forked child per mutant runs those that reach the changed function,
+the fastest first, until one fails. The wording of messages is not mutated: no test fixes it. Prints
+a JSON object per file, and writes the mutants that lived as differences to `--out`.
 """
 
 import argparse
 import difflib
-import gc
 import fnmatch
+import gc
 import json
 import os
 import resource
@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from functools import _lru_cache_wrapper, partial
 from pathlib import Path
 from typing import Any
@@ -201,7 +200,8 @@ class Run:
 
     def outcome(self, file: str, name: str) -> str:
         module = file.removesuffix(".py").replace("/", ".")
-        tests, seconds = [], 0.0
+        tests: list[Any] = []
+        seconds = 0.0
         for item in self.reached[f"{module}.{name.partition('__mutmut_')[0]}"]:
             if tests and seconds + self.seconds[item] > self.patience:
                 break
@@ -245,22 +245,28 @@ class Run:
         return "lived" if status == 0 else "killed"
 
 
-def inside(files: list[str], patience: float) -> None:
-    """Mutate and test in this folder, which is a copy."""
-    tests = {
-        name
+def tests_of(files: list[str]) -> list[str]:
+    chosen = [
+        names
         for pattern, names in TESTS.items()
         if any(fnmatch.fnmatch(file, pattern) for file in files)
-        for name in names.split()
-    }
+    ]
+    return " ".join(chosen).split()
+
+
+def inside(files: list[str], tests: list[str], patience: float, again: list[str]) -> None:
+    """Mutate and test in this folder, which is a copy."""
     spans = {file: mutate(Path(file)) for file in files}
     refused = refused_by_mypy(spans)
     mutants = [
-        (file, name) for file in files for name in spans[file] if not name.endswith(ORIGINAL)
+        (file, name)
+        for file in files
+        for name in spans[file]
+        if not name.endswith(ORIGINAL) and (not again or name in again)
     ]
     run = Run([own for own in mutants if own not in refused], patience)
     arguments = "-o addopts= -p no:cacheprovider -p no:terminal --basetemp tmp".split()
-    paths = [f"tests/test_{name}.py" for name in sorted(tests)]
+    paths = [f"tests/test_{name}.py" for name in dict.fromkeys(tests)]
     pytest.main([*arguments, "-m", "not thorough", *paths], plugins=[run])
     found = []
     for file in files:
@@ -284,12 +290,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+")
+    parser.add_argument("--tests", nargs="+", help="such as texts, for tests/test_texts.py")
+    parser.add_argument("--again", nargs="+", default=[], help="these mutants alone")
     parser.add_argument("--patience", type=float, default=20, help="seconds of tests per mutant")
     parser.add_argument("--out", default="mutants.json")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        inside(options.files, options.patience)
+        tests = options.tests or tests_of(options.files)
+        inside(options.files, tests, options.patience, options.again)
         return
     with tempfile.TemporaryDirectory() as folder:
         copy_project(Path(folder))
