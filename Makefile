@@ -52,7 +52,8 @@ mutants: $(VENV)/dev.installed
 # Threads and processes predict from one artifact that is replaced 200 times; machines of many steps.
 soak: $(VENV)/dev.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
-	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/test_machines.py
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -s -k any_order \
+	  tests/test_machines.py tests/test_cache_faults.py
 
 lint: $(VENV)/dev.installed
 	$(BIN)/python -m ruff check .

@@ -10,6 +10,7 @@ of the process in which the threads run must not grow. Prints a JSON object.
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import threading
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, run_state_machine_as_test
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
@@ -26,7 +29,33 @@ from tests.conftest import CORPUS, build_model
 
 LABELS = ["good", "bad", "bad", "good", "good", "good"]
 MODELS = 3
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "soak"  # machines try many orders, not a few
 STARTS = 600  # seconds in which a process has to begin
+
+
+def try_orders(machine: type[RuleBasedStateMachine], few: int, many: int, steps: int) -> None:
+    """Run a state machine in so many orders of its steps; say how many steps it was, if many."""
+    n_steps = 0
+
+    class Counted(machine):
+        @invariant()
+        def it_counts(self) -> None:
+            nonlocal n_steps
+            n_steps += 1
+
+    run_state_machine_as_test(
+        Counted,
+        settings=settings(
+            max_examples=many if LONG else few,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=not LONG,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    if LONG:
+        done = {"machine": machine.__name__, "orders": many, "steps": n_steps}
+        sys.stdout.write(f"{json.dumps(done)}\n")
 
 
 def resident() -> float:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,13 +21,13 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from pipeline import BertVectorizer, cache_info, clear_cache, embedding_cache
 from pipeline.exceptions import CacheWarning
 from pipeline.vector_store import FolderStore, MemoryStore, clear_folder
 from tests.fault_loops import faults, in_child, struck
+from tests.soak import try_orders
 
 TEXTS = [f"a film, number {i}" for i in range(12)]
 FAULTS = {
@@ -280,6 +279,4 @@ class MemoryMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("machine", [FolderMachine, MemoryMachine])
 def test_any_order_of_what_is_done_to_a_store_agrees_with_a_dict(machine):
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=30, stateful_step_count=20, deadline=None)
-    )
+    try_orders(machine, few=30, many=2000, steps=20)

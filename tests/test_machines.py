@@ -4,7 +4,6 @@
 """
 
 import io
-import os
 import pickle
 import shutil
 import tempfile
@@ -15,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -23,7 +21,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -34,8 +31,8 @@ from pipeline.exceptions import BadRowError, PlanError
 from pipeline.scoring.run_folder import RunFolder
 from tests.conftest import CORPUS
 from tests.fault_loops import faults, in_child, struck
+from tests.soak import try_orders
 
-SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 LABELS = ["good", "bad", "bad", "good", "good", "good"]
 WORDS = ["a lovely film", "a dull film", "the soup", "Paris", "", "two hours of my life"]
 
@@ -226,13 +223,4 @@ class LifeMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("machine", [ScoringMachine, LifeMachine])
 def test_any_order_of_what_is_done_agrees_with_a_plain_reference(machine, tiny_bert):
     machine.model = tiny_bert
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=500 if SOAK else 8,
-            stateful_step_count=12,
-            deadline=None,
-            derandomize=not SOAK,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    try_orders(machine, few=8, many=500, steps=12)
