@@ -125,7 +125,7 @@ class FolderStore:
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
         """Store new vectors, all or none."""
-        rows = [(key, vector.shape[-1], _pack(vector)) for key, vector in vectors.items()]
+        rows = [(key, vector.shape[1], _pack(vector)) for key, vector in vectors.items()]
 
         def insert(connection: sqlite3.Connection) -> None:
             with connection:

@@ -26,7 +26,8 @@ VECTOR = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 @pytest.mark.parametrize("kind", ["memory", "folder"])
 def test_what_was_put_comes_back_in_its_shape_and_to_the_bit(kind, tmp_path):
-    store = MemoryStore() if kind == "memory" else FolderStore(tmp_path, "name")
+    folder = tmp_path / "not there" / "yet"
+    store = MemoryStore() if kind == "memory" else FolderStore(folder, "name")
     values = {
         os.urandom(16): np.random.default_rng(i).normal(size=(1 + i % 4, 8)).astype(np.float32)
         for i in range(1000)
@@ -91,10 +92,9 @@ def test_a_memory_store_keeps_a_vector_of_just_its_size_and_says_whether_it_over
 
 
 def test_the_folder_is_for_its_owner_alone_and_holds_no_text(tmp_path, tiny_bert):
-    folder = tmp_path / "new" / "cache"
-    BertVectorizer(tiny_bert, cache=folder).fit_transform(["a secret sentence"])
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert all(b"secret" not in path.read_bytes() for path in folder.iterdir())
+    BertVectorizer(tiny_bert, cache=tmp_path / "new").fit_transform(["a secret sentence"])
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert all(b"secret" not in path.read_bytes() for path in (tmp_path / "new").iterdir())
 
 
 def test_a_row_whose_checksum_is_wrong_is_computed_again_and_mended(tmp_path, tiny_bert):
