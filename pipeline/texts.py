@@ -58,12 +58,12 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
         return TextColumns([_cells(X)], index=X.index)
     if isinstance(X, pd.DataFrame):
         return _take_frame(X)
-    native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
+    native = nw.from_native(X, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
         return TextColumns([_cells(native)])
     if isinstance(native, nw.DataFrame):
         return _take_frame(native)
-    if hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
+    if hasattr(X, "__array__"):
         return _take_array(np.asarray(X), on_invalid)
     return _take_rows(X, on_invalid)
 
@@ -96,7 +96,7 @@ def _refuse_container(X: Any) -> None:
         cure = "it has no fixed order of rows: pass a list"
     elif isinstance(X, bytes | bytearray):
         cure = "decode it and wrap it in a list: [data.decode('utf-8')]"
-    elif isinstance(X, Iterable) or hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
+    elif isinstance(X, Iterable) or hasattr(X, "__array__"):
         return
     else:
         raise TypeError(
@@ -461,7 +461,7 @@ def label_cells(y: Any) -> list[Any]:
         return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())
     if isinstance(y, pd.Series):
         return _cells(y)
-    native = nw.from_native(y, eager_only=True, allow_series=True, pass_through=True)
+    native = nw.from_native(y, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
         return _cells(native)
     if isinstance(native, nw.DataFrame):
