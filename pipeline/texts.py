@@ -406,8 +406,6 @@ def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
 
 def has_label_sets(y: Any) -> bool:
     """Return whether y holds several labels per text."""
-    if sparse.issparse(y):
-        return bool(y.ndim == 2)
     return y is not None and _several(label_cells(y))
 
 
@@ -444,7 +442,6 @@ def _warn_of_variants(labels: list[str]) -> None:
             f"y holds {len(classes)} classes, {_shown(classes)}: {'; '.join(odd)}. Unless this is "
             "intended, clean the column, as in y.str.strip().str.lower(), and drop unlabelled "
             "rows.",
-            UserWarning,
             stacklevel=3,
         )
 

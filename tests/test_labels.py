@@ -303,6 +303,7 @@ def kind_of(y):
             sparse.csr_array([[1], [0], [1]]),
             sparse.csc_matrix(np.eye(3)),
             sparse.dok_array(np.eye(3)),
+            sparse.csr_array((3, 10**12)),  # would be too large as an array
         ),
         *([{"a", "b"}, {"a"}, set()], [("a", "b"), ("a",), ()]),
         pd.DataFrame({"a": [1, None, 0], "b": [0, 1, 1]}),
@@ -456,6 +457,24 @@ def test_labels_that_are_no_sequence_are_refused_as_what_they_are(y):
 @pytest.mark.parametrize(
     "y",
     [
+        pd.Series([1, 0, 1]),
+        pd.DataFrame({"label": [1, 0, 1]}),
+        pl.Series([1, 0, 1]),
+        pl.DataFrame({"label": [1, 0, 1]}),
+        pa.chunked_array([[1], [0, 1]]),
+        pa.table({"label": [1, 0, 1]}),
+    ],
+    ids=kind_of,
+)
+def test_the_labels_of_a_table_or_a_series_are_plain_numbers_as_messages_show_them(y):
+    labels = labels_of_texts(y, 3)
+    assert labels == [1, 0, 1]
+    assert {type(label) for label in labels} == {int}
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
         *in_containers(["pos", "neg", "pos"], [3, -1, 3], [True, False, True], [1.0, 0.0, 1.0]),
         pd.Series([3, 0, 3], dtype="Int64"),
         [np.int64(3), 1, 3.0],
@@ -493,6 +512,7 @@ def test_warnings_about_labels_can_be_left_out(y, category):
         (["pos", -1, "neg"], r"label 0 is 'pos' \(str\), label 1 is -1 \(int\)"),
         ([1.0, None, 0.0], "label 1 is None"),
         ([1, 0], "3 texts and 2 labels"),
+        (None, "target y is None"),
     ],
     ids=str,
 )

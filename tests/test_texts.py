@@ -588,7 +588,7 @@ FRAME = pd.DataFrame({"title": ["a", "c"], "body": ["b", "d"]})
         (FRAME, 2, ["title", "body"]),
         (pl.DataFrame({"title": ["a"], "body": ["b"]}), 2, ["title", "body"]),
         (np.array([["a", "b"], ["c", "d"]], dtype=object), 2, None),
-        (iter([("a", 1, "b"), ("c", 2, "d")]), 3, None),
+        ({0: ("a", 1, "b"), 1: ("c", 2, "d")}.values(), 3, None),
     ],
     ids=lambda value: type(value).__name__,
 )
