@@ -58,12 +58,12 @@ def take_columns(X: Any, *, on_invalid: OnInvalid = "error") -> TextColumns:
         return TextColumns([_cells(X)], index=X.index)
     if isinstance(X, pd.DataFrame):
         return _take_frame(X)
-    native = nw.from_native(X, eager_only=True, allow_series=True, pass_through=True)
+    native = nw.from_native(X, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
         return TextColumns([_cells(native)])
     if isinstance(native, nw.DataFrame):
         return _take_frame(native)
-    if hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
+    if hasattr(X, "__array__"):
         return _take_array(np.asarray(X), on_invalid)
     return _take_rows(X, on_invalid)
 
@@ -96,7 +96,7 @@ def _refuse_container(X: Any) -> None:
         cure = "it has no fixed order of rows: pass a list"
     elif isinstance(X, bytes | bytearray):
         cure = "decode it and wrap it in a list: [data.decode('utf-8')]"
-    elif isinstance(X, Iterable) or hasattr(X, "__array__") or hasattr(X, "__array_interface__"):
+    elif isinstance(X, Iterable) or hasattr(X, "__array__"):
         return
     else:
         raise TypeError(
@@ -314,7 +314,7 @@ def text_groups(texts: Iterable[Any], groups: np.ndarray | None = None) -> np.nd
         n_keys, n_groups = len(np.unique(keys)), len(np.unique(groups))
         edges = np.ones(len(keys)), (keys, n_keys + groups)
         graph = sparse.coo_array(edges, shape=(n_keys + n_groups,) * 2)
-        keys = connected_components(graph, directed=False)[1][keys]
+        keys = connected_components(graph)[1][keys]
     return keys if len(np.unique(keys)) < len(keys) else None
 
 
@@ -406,8 +406,6 @@ def labels_of_texts(y: Any, n_texts: int) -> list[Any]:
 
 def has_label_sets(y: Any) -> bool:
     """Return whether y holds several labels per text."""
-    if sparse.issparse(y):
-        return bool(y.ndim == 2)
     return y is not None and _several(label_cells(y))
 
 
@@ -444,7 +442,6 @@ def _warn_of_variants(labels: list[str]) -> None:
             f"y holds {len(classes)} classes, {_shown(classes)}: {'; '.join(odd)}. Unless this is "
             "intended, clean the column, as in y.str.strip().str.lower(), and drop unlabelled "
             "rows.",
-            UserWarning,
             stacklevel=3,
         )
 
@@ -461,7 +458,7 @@ def label_cells(y: Any) -> list[Any]:
         return [()] * y.shape[0] if y.ndim == 2 else list(y.toarray())
     if isinstance(y, pd.Series):
         return _cells(y)
-    native = nw.from_native(y, eager_only=True, allow_series=True, pass_through=True)
+    native = nw.from_native(y, allow_series=True, pass_through=True)
     if isinstance(native, nw.Series):
         return _cells(native)
     if isinstance(native, nw.DataFrame):
@@ -501,7 +498,7 @@ def class_numbers(y: Any, n_texts: int, *, warn: bool = True) -> tuple[np.ndarra
 def check_target(labels: np.ndarray) -> None:
     """Raise for numbers that are not classes."""
     if type_of_target(labels).startswith("continuous"):
-        raise ValueError(of_regression(labels[labels % 1 != 0].flat[0]))
+        raise ValueError(of_regression(labels[labels % 1 != 0][0]))
     check_classification_targets(labels)
 
 

@@ -125,7 +125,7 @@ class FolderStore:
 
     def put(self, vectors: dict[bytes, np.ndarray]) -> None:
         """Store new vectors, all or none."""
-        rows = [(key, vector.shape[-1], _pack(vector)) for key, vector in vectors.items()]
+        rows = [(key, vector.shape[1], _pack(vector)) for key, vector in vectors.items()]
 
         def insert(connection: sqlite3.Connection) -> None:
             with connection:
@@ -159,7 +159,7 @@ class FolderStore:
             time.sleep(0.01)
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
         try:
             connection.execute("PRAGMA page_size=16384")
             # faster than WAL for large rows, and safe on network file systems

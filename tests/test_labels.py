@@ -1,6 +1,7 @@
 """Labels become class numbers, or are refused; what is set aside holds every class."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from scipy.sparse import csc_matrix, csr_array, issparse
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import DataConversionWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
@@ -22,7 +24,14 @@ from sklearn.svm import OneClassSVM
 
 from pipeline import BertVectorizer, compare, evaluate
 from pipeline.evaluation.baselines import make_tfidf_baseline
-from pipeline.texts import check_labels, class_numbers, labels_of_texts, set_aside
+from pipeline.texts import (
+    check_labels,
+    class_numbers,
+    has_label_sets,
+    label_sets,
+    labels_of_texts,
+    set_aside,
+)
 
 
 def test_what_is_set_aside_holds_every_class_and_is_the_same_for_a_seed():
@@ -41,6 +50,15 @@ def test_too_little_to_set_aside_is_said_with_what_is_allowed():
         ValueError, match="holds out 1 of 6 texts; with 2 classes allowed are 2 to 4"
     ):
         set_aside(np.array([0, 0, 0, 1, 1, 1]), np.array(["a", "b"]), 0.1, 0)
+    with pytest.raises(ValueError, match=r"holds out 5 of 6 texts; .* allowed are 2 to 4"):
+        set_aside(np.array([0, 0, 0, 1, 1, 1]), np.array(["a", "b"]), 0.7, 0)
+
+
+@pytest.mark.parametrize(("fraction", "n_aside"), [(1 / 3, 2), (0.5, 3), (2 / 3, 4)])
+def test_all_that_is_allowed_can_be_set_aside_down_to_two_texts_of_a_class(fraction, n_aside):
+    rows, aside = set_aside(np.array([0, 0, 1, 1, 1, 1]), np.array(["a", "b"]), fraction, 0)
+    assert len(aside) == n_aside
+    assert sorted([*rows, *aside]) == list(range(6))
 
 
 TEXTS = [f"{word} film, {i}" for i in range(12) for word in ("good", "bad", "dull")]
@@ -285,6 +303,7 @@ def kind_of(y):
             sparse.csr_array([[1], [0], [1]]),
             sparse.csc_matrix(np.eye(3)),
             sparse.dok_array(np.eye(3)),
+            sparse.csr_array((3, 10**12)),  # would be too large as an array
         ),
         *([{"a", "b"}, {"a"}, set()], [("a", "b"), ("a",), ()]),
         pd.DataFrame({"a": [1, None, 0], "b": [0, 1, 1]}),
@@ -430,3 +449,131 @@ def test_one_text_with_one_label_is_no_complaint_of_ours():
 def test_labels_that_are_no_sequence_are_refused_as_what_they_are(y):
     with pytest.raises((TypeError, ValueError), match=r"\by\b.*(list|array|sequence|dense)"):
         check_labels(y, 3)
+
+
+# ---- the numbers of classes
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        pd.Series([1, 0, 1]),
+        pd.DataFrame({"label": [1, 0, 1]}),
+        pl.Series([1, 0, 1]),
+        pl.DataFrame({"label": [1, 0, 1]}),
+        pa.chunked_array([[1], [0, 1]]),
+        pa.table({"label": [1, 0, 1]}),
+    ],
+    ids=kind_of,
+)
+def test_the_labels_of_a_table_or_a_series_are_plain_numbers_as_messages_show_them(y):
+    labels = labels_of_texts(y, 3)
+    assert labels == [1, 0, 1]
+    assert {type(label) for label in labels} == {int}
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        *in_containers(["pos", "neg", "pos"], [3, -1, 3], [True, False, True], [1.0, 0.0, 1.0]),
+        pd.Series([3, 0, 3], dtype="Int64"),
+        [np.int64(3), 1, 3.0],
+    ],
+    ids=kind_of,
+)
+def test_classes_and_numbers_are_those_of_a_classifier_of_scikit_learn(y):
+    classes, numbers = class_numbers(y, 3, warn=False)
+    labels = labels_of_texts(y, 3)  # scikit-learn refuses numbers in an array of objects
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataConversionWarning)  # of a column
+        own = y if isinstance(labels[0], str) else labels
+        expected = LogisticRegression().fit([[1], [0], [1]], own).classes_
+    assert classes.tolist() == expected.tolist()
+    assert (classes.dtype == object) == (expected.dtype == object)
+    assert numbers.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "category"),
+    [(np.array([[1], [0]]), DataConversionWarning), (["pos", "Pos"], UserWarning)],
+    ids=["a column", "classes that look alike"],
+)
+def test_warnings_about_labels_can_be_left_out(y, category):
+    with pytest.warns(category) as caught:
+        class_numbers(y, 2)
+    assert len(caught) == 1
+    class_numbers(y, 2, warn=False)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([1.0, 2.5, 3.25], r"y is continuous, with numbers such as 2\.5:"),
+        (["pos", -1, "neg"], r"label 0 is 'pos' \(str\), label 1 is -1 \(int\)"),
+        ([1.0, None, 0.0], "label 1 is None"),
+        ([1, 0], "3 texts and 2 labels"),
+        (None, "target y is None"),
+    ],
+    ids=str,
+)
+def test_what_is_no_class_has_no_number(y, message):
+    with pytest.raises(ValueError, match=message):
+        class_numbers(y, 3)
+
+
+# ---- several labels per text
+
+SETS = [[1, 0, 1], [0, 0, 0]]
+ALIKE = {
+    "lists": SETS,
+    "tuples of bools": [(True, False, True), (False,) * 3],
+    "array of floats": np.array(SETS, dtype=float),
+    "arrays": [np.array(row) for row in SETS],
+    "csr": csr_array(SETS),
+    "csc": csc_matrix(SETS),
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_labels_of_each_text_become_0_and_1_however_they_are_written(kind):
+    assert has_label_sets(ALIKE[kind])
+    numbers, names = label_sets(ALIKE[kind], 2)
+    assert (numbers.tolist(), numbers.dtype, names) == (SETS, np.int64, None)
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+def test_the_columns_of_a_table_name_its_labels(frame):
+    y = frame({"food": [1, 0], "price": [1, 1]})
+    assert has_label_sets(y)
+    numbers, names = label_sets(y, 2)
+    assert (numbers.tolist(), names) == ([[1, 1], [0, 1]], ["food", "price"])
+    assert label_sets(pd.DataFrame(SETS), 2)[1] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "y", [None, [0, 1], ["ab", "c"], np.array([[0], [1]]), pd.DataFrame({"a": [0, 1]}),
+          sparse.coo_array([0, 1])], ids=kind_of,
+)  # fmt: skip
+def test_one_label_per_text_is_no_set(y):
+    assert not has_label_sets(y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([[1, 0], [0, 2]], "0 and 1, such as 2"),
+        ([[1, 0], [0, 0.5]], r"0 and 1, such as 0\.5"),
+        ([["a", "b"], ["c", "d"]], "0 and 1, such as 'a'"),
+        ([[1, 0], ["1", 0]], "0 and 1, such as '1'"),
+        ([[1, 0], [None, 0]], "0 and 1, such as None"),
+        ([[1, 0], [1]], r"0 and 1, such as \[1, 0\]"),
+        ([[1, 0], 1], "0 and 1"),
+        ([[[1, 0], [0, 1]]] * 2, r"0 and 1\."),
+        ([[1, 0]], "2 texts and 1 labels"),
+        (csr_array([[1, 0]]), "2 texts and 1 labels"),
+    ],
+    ids=str,
+)
+def test_what_is_not_0_or_1_for_each_label_is_refused_with_an_example(y, message):
+    with pytest.raises(ValueError, match=message):
+        label_sets(y, 2)

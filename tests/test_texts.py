@@ -17,8 +17,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from sklearn.base import BaseEstimator
 
-from pipeline.texts import check_texts, check_words, take_columns
+from pipeline.texts import (
+    check_texts,
+    check_words,
+    check_X,
+    group_numbers,
+    take_columns,
+    text_groups,
+)
 
 TEXTS = ["A quiet film.", "", "Überraschend gut 😀", "A quiet film.", " NA\n", "nan", "001"]
 
@@ -264,10 +272,12 @@ def test_a_cell_that_is_no_text_is_refused_with_row_type_value_and_cure(
         check_texts(container(["a", "b", cell]))
 
 
-def test_a_long_value_is_cut_in_the_message():
-    with pytest.raises(TypeError, match=r"\.\.\.; each text") as caught:
-        check_texts([list(range(10_000))])
-    assert len(str(caught.value)) < 400
+@pytest.mark.parametrize(
+    ("value", "shown"), [(10**59, str(10**59)), (10**60, "1" + "0" * 56 + "...")]
+)
+def test_a_value_of_more_than_60_characters_is_cut_in_the_message(value, shown):
+    with pytest.raises(TypeError, match=rf"int, {re.escape(shown)};"):
+        check_texts([value])
 
 
 # ---- index labels
@@ -309,7 +319,7 @@ def test_no_index_label_is_named_where_the_index_counts_the_rows():
 MAPPING = r"expected a sequence of texts.*list\(X\.values\(\)\)"
 REFUSED = [
     *(
-        (X, ValueError, r"X is a single string.*Wrap it in a list: \[text\]")
+        (X, ValueError, rf"X is a single string, {re.escape(repr(X))}; .*in a list: \[text\]")
         for X in ("one text", "", np.str_("one text"), Text("one text"))
     ),
     *(
@@ -331,11 +341,11 @@ REFUSED = [
         for kind in ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
     ),
     *(
-        (X, TypeError, rf"X is a {type(X).__name__}, .*such as a list of str")
+        (X, TypeError, rf"X is a {type(X).__name__}, {re.escape(repr(X)[:57])}.*a list of str")
         for X in (None, 3, 2.5, True, object, pa.scalar("a"), pl.LazyFrame({"text": ["a"]}))
     ),
     *(
-        (np.array(value), ValueError, "X is a single value, .*; wrap it in a list")
+        (np.array(value), ValueError, rf"X is a single value, {value!r}; wrap it in a list")
         for value in ("text", 3)
     ),
     *(
@@ -476,6 +486,11 @@ def test_coerce_refuses_flat_numbers_but_takes_a_column_of_them():
     assert check_texts(pd.Series([1, 2]), on_invalid="coerce") == ["1", "2"]
 
 
+def test_coerce_reads_the_times_of_a_series_as_pandas_shows_them():
+    times = pd.Series(pd.to_datetime(["2024-05-01 12:30"]))
+    assert check_texts(times, on_invalid="coerce") == ["2024-05-01 12:30:00"]
+
+
 # ---- words
 
 
@@ -522,15 +537,15 @@ def test_a_text_among_split_texts_is_refused(X, type_name):
 
 
 def test_a_split_text_among_texts_is_refused():
-    with pytest.raises(TypeError, match=r"row 2 .*of X is .*list.*use one kind"):
-        check_words(take_columns(["a", "b", ["c"]]))
+    with pytest.raises(TypeError, match=r"row 2 of X is a list.* row 0 is of type str; use one"):
+        check_words(take_columns(["a", None, ["c"]]))
 
 
 @pytest.mark.parametrize(
     ("word", "error", "message"),
     [
         (3, TypeError, "type int, 3"),
-        (b"x", TypeError, "type bytes, b'x'.*decode"),
+        (b"row 0", TypeError, "type bytes, b'row 0'.*decode"),
         (None, ValueError, "None"),
         (float("nan"), ValueError, "nan"),
         ("\ud800", ValueError, "lone surrogate"),
@@ -538,7 +553,148 @@ def test_a_split_text_among_texts_is_refused():
     ids=repr,
 )
 def test_a_wrong_word_is_refused_with_the_row_it_is_in(word, error, message):
-    with pytest.raises(error, match=rf"\brow 3\b.*{message}"):
+    with pytest.raises(error, match=rf"^row 3, word 1 of X.*{message}"):
         check_words(take_columns([["a"], ["b"], ["c"], ["d", word]]))
     with pytest.raises(error, match=rf"index label 'q'.*{message}"):
         check_words(take_columns(pd.Series([["a"], ["d", word]], index=["p", "q"])))
+
+
+# ---- what an estimator knows of the columns it was fitted on
+
+
+class Reader(BaseEstimator):
+    """Takes the two parameters that say what becomes of wrong values."""
+
+    def __init__(self, missing="error", on_invalid="error"):
+        self.missing = missing
+        self.on_invalid = on_invalid
+
+
+def fitted_on(X, **parameters):
+    reader = Reader(**parameters)
+    check_X(reader, X, reset=True)
+    return reader
+
+
+FRAME = pd.DataFrame({"title": ["a", "c"], "body": ["b", "d"]})
+
+
+@pytest.mark.parametrize(
+    ("X", "n_columns", "names"),
+    [
+        (["a", "c"], 1, None),
+        (np.array([["a"], ["c"]]), 1, None),
+        (FRAME[["title"]], 1, ["title"]),
+        (FRAME, 2, ["title", "body"]),
+        (pl.DataFrame({"title": ["a"], "body": ["b"]}), 2, ["title", "body"]),
+        (np.array([["a", "b"], ["c", "d"]], dtype=object), 2, None),
+        ({0: ("a", 1, "b"), 1: ("c", 2, "d")}.values(), 3, None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_fit_learns_the_number_and_the_names_of_the_columns_alone(X, n_columns, names):
+    reader = fitted_on(pd.DataFrame({"of an earlier fit": ["a"]}))
+    reader.on_invalid = "coerce"
+    check_X(reader, X, reset=True)
+    assert reader.n_features_in_ == n_columns
+    found = getattr(reader, "feature_names_in_", None)
+    assert (None if found is None else found.tolist()) == names
+
+
+def test_texts_need_no_name_and_a_name_no_fit():
+    for before in (["a"], np.array([["a"]]), FRAME[["title"]]):
+        assert check_X(fitted_on(before), ["a", "b"], reset=False) == ["a", "b"]
+    for before in (["a"], np.array([["a"]])):
+        for X in (FRAME[["body"]], np.array([["b"], ["d"]])):
+            assert check_X(fitted_on(before), X, reset=False) == ["b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("before", "X", "message"),
+    [
+        (FRAME[["title"]], FRAME[["body"]], "(?s)feature names.*unseen.*body.*missing.*title"),
+        (FRAME, FRAME[["body", "title"]], "(?s)feature names.*same order"),
+        (FRAME, FRAME[["title"]], "(?s)feature names.*missing.*body"),
+        (FRAME.to_numpy(), ["a"], "X has 1 features, but Reader is expecting 2 features"),
+        (FRAME, ["a"], "X has 1 features, but Reader is expecting 2 features"),
+        (["a"], FRAME.to_numpy(), "X has 2 features, but Reader is expecting 1 features"),
+    ],
+)
+def test_other_columns_than_those_of_the_fit_are_refused(before, X, message):
+    reader = fitted_on(before, on_invalid="coerce")
+    with pytest.raises(ValueError, match=message):
+        check_X(reader, X, reset=False)
+
+
+def test_an_estimator_says_what_becomes_of_missing_and_of_other_values_and_else_refuses_both():
+    assert check_X(Reader(missing="empty"), ["a", None], reset=True) == ["a", ""]
+    assert check_X(Reader(on_invalid="coerce"), ["a", 1], reset=True) == ["a", "1"]
+    assert check_X(Reader(on_invalid="coerce"), [["a", 1]], reset=True) == ["a 1"]
+    for reader in (Reader(), BaseEstimator()):
+        assert check_X(reader, ["a", "b"], reset=True) == ["a", "b"]
+        for wrong in (None, 1):
+            with pytest.raises((TypeError, ValueError), match=rf"row 1 of X is .*{wrong}"):
+                check_X(reader, ["a", wrong], reset=True)
+
+
+# ---- texts that belong together
+
+
+def test_texts_are_equal_but_for_case_blanks_and_forms_of_letters():
+    texts = [
+        "A  film",
+        "caf\u00e9",
+        "a FILM\n",
+        "cafe\u0301",
+        "\uff41 film",
+        "a film.",
+        "STRASSE",
+        "stra\u00dfe",
+    ]
+    assert text_groups(texts).tolist() == [0, 1, 0, 1, 0, 2, 3, 3]
+    assert text_groups(["a", "b", ""]) is None
+    assert text_groups([]) is None
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_texts_that_share_a_text_or_a_group_by_any_chain_are_together(rows):
+    together = [{i} for i in range(len(rows))]
+    for i, (text, group) in enumerate(rows):
+        for j, (other_text, other_group) in enumerate(rows[:i]):
+            if text == other_text or group == other_group:
+                joined = together[i] | together[j]
+                for k in joined:
+                    together[k] = joined
+    found = text_groups(
+        [str(text) for text, _ in rows], group_numbers([group for _, group in rows], len(rows))
+    )
+    if found is None:
+        assert all(len(own) == 1 for own in together)
+    else:
+        assert together == [set(np.flatnonzero(found == number)) for number in found]
+        assert len(set(found)) < len(rows)
+
+
+def test_groups_of_any_kind_become_numbers():
+    assert group_numbers(None, 3) is None
+    for groups in (
+        ["x", "y", "x"],
+        pd.Series([2.5, 0, 2.5], index=[7, 7, 7]),
+        [(1, 2), "a", (1, 2)],
+    ):
+        assert group_numbers(groups, 3).tolist() == [0, 1, 0]
+    assert group_numbers([], 0).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["x", "y"], "groups holds 2 values for 3 texts"),
+        (["x", None, "y"], "groups is missing for 1 of 3 texts, first for text 1"),
+        (np.array([0, np.nan, np.nan]), "groups is missing for 2 of 3 texts, first for text 1"),
+    ],
+)
+def test_groups_that_do_not_cover_the_texts_are_refused_with_the_numbers(groups, message):
+    with pytest.raises(ValueError, match=message):
+        group_numbers(groups, 3)

@@ -1,10 +1,14 @@
 """The SQLite store: what was put comes back."""
 
+import hashlib
 import os
 import shutil
 import sqlite3
 import stat
+import threading
+import time
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -22,7 +26,8 @@ VECTOR = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 @pytest.mark.parametrize("kind", ["memory", "folder"])
 def test_what_was_put_comes_back_in_its_shape_and_to_the_bit(kind, tmp_path):
-    store = MemoryStore() if kind == "memory" else FolderStore(tmp_path, "name")
+    folder = tmp_path / "not there" / "yet"
+    store = MemoryStore() if kind == "memory" else FolderStore(folder, "name")
     values = {
         os.urandom(16): np.random.default_rng(i).normal(size=(1 + i % 4, 8)).astype(np.float32)
         for i in range(1000)
@@ -45,6 +50,45 @@ def test_keys_are_equal_for_equal_texts_only(a, b):
     assert (text_key("n", "cls", a) == text_key("n", "cls", b)) == (a == b)
     assert text_key("n", "cls", a) != text_key("n", "mean", a)
     assert text_key("n", "cls", a) != text_key("m", "cls", a)
+
+
+def test_a_file_keeps_its_name_and_layout_so_that_a_new_version_finds_old_vectors(tmp_path):
+    name = "0123456789abcdef" + "more of the fingerprint"
+    store, key = FolderStore(tmp_path, name), text_key(name, "cls", "a film")
+    store.put({key: VECTOR.astype(">f8")})
+    raw = VECTOR.astype("<f4").tobytes()
+    with sqlite3.connect(tmp_path / "embeddings-0123456789abcdef.sqlite") as connection:
+        assert connection.execute("SELECT k, width, v FROM e").fetchall() == [
+            (
+                hashlib.blake2b(f"{name}\0cls\0a film".encode(), digest_size=16).digest(),
+                4,
+                raw + zlib.crc32(raw).to_bytes(4, "little"),
+            )
+        ]
+    connection.close()
+    found = store.get([key])[key]
+    assert found.dtype == np.float32
+    assert np.array_equal(found, VECTOR)
+
+
+@pytest.mark.parametrize("width", [0, -4, 5])
+def test_a_row_whose_width_is_wrong_counts_as_missing(width, tmp_path):
+    store = FolderStore(tmp_path, "name")
+    store.put({KEY: VECTOR, OTHER: VECTOR})
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE e SET width = ? WHERE k = ?", (width, KEY))
+    connection.close()
+    assert set(store.get([KEY, OTHER])) == {OTHER}
+
+
+def test_a_memory_store_keeps_a_vector_of_just_its_size_and_says_whether_it_overflowed():
+    store = MemoryStore(VECTOR.nbytes)
+    store.put({KEY: VECTOR})
+    assert (set(store.get([KEY])), store.overflowed) == ({KEY}, False)
+    store.put({OTHER: VECTOR})
+    assert (set(store.get([KEY, OTHER])), store.overflowed) == ({OTHER}, True)
+    store.clear()
+    assert (store.get([OTHER]), store.current_bytes, store.overflowed) == ({}, 0, False)
 
 
 def test_the_folder_is_for_its_owner_alone_and_holds_no_text(tmp_path, tiny_bert):
@@ -155,11 +199,28 @@ def test_a_database_that_stays_locked_costs_one_warning(tmp_path, tiny_bert, mon
     (path,) = tmp_path.glob("*.sqlite")
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
+    start = time.monotonic()
     try:
         assert_costs_one_warning(tmp_path, tiny_bert, "locked")
     finally:
         holder.execute("ROLLBACK")
         holder.close()
+    assert time.monotonic() - start < 4
+    assert list(tmp_path.iterdir()) == [path]  # it is sound, so it stays
+
+
+def test_a_file_that_another_process_keeps_in_wal_mode_is_waited_for(tmp_path):
+    store = FolderStore(tmp_path, "name")
+    store.put({KEY: VECTOR})
+    holder = sqlite3.connect(store.path, check_same_thread=False)
+    holder.execute("PRAGMA journal_mode=WAL")
+    holder.execute("SELECT * FROM e").fetchall()
+    release = threading.Timer(0.1, holder.close)
+    release.start()
+    try:
+        assert set(store.get([KEY])) == {KEY}
+    finally:
+        release.join()
 
 
 @pytest.mark.parametrize("what", ["the file", "the folder"])
