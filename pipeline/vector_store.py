@@ -159,7 +159,7 @@ class FolderStore:
             time.sleep(0.01)
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA page_size=16384")
             # faster than WAL for large rows, and safe on network file systems

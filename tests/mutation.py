@@ -32,9 +32,9 @@ import pytest
 
 TOP = Path(__file__).resolve().parent.parent
 TESTS = {
-    "pipeline/texts.py": "texts labels target several_labels sklearn_contract token_level",
+    "pipeline/texts.py": "texts labels several_labels sklearn_contract token_level",
     "pipeline/files.py": "files candidates isolate cli run_folder artifact cache_kill",
-    "pipeline/vector_store.py": "vector_store cache_faults embedding_cache cache_kill",
+    "pipeline/vector_store.py": "vector_store files cache_faults embedding_cache cache_kill",
     "pipeline/bert/packed.py": "packed attention batching encoder encoding vectorizer embedding",
     "pipeline/saved/*.py": """
         allow_list allowed_names artifact attacks fuzzing inspect_command joblib_contents manifest
