@@ -161,6 +161,7 @@ def test_no_two_reviews_share_most_of_their_words(reviews):
     ] == []
 
 
+@pytest.mark.thorough
 def test_only_opposite_reviews_share_most_of_their_characters_in_order(reviews):
     # "The camera takes lovely pictures" and "... blurry pictures": what differs is the verdict
     long = reviews[[len(fold(text).split()) >= 5 for text in reviews["text"]]]
