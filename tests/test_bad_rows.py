@@ -59,6 +59,16 @@ def test_what_is_no_rows_fault_is_raised(error):
         predict_rows(model({"text 5"}, error=error), TEXTS, 2)
 
 
+def test_a_disk_that_fails_while_bad_rows_are_looked_for_is_no_rows_fault():
+    def predict(texts):
+        if len(texts) < 37 and "text 20" in set(texts):
+            raise OSError("the disk is full")
+        return model({"text 5"})(texts)
+
+    with pytest.raises(OSError, match="the disk is full"):
+        predict_rows(predict, TEXTS, 2)
+
+
 def test_probabilities_that_are_no_numbers_are_no_probabilities():
     def predict(texts):
         found = model(set())(texts)

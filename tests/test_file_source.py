@@ -57,6 +57,14 @@ def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp
         list(CsvSource([str(tmp_path / f"{i}.csv") for i in range(2)], "text").rows(5, mark=False))
 
 
+def test_a_file_that_is_gone_when_its_rows_are_read_is_not_called_damaged(tmp_path):
+    FRAME.to_parquet(tmp_path / "in.parquet")
+    source = ParquetSource([str(tmp_path / "in.parquet")], "text")
+    (tmp_path / "in.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"in\.parquet"):
+        next(source.rows(5, mark=False))
+
+
 @pytest.mark.parametrize("keep", [3, 0.5, -4])
 def test_parquet_that_is_cut_short_is_refused_by_name(keep, tmp_path):
     FRAME.to_parquet(tmp_path / "in.parquet")

@@ -1,5 +1,6 @@
 """Scoring a shard: the model's answers, nulls and reasons for bad rows, one part."""
 
+import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -144,3 +145,9 @@ def test_the_model_computes_with_the_threads_it_is_told_and_the_process_is_left_
     score_shard(replace(job, threads=n), shard.rows(3, 5))
     assert seen == [(n, {n})]
     assert (torch.get_num_threads(), blas()) == before
+
+
+def test_a_model_without_bert_needs_no_torch(job, shard, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    score_shard(job, shard.rows(3, 5))
+    assert part(job)["label"].to_pylist() == ["bad", "good"]

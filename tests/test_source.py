@@ -45,6 +45,13 @@ def test_an_index_with_a_name_becomes_a_column_and_one_without_is_dropped():
     assert without_index(pa.Schema.from_pandas(frame.rename_axis(None))).names == ["a"]
 
 
+@pytest.mark.parametrize("written", [b"{", b"[]", b"{}", b'{"columns": [7]}', b"[" * 10**5])
+def test_what_pandas_wrote_is_left_out_where_it_is_damaged(written):
+    schema = pa.schema([("text", pa.string())])
+    kept = without_index(schema.with_metadata({"pandas": written, "author": "x"}))
+    assert kept.equals(schema.with_metadata({"author": "x"}), check_metadata=True)
+
+
 def test_identities_tell_values_types_and_names_apart_and_are_the_same_again():
     frame = pd.DataFrame({"text": ["a", "b", 3], "n": [1, 2, 3]})
     identity = FrameSource(frame, "text").identity()
@@ -145,6 +152,7 @@ def test_a_name_that_looks_like_a_pattern_is_the_file_of_that_name(tmp_path):
         ([], ValueError, "an empty list of files"),
         ("zero.csv", ValueError, r"is empty \(0 bytes\)"),
         ("nowhere://a/b.csv", ValueError, "not an address that fsspec knows"),
+        ("memory://nowhere/*.csv", FileNotFoundError, r"memory://nowhere/\*\.csv does not exist"),
     ],
 )
 def test_what_is_not_there_is_named(source, error, message, folder, monkeypatch):

@@ -496,7 +496,9 @@ def test_a_full_disk_is_called_one_and_a_rerun_goes_on(score, tmp_path, monkeypa
     ("options", "message"),
     [
         ({"on_bad_row": "skip"}, "on_bad_row='skip'; allowed are 'error' and 'null'"),
+        ({"missing": "drop"}, "missing='drop'; allowed are None, 'error' and 'empty'"),
         ({"shard_rows": 0}, "shard_rows=0; allowed are the numbers from 1"),
+        ({"shard_rows": 2.5}, "shard_rows=2.5; allowed are the numbers from 1"),
         ({"executor": "celery"}, "executor='celery'; allowed are"),
         ({"text": "txt"}, "no column 'txt'.*Did you mean 'text'"),
         ({"sha256": "0" * 64}, "has sha256 .*, not 0000"),
