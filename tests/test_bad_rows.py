@@ -85,3 +85,4 @@ def test_reasons_are_one_short_line():
     assert in_one_line("a\n  b\tc") == "a b c"
     assert in_one_line("bad \ud800") == "bad \\ud800"
     assert len(in_one_line("word " * 1000)) < 520
+    assert in_one_line("x" * 500) == "x" * 500
