@@ -235,6 +235,7 @@ class RunFolder:
         """Mark the folder as unfinished."""
         (self.path / SUCCESS).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
+        self.shards.mkdir(exist_ok=True)  # a finished run has none
 
     def complete(self, plan: Plan) -> dict[str, Any] | None:
         """Return the manifest of a finished run, or None."""
