@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.files import file_identity
-from pipeline.scoring.sources import CsvSource, ParquetSource, with_equal_sizes
+from pipeline.scoring.sources import CsvSource, ParquetSource, open_source, with_equal_sizes
 
 FRAME = pd.DataFrame(
     {
@@ -162,3 +162,11 @@ def test_parquet_with_bytes_that_are_no_text_is_refused_by_name(tmp_path):
     pq.write_table(pa.table({"text": cells}), tmp_path / "in.parquet")
     with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file"):
         list(ParquetSource([str(tmp_path / "in.parquet")], "text").rows(5, mark=True))
+
+
+def test_json_lines_have_an_encoding_and_nested_values_are_text_as_written(tmp_path):
+    content = '{"text": "é", "more": {"a": "ü"}}\n'
+    (tmp_path / "in.jsonl").write_text(content, encoding="latin-1")
+    source = open_source(tmp_path / "in.jsonl", "text", encoding="latin-1")
+    (table,) = all_rows(source, 5)
+    assert table.to_pylist() == [{"text": "é", "more": '{"a": "ü"}'}]
