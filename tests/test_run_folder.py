@@ -34,6 +34,9 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path):
     PLAN.write(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json") == PLAN
     assert Plan.read(tmp_path / "plan.json").sha256 == PLAN.sha256
+    content = (tmp_path / "plan.json").read_text(encoding="utf-8")  # people read it too
+    assert '  "text": "text",' in content.splitlines()
+    assert '"é"' in content
 
 
 @pytest.mark.parametrize(
@@ -249,7 +252,7 @@ def test_nothing_is_called_complete_that_is_not(fault, folder):
         ("", ValueError, r"holds the input .*in\.csv; name another folder"),
         ("new/out", FileNotFoundError, "new"),
         ("table/out", ValueError, "is in the source folder"),
-        ("s3://bucket/out", ValueError, "object stores cannot"),
+        ("s3://bucket/out", ValueError, "is not a folder on this machine.* object stores cannot"),
     ],
 )
 def test_places_that_cannot_be_written_are_refused(out, error, message, tmp_path):
