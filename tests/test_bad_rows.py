@@ -81,6 +81,12 @@ def test_probabilities_that_are_no_numbers_are_no_probabilities():
     assert len(answers.labels) == len(answers.probability) == 36
 
 
+@pytest.mark.parametrize(("n_labels", "shape"), [(None, (0,)), (3, (0, 3))])
+def test_no_rows_have_no_answers(n_labels, shape):
+    answers, failed = predict_rows(model(set()), TEXTS[:0], 2, n_labels=n_labels)
+    assert (answers.labels.shape, answers.probability.shape, failed) == (shape, (0, 2), {})
+
+
 def test_reasons_are_one_short_line():
     assert in_one_line("a\n  b\tc") == "a b c"
     assert in_one_line("bad \ud800") == "bad \\ud800"

@@ -1,5 +1,6 @@
 """What becomes a source, and what every kind does with rows, cells and schemas."""
 
+import json
 import os
 
 import fsspec
@@ -45,7 +46,10 @@ def test_an_index_with_a_name_becomes_a_column_and_one_without_is_dropped():
     schema = without_index(pa.Schema.from_pandas(frame))
     assert schema.names == ["a", "key"]
     assert pa.Table.from_pandas(frame).cast(schema).to_pandas().columns.tolist() == ["a", "key"]
-    assert without_index(pa.Schema.from_pandas(frame.rename_axis(None))).names == ["a"]
+    schema = without_index(pa.Schema.from_pandas(frame.rename_axis(None)))
+    assert schema.names == ["a"]
+    told = json.loads(schema.metadata[b"pandas"])
+    assert (told["index_columns"], [column["name"] for column in told["columns"]]) == ([], ["a"])
 
 
 @pytest.mark.parametrize("written", [b"{", b"[]", b"{}", b'{"columns": [7]}', b"[" * 10**5])
@@ -198,6 +202,9 @@ def test_cells_that_are_no_texts_are_marked_and_what_is_missing_is_null():
     assert "bytes" in marked[4]
     assert "int" in marked[5]
     assert "surrogate" in marked[6]
+    assert text_array(["a", None, np.nan], {}).equals(
+        pa.array(["a", None, None], pa.large_string())
+    )
     only_bytes = {}
     text_array([b"bytes"], only_bytes)
     assert sorted(only_bytes) == [0]
