@@ -126,6 +126,10 @@ def test_missing_texts_are_empty_ones_where_the_model_says_so(job, shard, tiny_b
     assert [row["probability_0"], row["probability_1"]] == pytest.approx(
         fitted.predict_proba([""])[0].tolist(), abs=1e-6
     )
+    fitted[0].set_params(missing="error")
+    path = save_pipeline(fitted, tmp_path / "strict.joblib")
+    score_shard(replace(bert, model=str(path), sha256=sha256_of(path)), shard)
+    assert part(job)["label_error"].to_pylist()[1] == "the text is missing"
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -243,6 +247,7 @@ def test_the_columns_added_have_the_types_of_classes_and_probabilities():
         ("probability_2", pa.float32()),
         ("label_error", pa.string()),
     ]
+    assert added_fields(SCHEMA, [], outputs=[("x", [False, True])])[0].type == pa.int64()
     several = added_fields(SCHEMA, [], outputs=[("x", [0, 1]), ("y", ["a", "b", "c"])])
     assert [(field.name, field.type) for field in several] == [
         ("label_x", pa.int64()),
