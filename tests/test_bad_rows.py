@@ -59,6 +59,16 @@ def test_what_is_no_rows_fault_is_raised(error):
         predict_rows(model({"text 5"}, error=error), TEXTS, 2)
 
 
+def test_a_disk_that_fails_while_bad_rows_are_looked_for_is_no_rows_fault():
+    def predict(texts):
+        if len(texts) < 37 and "text 20" in set(texts):
+            raise OSError("the disk is full")
+        return model({"text 5"})(texts)
+
+    with pytest.raises(OSError, match="the disk is full"):
+        predict_rows(predict, TEXTS, 2)
+
+
 def test_probabilities_that_are_no_numbers_are_no_probabilities():
     def predict(texts):
         found = model(set())(texts)
@@ -71,7 +81,14 @@ def test_probabilities_that_are_no_numbers_are_no_probabilities():
     assert len(answers.labels) == len(answers.probability) == 36
 
 
+@pytest.mark.parametrize(("n_labels", "shape"), [(None, (0,)), (3, (0, 3))])
+def test_no_rows_have_no_answers(n_labels, shape):
+    answers, failed = predict_rows(model(set()), TEXTS[:0], 2, n_labels=n_labels)
+    assert (answers.labels.shape, answers.probability.shape, failed) == (shape, (0, 2), {})
+
+
 def test_reasons_are_one_short_line():
     assert in_one_line("a\n  b\tc") == "a b c"
     assert in_one_line("bad \ud800") == "bad \\ud800"
     assert len(in_one_line("word " * 1000)) < 520
+    assert in_one_line("x" * 500) == "x" * 500

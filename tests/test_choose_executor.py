@@ -69,3 +69,5 @@ def test_dask_alone_is_a_cluster_of_this_machine():
 def test_an_executor_is_taken_as_it_is():
     executor = DaskExecutor("tcp://10.0.0.5:8786", resources={"GPU": 1})
     assert choose_executor(executor) is executor
+    with pytest.raises(ValueError, match="workers=3, but the DaskExecutor has its own"):
+        choose_executor(executor, 3)

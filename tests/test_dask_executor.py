@@ -8,11 +8,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.saved.manifest import installed_versions
-from pipeline.scoring.executors import DaskExecutor, choose_executor
+from pipeline.scoring.executors import DaskExecutor, choose_executor, introduce
 from pipeline.scoring.shard import Died, Outcome
 from tests.dask_cluster import cluster_by_hand
 from tests.test_executors import shards
@@ -20,6 +21,8 @@ from tests.test_executors import shards
 distributed = pytest.importorskip(
     "distributed", reason="distributed is not installed: pip install '.[dask]'"
 )
+from distributed import CancelledError  # noqa: E402
+from distributed.comm import CommClosedError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +258,140 @@ def test_a_cluster_of_this_machine_is_started_and_stopped(capsys, monkeypatch):
 def test_a_closed_executor_says_so():
     with pytest.raises(RuntimeError, match="not open"):
         next(DaskExecutor().run(who, shards(1)))
+
+
+# ---- without a cluster
+
+
+class Answer:
+    """A future that is done at once, with a value or an error."""
+
+    def __init__(self, key, answer, status):
+        self.key, self.answer, self.status = key, answer, status
+
+    def add_done_callback(self, function):
+        if self.answer is not None:
+            function(self)
+
+    def cancel(self, force):
+        assert force
+
+    def result(self, timeout):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Scripted:
+    """A client of two workers, a and b, which answer as they are told."""
+
+    dashboard_link = "none"
+
+    def __init__(self, address, **options):
+        self.scheduler, self.status = SimpleNamespace(address=address), "running"
+        self.present = ["a", "b"]
+        self.answers = {}  # of a worker, to a shard and to what it is asked first
+        self.greetings = {}
+        self.state = "finished"  # of every future
+
+    def scheduler_info(self, n_workers):
+        if isinstance(self.present, Exception):
+            raise self.present
+        return {"workers": {name: {"resources": {}} for name in self.present}}
+
+    def submit(self, function, argument, key, workers, **options):
+        (worker,) = workers
+        if isinstance(argument, int):
+            told = self.greetings.get(worker, [])
+            answer = told.pop(0) if told else function(argument)
+        else:
+            answer = self.answers.get(worker) or function(argument)
+        if answer == "never":
+            answer = None
+            self.present = ["b"]
+        if isinstance(answer, CommClosedError):
+            raise answer
+        return Answer(key, answer, self.state)
+
+    def cancel(self, futures, force):
+        assert force
+
+    def close(self):
+        self.status = "closed"
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Give a client and an open executor on it."""
+    clients = []
+    monkeypatch.setattr(
+        distributed, "Client", lambda *a, **b: clients.append(Scripted(*a, **b)) or clients[0]
+    )
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    with DaskExecutor("tcp://10.0.0.5:8786") as executor:
+        yield clients[0], executor
+
+
+def named(shard):
+    return Outcome(f"0 {shard.index}")
+
+
+@pytest.mark.parametrize("error", [distributed.KilledWorker, TimeoutError, CancelledError])
+def test_a_worker_that_is_lost_is_no_error_of_its_shard_or_of_the_run(error, scripted):
+    client, executor = scripted
+    lost = error("task", None, []) if error is distributed.KilledWorker else error()
+    client.answers["a"], client.greetings["b"] = lost, [lost]
+    found = list(executor.run(named, shards(4)))
+    assert sorted(shard.index for shard, _ in found) == [0, 1, 2, 3]
+    died = [ended for _, ended in found if ended != named(_)]
+    assert died
+    assert all(isinstance(ended, Died) for ended in died)
+
+
+def test_a_time_out_of_the_function_is_its_own(scripted):
+    client, executor = scripted
+    client.answers["a"], client.state = TimeoutError("no answer of the model"), "error"
+    with pytest.raises(TimeoutError, match="no answer of the model"):
+        list(executor.run(named, shards(4)))
+
+
+def test_a_worker_without_a_package_is_named(scripted):
+    client, executor = scripted
+    client.answers["b"] = ModuleNotFoundError("No module named 'mine'")
+    with pytest.raises(ImportError, match=r"worker b says: No module named 'mine'\. Install"):
+        list(executor.run(named, shards(4)))
+
+
+def test_a_worker_that_is_lost_before_it_had_a_shard_costs_none(scripted):
+    client, executor = scripted
+    client.greetings["a"] = ["never"]
+
+    def slowly(shard):
+        time.sleep(1.05 if shard.index == 0 else 0)  # long enough to look who is there
+        return named(shard)
+
+    found = list(executor.run(slowly, shards(4)))
+    assert sorted(ended.sha256 for _, ended in found) == ["0 0", "0 1", "0 2", "0 3"]
+
+
+@pytest.mark.parametrize("lost", ["closed", "no information", "no submission"])
+def test_a_scheduler_that_is_lost_says_what_to_do(lost, scripted):
+    client, executor = scripted
+    if lost == "closed":
+        client.status = "closed"
+    elif lost == "no information":
+        client.present = OSError("no answer")
+    else:
+        client.answers["a"] = CommClosedError("closed")
+    with pytest.raises(ConnectionError, match=r"tcp://10\.0\.0\.5:8786 is lost.* to resume"):
+        list(executor.run(named, shards(4)))
+
+
+def test_a_worker_says_its_host_and_versions_and_limits_its_tokenizers(monkeypatch):
+    monkeypatch.setenv("RAYON_NUM_THREADS", "5")
+    told = introduce(3)
+    assert told == {"host": socket.gethostname(), **installed_versions()}
+    assert os.environ["RAYON_NUM_THREADS"] == "5"  # what was set already stays
+    monkeypatch.delenv("RAYON_NUM_THREADS")
+    introduce(3)
+    assert os.environ["RAYON_NUM_THREADS"] == "3"

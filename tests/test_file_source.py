@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.scoring.sources import CsvSource, ParquetSource
+from pipeline.files import file_identity
+from pipeline.scoring.sources import CsvSource, ParquetSource, open_source, with_equal_sizes
 
 FRAME = pd.DataFrame(
     {
@@ -41,10 +42,11 @@ def test_parquet_rows_are_those_of_the_file_with_their_types_whatever_its_row_gr
 def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp_path):
     paths = [str(tmp_path / f"{i}.parquet") for i in range(3)]
     FRAME.to_parquet(paths[0])
-    FRAME.drop(columns="n").to_parquet(paths[1])
+    FRAME.rename(columns={"n": "m"}).to_parquet(paths[1])
     FRAME.assign(n="1").to_parquet(paths[2])
     with pytest.raises(
-        ValueError, match=r"1\.parquet does not have the columns of .*it lacks \['n'\]"
+        ValueError,
+        match=r"1\.parquet does not .* of .*0\.parquet: it lacks \['n'\], and has \['m'\] instead",
     ):
         ParquetSource(paths[:2], "text")
     with pytest.raises(
@@ -55,6 +57,14 @@ def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp
         (tmp_path / f"{i}.csv").write_text(f"{header}\n1,2\n")
     with pytest.raises(ValueError, match=r"1\.csv has the columns \['text', 'b'\], but"):
         list(CsvSource([str(tmp_path / f"{i}.csv") for i in range(2)], "text").rows(5, mark=False))
+
+
+def test_a_file_that_is_gone_when_its_rows_are_read_is_not_called_damaged(tmp_path):
+    FRAME.to_parquet(tmp_path / "in.parquet")
+    source = ParquetSource([str(tmp_path / "in.parquet")], "text")
+    (tmp_path / "in.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"in\.parquet"):
+        next(source.rows(5, mark=False))
 
 
 @pytest.mark.parametrize("keep", [3, 0.5, -4])
@@ -103,3 +113,62 @@ def test_identities_tell_other_contents_and_other_ways_of_reading_apart(tmp_path
     assert CsvSource([path], "text").identity() != identity
     with pytest.raises(ValueError, match=r"in\.csv was changed while it was scored"):
         first.check_unchanged()
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, 1, 3, 0, 5], [4, 8], [9], [3, 3, 3]])
+def test_tables_are_cut_to_equal_sizes_and_keep_their_rows(sizes):
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    tables = [pa.table({"n": range(a, a + n)}) for a, n in zip(starts, sizes, strict=True)]
+    found = [table["n"].to_pylist() for table in with_equal_sizes(iter(tables), 4)]
+    whole = list(range(sum(sizes)))
+    assert found == [whole[i : i + 4] for i in range(0, len(whole), 4)]
+
+
+def test_several_csv_files_are_one_table_with_one_estimate(tmp_path):
+    paths = [str(tmp_path / f"{i}.csv") for i in range(3)]
+    for i, path in enumerate(paths):
+        with open(path, "w") as file:
+            file.write("text,n\n" + "".join(f"row {j},{j}\n" for j in range(3 * i, 3 * i + 3)))
+    source = CsvSource(paths, "text")
+    assert source.name == f"{paths[0]} and 2 more"
+    assert CsvSource(paths[:1], "text").name == paths[0]
+    assert source.identity() == {
+        "kind": "csv",
+        "files": [file_identity(path) for path in paths],
+        "encoding": "utf-8",
+        "sep": ",",
+    }
+    for _ in range(2):  # a second reading begins at the first row
+        tables, estimates = [], []
+        for rows in source.rows(4, mark=True):
+            tables.append(rows.table)
+            estimates.append(source.expected_rows(sum(map(len, tables))))
+        assert [len(table) for table in tables] == [4, 4, 1]
+        assert pa.concat_tables(tables)["n"].to_pylist() == [str(i) for i in range(9)]
+        assert estimates == [6, 8, 9]  # of two files of three, and of all
+    assert source.expected_rows(0) is None
+
+
+def test_several_parquet_files_are_counted_together(tmp_path):
+    paths = [str(tmp_path / f"{i}.parquet") for i in range(2)]
+    for path in paths:
+        FRAME.to_parquet(path)
+    source = ParquetSource(paths, "text")
+    assert source.expected_rows(0) == 20
+    assert source.name == f"{paths[0]} and 1 more"
+    assert source.identity() == {"kind": "parquet", "files": [file_identity(p) for p in paths]}
+
+
+def test_parquet_with_bytes_that_are_no_text_is_refused_by_name(tmp_path):
+    cells = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": cells}), tmp_path / "in.parquet")
+    with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file"):
+        list(ParquetSource([str(tmp_path / "in.parquet")], "text").rows(5, mark=True))
+
+
+def test_json_lines_have_an_encoding_and_nested_values_are_text_as_written(tmp_path):
+    content = '{"text": "é", "more": {"a": "ü"}}\n'
+    (tmp_path / "in.jsonl").write_text(content, encoding="latin-1")
+    source = open_source(tmp_path / "in.jsonl", "text", encoding="latin-1")
+    (table,) = all_rows(source, 5)
+    assert table.to_pylist() == [{"text": "é", "more": '{"a": "ü"}'}]

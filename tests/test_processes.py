@@ -107,10 +107,12 @@ def test_a_process_that_cannot_start_is_an_error(monkeypatch):
         list(executor.run(tells, shards(1)))
 
 
-def test_a_process_that_is_killed_from_outside_is_replaced():
+@pytest.mark.parametrize("pause", [0, 0.5])  # in which the pool learns of the death
+def test_a_process_that_is_killed_from_outside_is_replaced(pause):
     with ProcessExecutor(1) as executor:
         ((pid, _),) = ask(executor, 1)
         os.kill(pid, signal.SIGKILL)
+        time.sleep(pause)
         found = [ended for _, ended in executor.run(tells, shards(3))]
         assert len(found) == 3
         # at most the one it was given before it was known to be dead

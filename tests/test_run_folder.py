@@ -1,5 +1,6 @@
 """The plan, the parts and the folder of a run: one hash, one driver, complete only when it is."""
 
+import csv
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.exceptions import PlanError
-from pipeline.scoring.run_folder import Plan, RunFolder, Stamp, write_part
+from pipeline.scoring.run_folder import Plan, RunFolder, Stamp, Target, write_part
 
 PLAN = Plan(
     source={
@@ -33,6 +34,9 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path):
     PLAN.write(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json") == PLAN
     assert Plan.read(tmp_path / "plan.json").sha256 == PLAN.sha256
+    content = (tmp_path / "plan.json").read_text(encoding="utf-8")  # people read it too
+    assert '  "text": "text",' in content.splitlines()
+    assert '"é"' in content
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,13 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_or_own_one_is_not(tmp
         ValueError, match=r"mine holds other files \(thesis\.tex\); name a new or empty folder"
     ):
         RunFolder(tmp_path / "mine").check_ours()
+    for name in ("a", "b"):
+        (tmp_path / "mine" / name).touch()
+    with pytest.raises(ValueError, match=r"\(a, b, thesis\.tex\)"):
+        RunFolder(tmp_path / "mine").check_ours()
+    (tmp_path / "mine" / "c").touch()
+    with pytest.raises(ValueError, match=r"\(a, b, c, \.\.\.\)"):
+        RunFolder(tmp_path / "mine").check_ours()
 
 
 def test_a_second_driver_is_refused_with_the_first_ones_process_and_let_in_when_that_is_killed(
@@ -193,6 +204,12 @@ def test_complete_is_what_was_finished_and_is_still_whole(folder):
     assert folder.complete(PLAN) == manifest
     assert [part["sha256"] for part in manifest["parts"]] == folder.hashes
     assert (manifest["n_rows"], manifest["n_bad"], manifest["columns"]) == (5, 0, ["text"])
+    assert (manifest["plan"], manifest["artifact"]) == (PLAN.sha256, "a" * 64)
+    assert (folder.path / "_SUCCESS").read_bytes() == b""
+    assert Plan.read(folder.path / "_run" / "plan.json") == PLAN  # where later versions look
+    (folder.path / "_SUCCESS").unlink()
+    assert folder.complete(PLAN) is None
+    (folder.path / "_SUCCESS").touch()
     assert folder.complete(replace(PLAN, shard_rows=7)) is None
     content = folder.part(1).read_bytes()
     folder.part(1).write_bytes(content[:-1])
@@ -221,3 +238,68 @@ def test_nothing_is_called_complete_that_is_not(fault, folder):
         folder.finish(PLAN, ["text"], folder.hashes, n_rows)
     assert not (folder.path / "_SUCCESS").exists()
     assert not (folder.path / "_manifest.json").exists()
+
+
+# ---- where it is written
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        ("in.csv", ValueError, r"in\.csv"),
+        ("out.txt", ValueError, r"has the ending '\.txt'; allowed are \.csv, \.parquet"),
+        ("file", FileExistsError, "file is a file; name a folder"),
+        ("", ValueError, r"holds the input .*in\.csv; name another folder"),
+        ("new/out", FileNotFoundError, "new"),
+        ("table/out", ValueError, "is in the source folder"),
+        ("s3://bucket/out", ValueError, "is not a folder on this machine.* object stores cannot"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused(out, error, message, tmp_path):
+    (tmp_path / "in.csv").write_text("text\n")
+    (tmp_path / "file").touch()
+    (tmp_path / "table").mkdir()
+    place = out if "://" in out else tmp_path / out
+    with pytest.raises(error, match=message):
+        Target(place, [str(tmp_path / "in.csv")], [tmp_path / "table"])
+
+
+def test_a_folder_may_have_an_ending_and_its_source_an_address(tmp_path):
+    (tmp_path / "run.v2").mkdir()
+    target = Target(tmp_path / "run.v2", ["s3://bucket/in.csv"])
+    assert (target.file, target.folder.path) == (None, tmp_path / "run.v2")
+
+
+def filled(out, table):
+    target = Target(out, [])
+    with target.folder.locked():
+        target.folder.start_or_resume(PLAN)
+    for index, start in enumerate((0, 2)):
+        stamp = Stamp(index, PLAN.sha256, "a" * 64, 2, 0)
+        write_part(table.slice(start, 2), target.folder.part(index), stamp)
+    return target
+
+
+def test_numbers_keep_their_form_in_csv_where_some_are_missing(tmp_path):
+    table = pa.table({"text": ["é", 'a "b"', "x\ny", None], "n": [1, None, 2**53 + 1, 4]})
+    table = table.append_column("yes", pa.array([True, None, False, True]))
+    filled(tmp_path / "out.csv", table).join_parts(2, table.schema)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["text", "n", "yes"],
+            ["é", "1", "True"],
+            ['a "b"', "", ""],
+            ["x\ny", "9007199254740993", "False"],
+            ["", "4", "True"],
+        ]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_a_part_with_a_flipped_bit_is_not_joined(tmp_path):
+    table = pa.table({"text": ["some words", "a", "b", "c"]})
+    target = filled(tmp_path / "out.csv", table)
+    content = target.folder.part(0).read_bytes()
+    target.folder.part(0).write_bytes(content.replace(b"some words", b"some wordt", 1))
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+        target.join_parts(2, table.schema)
+    assert not (tmp_path / "out.csv").exists()

@@ -1,5 +1,6 @@
 """score_table: every row exactly once, the same bytes whoever scores and whoever is killed."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -23,6 +25,7 @@ from sklearn.svm import LinearSVC
 
 from pipeline import BertVectorizer, load_pipeline, read_table, save_pipeline, score_table
 from pipeline.exceptions import BadRowError, PlanError
+from pipeline.files import sha256_of
 from pipeline.scoring.score_table import Run
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
@@ -345,6 +348,55 @@ def test_a_rerun_may_begin_to_go_on_without_bad_rows_and_keeps_what_was_finished
     assert (scored.n_rows, scored.n_bad, scored.n_skipped) == (40, 1, 30)
 
 
+def test_a_rerun_may_begin_to_read_missing_texts_as_empty_ones_and_counts_them(score, tmp_path):
+    frame = pd.DataFrame({"text": [*texts(10), None, " ", *texts(13)]})
+    kept = score(frame, on_bad_row="null")
+    assert (kept.n_bad, kept.n_empty, kept.n_skipped) == (1, 0, 0)
+    with pytest.raises(BadRowError, match="row 10 cannot be scored: the text is missing"):
+        score(frame)  # of a finished run too
+    assert not (kept.out / "_SUCCESS").exists()
+    scored = score(frame, on_bad_row="null", missing="empty")
+    assert (scored.n_bad, scored.n_empty, scored.n_skipped, scored.n_parts) == (0, 2, 15, 3)
+    assert score(frame, missing="empty").n_skipped == 25  # nothing is left to do
+    assert pd.read_parquet(scored.out)["text"].isna().sum() == 1
+
+
+def test_the_hash_of_the_model_may_be_given_in_either_case_and_is_no_other_plan(
+    score, model, tmp_path
+):
+    frame, sha256 = pd.DataFrame({"text": texts(12)}), sha256_of(model)
+    assert score(frame).n_skipped == 0
+    for given in (sha256, sha256.upper()):
+        again = score(frame, sha256=given, threads=1)
+        assert (again.n_skipped, again.n_parts) == (12, 2)
+    with pytest.raises(PlanError, match=r"threads \(1, now 2\)"):
+        score(frame, threads=2)
+    plan = json.loads((tmp_path / "out" / "_run" / "plan.json").read_text())
+    assert plan["model"] == {
+        "sha256": sha256,
+        "classes": ["bad", "good"],
+        "probabilities": "float64",
+    }
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_output_may_not_be_in_the_folder_of_the_source(as_list, score, tmp_path):
+    (tmp_path / "in").mkdir()
+    pd.DataFrame({"text": texts(3)}).to_parquet(tmp_path / "in" / "a.parquet")
+    source = tmp_path / "in"
+    with pytest.raises(ValueError, match="is in the source folder"):
+        score([source] if as_list else source, "in/out")
+
+
+def test_one_file_with_bad_rows_says_why_and_the_speed_is_of_the_rows_of_this_run(score):
+    scored = score(pd.DataFrame({"text": [*texts(3), None]}), "out.jsonl", on_bad_row="null")
+    assert scored.columns == ADDED
+    rows = [json.loads(line) for line in scored.out.read_text().splitlines()]
+    assert [row["label_error"] for row in rows] == [None, None, None, "the text is missing"]
+    assert replace(scored, n_rows=30, n_skipped=10, seconds=4.0).rows_per_second == 5
+    assert replace(scored, seconds=0.0).rows_per_second > 0
+
+
 @pytest.mark.parametrize("damage", ["cut short", "missing", "zeros"])
 def test_a_finished_output_that_was_damaged_is_made_whole_again(damage, score, tmp_path):
     source = write_csv(tmp_path / "in.csv", texts(25))
@@ -470,14 +522,15 @@ def test_cells_of_a_frame_that_are_no_texts_are_kept_as_they_print(score):
         score(frame, "other")
 
 
-def test_a_full_disk_is_called_one_and_a_rerun_goes_on(score, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_called_one_and_a_rerun_goes_on(number, score, tmp_path, monkeypatch):
     source = write_csv(tmp_path / "in.csv", texts(25))
     fsync, n_calls = os.fsync, []
 
     def full(handle):
         n_calls.append(handle)
         if len(n_calls) > 5:
-            raise OSError(28, "No space left on device")
+            raise OSError(number, os.strerror(number))
         fsync(handle)
 
     with monkeypatch.context() as patched:
@@ -496,7 +549,9 @@ def test_a_full_disk_is_called_one_and_a_rerun_goes_on(score, tmp_path, monkeypa
     ("options", "message"),
     [
         ({"on_bad_row": "skip"}, "on_bad_row='skip'; allowed are 'error' and 'null'"),
+        ({"missing": "drop"}, "missing='drop'; allowed are None, 'error' and 'empty'"),
         ({"shard_rows": 0}, "shard_rows=0; allowed are the numbers from 1"),
+        ({"shard_rows": 2.5}, "shard_rows=2.5; allowed are the numbers from 1"),
         ({"executor": "celery"}, "executor='celery'; allowed are"),
         ({"text": "txt"}, "no column 'txt'.*Did you mean 'text'"),
         ({"sha256": "0" * 64}, "has sha256 .*, not 0000"),

@@ -63,7 +63,7 @@ def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
     sink = pa.BufferOutputStream()
     # with checksums readers notice a flipped bit
     with pq.ParquetWriter(sink, table.schema, write_page_checksum=True) as writer:
-        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        writer.write_table(table)
         writer.add_key_value_metadata({STAMP.decode(): json.dumps(asdict(stamp), sort_keys=True)})
     content = sink.getvalue()
     write_whole(path, content)
@@ -217,7 +217,7 @@ class RunFolder:
             for left_by_killed in folder.glob(".*.tmp"):
                 left_by_killed.unlink(missing_ok=True)
         shutil.rmtree(self.shards, ignore_errors=True)
-        self.shards.mkdir(parents=True)
+        self.shards.mkdir()
 
     def stamp(self, index: int) -> Stamp | None:
         """Return the stamp of a part, None if missing or damaged."""
@@ -235,6 +235,7 @@ class RunFolder:
         """Mark the folder as unfinished."""
         (self.path / SUCCESS).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
+        self.shards.mkdir(exist_ok=True)  # a finished run has none
 
     def complete(self, plan: Plan) -> dict[str, Any] | None:
         """Return the manifest of a finished run, or None."""

@@ -92,7 +92,7 @@ def without_index(schema: pa.Schema) -> pa.Schema:
             metadata[b"pandas"] = json.dumps(pandas, sort_keys=True).encode()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             del metadata[b"pandas"]  # damaged, and only pandas would miss it
-    return schema.with_metadata(metadata or None)
+    return schema.with_metadata(metadata)
 
 
 def text_array(cells: list[Any], marked: dict[int, str]) -> pa.Array:
