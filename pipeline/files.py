@@ -163,8 +163,8 @@ def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for address in (place, *beside):
-            _copy(str(address), Path(folder, PurePath(address).name))
-        path = Path(folder, PurePath(place).name)
+            _copy(str(address), Path(folder, _name(str(address))))
+        path = Path(folder, _name(place))
         try:
             yield path
         except (OSError, ValueError, ImportError) as error:
@@ -172,6 +172,11 @@ def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
                 arg.replace(str(path), place) if isinstance(arg, str) else arg for arg in error.args
             )
             raise
+
+
+def _name(address: str) -> str:
+    # zip://a.csv::s3://bucket/b.zip is a.csv
+    return PurePath(next(part for part in address.split("::") if "://" in part)).name
 
 
 def _copy(address: str, path: Path) -> None:
