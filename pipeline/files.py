@@ -189,7 +189,7 @@ def _copy(address: str, path: Path) -> None:
                 path.unlink(missing_ok=True)
                 is_folder = system.isdir(inner)
         if is_folder:
-            path.mkdir(exist_ok=True)
+            path.mkdir()
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -332,7 +332,7 @@ def write_text(place: Path | str, text: str, *, named: Path | str | None = None)
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(place) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(text.encode())
         put(temporary, place, named=named)
 
 
