@@ -76,19 +76,23 @@ def rows(monkeypatch):
 
 
 @pytest.mark.parametrize("layer", [1, 2])
-@pytest.mark.parametrize("poolings", [("cls",), ("pooler",), ("pooler", "cls")])
-def test_for_cls_and_pooler_the_last_layer_feeds_one_row_per_text_forward(
+@pytest.mark.parametrize("poolings", [("cls",), ("pooler",), ("pooler", "cls"), ("pooler", "mean")])
+def test_for_cls_and_pooler_alone_the_last_layer_feeds_one_row_per_text_forward(
     poolings, layer, tiny_bert, hugging_face, rows
 ):
     oracle = hugging_face(tiny_bert)
     batch = batch_of(oracle, TEXTS)
     found = encoder(tiny_bert).pooled(batch, poolings, (layer,))
-    first = torch.from_numpy(slow(oracle, TEXTS, ("cls",), (layer,)))[:, :, 0]
+    first, mean = torch.from_numpy(slow(oracle, TEXTS, ("cls", "mean"), (layer,)))[:, :, 0].unbind(
+        1
+    )
     with torch.inference_mode():
-        right = {"cls": first[:, 0], "pooler": oracle.model.pooler(first)}
+        right = {"cls": first, "pooler": oracle.model.pooler(first[:, None]), "mean": mean}
     for j, pooling in enumerate(poolings):
         assert (found[:, j, 0] - right[pooling]).abs().max() <= TOLERANCE
-    assert rows == [len(batch.input_ids)] * (2 * layer - 1) + [len(TEXTS)]
+    n_tokens = len(batch.input_ids)
+    last = n_tokens if "mean" in poolings else len(TEXTS)
+    assert rows == [*[n_tokens] * (2 * layer - 1), last]
 
 
 @pytest.mark.parametrize(
@@ -205,19 +209,40 @@ def test_half_precision_keeps_the_tolerance_that_the_docs_state(
     assert torch.cosine_similarity(half, full, dim=-1).min() >= cosine
 
 
-def test_on_an_accelerator_weights_tokens_and_vectors_lie_there(
+class Pinned:
+    """Memory that CUDA would copy from while the processor goes on."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def to(self, device, *, non_blocking):
+        assert device.type == "meta"
+        assert non_blocking
+        return self.tensor.to(device)
+
+
+def test_on_an_accelerator_all_lies_there_and_one_kernel_pools_all_texts(
     tiny_bert, hugging_face, monkeypatch
 ):
-    """On torch's device without data, which like CUDA takes no operand from elsewhere."""
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # needs CUDA
-    meta = torch.device("meta")
-    packed = PackedEncoder(resolve(tiny_bert), 0, meta, torch.float16, varlen=True)
-    batch = batch_of(hugging_face(tiny_bert), TEXTS)
-    for found in (
-        packed.pooled(batch, (*POOLINGS, "pooler"), (0,)),
-        packed.token_states(batch, (0,)),
+    """On torch's device without data."""
+    kernel, pooled = torch.segment_reduce, []
+
+    def watched(states, pooling, **options):
+        pooled.append(pooling)
+        return kernel(states, pooling, **options)
+
+    monkeypatch.setattr(torch, "segment_reduce", watched)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: Pinned(self))
+    meta, batch = torch.device("meta"), batch_of(hugging_face(tiny_bert), TEXTS)
+    for device, dtype, kernels in (
+        (CPU, torch.float32, []),
+        (meta, torch.float16, ["mean", "max"]),
     ):
-        assert (found.device, found.dtype) == (meta, torch.float32)
+        packed = PackedEncoder(resolve(tiny_bert), 0, device, dtype, varlen=True)
+        vectors = packed.pooled(batch, (*POOLINGS, "pooler"), (0,))
+        assert pooled == kernels
+        for found in (vectors, packed.token_states(batch, (0,))):
+            assert (found.device, found.dtype) == (device, torch.float32)
 
 
 @pytest.mark.usefixtures("slow_varlen")
