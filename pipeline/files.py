@@ -163,8 +163,8 @@ def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for address in (place, *beside):
-            _copy(str(address), Path(folder, PurePath(address).name))
-        path = Path(folder, PurePath(place).name)
+            _copy(str(address), Path(folder, _name(str(address))))
+        path = Path(folder, _name(place))
         try:
             yield path
         except (OSError, ValueError, ImportError) as error:
@@ -172,6 +172,11 @@ def fetched(place: Path | str, *beside: Path | str) -> Iterator[Path]:
                 arg.replace(str(path), place) if isinstance(arg, str) else arg for arg in error.args
             )
             raise
+
+
+def _name(address: str) -> str:
+    # zip://a.csv::s3://bucket/b.zip is a.csv
+    return PurePath(next(part for part in address.split("::") if "://" in part)).name
 
 
 def _copy(address: str, path: Path) -> None:
@@ -184,7 +189,7 @@ def _copy(address: str, path: Path) -> None:
                 path.unlink(missing_ok=True)
                 is_folder = system.isdir(inner)
         if is_folder:
-            path.mkdir(exist_ok=True)
+            path.mkdir()
 
 
 def open_binary(path: str) -> BinaryIO:
@@ -327,7 +332,7 @@ def write_text(place: Path | str, text: str, *, named: Path | str | None = None)
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_for(place) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(text.encode())
         put(temporary, place, named=named)
 
 

@@ -268,6 +268,8 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def slow_varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, num_splits):
     """Do what CUDA's kernel of this signature does, one text at a time on any device."""
+    assert cu_q.dtype == cu_k.dtype == torch.int32
+    assert (max_q, max_k) == (cu_q.diff().max(), cu_k.diff().max())
     out = []
     for i in range(len(cu_q) - 1):
         q = query[cu_q[i] : cu_q[i + 1]].transpose(0, 1)[None]

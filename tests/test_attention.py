@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.profiler import ProfilerActivity, profile
 
 from pipeline.bert.linear import Workspace
 from pipeline.bert.packed import attend_runs, has_varlen
@@ -61,6 +62,57 @@ def test_scores_of_any_size_are_safe(scale):
     assert (found - expected).abs().max() <= 1e-5 * max(1.0, scale)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_are_all_large_or_all_small_are_safe(sign):
+    batch, qkv = packed([9, 9, 6])
+    qkv[:, 0] = 5 * qkv[:, 0].abs()
+    qkv[:, 1] = sign * (10 + qkv[:, 1].abs())  # scores of 100 and more: exp() is infinite or 0
+    found, expected = run(batch, qkv), slow(batch, qkv)
+    assert torch.isfinite(found).all()
+    assert (found - expected).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("lengths", "cls_only", "expected"),
+    [
+        ([60, 48, 48, 47, 47, 5], False, [(1, 60), (2, 48), (1, 5)]),
+        ([47], False, [(1, 47)]),
+        ([60, 47, 47], True, [(1, 1), (2, 1)]),
+        ([9, 9], False, []),
+    ],
+)
+def test_torchs_own_attention_is_for_single_texts_long_ones_and_cls(
+    lengths, cls_only, expected, monkeypatch
+):
+    """Over several short texts it is slower than two products."""
+    seen = []
+
+    def watched(query, *arguments, **options):
+        seen.append((query.shape[0], query.shape[2]))
+        return scaled_dot_product_attention(query, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    batch, qkv = packed(lengths)
+    found = run(batch, qkv, cls_only=cls_only)
+    assert seen == expected
+    rows = batch.starts[:-1] if cls_only else slice(None)
+    assert (found - slow(batch, qkv)[rows]).abs().max() <= 1e-5
+
+
+def test_a_workspace_used_before_spares_nearly_all_new_memory():
+    batch, qkv = packed([9] * 20 + [7] * 30)
+
+    def n_bytes(space):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            attend_runs(qkv, batch.runs, space, cls_only=False)
+        sizes = [event.self_cpu_memory_usage for event in profiled.events()]
+        return sum(size for size in sizes if size > 0)
+
+    space = Workspace(torch.device("cpu"))
+    first, second = n_bytes(space), n_bytes(space)
+    assert second < first / 10
+
+
 def test_not_a_number_stays_one():
     for lengths in ([20, 3], [4, 4]):
         batch, qkv = packed(lengths)
@@ -78,6 +130,8 @@ def test_the_varlen_kernel_is_for_half_precision_on_recent_cuda(monkeypatch):
     assert not has_varlen(torch.device("cuda"), torch.float32, 64)
     assert not has_varlen(torch.device("cuda"), torch.float16, 20)
     assert not has_varlen(torch.device("cuda"), torch.float16, 264)
-    for capability, expected in (((9, 0), True), ((8, 0), True), ((7, 5), False)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
-        assert has_varlen(torch.device("cuda"), torch.float16, 64) is expected
+    capabilities = [(9, 0), (8, 0), (7, 5)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda gpu: capabilities[gpu.index])
+    for number, expected in enumerate([True, True, False]):
+        for size in (8, 64, 256):
+            assert has_varlen(torch.device("cuda", number), torch.float16, size) is expected

@@ -1,11 +1,16 @@
 """Where a path points, for everybody who takes one; how files are told from others."""
 
+import errno
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
+import sys
+import zipfile
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import fsspec
 import pandas as pd
@@ -25,7 +30,24 @@ from pipeline import (
 )
 from pipeline.datasets import write_table
 from pipeline.exceptions import StorageError
-from pipeline.files import connect, file_identity, file_moment, file_size, open_binary, where
+from pipeline.files import (
+    check_writable,
+    connect,
+    fetched,
+    file_identity,
+    file_moment,
+    file_size,
+    flush_to_disk,
+    lock,
+    open_binary,
+    program,
+    refuse_folder,
+    remove,
+    temporary_for,
+    where,
+    with_ending,
+    write_text,
+)
 from pipeline.vectorizer import DEFAULT_MODEL
 from tests.reporting import quick_scores
 
@@ -49,7 +71,11 @@ def test_a_file_is_known_by_its_contents_alone_and_a_write_is_noticed(tmp_path):
     assert identity == {"size": 7, "sha256": hashlib.sha256(b"text\na\n").hexdigest()}
     os.utime(path, (1, 1))
     assert file_identity(str(path)) == identity
-    assert file_moment(str(path)) != moment
+    later = file_moment(str(path))
+    assert later != moment
+    path.write_bytes(b"text\nab\n")
+    os.utime(path, (1, 1))
+    assert file_moment(str(path)) not in (moment, later)
 
 
 class OfAStore:
@@ -61,11 +87,19 @@ class OfAStore:
         return "s3://bucket/m.joblib"
 
 
+class OfThisMachine(os.PathLike):
+    """A path object of another library, whose str() is no path."""
+
+    def __fspath__(self):
+        return "~/m.joblib"
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
         ("~/m.joblib", "{home}/m.joblib"),
         (Path("~/m.joblib"), "{home}/m.joblib"),
+        (OfThisMachine(), "{home}/m.joblib"),
         ("a/~/m.joblib", "a/~/m.joblib"),
         ("file:///a%20b/m.joblib", "/a b/m.joblib"),
         ("file://localhost/a/m.joblib", "/a/m.joblib"),
@@ -99,19 +133,59 @@ def test_an_address_stays_as_it_was_written(path):
     assert where(OfAStore()) == "s3://bucket/m.joblib"
 
 
-@pytest.mark.parametrize("path", [Path("s3://bucket/a b.joblib"), "s3:/bucket/a b.joblib"])
+@pytest.mark.parametrize(
+    "path", [Path("s3://bucket/a b.joblib"), "s3:/bucket/a b.joblib", r"s3:\bucket\a b.joblib"]
+)
 def test_an_address_that_lost_a_slash_is_refused_with_the_whole_one(path):
     with pytest.raises(
         ValueError,
-        match=r"s3:/bucket/a b\.joblib is .* lost a slash.*Use a str: 's3://bucket/a b\.joblib'",
+        match=rf"^{re.escape(str(path))} is .* lost a slash.* str: 's3://bucket/a b\.joblib'",
     ):
         where(path)
 
 
 @pytest.mark.parametrize("path", [3, None, b"m.joblib", ["m.joblib"]])
 def test_what_is_no_path_is_refused(path):
-    with pytest.raises(TypeError, match=r"expected a path, as a str or a Path"):
+    with pytest.raises(
+        TypeError,
+        match=rf"^{re.escape(repr(path))} is a {type(path).__name__}; expected .* str or a Path",
+    ):
         where(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (Path("a.b/m.joblib"), Path("a.b/m.html")),
+        (Path("a.b/m"), Path("a.b/m.html")),
+        ("s3://a.b/m.joblib", "s3://a.b/m.html"),
+        ("s3://a.b/m", "s3://a.b/m.html"),
+    ],
+)
+def test_a_file_beside_another_has_its_name_with_another_ending(path, expected):
+    assert with_ending(path, ".html") == expected
+
+
+@pytest.mark.parametrize(
+    ("called", "expected"),
+    [
+        ("/lib/pipeline/__main__.py", "python -m pipeline"),
+        ("/lib/other/__main__.py", "python run_pipeline.py"),
+        ("/lib/pipeline/other.py", "python run_pipeline.py"),
+        ("run_pipeline.py", "python run_pipeline.py"),
+        ("/bin/bert-vectorizer", "bert-vectorizer"),
+        ("/bin/bert-vectorizer.exe", "bert-vectorizer"),
+    ],
+)
+def test_a_message_names_the_command_as_it_was_called(called, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called, "fetch"])
+    assert program() == expected
+
+
+def test_where_the_package_is_installed_the_command_is_the_one_on_the_path(monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline.files.__file__", str(tmp_path / "pipeline" / "files.py"))
+    monkeypatch.setattr(sys, "argv", ["server.py"])
+    assert program() == "bert-vectorizer"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +213,220 @@ def test_a_store_that_cannot_be_opened_is_named_with_what_to_install(address, er
             error, match=rf"^{address.removesuffix('joblib')}(joblib|html) {message}"
         ):
             use(address)
+
+
+@pytest.fixture
+def memory():
+    """Give the store behind memory:// addresses, with one file in it."""
+    system = fsspec.filesystem("memory")
+    if system.exists("/store"):
+        system.rm("/store", recursive=True)
+    system.pipe("/store/a.csv", b"text\n")
+    return system
+
+
+def write(address):
+    write_text(address, "")
+
+
+@pytest.mark.parametrize(
+    ("use", "operation", "done"),
+    [
+        (file_size, "invalidate_cache", "opened"),
+        (file_size, "size", "read"),
+        (file_moment, "info", "read"),
+        (open_binary, "open", "read"),
+        (write, "put_file", "written"),
+        (check_writable, "pipe_file", "written"),
+        (remove, "rm_file", "written"),
+        (partial(refuse_folder, example="b"), "isdir", "written"),
+    ],
+)
+def test_where_a_store_fails_the_address_and_the_cause_are_named(
+    use, operation, done, memory, monkeypatch
+):
+    address = "memory://store/a.csv"
+    for cause, kind in (
+        (ConnectionError("it is broken."), StorageError),
+        (PermissionError("it is broken."), PermissionError),
+        (FileNotFoundError("it is broken."), FileNotFoundError),
+    ):
+        monkeypatch.setattr(memory, operation, Mock(side_effect=cause))
+        message = rf"{address} cannot be {done} \({type(cause).__name__}: it is broken\)"
+        if kind is FileNotFoundError and done == "read":
+            message = rf"{address} does not exist"
+        if kind is FileNotFoundError and use is remove:
+            remove(address)  # it may be gone
+        elif kind is PermissionError and operation == "isdir":
+            use(address)  # writing may be allowed where listing is not
+        else:
+            with pytest.raises(kind, match=f"^{message}") as caught:
+                use(address)
+            assert type(caught.value) is kind
+
+
+def test_a_text_that_is_written_for_another_file_is_named_by_that(memory, monkeypatch):
+    write_text("memory://store/new/m.json", "é\n", named="memory://store/new/m.joblib")
+    assert memory.cat("/store/new/m.json") == "é\n".encode()
+    monkeypatch.setattr(memory, "put_file", Mock(side_effect=ConnectionError("it is broken")))
+    with pytest.raises(StorageError, match=r"^memory://store/m\.joblib cannot be written"):
+        write_text("memory://store/m.json", "", named="memory://store/m.joblib")
+
+
+def test_whether_a_store_can_be_written_is_tried_with_an_empty_file(memory, monkeypatch):
+    piped = []
+    pipe_file = memory.pipe_file
+    monkeypatch.setattr(
+        memory, "pipe_file", lambda path, data: piped.append((path, data)) or pipe_file(path, data)
+    )
+    check_writable("memory://store/new.csv")
+    ((path, data),) = piped
+    assert re.fullmatch(r"/store/new\.csv\..*\.tmp", path)
+    assert data == b""
+    assert [own["name"] for own in memory.ls("/store")] == ["/store/a.csv"]
+    monkeypatch.setattr(memory, "rm_file", Mock(side_effect=PermissionError))
+    check_writable("memory://store/new.csv")  # writing may be allowed where removing is not
+
+
+@pytest.mark.parametrize("address", ["memory://store", "memory://store/", "memory://new/"])
+def test_a_folder_of_a_store_is_told_by_its_contents_or_its_slash(address, memory):
+    with pytest.raises(
+        IsADirectoryError, match=rf"^{address} is a folder; .* {address.rstrip('/')}/m\.html\."
+    ):
+        refuse_folder(address, "m.html")
+    with fetched(address) as path:
+        assert path.is_dir()
+
+
+def test_a_file_of_an_archive_in_a_store_is_a_file_of_its_own_name(memory):
+    with memory.open("/store/in.zip", "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("b.csv", "text\ngood\n")
+    address = "zip://b.csv::memory://store/in.zip"
+    with fetched(address, "simplecache::memory://store/a.csv") as path:
+        assert (path.name, path.read_bytes()) == ("b.csv", b"text\ngood\n")
+        assert path.with_name("a.csv").read_bytes() == b"text\n"
+    assert not path.parent.exists()
+    assert read_table(address)["text"].tolist() == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("known", "version"),
+    [
+        ({"ETag": "1", "LastModified": "2"}, "1"),
+        ({"etag": "1", "mtime": "2"}, "1"),
+        ({"md5Hash": "1", "created": "2"}, "1"),
+        ({"content_md5": "1", "LastModified": "2"}, "1"),
+        ({"sha256": "1", "LastModified": "2"}, "1"),
+        ({"ETag": "", "LastModified": 2, "created": 3}, "2"),
+        ({"mtime": 2, "created": 3}, "2"),
+        ({"created": 3}, "3"),
+        ({}, "None"),
+    ],
+)
+def test_a_file_of_a_store_is_known_by_what_the_store_says_of_it(
+    known, version, memory, monkeypatch
+):
+    """S3, Google, Azure, Hugging Face and others: contents before times."""
+    monkeypatch.setattr(memory, "info", lambda path: {"name": path, "size": 5, **known})
+    assert file_moment("memory://store/a.csv") == ["5", version]
+    assert file_identity("memory://store/a.csv") == {"size": 5, "version": version}
+
+
+# ---- writing here
+
+
+def test_a_text_is_written_in_utf8_with_unix_lines_into_folders_that_are_made(tmp_path):
+    path = tmp_path / "new" / "folder" / "m.json"
+    for text in ("é\n東京\n", "\n"):
+        write_text(path, text)
+        assert path.read_bytes() == text.encode()
+        assert [own.name for own in path.parent.iterdir()] == ["m.json"]
+    for place in (path, "memory://store/gone"):
+        remove(place)
+        remove(place)
+    assert not path.exists()
+
+
+def test_a_file_that_is_being_written_has_the_usual_permissions_and_stays_while_others_write(
+    tmp_path,
+):
+    place = tmp_path / "m.joblib"
+    killed = tmp_path / ".m.joblib.0123abcd.tmp"
+    killed.touch()
+    (tmp_path / "usual").touch()
+    with temporary_for(place, tidy=False) as one:
+        assert one.stat().st_mode == (tmp_path / "usual").stat().st_mode
+        assert killed.exists()
+        with temporary_for(place) as other:
+            assert one != other
+            assert one.exists()
+            assert not killed.exists()
+    assert [own.name for own in tmp_path.iterdir()] == ["usual"]
+
+
+def test_what_another_process_took_for_abandoned_is_claimed_anew(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    flock, claimed = fcntl.flock, []
+
+    def late(handle, kind):
+        (own,) = tmp_path.glob(".*.tmp")
+        claimed.append(own)
+        if len(claimed) == 1:  # another process has the lock, and is about to remove the file
+            own.rename(tmp_path / "taken")
+            raise BlockingIOError
+        if len(claimed) == 2:  # has removed it
+            own.unlink()
+        flock(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with temporary_for(tmp_path / "m.joblib") as temporary:
+        assert temporary == claimed[2]
+        assert temporary.exists()
+
+
+def test_where_no_file_can_be_made_the_place_is_named_and_not_the_temporary_file(tmp_path):
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "m.joblib"
+    with pytest.raises(NotADirectoryError) as caught, temporary_for(place):
+        pass
+    assert caught.value.filename == str(place)
+
+
+def test_a_lock_is_free_taken_or_not_there(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "lock"
+    with path.open("wb") as one, path.open("wb") as other:
+        assert lock(one.fileno()) is True
+        assert lock(other.fileno()) is False
+        monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "none")))
+        assert lock(other.fileno()) is None
+
+
+def test_windows_locks_by_a_function_of_its_own(monkeypatch):
+    windows = Mock(LK_NBLCK=2)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    assert lock(7) is True
+    windows.locking.assert_called_once_with(7, windows.LK_NBLCK, 1)
+    windows.locking.side_effect = OSError
+    assert lock(7) is False
+
+
+def test_on_windows_no_file_that_is_renamed_stays_open_and_no_folder_is_opened(
+    tmp_path, monkeypatch
+):
+    place, killed = tmp_path / "m.joblib", tmp_path / ".m.joblib.0123abcd.tmp"
+    killed.touch()
+    opened = Mock(side_effect=PermissionError)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        with temporary_for(place) as temporary, temporary.open("rb") as file:
+            is_free = lock(file.fileno())
+        patch.setattr(os, "open", opened)
+        flush_to_disk(tmp_path)
+    assert is_free
+    assert killed.exists()
+    assert not opened.called
 
 
 def test_a_page_of_the_web_can_be_read_only():

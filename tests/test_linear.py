@@ -120,21 +120,6 @@ def test_every_activation_is_transformers(activation, products, tmp_path, monkey
         assert np.abs(found.numpy() - right.transpose(2, 1, 0, 3)).max() <= 1e-5
 
 
-def test_padding_inside_a_text_counts_as_no_position_where_transformers_says_so(model_folder):
-    """RoBERTa's positions skip the padding token, which a text may spell out."""
-    for family in ("roberta", "xlm-roberta", "bert"):
-        folder = model_folder(family)
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        padding = model.config.pad_token_id
-        ids = [np.array([2, 9, padding, 8, padding, 3]), np.array([padding, 2, 3])]
-        found = PackedEncoder(resolve(folder), 3, CPU, torch.float32).token_states(
-            TokenBatch(ids), (3,)
-        )
-        with torch.inference_mode():
-            right = torch.cat([model(torch.tensor(one)[None]).last_hidden_state[0] for one in ids])
-        assert (found[:, 0] - right).abs().max() <= 1e-5
-
-
 def test_products_of_another_name_are_refused(tiny_bert, monkeypatch):
     monkeypatch.setenv(PRODUCTS, "fast")
     with pytest.raises(ValueError, match="'fast'; allowed are 'onednn' and 'blas'"):

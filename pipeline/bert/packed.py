@@ -59,8 +59,9 @@ class PackedEncoder:
         self._padding = config.pad_token_id if config.model_type in OFFSET_POSITIONS else None
         has_pooler = read_shape(checkpoint).has_pooler
         stored = read_encoder(checkpoint, config, depth, with_pooler=has_pooler)
+        self._on_cpu = device.type == "cpu"
         # on the CPU only products use half precision
-        kept = torch.float32 if device.type == "cpu" else dtype
+        kept = torch.float32 if self._on_cpu else dtype
         tensors = {name: t.to(device=device, dtype=kept) for name, t in stored.items()}
         self._words = tensors["embeddings.word_embeddings.weight"]
         self._positions = tensors["embeddings.position_embeddings.weight"]
@@ -88,7 +89,7 @@ class PackedEncoder:
             shape = (len(batch.lengths), len(poolings), len(layers), self._hidden_size)
             vectors = torch.empty(shape, device=self.device)
             tokens, last = self._to_device(batch), max(layers)
-            starts = None if self.device.type == "cpu" else tokens.starts
+            starts = None if self._on_cpu else tokens.starts
             cls_only = last > 0 and set(poolings) <= {"cls", "pooler"} and not batch.skip
             states = self._states(batch, tokens, layers, workspace, cls_only=cls_only)
             for depth, state in states:
@@ -149,12 +150,10 @@ class PackedEncoder:
     def _feed_forward(self, x: Tensor, layer: Layer, workspace: Workspace) -> Tensor:
         """Return x plus its feed-forward layer, overwriting x."""
         at_once = max(layer.up.packed_rows, _FEED_FORWARD_TOKENS)
-        if x.shape[0] <= at_once or self.device.type != "cpu":
+        if x.shape[0] <= at_once or not self._on_cpu:
             return layer.down.plus(x, layer.up(x, workspace))
         for rows in torch.split(x, _FEED_FORWARD_TOKENS):
-            fed = layer.down.plus(rows, layer.up(rows, workspace))
-            if fed is not rows:
-                rows.copy_(fed)
+            rows.copy_(layer.down.plus(rows, layer.up(rows, workspace)))  # BLAS has overwritten it
         return x
 
     def _embed(self, tokens: _Tokens, workspace: Workspace) -> Tensor:
@@ -179,7 +178,7 @@ class PackedEncoder:
         together = torch.from_numpy(
             np.concatenate([batch.input_ids, positions, batch.starts]).astype(np.int32)
         )
-        if self.device.type != "cpu":
+        if not self._on_cpu:
             together = together.pin_memory().to(self.device, non_blocking=True)
         n = len(batch.input_ids)
         return _Tokens(*torch.split(together, [n, n, len(batch.starts)]))
@@ -215,7 +214,7 @@ def attend_runs(
     runs: Sequence[Run],
     workspace: Workspace,
     *,
-    cls_only: bool = False,
+    cls_only: bool,
 ) -> Tensor:
     """Attend within each text, from all tokens or [CLS] only."""
     # valid until the next call
@@ -259,8 +258,7 @@ def _attend(heads: Tensor, out: Tensor, workspace: Workspace) -> None:
     scores = workspace.take("scores", torch.float32, n * n_heads, length, length)
     torch.bmm(q, k.transpose(1, 2), out=scores)
     sums = _exponentiate(scores).view(n, n_heads, length, 1)
-    mixed = workspace.take("mixed", torch.float32, n * n_heads, length, size)
-    by_head = torch.bmm(scores, v, out=mixed).view(n, n_heads, length, size)
+    by_head = torch.bmm(scores, v, out=q).view(n, n_heads, length, size)
     torch.div(by_head.transpose(1, 2), sums.transpose(1, 2), out=out)
 
 
@@ -268,10 +266,10 @@ def _exponentiate(scores: Tensor) -> Tensor:
     """Turn scores into softmax's numerators, and return the denominators."""
     # several times as fast as torch's softmax over short rows, and safe unless a score is large
     low, high = torch.aminmax(scores)
-    if low.item() > -_SAFE_SCORE and high.item() < _SAFE_SCORE:
-        return scores.exp_().sum(-1, keepdim=True)
+    if max(-low.item(), high.item()) < _SAFE_SCORE:
+        return scores.exp_().sum(-1)
     torch.softmax(scores, -1, out=scores)  # also for NaN, which stays NaN
-    return scores.new_ones((*scores.shape[:2], 1))
+    return scores.new_ones(scores.shape[:2])
 
 
 def _attend_varlen(
