@@ -15,11 +15,13 @@ from pipeline.files import sha256_of, temporary_for
 from pipeline.saved import manifest as room
 from pipeline.saved.manifest import (
     Manifest,
+    columns_of,
     fitting,
     manifest_path,
     parts_of,
     plain,
     put_in_place,
+    put_scores,
     read_manifest,
 )
 
@@ -144,6 +146,35 @@ def test_a_field_of_the_future_is_refused(path):
     manifest_path(path).write_text(json.dumps({**values, "colour": "red"}))
     with pytest.raises(ArtifactError, match=r"unknown \['colour'\]"):
         Manifest.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", "1"),
+        ("classes", {}),
+        ("probes", []),
+        ("versions", ["torch"]),
+        ("versions", {"torch": 2}),
+        ("replaces", []),
+        ("replaces", {"replaces": {"size": 1}}),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(name, value, path):
+    put(path, b"one")
+    values = json.loads(manifest_path(path).read_text())
+    manifest_path(path).write_text(json.dumps({**values, name: value}))
+    with pytest.raises(ArtifactError, match=f"is damaged: {name} is nothing that"):
+        Manifest.read(path)
+
+
+def test_a_file_without_a_manifest_gets_none_for_its_scores_and_has_no_columns(path):
+    path.write_bytes(b"one")
+    put_scores(path, {"accuracy": 1.0})
+    assert list(path.parent.iterdir()) == [path]
+    assert columns_of(path) == {}
+    manifest_path(path).write_text("{")
+    assert columns_of(path) == {}
 
 
 # ---- what it says about the pipeline

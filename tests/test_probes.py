@@ -100,6 +100,22 @@ def test_an_answer_that_is_none_is_caught(answer, message):
         check_probes(Says(answer), make_probes(Says([[0.2, 0.8]] * 3)))
 
 
+def test_other_labels_are_caught():
+    model = fitted(KNeighborsClassifier(1))
+    labels = {"method": "predict", "inputs": TEXTS, "outputs": LABELS, "tolerance": TOLERANCE}
+    assert check_probes(model, labels) == 0.0
+    with pytest.raises(ArtifactError, match=r"gives \['yes', 'no', 'yes', 'no'\], but gave \['no'"):
+        check_probes(model, {**labels, "outputs": ["no", *LABELS[1:]]})
+
+
+@pytest.mark.parametrize("change", [{"method": "fit"}, {"inputs": None}, {"outputs": 5}])
+def test_what_describes_no_probes_is_refused(change):
+    says = Says([[0.2, 0.8]] * 3)
+    probes = {**make_probes(says), **change}
+    with pytest.raises(ArtifactError, match="describes no probes"):
+        check_probes(says, {name: value for name, value in probes.items() if value is not None})
+
+
 def test_answers_that_were_nan_or_infinite_are_stored_and_must_be_so_again():
     answer = [[np.nan, np.nan], [0.2, np.inf], [-np.inf, 0.5]]
     stored = json.loads(json.dumps(plain(make_probes(Says(answer)), "probes"), allow_nan=False))

@@ -349,7 +349,7 @@ def _turn(place: Path | str) -> Iterator[None]:
     """Wait until no other process writes a file into a folder."""
     try:
         import fcntl
-    except ImportError:  # Windows
+    except ImportError:  # pragma: no cover  (on Windows only)
         yield
         return
     if isinstance(place, str):
