@@ -249,6 +249,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     source = manifest_path(path)
     try:
         values: Any = json.loads(source.read_bytes().decode("utf-8"))
+        manifest_text(values).encode()  # what cannot be written and signed again is none
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
