@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline.exceptions import ArtifactError
-from pipeline.saved.allow_list import is_allowed, not_allowed
+from pipeline.saved.allow_list import how_to_trust, is_allowed, not_allowed
 from pipeline.saved.joblib_file import (
     outline_of,
     read_contents,
@@ -92,6 +92,21 @@ def test_what_is_no_part_of_a_saved_pipeline_is_not_allowed(name):
 def test_estimators_are_allowed_by_the_place_where_they_are_defined():
     assert is_allowed("sklearn.linear_model._logistic.LogisticRegression")
     assert not is_allowed("sklearn.linear_model.LogisticRegression")  # files never name them so
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a.B"], "trusted=['a.B']"),
+        (["lightgbm.sklearn.LGBMClassifier", "lightgbm.basic.Booster"], "trusted='lightgbm'"),
+        (["a.B", "lightgbm.basic.Booster"], "trusted=['lightgbm', 'a.B']"),
+        (["lightgbm.callback.log"], "trusted=['lightgbm.callback.log']"),
+        (["imblearn.no_such_module.Thing"], "trusted='imblearn'"),  # of another version
+        (["imblearn.no_such_module.thing"], "trusted=['imblearn.no_such_module.thing']"),
+    ],
+)
+def test_what_opens_a_file_is_told_as_it_is_typed(names, told):
+    assert how_to_trust(names) == told
 
 
 def pickled(*instructions):

@@ -86,8 +86,11 @@ def test_arrays_of_a_joblib_that_did_not_align_them_are_read(file):
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_pickles_of_every_protocol_since_2_are_read(protocol, file):
-    joblib.dump({"model": LogisticRegression(), "array": np.arange(3)}, file, protocol=protocol)
+    value = {"model": LogisticRegression(), "array": np.arange(3), "set": {1, 2}, "bytes": b"x"}
+    joblib.dump(value, file, protocol=protocol)
     assert read_contents(file).root["model"].state["C"] == 1.0
+    joblib.dump(bytearray(b"abc"), file, protocol=5)
+    assert read_contents(file).root == bytearray(b"abc")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +171,26 @@ def test_instructions_that_no_saved_pipeline_has_are_refused(opcodes, message, f
     file.write_bytes(b"\x80\x02" + opcodes)
     with pytest.raises(ArtifactError, match=message):
         read_contents(file)
+
+
+TWICE = b"2\x86" * 10  # a tuple of twice the tuple before, 10 times
+KEYS = [b"}N%bNs.", b"}(N%bNu.", b"(N%bNd.", b"\x8f(N%b\x90.", b"(N%b\x91.", b"}(N%b\x91Ns."]
+
+
+@pytest.mark.parametrize("opcodes", KEYS, ids=["one", "several", "dict", "set", "frozen", "inside"])
+def test_a_key_whose_hash_could_take_forever_is_refused(opcodes, file):
+    file.write_bytes(b"\x80\x04" + opcodes % TWICE)
+    with pytest.raises(ArtifactError, match="it has a key of more than 1000 parts"):
+        read_contents(file)
+    file.write_bytes(b"\x80\x04" + opcodes % TWICE[:16])
+    assert read_contents(file).root
+
+
+def test_a_key_may_have_a_thousand_parts(file):
+    key = tuple(range(1000))
+    assert read_contents(dumped({key: 1}, file)).root == {key: 1}
+    with pytest.raises(ArtifactError, match="it has a key of more than 1000 parts"):
+        read_contents(dumped({(*key, 0): 1}, file))
 
 
 def test_object_arrays_in_object_arrays_end_somewhere(file):

@@ -82,6 +82,9 @@ def test_keys_and_values_of_any_kind_are_text(tmp_path):
         "few": [4],
         "long": 1 << 9_999,
     }
+    most = {"text": "x" * 200, "list": list(range(50)), "dict": {str(i): i for i in range(50)}}
+    assert outlined(most, tmp_path) == most
+    assert outlined([*range(51)], tmp_path)[-1] == "... 1 more"
 
 
 # ---- looking inside

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pipeline import inspect_pipeline, load_pipeline, save_pipeline, verify_pipeline
 from pipeline.exceptions import ArtifactError
+from pipeline.saved.joblib_file import outline_of
 from pipeline.saved.skops_file import (
     read_skops,
     skops_names,
@@ -23,7 +24,8 @@ from pipeline.saved.skops_file import (
     write_skops,
 )
 from tests.conftest import TEXTS
-from tests.test_attacks import node, plain
+from tests.test_allow_list import KERNEL
+from tests.test_attacks import a_dict, a_tuple, node, plain
 
 
 def with_keys(*kinds):
@@ -92,6 +94,8 @@ def written(root, path):
             with_keys(node("sklearn.pipeline.Pipeline", "TypeNode")),
             r"keys of a dict by sklearn\.pipeline\.Pipeline",
         ),
+        (node(KERNEL, "ObjectNode", content=a_tuple(plain(1))), "RBF a state that is no dict"),
+        (node("numpy.sum", "SetNode", content=[plain(1)]), r"it calls numpy\.sum, which no"),
     ],
 )
 def test_what_skops_would_make_by_the_word_of_a_text_is_refused_and_shown(root, message, path):
@@ -125,6 +129,21 @@ def test_a_description_that_cannot_be_read_is_refused_by_the_name_of_the_file(
 def test_a_text_that_is_no_json_is_shown_as_it_stands():
     assert skops_root(plain("x") | {"content": '"x'}) == '"x'
     assert skops_root(plain("x")) == "x"
+
+
+@pytest.mark.parametrize(
+    ("root", "shown"),
+    [
+        (a_tuple(plain(1), plain("x")), [1, "x"]),
+        (node("builtins.set", "SetNode", content=[plain(None)]), [None]),
+        (a_dict(a=plain(0.5)), {"a": 0.5}),
+        (node("numpy.sum", "FunctionNode", content=None), "<numpy.sum>"),
+        (node("builtins.bool", "BoolNode", content=True), True),
+        (node(KERNEL, "ObjectNode", content=a_dict(a=plain(1))), {"class": KERNEL, "a": 1}),
+    ],
+)
+def test_a_description_is_shown_like_what_it_makes(root, shown):
+    assert outline_of(skops_root(root)) == shown
 
 
 # ---- files that execute nothing
