@@ -19,8 +19,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline.exceptions import ArtifactError
-from pipeline.saved.allow_list import is_allowed, not_allowed
-from pipeline.saved.joblib_file import read_contents, unpickle_allowed, write_joblib
+from pipeline.saved.allow_list import how_to_trust, is_allowed, not_allowed
+from pipeline.saved.joblib_file import (
+    outline_of,
+    read_contents,
+    unpickle_allowed,
+    write_joblib,
+)
 from pipeline.saved.skops_file import read_skops, skops_refused
 
 
@@ -87,6 +92,21 @@ def test_what_is_no_part_of_a_saved_pipeline_is_not_allowed(name):
 def test_estimators_are_allowed_by_the_place_where_they_are_defined():
     assert is_allowed("sklearn.linear_model._logistic.LogisticRegression")
     assert not is_allowed("sklearn.linear_model.LogisticRegression")  # files never name them so
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a.B"], "trusted=['a.B']"),
+        (["lightgbm.sklearn.LGBMClassifier", "lightgbm.basic.Booster"], "trusted='lightgbm'"),
+        (["a.B", "lightgbm.basic.Booster"], "trusted=['lightgbm', 'a.B']"),
+        (["lightgbm.callback.log"], "trusted=['lightgbm.callback.log']"),
+        (["imblearn.no_such_module.Thing"], "trusted='imblearn'"),  # of another version
+        (["imblearn.no_such_module.thing"], "trusted=['imblearn.no_such_module.thing']"),
+    ],
+)
+def test_what_opens_a_file_is_told_as_it_is_typed(names, told):
+    assert how_to_trust(names) == told
 
 
 def pickled(*instructions):
@@ -164,12 +184,148 @@ ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
         (LOGISTIC + b")" + pickle.NEWOBJ + b"N}" + INTERFACE + b"s\x86b", "attributes of an array"),
         (BUNCH + b")" + pickle.NEWOBJ + INTERFACE + b"s", "attributes of an array"),
         (BUNCH + b")" + pickle.NEWOBJ + b"(" + INTERFACE + b"u", "attributes of an array"),
+        (reduced("numpy.dtype", text("i8")), "calls numpy.dtype for no copy"),
+        (reduced("numpy.dtype", text("i8"), b"\x88\x88"), "calls numpy.dtype for no copy"),
+        (reduced("numpy.dtype", text("i8"), b"\x89\x89"), "calls numpy.dtype for no copy"),
+        (reduced("builtins.bytearray", b"K\x05"), "calls builtins.bytearray with what no"),
+        (reduced("builtins.set", b"](N" + b"2\x86" * 40 + b"e"), "calls builtins.set with what no"),
     ],
 )
 def test_a_pickle_that_does_what_no_saved_pipeline_does_is_refused(instructions, message, file):
     file.write_bytes(pickled(instructions))
     with pytest.raises(ArtifactError, match=message):
         unpickle_allowed(file)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "problem"),
+    [
+        (
+            reduced("numpy._core.multiarray.scalar", DTYPE_O, ADDRESS),
+            "it makes Python objects of bytes",
+        ),
+        (
+            LOGISTIC + b")" + pickle.REDUCE,
+            "it calls sklearn.linear_model._logistic.LogisticRegression instead of giving it its "
+            "state",
+        ),
+        (
+            reduced("numpy.ndarray", b"K\x01" + pickle.TUPLE1),
+            "it calls numpy.ndarray instead of giving it its state",
+        ),
+        (text("a str is called") + b")" + pickle.REDUCE, "it calls what str gives"),
+        (reduced("numpy.dtype", text("f8")) + b")R", "it calls what numpy.dtype gives"),
+        (BUNCH + b")\x81" + INTERFACE + b"s", "it gives an object the attributes of an array"),
+    ],
+)
+def test_what_a_pickle_misuses_is_shown_too_without_running_it(instructions, problem, file):
+    file.write_bytes(pickled(instructions))
+    assert list(read_contents(file).problems) == [problem]
+
+
+def test_a_description_of_an_array_with_a_text_for_its_type_is_refused(file):
+    shape = text("shape") + b")s" + text("order") + text("C") + b"s"
+    state = (
+        b"}" + text("subclass") + named("numpy.ndarray") + b"s" + text("dtype") + text("O") + b"s"
+    )
+    file.write_bytes(pickled(WRAPPER, b")", pickle.NEWOBJ, state, shape, b"b"))
+    with pytest.raises(ArtifactError, match="gives a str as the type of an array"):
+        unpickle_allowed(file)
+    with pytest.raises(ArtifactError, match="in a way that numpy does not"):
+        read_contents(file)
+
+
+def test_a_list_where_an_array_of_objects_is_announced_is_refused_and_shown(file):
+    joblib.dump(np.array([None]), file)
+    announced = file.read_bytes().partition(pickle.dumps(np.array([None]), 5))[0]
+    end = pickle.dumps([1, 2], 5)
+    file.write_bytes(announced + end + b".")
+    with pytest.raises(ArtifactError, match="puts a list where an array is announced"):
+        unpickle_allowed(file)
+    assert outline_of(read_contents(file).root) == {"<array object (1,)>": [1, 2]}
+
+
+class State:
+    """Is pickled as a type with a state."""
+
+    def __init__(self, name, state):
+        self.name, self.state = name, state
+
+    def __reduce__(self):
+        return np.dtype, (self.name, False, True), self.state
+
+
+NESTED = np.dtype("i4")
+for _ in range(9):
+    NESTED = np.dtype([("a", NESTED)])
+I4, V4 = np.dtype("i4"), (3, "|", None, ("a",), {"a": (np.dtype("i4"), 0)}, 4, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("i4", ()),
+        ("i4", (3, "<", None, None, None, -1, -1)),
+        ("i4", ("3", "<", None, None, None, -1, -1, 0)),
+        ("i4", (3, "<", None, None, None, -1, -1, 1)),
+        ("i4", (3, "<", None, None, None, -1, -1, 0, (1,))),
+        ("i4", (3, "<", None, None, None, -1, -1, 0, {}, 1)),
+        ("i4", (3, "wrong", None, None, None, -1, -1, 0)),
+        ("i4", (3, "<", None, None, None, 1 << 62, -1, 0)),
+        ("m8", (4, "<", None, None, None, -1, -1, 0, {})),
+        ("V4", (3, "|", (), None, None, 4, 1, 0)),
+        ("V4", (3, "|", (I4, (1 << 40,)), None, None, 4, 1, 0)),
+        ("V4", (3, "|", None, ("b",), *V4[4:])),
+        ("V4", (3, "|", None, ("a",), {"a": (I4, 1)}, *V4[5:])),
+        ("V4", (3, "|", None, ("a",), {"a": (I4, 1 << 70)}, *V4[5:])),
+        ("V4", (3, "|", None, ("a",), {"a": (I4, -4)}, *V4[5:])),
+        ("V4", (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)),
+        ("V4", np.dtype([("a", NESTED)]).__reduce__()[2]),
+    ],
+)
+def test_a_state_that_numpy_gives_no_type_is_refused(name, state, file):
+    joblib.dump(State(name, state), file)
+    with pytest.raises(ArtifactError, match="gives the type of an array a state that numpy does n"):
+        unpickle_allowed(file)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        I4,
+        np.dtype(">f8"),
+        np.dtype("f4", metadata={"a": 1}),
+        np.dtype("M8[25s]"),
+        np.dtype("m8[D]"),
+        np.dtype(("i4", (2, 3))),
+        np.dtype("i1,f8", align=True),
+        np.dtype({"names": ["a", "b"], "formats": ["u1", "(2,)i2"], "offsets": [8, 2]}),
+        np.dtype({"names": ["a"], "formats": ["u1"], "titles": ["A"], "itemsize": 9}),
+        NESTED,
+    ],
+    ids=str,
+)
+def test_every_type_that_numpy_makes_comes_back(dtype, file):
+    joblib.dump(dtype, file)
+    back = unpickle_allowed(file)
+    assert back.__reduce__()[1:] == dtype.__reduce__()[1:]
+
+
+class WithKeywords:
+    """Is made with keywords."""
+
+    def __new__(cls, *, a):
+        made = super().__new__(cls)
+        made.a = a
+        return made
+
+    def __getnewargs_ex__(self):
+        return (), {"a": self.a}
+
+
+def test_an_object_that_is_made_with_keywords_opens_where_its_name_is_trusted(file):
+    joblib.dump(WithKeywords(a=5), file)
+    assert unpickle_allowed(file, [f"{__name__}.WithKeywords"]).a == 5
 
 
 @pytest.mark.parametrize(

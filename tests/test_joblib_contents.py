@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib.numpy_pickle import NumpyPickler
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.exceptions import ArtifactError
-from pipeline.saved.joblib_file import Array, read_contents
+from pipeline.saved.joblib_file import Array, read_contents, unpickle_allowed
 
 
 class Payload:
@@ -53,21 +54,43 @@ def test_every_name_is_listed_once_also_those_inside_object_arrays(file):
 
 
 @pytest.mark.parametrize(
-    "dtype", ["f4", "f8", ">i2", "u1", "U7", "S3", "?", "c16", "M8[s]", "i4,f8"]
+    "dtype",
+    ["f4", "f8", ">i2", "u1", "U7", "S3", "?", "c16", "M8[s]", "i4,f8", "(2,)f4,i1"],
 )
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 5), (2, 0, 3)])
 def test_arrays_of_all_types_and_shapes_are_passed_over_to_the_byte(dtype, shape, file):
     array = np.zeros(shape, dtype=dtype)
-    root = read_contents(dumped([array, "after", np.asfortranarray(np.ones((3, 2)))], file)).root
+    columns = np.asfortranarray(np.ones((3, 2)))
+    root = read_contents(dumped([array, "after", columns], file)).root
     assert (root[0].shape, root[0].n_bytes) == (shape, array.nbytes)
     assert root[1] == "after"
     assert isinstance(root[2], Array)
+    back = unpickle_allowed(file)
+    assert np.array_equal(back[0], array)
+    assert back[0].dtype == array.dtype
+    assert np.array_equal(back[2], columns)
+
+
+def test_arrays_of_a_joblib_that_did_not_align_them_are_read(file):
+    class Before(NumpyPickler):
+        def _create_array_wrapper(self, array):
+            wrapper = super()._create_array_wrapper(array)
+            del wrapper.numpy_array_alignment_bytes
+            return wrapper
+
+    with file.open("wb") as target:
+        Before(target).dump([np.arange(3.0), "after"])
+    assert read_contents(file).root[1] == "after"
+    assert unpickle_allowed(file)[0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_pickles_of_every_protocol_since_2_are_read(protocol, file):
-    joblib.dump({"model": LogisticRegression(), "array": np.arange(3)}, file, protocol=protocol)
+    value = {"model": LogisticRegression(), "array": np.arange(3), "set": {1, 2}, "bytes": b"x"}
+    joblib.dump(value, file, protocol=protocol)
     assert read_contents(file).root["model"].state["C"] == 1.0
+    joblib.dump(bytearray(b"abc"), file, protocol=5)
+    assert read_contents(file).root == bytearray(b"abc")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +100,12 @@ def test_the_old_ways_to_call_are_seen_too(opcodes, file):
     file.write_bytes(b"\x80\x02" + opcodes)
     root = read_contents(file).root
     assert (root.name, root.args) == ("os.mkdir", ["x"])
+
+
+def test_what_is_put_into_an_object_is_kept_in_order(file):
+    made = b"ccollections\ndeque\n)\x81"
+    file.write_bytes(b"\x80\x04" + made + b"K\x01a(K\x02eK\x03K\x04s(K\x05\x90.")
+    assert read_contents(file).root.items == [1, [2], (3, 4), 5]
 
 
 def test_bytes_after_the_end_are_refused(file):
@@ -142,6 +171,26 @@ def test_instructions_that_no_saved_pipeline_has_are_refused(opcodes, message, f
     file.write_bytes(b"\x80\x02" + opcodes)
     with pytest.raises(ArtifactError, match=message):
         read_contents(file)
+
+
+TWICE = b"2\x86" * 10  # a tuple of twice the tuple before, 10 times
+KEYS = [b"}N%bNs.", b"}(N%bNu.", b"(N%bNd.", b"\x8f(N%b\x90.", b"(N%b\x91.", b"}(N%b\x91Ns."]
+
+
+@pytest.mark.parametrize("opcodes", KEYS, ids=["one", "several", "dict", "set", "frozen", "inside"])
+def test_a_key_whose_hash_could_take_forever_is_refused(opcodes, file):
+    file.write_bytes(b"\x80\x04" + opcodes % TWICE)
+    with pytest.raises(ArtifactError, match="it has a key of more than 1000 parts"):
+        read_contents(file)
+    file.write_bytes(b"\x80\x04" + opcodes % TWICE[:16])
+    assert read_contents(file).root
+
+
+def test_a_key_may_have_a_thousand_parts(file):
+    key = tuple(range(1000))
+    assert read_contents(dumped({key: 1}, file)).root == {key: 1}
+    with pytest.raises(ArtifactError, match="it has a key of more than 1000 parts"):
+        read_contents(dumped({(*key, 0): 1}, file))
 
 
 def test_object_arrays_in_object_arrays_end_somewhere(file):

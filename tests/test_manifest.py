@@ -15,11 +15,13 @@ from pipeline.files import sha256_of, temporary_for
 from pipeline.saved import manifest as room
 from pipeline.saved.manifest import (
     Manifest,
+    columns_of,
     fitting,
     manifest_path,
     parts_of,
     plain,
     put_in_place,
+    put_scores,
     read_manifest,
 )
 
@@ -122,10 +124,15 @@ def test_the_one_being_replaced_fits_too_with_all_it_said(path):
         ("", "is damaged: .*Delete it to open the file unverified"),
         ('{"file": "m', "is damaged"),
         ("[" * 100_000, "is damaged"),
+        ('{"format_version": 2, "scores": NaN}', "is damaged: .* JSON"),
+        ('{"format_version": 2, "scores": 1e999}', "is damaged: .* JSON"),
+        (r'{"format_version": 2, "file": "\ud800"}', "is damaged: 'utf-8'"),
         ("[]", "is not the manifest of a saved pipeline"),
         ("{}", "is not the manifest of a saved pipeline"),
         ('{"format_version": "1"}', "is not the manifest"),
         ('{"format_version": 1, "file": "m.joblib"}', "is damaged: missing .*'sha256'"),
+        ('{"format_version": 3}', r"was written by version \? of pipeline in format 3"),
+        ('{"format_version": 3, "versions": {}}', r"was written by version \? of pipeline"),
         (
             '{"format_version": 3, "versions": {"pipeline": "3.0"}}',
             r"was written by version 3\.0 of pipeline in format 3; .* knows up to 2\. Upgrade",
@@ -146,6 +153,44 @@ def test_a_field_of_the_future_is_refused(path):
         Manifest.read(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", "1"),
+        ("classes", {}),
+        ("probes", []),
+        ("versions", ["torch"]),
+        ("versions", {"torch": 2}),
+        ("replaces", []),
+        ("replaces", {"replaces": {"size": 1}}),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(name, value, path):
+    put(path, b"one")
+    values = json.loads(manifest_path(path).read_text())
+    manifest_path(path).write_text(json.dumps({**values, name: value}))
+    with pytest.raises(ArtifactError, match=f"is damaged: {name} is nothing that"):
+        Manifest.read(path)
+
+
+def test_a_file_without_a_manifest_gets_none_for_its_scores_and_has_no_columns(path):
+    path.write_bytes(b"one")
+    put_scores(path, {"accuracy": 1.0})
+    assert list(path.parent.iterdir()) == [path]
+    assert columns_of(path) == {}
+    manifest_path(path).write_text("{")
+    assert columns_of(path) == {}
+
+
+def test_scores_and_columns_are_read_back_and_nothing_else_changes(path):
+    path.write_bytes(b"one")
+    saved = manifest_of(path, columns={"text": "review", "label": "stars"})
+    manifest_path(path).write_text(json.dumps(vars(saved)))
+    put_scores(path, {"accuracy": 1.0})
+    assert columns_of(path) == {"text": "review", "label": "stars"}
+    assert Manifest.read(path) == replace(saved, scores={"accuracy": 1.0})
+
+
 # ---- what it says about the pipeline
 
 
@@ -161,6 +206,15 @@ def test_a_field_of_the_future_is_refused(path):
 )
 def test_values_become_those_of_json(value, expected):
     assert plain(value, "it") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [([1, {2}], r"it\[1\] is a set"), ({"a": [{2}]}, r"it\['a'\]\[0\] is a set")],
+)
+def test_what_no_manifest_holds_is_refused_by_its_place(value, place):
+    with pytest.raises(TypeError, match=place):
+        plain(value, "it")
 
 
 # ---- what is inside a pipeline

@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
+import os
 
 import joblib
 import numpy as np
@@ -93,6 +95,21 @@ def test_without_the_hash_the_size_alone_is_compared(path):
         opened(path, hashed=False)
 
 
+def test_a_file_that_is_replaced_whenever_it_is_read_is_given_up(path, monkeypatch):
+    path.write_bytes(b"\x80\x04N.")
+    manifest_path(path).write_text(json.dumps(vars(manifest_of(path))))
+    real, moments = opening.sha256_of, itertools.count()
+
+    def slow(file):
+        os.utime(path, ns=(0, next(moments)))
+        return real(file)
+
+    monkeypatch.setattr(opening, "sha256_of", slow)
+    with pytest.raises(ArtifactError, match=r"m\.joblib was replaced 100 times"):
+        opened(path)
+    assert next(moments) == 100
+
+
 @pytest.mark.parametrize("hashed", [True, False])
 def test_a_hash_known_from_elsewhere_is_held_against_the_file(hashed, path):
     put(path, content_of(1, path))
@@ -110,6 +127,12 @@ def test_every_refused_name_is_told_at_once(path):
         ArtifactError,
         match=r"is refused: it names numpy\.load, numpy.*measure: not on .*Nothing of it was run",
     ):
+        opened(path)
+
+
+def test_a_file_whose_parts_do_not_fit_together_is_damaged(path):
+    path.write_bytes(b"\x80\x04coperator\nitemgetter\n)R.")  # which takes one argument
+    with pytest.raises(ArtifactError, match=r"m\.joblib is damaged or truncated \(TypeError: "):
         opened(path)
 
 
@@ -163,6 +186,7 @@ def test_a_payload_in_a_pipeline_is_refused_and_shown_and_not_run(where, fitted,
     found = inspect_pipeline(path)
     assert found["refused"] in (["posix.mkdir"], ["nt.mkdir"])
     assert str(marker) in json.dumps(found["contents"])
+    assert f"REFUSED by load_pipeline: {found['refused'][0]}" in repr(found)
     assert not marker.exists()
     with contextlib.suppress(Exception):  # the control: joblib does run it
         joblib.load(path)

@@ -47,13 +47,19 @@ def test_both_formats_of_one_pipeline_have_nearly_one_outline(model, tmp_path):
 
 
 def test_what_is_long_is_cut_and_says_so(tmp_path):
-    outline = outlined(
-        {"text": "x" * 1000, "list": list(range(1000)), "dict": {str(i): i for i in range(1000)}},
-        tmp_path,
-    )
+    values = {
+        "text": "x" * 1000,
+        "list": list(range(1000)),
+        "dict": {str(i): i for i in range(1000)},
+        "number": 1 << 20_000,
+        "keys": {(1 << 20_000,): 1},
+    }
+    outline = outlined(values, tmp_path)
     assert outline["text"].endswith("... (1000 characters)")
     assert outline["list"][-1] == "... 950 more"
     assert outline["dict"]["..."] == "950 more"
+    assert "digits" in outline["number"]
+    assert "digits" in next(iter(outline["keys"]))
     assert len(json.dumps(outline)) < 3000
 
 
@@ -68,11 +74,17 @@ def test_what_is_deep_or_contains_itself_ends(tmp_path):
 
 
 def test_keys_and_values_of_any_kind_are_text(tmp_path):
-    assert outlined({1: b"x", (2,): {3}, None: 1.5}, tmp_path) == {
+    values = {1: b"x", (2,): {3}, None: 1.5, "few": frozenset({4}), "long": 1 << 9_999}
+    assert outlined(values, tmp_path) == {
         "1": "b'x'",
         "(2,)": [3],
         "None": 1.5,
+        "few": [4],
+        "long": 1 << 9_999,
     }
+    most = {"text": "x" * 200, "list": list(range(50)), "dict": {str(i): i for i in range(50)}}
+    assert outlined(most, tmp_path) == most
+    assert outlined([*range(51)], tmp_path)[-1] == "... 1 more"
 
 
 # ---- looking inside

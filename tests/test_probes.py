@@ -100,6 +100,74 @@ def test_an_answer_that_is_none_is_caught(answer, message):
         check_probes(Says(answer), make_probes(Says([[0.2, 0.8]] * 3)))
 
 
+class Labels(Says):
+    """Says what it is told to, and labels what it is told to."""
+
+    def __init__(self, answer, labels):
+        super().__init__(answer)
+        self.labels = labels
+
+    def predict(self, X):
+        return np.array(self.labels, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels", "other", "caught"),
+    [
+        ([[0.4995, 0.5005], [0.2, 0.8]], ["yes", "yes"], ["no", "yes"], None),
+        ([[0.4995, 0.5005], [0.2, 0.8]], ["yes", "yes"], ["yes", "no"], "'no', but gave 'yes'"),
+        ([[0.1, 0.4495, 0.4505], [1, 0, 0]], ["c", "a"], ["b", "a"], None),
+        ([[0.4505, 0.1, 0.4495], [1, 0, 0]], ["a", "a"], ["a", "b"], "'b', but gave 'a'"),
+        ([0.0005, -0.6], ["yes", "no"], ["no", "no"], None),
+        ([0.0005, -0.6], ["yes", "no"], ["yes", "yes"], "'yes', but gave 'no'"),
+        (
+            [[0.5, 0.5], [0.5, 0.5]],
+            [[1, 0], [0, 1]],
+            [[1, 0], [1, 1]],
+            r"\[1, 1\], but gave \[0, 1",
+        ),
+    ],
+)
+def test_a_label_that_rounding_cannot_change_is_compared_too(answer, labels, other, caught):
+    probes = make_probes(Labels(answer, labels), TEXTS[:2])
+    assert probes["labels"] == labels
+    assert check_probes(Labels(answer, labels), probes) == 0.0
+    if caught is None:
+        assert check_probes(Labels(answer, other), probes) == 0.0
+    else:
+        with pytest.raises(ArtifactError, match=f"it labels 'a dull film' {caught}"):
+            check_probes(Labels(answer, other), probes)
+
+
+def test_a_difference_of_the_tolerance_itself_is_forgiven():
+    probes = {**make_probes(Labels([[0.25, 0.75]] * 2, ["b"] * 2), TEXTS[:2]), "tolerance": 0.25}
+    assert check_probes(Labels([[0.5, 0.5]] * 2, ["a"] * 2), probes) == 0.25
+
+
+def test_labels_are_kept_beside_numbers_alone_and_what_answers_nothing_has_no_probes():
+    assert make_probes(fitted(LogisticRegression()), TEXTS)["labels"] == LABELS
+    assert "labels" not in make_probes(fitted(LinearRegression(), y=[1.0, 2.0, 3.0, 4.0]))
+    assert "labels" not in make_probes(fitted())
+    with pytest.raises(TypeError, match="it has none of predict_proba, decision_function, predict"):
+        make_probes(BaseEstimator())
+
+
+def test_other_labels_are_caught():
+    model = fitted(KNeighborsClassifier(1))
+    labels = {"method": "predict", "inputs": TEXTS, "outputs": LABELS, "tolerance": TOLERANCE}
+    assert check_probes(model, labels) == 0.0
+    with pytest.raises(ArtifactError, match=r"gives \['yes', 'no', 'yes', 'no'\], but gave \['no'"):
+        check_probes(model, {**labels, "outputs": ["no", *LABELS[1:]]})
+
+
+@pytest.mark.parametrize("change", [{"method": "fit"}, {"inputs": None}, {"outputs": 5}])
+def test_what_describes_no_probes_is_refused(change):
+    says = Says([[0.2, 0.8]] * 3)
+    probes = {**make_probes(says), **change}
+    with pytest.raises(ArtifactError, match="describes no probes"):
+        check_probes(says, {name: value for name, value in probes.items() if value is not None})
+
+
 def test_answers_that_were_nan_or_infinite_are_stored_and_must_be_so_again():
     answer = [[np.nan, np.nan], [0.2, np.inf], [-np.inf, 0.5]]
     stored = json.loads(json.dumps(plain(make_probes(Says(answer)), "probes"), allow_nan=False))

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline import (
     verify_pipeline,
 )
 from pipeline.saved.artifact import record_scores
+from pipeline.saved.signing import signature_place
 from tests.commands import ROWS, assert_one_error_line
 
 X, Y = np.arange(12.0).reshape(6, 2), [0, 1] * 3
@@ -74,6 +76,29 @@ def test_a_signed_file_opens_by_its_key_in_every_form_and_without_a_key(path, pe
     assert inspect_pipeline(path)["signed_by"] == [ours.public_bytes_raw().hex()]
 
 
+@pytest.mark.parametrize("scores", ['{"a": 1e999}', '{"a": NaN}', r'{"a": "\ud800"}'])
+def test_a_manifest_of_what_is_no_json_is_damaged_though_it_is_signed(scores, path):
+    manifest = beside(save(path))[1]
+    manifest.write_text(manifest.read_text().replace('"scores": null', f'"scores": {scores}'))
+    with pytest.raises(ArtifactError, match=r"m\.joblib\.json is damaged"):
+        opened(path)
+    with pytest.raises(ArtifactError, match=r"m\.joblib\.json is damaged"):
+        load_pipeline(path)
+    save(path, C=2.0)
+    assert opened(path) == 2
+
+
+def test_a_manifest_is_read_by_people_in_every_language(path):
+    save_pipeline(model(1.0), path, probes=X[:2], scores={"名": 1.0}, sign=OURS)
+    assert '"名": 1.0' in beside(path)[1].read_text(encoding="utf-8")
+    assert opened(path) == 1
+
+
+def test_a_signature_stands_beside_a_path_and_beside_an_address():
+    assert signature_place(Path("m.joblib.json")) == Path("m.joblib.json.sig")
+    assert signature_place("s3://in/m.joblib.json") == "s3://in/m.joblib.json.sig"
+
+
 def test_the_signature_is_that_of_any_other_ed25519_over_the_bytes_of_the_manifest(path):
     _, manifest, signature = beside(save(path))
     name, public, value = signature.read_text().split()
@@ -91,6 +116,10 @@ def test_what_is_not_signed_by_a_trusted_key_is_refused_with_the_reason(path):
     with pytest.raises(ArtifactError, match=f"signed by the key {theirs}, not by .*trusted_key"):
         opened(path)
     save(path)
+    for content in (b"\xff", b"", beside(path)[2].read_bytes() + b"\xff\n"):
+        beside(path)[2].write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"its signature, m\.joblib\.json\.sig, is damaged"):
+            opened(path)
     beside(path)[1].unlink()
     with pytest.raises(ArtifactError, match="has no manifest"):
         opened(path)
@@ -246,6 +275,19 @@ def test_what_is_no_key_is_refused_by_its_name_before_anything_is_written(path, 
             load_pipeline(path, trusted_key=key)
     with pytest.raises(ValueError, match="trusted_key is empty"):
         load_pipeline(path, trusted_key=[])
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (5, "sign is a int; an Ed25519 private key is expected"),
+        (OURS.public_key(), "sign is a Ed25519PublicKey; an Ed25519 private key is expected"),
+        ("s3://keys/key.pem", r"s3://keys/key\.pem is not a file on this machine"),
+    ],
+)
+def test_a_key_of_another_kind_or_place_is_refused_by_what_it_is(key, message, path):
+    with pytest.raises(ValueError, match=message):
+        save(path, sign=key)
 
 
 def test_without_cryptography_the_extra_is_named_where_keys_are_given(path, pem, monkeypatch):

@@ -1,5 +1,7 @@
 """skops files: the same object comes back, and what is not allowed is refused."""
 
+import json
+import re
 import sys
 import zipfile
 
@@ -10,14 +12,26 @@ import skops.io
 from sklearn.linear_model import LogisticRegression
 
 from pipeline import inspect_pipeline, load_pipeline, save_pipeline, verify_pipeline
+from pipeline.exceptions import ArtifactError
+from pipeline.saved.joblib_file import outline_of
 from pipeline.saved.skops_file import (
     read_skops,
     skops_names,
+    skops_problems,
     skops_refused,
+    skops_root,
     skops_schema,
     write_skops,
 )
 from tests.conftest import TEXTS
+from tests.test_allow_list import KERNEL
+from tests.test_attacks import a_dict, a_tuple, node, plain
+
+
+def with_keys(*kinds):
+    """Describe a dict whose keys are of these kinds."""
+    types = node("builtins.list", "ListNode", content=list(kinds))
+    return node("builtins.dict", "DictNode", content={"a": plain(1)}, key_types=types)
 
 
 @pytest.fixture
@@ -59,6 +73,77 @@ def test_another_zip_has_no_schema(path):
     assert skops_schema(path) is None
     path.write_bytes(b"PK no zip")
     assert skops_schema(path) is None
+
+
+def written(root, path):
+    """Write a description of a value as a file."""
+    named = {"protocol": 2, "_skops_version": skops.__version__}
+    content = root if isinstance(root, str) else json.dumps({**root, **named})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("schema.json", content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        (plain({"a": 1}), "hides a dict or list in a text"),
+        (plain([1]), "hides a dict or list in a text"),
+        (with_keys(node("builtins.str", "JsonNode", content="1")), r"keys .* by builtins\.str"),
+        (
+            with_keys(node("sklearn.pipeline.Pipeline", "TypeNode")),
+            r"keys of a dict by sklearn\.pipeline\.Pipeline",
+        ),
+        (node(KERNEL, "ObjectNode", content=a_tuple(plain(1))), "RBF a state that is no dict"),
+        (node("numpy.sum", "SetNode", content=[plain(1)]), r"it calls numpy\.sum, which no"),
+    ],
+)
+def test_what_skops_would_make_by_the_word_of_a_text_is_refused_and_shown(root, message, path):
+    written(root, path)
+    with pytest.raises(ArtifactError, match=message):
+        load_pipeline(path)
+    assert re.search(message, inspect_pipeline(path)["problems"][0])
+
+
+def test_keys_of_plain_types_are_no_problem(path):
+    kinds = ("builtins.str", "builtins.int", "numpy.int64")
+    for kind in kinds:
+        assert skops_problems(with_keys(node(kind, "TypeNode"))) == []
+
+
+@pytest.mark.parametrize("read", [load_pipeline, inspect_pipeline])
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        (node("builtins.dict", "DictNode", content={}), r"damaged .*key_types"),
+    ],
+)
+def test_a_description_that_cannot_be_read_is_refused_by_the_name_of_the_file(
+    read, root, message, path
+):
+    with pytest.raises(ArtifactError, match=rf"m\.skops .*{message}"):
+        read(written(root, path))
+
+
+def test_a_text_that_is_no_json_is_shown_as_it_stands():
+    assert skops_root(plain("x") | {"content": '"x'}) == '"x'
+    assert skops_root(plain("x")) == "x"
+
+
+@pytest.mark.parametrize(
+    ("root", "shown"),
+    [
+        (a_tuple(plain(1), plain("x")), [1, "x"]),
+        (node("builtins.set", "SetNode", content=[plain(None)]), [None]),
+        (a_dict(a=plain(0.5)), {"a": 0.5}),
+        (node("numpy.sum", "FunctionNode", content=None), "<numpy.sum>"),
+        (node("builtins.bool", "BoolNode", content=True), True),
+        (node(KERNEL, "ObjectNode", content=a_dict(a=plain(1))), {"class": KERNEL, "a": 1}),
+    ],
+)
+def test_a_description_is_shown_like_what_it_makes(root, shown):
+    assert outline_of(skops_root(root)) == shown
 
 
 # ---- files that execute nothing

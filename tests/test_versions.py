@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.exceptions import CheckpointError
+from pipeline.saved import manifest
 from pipeline.saved.manifest import differing_versions, installed_versions, refuse_newer_state
 
 
@@ -25,6 +26,11 @@ def test_what_decides_numbers_is_compared(package, version, differs):
     assert told == (
         [f"{package} {version}, here {installed_versions()[package]}"] if differs else []
     )
+
+
+def test_a_package_that_is_missing_is_told_as_missing(monkeypatch):
+    monkeypatch.setattr(manifest, "PACKAGES", ("no-such-package",))
+    assert installed_versions()["no-such-package"] == "not installed"
 
 
 def test_a_state_of_the_future_is_refused_with_both_versions_and_others_are_not():

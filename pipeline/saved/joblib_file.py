@@ -492,10 +492,7 @@ class _AllowedUnpickler(_CheckingUnpickler, NumpyUnpickler):
         """Raise for types with objects in fields, whose bytes would become pointers."""
         if not isinstance(dtype, np.dtype):
             self._refuse(f"it gives a {type(dtype).__name__} as the type of an array")
-        inner = [field[0] for field in (dtype.fields or {}).values()]
-        if dtype.subdtype is not None:
-            inner.append(dtype.subdtype[0])
-        if (dtype.kind == "O") != dtype.hasobject or any(part.hasobject for part in inner):
+        if dtype.hasobject and dtype.kind != "O":  # the flag is true, or `_is_numpys` said no
             self._refuse("it hides Python objects in the type of an array")
 
     def _array(self, wrapper: Any) -> np.ndarray:

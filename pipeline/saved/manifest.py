@@ -249,6 +249,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     source = manifest_path(path)
     try:
         values: Any = json.loads(source.read_bytes().decode("utf-8"))
+        manifest_text(values).encode()  # what cannot be written and signed again is none
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
@@ -349,7 +350,7 @@ def _turn(place: Path | str) -> Iterator[None]:
     """Wait until no other process writes a file into a folder."""
     try:
         import fcntl
-    except ImportError:  # Windows
+    except ImportError:  # pragma: no cover  (on Windows only)
         yield
         return
     if isinstance(place, str):

@@ -91,8 +91,6 @@ def look_into_skops(path: Path) -> tuple[list[str], list[str] | None, Any, list[
     schema = skops_schema(path)
     try:
         return skops_names(schema), skops_refused(path), skops_root(schema), skops_problems(schema)
-    except ArtifactError:
-        raise
     except Exception as error:  # a hostile description fails in any way at all
         raise ArtifactError(
             f"{path} cannot be read: it is damaged ({type(error).__name__}: {error}). Copy it "
