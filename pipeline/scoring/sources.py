@@ -211,6 +211,9 @@ class CsvSource(_Files):
                 marked = {**reasons, **marked}
             elif pa.types.is_large_string(field.type):
                 columns.append(text_array([_as_text(cell) for cell in column], {}))
+            elif pa.types.is_floating(field.type):  # Arrow refuses integers that a float rounds
+                floats = [None if cell is None else float(cell) for cell in column]
+                columns.append(pa.array(floats, field.type))
             else:
                 columns.append(pa.array(column, field.type))
         return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
