@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pandas as pd
@@ -306,3 +309,25 @@ def test_an_address_where_nothing_is_to_be_scored_is_named(name, store):
 def test_a_file_that_two_addresses_name_is_named_twice(store):
     with pytest.raises(ValueError, match=r"store/b\.parquet is named twice"):
         list_files(["memory://store", "memory://store/b.parquet"])
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder, and prints nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_web_server_is_listed_by_its_pages_and_a_query_is_no_pattern(folder):
+    pytest.importorskip("aiohttp")
+    (folder / "in.csv").write_text("text\na\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        expected = [f"{address}/{name}" for name in ("a.PARQUET", "b.parquet", "sub/c.pq")]
+        for end in ("", "/"):
+            assert list_files(f"{address}{end}") == expected
+            assert list_files(f"{address}/sub{end}") == expected[2:]
+        (rows,) = open_source(f"{address}/in.csv?signed=1", "text").rows(10, mark=False)
+        assert rows.table.to_pydict() == {"text": ["a"]}
+        server.shutdown()
