@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+from decimal import Decimal
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -136,12 +137,12 @@ def test_identities_tell_values_types_and_names_apart_and_are_the_same_again():
     assert len(set(identities)) == len(empty)
 
 
-def test_rows_of_a_frame_have_its_types_also_where_they_are_empty():
-    frame = pd.DataFrame({"text": ["a", "b"], "note": pd.Series([None, "x"], dtype=object)})
-    source = FrameSource(frame, "text")
+def test_rows_of_a_frame_have_its_types_however_few_are_read_at_once():
+    cells = {"text": ["a", "b"], "note": [None, "x"], "price": [Decimal("1.5"), 3]}
+    source = FrameSource(pd.DataFrame(cells, dtype=object), "text")
     tables = [rows.table for rows in source.rows(1, mark=False)]
     assert [table.schema for table in tables] == [source.schema] * 2
-    assert pa.concat_tables(tables).to_pydict() == {"text": ["a", "b"], "note": [None, "x"]}
+    assert pa.concat_tables(tables).to_pydict() == cells
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,7 @@ def test_rows_of_a_frame_have_its_types_also_where_they_are_empty():
             TypeError,
             "column 'x' of the DataFrame cannot be written to Parquet",
         ),
+        (pd.DataFrame({"text": [1j]}), TypeError, "column 'text' of .* cannot be written"),
         (pd.DataFrame({"text": [1, 2]}), TypeError, "column 'text' holds int64, not text"),
         (pd.DataFrame({"Text": ["a"]}), ValueError, "no column 'text'.*Did you mean 'Text'"),
         (
@@ -208,6 +210,7 @@ def folder(tmp_path):
         "_hidden.parquet",
         ".x.parquet",
         "_run/d.parquet",
+        "sub/_run/e.parquet",
         "note.txt",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -275,6 +278,7 @@ def store(folder):
     system = fsspec.filesystem("memory")
     system.put(f"{folder}/", "/store", recursive=True)
     system.pipe_file("/store/a [1].csv", b"text\n")
+    system.pipe_file("/store/_/f.parquet", b"")
     yield system
     system.rm("/store", recursive=True)
 
@@ -286,6 +290,7 @@ def store(folder):
         ("/", ["a.PARQUET", "b.parquet", "sub/c.pq"]),
         ("/sub", ["sub/c.pq"]),
         ("/_run", ["_run/d.parquet"]),
+        ("/_", ["_/f.parquet"]),
         ("/note.txt", ["note.txt"]),
         ("/*.[pP]*", [".x.parquet", "_hidden.parquet", "a.PARQUET", "b.parquet"]),
         ("/*/*.pq", ["sub/c.pq"]),

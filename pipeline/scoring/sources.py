@@ -213,9 +213,9 @@ class CsvSource(_Files):
                 columns.append(text_array([_as_text(cell) for cell in column], {}))
             elif pa.types.is_floating(field.type):  # Arrow refuses integers that a float rounds
                 floats = [None if cell is None else float(cell) for cell in column]
-                columns.append(pa.array(floats, field.type))
+                columns.append(pa.array(floats))
             else:
-                columns.append(pa.array(column, field.type))
+                columns.append(pa.array(column))
         return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
 
     def expected_rows(self, n_read: int) -> int | None:
