@@ -1,5 +1,6 @@
 """Files as streams of rows: one or several, CSV or Parquet, however they are divided."""
 
+import hashlib
 import os
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.files import file_identity
-from pipeline.scoring.sources import CsvSource, ParquetSource, open_source, with_equal_sizes
+from pipeline.scoring.sources import CsvSource, JsonSource, ParquetSource, open_source
 
 FRAME = pd.DataFrame(
     {
@@ -39,6 +40,26 @@ def test_parquet_rows_are_those_of_the_file_with_their_types_whatever_its_row_gr
     assert source.expected_rows(3) == 10
 
 
+def test_rows_go_on_from_one_file_to_the_next(tmp_path):
+    csv = [str(tmp_path / f"{i}.csv") for i in range(3)]
+    for path, lines in zip(csv, ["a\nb\nc", "d\n,\n", "e"], strict=True):
+        (tmp_path / path).write_text(f"text\n{lines}\n")
+    source = CsvSource(csv, "text")
+    for _ in range(2):
+        found = list(source.rows(4, mark=True))
+        texts = [rows.table["text"].to_pylist() for rows in found]
+        assert texts == [["a", "b", "c", "d"], ["", "e"]]
+        assert [list(rows.marked) for rows in found] == [[], [0]]
+    parquet = [str(tmp_path / f"{i}.parquet") for i in range(2)]
+    FRAME[:3].to_parquet(parquet[0])
+    FRAME[3:].to_parquet(parquet[1])
+    source = ParquetSource(parquet, "text")
+    assert source.expected_rows(0) == 10
+    tables = all_rows(source, 4)
+    assert [table.num_rows for table in tables] == [4, 4, 2]
+    assert pa.concat_tables(tables)["text"].to_pylist() == FRAME["text"].tolist()
+
+
 def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp_path):
     paths = [str(tmp_path / f"{i}.parquet") for i in range(3)]
     FRAME.to_parquet(paths[0])
@@ -50,12 +71,19 @@ def test_files_of_other_columns_or_types_are_refused_before_anything_is_read(tmp
     ):
         ParquetSource(paths[:2], "text")
     with pytest.raises(
-        ValueError, match=r"2\.parquet has large_string in column 'n', but .* has int64"
+        ValueError,
+        match=r"0\.parquet does not have .* of .*1\.parquet: it lacks \['m'\], and has \['n'\]",
+    ):
+        ParquetSource(paths[1::-1], "text")
+    with pytest.raises(
+        ValueError, match=r"2\.parquet has large_string in column 'n', but .*0\.parquet has int64"
     ):
         ParquetSource([paths[0], paths[2]], "text")
     for i, header in enumerate(("text,a", "text,b")):
         (tmp_path / f"{i}.csv").write_text(f"{header}\n1,2\n")
-    with pytest.raises(ValueError, match=r"1\.csv has the columns \['text', 'b'\], but"):
+    with pytest.raises(
+        ValueError, match=r"1\.csv has the columns \['text', 'b'\], but .*0\.csv has"
+    ):
         list(CsvSource([str(tmp_path / f"{i}.csv") for i in range(2)], "text").rows(5, mark=False))
 
 
@@ -90,6 +118,14 @@ def test_parquet_that_is_damaged_inside_is_refused_by_name_when_its_rows_are_rea
         list(ParquetSource([str(tmp_path / "in.parquet")], "text").rows(10, mark=False))
 
 
+def test_parquet_with_texts_that_are_not_utf_8_is_refused_by_name(tmp_path):
+    latin = pa.array([b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": latin}), tmp_path / "in.parquet")
+    source = ParquetSource([str(tmp_path / "in.parquet")], "text")
+    with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file.*UTF"):
+        list(source.rows(10, mark=True))
+
+
 def test_the_rows_of_a_csv_file_are_estimated_from_its_bytes(tmp_path):
     (tmp_path / "in.csv").write_text("text\n" + "a text of one length\n" * 50_000)
     source = CsvSource([str(tmp_path / "in.csv")], "text")
@@ -99,6 +135,19 @@ def test_the_rows_of_a_csv_file_are_estimated_from_its_bytes(tmp_path):
     ]
     assert 45_000 < estimates[25] < 55_000
     assert estimates[-1] == 50_000
+
+
+def test_the_rows_of_several_csv_files_are_estimated_from_the_bytes_of_all(tmp_path):
+    paths = [str(tmp_path / f"{i}.csv") for i in range(3)]
+    for path in paths:
+        (tmp_path / path).write_text("text\n" + "a\n" * 400)
+    source = CsvSource(paths, "text")
+    assert source.expected_rows(10) is None  # as nothing was read
+    for _ in range(2):
+        estimates = [
+            source.expected_rows(200 * (i + 1)) for i, _ in enumerate(source.rows(200, mark=False))
+        ]
+        assert estimates == [600, 1200, 900, 1200, 1000, 1200]  # small files are read at once
 
 
 def test_identities_tell_other_contents_and_other_ways_of_reading_apart(tmp_path):
@@ -113,15 +162,6 @@ def test_identities_tell_other_contents_and_other_ways_of_reading_apart(tmp_path
     assert CsvSource([path], "text").identity() != identity
     with pytest.raises(ValueError, match=r"in\.csv was changed while it was scored"):
         first.check_unchanged()
-
-
-@pytest.mark.parametrize("sizes", [[], [0], [1, 1, 3, 0, 5], [4, 8], [9], [3, 3, 3]])
-def test_tables_are_cut_to_equal_sizes_and_keep_their_rows(sizes):
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    tables = [pa.table({"n": range(a, a + n)}) for a, n in zip(starts, sizes, strict=True)]
-    found = [table["n"].to_pylist() for table in with_equal_sizes(iter(tables), 4)]
-    whole = list(range(sum(sizes)))
-    assert found == [whole[i : i + 4] for i in range(0, len(whole), 4)]
 
 
 def test_several_csv_files_are_one_table_with_one_estimate(tmp_path):
@@ -159,16 +199,37 @@ def test_several_parquet_files_are_counted_together(tmp_path):
     assert source.identity() == {"kind": "parquet", "files": [file_identity(p) for p in paths]}
 
 
-def test_parquet_with_bytes_that_are_no_text_is_refused_by_name(tmp_path):
-    cells = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
-    pq.write_table(pa.table({"text": cells}), tmp_path / "in.parquet")
-    with pytest.raises(ValueError, match=r"in\.parquet is not a readable Parquet file"):
-        list(ParquetSource([str(tmp_path / "in.parquet")], "text").rows(5, mark=True))
-
-
 def test_json_lines_have_an_encoding_and_nested_values_are_text_as_written(tmp_path):
     content = '{"text": "é", "more": {"a": "ü"}}\n'
     (tmp_path / "in.jsonl").write_text(content, encoding="latin-1")
     source = open_source(tmp_path / "in.jsonl", "text", encoding="latin-1")
     (table,) = all_rows(source, 5)
     assert table.to_pylist() == [{"text": "é", "more": '{"a": "ü"}'}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "options", "said"),
+    [
+        (CsvSource, b"text\na\n", {}, {"kind": "csv", "encoding": "utf-8", "sep": ","}),
+        (
+            CsvSource,
+            b"text;n\n\xe9;1\n",
+            {"encoding": "latin-1", "sep": ";"},
+            {"kind": "csv", "encoding": "latin-1", "sep": ";"},
+        ),
+        (
+            JsonSource,
+            b'{"text": "a"}\n',
+            {},
+            {"kind": "json lines", "encoding": "utf-8", "sep": ","},
+        ),
+        (ParquetSource, FRAME.to_parquet(), {}, {"kind": "parquet"}),
+    ],
+)
+def test_an_identity_is_the_hashes_of_the_files_and_how_they_are_read(
+    kind, content, options, said, tmp_path
+):
+    (tmp_path / "in").write_bytes(content)
+    file = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    found = kind([str(tmp_path / "in")] * 2, "text", **options).identity()
+    assert found == {**said, "files": [file] * 2}

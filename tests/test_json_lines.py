@@ -6,12 +6,14 @@ import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from pipeline import read_table, save_pipeline, score_table
+from pipeline.scoring.sources import open_source
 from tests.commands import ROWS, assert_one_error_line
 
 TRICKY = [
@@ -140,6 +142,26 @@ def test_bad_lines_are_bad_rows_where_that_is_asked_for(model, tmp_path):
     for reason, part in zip(reasons, parts, strict=True):
         assert (part is None) == (not isinstance(reason, str))
         assert part is None or part in reason
+
+
+def test_cells_have_the_type_of_their_column_however_few_are_read_at_once(tmp_path):
+    rows = [
+        {"text": "é", "n": None, "x": 0.5, "any": ["é"]},
+        {"text": None, "n": 2**53 + 1, "x": 2**53 + 1, "any": None},
+        {"text": "b", "n": 3, "x": None, "any": True},
+    ]
+    for encoding in ("utf-8", "utf-16"):
+        path = tmp_path / f"{encoding}.jsonl"
+        lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        path.write_text(lines, encoding=encoding)
+        source = open_source(path, "text", encoding=encoding)
+        tables = [read.table for read in source.rows(1, mark=False)]
+        assert [table.schema for table in tables] == [source.schema] * 3
+        found = pa.concat_tables(tables).to_pydict()
+        assert found["text"] == ["é", None, "b"]
+        assert found["n"] == [None, 2**53 + 1, 3]
+        assert found["x"] == [0.5, float(2**53 + 1), None]  # the nearest, as pandas reads it
+        assert found["any"] == ['["é"]', None, "true"]
 
 
 def feather(path):

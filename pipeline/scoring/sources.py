@@ -211,8 +211,11 @@ class CsvSource(_Files):
                 marked = {**reasons, **marked}
             elif pa.types.is_large_string(field.type):
                 columns.append(text_array([_as_text(cell) for cell in column], {}))
+            elif pa.types.is_floating(field.type):  # Arrow refuses integers that a float rounds
+                floats = [None if cell is None else float(cell) for cell in column]
+                columns.append(pa.array(floats))
             else:
-                columns.append(pa.array(column, field.type))
+                columns.append(pa.array(column))
         return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
 
     def expected_rows(self, n_read: int) -> int | None:
@@ -336,7 +339,7 @@ class FrameSource:
         check_names(list(frame.columns), [text], self.name)
         self.paths: list[str] = []
         named = [level for level in frame.index.names if level is not None]
-        self._frame = frame.reset_index(level=named) if named else frame
+        self._frame = frame.reset_index(level=named)
         self._text = text
         self.schema = self._schema()
         check_text_type(self.schema, text, self.name)
@@ -348,11 +351,7 @@ class FrameSource:
             _as_array(column, name)
         schema = pa.Schema.from_pandas(others, preserve_index=False)
         texts = self._frame[self._text]
-        kind = (
-            pa.large_string()
-            if texts.dtype == object
-            else pa.Schema.from_pandas(texts.to_frame()).field(self._text).type
-        )
+        kind = pa.large_string() if texts.dtype == object else _as_array(texts, self._text).type
         place = list(self._frame.columns).index(self._text)
         return without_index(schema.insert(place, pa.field(str(self._text), kind)))
 
@@ -480,8 +479,9 @@ def _list_local(path: str) -> list[str]:
 
 def _list_address(path: str) -> list[str]:
     with reading(path) as (system, inner):
-        if glob.has_magic(inner):
-            names = system.glob(inner)
+        if glob.has_magic(inner) and not system.isfile(inner):
+            found = system.glob(inner, detail=True)
+            names = [name for name, info in found.items() if info["type"] == "file"]
         elif system.isdir(inner):
             root = inner.rstrip("/")
             names = [
