@@ -1,15 +1,23 @@
 """Scoring a shard: the model's answers, nulls and reasons for bad rows, one part."""
 
+import warnings
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from pipeline import ArtifactError, BertVectorizer, save_pipeline
-from pipeline.exceptions import BadRowError
+from pipeline import ArtifactError, BertVectorizer, inspect_pipeline, save_pipeline
+from pipeline.exceptions import ArtifactWarning, BadRowError, LabelWarning
 from pipeline.files import sha256_of
 from pipeline.scoring.run_folder import part_name
 from pipeline.scoring.shard import (
@@ -18,13 +26,42 @@ from pipeline.scoring.shard import (
     Shard,
     added_fields,
     load_once,
+    model_input,
     score_shard,
     try_shard,
 )
-from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
+from tests.scoring_steps import DULL, LOVELY, TRUSTED, Obeys, save_obeying
 
+FILMS = [*LOVELY, *DULL]
+LABELS = ["good"] * 10 + ["bad"] * 10
 TEXTS = ["a lovely film", None, "FAIL 1", "a dull film", "", "FAIL 2", "é"]
 SCHEMA = pa.schema([("n", pa.int64()), ("text", pa.large_string())])
+
+
+class Reads(TransformerMixin, BaseEstimator):
+    """Says by a parameter that it takes missing texts, as BertVectorizer does."""
+
+    def __init__(self, missing):
+        self.missing = missing
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        for row, text in pd.Series(X).items():
+            if text == "FAIL 2":
+                raise ValueError(f"row {row} is odd")
+        return pd.Series(X).fillna("")
+
+
+class Unsure(LogisticRegression):
+    """Gives the empty text a label that is not a class."""
+
+    def predict(self, X):
+        labels = super().predict(X).astype(object)
+        labels[X.getnnz(axis=1) == 0] = "unsure"
+        return labels
 
 
 @pytest.fixture(scope="module")
@@ -50,34 +87,78 @@ def job(model, tmp_path):
 
 
 @pytest.fixture
-def shard(tmp_path):
-    pq.write_table(pa.table({"n": range(7), "text": TEXTS}, schema=SCHEMA), tmp_path / "in.parquet")
-    return Shard(2, str(tmp_path / "in.parquet"), 0, 7, 100)
+def job_of(job, tmp_path):
+    """Give a job for another pipeline."""
+
+    def make(fitted, **options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ArtifactWarning)  # that some steps have to be trusted
+            path = save_pipeline(fitted, tmp_path / "m.joblib")
+        trusted = tuple(inspect_pipeline(path)["refused"])
+        return replace(job, model=str(path), sha256=sha256_of(path), trusted=trusted, **options)
+
+    return make
+
+
+@pytest.fixture
+def shard_of(tmp_path):
+    """Give a shard that starts at row 100 of its table."""
+
+    def make(texts, n=None):
+        rows = {"n": range(len(texts)) if n is None else n, "text": texts}
+        pq.write_table(pa.table(rows, schema=SCHEMA), tmp_path / "in.parquet")
+        return Shard(2, str(tmp_path / "in.parquet"), 0, len(texts), 100)
+
+    return make
+
+
+@pytest.fixture
+def shard(shard_of):
+    return shard_of(TEXTS)
 
 
 def part(job, index=2):
     return pq.read_table(f"{job.folder}/{part_name(index)}")
 
 
-def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(job, shard, tmp_path):
-    with pytest.raises(
-        BadRowError,
-        match=r"row 101 cannot be scored: the text is missing\. Use on_bad_row='null' \(",
-    ):
-        score_shard(replace(job, on_bad_row="error"), shard)
+def letters():
+    """Give a step that tells any two texts of other letters apart."""
+    return HashingVectorizer(analyzer="char", n_features=64)
+
+
+def test_some_rows_of_a_shard_keep_their_number_in_the_table(shard):
+    assert shard.rows(3, 6).rows(1, 2) == replace(shard, start=4, stop=5, first_row=104)
+
+
+@pytest.mark.parametrize(
+    ("start", "said", "may_be_empty"),
+    [
+        (0, "row 101 cannot be scored: the text is missing. Use on_bad_row='null' (", True),
+        (2, "row 102 cannot be scored: it kills. Use", False),
+        (4, "row 105 cannot be scored: ValueError: this text says 'FAIL 2'. Use", False),
+    ],
+)
+def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(
+    start, said, may_be_empty, job, shard, tmp_path
+):
+    rows = replace(shard, marked=((102, "it kills."),)).rows(start, 7)
+    with pytest.raises(BadRowError) as raised:
+        score_shard(replace(job, on_bad_row="error"), rows)
+    assert said in str(raised.value)
+    assert ("missing='empty'" in str(raised.value)) == may_be_empty
     assert list((tmp_path / "out").iterdir()) == []
-    good = shard.rows(3, 5)
-    score_shard(replace(job, on_bad_row="error"), good)
+
+
+def test_where_bad_rows_are_errors_good_ones_are_a_part(job, shard):
+    score_shard(replace(job, on_bad_row="error"), shard.rows(3, 5))
     assert part(job)["n"].to_pylist() == [3, 4]
 
 
 def test_marked_rows_are_never_shown_to_the_model(job, shard):
-    marked = replace(
-        shard, marked=((102, "it kills"), (105, "line 9 has 1 cells"), (3, "of another shard"))
-    )
-    score_shard(job, marked)
+    marks = ((100, "slow"), (102, "it kills"), (105, "line 9 has 1 cells"))
+    score_shard(job, replace(shard, marked=(*marks, (3, "of another"), (107, "of the next"))))
     assert part(job)["label_error"].to_pylist() == [
-        None, "the text is missing", "it kills", None, None, "line 9 has 1 cells", None,
+        "slow", "the text is missing", "it kills", None, None, "line 9 has 1 cells", None,
     ]  # fmt: skip
 
 
@@ -104,6 +185,120 @@ def test_the_model_is_opened_once_in_a_process(job):
         job.model, job.sha256, job.trusted
     )
     assert load_once.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("missing", ["error", "empty"])
+def test_a_step_may_take_missing_texts_and_names_rows_by_their_number_in_the_table(
+    missing, job_of, shard
+):
+    fitted = make_pipeline(Reads(missing), letters(), LogisticRegression()).fit(FILMS, LABELS)
+    own = job_of(fitted)
+    score_shard(own, shard)
+    refused = "the text is missing" if missing == "error" else None
+    assert part(own)["label_error"].to_pylist() == [
+        None, refused, None, None, None, "ValueError: row 105 is odd", None,
+    ]  # fmt: skip
+
+
+def test_missing_and_blank_texts_are_read_as_empty_ones_if_wanted_and_written_as_they_are(
+    job_of, shard_of
+):
+    fitted = make_pipeline(letters(), LogisticRegression()).fit(FILMS, LABELS)
+    own = job_of(fitted, missing="empty")
+    score_shard(own, shard_of(["a lovely film", None, " \n ", "", "a dull film"]))
+    found = part(own).to_pydict()
+    assert found["text"] == ["a lovely film", None, " \n ", "", "a dull film"]
+    assert found["label_error"] == [None] * 5
+    expected = fitted.predict_proba(["a lovely film", "", "", "", "a dull film"])
+    assert found["probability_bad"] == pytest.approx(expected[:, 0])
+
+
+def test_rows_of_a_table_are_scored_with_all_columns_of_the_model(job_of, shard_of):
+    columns = ColumnTransformer([("letters", letters(), "text")], remainder="passthrough")
+    frame = pd.DataFrame({"n": [*range(20)], "text": FILMS})
+    fitted = make_pipeline(columns, LogisticRegression()).fit(frame, LABELS)
+    probe = pa.table({"n": [1], "text": ["a film"]}, schema=SCHEMA)
+    own = job_of(fitted, columns={"n": "number", "text": "text"}, probe=probe)
+    score_shard(own, shard_of(FILMS[:4], [3, 5, None, 7]))
+    found = part(own).to_pydict()
+    assert "NaN" in found["label_error"][2]
+    kept = pd.DataFrame({"n": [3, 5, 7], "text": [FILMS[i] for i in (0, 1, 3)]})
+    expected = fitted.predict_proba(kept)[:, 1].tolist()
+    expected.insert(2, None)
+    assert found["probability_good"] == pytest.approx(expected)
+
+
+def test_a_text_has_a_label_of_each_output_and_a_bad_one_none(job_of, shard_of):
+    y = np.array([[i % 2, i // 10] for i in range(20)])
+    fitted = make_pipeline(Obeys(), letters(), OneVsRestClassifier(LogisticRegression()))
+    fitted.fit(FILMS, y)
+    fields = added_fields(SCHEMA, [], outputs=[("odd", [0, 1]), ("dull", [0, 1])])
+    own = job_of(fitted, fields=fields, n_labels=2)
+    texts = ["a lovely film", "FAIL", "a dull film"]
+    score_shard(own, shard_of(texts))
+    found = part(own).to_pydict()
+    for i, name in enumerate(["odd", "dull"]):
+        label, probability = fitted.predict(texts[::2]), fitted.predict_proba(texts[::2])
+        assert found[f"label_{name}"] == [label[0, i], None, label[1, i]]
+        assert found[f"probability_{name}"] == pytest.approx(
+            [probability[0, i], None, probability[1, i]]
+        )
+    score_shard(own, shard_of(["FAIL"]))
+    assert part(own)["label_odd"].to_pylist() == part(own)["label_dull"].to_pylist() == [None]
+
+
+def test_a_label_that_does_not_fit_its_column_is_a_bad_row_beside_those_that_fail(job_of, shard_of):
+    fitted = make_pipeline(Obeys(), letters(), Unsure()).fit(FILMS, [0] * 10 + [1] * 10)
+    own = job_of(fitted, fields=added_fields(SCHEMA, [0, 1]))
+    texts = ["FAIL", "a dull film", "", "FAIL", "a lovely film"]
+    assert fitted.predict([*texts[1::3], ""]).tolist() == [1, 0, "unsure"]
+    score_shard(own, shard_of(texts))
+    found = part(own).to_pydict()
+    assert found["label"] == [None, 1, None, None, 0]
+    assert "FAIL" in found["label_error"][0]
+    assert "'unsure'" in found["label_error"][2]
+    assert "FAIL" in found["label_error"][3]
+
+
+def test_the_warnings_of_a_shard_are_handed_back_one_of_each_kind(job, shard_of):
+    outcome = score_shard(job, shard_of(["WARN", "a film", "WARN"]))
+    assert outcome.warnings == ((RuntimeWarning, "a text says so"),)
+
+
+def test_the_warning_of_labels_that_are_not_the_most_probable_is_the_same_for_all_shards(
+    job_of, shard
+):
+    classifier = FixedThresholdClassifier(LogisticRegression(), threshold=0.99)
+    own = job_of(make_pipeline(letters(), classifier).fit(FILMS, LABELS))
+    ((category, said),) = score_shard(own, shard).warnings
+    assert category is LabelWarning
+    assert "FixedThresholdClassifier" in said
+    assert score_shard(own, shard.rows(0, 1)).warnings == ((category, said),)
+    assert part(own)["label"].to_pylist() == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "expected"),
+    [
+        (None, [1], pd.Series([None], [101], name="text", dtype="str")),
+        ({"review": "text"}, [2, 0], pd.DataFrame({"review": ["c", "a"]}, [102, 100])),
+        (
+            {"n": "number", "text": "text"},
+            [0, 2],
+            pd.DataFrame({"n": [7, 9], "text": ["a", "c"]}, [100, 102]),
+        ),
+    ],
+)
+def test_a_model_gets_the_columns_it_was_fitted_on_and_the_numbers_of_the_rows(
+    columns, rows, expected
+):
+    frame = pd.DataFrame({"n": [7, 2, 9], "text": ["a", None, "c"]})
+    table = pa.Table.from_pandas(frame.set_index("n"))  # whose metadata tell of an index
+    found = model_input(columns, table, "text", rows, 100)
+    assert type(found) is type(expected)
+    assert found.equals(expected)
+    assert found.index.tolist() == expected.index.tolist()
+    assert model_input(columns, table, "text").index.tolist() == [0]
 
 
 def test_missing_texts_are_empty_ones_where_the_model_says_so(job, shard, tiny_bert, tmp_path):
