@@ -269,7 +269,7 @@ def test_the_warning_of_labels_that_are_not_the_most_probable_is_the_same_for_al
     job_of, shard
 ):
     classifier = FixedThresholdClassifier(LogisticRegression(), threshold=0.99)
-    own = job_of(make_pipeline(letters(), classifier).fit(FILMS, LABELS))
+    own = job_of(make_pipeline(Obeys(), letters(), classifier).fit(FILMS, LABELS))
     ((category, said),) = score_shard(own, shard).warnings
     assert category is LabelWarning
     assert "FixedThresholdClassifier" in said
