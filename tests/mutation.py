@@ -41,7 +41,7 @@ TESTS = {
         old_artifacts opening outline probes signing skops_file versions""",
     "pipeline/scoring/*.py": """
         bad_rows choose_executor dask_scoring driver executors file_source json_lines
-        object_storage processes run_folder score_shard scores source table""",
+        object_storage predictions processes run_folder score_shard scores source table""",
 }
 CONFIG = '\n[tool.mutmut]\nsource_paths = ["pipeline"]\n'
 ORIGINAL = "_mutmut_orig"

@@ -36,6 +36,16 @@ def test_the_rows_that_fail_are_found_with_their_reason_and_the_others_have_thei
     assert np.array_equal(answers.probability, expected.probability)
 
 
+@pytest.mark.parametrize(("n_labels", "shape"), [(None, (0,)), (3, (0, 3))])
+def test_without_rows_the_model_is_not_asked_and_the_answers_have_their_number_of_columns(
+    n_labels, shape
+):
+    calls = []
+    answers, failed = predict_rows(model(set(), calls), TEXTS[:0], 2, n_labels=n_labels)
+    assert (calls, failed) == ([], {})
+    assert (answers.labels.shape, answers.probability.shape) == (shape, (0, 2))
+
+
 def test_good_rows_cost_one_call_and_one_bad_row_few():
     calls = []
     predict_rows(model(set(), calls), TEXTS, 2)
@@ -91,4 +101,5 @@ def test_reasons_are_one_short_line():
     assert in_one_line("a\n  b\tc") == "a b c"
     assert in_one_line("bad \ud800") == "bad \\ud800"
     assert len(in_one_line("word " * 1000)) < 520
-    assert in_one_line("x" * 500) == "x" * 500
+    assert in_one_line("w" * 500) == "w" * 500
+    assert in_one_line("w" * 501).endswith("w...")

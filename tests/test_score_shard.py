@@ -1,21 +1,24 @@
 """Scoring a shard: the model's answers, nulls and reasons for bad rows, one part."""
 
 import sys
+import warnings
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sklearn.compose import make_column_transformer
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from pipeline import ArtifactError, BertVectorizer, save_pipeline
-from pipeline.exceptions import BadRowError
+from pipeline import ArtifactError, BertVectorizer, inspect_pipeline, save_pipeline
+from pipeline.exceptions import ArtifactWarning, BadRowError, LabelWarning
 from pipeline.files import sha256_of
 from pipeline.scoring.run_folder import part_name
 from pipeline.scoring.shard import (
@@ -24,13 +27,42 @@ from pipeline.scoring.shard import (
     Shard,
     added_fields,
     load_once,
+    model_input,
     score_shard,
     try_shard,
 )
-from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
+from tests.scoring_steps import DULL, LOVELY, TRUSTED, Obeys, save_obeying
 
+FILMS = [*LOVELY, *DULL]
+LABELS = ["good"] * 10 + ["bad"] * 10
 TEXTS = ["a lovely film", None, "FAIL 1", "a dull film", "", "FAIL 2", "é"]
 SCHEMA = pa.schema([("n", pa.int64()), ("text", pa.large_string())])
+
+
+class Reads(TransformerMixin, BaseEstimator):
+    """Says by a parameter that it takes missing texts, as BertVectorizer does."""
+
+    def __init__(self, missing):
+        self.missing = missing
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        for row, text in pd.Series(X).items():
+            if text == "FAIL 2":
+                raise ValueError(f"row {row} is odd")
+        return pd.Series(X).fillna("")
+
+
+class Unsure(LogisticRegression):
+    """Gives the empty text a label that is not a class."""
+
+    def predict(self, X):
+        labels = super().predict(X).astype(object)
+        labels[X.getnnz(axis=1) == 0] = "unsure"
+        return labels
 
 
 @pytest.fixture(scope="module")
@@ -56,34 +88,78 @@ def job(model, tmp_path):
 
 
 @pytest.fixture
-def shard(tmp_path):
-    pq.write_table(pa.table({"n": range(7), "text": TEXTS}, schema=SCHEMA), tmp_path / "in.parquet")
-    return Shard(2, str(tmp_path / "in.parquet"), 0, 7, 100)
+def job_of(job, tmp_path):
+    """Give a job for another pipeline."""
+
+    def make(fitted, **options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ArtifactWarning)  # that some steps have to be trusted
+            path = save_pipeline(fitted, tmp_path / "m.joblib")
+        trusted = tuple(inspect_pipeline(path)["refused"])
+        return replace(job, model=str(path), sha256=sha256_of(path), trusted=trusted, **options)
+
+    return make
+
+
+@pytest.fixture
+def shard_of(tmp_path):
+    """Give a shard that starts at row 100 of its table."""
+
+    def make(texts, n=None):
+        rows = {"n": range(len(texts)) if n is None else n, "text": texts}
+        pq.write_table(pa.table(rows, schema=SCHEMA), tmp_path / "in.parquet")
+        return Shard(2, str(tmp_path / "in.parquet"), 0, len(texts), 100)
+
+    return make
+
+
+@pytest.fixture
+def shard(shard_of):
+    return shard_of(TEXTS)
 
 
 def part(job, index=2):
     return pq.read_table(f"{job.folder}/{part_name(index)}")
 
 
-def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(job, shard, tmp_path):
-    with pytest.raises(
-        BadRowError,
-        match=r"row 101 cannot be scored: the text is missing\. Use on_bad_row='null' \(",
-    ):
-        score_shard(replace(job, on_bad_row="error"), shard)
+def letters():
+    """Give a step that tells any two texts of other letters apart."""
+    return HashingVectorizer(analyzer="char", n_features=64)
+
+
+def test_some_rows_of_a_shard_keep_their_number_in_the_table(shard):
+    assert shard.rows(3, 6).rows(1, 2) == replace(shard, start=4, stop=5, first_row=104)
+
+
+@pytest.mark.parametrize(
+    ("start", "said", "may_be_empty"),
+    [
+        (0, "row 101 cannot be scored: the text is missing. Use on_bad_row='null' (", True),
+        (2, "row 102 cannot be scored: it kills. Use", False),
+        (4, "row 105 cannot be scored: ValueError: this text says 'FAIL 2'. Use", False),
+    ],
+)
+def test_where_bad_rows_are_errors_the_first_is_named_and_no_part_is_written(
+    start, said, may_be_empty, job, shard, tmp_path
+):
+    rows = replace(shard, marked=((102, "it kills."),)).rows(start, 7)
+    with pytest.raises(BadRowError) as raised:
+        score_shard(replace(job, on_bad_row="error"), rows)
+    assert said in str(raised.value)
+    assert ("missing='empty'" in str(raised.value)) == may_be_empty
     assert list((tmp_path / "out").iterdir()) == []
-    good = shard.rows(3, 5)
-    score_shard(replace(job, on_bad_row="error"), good)
+
+
+def test_where_bad_rows_are_errors_good_ones_are_a_part(job, shard):
+    score_shard(replace(job, on_bad_row="error"), shard.rows(3, 5))
     assert part(job)["n"].to_pylist() == [3, 4]
 
 
 def test_marked_rows_are_never_shown_to_the_model(job, shard):
-    marked = replace(
-        shard, marked=((102, "it kills"), (105, "line 9 has 1 cells"), (3, "of another shard"))
-    )
-    score_shard(job, marked)
+    marks = ((100, "slow"), (102, "it kills"), (105, "line 9 has 1 cells"))
+    score_shard(job, replace(shard, marked=(*marks, (3, "of another"), (107, "of the next"))))
     assert part(job)["label_error"].to_pylist() == [
-        None, "the text is missing", "it kills", None, None, "line 9 has 1 cells", None,
+        "slow", "the text is missing", "it kills", None, None, "line 9 has 1 cells", None,
     ]  # fmt: skip
 
 
@@ -110,6 +186,120 @@ def test_the_model_is_opened_once_in_a_process(job):
         job.model, job.sha256, job.trusted
     )
     assert load_once.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("missing", ["error", "empty"])
+def test_a_step_may_take_missing_texts_and_names_rows_by_their_number_in_the_table(
+    missing, job_of, shard
+):
+    fitted = make_pipeline(Reads(missing), letters(), LogisticRegression()).fit(FILMS, LABELS)
+    own = job_of(fitted)
+    score_shard(own, shard)
+    refused = "the text is missing" if missing == "error" else None
+    assert part(own)["label_error"].to_pylist() == [
+        None, refused, None, None, None, "ValueError: row 105 is odd", None,
+    ]  # fmt: skip
+
+
+def test_missing_and_blank_texts_are_read_as_empty_ones_if_wanted_and_written_as_they_are(
+    job_of, shard_of
+):
+    fitted = make_pipeline(letters(), LogisticRegression()).fit(FILMS, LABELS)
+    own = job_of(fitted, missing="empty")
+    score_shard(own, shard_of(["a lovely film", None, " \n ", "", "a dull film"]))
+    found = part(own).to_pydict()
+    assert found["text"] == ["a lovely film", None, " \n ", "", "a dull film"]
+    assert found["label_error"] == [None] * 5
+    expected = fitted.predict_proba(["a lovely film", "", "", "", "a dull film"])
+    assert found["probability_bad"] == pytest.approx(expected[:, 0])
+
+
+def test_rows_of_a_table_are_scored_with_all_columns_of_the_model(job_of, shard_of):
+    columns = ColumnTransformer([("letters", letters(), "text")], remainder="passthrough")
+    frame = pd.DataFrame({"n": [*range(20)], "text": FILMS})
+    fitted = make_pipeline(columns, LogisticRegression()).fit(frame, LABELS)
+    probe = pa.table({"n": [1], "text": ["a film"]}, schema=SCHEMA)
+    own = job_of(fitted, columns={"n": "number", "text": "text"}, probe=probe)
+    score_shard(own, shard_of(FILMS[:4], [3, 5, None, 7]))
+    found = part(own).to_pydict()
+    assert "NaN" in found["label_error"][2]
+    kept = pd.DataFrame({"n": [3, 5, 7], "text": [FILMS[i] for i in (0, 1, 3)]})
+    expected = fitted.predict_proba(kept)[:, 1].tolist()
+    expected.insert(2, None)
+    assert found["probability_good"] == pytest.approx(expected)
+
+
+def test_a_text_has_a_label_of_each_output_and_a_bad_one_none(job_of, shard_of):
+    y = np.array([[i % 2, i // 10] for i in range(20)])
+    fitted = make_pipeline(Obeys(), letters(), OneVsRestClassifier(LogisticRegression()))
+    fitted.fit(FILMS, y)
+    fields = added_fields(SCHEMA, [], outputs=[("odd", [0, 1]), ("dull", [0, 1])])
+    own = job_of(fitted, fields=fields, n_labels=2)
+    texts = ["a lovely film", "FAIL", "a dull film"]
+    score_shard(own, shard_of(texts))
+    found = part(own).to_pydict()
+    for i, name in enumerate(["odd", "dull"]):
+        label, probability = fitted.predict(texts[::2]), fitted.predict_proba(texts[::2])
+        assert found[f"label_{name}"] == [label[0, i], None, label[1, i]]
+        assert found[f"probability_{name}"] == pytest.approx(
+            [probability[0, i], None, probability[1, i]]
+        )
+    score_shard(own, shard_of(["FAIL"]))
+    assert part(own)["label_odd"].to_pylist() == part(own)["label_dull"].to_pylist() == [None]
+
+
+def test_a_label_that_does_not_fit_its_column_is_a_bad_row_beside_those_that_fail(job_of, shard_of):
+    fitted = make_pipeline(Obeys(), letters(), Unsure()).fit(FILMS, [0] * 10 + [1] * 10)
+    own = job_of(fitted, fields=added_fields(SCHEMA, [0, 1]))
+    texts = ["FAIL", "a dull film", "", "FAIL", "a lovely film"]
+    assert fitted.predict([*texts[1::3], ""]).tolist() == [1, 0, "unsure"]
+    score_shard(own, shard_of(texts))
+    found = part(own).to_pydict()
+    assert found["label"] == [None, 1, None, None, 0]
+    assert "FAIL" in found["label_error"][0]
+    assert "'unsure'" in found["label_error"][2]
+    assert "FAIL" in found["label_error"][3]
+
+
+def test_the_warnings_of_a_shard_are_handed_back_one_of_each_kind(job, shard_of):
+    outcome = score_shard(job, shard_of(["WARN", "a film", "WARN"]))
+    assert outcome.warnings == ((RuntimeWarning, "a text says so"),)
+
+
+def test_the_warning_of_labels_that_are_not_the_most_probable_is_the_same_for_all_shards(
+    job_of, shard
+):
+    classifier = FixedThresholdClassifier(LogisticRegression(), threshold=0.99)
+    own = job_of(make_pipeline(Obeys(), letters(), classifier).fit(FILMS, LABELS))
+    ((category, said),) = score_shard(own, shard).warnings
+    assert category is LabelWarning
+    assert "FixedThresholdClassifier" in said
+    assert score_shard(own, shard.rows(0, 1)).warnings == ((category, said),)
+    assert part(own)["label"].to_pylist() == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "expected"),
+    [
+        (None, [1], pd.Series([None], [101], name="text", dtype="str")),
+        ({"review": "text"}, [2, 0], pd.DataFrame({"review": ["c", "a"]}, [102, 100])),
+        (
+            {"n": "number", "text": "text"},
+            [0, 2],
+            pd.DataFrame({"n": [7, 9], "text": ["a", "c"]}, [100, 102]),
+        ),
+    ],
+)
+def test_a_model_gets_the_columns_it_was_fitted_on_and_the_numbers_of_the_rows(
+    columns, rows, expected
+):
+    frame = pd.DataFrame({"n": [7, 2, 9], "text": ["a", None, "c"]})
+    table = pa.Table.from_pandas(frame.set_index("n"))  # whose metadata tell of an index
+    found = model_input(columns, table, "text", rows, 100)
+    assert type(found) is type(expected)
+    assert found.equals(expected)
+    assert found.index.tolist() == expected.index.tolist()
+    assert model_input(columns, table, "text").index.tolist() == [0]
 
 
 def test_missing_texts_are_empty_ones_where_the_model_says_so(job, shard, tiny_bert, tmp_path):
@@ -167,30 +357,6 @@ def test_rows_of_a_shard_are_a_shard():
     assert shard.rows(3, 5) == Shard(4, "in.parquet", 13, 15, 113)
 
 
-@pytest.mark.parametrize(
-    ("missing", "reasons"),
-    [
-        (None, {1: "the text is missing"}),
-        ("error", {1: "the text is missing", 4: "the text is missing"}),
-        ("empty", {}),
-    ],
-)
-def test_missing_and_blank_texts_are_bad_or_empty_as_the_caller_says(missing, reasons, job, shard):
-    score_shard(replace(job, missing=missing), shard)
-    rows = part(job).to_pylist()
-    assert {
-        i: row["label_error"]
-        for i, row in enumerate(rows)
-        if i not in (2, 5) and row["label_error"]
-    } == reasons
-    assert [row["text"] for row in rows] == TEXTS  # written as it was
-    assert rows[2]["label_error"] == "ValueError: this text says 'FAIL 1'"
-    if missing == "empty":
-        assert rows[1]["label"] == rows[4]["label"]
-        assert rows[1]["probability_bad"] == rows[4]["probability_bad"]
-        assert rows[0]["probability_bad"] != rows[4]["probability_bad"]
-
-
 def test_the_cure_of_missing_texts_is_named_where_a_text_is_missing(job, shard):
     job = replace(job, on_bad_row="error")
     with pytest.raises(BadRowError, match=r"Finished parts are kept\. Use missing='empty'"):
@@ -205,33 +371,6 @@ def test_rows_are_marked_in_their_shard_alone(job, shard):
     marked = tuple((row, f"row {row}") for row in range(99, 110))
     score_shard(job, replace(shard.rows(3, 5), marked=marked))
     assert part(job)["label_error"].to_pylist() == ["row 103", "row 104"]
-
-
-def test_what_the_model_warns_of_comes_back_with_the_outcome(job, tmp_path, monkeypatch):
-    schema = pa.schema([("text", pa.large_string())])
-    pq.write_table(pa.table({"text": ["WARN", *LOVELY]}, schema=schema), tmp_path / "w.parquet")
-    job = replace(job, schema=schema)
-    shard = Shard(0, str(tmp_path / "w.parquet"), 0, 11, 0)
-    assert score_shard(job, shard).warnings == ((RuntimeWarning, "a text says so"),)
-    own = LogisticRegression.predict
-    monkeypatch.setattr(
-        LogisticRegression,
-        "predict",
-        lambda fitted, X: fitted.classes_[1 - (own(fitted, X) == fitted.classes_[1])],
-    )
-    ((_, told),) = score_shard(job, shard.rows(1, 11)).warnings
-    assert "the LogisticRegression" in told
-    assert "10" not in told  # the number is of this shard alone
-
-
-def test_labels_that_do_not_fit_the_column_are_bad_rows(job, shard):
-    fields = (pa.field("label", pa.int64()), *job.fields[1:])
-    score_shard(replace(job, fields=fields), shard.rows(3, 5))
-    assert part(job)["label"].to_pylist() == [None, None]
-    assert part(job)["label_error"].to_pylist() == [
-        "its label 'bad' is not a class and does not fit a column of type int64",
-        "its label 'good' is not a class and does not fit a column of type int64",
-    ]
 
 
 def test_a_part_keeps_what_the_columns_say_of_themselves(job, shard):
@@ -256,46 +395,3 @@ def test_the_columns_added_have_the_types_of_classes_and_probabilities():
         *((f"probability_y_{name}", pa.float64()) for name in "abc"),
         ("label_error", pa.string()),
     ]
-
-
-def saved(job, fitted, folder, probes=None):
-    path = save_pipeline(fitted, folder / "m.joblib", probes=probes)
-    return replace(job, model=str(path), sha256=sha256_of(path), trusted=())
-
-
-def test_several_labels_are_those_of_the_model(job, shard, tmp_path):
-    fitted = make_pipeline(TfidfVectorizer(), OneVsRestClassifier(LogisticRegression()))
-    fitted.fit([*LOVELY, *DULL], [[i < 10, i % 2] for i in range(20)])
-    fields = added_fields(SCHEMA, [], outputs=[("lovely", [0, 1]), ("odd", [0, 1])])
-    several = replace(saved(job, fitted, tmp_path), fields=fields, n_labels=2)
-    outcome = score_shard(several, shard)
-    assert outcome.warnings == ()
-    rows = part(job).to_pylist()
-    for i in (0, 2, 3, 4, 5, 6):
-        assert [rows[i]["label_lovely"], rows[i]["label_odd"]] == fitted.predict([TEXTS[i]])[
-            0
-        ].tolist()
-        assert [rows[i]["probability_lovely"], rows[i]["probability_odd"]] == pytest.approx(
-            fitted.predict_proba([TEXTS[i]])[0].tolist()
-        )
-    assert rows[1]["label_error"] == "the text is missing"
-    assert rows[1]["label_odd"] is None
-    score_shard(several, shard.rows(0, 0))
-    assert len(part(job)) == 0
-
-
-def test_a_model_of_several_columns_gets_them_and_a_row_it_fails_on_is_bad(job, shard, tmp_path):
-    front = make_column_transformer((TfidfVectorizer(), "text"), (StandardScaler(), ["n"]))
-    frame = pd.DataFrame({"text": [*LOVELY, *DULL], "n": range(20)})
-    fitted = make_pipeline(front, LogisticRegression())
-    fitted.fit(frame, ["good"] * 10 + ["bad"] * 10)
-    table = pa.table({"n": [3, None, 5], "text": LOVELY[:3]}, schema=SCHEMA)
-    pq.write_table(table, tmp_path / "in.parquet")
-    kinds = {"text": "text", "n": "number"}
-    job = replace(saved(job, fitted, tmp_path, frame[:3]), columns=kinds, probe=table[:1])
-    score_shard(job, Shard(2, str(tmp_path / "in.parquet"), 0, 3, 100))
-    rows = part(job).to_pylist()
-    assert "NaN" in rows[1]["label_error"] or "missing" in rows[1]["label_error"]
-    for i in (0, 2):
-        one = pd.DataFrame({"text": [LOVELY[i]], "n": [[3, 0, 5][i]]})
-        assert rows[i]["probability_good"] == pytest.approx(fitted.predict_proba(one)[0, 1])

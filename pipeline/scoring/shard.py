@@ -114,7 +114,7 @@ def predict_rows(
     """Return the answers, and the failed positions with reasons."""
     failed: dict[int, str] = {}
     shape = (0,) if n_labels is None else (0, n_labels)
-    answers = Answers(np.empty(shape, dtype=object), np.empty((0, n_probabilities)))
+    answers = Answers(np.empty(shape), np.empty((0, n_probabilities)))
     if len(texts):
         try:
             answers = predict(texts)
@@ -245,8 +245,7 @@ def _score(
     job: Job, shard: Shard
 ) -> tuple[pa.Table, Answers, dict[int, str], tuple[tuple[type[Warning], str], ...]]:
     """Return rows, answers, bad rows with reasons, and warnings."""
-    file = pq.read_table(shard.path, memory_map=False)
-    table = file.slice(shard.start, shard.n_rows).cast(job.schema)
+    table = pq.read_table(shard.path).slice(shard.start, shard.n_rows).cast(job.schema)
     fitted = load_once(job.model, job.sha256, job.trusted)
     cells = table.column(job.text).to_pylist()
     bad = {
