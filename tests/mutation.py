@@ -31,6 +31,7 @@ import libcst
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
+# those that a forked child can run: no server, no cluster, no thread of another library
 TESTS = {
     "pipeline/texts.py": "texts labels several_labels sklearn_contract token_level",
     "pipeline/files.py": "files candidates isolate cli run_folder artifact cache_kill",
@@ -40,8 +41,8 @@ TESTS = {
         allow_list allowed_names artifact attacks fuzzing inspect_command joblib_contents manifest
         old_artifacts opening outline probes signing skops_file versions""",
     "pipeline/scoring/*.py": """
-        bad_rows choose_executor dask_scoring driver executors file_source json_lines
-        object_storage predictions processes run_folder score_shard scores source table""",
+        bad_rows choose_executor columns driver executors file_source isolate json_lines
+        predictions run_folder score_shard scores several_labels source table""",
 }
 CONFIG = '\n[tool.mutmut]\nsource_paths = ["pipeline"]\n'
 ORIGINAL = "_mutmut_orig"
