@@ -363,7 +363,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("on_invalid", ["error", "coerce"])
-@pytest.mark.parametrize(("X", "error", "message"), REFUSED)
+@pytest.mark.parametrize(
+    ("X", "error", "message"), REFUSED, ids=[type(X).__name__ for X, *_ in REFUSED]
+)
 def test_what_is_no_column_of_texts_is_refused_with_its_kind_and_the_cure(
     X, error, message, on_invalid
 ):
