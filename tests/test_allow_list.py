@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from pipeline.exceptions import ArtifactError
-from pipeline.saved.allow_list import how_to_trust, is_allowed, not_allowed
+from pipeline.saved.allow_list import how_to_trust, is_allowed, not_allowed, refuse_names
 from pipeline.saved.joblib_file import (
     outline_of,
     read_contents,
@@ -37,8 +37,8 @@ def file(tmp_path):
 def test_weights_are_mapped_and_everything_else_is_read_and_all_are_plain(file):
     joblib.dump(
         [
-            np.zeros(1 << 18, dtype=np.uint8),
-            np.ones(10, dtype=np.uint8),
+            np.zeros(1 << 16, dtype=np.uint8),
+            np.ones((1 << 16) - 1, dtype=np.uint8),
             np.asfortranarray(np.ones((600, 600))),
         ],
         file,
@@ -139,6 +139,11 @@ FUNCTION = named("sklearn.preprocessing._function_transformer.FunctionTransforme
 BUNCH = named("sklearn.utils._bunch.Bunch")
 WRAPPER = named("joblib.numpy_pickle.NumpyArrayWrapper")
 DTYPE_O = reduced("numpy.dtype", text("O8"), b"\x89\x88")
+V8 = reduced("numpy.dtype", text("V8"), b"\x89\x88")
+# flags that deny the objects in a field, and flags that claim some where no field is
+FIELD = text("a") + b"\x85}" + text("a") + DTYPE_O + b"K\x00\x86s"
+DENYING = V8 + b"(K\x03" + text("|") + b"N" + FIELD + b"K\x08K\x01K\x00tb"
+CLAIMING = V8 + b"(K\x03" + text("|") + b"NNNK\x08K\x01K\x01tb"
 INTERFACE = text("__array_interface__") + b"}"  # numpy would read at the address that it holds
 ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
 
@@ -156,6 +161,8 @@ ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
             "calls sklearn.linear_model._logistic.LogisticRegression instead of",
         ),
         (LOGISTIC + b"}b", "itself instead of an object of its own"),
+        (named("numpy.log1p") + b"}b", "itself instead of an object of its own"),
+        (named("numpy.ndarray") + b"}b", "itself instead of an object of its own"),
         (
             WRAPPER + b"N}" + text("read") + LOGISTIC + b"s" + pickle.TUPLE2 + b"b",
             "itself instead of an object",
@@ -176,13 +183,18 @@ ADDRESS = pickle.SHORT_BINBYTES + b"\x08" + b"A" * 8
         ),
         (WRAPPER + b")" + pickle.NEWOBJ + b"}b", "in a way that joblib does not"),
         (text("a str is called") + b")" + pickle.REDUCE, "calls 'a str is called'"),
+        (b"])R", "calls list, which"),
+        (named("builtins.dict") + b")\x81", "calls builtins.dict, which"),
         (reduced(KERNEL), f"calls {KERNEL} instead of giving it its state"),
         (reduced("numpy.log1p", b"K\x01"), "calls numpy.log1p"),
         (NORMAL + b")" + pickle.REDUCE, "norm_gen instead of giving it its state"),
         (NORMAL + b")}" + pickle.NEWOBJ_EX, "makes a distribution in a way that scipy does not"),
         (LOGISTIC + b")" + pickle.NEWOBJ + b"}" + INTERFACE + b"sb", "attributes of an array"),
         (LOGISTIC + b")" + pickle.NEWOBJ + b"N}" + INTERFACE + b"s\x86b", "attributes of an array"),
+        (LOGISTIC + b")" + pickle.NEWOBJ + b"(" + INTERFACE + b"db", "attributes of an array"),
+        (LOGISTIC + b")\x81N(" + INTERFACE + b"d\x86b", "attributes of an array"),
         (BUNCH + b")" + pickle.NEWOBJ + INTERFACE + b"s", "attributes of an array"),
+        (BUNCH + b")\x81(" + text("a") + b"N" + INTERFACE + b"u", "attributes of an array"),
         (BUNCH + b")" + pickle.NEWOBJ + b"(" + INTERFACE + b"u", "attributes of an array"),
         (reduced("numpy.dtype", text("i8")), "calls numpy.dtype for no copy"),
         (reduced("numpy.dtype", text("i8"), b"\x88\x88"), "calls numpy.dtype for no copy"),
@@ -213,6 +225,14 @@ def test_a_pickle_that_does_what_no_saved_pipeline_does_is_refused(instructions,
             reduced("numpy.ndarray", b"K\x01" + pickle.TUPLE1),
             "it calls numpy.ndarray instead of giving it its state",
         ),
+        (
+            reduced("numpy._core.multiarray.scalar", DENYING, ADDRESS),
+            "it hides Python objects in the type of an array",
+        ),
+        (
+            reduced("numpy._core.multiarray.scalar", CLAIMING, ADDRESS),
+            "it hides Python objects in the type of an array; it makes Python objects of bytes",
+        ),
         (text("a str is called") + b")" + pickle.REDUCE, "it calls what str gives"),
         (reduced("numpy.dtype", text("f8")) + b")R", "it calls what numpy.dtype gives"),
         (BUNCH + b")\x81" + INTERFACE + b"s", "it gives an object the attributes of an array"),
@@ -220,7 +240,7 @@ def test_a_pickle_that_does_what_no_saved_pipeline_does_is_refused(instructions,
 )
 def test_what_a_pickle_misuses_is_shown_too_without_running_it(instructions, problem, file):
     file.write_bytes(pickled(instructions))
-    assert list(read_contents(file).problems) == [problem]
+    assert "; ".join(read_contents(file).problems) == problem
 
 
 def test_a_description_of_an_array_with_a_text_for_its_type_is_refused(file):
@@ -325,7 +345,10 @@ class WithKeywords:
 
 def test_an_object_that_is_made_with_keywords_opens_where_its_name_is_trusted(file):
     joblib.dump(WithKeywords(a=5), file)
-    assert unpickle_allowed(file, [f"{__name__}.WithKeywords"]).a == 5
+    name = f"{__name__}.WithKeywords"
+    assert unpickle_allowed(file, [name]).a == 5
+    shown = {"class": name, "called with": [[], {"a": 5}], "a": 5}
+    assert outline_of(read_contents(file).root) == shown
 
 
 @pytest.mark.parametrize(
@@ -429,17 +452,16 @@ def test_bytes_are_never_taken_for_pointers_to_objects(dtype, map_from, file, mo
 
 
 def test_a_type_whose_flags_deny_its_objects_is_refused(file):
-    lying = reduced("numpy.dtype", text("V8"), b"\x89\x88")
-    fields = b"}" + text("a") + DTYPE_O + b"K\x00" + pickle.TUPLE2 + b"s"
-    names = text("a") + pickle.TUPLE1
-    state = b"(K\x03" + text("|") + b"N" + names + fields + b"K\x08K\x01K\x00" + pickle.TUPLE
-    file.write_bytes(pickled(lying, state, b"b"))
+    file.write_bytes(pickled(DENYING))
     with pytest.raises(ArtifactError, match="a state that numpy does not"):
         unpickle_allowed(file)
 
 
 class Mine(BaseEstimator):
     """An estimator that nobody knows."""
+
+    class Inner:
+        """A class inside it."""
 
     def __init__(self, a=1):
         self.a = a
@@ -455,6 +477,17 @@ def test_names_that_the_user_trusts_are_allowed_too_by_their_full_name_only(file
     names = not_allowed(read_contents(file).names)
     loaded = unpickle_allowed(file, names)
     assert (loaded[0].a, loaded[1].func) == (5, np.save)
+    joblib.dump(Mine.Inner(), file)
+    inner = unpickle_allowed(file, [f"{mine}.Inner"])
+    assert type(inner) is Mine.Inner
+    file.write_bytes(pickled(reduced("numpy.log1p", b"K\x00")))
+    assert unpickle_allowed(file, ["numpy.log1p"]) == 0
+
+
+def test_the_groups_that_would_allow_refused_names_are_told(file):
+    told = "such as trusted='lightgbm', such as trusted='xgboost'"
+    with pytest.raises(ArtifactError, match=told):
+        refuse_names(file, ["lightgbm.basic.Booster", "xgboost.core.Booster"])
 
 
 def test_nothing_is_imported_for_a_name_that_is_refused(file):
@@ -474,6 +507,8 @@ def test_a_joblib_that_reads_arrays_past_the_list_is_refused(file, monkeypatch):
         ArtifactError, match=r"joblib 1\.5\.3 reads some arrays past any allow-list.*joblib>=1\.6"
     ):
         unpickle_allowed(file)
+    monkeypatch.setattr(joblib, "__version__", "1.6.dev0")
+    assert unpickle_allowed(file).C == 1.0
 
 
 def test_the_working_directory_is_not_where_allowed_names_come_from(file, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from joblib.numpy_pickle import NumpyPickler
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.exceptions import ArtifactError
-from pipeline.saved.joblib_file import Array, read_contents, unpickle_allowed
+from pipeline.saved.joblib_file import Array, outline_of, read_contents, unpickle_allowed
 
 
 class Payload:
@@ -71,6 +71,17 @@ def test_arrays_of_all_types_and_shapes_are_passed_over_to_the_byte(dtype, shape
     assert np.array_equal(back[2], columns)
 
 
+def test_the_place_of_an_array_in_the_file_is_where_its_data_are(file):
+    numbers, objects = np.arange(5.0), np.array(["a", None], dtype=object)
+    dumped([numbers, objects], file)
+    content = file.read_bytes()
+    found = read_contents(file).arrays
+    places = [content[array.offset : array.offset + array.n_bytes] for array in found]
+    assert places[0] == numbers.tobytes()
+    assert pickle.loads(places[1]).tolist() == ["a", None]
+    assert len(places) == 2
+
+
 def test_arrays_of_a_joblib_that_did_not_align_them_are_read(file):
     class Before(NumpyPickler):
         def _create_array_wrapper(self, array):
@@ -105,7 +116,21 @@ def test_the_old_ways_to_call_are_seen_too(opcodes, file):
 def test_what_is_put_into_an_object_is_kept_in_order(file):
     made = b"ccollections\ndeque\n)\x81"
     file.write_bytes(b"\x80\x04" + made + b"K\x01a(K\x02eK\x03K\x04s(K\x05\x90.")
-    assert read_contents(file).root.items == [1, [2], (3, 4), 5]
+    root = read_contents(file).root
+    assert root.items == [1, [2], (3, 4), 5]
+    assert outline_of(root) == {"class": "collections.deque", "items": [1, [2], [3, 4], 5]}
+
+
+def test_what_joblib_and_numpy_write_has_no_problems(file):
+    values = [
+        LogisticRegression().fit([[0.0], [1.0]], np.array(["no", "yes"], dtype=object)),
+        np.float64(1),
+        np.zeros(2, dtype="i4,f8"),
+        np.dtype("(2,)f4,i1"),
+        np.random.default_rng(0),
+        {1: (2, 3)},
+    ]
+    assert list(read_contents(dumped(values, file)).problems) == []
 
 
 def test_bytes_after_the_end_are_refused(file):
@@ -148,7 +173,8 @@ def claimed(shape, file):
 @pytest.mark.parametrize("shape", [(1 << 50,), (1 << 47, 1), (1 << 32, 1 << 32), (13,), (-1,)])
 def test_an_array_that_claims_more_than_the_file_has_is_refused_without_making_it(shape, file):
     claimed(shape, file)
-    with pytest.raises(ArtifactError, match="it claims an array of"):
+    # its data are the last but one byte of the file
+    with pytest.raises(ArtifactError, match=r"it claims an array of .* where 97 are left"):
         read_contents(file)
 
 
@@ -162,9 +188,10 @@ def test_a_value_that_claims_more_bytes_than_the_file_has_is_refused_without_mak
     ("opcodes", "message"),
     [
         (b"\x82\x01.", "extension code 1 of copyreg"),
-        (b"X\x01\x00\x00\x00xN}b.", "it gives a state to"),
-        (b"cos\nmkdir\n}b.", "it gives a state to"),
+        (b"X\x01\x00\x00\x00x}b.", "it gives a state to a str"),
+        (b"cos\nmkdir\n}b.", "it gives a state to a Name"),
         (b"\xff", "it is damaged or truncated"),
+        (b"N", r"it is damaged or truncated \(EOFError"),
     ],
 )
 def test_instructions_that_no_saved_pipeline_has_are_refused(opcodes, message, file):
@@ -175,9 +202,11 @@ def test_instructions_that_no_saved_pipeline_has_are_refused(opcodes, message, f
 
 TWICE = b"2\x86" * 10  # a tuple of twice the tuple before, 10 times
 KEYS = [b"}N%bNs.", b"}(N%bNu.", b"(N%bNd.", b"\x8f(N%b\x90.", b"(N%b\x91.", b"}(N%b\x91Ns."]
+KEYS += [b"}(NNN%bNu.", b"(NNN%bNd."]
+NAMES_OF_KEYS = "one several dict set frozen inside later later_in_dict".split()
 
 
-@pytest.mark.parametrize("opcodes", KEYS, ids=["one", "several", "dict", "set", "frozen", "inside"])
+@pytest.mark.parametrize("opcodes", KEYS, ids=NAMES_OF_KEYS)
 def test_a_key_whose_hash_could_take_forever_is_refused(opcodes, file):
     file.write_bytes(b"\x80\x04" + opcodes % TWICE)
     with pytest.raises(ArtifactError, match="it has a key of more than 1000 parts"):
@@ -194,13 +223,45 @@ def test_a_key_may_have_a_thousand_parts(file):
 
 
 def test_object_arrays_in_object_arrays_end_somewhere(file):
-    value = np.array([1, None], dtype=object)
-    for _ in range(12):
-        outer = np.empty(1, dtype=object)
-        outer[0] = value
-        value = outer
-    read_contents(dumped(value, file))  # numpy pickles inner ones in one stream
-    wrapper = file.read_bytes().partition(b"\x80\x05")[0]
-    file.write_bytes(wrapper * 30)
-    with pytest.raises(ArtifactError, match=r"nested deeper than 8|damaged"):
+    objects = np.array([1, None], dtype=object)
+    inner = pickle.dumps(objects, 5)
+    announced, _, end = dumped(objects, file).read_bytes().partition(inner)
+    file.write_bytes(announced * 8 + inner + end * 8)
+    assert len(read_contents(file).arrays) == 8
+    file.write_bytes(announced * 9 + inner + end * 9)
+    with pytest.raises(ArtifactError, match="object arrays are nested deeper than 8"):
         read_contents(file)
+
+
+def with_wrapper(value, file, **attributes):
+    """Write an array with more or other attributes in its description."""
+
+    class Liar(NumpyPickler):
+        def _create_array_wrapper(self, array):
+            wrapper = super()._create_array_wrapper(array)
+            vars(wrapper).update(attributes)
+            return wrapper
+
+    with file.open("wb") as target:
+        Liar(target).dump(value)
+
+
+def test_an_array_with_attributes_that_joblib_does_not_write_is_refused(file):
+    """Joblib would call its attribute read_array."""
+    with_wrapper(np.arange(3.0), file, read_array=1)
+    for read in (read_contents, unpickle_allowed):
+        with pytest.raises(ArtifactError, match="an array in a way that joblib does not"):
+            read(file)
+
+
+def test_an_array_of_a_class_of_its_own_is_refused(file):
+    with_wrapper(np.arange(3.0), file, subclass=np.ma.MaskedArray)
+    with pytest.raises(ArtifactError, match="an array in a way that joblib does not"):
+        unpickle_allowed(file)
+
+
+def test_an_array_without_a_type_is_refused(file):
+    file.write_bytes(b"\x80\x02cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}b.")
+    for read in (read_contents, unpickle_allowed):
+        with pytest.raises(ArtifactError, match="an array in a way that joblib does not"):
+            read(file)

@@ -13,10 +13,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline import ArtifactError, inspect_pipeline, save_pipeline, verify_pipeline
-from pipeline.saved.joblib_file import outline_of, read_contents
+from pipeline.saved.joblib_file import DEEPEST, Array, Made, Name, outline_of, read_contents
 from pipeline.saved.manifest import manifest_path
 from pipeline.saved.skops_file import skops_root, skops_schema
+from tests.test_allow_list import KERNEL
 from tests.test_artifact import digest, manifest_values, weights_of
+from tests.test_attacks import a_dict, a_tuple, node, plain
 
 
 @pytest.fixture
@@ -85,6 +87,63 @@ def test_keys_and_values_of_any_kind_are_text(tmp_path):
     most = {"text": "x" * 200, "list": list(range(50)), "dict": {str(i): i for i in range(50)}}
     assert outlined(most, tmp_path) == most
     assert outlined([*range(51)], tmp_path)[-1] == "... 1 more"
+
+
+CALLED = Name("a.B")
+INSIDE = {  # what lies in another value, and how much deeper
+    "list": (lambda value: [value], 1),
+    "dict": (lambda value: {"a": value}, 1),
+    "arguments": (lambda value: Made(CALLED, value), 1),
+    "state": (lambda value: Made(CALLED, (), value), 1),
+    "items": (lambda value: Made(CALLED, (), items=[value]), 2),
+}
+
+
+def nested(wrap, value, times):
+    for _ in range(times):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize("where", INSIDE)
+def test_what_is_twelve_deep_is_shown_and_what_is_deeper_is_cut(where):
+    wrap, deeper = INSIDE[where]
+    shown = json.dumps(outline_of(nested(wrap, "x", DEEPEST // deeper)))
+    assert '"x"' in shown
+    assert "..." not in shown
+    cut = json.dumps(outline_of(nested(wrap, "x", DEEPEST // deeper + 1)))
+    assert '"x"' not in cut
+    assert '"..."' in cut
+
+
+SKOPS_INSIDE = [a_tuple, lambda value: a_dict(a=value),
+                lambda value: node(KERNEL, "ObjectNode", content=value)]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", SKOPS_INSIDE, ids=["list", "dict", "state"])
+def test_a_skops_description_is_shown_as_deep(wrap):
+    shown = json.dumps(outline_of(skops_root(nested(wrap, plain("x"), DEEPEST))))
+    assert '"x"' in shown
+    assert "__class__" not in shown
+    cut = json.dumps(outline_of(skops_root(nested(wrap, plain("x"), 5000))))
+    assert '"..."' in cut
+
+
+@pytest.mark.parametrize("value", [None, Made(Name("numpy.array"), (), (1, (), "O", False, []))])
+def test_the_items_of_an_object_array_are_shown_three_deep(value):
+    def outlined(item):
+        of = [item] if value is None else Made(value.of, (), (*value.state[:4], [item]))
+        return outline_of(Array((1,), "object", 0, 0, of))["<array object (1,)>"]
+
+    n = 2 if value is None else 3  # the list that is no array is a level of its own
+    deepest = nested(lambda item: [item], "x", n)
+    assert outlined(deepest) == [deepest]
+    assert "x" not in str(outlined([deepest]))
+
+
+def test_the_state_and_arguments_of_an_object_have_names_of_their_own():
+    made = Made(CALLED, (1,), Made(Name("a.C"), ()))
+    assert outline_of(made) == {"class": "a.B", "called with": [1], "state": {"class": "a.C"}}
 
 
 # ---- looking inside

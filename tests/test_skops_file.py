@@ -1,13 +1,16 @@
 """skops files: the same object comes back, and what is not allowed is refused."""
 
+import copy
 import json
 import re
+import stat
 import sys
 import zipfile
 
 import joblib
 import numpy as np
 import pytest
+import scipy.stats
 import skops.io
 from sklearn.linear_model import LogisticRegression
 
@@ -24,7 +27,7 @@ from pipeline.saved.skops_file import (
     write_skops,
 )
 from tests.conftest import TEXTS
-from tests.test_allow_list import KERNEL
+from tests.test_allow_list import KERNEL, Mine
 from tests.test_attacks import a_dict, a_tuple, node, plain
 
 
@@ -71,6 +74,10 @@ def test_another_zip_has_no_schema(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "x")
     assert skops_schema(path) is None
+    for content in ("[]", "1", '{"a": 1}'):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("schema.json", content)
+        assert skops_schema(path) is None
     path.write_bytes(b"PK no zip")
     assert skops_schema(path) is None
 
@@ -89,10 +96,20 @@ def written(root, path):
     [
         (plain({"a": 1}), "hides a dict or list in a text"),
         (plain([1]), "hides a dict or list in a text"),
+        (node("builtins.str", "JsonNode", content=" [1]"), "hides a dict or list in a text"),
+        (a_dict(__array_interface__=plain(1)), "gives an object the attributes of an array"),
         (with_keys(node("builtins.str", "JsonNode", content="1")), r"keys .* by builtins\.str"),
         (
             with_keys(node("sklearn.pipeline.Pipeline", "TypeNode")),
             r"keys of a dict by sklearn\.pipeline\.Pipeline",
+        ),
+        (
+            with_keys(node("builtins.range", "TypeNode")),
+            r"keys of a dict by builtins\.range",
+        ),
+        (
+            a_tuple(a_tuple(plain(1)) | {"__id__": 5}, a_dict() | {"__id__": 5}),
+            "it gives one number to two objects",
         ),
         (node(KERNEL, "ObjectNode", content=a_tuple(plain(1))), "RBF a state that is no dict"),
         (node("numpy.sum", "SetNode", content=[plain(1)]), r"it calls numpy\.sum, which no"),
@@ -103,6 +120,86 @@ def test_what_skops_would_make_by_the_word_of_a_text_is_refused_and_shown(root, 
     with pytest.raises(ArtifactError, match=message):
         load_pipeline(path)
     assert re.search(message, inspect_pipeline(path)["problems"][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "loader"),
+    [
+        ("sklearn._loss._loss.CyHalfSquaredError", "LossNode"),
+        ("sklearn.tree._tree.Tree", "TreeNode"),
+    ],
+)
+def test_a_compiled_object_with_a_state_that_is_no_dict_is_a_problem(name, loader):
+    problems = skops_problems(node(name, loader, content=a_tuple(plain(1))))
+    assert problems == [f"it gives {name} a state that is no dict"]
+
+
+def test_what_stands_twice_in_a_pipeline_is_one_object_again_and_no_problem(path, model):
+    normal = scipy.stats.norm(3)
+    values = {"a": model, "b": model, "c": normal, "d": copy.copy(normal)}
+    skops.io.dump(values, path)
+    assert skops_problems(skops_schema(path)) == []
+    back = read_skops(path)
+    assert back["a"] is back["b"]
+    assert back["c"].dist is back["d"].dist
+    assert back["d"].mean() == 3
+    state = a_dict() | {"__id__": 5}
+    again = node("builtins.dict", "CachedNode") | {"__id__": 5}
+    assert skops_problems(a_tuple(state, node(KERNEL, "ObjectNode", content=again))) == []
+
+
+def test_names_and_contents_of_a_file_are_shown_before_it_is_opened(path):
+    written(a_tuple(node("os.mkdir", "FunctionNode", content=None), plain(1)), path)
+    found = inspect_pipeline(path)
+    assert {"os.mkdir", "builtins.tuple"} <= set(found["names"])
+    assert found["contents"] == ["<os.mkdir>", 1]
+    assert found["refused"] == ["os.mkdir"]
+
+
+def test_a_name_that_the_user_trusts_opens(path):
+    skops.io.dump(Mine(5), path)
+    with pytest.raises(ArtifactError, match=r"names .*\.Mine: not on the list"):
+        read_skops(path)
+    assert read_skops(path, [f"{Mine.__module__}.Mine"]).a == 5
+
+
+LINK = zipfile.ZipInfo("link")
+LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("schema.json", "two of its entries have one name"),
+        ("folder/x", "its entry 'folder/x' is no plain file"),
+        ("../x", "its entry '../x' is no plain file"),
+        (LINK, "its entry 'link' is no plain file"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_that_others_would_unpack_in_another_way_is_refused(entry, message, path):
+    written(plain(1), path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(entry, "x")
+    for read in (load_pipeline, inspect_pipeline):
+        with pytest.raises(ArtifactError, match=message):
+            read(path)
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, 64 << 20), (3 << 20, 90 << 20)])
+def test_a_file_may_unpack_to_64_mib_or_thirty_times_its_size(size, most, path):
+    def claim(n_bytes):
+        written(plain(1), path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("weights", bytes(size))
+            archive.writestr("x", b"")
+            others = sum(entry.file_size for entry in archive.infolist())
+            archive.getinfo("x").file_size = n_bytes - others  # what the archive says of it
+        return skops_schema(path)
+
+    assert claim(most)
+    with pytest.raises(ArtifactError, match="it unpacks to"):
+        claim(most + 30_000)  # the other entries and the archive's own list count too
 
 
 def test_keys_of_plain_types_are_no_problem(path):
@@ -116,7 +213,7 @@ def test_keys_of_plain_types_are_no_problem(path):
     ("root", "message"),
     [
         ("[" * 100_000, "nested too deeply"),
-        (node("builtins.dict", "DictNode", content={}), r"damaged .*key_types"),
+        (node("builtins.dict", "DictNode", content={}), r"damaged .*KeyError: .*key_types"),
     ],
 )
 def test_a_description_that_cannot_be_read_is_refused_by_the_name_of_the_file(
@@ -140,6 +237,7 @@ def test_a_text_that_is_no_json_is_shown_as_it_stands():
         (node("numpy.sum", "FunctionNode", content=None), "<numpy.sum>"),
         (node("builtins.bool", "BoolNode", content=True), True),
         (node(KERNEL, "ObjectNode", content=a_dict(a=plain(1))), {"class": KERNEL, "a": 1}),
+        (node("a.B", "MethodNode", content={"func": "c"}), {"class": "a.B", "func": "c"}),
     ],
 )
 def test_a_description_is_shown_like_what_it_makes(root, shown):

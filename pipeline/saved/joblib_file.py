@@ -476,7 +476,6 @@ class _AllowedUnpickler(_CheckingUnpickler, NumpyUnpickler):
             if not _is_wrapper_state(state) or state.get("subclass") != ndarray:
                 self._refuse("it describes an array in a way that joblib does not")
             self._check_dtype(state["dtype"])
-            state["subclass"] = np.ndarray
         PythonUnpickler.load_build(self)
         if isinstance(target, np.dtype):
             self._check_dtype(target)
@@ -503,10 +502,10 @@ class _AllowedUnpickler(_CheckingUnpickler, NumpyUnpickler):
             if type(array) is not np.ndarray:
                 self._refuse(f"it puts a {type(array).__name__} where an array is announced")
             return array
-        n_bytes = prod((int(n) for n in wrapper.shape), start=wrapper.dtype.itemsize)
         # Only weights are mapped, which carry their hash: workers get a mapped array as file name
         # and offset, whatever is there by then.
-        if self._mapped and n_bytes >= _MAP_FROM and wrapper.dtype == np.uint8:
+        is_large = prod(int(n) for n in wrapper.shape) >= _MAP_FROM
+        if self._mapped and is_large and wrapper.dtype == np.uint8:
             return np.asarray(wrapper.read_mmap(self))  # a plain array over the mapping
         return np.asarray(wrapper.read_array(self, ensure_native_byte_order=False))
 

@@ -188,6 +188,8 @@ def skops_schema(path: Path) -> dict[str, Any] | None:
             schema: Any = json.loads(archive.read(_SCHEMA))
     except RecursionError as error:
         raise refused_file(path, "it is nested too deeply") from error
+    except ArtifactError:  # a ValueError too
+        raise
     except _DAMAGED:
         return None
     return schema if isinstance(schema, dict) and "__class__" in schema else None
