@@ -8,14 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pipeline import BertVectorizer
 from pipeline.exceptions import ArtifactError
 from pipeline.files import sha256_of, temporary_for
 from pipeline.saved import manifest as room
 from pipeline.saved.manifest import (
     Manifest,
     columns_of,
+    describe,
     fitting,
     manifest_path,
     parts_of,
@@ -23,6 +28,7 @@ from pipeline.saved.manifest import (
     put_in_place,
     put_scores,
     read_manifest,
+    vectorizers_in,
 )
 
 
@@ -57,7 +63,7 @@ def fits(path):
     return fitting(read_manifest(path) or {}, path.stat().st_size, sha256_of(path)) != []
 
 
-@pytest.mark.parametrize("first", ["with a manifest", "without", "none"])
+@pytest.mark.parametrize("first", ["with a manifest", "with that of another", "without", "none"])
 @pytest.mark.parametrize("crash_at", range(3))
 def test_whenever_the_process_dies_the_file_that_lies_there_has_its_manifest(
     first, crash_at, path, monkeypatch
@@ -66,6 +72,8 @@ def test_whenever_the_process_dies_the_file_that_lies_there_has_its_manifest(
         put(path, b"one")
     if first == "without":
         manifest_path(path).unlink()
+    if first == "with that of another":
+        path.write_bytes(b"two")
     real, calls = os.replace, []
 
     class KilledError(BaseException):
@@ -85,8 +93,9 @@ def test_whenever_the_process_dies_the_file_that_lies_there_has_its_manifest(
             with pytest.raises(KilledError):
                 put(path, b"other")
     if path.exists():
-        assert path.read_bytes() in (b"one", b"other")
-        assert fits(path) or (first, crash_at) == ("without", 0)
+        assert path.read_bytes() in (b"one", b"two", b"other")
+        wrong_before = first in ("without", "with that of another")
+        assert fits(path) or (wrong_before and crash_at == 0)
     else:
         assert first == "none"
     put(path, b"third")
@@ -132,6 +141,7 @@ def test_the_one_being_replaced_fits_too_with_all_it_said(path):
         ('{"format_version": "1"}', "is not the manifest"),
         ('{"format_version": 1, "file": "m.joblib"}', "is damaged: missing .*'sha256'"),
         ('{"format_version": 3}', r"was written by version \? of pipeline in format 3"),
+        ('{"format_version": 3, "versions": []}', r"was written by version \? of pipeline"),
         ('{"format_version": 3, "versions": {}}', r"was written by version \? of pipeline"),
         (
             '{"format_version": 3, "versions": {"pipeline": "3.0"}}',
@@ -230,3 +240,86 @@ def test_an_estimator_that_stands_in_two_places_or_in_itself_is_found_once():
     scaler = StandardScaler()
     scaler.myself_ = scaler
     assert kinds([scaler, {"again": scaler}]) == ["StandardScaler"]
+
+
+def test_plain_values_are_no_parts():
+    parts = [{"a": 1, "b": "text", "c": (b"bytes", 2.5, None, X)}]
+    assert [type(part) for part in parts_of(parts)] == [list, dict, tuple, np.ndarray]
+
+
+DAYS = np.array([1, 2], "timedelta64[D]")
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (["no", "yes"], ["no", "yes"]),
+        ([1, 0], [0, 1]),
+        ([b"a", b"b"], ["a", "b"]),
+        (np.array(["2026-01-31", "2025-01-31"], "datetime64[D]"), ["2025-01-31", "2026-01-31"]),
+        (DAYS, DAYS.astype(str).tolist()),
+        ([0.5, 1.5], None),
+    ],
+)
+def test_steps_and_classes_are_described_in_words_of_json(y, classes):
+    model = make_pipeline("passthrough", LinearRegression() if classes is None else Classes())
+    told = describe(model.fit([[0], [1]], y), None, None)
+    assert json.loads(json.dumps(told)) == {
+        "steps": [
+            ["passthrough", "passthrough"],
+            [model.steps[1][0], f"{type(model[1]).__module__}.{type(model[1]).__name__}"],
+        ],
+        "classes": classes,
+        "vectorizers": [],
+        "n_training_texts": None,
+        "columns": None,
+    }
+
+
+class Classes(BaseEstimator):
+    """Has the labels that it is fitted on, and needs no numbers."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+
+def test_what_is_given_for_the_manifest_is_described_and_refused_by_its_name():
+    model = make_pipeline(DummyClassifier()).fit(X, Y)
+    told = describe(model, np.int64(5), {"text": "review"})
+    assert (told["n_training_texts"], told["columns"]) == (5, {"text": "review"})
+    assert type(told["n_training_texts"]) is int
+    with pytest.raises(TypeError, match=r"columns\['text'\] is a set"):
+        describe(model, None, {"text": {"review"}})
+    model[0].classes_ = [{1}]
+    with pytest.raises(TypeError, match=r"classes_\[0\] is a set"):
+        describe(model, None, None)
+
+
+def test_a_fitted_vectorizer_is_described_and_no_other_estimator(tiny_bert):
+    vectorizer = BertVectorizer(tiny_bert, layers=(1, 2), device="cpu", cache=None)
+    assert vectorizers_in([vectorizer]) == []
+    vectorizer.fit(["a film", "a quiet film", "film"])
+    scaler = StandardScaler()
+    scaler.source_ = "somewhere"
+    model = make_pipeline(scaler, vectorizer)
+    assert vectorizers_in(model) == [vectorizer]
+    told = describe(model, None, None)
+    assert told["n_training_texts"] == 3
+    assert told["vectorizers"] == [
+        {
+            "model": tiny_bert,
+            "source": plain(vectorizer.source_, ""),
+            "layers": [1, 2],
+            "max_length": vectorizer.max_length_,
+            "pooling": vectorizer.pooling,
+            "prompt": vectorizer.prompt_,
+            "combine": vectorizer.combine,
+            "truncation": vectorizer.truncation,
+            "normalize": vectorizer.normalize,
+            "weights_in_artifact": vectorizer.weights_in_artifact,
+            "device": "cpu",
+            "dtype": "float32",
+        }
+    ]
+    assert describe(model, 9, None)["n_training_texts"] == 9

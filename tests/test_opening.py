@@ -1,10 +1,15 @@
 """open_file: a file and its manifest are of one moment, and whatever is wrong is said in words."""
 
+import bz2
 import contextlib
+import gzip
 import hashlib
 import itertools
 import json
+import lzma
 import os
+import zipfile
+import zlib
 
 import joblib
 import numpy as np
@@ -17,7 +22,7 @@ from pipeline import inspect_pipeline, load_pipeline, save_pipeline, verify_pipe
 from pipeline.exceptions import ArtifactError, ArtifactWarning
 from pipeline.saved import opening
 from pipeline.saved.manifest import manifest_path
-from pipeline.saved.opening import open_file
+from pipeline.saved.opening import file_kind, open_file
 from pipeline.saved.skops_file import write_skops
 from tests.conftest import TEXTS
 from tests.test_artifact import manifest_values
@@ -37,6 +42,56 @@ def content_of(C, path):
 
 def opened(path, **asked):
     return open_file(path, **{"hashed": True, "sha256": None, "trusted": frozenset(), **asked})
+
+
+# ---- which kind of file
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"<?xml version='1.0'?>", "it is a web page"),
+        (b"\r\n <HTML lang=en>", "it is a web page"),
+        (b" <!doctype html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+        (b"PK\x03\x04", "it is a zip archive, complete or truncated, and not a"),
+        (b"text,label\n", "it is not a joblib file"),
+        (b"a page has <html> in it", "it is not a joblib file"),
+        (b"PK", "it is a zip archive"),
+        *(
+            (compressed, "it is compressed, .* load it with joblib.load and save it again")
+            for compressed in (
+                *(zlib.compress(b"x"), gzip.compress(b"x"), bz2.compress(b"x")),
+                *(lzma.compress(b"x"), lzma.compress(b"x", format=lzma.FORMAT_ALONE)),
+                (0x184D2204).to_bytes(4, "little"),  # the frame of LZ4
+            )
+        ),
+    ],
+)
+def test_the_kind_of_a_file_that_is_no_pipeline_is_named(content, message, path):
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"m\.joblib is not a saved pipeline: {message}"):
+        file_kind(path)
+
+
+def test_the_kind_of_a_saved_file_is_told_by_its_content(path):
+    for protocol in range(2, 6):
+        joblib.dump({"a": 1}, path, protocol=protocol)
+        assert file_kind(path) == "joblib"
+    write_skops(LogisticRegression(), path)
+    assert file_kind(path) == "skops"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("letter.txt", "x")
+    with pytest.raises(ArtifactError, match="it is a zip archive"):
+        file_kind(path)
+    with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
+        file_kind(path.parent)
+    with pytest.raises(FileNotFoundError, match="no does not exist; train writes one"):
+        file_kind(path / "no")
+
+
+# ---- a file and its manifest
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_again(path, monkeypatch):
@@ -81,6 +136,11 @@ def test_the_manifest_of_the_moment_of_replacing_serves_for_both_files(path):
     model, manifest = opened(path)
     assert model.C == 1
     assert manifest.sha256 == old["sha256"]
+    values = json.loads(manifest_path(path).read_text())
+    nothing_known = {**old, "versions": {}}  # what stands there of a file that had no manifest
+    manifest_path(path).write_text(json.dumps({**values, "replaces": nothing_known}))
+    model, manifest = opened(path)
+    assert (model.C, manifest) == (1, None)
 
 
 def test_without_the_hash_the_size_alone_is_compared(path):
@@ -108,6 +168,35 @@ def test_a_file_that_is_replaced_whenever_it_is_read_is_given_up(path, monkeypat
     with pytest.raises(ArtifactError, match=r"m\.joblib was replaced 100 times"):
         opened(path)
     assert next(moments) == 100
+
+
+@pytest.mark.parametrize("asked", ["sha256", "nothing"])
+def test_a_file_that_is_replaced_by_one_of_the_same_size_and_time_is_read_again(
+    asked, path, monkeypatch
+):
+    """Otherwise what is opened would not be what the hash was taken of."""
+    path.write_bytes(content_of(1, path))
+    other, real, times = content_of(2, path), opening.sha256_of, path.stat()
+    known = {"sha256": real(path)} if asked == "sha256" else {}
+
+    def slow(file):
+        found = real(file)
+        if file.read_bytes() != other:
+            next_file = path.with_name("next")
+            next_file.write_bytes(other)
+            os.utime(next_file, ns=(times.st_atime_ns, times.st_mtime_ns))
+            os.replace(next_file, path)
+        calls.append(found)
+        return found
+
+    calls = []
+    monkeypatch.setattr(opening, "sha256_of", slow)
+    if known:
+        with pytest.raises(ArtifactError, match="is not the requested file"):
+            opened(path, **known)
+    else:
+        assert opened(path)[0].C == 2
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("hashed", [True, False])

@@ -50,6 +50,7 @@ class Says(BaseEstimator):
 def test_other_pipelines_are_asked_what_they_can_answer(model, method):
     probes = make_probes(model)
     assert probes["method"] == method
+    assert len(probes["inputs"]) == len(probes["outputs"]) == 3
     assert check_probes(model, probes) == 0.0
 
 
@@ -72,10 +73,11 @@ def test_rounding_is_forgiven_and_more_is_not():
     probes = make_probes(Says([[0.2, 0.8], [0.6, 0.4], [0.5, 0.5]]))
     near = Says([[0.2005, 0.7995], [0.6, 0.4], [0.5, 0.5]])
     assert check_probes(near, probes) == pytest.approx(0.0005)
-    far = Says([[0.2, 0.8], [0.602, 0.398], [0.5, 0.5]])
+    far = Says([[0.2, 0.8], [0.60201, 0.39799], [0.5, 0.5]])
     with pytest.raises(
         ArtifactError,
-        match=r"for 'Two .*' it gives \[0\.602, 0\.398\] by predict_proba, but gave \[0\.6, 0\.4\]",
+        match=r"for 'Two .*' it gives \[0\.602, 0\.398\] by predict_proba, but gave \[0\.6, 0\.4\]"
+        r" when .* \(tolerance 0\.001\)",
     ):
         check_probes(far, probes)
 
@@ -144,8 +146,64 @@ def test_a_difference_of_the_tolerance_itself_is_forgiven():
     assert check_probes(Labels([[0.5, 0.5]] * 2, ["a"] * 2), probes) == 0.25
 
 
+def test_another_label_is_forgiven_up_to_twice_the_tolerance():
+    def probed(margin):
+        answer = [[0.5 + margin / 2, 0.5 - margin / 2]]
+        probes = {**make_probes(Labels(answer, ["a"]), TEXTS[:1]), "tolerance": 0.125}
+        return check_probes(Labels(answer, ["b"]), probes)
+
+    assert probed(0.25) == 0.0
+    with pytest.raises(ArtifactError, match="labels 'a good film' 'b', but gave 'a'"):
+        probed(0.3125)
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "said"),
+    [
+        (np.array([1, 3]), np.array([1, 2]), r"it gives \[1, 3\], but gave \[1, 2\]"),
+        (np.array(["1", "3"]), np.array(["1", "2"]), r"it gives \['1', '3'\], but gave"),
+        (np.array([1.0, 2.0]), np.array(["a", "b"]), r"it gives \[1\.0, 2\.0\], but gave \['a'"),
+        (np.array(["a", "b"]), np.array([1.0, 2.0]), r"it gives \['a', 'b'\], but gave \[1\.0"),
+    ],
+)
+def test_labels_are_the_same_or_not_whatever_the_tolerance(now, before, said):
+    probes = {**make_probes(Predicts(before), TEXTS[:2]), "tolerance": 5}
+    assert check_probes(Predicts(before), probes) == 0.0
+    with pytest.raises(ArtifactError, match=said):
+        check_probes(Predicts(now), probes)
+
+
+class Predicts(BaseEstimator):
+    """Predicts what it is told to."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def predict(self, X):
+        return self.labels
+
+
+DAYS = np.array([1, 2], "timedelta64[D]")
+
+
+@pytest.mark.parametrize(
+    ("labels", "stored"),
+    [
+        (np.array(["2026-01-31", "2025-12-31"], "datetime64[D]"), ["2026-01-31", "2025-12-31"]),
+        (DAYS, DAYS.astype(str).tolist()),
+        (np.array([b"a", b"b"]), ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+    ],
+)
+def test_dates_and_bytes_and_lists_are_stored_as_text(labels, stored):
+    probes = json.loads(json.dumps(make_probes(Predicts(labels), TEXTS[:2])))
+    assert probes["outputs"] == stored
+    assert check_probes(Predicts(labels), probes) == 0.0
+
+
 def test_labels_are_kept_beside_numbers_alone_and_what_answers_nothing_has_no_probes():
-    assert make_probes(fitted(LogisticRegression()), TEXTS)["labels"] == LABELS
+    for classifier in (LogisticRegression(), LinearSVC()):
+        assert make_probes(fitted(classifier), TEXTS)["labels"] == LABELS
     assert "labels" not in make_probes(fitted(LinearRegression(), y=[1.0, 2.0, 3.0, 4.0]))
     assert "labels" not in make_probes(fitted())
     with pytest.raises(TypeError, match="it has none of predict_proba, decision_function, predict"):
@@ -183,13 +241,10 @@ def test_answers_that_were_nan_or_infinite_are_stored_and_must_be_so_again():
 
 @pytest.mark.parametrize("kind", [float, object])
 def test_a_self_test_of_a_manifest_of_before_has_null_for_nan(kind):
-    class Predicts(BaseEstimator):
-        def predict(self, X):
-            return np.array([1.0, np.nan, 2.0], dtype=kind)
-
+    model = Predicts(np.array([1.0, np.nan, 2.0], dtype=kind))
     stored = {"method": "predict", "inputs": ["a", "b", "c"], "outputs": [1.0, None, 2.0]}
-    assert check_probes(Predicts(), {**stored, "tolerance": TOLERANCE}) == 0.0
-    assert make_probes(Predicts(), ["a", "b", "c"])["outputs"] == stored["outputs"]
+    assert check_probes(model, {**stored, "tolerance": TOLERANCE}) == 0.0
+    assert make_probes(model, ["a", "b", "c"])["outputs"] == stored["outputs"]
 
 
 def test_several_outputs_are_compared_one_by_one_also_by_a_manifest_of_before():

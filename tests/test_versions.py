@@ -1,7 +1,10 @@
 """Versions: what is installed is told, and what differs is told with both numbers."""
 
+import sys
+
 import pytest
 
+from pipeline import __version__
 from pipeline.exceptions import CheckpointError
 from pipeline.saved import manifest
 from pipeline.saved.manifest import differing_versions, installed_versions, refuse_newer_state
@@ -12,6 +15,7 @@ from pipeline.saved.manifest import differing_versions, installed_versions, refu
     [
         ("torch", "2.1.0", True),
         ("torch", ".".join(installed_versions()["torch"].split(".")[:2]) + ".99+cu130", False),
+        ("torch", ".".join(installed_versions()["torch"].split(".")[:2]) + "+cu130", False),
         ("scikit-learn", installed_versions()["scikit-learn"] + ".post1", True),
         ("numpy", "1.26.4", True),
         ("tokenizers", "not installed", True),
@@ -26,6 +30,11 @@ def test_what_decides_numbers_is_compared(package, version, differs):
     assert told == (
         [f"{package} {version}, here {installed_versions()[package]}"] if differs else []
     )
+
+
+def test_the_versions_of_python_and_of_the_package_are_told():
+    told = installed_versions()
+    assert (told["pipeline"], told["python"]) == (__version__, sys.version.split()[0])
 
 
 def test_a_package_that_is_missing_is_told_as_missing(monkeypatch):
