@@ -89,6 +89,8 @@ def test_the_kind_of_a_saved_file_is_told_by_its_content(path):
         file_kind(path.parent)
     with pytest.raises(FileNotFoundError, match="no does not exist; train writes one"):
         file_kind(path / "no")
+    with pytest.raises(FileNotFoundError, match="no does not exist"):
+        opened(path / "no")
 
 
 # ---- a file and its manifest
@@ -225,13 +227,30 @@ def test_a_file_whose_parts_do_not_fit_together_is_damaged(path):
         opened(path)
 
 
+@pytest.mark.parametrize(
+    ("called", "kind", "message"),
+    [
+        ("no_such_module.name", ArtifactError, r"m\.joblib needs the module 'no_such_module'"),
+        ("math.no_such_name", ArtifactError, r"m\.joblib needs a name that .*'no_such_name'"),
+        ("os.listdir", OSError, "care"),  # what the disk says is not taken for damage
+        ("warnings.warn", UserWarning, "care"),
+    ],
+)
+def test_what_goes_wrong_in_a_trusted_name_is_told_as_what_it_is(called, kind, message, path):
+    path.write_bytes(b"\x80\x04c" + called.replace(".", "\n").encode() + b"\n(Vcare\ntR.")
+    with pytest.raises(kind, match=message) as told:
+        opened(path, trusted=frozenset([called]))
+    assert "is damaged" not in str(told.value)
+
+
 def test_without_skops_the_message_is_what_to_install(path, monkeypatch):
     import sys
 
     write_skops(LogisticRegression(), path)
     monkeypatch.setitem(sys.modules, "skops.io", None)
-    with pytest.raises(ArtifactError, match=r"pip install '\.\[skops"):
+    with pytest.raises(ArtifactError, match=r"pip install '\.\[skops") as told:
         opened(path)
+    assert "is damaged" not in str(told.value)
 
 
 # ---- poison

@@ -218,9 +218,12 @@ def test_other_labels_are_caught():
         check_probes(model, {**labels, "outputs": ["no", *LABELS[1:]]})
 
 
-@pytest.mark.parametrize("change", [{"method": "fit"}, {"inputs": None}, {"outputs": 5}])
+@pytest.mark.parametrize(
+    "change",
+    [{"method": "fit"}, {"inputs": None}, {"outputs": 5}, {"outputs": []}, {"labels": ["yes"]}],
+)
 def test_what_describes_no_probes_is_refused(change):
-    says = Says([[0.2, 0.8]] * 3)
+    says = Labels([[0.2, 0.8]] * 3, ["yes"] * 3)
     probes = {**make_probes(says), **change}
     with pytest.raises(ArtifactError, match="describes no probes"):
         check_probes(says, {name: value for name, value in probes.items() if value is not None})
