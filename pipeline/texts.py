@@ -314,7 +314,7 @@ def text_groups(texts: Iterable[Any], groups: np.ndarray | None = None) -> np.nd
         n_keys, n_groups = len(np.unique(keys)), len(np.unique(groups))
         edges = np.ones(len(keys)), (keys, n_keys + groups)
         graph = sparse.coo_array(edges, shape=(n_keys + n_groups,) * 2)
-        keys = connected_components(graph)[1][keys]
+        keys = connected_components(graph, directed=False)[1][keys]
     return keys if len(np.unique(keys)) < len(keys) else None
 
 

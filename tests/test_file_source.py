@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.files import file_identity
 from pipeline.scoring.sources import CsvSource, JsonSource, ParquetSource, open_source
 
 FRAME = pd.DataFrame(
@@ -162,41 +161,6 @@ def test_identities_tell_other_contents_and_other_ways_of_reading_apart(tmp_path
     assert CsvSource([path], "text").identity() != identity
     with pytest.raises(ValueError, match=r"in\.csv was changed while it was scored"):
         first.check_unchanged()
-
-
-def test_several_csv_files_are_one_table_with_one_estimate(tmp_path):
-    paths = [str(tmp_path / f"{i}.csv") for i in range(3)]
-    for i, path in enumerate(paths):
-        with open(path, "w") as file:
-            file.write("text,n\n" + "".join(f"row {j},{j}\n" for j in range(3 * i, 3 * i + 3)))
-    source = CsvSource(paths, "text")
-    assert source.name == f"{paths[0]} and 2 more"
-    assert CsvSource(paths[:1], "text").name == paths[0]
-    assert source.identity() == {
-        "kind": "csv",
-        "files": [file_identity(path) for path in paths],
-        "encoding": "utf-8",
-        "sep": ",",
-    }
-    for _ in range(2):  # a second reading begins at the first row
-        tables, estimates = [], []
-        for rows in source.rows(4, mark=True):
-            tables.append(rows.table)
-            estimates.append(source.expected_rows(sum(map(len, tables))))
-        assert [len(table) for table in tables] == [4, 4, 1]
-        assert pa.concat_tables(tables)["n"].to_pylist() == [str(i) for i in range(9)]
-        assert estimates == [6, 8, 9]  # of two files of three, and of all
-    assert source.expected_rows(0) is None
-
-
-def test_several_parquet_files_are_counted_together(tmp_path):
-    paths = [str(tmp_path / f"{i}.parquet") for i in range(2)]
-    for path in paths:
-        FRAME.to_parquet(path)
-    source = ParquetSource(paths, "text")
-    assert source.expected_rows(0) == 20
-    assert source.name == f"{paths[0]} and 1 more"
-    assert source.identity() == {"kind": "parquet", "files": [file_identity(p) for p in paths]}
 
 
 def test_json_lines_have_an_encoding_and_nested_values_are_text_as_written(tmp_path):

@@ -277,25 +277,6 @@ def test_what_is_not_there_is_named(source, error, message, folder, monkeypatch)
         list_files(source)
 
 
-def test_a_column_has_one_type_in_all_rows():
-    frame = pd.DataFrame({"text": list("abcd"), "note": ["x", "y", None, None]}, dtype=object)
-    source = FrameSource(frame, "text")
-    tables = [rows.table for rows in source.rows(2, mark=True)]
-    assert all(table.schema.equals(source.schema) for table in tables)
-    assert pa.concat_tables(tables)["note"].to_pylist() == ["x", "y", None, None]
-
-
-def test_tables_without_rows_have_identities_too():
-    frames = [
-        pd.DataFrame({"text": pd.array([], dtype=object), name: pd.array([], dtype=kind)})
-        for name, kind in (("n", "int64"), ("m", "int64"), ("n", "float64"))
-    ]
-    found = [FrameSource(frame, "text").identity() for frame in frames]
-    assert all(one["kind"] == "DataFrame" for one in found)
-    assert [one["files"][0]["n_rows"] for one in found] == [0, 0, 0]
-    assert len({one["files"][0]["sha256"] for one in found}) == 3
-
-
 # ---- addresses
 
 

@@ -213,9 +213,9 @@ class CsvSource(_Files):
                 columns.append(text_array([_as_text(cell) for cell in column], {}))
             elif pa.types.is_floating(field.type):  # Arrow refuses integers that a float rounds
                 floats = [None if cell is None else float(cell) for cell in column]
-                columns.append(pa.array(floats))
+                columns.append(pa.array(floats, field.type))
             else:
-                columns.append(pa.array(column))
+                columns.append(pa.array(column, field.type))
         return Rows(pa.Table.from_arrays(columns, schema=self.schema), marked)
 
     def expected_rows(self, n_read: int) -> int | None:
@@ -339,7 +339,7 @@ class FrameSource:
         check_names(list(frame.columns), [text], self.name)
         self.paths: list[str] = []
         named = [level for level in frame.index.names if level is not None]
-        self._frame = frame.reset_index(level=named)
+        self._frame = frame.reset_index(level=named) if named else frame
         self._text = text
         self.schema = self._schema()
         check_text_type(self.schema, text, self.name)
