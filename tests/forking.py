@@ -10,6 +10,7 @@ import os
 import pickle
 import select
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -175,12 +176,14 @@ def while_a_thread_writes_to_the_cache(fitted: Pipeline, expected: np.ndarray, f
     store = FolderStore(folder / "cache", "name")
     inside, forking = threading.Event(), threading.Event()
     key, vector, order = b"k" * 16, np.ones((1, 4), dtype=np.float32), []
-    pack = vector_store._pack
+    connect = sqlite3.connect
 
-    def slow_pack(of: np.ndarray) -> bytes:
+    def slow_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
         inside.set()
         forking.wait(PATIENCE)
-        return pack(of)
+        time.sleep(0.5)  # a fork that does not wait comes now
+        return connection
 
     def write() -> None:
         store.put({key: vector})
@@ -189,13 +192,13 @@ def while_a_thread_writes_to_the_cache(fitted: Pipeline, expected: np.ndarray, f
     # hooks before a fork run in reverse order: this one comes before that of the store, which waits
     # for the writer
     os.register_at_fork(before=lambda: (forking.set(), order.append("forking")))
-    vector_store._pack = slow_pack
+    sqlite3.connect = slow_connect
     thread = threading.Thread(target=write)
     thread.start()
     assert inside.wait(PATIENCE)
 
     def answer() -> Any:
-        vector_store._pack = pack
+        sqlite3.connect = connect
         before = store.get([key])
         store.put({b"o" * 16: vector})
         after = store.get([key, b"o" * 16])
@@ -204,7 +207,7 @@ def while_a_thread_writes_to_the_cache(fitted: Pipeline, expected: np.ndarray, f
     child = Child(answer)
     order.append("forked")
     thread.join()
-    vector_store._pack = pack
+    sqlite3.connect = connect
     found = child.get()
     return (
         "right"
