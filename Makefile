@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled when first imported: few of those that are installed ever are.
+PIP := python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: run test quick thorough oldest coverage faults fuzz mutants soak lint docs lock audit release browser clean
 
@@ -22,8 +24,8 @@ quick: $(VENV)/dev.installed
 OLDEST := texts vectorizer encoder pooling packed logistic stacking token_level manifest checkpoint_modules
 oldest:
 	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements-oldest.txt)"
-	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-oldest.txt
+	$(VENV)-oldest/bin/$(PIP) "$$(grep '^torch==' requirements-oldest.txt)"
+	$(VENV)-oldest/bin/$(PIP) -r requirements-oldest.txt
 	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n auto -W default $(OLDEST:%=tests/test_%.py)
 
 # Every test, the longest too: before a release, and after work on executors or Dask.
@@ -40,13 +42,13 @@ faults: $(VENV)/dev.installed
 # Each reader of strangers' bytes for so many seconds, by atheris, which has wheels for Linux.
 SECONDS ?= 60
 fuzz: $(VENV)/dev.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	$(BIN)/$(PIP) atheris==3.0.0
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzzing --seconds $(SECONDS) --corpus fuzzing
 
 # Every small change of the files named, and whether a test sees it: 1 to 3 s for a change.
 FILES ?= pipeline/texts.py pipeline/files.py pipeline/vector_store.py pipeline/bert/packed.py
 mutants: $(VENV)/dev.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	$(BIN)/$(PIP) mutmut==3.8.1
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation $(FILES)
 
 # Threads and processes predict from one artifact that is replaced 200 times; machines of many steps.
@@ -91,20 +93,20 @@ $(BIN)/python:
 
 # torch first and alone: its pin is the CPU build where one is offered, and what follows finds it there.
 $(VENV)/runtime.installed: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/$(PIP) "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/$(PIP) -r requirements.txt
 	touch $@
 
 $(VENV)/dev.installed: requirements-dev.txt $(VENV)/runtime.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/$(PIP) -r requirements-dev.txt
 	touch $@
 
 $(VENV)/release.installed: requirements-release.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-release.txt
+	$(BIN)/$(PIP) -r requirements-release.txt
 	touch $@
 
 $(VENV)/docs.installed: requirements-docs.txt $(VENV)/runtime.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(BIN)/$(PIP) -r requirements-docs.txt
 	touch $@
 
 # For the tests of the report in a real browser and with other fonts; without them they are skipped, and say so.
