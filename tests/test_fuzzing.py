@@ -68,6 +68,8 @@ FINDS: dict[str, list[bytes]] = {
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,NaN]}}',
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}',
             b'{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}',
+            b'{"a":{"dtype":"F32","shape":"","data_offsets":[0,4]}}',
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0.0,4]}}',
             b'{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}',
             b'{"a":{"dtype":"F32","data_offsets":[0,4]}}',
         )

@@ -152,7 +152,9 @@ def read_tensor_table(weights: np.ndarray, name: str) -> tuple[dict[str, dict[st
             # one after the other, as safetensors has it
             if begin != end or stop < begin:
                 raise ValueError(f"{stored!r} is at {begin} to {stop}, {before!r} ends at {end}")
-            if any(type(n) is not int or n < 0 for n in (stop, *table[stored]["shape"])):
+            shape = table[stored]["shape"]
+            numbers = all(type(n) is int and n >= 0 for n in (begin, stop, *shape))
+            if not numbers or not isinstance(shape, list):
                 raise ValueError(f"{stored!r} has {table[stored]!r:.200} for its place")
             if not isinstance(table[stored]["dtype"], str):
                 raise TypeError(f"{stored!r} is of the type {table[stored]['dtype']!r:.200}")
