@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import os
 import pickle
 
 import joblib
@@ -242,15 +243,46 @@ def test_a_walk_shows_its_tokens_and_is_short_in_a_terminal(tiny_bert):
     assert len(repr(walk)) < 400
 
 
-def test_the_cache_the_file_and_the_scored_table_are_summed_up(model, tmp_path):
+def facts_of(inspection):
+    told = repr(inspection).removeprefix("Inspection(").partition("; a dict of ")[0]
+    return dict(fact.split(": ", 1) for fact in told.split("; "))
+
+
+def test_a_file_is_summed_up_by_names_manifest_and_signature(model, tmp_path):
     path = save_pipeline(model, tmp_path / "<b>.joblib")
-    inspection = inspect_pipeline(path)
-    page = shown(inspection)
-    assert str(path) in page.text
-    assert "LogisticRegression" in page.text
-    assert inspection == dict(inspection)
-    assert json.dumps(inspection) == json.dumps(dict(inspection))
-    assert len(repr(inspection)) < 700
+    found = inspect_pipeline(path)
+    assert found == dict(found)
+    assert json.dumps(found) == json.dumps(dict(found))
+    facts = facts_of(found)
+    assert facts == {
+        "file": str(path),
+        "format": f"joblib, {path.stat().st_size / 1e6:,.1f} MB",
+        "names": f"{len(found['names'])}, all allowed",
+        "arrays": str(len(found["arrays"])),
+        "manifest": "unverified, beside the file",
+        "signature": "none",
+    }
+    text = "".join(shown(found).text.split())
+    assert all(
+        f"{name.capitalize()}{fact}".replace(" ", "") in text for name, fact in facts.items()
+    )
+    assert f"Names1{found['names'][0]}2{found['names'][1]}" in text
+    assert f"Manifest{next(iter(found['manifest']))}" in text
+    assert f"Contents{next(iter(found['contents']))}" in text
+
+
+def test_a_file_that_would_be_refused_says_so_in_capitals(tmp_path):
+    joblib.dump([os.system, np.ones(3)], tmp_path / "m.joblib")
+    found = inspect_pipeline(tmp_path / "m.joblib")
+    assert found["arrays"] == [{"shape": (3,), "dtype": "float64", "n_bytes": 24}]
+    facts = facts_of(found)
+    assert facts["names"].endswith(f"REFUSED by load_pipeline: {os.system.__module__}.system")
+    assert facts["manifest"] == "none"
+    assert shown(found).text.count("Manifest") == 1
+
+
+def test_the_cache_and_the_scored_table_are_summed_up(model, tmp_path):
+    path = save_pipeline(model, tmp_path / "<b>.joblib")
     scored = score_table(path, pd.DataFrame({"t": TEXTS}), tmp_path / "out.csv", text="t")
     assert "label, probability_bad, probability_good" in shown(scored).text
     assert f"{cache_info().texts_encoded:,}" in shown(cache_info()).text

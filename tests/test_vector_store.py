@@ -9,6 +9,8 @@ import threading
 import time
 import warnings
 import zlib
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -160,6 +162,17 @@ def assert_costs_one_warning(folder, model, match, texts=TEXTS):
         rows = BertVectorizer(model, cache=folder).fit_transform(texts)
     assert len(caught) == 1
     assert np.allclose(rows, BertVectorizer(model, cache=None).fit_transform(texts), atol=1e-5)
+
+
+def test_a_corrupt_file_that_cannot_be_moved_costs_one_warning_that_says_to_delete_it(
+    tmp_path, tiny_bert, monkeypatch
+):
+    BertVectorizer(tiny_bert, cache=tmp_path).fit(TEXTS).transform(TEXTS)
+    (path,) = tmp_path.glob("*.sqlite")
+    break_garbage(path)
+    monkeypatch.setattr(Path, "replace", Mock(side_effect=PermissionError))
+    assert_costs_one_warning(tmp_path, tiny_bert, "could not be moved; delete it")
+    assert path.exists()
 
 
 def test_a_folder_that_cannot_be_made_costs_one_warning(tmp_path, tiny_bert):
