@@ -62,17 +62,20 @@ FINDS: dict[str, list[bytes]] = {
     "joblib contents": _PICKLES,
     "allow-list": _PICKLES,
     "safetensors header": [
-        len(header).to_bytes(8, "little") + header + b"\0" * 64
-        for header in (
-            _DEEP,
-            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,NaN]}}',
-            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}',
-            b'{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}',
-            b'{"a":{"dtype":"F32","shape":"","data_offsets":[0,4]}}',
-            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0.0,4]}}',
-            b'{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}',
-            b'{"a":{"dtype":"F32","data_offsets":[0,4]}}',
-        )
+        b'\x38\0\0\0\0\0\0\0{"a":{"dtype":"F32","shape":[0,8],"data_offsets":[0,0]}}',
+        *(
+            len(header).to_bytes(8, "little") + header + b"\0" * 64
+            for header in (
+                _DEEP,
+                b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,NaN]}}',
+                b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}',
+                b'{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}',
+                b'{"a":{"dtype":"F32","shape":"","data_offsets":[0,4]}}',
+                b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0.0,4]}}',
+                b'{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}',
+                b'{"a":{"dtype":"F32","data_offsets":[0,4]}}',
+            )
+        ),
     ],
     "manifest JSON": [_DEEP],
     "tokenizer.json": [

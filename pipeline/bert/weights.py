@@ -72,7 +72,7 @@ def read_tensors(
                 f"{end - begin} bytes. Fetch the model again."
             )
         if begin == end:  # of which torch reads none
-            tensors[bare] = torch.empty(0, dtype=dtype)
+            tensors[bare] = torch.empty(shape, dtype=dtype)
             continue
         flat = torch.frombuffer(buffer, dtype=dtype, count=prod(shape), offset=start + begin)
         tensors[bare] = flat.reshape(shape)
