@@ -1,6 +1,7 @@
 """The plan, the parts and the folder of a run: one hash, one driver, complete only when it is."""
 
 import csv
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -293,6 +294,14 @@ def test_numbers_keep_their_form_in_csv_where_some_are_missing(tmp_path):
             ["", "4", "True"],
         ]
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_what_pandas_noted_in_a_source_does_not_matter_for_its_csv(tmp_path):
+    table = pa.table({"text": ["a", "b", "c", "d"]})
+    note = json.dumps({"index_columns": [], "column_indexes": [{"numpy_type": "nonsense"}]})
+    schema = table.schema.with_metadata({"pandas": note})
+    filled(tmp_path / "out.csv", table).join_parts(2, schema)
+    assert (tmp_path / "out.csv").read_text().split() == ['"text"', '"a"', '"b"', '"c"', '"d"']
 
 
 def test_a_part_with_a_flipped_bit_is_not_joined(tmp_path):

@@ -64,7 +64,7 @@ def write_part(table: pa.Table, path: Path, stamp: Stamp) -> str:
     # with checksums readers notice a flipped bit
     with pq.ParquetWriter(sink, table.schema, write_page_checksum=True) as writer:
         writer.write_table(table)
-        writer.add_key_value_metadata({STAMP.decode(): json.dumps(asdict(stamp), sort_keys=True)})
+        writer.add_key_value_metadata({STAMP.decode(): json.dumps(asdict(stamp))})
     content = sink.getvalue()
     write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
