@@ -249,6 +249,16 @@ def test_signatures_stand_in_stores_too():
     assert len(fsspec.filesystem("memory").ls("/signed")) == 2
 
 
+def test_an_inspection_in_a_store_says_who_signed_and_names_a_damaged_manifest_by_its_address():
+    place = "memory://inspected/m.joblib"
+    save(place)
+    found = inspect_pipeline(place)
+    assert (found["path"], found["manifest"]["file"]) == (place, "m.joblib")
+    assert found["signed_by"] == [OURS.public_key().public_bytes_raw().hex()]
+    fsspec.filesystem("memory").pipe_file("/inspected/m.joblib.json", b"{")
+    assert inspect_pipeline(place)["manifest"]["error"].startswith(f"{place}.json ")
+
+
 # ---- keys
 
 
