@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import types
 from collections import OrderedDict
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import joblib
@@ -28,6 +29,7 @@ from pipeline import (
     verify_pipeline,
 )
 from pipeline.exceptions import ArtifactWarning
+from pipeline.saved.artifact import record_scores
 from pipeline.saved.manifest import manifest_path
 from pipeline.saved.opening import PROBES
 from tests.conftest import TEXTS, build_model
@@ -534,3 +536,83 @@ def test_weights_that_are_not_those_of_the_state_are_not_saved_again(fitted, tmp
         save_pipeline(make_pipeline(mixed, fitted[1]), tmp_path / "m.joblib")
     assert not (tmp_path / "m.joblib").exists()
     assert np.array_equal(mixed.fit(TEXTS).transform(TEXTS), fitted[0].transform(TEXTS))
+
+
+# ---- a small file, without BERT
+
+ROWS = np.arange(12.0).reshape(6, 2)
+
+
+def doubled(rows):
+    return np.multiply(rows, 2)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Give the saved file of a classifier of numbers."""
+    classifier = LogisticRegression().fit(ROWS, [0, 1] * 3)
+    classifier.note_ = "some words"
+    columns = {"text": "review", "label": "stars"}
+    return save_pipeline(classifier, tmp_path / "small.joblib", probes=ROWS[:2], columns=columns)
+
+
+def test_a_classifier_alone_is_saved_as_a_pipeline_of_one_step(small):
+    (step,) = load_pipeline(small)
+    assert (type(step), step.note_) == (LogisticRegression, "some words")
+
+
+def test_the_manifest_has_the_columns_and_the_time_in_utc(small):
+    told = manifest_values(small)
+    assert told["columns"] == {"text": "review", "label": "stars"}
+    assert datetime.fromisoformat(told["created"]).utcoffset() == timedelta(0)
+
+
+def test_a_change_that_no_probe_can_show_is_found_by_the_hash(small):
+    small.write_bytes(small.read_bytes().replace(b"some words", b"some wordt"))
+    for opened in (load_pipeline, verify_pipeline):
+        with pytest.raises(ArtifactError, match="is not the file that was saved"):
+            opened(small)
+
+
+def test_only_the_file_that_is_asked_for_is_opened(small):
+    assert load_pipeline(small, sha256=hashlib.sha256(small.read_bytes()).hexdigest())
+    with pytest.raises(ArtifactError, match="is not the requested file"):
+        load_pipeline(small, sha256="0" * 64)
+
+
+def test_scores_that_a_manifest_cannot_hold_are_named(small):
+    with pytest.raises(TypeError, match=r"scores\['a'\] is a set"):
+        record_scores(small, {"a": {1}})
+
+
+def test_warnings_point_at_the_line_that_calls(small, fitted, tmp_path, monkeypatch):
+    trusted = f"{__name__}.doubled"
+    model = make_pipeline(FunctionTransformer(doubled), LogisticRegression()).fit(ROWS, [0, 1] * 3)
+    caught = []
+    for format in ("joblib", "skops"):
+        path = tmp_path / f"of.{format}"
+        with pytest.warns(
+            ArtifactWarning, match=rf"will refuse .*{format}: it names {trusted}"
+        ) as refused:
+            save_pipeline(model, path, format=format, probes=ROWS[:2])
+        caught += refused
+        assert load_pipeline(path, trusted=trusted).predict(ROWS).tolist()
+    with pytest.warns(
+        ArtifactWarning,
+        match=r"plain texts \(ValueError: Expected 2D array, got 1D array instead:\)",
+    ) as mute:
+        save_pipeline(load_pipeline(small), tmp_path / "mute.joblib")
+    monkeypatch.setattr("pipeline.fitted.installed_versions", lambda: {"torch": "1.0.0"})
+    old = save_pipeline(fitted, tmp_path / "old.joblib")
+    monkeypatch.undo()
+    for path in (small, old):
+        manifest_path(path).unlink()
+    with pytest.warns(ArtifactWarning, match=r"has no manifest") as bare:
+        load_pipeline(small)
+    with pytest.warns(
+        ArtifactWarning, match=r"has no manifest|was made with torch 1\.0\.0, here"
+    ) as aged:
+        load_pipeline(old)
+    assert len(aged) == 2
+    caught += [*mute, *bare, *aged]
+    assert {warning.filename for warning in caught} == {__file__}
