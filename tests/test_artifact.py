@@ -585,34 +585,41 @@ def test_scores_that_a_manifest_cannot_hold_are_named(small):
         record_scores(small, {"a": {1}})
 
 
-def test_warnings_point_at_the_line_that_calls(small, fitted, tmp_path, monkeypatch):
-    trusted = f"{__name__}.doubled"
+@pytest.mark.parametrize("format", ["joblib", "skops"])
+def test_a_name_that_will_be_refused_is_told_when_it_is_saved(format, tmp_path):
     model = make_pipeline(FunctionTransformer(doubled), LogisticRegression()).fit(ROWS, [0, 1] * 3)
-    caught = []
-    for format in ("joblib", "skops"):
-        path = tmp_path / f"of.{format}"
-        with pytest.warns(
-            ArtifactWarning, match=rf"will refuse .*{format}: it names {trusted}"
-        ) as refused:
-            save_pipeline(model, path, format=format, probes=ROWS[:2])
-        caught += refused
-        assert load_pipeline(path, trusted=trusted).predict(ROWS).tolist()
-    with pytest.warns(
-        ArtifactWarning,
-        match=r"plain texts \(ValueError: Expected 2D array, got 1D array instead:\)",
-    ) as mute:
-        save_pipeline(load_pipeline(small), tmp_path / "mute.joblib")
+    path, trusted = tmp_path / f"m.{format}", f"{__name__}.doubled"
+    with pytest.warns(ArtifactWarning, match=rf"will refuse .*{format}: it names {trusted}"):
+        save_pipeline(model, path, format=format, probes=ROWS[:2])
+    assert load_pipeline(path, trusted=trusted).predict(ROWS).tolist()
+
+
+def test_why_a_file_has_no_self_test_is_told_in_the_first_line_of_the_error(small):
+    reason = r"plain texts \(ValueError: Expected 2D array, got 1D array instead:\), so"
+    with pytest.warns(ArtifactWarning, match=reason):
+        save_pipeline(load_pipeline(small), small)
+
+
+def test_without_a_manifest_the_model_says_what_it_was_made_with(small, fitted, monkeypatch):
     monkeypatch.setattr("pipeline.fitted.installed_versions", lambda: {"torch": "1.0.0"})
-    old = save_pipeline(fitted, tmp_path / "old.joblib")
+    old = save_pipeline(fitted, small.with_name("old.joblib"))
     monkeypatch.undo()
-    for path in (small, old):
+    for path, expected in (
+        (old, ["has no manifest", "was made with torch 1.0.0, here"]),
+        (small, ["has no manifest"]),
+    ):
         manifest_path(path).unlink()
-    with pytest.warns(ArtifactWarning, match=r"has no manifest") as bare:
+        with pytest.warns(ArtifactWarning) as caught:
+            load_pipeline(path)
+        for warning, words in zip(caught, expected, strict=True):
+            assert words in str(warning.message)
+
+
+def test_warnings_point_at_the_line_that_calls(small, tmp_path):
+    loaded = load_pipeline(small)
+    manifest_path(small).unlink()
+    with pytest.warns(ArtifactWarning) as opened:
         load_pipeline(small)
-    with pytest.warns(
-        ArtifactWarning, match=r"has no manifest|was made with torch 1\.0\.0, here"
-    ) as aged:
-        load_pipeline(old)
-    assert len(aged) == 2
-    caught += [*mute, *bare, *aged]
-    assert {warning.filename for warning in caught} == {__file__}
+    with pytest.warns(ArtifactWarning) as saved:
+        save_pipeline(loaded, tmp_path / "m.joblib")
+    assert [warning.filename for warning in (*opened, *saved)] == [__file__] * 2
