@@ -150,7 +150,7 @@ class Scenario:
 
     `state` returns "old" or "new", or raises; `resumes` says that what is finished is kept after an
     error, and the next run goes on; `survives` that an error may be a warning, and leave the old;
-    `in_workers` that the fault is in a worker; `slow` bounds the places of each kind.
+    `in_workers` that the fault is in a worker; `slow` how many places, where none are asked for.
     """
 
     prepare: Callable[[Path], Any]
@@ -412,7 +412,7 @@ def run(name: str, model: str, places: int | None) -> dict[str, Any]:
         n_bytes = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         counts: dict[str, int] = {}
         violations = []
-        at_most = min(filter(None, (places, scenario.slow)), default=None)
+        at_most = places or scenario.slow
         faults = faults_of(n_calls, n_bytes, at_most)
         if scenario.in_workers:  # whose calls nobody counts
             each = range(1, (at_most or 1000) + 1)
