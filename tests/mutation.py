@@ -296,6 +296,7 @@ def inside(files: list[str], tests: list[str], patience: float, again: list[str]
             more = [f"tests/test_{test}.py" for test in APART[file].split()]
             command = [sys.executable, "-m", "pytest", "-x", *arguments, *more]
             run.outcomes[file, name] = outcome_apart(f"{module_of(file)}.{name}", command)
+            sys.stderr.write(f"{name} apart: {run.outcomes[file, name]}\n")
     found = []
     for file in files:
         own = {name: outcome for (f, name), outcome in run.outcomes.items() if f == file}
