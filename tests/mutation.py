@@ -42,7 +42,7 @@ TESTS = {
         old_artifacts opening outline probes signing skops_file versions""",
     "pipeline/scoring/*.py": """
         bad_rows choose_executor columns driver executors file_source isolate json_lines
-        predictions run_folder score_shard scores several_labels source table""",
+        predictions progress run_folder score_shard scores several_labels signing source table""",
 }
 # and those that need a process for each mutant: about a minute for one that lives
 APART = {"pipeline/scoring/executors.py": "dask_executor processes executors"}

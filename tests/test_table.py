@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -613,3 +614,12 @@ def test_a_large_csv_file_needs_no_more_memory_than_a_small_one(tmp_path):
         n_rows, peaks[n] = map(int, done.stdout.split())
         assert n_rows == n
     assert peaks[25_000] - peaks[4_000] < 15 * 1024  # KB
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("", "is a folder, not a file"), ("none", "does not exist")]
+)
+def test_a_model_that_is_no_file_is_named(name, why, tmp_path):
+    model = str(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=rf"^{re.escape(model)} {why}"):
+        score_table(model, pd.DataFrame({"t": ["a"]}), tmp_path / "out.csv", text="t")
