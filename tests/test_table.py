@@ -623,3 +623,14 @@ def test_a_model_that_is_no_file_is_named(name, why, tmp_path):
     model = str(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=rf"^{re.escape(model)} {why}"):
         score_table(model, pd.DataFrame({"t": ["a"]}), tmp_path / "out.csv", text="t")
+
+
+def test_a_part_may_hold_one_row_and_a_finished_run_is_only_looked_at(score):
+    frame = pd.DataFrame({"text": texts(3)})
+    first = score(frame, shard_rows=1, missing="error")
+    assert (first.n_parts, first.n_rows, first.n_skipped) == (3, 3, 0)
+    assert 0 < first.seconds < 600
+    kept = {path: path.stat().st_mtime_ns for path in first.out.rglob("*.parquet")}
+    again = score(frame, shard_rows=1, missing="error")
+    assert (again.n_parts, again.n_rows, again.n_skipped) == (3, 3, 3)
+    assert {path: path.stat().st_mtime_ns for path in first.out.rglob("*.parquet")} == kept
