@@ -291,12 +291,15 @@ def inside(files: list[str], tests: list[str], patience: float, again: list[str]
     paths = [f"tests/test_{name}.py" for name in dict.fromkeys(tests)]
     arguments += ["-m", "not thorough"]
     pytest.main([*arguments, *paths], plugins=[run])
-    for (file, name), outcome in run.outcomes.items():
-        if file in APART and outcome in ("lived", "no tests"):
-            more = [f"tests/test_{test}.py" for test in APART[file].split()]
-            command = [sys.executable, "-m", "pytest", "-x", *arguments, *more]
-            run.outcomes[file, name] = outcome_apart(f"{module_of(file)}.{name}", command)
-            sys.stderr.write(f"{name} apart: {run.outcomes[file, name]}\n")
+    for file in APART.keys() & set(files):
+        more = [f"tests/test_{test}.py" for test in APART[file].split()]
+        command = [sys.executable, "-m", "pytest", "-x", *arguments, *more]
+        if outcome_apart("", command) != "lived":
+            raise RuntimeError(f"{', '.join(more)} fail without a mutant")
+        for (of, name), outcome in run.outcomes.items():
+            if of == file and outcome in ("lived", "no tests"):
+                run.outcomes[of, name] = outcome_apart(f"{module_of(of)}.{name}", command)
+                sys.stderr.write(f"{name} apart: {run.outcomes[of, name]}\n")
     found = []
     for file in files:
         own = {name: outcome for (f, name), outcome in run.outcomes.items() if f == file}
