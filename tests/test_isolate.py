@@ -108,3 +108,16 @@ def test_more_killers_than_rows_can_be_blamed_for_stop_the_search():
     executor = Emulated(lambda shard, _: shard.n_rows > 0)
     with pytest.raises(ChildProcessError, match="more than 100 rows from row 0 on kill"):
         executor.marked(long)
+
+
+@pytest.mark.parametrize("n_before", [0, 60])
+def test_a_hundred_rows_may_be_marked_and_not_one_more(n_before):
+    marked = tuple((1000 + row, "no text") for row in range(n_before))
+    shard = Shard(4, "p", 0, 128, 1000, marked)
+    for last, raised in ((1100, False), (1101, True)):
+        executor = Emulated(lambda shard, _, last=last: holds(shard, range(1000, last)))
+        if raised:
+            with pytest.raises(ChildProcessError, match="more than 100 rows"):
+                executor.marked(shard)
+        else:
+            assert list(executor.marked(shard)) == list(range(1000, 1100))

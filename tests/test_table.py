@@ -27,7 +27,8 @@ from sklearn.svm import LinearSVC
 from pipeline import BertVectorizer, load_pipeline, read_table, save_pipeline, score_table
 from pipeline.exceptions import BadRowError, PlanError
 from pipeline.files import sha256_of
-from pipeline.scoring.score_table import Run
+from pipeline.scoring.score_table import Run, ScoredTable
+from tests.reporting import Page
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
 TOP = Path(__file__).resolve().parent.parent
@@ -634,3 +635,19 @@ def test_a_part_may_hold_one_row_and_a_finished_run_is_only_looked_at(score):
     again = score(frame, shard_rows=1, missing="error")
     assert (again.n_parts, again.n_rows, again.n_skipped) == (3, 3, 3)
     assert {path: path.stat().st_mtime_ns for path in first.out.rglob("*.parquet")} == kept
+
+
+def test_a_notebook_is_shown_what_was_written_and_how_fast():
+    scored = ScoredTable(Path("out.csv"), 12_345, 1_234, 1_007, 2_345, ["label", "label_error"], 10)
+    page = Page(scored._repr_html_())
+    for fact in (
+        "Written toout.csv",
+        "Rows12,345",
+        "Without a label1,234",
+        "Scored before2,345",
+        "Parts1,007",
+        "Columns addedlabel, label_error",
+        "Duration10.0 s, 1,000 rows a second",
+    ):
+        assert fact in page.text
+    assert replace(scored, seconds=0.0).rows_per_second > 1e6
