@@ -71,3 +71,43 @@ def test_an_executor_is_taken_as_it_is():
     assert choose_executor(executor) is executor
     with pytest.raises(ValueError, match="workers=3, but the DaskExecutor has its own"):
         choose_executor(executor, 3)
+
+
+def test_what_is_not_said_is_one_thread_and_two_minutes_of_waiting():
+    assert isinstance(choose_executor(), SerialExecutor)
+    assert SerialExecutor().threads == 1
+    executor = DaskExecutor()
+    assert (executor.cluster, executor.workers, executor.threads) == (None, None, 1)
+    assert (executor.wait, executor.resources) == (120.0, {})
+
+
+def test_workers_and_threads_go_to_the_executor_that_is_named():
+    assert choose_executor("auto", 5).workers == 5
+    here = choose_executor("dask", 4, threads=2)
+    assert (here.cluster, here.workers, here.threads) == (None, 4, 2)
+    there = choose_executor("tcp://10.0.0.5:8786", threads=3)
+    assert (there.cluster, there.workers, there.threads) == ("tcp://10.0.0.5:8786", None, 3)
+
+
+def of_distributed(**attributes):
+    return type("Client", (), {"__module__": "distributed.client", **attributes})()
+
+
+def test_a_client_of_dask_is_known_by_its_package_and_its_scheduler():
+    client = of_distributed(scheduler="any")
+    executor = choose_executor(client, threads=2)
+    assert isinstance(executor, DaskExecutor)
+    assert (executor.cluster, executor.threads) == (client, 2)
+    for other in (of_distributed(), type("Client", (), {"scheduler": "any"})()):
+        with pytest.raises(ValueError, match="allowed are 'serial'"):
+            choose_executor(other)
+
+
+def test_an_executor_of_ones_own_runs_and_has_threads():
+    own = type("Own", (), {"threads": 1, "run": None})()
+    assert choose_executor(own) is own
+    with pytest.raises(ValueError, match="workers=2, but the Own has its own"):
+        choose_executor(own, 2)
+    for half in ({"threads": 1}, {"run": None}):
+        with pytest.raises(ValueError, match="allowed are 'serial'"):
+            choose_executor(type("Half", (), half)())
