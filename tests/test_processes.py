@@ -131,8 +131,8 @@ def test_a_shard_whose_process_dies_comes_back_with_the_reason(message, reason, 
         found = {shard.index: ended for shard, ended in executor.run(tells, shards(4))}
         assert found[1] == Died(reason)
         assert {type(found[n]) for n in (0, 2, 3)} == {Outcome}
-        assert [pool.ended for pool in pools if 1 in (s.index for s in pool.given if s)] == [True]
-        assert len(pools) == 3
+        for pool in pools:
+            assert pool.ended == (True if 1 in (s.index for s in pool.given if s) else None)
 
 
 def test_a_worker_that_is_killed_while_it_starts_is_no_fault_of_the_machine(pools, monkeypatch):
