@@ -41,8 +41,9 @@ TESTS = {
         allow_list allowed_names artifact attacks fuzzing inspect_command joblib_contents manifest
         old_artifacts opening outline probes signing skops_file versions""",
     "pipeline/scoring/*.py": """
-        bad_rows choose_executor columns driver executors file_source isolate json_lines
-        predictions progress run_folder score_shard scores several_labels signing source table""",
+        bad_rows choose_executor columns dask_client driver executors file_source isolate json_lines
+        predictions progress run_folder score_shard scores several_labels signing source table
+        worker_pool""",
 }
 # and those that need a process for each mutant: about a minute for one that lives
 APART = {"pipeline/scoring/executors.py": "dask_executor processes executors"}

@@ -1,25 +1,19 @@
 """Shards on a Dask cluster: every one comes back once, whoever is killed."""
 
-import contextlib
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from pipeline.saved.manifest import installed_versions
 from pipeline.scoring.executors import (
     DaskExecutor,
-    check_versions,
     choose_executor,
-    introduce,
 )
 from pipeline.scoring.shard import Died, Outcome
 from tests.dask_cluster import cluster_by_hand
@@ -28,9 +22,6 @@ from tests.test_executors import shards
 distributed = pytest.importorskip(
     "distributed", reason="distributed is not installed: pip install '.[dask]'"
 )
-import dask  # noqa: E402
-from distributed import CancelledError  # noqa: E402
-from distributed.comm import CommClosedError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -72,237 +63,6 @@ def fails_at_two(shard):
 
 def looks_for_a_file(shard):
     raise FileNotFoundError("There is no model.joblib.")
-
-
-# ---- without a cluster
-
-
-class Answer:
-    """A future that is done at once, with a value or an error."""
-
-    def __init__(self, key, answer, status):
-        self.key, self.answer, self.status = key, answer, status
-
-    def add_done_callback(self, function):
-        if self.answer is not None:
-            function(self)
-
-    def cancel(self, force):
-        assert force
-
-    def result(self, timeout):
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-class Scripted:
-    """A client of two workers, a and b, which answer as they are told."""
-
-    dashboard_link = "none"
-
-    def __init__(self, address, **options):
-        self.scheduler, self.status = SimpleNamespace(address=address), "running"
-        self.options, self.told, self.resources = options, [], {}
-        self.present = ["a", "b"]
-        self.answers = {}  # of a worker, to a shard and to what it is asked first
-        self.greetings = {}
-        self.state = "finished"  # of every future
-
-    def scheduler_info(self, n_workers):
-        if isinstance(self.present, Exception):
-            raise self.present
-        return {"workers": {name: {"resources": self.resources} for name in self.present}}
-
-    def submit(self, function, argument, key, workers, **options):
-        (worker,) = workers
-        self.told.append((worker, key, options))
-        if isinstance(argument, int):
-            told = self.greetings.get(worker, [])
-            answer = told.pop(0) if told else function(argument)
-        else:
-            answer = self.answers.get(worker) or function(argument)
-        if answer == "never":
-            answer = None
-            self.present = ["b"]
-        if isinstance(answer, CommClosedError):
-            raise answer
-        return Answer(key, answer, self.state)
-
-    def cancel(self, futures, force):
-        assert force
-
-    def close(self):
-        self.status = "closed"
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    """Give a client and an open executor on it."""
-    clients = []
-    monkeypatch.setattr(
-        distributed, "Client", lambda *a, **b: clients.append(Scripted(*a, **b)) or clients[0]
-    )
-    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
-    with DaskExecutor("tcp://10.0.0.5:8786") as executor:
-        yield clients[0], executor
-
-
-def named(shard):
-    return Outcome(f"0 {shard.index}")
-
-
-@pytest.mark.parametrize("error", [distributed.KilledWorker, TimeoutError, CancelledError])
-def test_a_worker_that_is_lost_is_no_error_of_its_shard_or_of_the_run(error, scripted):
-    client, executor = scripted
-    lost = error("task", None, []) if error is distributed.KilledWorker else error()
-    client.answers["a"], client.greetings["b"] = lost, [lost]
-    found = list(executor.run(named, shards(4)))
-    assert sorted(shard.index for shard, _ in found) == [0, 1, 2, 3]
-    died = [ended for _, ended in found if ended != named(_)]
-    assert died
-    assert all(isinstance(ended, Died) for ended in died)
-
-
-def test_a_time_out_of_the_function_is_its_own(scripted):
-    client, executor = scripted
-    client.answers["a"], client.state = TimeoutError("no answer of the model"), "error"
-    with pytest.raises(TimeoutError, match="no answer of the model"):
-        list(executor.run(named, shards(4)))
-
-
-def test_a_worker_without_a_package_is_named(scripted):
-    client, executor = scripted
-    client.answers["b"] = ModuleNotFoundError("No module named 'mine'")
-    with pytest.raises(ImportError, match=r"worker b says: No module named 'mine'\. Install"):
-        list(executor.run(named, shards(4)))
-
-
-def test_a_worker_that_is_lost_before_it_had_a_shard_costs_none(scripted):
-    client, executor = scripted
-    client.greetings["a"] = ["never"]
-
-    def slowly(shard):
-        time.sleep(1.05 if shard.index == 0 else 0)  # long enough to look who is there
-        return named(shard)
-
-    found = list(executor.run(slowly, shards(4)))
-    assert sorted(ended.sha256 for _, ended in found) == ["0 0", "0 1", "0 2", "0 3"]
-
-
-@pytest.mark.parametrize("lost", ["closed", "no information", "no submission"])
-def test_a_scheduler_that_is_lost_says_what_to_do(lost, scripted):
-    client, executor = scripted
-    if lost == "closed":
-        client.status = "closed"
-    elif lost == "no information":
-        client.present = OSError("no answer")
-    else:
-        client.answers["a"] = CommClosedError("closed")
-    with pytest.raises(ConnectionError, match=r"tcp://10\.0\.0\.5:8786 is lost.* to resume"):
-        list(executor.run(named, shards(4)))
-
-
-def test_a_worker_says_its_host_and_versions_and_limits_its_tokenizers(monkeypatch):
-    monkeypatch.setenv("RAYON_NUM_THREADS", "5")
-    told = introduce(3)
-    assert told == {"host": socket.gethostname(), **installed_versions()}
-    assert os.environ["RAYON_NUM_THREADS"] == "5"  # what was set already stays
-    monkeypatch.delenv("RAYON_NUM_THREADS")
-    introduce(3)
-    assert os.environ["RAYON_NUM_THREADS"] == "3"
-
-
-@pytest.mark.parametrize(
-    ("name", "there", "refused"),
-    [
-        ("python", "3.11.1", False),
-        ("python", "3.12.0", True),
-        ("python", "4.11.0", True),
-        ("joblib", "0.1.0", False),
-        ("torch", "2.13.1", True),
-        ("torch", None, True),
-        ("python", None, True),
-    ],
-)
-def test_versions_may_differ_where_no_result_depends_on_them(name, there, refused, monkeypatch):
-    here = {"python": "3.11.9", "torch": "2.13.0", "joblib": "1.6.0"}
-    monkeypatch.setattr("pipeline.scoring.executors.installed_versions", lambda: here)
-    worker = {**here, "host": "far", name: there}
-    if there is None:
-        del worker[name]
-    if refused:
-        said = (
-            rf"worker w on far has {name} {there} there and {re.escape(here[name])} here\. Results"
-        )
-        with pytest.raises(ValueError, match=said):
-            check_versions("w", worker)
-    else:
-        check_versions("w", worker)
-
-
-@pytest.mark.parametrize(("wait", "timeout"), [(120.0, 30.0), (5.0, 5.0)])
-def test_a_client_that_is_made_is_its_own_and_does_not_wait_for_ever(wait, timeout, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        distributed, "Client", lambda *a, **b: made.append(Scripted(*a, **b)) or made[0]
-    )
-    safe = SimpleNamespace(scheduler=SimpleNamespace(address="tls://10.0.0.5:8786"), security="s")
-    for cluster, security in (("tls://10.0.0.5:8786", None), (safe, "s")):
-        with DaskExecutor(cluster, wait=wait) as executor:
-            assert list(executor.run(named, [])) == []
-        client = made.pop()
-        assert client.scheduler.address == "tls://10.0.0.5:8786"
-        assert client.options == {"security": security, "set_as_default": False, "timeout": timeout}
-        assert client.status == "closed"
-
-
-def test_a_task_is_bound_to_its_worker_and_never_tried_again(scripted):
-    client, executor = scripted
-    executor.resources = {"GPU": 1}
-    client.resources = {"GPU": 1}
-    assert len(list(executor.run(named, shards(9)))) == 9
-    keys = {key for _, key, _ in client.told}
-    assert len(keys) == len(client.told) == 11
-    assert all(re.fullmatch("score-[0-9a-f]{32}", key) for key in keys)
-    assert {worker for worker, _, _ in client.told} == {"a", "b"}
-    options = {"allow_other_workers": False, "pure": False, "retries": 0, "resources": {"GPU": 1}}
-    assert all(own == options for _, _, own in client.told)
-
-
-def test_a_cluster_that_is_started_has_processes_here_alone_and_no_memory_limit(monkeypatch):
-    started = []
-
-    def cluster(**options):
-        started.append((options, dask.config.get("distributed.nanny.pre-spawn-environ")))
-        return running()
-
-    @contextlib.contextmanager
-    def running():
-        yield SimpleNamespace(scheduler_address="tcp://127.0.0.1:1")
-        started.append("stopped")
-
-    monkeypatch.setattr(distributed, "LocalCluster", cluster)
-    monkeypatch.setattr(distributed, "Client", Scripted)
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": {"OWN": "1"}}):
-        with DaskExecutor(workers=3, threads=2) as executor:
-            assert [own.sha256 for _, own in executor.run(named, shards(1))] == ["0 0"]
-        assert dask.config.get("distributed.nanny.pre-spawn-environ") == {"OWN": "1"}
-    (options, environment), stopped = started
-    assert options == {
-        "n_workers": 3,
-        "threads_per_worker": 2,
-        "processes": True,
-        "host": "127.0.0.1",
-        "dashboard_address": "127.0.0.1:0",
-        "memory_limit": 0,
-    }
-    assert environment["OWN"] == "1"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == environment["MALLOC_MMAP_THRESHOLD_"] == 1 << 30
-    assert stopped == "stopped"
-
-
-# ---- on a cluster
 
 
 def test_every_shard_comes_back_once_from_every_worker_and_what_is_printed_is_the_dashboard(
@@ -453,29 +213,6 @@ def test_a_scheduler_that_is_lost_ends_the_run_with_what_to_do(tmp_path):
     assert "run the same call again to resume" in message
 
 
-def test_a_scheduler_that_is_not_there_is_named():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and nobody listens
-        port = taken.getsockname()[1]
-        with (
-            pytest.raises(
-                ConnectionError,
-                match=rf"No Dask scheduler answers at tcp://127.0.0.1:{port} .*dask scheduler",
-            ),
-            DaskExecutor(f"tcp://127.0.0.1:{port}", wait=1),
-        ):
-            pass
-
-
-def test_without_distributed_the_command_that_installs_it_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with (
-        pytest.raises(ImportError, match=r"pip install '\.\[dask\]'"),
-        choose_executor("dask"),
-    ):
-        pass
-
-
 def test_a_cluster_of_this_machine_is_started_and_stopped(capsys, monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
     with choose_executor("dask", 2) as executor:
@@ -492,8 +229,3 @@ def test_a_cluster_of_this_machine_is_started_and_stopped(capsys, monkeypatch):
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
     assert "Dask dashboard: http://127.0.0.1:" in capsys.readouterr().err
-
-
-def test_a_closed_executor_says_so():
-    with pytest.raises(RuntimeError, match="not open"):
-        next(DaskExecutor().run(who, shards(1)))

@@ -4,15 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
-from pipeline._compat import WorkerDiedError
 from pipeline.scoring import executors
 from pipeline.scoring.executors import BySizeExecutor, ProcessExecutor
 from pipeline.scoring.shard import Died, Outcome
@@ -57,123 +53,6 @@ def is_running(pid):
     except ProcessLookupError:
         return False
     return True
-
-
-# ---- without processes
-
-
-class Pool:
-    """What loky's pool is for us, in this process: it breaks at a shard that says so."""
-
-    made: ClassVar[list["Pool"]] = []
-    starts = None  # or the error of a worker that does not
-    deaths: ClassVar[dict[int, Exception]] = {}
-
-    def __init__(self, **options):
-        self.options, self.given, self.ended = options, [], None
-        self.made.append(self)
-
-    def submit(self, function, *arguments):
-        future: Future = Future()
-        shard = arguments[-1] if arguments else None
-        self.given.append(shard)
-        error = self.deaths.get(shard.index) if shard else self.starts
-        try:
-            if error is not None:
-                raise error
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def shutdown(self, kill_workers):
-        self.ended = kill_workers
-
-
-@pytest.fixture
-def pools(monkeypatch):
-    """List the pools that are made from now on."""
-    monkeypatch.setattr(executors.loky, "ProcessPoolExecutor", Pool)
-    monkeypatch.setattr(Pool, "made", [])
-    return Pool.made
-
-
-def test_each_worker_is_a_pool_of_one_process_that_is_killed_in_the_end(pools):
-    with ProcessExecutor(3, threads=5) as executor:
-        assert (executor.workers, executor.threads) == (3, 5)
-        assert len(ask(executor, 7)) == 7
-        assert len(ask(executor, 2)) == 2
-        assert [pool.ended for pool in pools] == [None] * 3
-    for pool in pools:
-        initializer, (driver,) = (pool.options.pop(name) for name in ("initializer", "initargs"))
-        assert callable(initializer)
-        assert driver == os.getpid()
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-        assert pool.options == {"max_workers": 1, "env": dict.fromkeys(names, "5")}
-        assert pool.ended is True
-
-
-def test_there_is_a_process_for_each_core(monkeypatch):
-    monkeypatch.setattr(executors.joblib, "cpu_count", lambda: 7)
-    assert (ProcessExecutor().workers, ProcessExecutor().threads) == (7, 1)
-    assert (ProcessExecutor(2).workers, BySizeExecutor().workers) == (2, 7)
-
-
-CODES = "A worker process died. The exit codes of the workers are {SIGSEGV(-11)}"
-
-
-@pytest.mark.parametrize(
-    ("message", "reason"), [(CODES, "ended with SIGSEGV(-11)"), ("so", "ended with so")]
-)
-def test_a_shard_whose_process_dies_comes_back_with_the_reason(message, reason, pools, monkeypatch):
-    monkeypatch.setattr(Pool, "deaths", {1: WorkerDiedError(message)})
-    with ProcessExecutor(2) as executor:
-        found = {shard.index: ended for shard, ended in executor.run(tells, shards(4))}
-        assert found[1] == Died(reason)
-        assert {type(found[n]) for n in (0, 2, 3)} == {Outcome}
-        for pool in pools:
-            assert pool.ended == (True if 1 in (s.index for s in pool.given if s) else None)
-
-
-def test_a_worker_that_is_killed_while_it_starts_is_no_fault_of_the_machine(pools, monkeypatch):
-    monkeypatch.setattr(Pool, "starts", WorkerDiedError("so"))
-    for signal_name, raised in (("SIGKILL(-9)", False), ("EXIT(3)", True)):
-        told = WorkerDiedError(f"The exit codes of the workers are {{{signal_name}}}")
-        monkeypatch.setattr(Pool, "deaths", {0: told})
-        with ProcessExecutor(1) as executor:
-            if raised:
-                with pytest.raises(ChildProcessError, match=r"not start: it ended with EXIT\(3\)"):
-                    list(executor.run(tells, shards(1)))
-            else:
-                ((_, ended),) = executor.run(tells, shards(1))
-                assert ended == Died("ended with SIGKILL(-9)")
-
-
-@pytest.mark.parametrize("index", [0, 1])
-def test_an_error_of_the_function_ends_the_run_though_it_cannot_be_pickled(index, pools):
-    error, message = [(ValueError, "^row 3$"), (RuntimeError, "^Stubborn: 1 and 2$")][index]
-    with ProcessExecutor(2) as executor:
-        with pytest.raises(error, match=message):
-            list(executor.run(fails, shards(2)[index:]))
-        assert len(ask(executor, 3)) == 3
-
-
-def test_a_worker_is_stopped_when_its_call_has_begun(pools, monkeypatch):
-    call: Future = Future()
-    monkeypatch.setattr(Pool, "submit", lambda *_: call)
-
-    def source():
-        yield from shards(1)
-        threading.Timer(0.1, call.set_running_or_notify_cancel).start()
-        raise LookupError("of the source")
-
-    with ProcessExecutor(2) as executor, pytest.raises(LookupError, match="of the source"):
-        list(executor.run(tells, source()))
-    assert [pool.ended for pool in pools] == [True]
-    assert call.running()
-
-
-# ---- with processes
 
 
 def test_processes_are_kept_between_runs_have_their_threads_and_end_with_the_context(capfd):
