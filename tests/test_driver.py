@@ -115,15 +115,18 @@ def test_parts_that_are_whole_and_of_this_run_are_not_scored_again_and_others_ar
     assert (counts.n_scored, counts.n_skipped) == (4, 5)
 
 
-def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(run):
+@pytest.mark.parametrize(
+    ("rows", "told_of"), [([5, 8], "rows 4 to 7"), ([0, 3], "rows 0 to 3"), ([8], "rows 8 to 8")]
+)
+def test_a_kind_of_warning_is_told_once_with_the_rows_it_is_of(rows, told_of, run):
     frame = FRAME.copy()
-    frame.loc[[5, 8], "text"] = "WARN"
+    frame.loc[rows, "text"] = "WARN"
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         run(frame)
     assert [str(one.message) for one in told] == [
-        "a text says so (For rows 4 to 7; not repeated for others.)"
+        f"a text says so (For {told_of}; not repeated for others.)"
     ]
     shutil.rmtree(run.folder.path)
     with pytest.warns(RuntimeWarning, match="^a text says so$"):
-        run(frame[5:6].reset_index(drop=True), rows=100)
+        run(frame[rows[0] : rows[0] + 1].reset_index(drop=True), rows=100)

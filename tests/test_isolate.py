@@ -90,10 +90,10 @@ def test_rows_that_were_marked_before_stay_marked():
 @pytest.mark.parametrize(
     ("dies", "message"),
     [
-        (lambda shard, _: True, "die before they score a row"),
+        (lambda shard, _: True, r"die before they score a row \(killed by signal 9\)"),
         (
             lambda shard, _: shard.n_rows == 100,
-            "keep dying with the rows 1000 to 1099 .* no single one",
+            r"keep dying with the rows 1000 to 1099 \(killed by signal 9\).* no single one",
         ),
         (lambda shard, _: shard.n_rows > 0, r"unlikely to be the rows' fault|no single one"),
     ],

@@ -18,16 +18,20 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from sklearn.svm import LinearSVC
 
 from pipeline import BertVectorizer, load_pipeline, read_table, save_pipeline, score_table
 from pipeline.exceptions import BadRowError, PlanError
 from pipeline.files import sha256_of
+from pipeline.scoring.executors import SerialExecutor
 from pipeline.scoring.score_table import Run, ScoredTable
+from pipeline.scoring.shard import Died
 from tests.reporting import Page
 from tests.scoring_steps import DULL, LOVELY, TRUSTED, save_obeying
 
@@ -555,6 +559,8 @@ def test_a_full_disk_is_called_one_and_a_rerun_goes_on(number, score, tmp_path, 
         ({"shard_rows": 0}, "shard_rows=0; allowed are the numbers from 1"),
         ({"shard_rows": 2.5}, "shard_rows=2.5; allowed are the numbers from 1"),
         ({"executor": "celery"}, "executor='celery'; allowed are"),
+        ({"workers": 2}, "'serial' is one worker, and workers=2"),
+        ({"threads": 0}, "threads=0; allowed are the numbers from 1"),
         ({"text": "txt"}, "no column 'txt'.*Did you mean 'text'"),
         ({"sha256": "0" * 64}, "has sha256 .*, not 0000"),
         ({"trusted": ()}, "names tests.scoring_steps.Obeys: not on the list"),
@@ -626,15 +632,65 @@ def test_a_model_that_is_no_file_is_named(name, why, tmp_path):
         score_table(model, pd.DataFrame({"t": ["a"]}), tmp_path / "out.csv", text="t")
 
 
-def test_a_part_may_hold_one_row_and_a_finished_run_is_only_looked_at(score):
+@pytest.mark.parametrize("options", [{"missing": "error"}, {"on_bad_row": "null"}])
+def test_a_part_may_hold_one_row_and_a_finished_run_is_only_looked_at(options, score):
     frame = pd.DataFrame({"text": texts(3)})
-    first = score(frame, shard_rows=1, missing="error")
+    first = score(frame, shard_rows=1, **options)
     assert (first.n_parts, first.n_rows, first.n_skipped) == (3, 3, 0)
     assert 0 < first.seconds < 600
-    kept = {path: path.stat().st_mtime_ns for path in first.out.rglob("*.parquet")}
-    again = score(frame, shard_rows=1, missing="error")
+    kept = {path: path.stat().st_mtime_ns for path in first.out.rglob("*") if path.is_file()}
+    again = score(frame, shard_rows=1, **options)
     assert (again.n_parts, again.n_rows, again.n_skipped) == (3, 3, 3)
-    assert {path: path.stat().st_mtime_ns for path in first.out.rglob("*.parquet")} == kept
+    changed = {path.name for path, then in kept.items() if path.stat().st_mtime_ns != then}
+    assert changed <= {"lock"}
+
+
+def test_a_model_may_stand_in_a_store(score, model, tmp_path):
+    for ending in ("", ".json"):
+        fsspec.filesystem("memory").put(f"{model}{ending}", f"/scoring/model.joblib{ending}")
+    frame = pd.DataFrame({"text": texts(12)})
+    options = {"text": "text", "shard_rows": 10, "trusted": TRUSTED}
+    here = score(frame)
+    there = score_table("memory://scoring/model.joblib", frame, tmp_path / "o.parquet", **options)
+    assert pd.read_parquet(there.out).equals(pd.read_parquet(here.out))
+
+
+class Killed(SerialExecutor):
+    """Loses a worker at row 13, as often as it is tried."""
+
+    def run(self, function, shards):
+        for shard in shards:
+            at_risk = range(shard.first_row, shard.first_row + shard.n_rows)
+            dies = 13 in at_risk and 13 not in dict(shard.marked)
+            yield shard, Died("ended with SIGKILL(-9)") if dies else function(shard)
+
+
+def test_a_row_that_kills_is_kept_without_a_label_whoever_scores(score):
+    scored = score(pd.DataFrame({"text": texts(25)}), on_bad_row="null", executor=Killed())
+    assert (scored.n_rows, scored.n_bad, scored.n_parts) == (25, 1, 3)
+    found = pd.read_parquet(scored.out)
+    assert found["text"].tolist() == texts(25)
+    assert found["label"].isna().tolist() == [row == 13 for row in range(25)]
+    assert found["label_error"][13] == "it kills the process that scores it"
+
+
+def test_a_model_of_two_columns_is_tried_on_a_row_that_it_takes(tmp_path):
+    table = pd.DataFrame({"text": LOVELY + DULL, "kind": ["film", "book"] * 10})
+    columns = ColumnTransformer(
+        [("text", HashingVectorizer(n_features=64), "text"), ("kind", OneHotEncoder(), ["kind"])]
+    )
+    fitted = make_pipeline(columns, LogisticRegression()).fit(table, [1] * 10 + [0] * 10)
+    path = tmp_path / "in.csv"
+    path.write_text("text,kind\na lovely film,film\nno kind\na dull film,song\n")
+    model = save_pipeline(fitted, tmp_path / "m.joblib", probes=table[:2])
+    scored = score_table(model, path, tmp_path / "out", text="text", on_bad_row="null")
+    found = pd.read_parquet(scored.out)
+    assert found["label"][0] == 1
+    assert found["label"].isna().tolist() == [False, True, True]
+    why = found["label_error"].fillna("").tolist()
+    assert not why[0]
+    assert "line 3" in why[1]
+    assert "song" in why[2]
 
 
 def test_a_notebook_is_shown_what_was_written_and_how_fast():
