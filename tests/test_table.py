@@ -651,7 +651,7 @@ def test_a_model_may_stand_in_a_store(score, model, tmp_path):
     frame = pd.DataFrame({"text": texts(12)})
     options = {"text": "text", "shard_rows": 10, "trusted": TRUSTED}
     here = score(frame)
-    there = score_table("memory://scoring/model.joblib", frame, tmp_path / "o.parquet", **options)
+    there = score_table("memory://scoring/model.joblib", frame, tmp_path / "there", **options)
     assert pd.read_parquet(there.out).equals(pd.read_parquet(here.out))
 
 
