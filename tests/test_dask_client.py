@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -24,19 +25,22 @@ from distributed.comm import CommClosedError  # noqa: E402
 
 
 class Answer:
-    """A future that is done at once, with a value or an error."""
+    """A future that is done at once, with a value or an error, or that waits: ``None``."""
 
     def __init__(self, key, answer, status):
         self.key, self.answer, self.status = key, answer, status
+        self.callback = None
 
     def add_done_callback(self, function):
+        self.callback = function
         if self.answer is not None:
             function(self)
 
     def cancel(self, force):
-        assert force
+        assert force is True
 
     def result(self, timeout):
+        assert timeout == 30
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -45,20 +49,21 @@ class Answer:
 class Scripted:
     """A client of two workers, a and b, which answer as they are told."""
 
-    dashboard_link = "none"
+    dashboard_link = "http://10.0.0.5:8787"
+    present: ClassVar[dict] = {"a": {}, "b": {}}  # with their resources
 
     def __init__(self, address, **options):
         self.scheduler, self.status = SimpleNamespace(address=address), "running"
-        self.options, self.told, self.resources = options, [], {}
-        self.present = ["a", "b"]
+        self.options, self.told, self.futures, self.cancelled = options, [], [], []
         self.answers = {}  # of a worker, to a shard and to what it is asked first
         self.greetings = {}
         self.state = "finished"  # of every future
 
     def scheduler_info(self, n_workers):
+        assert n_workers == -1  # all
         if isinstance(self.present, Exception):
             raise self.present
-        return {"workers": {name: {"resources": self.resources} for name in self.present}}
+        return {"workers": {name: {"resources": own} for name, own in self.present.items()}}
 
     def submit(self, function, argument, key, workers, **options):
         (worker,) = workers
@@ -69,14 +74,16 @@ class Scripted:
         else:
             answer = self.answers.get(worker) or function(argument)
         if answer == "never":
-            answer = None
-            self.present = ["b"]
+            self.present = {"b": {}}
         if isinstance(answer, CommClosedError):
             raise answer
-        return Answer(key, answer, self.state)
+        future = Answer(key, None if answer in ("never", "late") else answer, self.state)
+        self.futures.append(future)
+        return future
 
     def cancel(self, futures, force):
-        assert force
+        assert force is True
+        self.cancelled += futures
 
     def close(self):
         self.status = "closed"
@@ -206,7 +213,7 @@ def test_a_client_that_is_made_is_its_own_and_does_not_wait_for_ever(wait, timeo
 def test_a_task_is_bound_to_its_worker_and_never_tried_again(scripted):
     client, executor = scripted
     executor.resources = {"GPU": 1}
-    client.resources = {"GPU": 1}
+    client.present = {"a": {"GPU": 1}, "b": {"GPU": 2}}
     assert len(list(executor.run(named, shards(9)))) == 9
     keys = {key for _, key, _ in client.told}
     assert len(keys) == len(client.told) == 11
@@ -274,3 +281,87 @@ def test_without_distributed_the_command_that_installs_it_is_named(monkeypatch):
 def test_a_closed_executor_says_so():
     with pytest.raises(RuntimeError, match="not open"):
         next(DaskExecutor().run(named, shards(1)))
+
+
+def test_a_closed_executor_is_not_open_again(scripted, capsys):
+    _, executor = scripted
+    executor.__exit__()
+    with pytest.raises(RuntimeError, match="not open"):
+        next(executor.run(named, shards(1)))
+
+
+def test_the_dashboard_is_printed_where_no_output_is(monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "Client", Scripted)
+    with DaskExecutor("tcp://10.0.0.5:8786"):
+        pass
+    assert capsys.readouterr() == ("", "Dask dashboard: http://10.0.0.5:8787\n")
+
+
+def test_workers_without_the_resources_get_nothing(scripted):
+    client, executor = scripted
+    executor.resources = {"GPU": 2, "disk": 1}
+    client.present = {
+        "a": {"GPU": 2, "disk": 1},
+        "b": {"GPU": 1, "disk": 1},
+        "c": {"GPU": 9},
+        "d": {},
+        "e": {"GPU": 3, "disk": 2},
+    }
+    assert len(list(executor.run(named, shards(9)))) == 9
+    assert {worker for worker, _, _ in client.told} == {"a", "e"}
+
+
+@pytest.mark.parametrize(
+    ("resources", "which"), [(None, ""), ({"GPU": 1}, " with the resources {'GPU': 1}")]
+)
+def test_a_worker_is_waited_for_and_none_is_an_error(resources, which, monkeypatch):
+    monkeypatch.setattr(distributed, "Client", Scripted)
+    monkeypatch.setattr(Scripted, "present", {})
+    here = "tcp://10.0.0.5:8786"
+    message = (
+        f"No worker{which} joined the Dask scheduler at {here} within 0 s. Start one: "
+        f"dask worker {here} --nthreads 1"
+    )
+    started = time.monotonic()
+    with (
+        pytest.raises(TimeoutError, match=f"^{re.escape(message)}$"),
+        DaskExecutor(here, resources=resources, wait=0.3),
+    ):
+        pass
+    assert time.monotonic() - started > 0.3
+    later = time.monotonic() + 0.3
+    joined = property(lambda _: {"a": {"GPU": 1}} if time.monotonic() > later else {})
+    monkeypatch.setattr(Scripted, "present", joined)
+    with DaskExecutor(here, resources=resources) as executor:
+        assert len(list(executor.run(named, shards(3)))) == 3
+
+
+def test_a_file_that_a_worker_lacks_is_told_with_its_host(scripted):
+    client, executor = scripted
+    client.answers["a"] = FileNotFoundError("There is no model.joblib.")
+    host = re.escape(socket.gethostname())
+    with pytest.raises(
+        FileNotFoundError,
+        match=rf"no model.joblib. \(Reported by the Dask worker a on {host}\.\) The saved",
+    ):
+        list(executor.run(named, shards(4)))
+    client.greetings["a"] = [FileNotFoundError("There is no package.")]
+    executor._hosts.clear()
+    with pytest.raises(FileNotFoundError, match=r"by the Dask worker a on its host\.\)"):
+        list(executor.run(named, shards(4)))
+
+
+def test_what_ends_after_its_run_was_left_belongs_to_no_later_one(scripted):
+    client, executor = scripted
+    client.answers["b"] = "late"
+    run = executor.run(named, iter(shards(9)))
+    assert next(run)[0].index in range(9)
+    run.close()
+    late = [future for future in client.futures if future.answer is None]
+    assert len(late) == 1
+    assert late[0] in client.cancelled
+    late[0].answer = named(shards(9)[8])
+    late[0].callback(late[0])
+    client.answers.clear()
+    found = list(executor.run(named, shards(4)))
+    assert sorted(ended.sha256 for _, ended in found) == ["0 0", "0 1", "0 2", "0 3"]
