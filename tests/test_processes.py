@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.scoring import executors
-from pipeline.scoring.executors import BySizeExecutor, ProcessExecutor
+from pipeline.scoring.executors import ProcessExecutor
 from pipeline.scoring.shard import Died, Outcome
 from tests.test_executors import shards
 
@@ -147,23 +147,3 @@ def test_a_script_needs_no_guard_and_workers_end_with_a_driver_that_is_killed(tm
     while is_running(int(pids[0].name)):
         assert time.monotonic() < end
         time.sleep(0.1)
-
-
-# ---- by size
-
-
-@pytest.mark.parametrize(("workers", "n", "here"), [(2, 1, True), (2, 3, False), (1, 3, True)])
-def test_one_shard_or_one_worker_is_this_process(workers, n, here, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with BySizeExecutor(workers) as executor:
-        asked = ask(executor, n)
-    assert [pid == os.getpid() for pid, _ in asked] == [here] * n
-
-
-@pytest.mark.parametrize("first", [1, 2])
-def test_what_the_first_run_chose_later_ones_have(first, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with BySizeExecutor(2) as executor:
-        ask(executor, first)
-        ((pid, _),) = ask(executor, 1)
-    assert (pid == os.getpid()) == (first == 1)

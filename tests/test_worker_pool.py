@@ -139,3 +139,33 @@ def test_a_worker_is_stopped_when_its_call_has_begun(pools, monkeypatch):
         list(executor.run(tells, source()))
     assert [pool.ended for pool in pools] == [True]
     assert call.running()
+
+
+# ---- by size
+
+
+@pytest.mark.parametrize(
+    ("workers", "n", "here"),
+    [(2, 0, True), (2, 1, True), (2, 2, False), (2, 3, False), (1, 3, True)],
+)
+def test_one_shard_or_one_worker_is_this_process(workers, n, here, pools, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    taken = []
+    with BySizeExecutor(workers) as executor:
+        run = executor.run(tells, (taken.append(shard) or shard for shard in shards(n)))
+        for number, (shard, _) in enumerate(run, start=1):
+            assert shard in taken
+            assert len(taken) <= number + workers
+        assert sorted(taken, key=lambda shard: shard.index) == shards(n)
+        assert (not pools) == here
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_what_the_first_run_chose_later_ones_have(first, pools, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with BySizeExecutor(2) as executor:
+        ask(executor, first)
+        n_pools = len(pools)
+        assert (n_pools == 0) == (first == 1)
+        ask(executor, 3)
+        assert len(pools) == n_pools
