@@ -90,12 +90,21 @@ class Scripted:
 
 
 @pytest.fixture
-def scripted(monkeypatch):
+def clients(monkeypatch):
+    """List the clients that are made from now on."""
+    made = []
+
+    def client(address, **options):
+        made.append(Scripted(address, **options))
+        return made[-1]
+
+    monkeypatch.setattr(distributed, "Client", client)
+    return made
+
+
+@pytest.fixture
+def scripted(clients, monkeypatch):
     """Give a client and an open executor on it."""
-    clients = []
-    monkeypatch.setattr(
-        distributed, "Client", lambda *a, **b: clients.append(Scripted(*a, **b)) or clients[0]
-    )
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
     with DaskExecutor("tcp://10.0.0.5:8786") as executor:
         yield clients[0], executor
@@ -195,16 +204,12 @@ def test_versions_may_differ_where_no_result_depends_on_them(name, there, refuse
 
 
 @pytest.mark.parametrize(("wait", "timeout"), [(120.0, 30.0), (5.0, 5.0)])
-def test_a_client_that_is_made_is_its_own_and_does_not_wait_for_ever(wait, timeout, monkeypatch):
-    made = []
-    monkeypatch.setattr(
-        distributed, "Client", lambda *a, **b: made.append(Scripted(*a, **b)) or made[0]
-    )
+def test_a_client_that_is_made_is_its_own_and_does_not_wait_for_ever(wait, timeout, clients):
     safe = SimpleNamespace(scheduler=SimpleNamespace(address="tls://10.0.0.5:8786"), security="s")
     for cluster, security in (("tls://10.0.0.5:8786", None), (safe, "s")):
         with DaskExecutor(cluster, wait=wait) as executor:
             assert list(executor.run(named, [])) == []
-        client = made.pop()
+        client = clients.pop()
         assert client.scheduler.address == "tls://10.0.0.5:8786"
         assert client.options == {"security": security, "set_as_default": False, "timeout": timeout}
         assert client.status == "closed"
@@ -223,7 +228,9 @@ def test_a_task_is_bound_to_its_worker_and_never_tried_again(scripted):
     assert all(own == options for _, _, own in client.told)
 
 
-def test_a_cluster_that_is_started_has_processes_here_alone_and_no_memory_limit(monkeypatch):
+def test_a_cluster_that_is_started_has_processes_here_alone_and_no_memory_limit(
+    clients, monkeypatch
+):
     started = []
 
     def cluster(**options):
@@ -236,11 +243,11 @@ def test_a_cluster_that_is_started_has_processes_here_alone_and_no_memory_limit(
         started.append("stopped")
 
     monkeypatch.setattr(distributed, "LocalCluster", cluster)
-    monkeypatch.setattr(distributed, "Client", Scripted)
     with dask.config.set({"distributed.nanny.pre-spawn-environ": {"OWN": "1"}}):
         with DaskExecutor(workers=3, threads=2) as executor:
             assert [own.sha256 for _, own in executor.run(named, shards(1))] == ["0 0"]
         assert dask.config.get("distributed.nanny.pre-spawn-environ") == {"OWN": "1"}
+    assert clients[0].scheduler.address == "tcp://127.0.0.1:1"
     (options, environment), stopped = started
     assert options == {
         "n_workers": 3,
@@ -290,8 +297,7 @@ def test_a_closed_executor_is_not_open_again(scripted, capsys):
         next(executor.run(named, shards(1)))
 
 
-def test_the_dashboard_is_printed_where_no_output_is(monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "Client", Scripted)
+def test_the_dashboard_is_printed_where_no_output_is(clients, capsys):
     with DaskExecutor("tcp://10.0.0.5:8786"):
         pass
     assert capsys.readouterr() == ("", "Dask dashboard: http://10.0.0.5:8787\n")
@@ -314,8 +320,7 @@ def test_workers_without_the_resources_get_nothing(scripted):
 @pytest.mark.parametrize(
     ("resources", "which"), [(None, ""), ({"GPU": 1}, " with the resources {'GPU': 1}")]
 )
-def test_a_worker_is_waited_for_and_none_is_an_error(resources, which, monkeypatch):
-    monkeypatch.setattr(distributed, "Client", Scripted)
+def test_a_worker_is_waited_for_and_none_is_an_error(resources, which, clients, monkeypatch):
     monkeypatch.setattr(Scripted, "present", {})
     here = "tcp://10.0.0.5:8786"
     message = (
@@ -362,6 +367,25 @@ def test_what_ends_after_its_run_was_left_belongs_to_no_later_one(scripted):
     assert late[0] in client.cancelled
     late[0].answer = named(shards(9)[8])
     late[0].callback(late[0])
+    run = executor.run(named, iter(shards(5)))  # b is as slow as before
+    assert {next(run)[1].sha256 for _ in range(4)} <= {f"0 {n}" for n in range(5)}
+    run.close()
     client.answers.clear()
-    found = list(executor.run(named, shards(4)))
-    assert sorted(ended.sha256 for _, ended in found) == ["0 0", "0 1", "0 2", "0 3"]
+    assert len(list(executor.run(named, shards(4)))) == 4
+
+
+@pytest.mark.parametrize("slow", ["a", "b"])
+def test_a_slow_worker_keeps_no_other_waiting(slow, scripted):
+    client, executor = scripted
+    client.answers[slow] = "late"
+    run = executor.run(named, iter(shards(9)))
+    assert len({next(run)[0].index for _ in range(8)}) == 8
+    run.close()
+
+
+def test_a_worker_that_is_lost_with_the_last_shard_is_noticed(scripted):
+    client, executor = scripted
+    client.answers["a"] = "never"
+    found = {shard.index: ended for shard, ended in executor.run(named, shards(2))}
+    assert sorted(found) == [0, 1]
+    assert [type(ended) for ended in found.values()].count(Died) == 1

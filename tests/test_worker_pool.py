@@ -21,6 +21,7 @@ class Pool:
     made: ClassVar[list["Pool"]] = []
     starts = None  # or the error of a worker that does not
     deaths: ClassVar[dict[int, Exception]] = {}
+    slow: ClassVar[set[int]] = set()  # shards that take for ever
 
     def __init__(self, **options):
         self.options, self.given, self.ended = options, [], None
@@ -30,6 +31,9 @@ class Pool:
         future: Future = Future()
         shard = arguments[-1] if arguments else None
         self.given.append(shard)
+        if shard and shard.index in self.slow:
+            future.set_running_or_notify_cancel()
+            return future
         error = self.deaths.get(shard.index) if shard else self.starts
         try:
             if error is not None:
@@ -139,6 +143,16 @@ def test_a_worker_is_stopped_when_its_call_has_begun(pools, monkeypatch):
         list(executor.run(tells, source()))
     assert [pool.ended for pool in pools] == [True]
     assert call.running()
+
+
+def test_a_slow_process_keeps_no_other_waiting(pools, monkeypatch):
+    monkeypatch.setattr(Pool, "slow", {1})
+    with ProcessExecutor(2) as executor:
+        run = executor.run(tells, shards(6))
+        assert sorted(next(run)[0].index for _ in range(5)) == [0, 2, 3, 4, 5]
+        run.close()
+    assert len(pools) == 2
+    assert all(pool.ended for pool in pools)
 
 
 # ---- by size
