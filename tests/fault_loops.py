@@ -66,7 +66,8 @@ TEXTS = [
     f"a {'lovely' if i % 2 else 'dull'} film, {'soup' if i % 3 else 'Paris'}" for i in range(12)
 ]
 LABELS = ["good" if i % 2 else "bad" for i in range(12)]
-PATIENCE = 120
+PATIENCE = 240  # seconds
+MISSES = 6
 
 
 class Fault:
@@ -417,13 +418,19 @@ def run(name: str, model: str, places: int | None) -> dict[str, Any]:
         if scenario.in_workers:  # whose calls nobody counts
             each = range(1, (at_most or 1000) + 1)
             faults = ((kind, n) for n in each for kind in ("error", "death"))
+        n_missed = 0  # in a row: chance decides which worker gets how many shards
         for kind, n in faults:
             shutil.rmtree(folder)
             shutil.copytree(before, folder, symlinks=True)
             scoring_steps.STRUCK.unlink(missing_ok=True)
             found, _ = in_child(partial(_act, scenario, folder, kind, n))
             if scenario.in_workers and not scoring_steps.STRUCK.exists():
-                break
+                assert found == "done", found
+                n_missed += 1
+                if n_missed == MISSES:
+                    break
+                continue
+            n_missed = 0
             counts[kind] = counts.get(kind, 0) + 1
             for problem in _problems(scenario, model, folder, found, names):
                 violations.append(f"{kind} {n}: {problem}")
