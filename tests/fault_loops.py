@@ -390,7 +390,7 @@ def faults(places: st.SearchStrategy[int]) -> st.SearchStrategy[tuple[str, int]]
 def faults_of(n_calls: int, n_bytes: int, places: int | None) -> Iterator[tuple[str, int]]:
     """Yield each kind of fault with each place, or with so many of them."""
     calls = np.linspace(1, n_calls, min(n_calls, places or n_calls)).astype(int).tolist()
-    sizes = np.linspace(0, n_bytes - 1, places or 40).astype(int).tolist()
+    sizes = np.linspace(0, n_bytes - 1, min(places or 40, 40)).astype(int).tolist()
     for n in calls:
         yield from (("error", n), ("death", n))
     for n in sizes:
@@ -458,7 +458,7 @@ def _problems(
         error, message = found
         if error in ("AssertionError", "KeyError", "TypeError", "AttributeError"):
             yield f"{error}: {message}"
-        if not any(place in message for place in (str(folder.parent), model)):
+        if not any(place in message for place in (str(folder.parent), model, sys.executable)):
             yield f"{error} names no file: {message}"
         left = sorted(set(_names(folder)) - set(names))
         if left and not scenario.resumes:

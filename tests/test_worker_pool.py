@@ -1,5 +1,6 @@
 """What we ask of a worker's pool, and what we make of its end: no process is started."""
 
+import errno
 import os
 import threading
 from concurrent.futures import Future
@@ -74,6 +75,22 @@ def test_there_is_a_process_for_each_core(monkeypatch):
     monkeypatch.setattr(executors.joblib, "cpu_count", lambda: 7)
     assert (ProcessExecutor().workers, ProcessExecutor().threads) == (7, 1)
     assert (ProcessExecutor(2).workers, BySizeExecutor().workers) == (2, 7)
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM, errno.ENOSPC])
+def test_a_process_that_the_system_refuses_says_so_and_ends_the_others(code, pools, monkeypatch):
+    submit = Pool.submit
+
+    def refused(pool, *arguments):
+        if pool is not pools[0]:
+            raise OSError(code, os.strerror(code))
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(Pool, "submit", refused)
+    said = rf"could not start: \[Errno {code}\] {os.strerror(code)} .*use fewer workers"
+    with ProcessExecutor(2) as executor, pytest.raises(ChildProcessError, match=said):
+        list(executor.run(tells, shards(4)))
+    assert pools[0].ended is True
 
 
 CODES = "A worker process died. The exit codes of the workers are {SIGSEGV(-11)}"

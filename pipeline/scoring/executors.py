@@ -80,13 +80,19 @@ class _Worker:
     """A pool of one process, which had exactly one shard if it breaks."""
 
     def __init__(self, threads: int) -> None:
-        self._pool = loky.ProcessPoolExecutor(
-            max_workers=1,
-            env={name: str(threads) for name in _POOLS},
-            initializer=_prepare_worker,
-            initargs=(os.getpid(),),
-        )
-        self._started: Future[int] = self._pool.submit(os.getpid)
+        try:
+            self._pool = loky.ProcessPoolExecutor(
+                max_workers=1,
+                env={name: str(threads) for name in _POOLS},
+                initializer=_prepare_worker,
+                initargs=(os.getpid(),),
+            )
+            self._started: Future[int] = self._pool.submit(os.getpid)
+        except OSError as error:
+            raise ChildProcessError(
+                f"a worker process could not start: {error} ({sys.executable}). If the limit of "
+                "processes or memory is reached, use fewer workers. Finished parts are kept."
+            ) from error
         self._last: Future[Any] = self._started
 
     def submit(self, function: Function, shard: Shard) -> Future[Outcome]:
