@@ -185,7 +185,7 @@ def score_table(
     ArtifactError
         If the model cannot be opened, or was replaced in the meantime.
     ChildProcessError
-        If worker processes die whatever they score.
+        If worker processes cannot start, or die whatever they score.
 
     Examples
     --------
