@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -20,7 +19,7 @@ from pipeline.exceptions import ArtifactWarning
 
 TRUSTED = ("tests.scoring_steps.Obeys", "tests.scoring_steps.Breaks")
 BREAKS = "PIPELINE_TEST_BREAKS"  # folder, kind and number of the call that breaks, as JSON
-STRUCK = Path(tempfile.gettempdir(), f"struck-{os.getuid() if hasattr(os, 'getuid') else 0}")
+STRUCK = "struck"  # a file beside that folder, when it did
 LOVELY = [f"a lovely film, number {i}" for i in range(10)]
 DULL = [f"a dull film, number {i}" for i in range(10)]
 
@@ -54,8 +53,9 @@ class Breaks(Obeys):
     """From its first prediction on, lets the n-th call on a folder fail, or kill, once."""
 
     def transform(self, X):
-        if BREAKS in os.environ and not STRUCK.exists():
+        if BREAKS in os.environ:
             folder, kind, left = json.loads(os.environ.pop(BREAKS))
+            struck = Path(folder).parent / STRUCK
 
             def strike(event, arguments):
                 nonlocal left
@@ -64,8 +64,8 @@ class Breaks(Obeys):
                 if not str(arguments[0]).startswith(folder):
                     return
                 left -= 1
-                if not left and not STRUCK.exists():
-                    STRUCK.touch()
+                if not left and not struck.exists():
+                    struck.touch()
                     if kind == "death":
                         os.kill(os.getpid(), signal.SIGKILL)
                     raise OSError(errno.EIO, os.strerror(errno.EIO), str(arguments[0]))
