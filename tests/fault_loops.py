@@ -402,7 +402,7 @@ def run(name: str, model: str, places: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as top, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, folder, beside = Path(top, "before"), Path(top, "work"), Path(top, "expected")
-        struck = Path(top, scoring_steps.STRUCK)
+        mark = Path(top, scoring_steps.STRUCK)
         for path in (before, beside):
             path.mkdir()
         scenario = SCENARIOS[name](model)
@@ -423,9 +423,9 @@ def run(name: str, model: str, places: int | None) -> dict[str, Any]:
         for kind, n in faults:
             shutil.rmtree(folder)
             shutil.copytree(before, folder, symlinks=True)
-            struck.unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
             found, _ = in_child(partial(_act, scenario, folder, kind, n))
-            if scenario.in_workers and not struck.exists():
+            if scenario.in_workers and not mark.exists():
                 assert found == "done", found
                 n_missed += 1
                 if n_missed == MISSES:
