@@ -67,7 +67,7 @@ TEXTS = [
 ]
 LABELS = ["good" if i % 2 else "bad" for i in range(12)]
 PATIENCE = 240  # seconds
-MISSES = 6
+MISSES = 6  # faults in a row that no worker comes to: the loop is at its end
 
 
 class Fault:

@@ -290,7 +290,7 @@ def test_a_closed_executor_says_so():
         next(DaskExecutor().run(named, shards(1)))
 
 
-def test_a_closed_executor_is_not_open_again(scripted, capsys):
+def test_a_closed_executor_is_not_open_again(scripted):
     _, executor = scripted
     executor.__exit__()
     with pytest.raises(RuntimeError, match="not open"):
